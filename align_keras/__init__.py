@@ -1,0 +1,41 @@
+"""ALIGN in Keras: curate, train, evaluate, serve and search image and text.
+
+The public names are loaded when they are first used, so that importing the
+package costs nothing and chooses no Keras backend.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "align_keras.models": (
+        "AlignDualEncoder",
+        "BertTextEncoder",
+        "EfficientNetBackbone",
+        "EfficientNetL2Backbone",
+        "list_presets",
+    ),
+    "align_keras.losses": ("ContrastiveLoss", "cross_replica_gather"),
+    "align_keras.optimizers": ("Lamb", "WarmupLinearDecay"),
+    "align_keras.preprocessing": (
+        "AlignImageConverter",
+        "AlignPreprocessor",
+        "AlignTokenizer",
+    ),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module `align_keras` has no attribute `{name}`")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))

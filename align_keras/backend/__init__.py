@@ -1,0 +1,26 @@
+"""The only model-side code that names TensorFlow or JAX.
+
+Each backend is one module with the same functions, so that the models, losses
+and optimizers above stay on `keras.ops`.
+"""
+
+import keras
+
+if keras.config.backend() == "tensorflow":
+    from align_keras.backend.tensorflow import all_gather
+    from align_keras.backend.tensorflow import densify
+    from align_keras.backend.tensorflow import num_replicas
+    from align_keras.backend.tensorflow import replica_index
+elif keras.config.backend() == "jax":
+    from align_keras.backend.jax import all_gather
+    from align_keras.backend.jax import densify
+    from align_keras.backend.jax import num_replicas
+    from align_keras.backend.jax import replica_index
+else:
+    raise ImportError(
+        "align_keras runs on the `tensorflow` and `jax` backends of Keras. "
+        f"Received: backend={keras.config.backend()!r}. Set the environment "
+        "variable KERAS_BACKEND to one of them before Python starts."
+    )
+
+__all__ = ["all_gather", "densify", "num_replicas", "replica_index"]

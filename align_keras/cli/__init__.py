@@ -1,0 +1,49 @@
+"""The command line: one module per command, none of them with logic."""
+
+import argparse
+import importlib
+import os
+import sys
+
+# Command, in the order of the data's way, and its one-line help.
+COMMANDS = {
+    "quickstart": "draw scenes, train on them, and search (a few minutes)",
+    "presets": "list the model presets",
+    "pack": "turn pictures with captions into TFRecord shards",
+    "train": "train a model, or go on with an interrupted run",
+    "evaluate": "measure a model",
+    "export": "write a SavedModel that takes files and strings",
+}
+
+
+def main(arguments=None):
+    """Run a command and return its exit status.
+
+    Args:
+        arguments: list of strings. Defaults to those of the process.
+
+    Returns:
+        int. 0 on success, 2 after an error, which is printed in one line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="align-keras",
+        description="Train, evaluate and serve ALIGN in Keras.",
+    )
+    parsers = parser.add_subparsers(dest="command", required=True)
+    for name, text in COMMANDS.items():
+        subparser = parsers.add_parser(name, help=text, description=text)
+        module = importlib.import_module(f"align_keras.cli.{name}")
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    # TensorFlow's start-up chatter hides what a command has to say.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        return options.run(options) or 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"align-keras: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("align-keras: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,80 @@
+"""`align-keras pack`: pictures with captions to TFRecord files."""
+
+import json
+
+
+def add_arguments(parser):
+    """Add the command's arguments to an `argparse` parser."""
+    parser.add_argument(
+        "source",
+        metavar="DIR",
+        help="folder of pictures; or a WebDataset: folder, file or glob of "
+        ".tar archives",
+    )
+    parser.add_argument(
+        "--captions",
+        metavar="FILE",
+        help="CSV, TSV, JSONL, JSON (Karpathy's form) or Parquet file; "
+        "without it, captions are read from .txt files beside the pictures",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="directory to write the TFRecord files and manifest.json to",
+    )
+    parser.add_argument(
+        "--split",
+        help="take only these splits of the caption file, as in train,restval",
+    )
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="column of picture paths"
+    )
+    parser.add_argument(
+        "--caption-column", metavar="NAME", help="column of captions"
+    )
+    parser.add_argument(
+        "--records-per-shard",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=64_000_000,
+        metavar="N",
+        help="skip larger pictures; default: %(default)s",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the manifest as JSON, without the list of files",
+    )
+
+
+def run(args):
+    """Pack, and print a summary."""
+    from align_keras.data import pack
+
+    manifest = pack(
+        args.source,
+        args.output,
+        captions=args.captions,
+        split=args.split,
+        records_per_shard=args.records_per_shard,
+        image_column=args.image_column,
+        caption_column=args.caption_column,
+        max_pixels=args.max_pixels,
+        progress=not args.json,
+    )
+    if args.json:
+        print(json.dumps({k: v for k, v in manifest.items() if k != "skipped"}))
+        return
+    print(
+        f"{manifest['records']} pictures with {manifest['captions']} captions "
+        f"in {len(manifest['shards'])} files in {args.output}."
+    )
+    for reason, count in manifest["skipped_reasons"].items():
+        print(f"Skipped: {count} {reason}.")

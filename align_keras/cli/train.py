@@ -1,0 +1,72 @@
+import json
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--preset", required=True, help="name or directory of a model preset"
+    )
+    parser.add_argument(
+        "--recipe", required=True, help="name or YAML file of a recipe"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="TFRecord files (directory or glob), or a folder of pictures "
+        "with a captions.csv, captions.tsv or captions.jsonl",
+    )
+    parser.add_argument(
+        "--workdir", required=True, help="directory of the run"
+    )
+    parser.add_argument(
+        "--validation-data", help="the same for evaluation at checkpoints"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        help="WordPiece vocabulary, one token per line; by default that of "
+        "the preset, or one learned from the captions",
+    )
+    parser.add_argument(
+        "--strategy",
+        default="auto",
+        choices=["auto", "one-device", "mirrored", "multi-worker", "tpu"],
+    )
+    parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field of the recipe, such as batch_size=256",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON"
+    )
+
+
+def run(options):
+    overrides = {}
+    for assignment in options.set:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(
+                "`--set` needs the form FIELD=VALUE. "
+                f"Received: {assignment!r}"
+            )
+        overrides[name] = value
+
+    from align_keras.training import train
+
+    result = train(
+        options.preset,
+        options.recipe,
+        data=options.data,
+        workdir=options.workdir,
+        validation_data=options.validation_data,
+        vocabulary=options.vocabulary,
+        strategy=options.strategy,
+        seed=options.seed,
+        verbose=not options.json,
+        **overrides,
+    )
+    if options.json:
+        print(json.dumps(result))

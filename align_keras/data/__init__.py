@@ -1,0 +1,17 @@
+"""Training records: packing raw pairs, reading records, making batches."""
+
+from align_keras.data.pack import pack
+from align_keras.data.pipeline import load_dataset
+from align_keras.data.records import count_records
+from align_keras.data.records import iterate_records
+from align_keras.data.records import skipped
+from align_keras.data.sources import read_captions
+
+__all__ = [
+    "count_records",
+    "iterate_records",
+    "load_dataset",
+    "pack",
+    "read_captions",
+    "skipped",
+]

@@ -1,0 +1,309 @@
+"""Pack raw picture–text pairs into TFRecord files."""
+
+import collections
+import concurrent.futures
+import contextlib
+import glob
+import hashlib
+import io
+import json
+import logging
+import os
+import posixpath
+import tarfile
+from pathlib import Path
+
+from align_keras.data import sources
+from align_keras.data.records import encode_record
+from align_keras.files import atomic_directory
+from align_keras.preprocessing.decode import TooManyPixels
+from align_keras.preprocessing.decode import decode_and_describe
+
+# The manifest lists no more skipped files than this; it counts all.
+MAX_LISTED = 1000
+
+logger = logging.getLogger("align_keras")
+
+
+def pack(
+    source,
+    output,
+    captions=None,
+    split=None,
+    records_per_shard=1000,
+    image_column=None,
+    caption_column=None,
+    max_pixels=64_000_000,
+    progress=False,
+):
+    """Pack pictures with captions into TFRecord files and a manifest.
+
+    Pictures are checked by decoding them and stored as they are where
+    TensorFlow reads the format, else as PNG. Those that cannot be used are
+    left out, counted and named in the manifest. The output directory appears
+    as a whole at the end. When it holds the result of the same arguments
+    already, nothing is done.
+
+    The source is one of:
+
+    - a folder of pictures, together with a caption file (`captions`);
+    - a folder of pictures with a `.txt` file of captions beside each;
+    - a WebDataset: a `.tar` file, a glob of them, or a folder that holds
+      them.
+
+    Args:
+        source: string or `pathlib.Path`.
+        output: string or `pathlib.Path`. The directory to write:
+            `data-00000-of-00004.tfrecord` and so on, and `manifest.json`.
+        captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
+            file, see `read_captions`. Picture paths in it are relative to
+            `source`. Held in memory as a whole; pictures never are.
+        split: string. Only these splits of the caption file, separated by
+            commas. Defaults to `None`, all.
+        records_per_shard: int. Defaults to 1000.
+        image_column: string. The caption file's column of picture paths.
+        caption_column: string. The caption file's column of captions.
+        max_pixels: int. Larger pictures are skipped before they are decoded;
+            they would fill the memory. Defaults to 64 million. Pillow itself
+            refuses more than 179 million.
+        progress: bool. Show a progress bar on standard error. Defaults to
+            `False`.
+
+    Returns:
+        dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
+        (list of file, records, sha256), `"skipped_count"`,
+        `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
+        of the first 1000) and `"arguments"`.
+
+    Raises:
+        FileNotFoundError: Source or caption file is missing or empty.
+        FileExistsError: `output` holds something else.
+        ValueError: No picture could be used, or the caption file is wrong.
+
+    Example:
+
+    ```python
+    pack("photos", "packed", captions="photos/captions.csv")
+    ```
+    """
+    if records_per_shard < 1:
+        raise ValueError(
+            "`records_per_shard` must be at least 1. "
+            f"Received: {records_per_shard}."
+        )
+    arguments = {
+        "source": os.path.abspath(source),
+        "captions": os.path.abspath(captions) if captions else None,
+        "split": split,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "records_per_shard": records_per_shard,
+        "max_pixels": max_pixels,
+    }
+    finished = _finished(Path(output), arguments)
+    if finished:
+        logger.warning(
+            "`%s` holds these %d records already; nothing to do.",
+            output,
+            finished["records"],
+        )
+        return finished
+    skips = _Skips()
+    pairs, total = _open(
+        Path(source), captions, split, image_column, caption_column, skips
+    )
+    with atomic_directory(output) as directory:
+        records = _encode(pairs, max_pixels, skips)
+        if progress:
+            records = _show(records, total)
+        manifest = _write(records, directory, records_per_shard, skips)
+        if not manifest["records"]:
+            raise ValueError(
+                f"No picture of `{source}` could be packed: {skips.summary()}."
+            )
+        manifest["arguments"] = arguments
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (directory / "manifest.json").write_text(text + "\n", "utf-8")
+    return manifest
+
+
+class _Skips:
+    """What was left out, and why."""
+
+    def __init__(self):
+        self.reasons = collections.Counter()
+        self.listed = []
+
+    def add(self, name, reason, detail=None):
+        self.reasons[reason] += 1
+        if len(self.listed) < MAX_LISTED:
+            entry = {"file": str(name), "reason": reason}
+            self.listed.append(entry | ({"detail": detail} if detail else {}))
+
+    def summary(self):
+        counts = sorted(self.reasons.items())
+        counts = [f"{count} {reason}" for reason, count in counts]
+        return ", ".join(counts) or "it holds no pictures with captions"
+
+
+def _finished(output, arguments):
+    """The manifest of an earlier run with the same arguments, or `None`."""
+    path = output / "manifest.json"
+    if path.is_file():
+        manifest = json.loads(path.read_text("utf-8"))
+        files = [entry["file"] for entry in manifest["shards"]]
+        if manifest.get("arguments") == arguments and all(
+            (output / file).is_file() for file in files
+        ):
+            return manifest
+    if list(output.glob("*.tfrecord")) or path.exists():
+        raise FileExistsError(
+            f"`{output}` holds records that were packed with other arguments "
+            "or are incomplete; choose another directory or remove it."
+        )
+    return None
+
+
+# === Reading ===
+
+
+def _open(source, captions, split, image_column, caption_column, skips):
+    """An iterator of pairs, and their number where it is known."""
+    if captions:
+        if not source.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder `{source}` for the pictures that "
+                f"`{captions}` lists."
+            )
+        listed = sources.read_captions(
+            captions, image_column, caption_column, split
+        )
+        return sources.from_caption_file(source, listed), len(listed)
+    if split or image_column or caption_column:
+        raise ValueError(
+            "`split`, `image_column` and `caption_column` speak of a caption "
+            "file; give one with `captions`."
+        )
+    pattern = source / "*.tar" if source.is_dir() else source
+    archives = sorted(glob.glob(str(pattern)))
+    if archives and archives[0].endswith(".tar"):
+        return _from_archives(archives, skips), None
+    if not source.is_dir():
+        raise FileNotFoundError(f"No folder or archive matches `{source}`.")
+    if not any(source.iterdir()):
+        raise FileNotFoundError(f"The folder `{source}` is empty.")
+    return sources.from_folder(source), None
+
+
+def _from_archives(archives, skips):
+    for archive in archives:
+        try:
+            yield from sources.from_archive(archive)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            skips.add(archive, "damaged archive", str(error))
+
+
+def _encode(pairs, max_pixels, skips):
+    """Yield `(number of captions, record)` in the order of the pairs."""
+    seen = set()
+    for name, key, captions, work in _in_threads(pairs, max_pixels):
+        if not captions:
+            skips.add(name, "no caption")
+        elif key in seen:
+            skips.add(name, "duplicate key")
+        else:
+            try:
+                image, width, height = work.result()
+            except FileNotFoundError:
+                skips.add(name, "missing file")
+            except OSError as error:
+                skips.add(name, "unreadable file", str(error))
+            except TooManyPixels as error:
+                skips.add(name, "too many pixels", str(error))
+            except ValueError as error:
+                skips.add(name, "not a picture", str(error))
+            else:
+                seen.add(key)
+                record = encode_record(key, image, captions, width, height)
+                yield len(captions), record
+
+
+def _in_threads(pairs, max_pixels):
+    """Check pictures in threads, a few ahead; Pillow frees the lock."""
+    workers = os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting = collections.deque()
+        for name, read, captions in pairs:
+            key = posixpath.splitext(name)[0]
+            work = pool.submit(_check, read, max_pixels) if captions else None
+            waiting.append((name, key, captions, work))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _check(read, max_pixels):
+    """The bytes to store, width and height of one picture."""
+    contents = read()
+    pixels, keep = decode_and_describe(contents, max_pixels)
+    height, width = pixels.shape[:2]
+    if not keep:
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        contents = file.getvalue()
+    return contents, width, height
+
+
+# === Writing ===
+
+
+def _write(records, directory, records_per_shard, skips):
+    shards = []
+    caption_count = 0
+    with contextlib.ExitStack() as stack:
+        for count, record in records:
+            if not shards or shards[-1]["records"] == records_per_shard:
+                stack.close()
+                writer = stack.enter_context(_shard(directory, len(shards)))
+                shards.append({"records": 0})
+            writer.write(record)
+            shards[-1]["records"] += 1
+            caption_count += count
+    for number, shard in enumerate(shards):
+        name = f"data-{number:05d}-of-{len(shards):05d}.tfrecord"
+        path = _shard_path(directory, number).rename(directory / name)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        shard.update(file=name, sha256=digest)
+    return {
+        "records": sum(shard["records"] for shard in shards),
+        "captions": caption_count,
+        "skipped_count": skips.reasons.total(),
+        "skipped_reasons": dict(sorted(skips.reasons.items())),
+        "skipped": skips.listed,
+        "shards": shards,
+    }
+
+
+def _shard_path(directory, number):
+    # The number of shards is known only at the end.
+    return directory / f"unfinished-{number:05d}"
+
+
+def _shard(directory, number):
+    import tensorflow as tf
+
+    return tf.io.TFRecordWriter(str(_shard_path(directory, number)))
+
+
+def _show(records, total):
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("Packing", total=total)
+        for record in records:
+            bar.advance(task)
+            yield record

@@ -1,0 +1,322 @@
+"""From TFRecord files to training batches, with tf.data."""
+
+import numpy as np
+
+from align_keras.data.records import CAPTION_FIELDS
+from align_keras.data.records import PICTURE_FIELDS
+from align_keras.data.records import count_records
+from align_keras.data.records import decode_record
+from align_keras.data.records import find_shards
+from align_keras.data.records import note_skipped
+from align_keras.preprocessing.decode import decode_with_pillow
+
+
+def load_dataset(
+    pattern,
+    preprocessor,
+    batch_size,
+    training=True,
+    seed=0,
+    shuffle_buffer=2048,
+    start_step=0,
+    shard_index=0,
+    shard_count=1,
+):
+    """Make batches of pictures and token ids out of TFRecord files.
+
+    In training the files and records are shuffled anew each epoch, without
+    end; of a picture's captions one is drawn; pictures are cropped and
+    mirrored at random. Everything follows from `seed` and the record's place
+    in the stream, so that two iterations give the same batches and a run can
+    go on where it stopped. Otherwise there is one pass in file order with
+    each picture's first caption and the central crop.
+
+    A record whose picture does not decode, or that has no caption, is
+    skipped, logged once and listed by `align_keras.data.skipped()`. In
+    training its place in the batch is taken by another pair of the same
+    batch, which keeps the shapes static and the numbering of steps exact.
+
+    Args:
+        pattern: folder, glob, file or list of these; the files are those of
+            `pack` or of img2dataset.
+        preprocessor: `AlignPreprocessor` with tokenizer and image converter.
+        batch_size: int. Pairs per batch.
+        training: bool. Defaults to `True`.
+        seed: int. Defaults to 0.
+        shuffle_buffer: int. Encoded records held in memory for shuffling.
+            Defaults to 2048.
+        start_step: int. Leave out this many batches at the start, without
+            decoding them. Defaults to 0.
+        shard_index: int. Which part of the records to read, for training
+            with several input workers. Defaults to 0.
+        shard_count: int. The number of parts. Defaults to 1.
+
+    Returns:
+        `tf.data.Dataset` of dicts: `"images"` float32 `(batch_size, height,
+        width, 3)`, `"token_ids"` and `"padding_mask"` int32 `(batch_size,
+        sequence_length)`. Without `training` the last batch may be smaller.
+
+    Raises:
+        FileNotFoundError: No file matches `pattern`.
+        ValueError: No record is usable, or the preprocessor is incomplete.
+
+    Example:
+
+    ```python
+    dataset = load_dataset("packed", model.preprocessor, batch_size=256)
+    model.fit(dataset, steps_per_epoch=1000)
+    ```
+    """
+    import tensorflow as tf
+
+    if not (preprocessor.tokenizer and preprocessor.image_converter):
+        raise ValueError(
+            "`load_dataset` needs a preprocessor with a `tokenizer` and an "
+            "`image_converter`."
+        )
+    shards = find_shards(pattern)
+    _check_usable(shards, pattern, preprocessor.image_converter)
+    if len(shards) >= shard_count:
+        shards = shards[shard_index::shard_count]
+        part = (0, 1)
+    else:
+        # Too few files for everyone: each reads all and keeps its share.
+        part = (shard_index, shard_count)
+    if training:
+        start = start_step * batch_size
+        dataset = _shuffled(shards, seed, shuffle_buffer, start, part)
+    else:
+        dataset = _in_order(shards, part).skip(start_step * batch_size)
+        dataset = dataset.enumerate()
+    dataset = _decode(dataset, preprocessor, training, seed)
+    if not training:
+        dataset = dataset.filter(lambda example: example["usable"])
+    dataset = dataset.batch(
+        batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    if training:
+        dataset = dataset.filter(lambda batch: tf.reduce_any(batch["usable"]))
+
+    def finish(batch):
+        if training:
+            batch = _fill_gaps(batch)
+        tokens = preprocessor.tokenize(batch["text"])
+        return {"images": batch["images"], **tokens}
+
+    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    # The files are not visible to tf.distribute from outside.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+# === Order ===
+
+
+def _in_order(shards, part):
+    """Raw elements `(shard, index, record)` of one pass."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(shards)
+    return dataset.flat_map(_read).shard(part[1], part[0])
+
+
+def _shuffled(shards, seed, shuffle_buffer, start, part):
+    """Endless `(place in the stream, (shard, index, record))`.
+
+    The order inside an epoch follows from the seed and the epoch's number
+    alone. So whole epochs before `start` need no reading.
+    """
+    import tensorflow as tf
+
+    part_index, part_count = part
+    first_epoch = remainder = 0
+    if start:
+        size = len(range(part_index, count_records(shards), part_count))
+        first_epoch, remainder = divmod(start, size)
+
+    def epoch(number):
+        # In this function's graph alone: the order must not depend on what
+        # the program does with TensorFlow's global seed.
+        tf.random.set_seed(1)
+        epoch_seed = tf.random.stateless_uniform(
+            (), (seed, number), None, None, tf.int64
+        )
+        files = tf.data.Dataset.from_tensor_slices(shards)
+        files = files.shuffle(
+            len(shards), seed=epoch_seed, reshuffle_each_iteration=False
+        )
+        records = files.interleave(
+            _read,
+            cycle_length=min(16, len(shards)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        records = records.shard(part_count, part_index)
+        return records.shuffle(
+            shuffle_buffer, seed=epoch_seed, reshuffle_each_iteration=False
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    return epochs.flat_map(epoch).skip(remainder).enumerate(start=start)
+
+
+def _read(shard):
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset(shard).enumerate()
+    return records.map(lambda index, record: (shard, index, record))
+
+
+# === Decoding ===
+
+
+def _decode(dataset, preprocessor, training, seed):
+    """Raw elements to examples; unusable ones are marked and reported."""
+    import tensorflow as tf
+
+    converter = preprocessor.image_converter
+
+    def attempt(place, raw):
+        picture, captions = _parse(raw[2])
+        choice = 0
+        if training:
+            draw = tf.random.stateless_uniform((), (seed, 2 * place))
+            count = tf.cast(tf.size(captions), tf.float32)
+            choice = tf.cast(draw * count, tf.int32)
+        return {
+            "place": place,
+            "images": converter.decode(picture),
+            # Without captions this index is out of bounds: an error.
+            "text": captions[choice],
+            "usable": True,
+        }
+
+    def report(place, raw):
+        usable = tf.numpy_function(_report, raw, tf.bool)
+        return {
+            "place": place,
+            "images": tf.zeros((1, 1, 3), tf.uint8),
+            "text": "",
+            "usable": tf.ensure_shape(usable, ()),
+        }
+
+    def safely(place, raw):
+        # The second part runs only where the first gave nothing, so that
+        # good records never enter Python.
+        one = tf.data.Dataset.from_tensors((place, raw))
+        tried = one.map(attempt).ignore_errors()
+        return tried.concatenate(one.map(report)).take(1)
+
+    def convert(example):
+        place = example.pop("place")
+        crop_seed = tf.stack([tf.constant(seed, tf.int64), 2 * place + 1])
+        images = converter(
+            example["images"],
+            training=training,
+            seed=crop_seed if training else None,
+        )
+        return {**example, "images": images}
+
+    dataset = dataset.interleave(
+        safely,
+        cycle_length=tf.data.AUTOTUNE,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _parse(record):
+    """The encoded picture and the captions, in the graph."""
+    import tensorflow as tf
+
+    features = {
+        name: tf.io.FixedLenFeature((), tf.string, "")
+        for name in PICTURE_FIELDS
+    }
+    features.update(
+        {name: tf.io.VarLenFeature(tf.string) for name in CAPTION_FIELDS}
+    )
+    example = tf.io.parse_single_example(record, features)
+    picture = ""
+    for name in reversed(PICTURE_FIELDS):
+        given = tf.not_equal(example[name], "")
+        picture = tf.where(given, example[name], picture)
+    captions = tf.zeros((0,), tf.string)
+    for name in reversed(CAPTION_FIELDS):
+        texts = example[name].values
+        texts = tf.boolean_mask(texts, tf.strings.strip(texts) != "")
+        captions = tf.cond(
+            tf.size(texts) > 0,
+            lambda texts=texts: texts,
+            lambda captions=captions: captions,
+        )
+    return picture, captions
+
+
+def _report(shard, index, record):
+    """Name an unusable record and the reason. Returns that it is not usable."""
+    key, reason = _reason(record)
+    note_skipped(shard.decode(), int(index), key, reason)
+    return np.False_
+
+
+def _reason(record):
+    try:
+        example = decode_record(record)
+    except ValueError as error:
+        return error.key, str(error)
+    try:
+        decode_with_pillow(example["image"])
+    except ValueError as error:
+        return example["key"], f"the picture does not decode: {error}"
+    return example["key"], "TensorFlow does not decode this kind of picture"
+
+
+def _check_usable(shards, pattern, converter):
+    """Refuse data without one usable record: training would never start."""
+    import tensorflow as tf
+
+    count = 0
+    for shard in shards:
+        for record in tf.data.TFRecordDataset(shard).as_numpy_iterator():
+            try:
+                converter.decode(tf.constant(decode_record(record)["image"]))
+                return
+            except (ValueError, tf.errors.InvalidArgumentError):
+                count += 1
+                last = record
+    example = f": {': '.join(_reason(last)).lstrip(': ')}" if count else ""
+    raise ValueError(
+        f"None of the {count} records in `{pattern}` can be used{example}."
+    )
+
+
+def _fill_gaps(batch):
+    """Put another pair of the batch where a record could not be used.
+
+    Dropping the record instead would move every later one to another step.
+    """
+    import tensorflow as tf
+
+    usable = batch["usable"]
+
+    def fill():
+        good = tf.where(usable)[:, 0]
+        slots = tf.range(tf.size(usable, tf.int64))
+        stand_ins = tf.gather(good, slots % tf.size(good, tf.int64))
+        slots = tf.where(usable, slots, stand_ins)
+        return tuple(tf.gather(batch[n], slots) for n in ("images", "text"))
+
+    images, text = tf.cond(
+        tf.reduce_all(usable),
+        lambda: (batch["images"], batch["text"]),
+        fill,
+    )
+    images.set_shape(batch["images"].shape)
+    text.set_shape(batch["text"].shape)
+    return {"images": images, "text": text}

@@ -1,0 +1,231 @@
+"""What a training record is, and how to read records back.
+
+A record is one picture with its captions, a `tf.train.Example` in a TFRecord
+file, with the field names of img2dataset:
+
+| field             | type       | meaning                                   |
+|-------------------|------------|-------------------------------------------|
+| `jpg`             | bytes      | the encoded picture; `png`, `webp` also    |
+| `txt`             | bytes list | its captions, UTF-8                        |
+| `caption`         | bytes list | read where `txt` is absent or empty        |
+| `key`             | bytes      | a name, unique in the data set             |
+| `width`, `height` | int64      | pixels, upright                            |
+
+Other fields are ignored, so the files that img2dataset writes need no packing.
+The picture field may hold any format that the decoder knows, whatever its
+name.
+"""
+
+import json
+import logging
+import os
+import struct
+from pathlib import Path
+
+PICTURE_FIELDS = ("jpg", "png", "webp")
+CAPTION_FIELDS = ("txt", "caption")
+
+logger = logging.getLogger("align_keras")
+_skipped = {}
+
+
+def find_shards(pattern):
+    """List the TFRecord files that a pattern names, sorted.
+
+    Args:
+        pattern: string or `pathlib.Path`, a folder that holds `*.tfrecord`
+            files, one such file or a glob; or a list of these. Addresses
+            that TensorFlow's file system layer knows, such as `gs://`, work
+            too.
+
+    Returns:
+        list of strings.
+
+    Raises:
+        FileNotFoundError: Nothing matches; the message names the pattern.
+    """
+    import tensorflow as tf
+
+    if isinstance(pattern, (list, tuple)):
+        shards = [shard for one in pattern for shard in find_shards(one)]
+        if not shards:
+            raise FileNotFoundError("The list of TFRecord files is empty.")
+        return shards
+    pattern = os.fspath(pattern)
+    if tf.io.gfile.isdir(pattern):
+        shards = tf.io.gfile.glob(os.path.join(pattern, "*.tfrecord"))
+    elif tf.io.gfile.exists(pattern):
+        shards = [pattern]
+    else:
+        shards = tf.io.gfile.glob(pattern)
+    if not shards:
+        raise FileNotFoundError(
+            f"No TFRecord files match `{pattern}`; give a folder that holds "
+            "*.tfrecord files, or a glob."
+        )
+    return sorted(shards)
+
+
+def encode_record(key, image, captions, width, height):
+    """Serialise one record in img2dataset's layout.
+
+    Args:
+        key: string. A name, unique in the data set.
+        image: bytes. The encoded picture.
+        captions: list of strings, at least one.
+        width: int. Pixels, upright.
+        height: int. Pixels, upright.
+
+    Returns:
+        bytes of a `tf.train.Example`.
+    """
+    from tensorflow.train import BytesList
+    from tensorflow.train import Example
+    from tensorflow.train import Feature
+    from tensorflow.train import Features
+    from tensorflow.train import Int64List
+
+    def texts(values):
+        values = [value.encode("utf-8") for value in values]
+        return Feature(bytes_list=BytesList(value=values))
+
+    feature = {
+        "key": texts([key]),
+        "jpg": Feature(bytes_list=BytesList(value=[image])),
+        "txt": texts(captions),
+        "width": Feature(int64_list=Int64List(value=[width])),
+        "height": Feature(int64_list=Int64List(value=[height])),
+    }
+    example = Example(features=Features(feature=feature))
+    # Map fields have no fixed order otherwise, and checksums would differ.
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_record(record):
+    """Read a serialised record in Python.
+
+    Args:
+        record: bytes of a `tf.train.Example`.
+
+    Returns:
+        dict with `"key"` (string, may be empty), `"image"` (bytes) and
+        `"captions"` (list of strings that are not blank).
+
+    Raises:
+        ValueError: There is no picture or no caption in it, or the bytes are
+            no such message. The error's `key` attribute holds the key.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.train import Example
+
+    try:
+        feature = Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise _broken("", "no tf.train.Example") from error
+
+    def values(name):
+        return feature[name].bytes_list.value if name in feature else []
+
+    key = b"".join(values("key")[:1]).decode("utf-8", "replace")
+    pictures = [values(name)[0] for name in PICTURE_FIELDS if values(name)]
+    pictures = [picture for picture in pictures if picture]
+    if not pictures:
+        raise _broken(key, "no picture")
+    for name in CAPTION_FIELDS:
+        captions = [text.decode("utf-8", "replace") for text in values(name)]
+        captions = [text for text in captions if text.strip()]
+        if captions:
+            return {"key": key, "image": pictures[0], "captions": captions}
+    raise _broken(key, "no caption")
+
+
+def iterate_records(pattern):
+    """Read records one by one, in the order of the files.
+
+    Records without a picture or without a caption are skipped; `skipped()`
+    names them. Pictures are not decoded here.
+
+    Args:
+        pattern: folder, glob, file or list of these, see `find_shards`.
+
+    Yields:
+        dict with `"key"` (string), `"image"` (bytes, the encoded picture) and
+        `"captions"` (list of strings, at least one).
+
+    Example:
+
+    ```python
+    for record in iterate_records("packed"):
+        print(record["key"], record["captions"][0])
+    ```
+    """
+    import tensorflow as tf
+
+    for shard in find_shards(pattern):
+        dataset = tf.data.TFRecordDataset(shard)
+        for index, record in enumerate(dataset.as_numpy_iterator()):
+            try:
+                example = decode_record(record)
+            except ValueError as error:
+                note_skipped(shard, index, error.key, str(error))
+                continue
+            yield example
+
+
+def count_records(pattern):
+    """Count records without reading their contents.
+
+    A manifest that `pack` wrote beside the files answers at once; otherwise
+    the files' framing is walked.
+
+    Args:
+        pattern: folder, glob, file or list of these, see `find_shards`.
+
+    Returns:
+        int.
+    """
+    return sum(_count(shard) for shard in find_shards(pattern))
+
+
+def skipped():
+    """The records that this process could not use.
+
+    Returns:
+        dict from a record's place, `"file.tfrecord[index] key"`, to the
+        reason. A record that comes again in a later epoch is listed once.
+    """
+    return dict(_skipped)
+
+
+def note_skipped(shard, index, key, reason):
+    """Count and name a record that cannot be used, once per record."""
+    place = f"{shard}[{index}] {key}".rstrip()
+    if place not in _skipped:
+        _skipped[place] = reason
+        logger.warning("Skipped record %s: %s", place, reason)
+
+
+def _broken(key, reason):
+    error = ValueError(reason)
+    error.key = key
+    return error
+
+
+def _count(shard):
+    manifest = Path(shard).parent / "manifest.json"
+    if manifest.is_file():
+        for entry in json.loads(manifest.read_text("utf-8")).get("shards", ()):
+            if entry["file"] == Path(shard).name:
+                return entry["records"]
+    if not Path(shard).is_file():
+        import tensorflow as tf
+
+        dataset = tf.data.TFRecordDataset(shard)
+        return int(dataset.reduce(0, lambda count, _: count + 1))
+    count = 0
+    with open(shard, "rb") as file:
+        # Length, its checksum, the record, the record's checksum.
+        while len(header := file.read(12)) == 12:
+            file.seek(struct.unpack("<Q", header[:8])[0] + 4, os.SEEK_CUR)
+            count += 1
+    return count

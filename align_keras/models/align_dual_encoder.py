@@ -1,0 +1,474 @@
+import keras
+from keras import layers
+from keras import ops
+from keras_hub.models import Backbone
+
+from align_keras import backend
+from align_keras.files import atomic_directory
+from align_keras.losses import ContrastiveLoss
+from align_keras.models import presets
+from align_keras.models.contrastive_head import ContrastiveHead
+from align_keras.models.pooling import Pooling
+from align_keras.models.pooling import resolve_pooling
+
+IMAGE_RECALL = "image_to_text_recall_at_1"
+TEXT_RECALL = "text_to_image_recall_at_1"
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class AlignDualEncoder(presets.PresetMixin, Backbone):
+    """ALIGN: an image encoder and a text encoder with one embedding space.
+
+    Each tower ends in a vector, linearly projected to the common width where
+    needed and scaled to unit length, so that the product of an image's and a
+    text's embedding is their cosine similarity. The model trains with
+    `ContrastiveLoss` through `fit`, under any strategy of `tf.distribute` or
+    distribution of `keras.distribution`; there are no labels.
+
+    Args:
+        image_encoder: `keras.Model`. Takes pictures of shape `(batch, height,
+            width, 3)` and returns a feature map, a sequence, or vectors.
+        text_encoder: `keras.Model`. Takes a dict with `"token_ids"` and
+            whichever of `"padding_mask"` and `"segment_ids"` it declares, and
+            returns a sequence, vectors, or a dict with `"pooled_output"` or
+            `"sequence_output"`.
+        embedding_dim: int. Width of the embeddings. `None` follows the image
+            encoder, whose features then stay unprojected as in the paper; a
+            width other than that of the image features adds a linear layer
+            behind the image encoder too. The text encoder always has one.
+            Defaults to `None`.
+        initial_temperature: float. The softmax temperature to start from.
+            Defaults to `1.0`.
+        temperature_range: pair of floats. Bounds that the learned temperature
+            keeps. Defaults to `(0.005, 10.0)`.
+        temperature_form: string. `"log"` or `"raw"`, see `ContrastiveHead`.
+            Defaults to `"log"`.
+        image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
+            averages anything that is not a vector yet. Defaults to `"auto"`.
+        text_pooling: string. The same; `"auto"` takes the first token.
+            Defaults to `"auto"`.
+        preprocessor: `AlignPreprocessor`. Lets `encode_image` and
+            `encode_text` take files and strings, and travels in presets and
+            exports. It is not part of `get_config()`.
+        dtype: string or `keras.DTypePolicy`. The dtype of computations and
+            weights of the projections; embeddings are always float32.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    Call arguments:
+        inputs: dict with `"images"`, float tensor of shape `(batch, height,
+            width, 3)` with values from -1 to 1, `"token_ids"` and
+            `"padding_mask"`, int tensors of shape `(batch, length)`.
+
+    Returns:
+        A dict with `"image_embeddings"` and `"text_embeddings"`, float32
+        tensors of shape `(batch, embedding_dim)` with rows of unit length.
+
+    Example:
+
+    ```python
+    model = AlignDualEncoder.from_preset("align_b1_bert_mini")
+    model.compile(optimizer=Lamb(1e-3), loss=ContrastiveLoss())
+    model.fit(
+        {
+            "images": np.random.uniform(-1, 1, (8, 289, 289, 3)),
+            "token_ids": np.random.randint(0, 100_000, (8, 64)),
+            "padding_mask": np.ones((8, 64), "int32"),
+        }
+    )
+    ```
+
+    Reference:
+        - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 4.
+    """
+
+    def __init__(
+        self,
+        image_encoder,
+        text_encoder,
+        embedding_dim=None,
+        initial_temperature=1.0,
+        temperature_range=(0.005, 10.0),
+        temperature_form="log",
+        image_pooling="auto",
+        text_pooling="auto",
+        preprocessor=None,
+        dtype=None,
+        **kwargs,
+    ):
+        # === Layers ===
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        image_features = _main_output(_declared(image_encoder, "output"))
+        text_features = _main_output(_declared(text_encoder, "output"))
+        self.image_pooling_layer = Pooling(
+            resolve_pooling(image_pooling, image_features, "image"),
+            dtype=dtype,
+            name="image_pooling",
+        )
+        self.text_pooling_layer = Pooling(
+            resolve_pooling(text_pooling, text_features, "text"),
+            dtype=dtype,
+            name="text_pooling",
+        )
+        image_dim = image_features.shape[-1]
+        width = image_dim if embedding_dim is None else embedding_dim
+        self.image_projection = None
+        if width != image_dim:
+            self.image_projection = layers.Dense(
+                width, dtype=dtype, name="image_projection"
+            )
+        self.text_projection = layers.Dense(
+            width, dtype=dtype, name="text_projection"
+        )
+        self.contrastive_head = ContrastiveHead(
+            initial_temperature=initial_temperature,
+            temperature_range=temperature_range,
+            temperature_form=temperature_form,
+            name="contrastive_head",
+        )
+
+        # === Functional Model ===
+        image_input = keras.Input(
+            shape=_image_input(image_encoder).shape[1:], name="images"
+        )
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
+        tokens = {"token_ids": token_ids, "padding_mask": padding_mask}
+        image_embeddings, text_embeddings = self.contrastive_head(
+            self.image_features(image_input), self.text_features(tokens)
+        )
+        super().__init__(
+            inputs={"images": image_input, **tokens},
+            outputs={
+                "image_embeddings": image_embeddings,
+                "text_embeddings": text_embeddings,
+            },
+            dtype=dtype,
+            **kwargs,
+        )
+
+        # === Config ===
+        self.embedding_dim = width
+        self.initial_temperature = initial_temperature
+        self.temperature_range = tuple(temperature_range)
+        self.temperature_form = temperature_form
+        self.image_pooling = image_pooling
+        self.text_pooling = text_pooling
+        self.preprocessor = preprocessor
+
+    # The preprocessor is no layer of the network: it has no weights, and its
+    # strings must not reach a compiled step.
+    @property
+    def preprocessor(self):
+        """The `AlignPreprocessor` for pictures and strings, or `None`."""
+        return self.__dict__.get("_untracked_preprocessor")
+
+    @preprocessor.setter
+    def preprocessor(self, value):
+        self.__dict__["_untracked_preprocessor"] = value
+
+    @property
+    def temperature(self):
+        """The learned softmax temperature, a float."""
+        return float(ops.convert_to_numpy(self.contrastive_head.temperature))
+
+    # === Towers ===
+
+    def image_features(self, images, training=None):
+        """Compute the projected, unnormalised vector of each picture.
+
+        Args:
+            images: float tensor of shape `(batch, height, width, 3)`.
+            training: bool. Whether dropout and batch statistics are on.
+
+        Returns:
+            A float tensor of shape `(batch, embedding_dim)`.
+        """
+        if isinstance(_declared(self.image_encoder, "input"), dict):
+            images = {_image_input(self.image_encoder).name: images}
+        features = self.image_encoder(images, training=training)
+        features = self.image_pooling_layer(_main_output(features))
+        if self.image_projection is not None:
+            features = self.image_projection(features)
+        return features
+
+    def text_features(self, tokens, training=None):
+        """Compute the projected, unnormalised vector of each text.
+
+        Args:
+            tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
+                of shape `(batch, length)`.
+            training: bool. Whether dropout is on.
+
+        Returns:
+            A float tensor of shape `(batch, embedding_dim)`.
+        """
+        declared = _declared(self.text_encoder, "input")
+        if isinstance(declared, dict):
+            if "segment_ids" in declared:
+                segments = ops.zeros_like(tokens["token_ids"])
+                tokens = {**tokens, "segment_ids": segments}
+            tokens = {name: tokens[name] for name in declared}
+        else:
+            tokens = tokens["token_ids"]
+        features = self.text_encoder(tokens, training=training)
+        return self.text_projection(
+            self.text_pooling_layer(_main_output(features))
+        )
+
+    def encode_image(self, images):
+        """Embed pictures.
+
+        Args:
+            images: float array of shape `(batch, height, width, 3)` with
+                values from -1 to 1, taken as it is; or pictures for the
+                preprocessor: a uint8 array of that shape, or a list of file
+                paths or of the bytes of files.
+
+        Returns:
+            A float32 tensor of shape `(batch, embedding_dim)` with rows of
+            unit length.
+        """
+        if isinstance(images, (str, bytes)):
+            images = [images]
+        if isinstance(images, (list, tuple)):
+            images = self._require_preprocessor().image_converter.load(images)
+        elif "float" not in keras.backend.standardize_dtype(images.dtype):
+            images = self._require_preprocessor().image_converter(images)
+        images = ops.convert_to_tensor(images)
+        return self.contrastive_head.normalize(
+            self.image_features(images, training=False)
+        )
+
+    def encode_text(self, texts):
+        """Embed texts.
+
+        Args:
+            texts: string, list of strings, or string tensor, for the
+                preprocessor; or a dict with `"token_ids"` and
+                `"padding_mask"`, int arrays of shape `(batch, length)`.
+
+        Returns:
+            A float32 tensor of shape `(batch, embedding_dim)` with rows of
+            unit length.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        if not isinstance(texts, dict):
+            texts = self._require_preprocessor().tokenize(texts)
+        tokens = {
+            name: ops.cast(ops.convert_to_tensor(value), "int32")
+            for name, value in texts.items()
+        }
+        return self.contrastive_head.normalize(
+            self.text_features(tokens, training=False)
+        )
+
+    def _require_preprocessor(self):
+        if self.preprocessor is None:
+            raise ValueError(
+                "This model has no preprocessor, so it takes float pictures "
+                "and token ids only. Set `model.preprocessor` to an "
+                "`AlignPreprocessor` to pass files and strings."
+            )
+        return self.preprocessor
+
+    # === Training ===
+
+    def compile(self, optimizer="rmsprop", loss=None, metrics=None, **kwargs):
+        """Configure the model for training.
+
+        Args:
+            optimizer: `keras.optimizers.Optimizer` or its name.
+            loss: A loss that is called with `(image_embeddings,
+                text_embeddings, sample_weight, temperature)`. Defaults to
+                `ContrastiveLoss()`.
+            metrics: Must stay `None`: recall at 1 within the batch is
+                reported in both directions.
+            **kwargs: Other arguments of `keras.Model.compile`.
+        """
+        if metrics is not None:
+            raise ValueError(
+                "There are no labels to compare with, so `metrics` must be "
+                "None. Recall within the batch is reported anyway. "
+                f"Received: metrics={metrics}"
+            )
+        if isinstance(loss, (str, dict, list)):
+            raise ValueError(
+                "`loss` must compare image with text embeddings, such as "
+                f"`ContrastiveLoss()`. Received: loss={loss!r}"
+            )
+        super().compile(
+            optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
+        )
+        self.image_recall = keras.metrics.Mean(name=IMAGE_RECALL)
+        self.text_recall = keras.metrics.Mean(name=TEXT_RECALL)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        images, texts = y_pred["image_embeddings"], y_pred["text_embeddings"]
+        temperature = self.contrastive_head.temperature
+        if hasattr(self.loss, "score"):
+            values, *hits = self.loss.score(images, texts, temperature)
+            loss = self.loss.reduce(values, sample_weight)
+            self.image_recall.update_state(hits[0], sample_weight)
+            self.text_recall.update_state(hits[1], sample_weight)
+        else:
+            loss = self.loss(images, texts, sample_weight, temperature)
+        for extra in self.losses:
+            # The replicas' losses are summed, and each has all of this one.
+            loss = loss + ops.sum(extra) / backend.num_replicas()
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        # Recall was updated together with the loss, which had the scores.
+        return self.get_metrics_result()
+
+    # === Saving ===
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "image_encoder": layers.serialize(self.image_encoder),
+                "text_encoder": layers.serialize(self.text_encoder),
+                "embedding_dim": self.embedding_dim,
+                "initial_temperature": self.initial_temperature,
+                "temperature_range": self.temperature_range,
+                "temperature_form": self.temperature_form,
+                "image_pooling": self.image_pooling,
+                "text_pooling": self.text_pooling,
+            }
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("image_encoder", "text_encoder"):
+            tower = config[name]
+            if not isinstance(tower, dict):
+                continue
+            # A dtype that the caller asked for holds for the towers too.
+            # A saved dtype is a dict, and the towers have their own.
+            dtype = config.get("dtype")
+            if not isinstance(dtype, dict) and "dtype" in tower["config"]:
+                tower = {**tower, "config": {**tower["config"], "dtype": dtype}}
+            config[name] = layers.deserialize(tower, custom_objects)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.dtype_policies.get(config["dtype"])
+        return cls(**config)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Create the model of a preset, with its preprocessor.
+
+        Args:
+            preset: string. The name of a shipped preset such as
+                `"align_b7_bert_base"`, a directory that `save_to_preset`
+                wrote, or a handle that KerasHub knows.
+            load_weights: bool. Whether to load the weights of the preset.
+                Shipped presets are architectures without weights; a notice
+                says so once. Defaults to `True`.
+            **kwargs: Arguments of the constructor that replace those of the
+                preset. `image_encoder` and `text_encoder` may be dicts of
+                arguments of the respective tower, for example
+                `text_encoder={"vocabulary_size": 30_000}`; weights that no
+                longer fit then need `load_weights=False`.
+
+        Returns:
+            An `AlignDualEncoder`.
+
+        Example:
+
+        ```python
+        model = AlignDualEncoder.from_preset(
+            "align_b3_bert_mini", image_encoder={"batch_norm": "ghost"}
+        )
+        ```
+        """
+        path = presets.find_preset(preset)
+        for name in ("image_encoder", "text_encoder"):
+            if isinstance(kwargs.get(name), dict):
+                tower = presets.load_config(path)["config"][name]
+                tower["config"].update(kwargs[name])
+                kwargs[name] = tower
+        preprocessor = kwargs.pop("preprocessor", None)
+        model = super().from_preset(preset, load_weights, **kwargs)
+        if preprocessor is None and presets.has_preprocessor(path):
+            # Preprocessing stands a floor above the models; only loading a
+            # whole preset reaches up to it.
+            from align_keras.preprocessing import AlignPreprocessor
+
+            preprocessor = AlignPreprocessor.from_preset(path)
+        model.preprocessor = preprocessor
+        return model
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Save config, weights and preprocessor to a preset directory.
+
+        Args:
+            preset_dir: string. The directory. Its files appear whole.
+            max_shard_size: int or float. Greatest size of a weight file in
+                GB. Defaults to `10`.
+        """
+        # Keras would write the optimizer's moments, thrice the weights' size,
+        # into the weight file of a compiled model.
+        optimizer = getattr(self, "optimizer", None)
+        self.optimizer = None
+        try:
+            with atomic_directory(preset_dir) as temporary:
+                super().save_to_preset(str(temporary), max_shard_size)
+                if self.preprocessor is not None:
+                    self.preprocessor.save_to_preset(str(temporary))
+        finally:
+            self.optimizer = optimizer
+
+    def export(self, filepath, **kwargs):
+        """Export a SavedModel that takes the bytes of pictures and strings.
+
+        See `align_keras.serving.export_saved_model`.
+
+        Args:
+            filepath: string. The directory to write.
+            **kwargs: Arguments of `export_saved_model`.
+        """
+        from align_keras.serving import export_saved_model
+
+        return export_saved_model(self, filepath, **kwargs)
+
+
+def _declared(encoder, side):
+    """Return the symbolic `input` or `output` of an encoder."""
+    try:
+        return getattr(encoder, side)
+    except AttributeError:  # A `Sequential` model has lists only.
+        return getattr(encoder, f"{side}s")[0]
+
+
+def _image_input(encoder):
+    """Return the symbolic input of an image encoder, named or not."""
+    declared = _declared(encoder, "input")
+    if isinstance(declared, dict):
+        return declared.get("images", next(iter(declared.values())))
+    return declared
+
+
+def _main_output(outputs):
+    """Pick the output that stands for the whole example."""
+    if not isinstance(outputs, dict):
+        return outputs
+    for name in ("pooled_output", "sequence_output"):
+        if name in outputs:
+            return outputs[name]
+    raise ValueError(
+        "An encoder with several outputs must name one of them "
+        "'pooled_output' or 'sequence_output'. "
+        f"Received outputs: {sorted(outputs)}"
+    )

@@ -1,0 +1,186 @@
+import keras
+from keras import layers
+from keras import ops
+from keras_hub.layers import PositionEmbedding
+from keras_hub.layers import TransformerEncoder
+from keras_hub.models import Backbone
+
+from align_keras.models.presets import PresetMixin
+
+
+def _initializer():
+    return keras.initializers.TruncatedNormal(stddev=0.02)
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class BertTextEncoder(PresetMixin, Backbone):
+    """A BERT encoder that represents a text by its first token.
+
+    The network of BERT without its pooler: ALIGN takes the vector of the
+    `[CLS]` token of the last layer as it is. The sizes tiny, mini, small,
+    medium, base and large exist as presets, `"bert_tiny"` to `"bert_large"`.
+
+    Args:
+        vocabulary_size: int. Number of tokens. The paper uses 100,000.
+        num_layers: int. Number of transformer layers.
+        num_heads: int. Number of attention heads of a layer.
+        hidden_dim: int. Width of the token vectors; a multiple of
+            `num_heads`.
+        intermediate_dim: int. Width of the feed-forward layers.
+        dropout: float. Dropout rate. Defaults to `0.1`.
+        max_sequence_length: int. Number of position vectors, the greatest
+            number of tokens of a text. Defaults to `512`.
+        num_segments: int. Number of segment vectors, of which a single text
+            uses the first. Defaults to `2`.
+        activation: string. Activation of the feed-forward layers. Defaults
+            to `"gelu"`, in its exact form; the tanh form differs by up to
+            3e-4 in the outputs.
+        dtype: string or `keras.DTypePolicy`. The dtype of computations and
+            weights.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    Call arguments:
+        inputs: dict with `"token_ids"`, int tensor of shape `(batch,
+            length)`, and `"padding_mask"` of the same shape, 1 for tokens and
+            0 for padding.
+
+    Returns:
+        A dict with `"sequence_output"`, float tensor of shape `(batch,
+        length, hidden_dim)`, and `"pooled_output"`, the first token's vector,
+        of shape `(batch, hidden_dim)`.
+
+    Example:
+
+    ```python
+    encoder = BertTextEncoder.from_preset("bert_mini")
+    encoder(
+        {
+            "token_ids": np.ones((1, 64), "int32"),
+            "padding_mask": np.ones((1, 64), "int32"),
+        }
+    )
+    ```
+
+    Reference:
+        - [Devlin et al., 2019](https://arxiv.org/abs/1810.04805)
+        - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 4.1.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        num_layers,
+        num_heads,
+        hidden_dim,
+        intermediate_dim,
+        dropout=0.1,
+        max_sequence_length=512,
+        num_segments=2,
+        activation="gelu",
+        dtype=None,
+        **kwargs,
+    ):
+        if hidden_dim % num_heads:
+            raise ValueError(
+                "`hidden_dim` must be a multiple of `num_heads`. Received: "
+                f"hidden_dim={hidden_dim}, num_heads={num_heads}"
+            )
+        # === Layers ===
+        self.token_embedding = layers.Embedding(
+            vocabulary_size,
+            hidden_dim,
+            embeddings_initializer=_initializer(),
+            dtype=dtype,
+            name="token_embedding",
+        )
+        self.position_embedding = PositionEmbedding(
+            max_sequence_length,
+            initializer=_initializer(),
+            dtype=dtype,
+            name="position_embedding",
+        )
+        self.segment_embedding = layers.Embedding(
+            num_segments,
+            hidden_dim,
+            embeddings_initializer=_initializer(),
+            dtype=dtype,
+            name="segment_embedding",
+        )
+        self.embeddings_norm = layers.LayerNormalization(
+            epsilon=1e-12, dtype=dtype, name="embeddings_norm"
+        )
+        self.embeddings_dropout = layers.Dropout(
+            dropout, dtype=dtype, name="embeddings_dropout"
+        )
+        self.transformer_layers = [
+            TransformerEncoder(
+                intermediate_dim=intermediate_dim,
+                num_heads=num_heads,
+                activation=activation,
+                dropout=dropout,
+                layer_norm_epsilon=1e-12,
+                kernel_initializer=_initializer(),
+                dtype=dtype,
+                name=f"transformer_layer_{i}",
+            )
+            for i in range(num_layers)
+        ]
+
+        # === Functional Model ===
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
+        tokens = self.token_embedding(token_ids)
+        x = tokens + self.position_embedding(tokens)
+        x = x + self.segment_embedding(ops.zeros_like(token_ids))
+        x = self.embeddings_dropout(self.embeddings_norm(x))
+        for layer in self.transformer_layers:
+            x = layer(x, padding_mask=padding_mask)
+        super().__init__(
+            inputs={"token_ids": token_ids, "padding_mask": padding_mask},
+            outputs={"sequence_output": x, "pooled_output": x[:, 0, :]},
+            dtype=dtype,
+            **kwargs,
+        )
+
+        # === Config ===
+        self.vocabulary_size = vocabulary_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.max_sequence_length = max_sequence_length
+        self.num_segments = num_segments
+        self.activation = activation
+
+    def count_macs(self, sequence_length):
+        """Count multiply-accumulate operations of one text.
+
+        Args:
+            sequence_length: int. Number of tokens, padding included.
+
+        Returns:
+            int. The number of multiply-accumulate operations of the matrix
+            products.
+        """
+        per_token = 4 * self.hidden_dim**2
+        per_token += 2 * self.hidden_dim * self.intermediate_dim
+        per_token += 2 * self.hidden_dim * sequence_length
+        return self.num_layers * sequence_length * per_token
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "vocabulary_size": self.vocabulary_size,
+                "num_layers": self.num_layers,
+                "num_heads": self.num_heads,
+                "hidden_dim": self.hidden_dim,
+                "intermediate_dim": self.intermediate_dim,
+                "dropout": self.dropout,
+                "max_sequence_length": self.max_sequence_length,
+                "num_segments": self.num_segments,
+                "activation": self.activation,
+            }
+        )
+        return config

@@ -1,0 +1,125 @@
+import math
+
+import keras
+from keras import layers
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class ContrastiveHead(layers.Layer):
+    """Normalises both embeddings and holds the softmax temperature.
+
+    The temperature is learned as its logarithm and kept within a range after
+    each step of the optimizer, so that no step can make it negative or drive
+    it to zero. It always computes in float32.
+
+    Args:
+        initial_temperature: float. Defaults to `1.0`, as in the paper, where
+            it converges to about 1/64.
+        temperature_range: pair of floats. Bounds of the temperature. Defaults
+            to `(0.005, 10.0)`.
+        temperature_form: string. `"log"` learns the logarithm; `"raw"` learns
+            the temperature itself without bounds, as the public checkpoints
+            were trained. Defaults to `"log"`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        image_features: float tensor of shape `(batch, dim)`.
+        text_features: float tensor of shape `(batch, dim)`.
+
+    Returns:
+        Both, as float32 with rows of unit length.
+
+    Example:
+
+    ```python
+    head = ContrastiveHead(initial_temperature=0.07)
+    images, texts = head(np.ones((2, 8)), np.ones((2, 8)))
+    ```
+
+    Reference:
+        - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 4.1.
+    """
+
+    def __init__(
+        self,
+        initial_temperature=1.0,
+        temperature_range=(0.005, 10.0),
+        temperature_form="log",
+        **kwargs,
+    ):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        low, high = temperature_range
+        if temperature_form not in ("log", "raw"):
+            raise ValueError(
+                "`temperature_form` must be 'log' or 'raw'. "
+                f"Received: temperature_form={temperature_form!r}"
+            )
+        if not 0 < low <= initial_temperature <= high:
+            raise ValueError(
+                "`initial_temperature` must lie within `temperature_range`, "
+                "whose bounds are positive. Received: initial_temperature="
+                f"{initial_temperature}, temperature_range="
+                f"{tuple(temperature_range)}"
+            )
+        self.initial_temperature = initial_temperature
+        self.temperature_range = (low, high)
+        self.temperature_form = temperature_form
+
+    def build(self, image_features_shape, text_features_shape):
+        is_log = self.temperature_form == "log"
+        value = self.initial_temperature
+        self._variable = self.add_weight(
+            name="log_temperature" if is_log else "temperature",
+            shape=(),
+            initializer=keras.initializers.Constant(
+                math.log(value) if is_log else value
+            ),
+            constraint=LogRange(*self.temperature_range) if is_log else None,
+        )
+        self.built = True
+
+    @property
+    def temperature(self):
+        """The temperature as a scalar tensor, through which gradients flow."""
+        if self.temperature_form == "log":
+            return ops.exp(ops.convert_to_tensor(self._variable))
+        return ops.convert_to_tensor(self._variable)
+
+    def call(self, image_features, text_features):
+        return self.normalize(image_features), self.normalize(text_features)
+
+    def normalize(self, features):
+        """Scale the rows of `features` to unit length, in float32."""
+        return ops.normalize(ops.cast(features, "float32"), epsilon=1e-12)
+
+    def compute_output_shape(self, image_features_shape, text_features_shape):
+        return image_features_shape, text_features_shape
+
+    def get_config(self):
+        config = super().get_config()
+        del config["dtype"]
+        config.update(
+            {
+                "initial_temperature": self.initial_temperature,
+                "temperature_range": self.temperature_range,
+                "temperature_form": self.temperature_form,
+            }
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class LogRange(keras.constraints.Constraint):
+    """Keeps a variable between the logarithms of two bounds."""
+
+    def __init__(self, low, high):
+        self.low = low
+        self.high = high
+
+    def __call__(self, value):
+        return ops.clip(value, math.log(self.low), math.log(self.high))
+
+    def get_config(self):
+        return {"low": self.low, "high": self.high}

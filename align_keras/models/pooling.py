@@ -1,0 +1,67 @@
+import keras
+from keras import layers
+from keras import ops
+
+POOLINGS = ("auto", "average", "first", "none")
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class Pooling(layers.Layer):
+    """Reduces the output of an encoder to one vector for each example.
+
+    Args:
+        mode: string. `"average"` over all places, `"first"` place, or
+            `"none"` for an output that is pooled already.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: float tensor of shape `(batch, ..., channels)`.
+
+    Returns:
+        A float tensor of shape `(batch, channels)`.
+    """
+
+    def __init__(self, mode="average", **kwargs):
+        super().__init__(**kwargs)
+        self.mode = mode
+
+    def call(self, inputs):
+        places = tuple(range(1, len(inputs.shape) - 1))
+        if self.mode == "none" or not places:
+            return inputs
+        if self.mode == "first":
+            return inputs[:, *([0] * len(places))]
+        # The mean of a large map loses digits in a 16-bit sum.
+        mean = ops.mean(ops.cast(inputs, "float32"), axis=places)
+        return ops.cast(mean, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "mode": self.mode}
+
+
+def resolve_pooling(mode, outputs, kind):
+    """Choose how to pool an encoder's output where `mode` is `"auto"`.
+
+    A map of places is averaged, a sequence of image patches too; of a
+    sequence of tokens the first is taken, as in BERT.
+
+    Args:
+        mode: string. One of `POOLINGS`.
+        outputs: tensor. The output of the encoder.
+        kind: string. `"image"` or `"text"`.
+    """
+    if mode not in POOLINGS:
+        raise ValueError(
+            f"`{kind}_pooling` must be one of "
+            f"{', '.join(map(repr, POOLINGS))}. "
+            f"Received: {kind}_pooling={mode!r}"
+        )
+    rank = len(outputs.shape)
+    if mode != "auto":
+        return mode
+    if rank == 2:
+        return "none"
+    return "first" if kind == "text" else "average"

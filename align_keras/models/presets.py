@@ -1,0 +1,161 @@
+"""Presets by name: directories in KerasHub's format that ship with us."""
+
+import difflib
+import functools
+import json
+from pathlib import Path
+
+from align_keras import keras_hub_internals
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
+
+
+def presets_directory():
+    """Return the directory of the shipped presets and recipes.
+
+    An installed wheel holds it inside the package; in a checkout it stands
+    beside the package.
+    """
+    installed = _PACKAGE / "presets"
+    return installed if installed.is_dir() else _PACKAGE.parent / "presets"
+
+
+@functools.cache
+def preset_names():
+    """Return the names of all shipped model presets, sorted."""
+    directories = presets_directory().glob("*/config.json")
+    return tuple(sorted(path.parent.name for path in directories))
+
+
+def list_presets():
+    """Describe the shipped ALIGN presets.
+
+    They are architectures with fresh weights: one for each image encoder from
+    B0 to B7 and L2 with each text encoder from tiny to large.
+
+    Returns:
+        A dict from preset name to a dict with `"image_encoder"` and
+        `"text_encoder"`, the names of the towers' presets; `"parameters"`,
+        the number of trainable parameters with the vocabulary of 100,000
+        tokens; `"embedding_dim"`; and `"gflops"`, billions of floating-point
+        operations of one forward pass on one pair, at 289x289 pixels and 64
+        tokens.
+
+    Example:
+
+    ```python
+    list_presets()["align_b7_bert_base"]["embedding_dim"]  # 640
+    ```
+    """
+    table = {}
+    for name in preset_names():
+        if name.startswith("align_"):
+            path = presets_directory() / name / "metadata.json"
+            table[name] = json.loads(path.read_text())["align_keras"]
+    return table
+
+
+def find_preset(preset):
+    """Turn the name of a shipped preset into its directory.
+
+    Args:
+        preset: string. The name of a shipped preset, a directory, or a handle
+            with a scheme such as `hf://`.
+
+    Returns:
+        A string: the directory, or `preset` itself where it has a scheme.
+
+    Raises:
+        ValueError: `preset` is neither a name nor a directory; the message
+            suggests the nearest name.
+    """
+    preset = str(preset)
+    if preset in preset_names():
+        return str(presets_directory() / preset)
+    if "://" in preset:
+        return preset
+    path = Path(preset)
+    if (path / "config.json").is_file():
+        return preset
+    if path.exists():
+        raise ValueError(
+            f"`{preset}` is no preset directory: it has no config.json. Save "
+            "a model there with `model.save_to_preset()`."
+        )
+    nearest = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0)
+    raise ValueError(
+        f"There is no preset named `{preset}` and no directory of that name. "
+        f"Did you mean `{nearest[0]}`? `align-keras presets` lists all names."
+        if nearest
+        else f"There is no preset directory `{preset}`."
+    )
+
+
+def has_weights(preset):
+    """Tell whether a preset holds weights, not an architecture alone."""
+    if "://" in preset:
+        return True
+    return any((Path(preset) / name).is_file() for name in _WEIGHT_FILES)
+
+
+def load_config(preset):
+    """Read the `config.json` of a local preset directory."""
+    return json.loads((Path(preset) / "config.json").read_text())
+
+
+class PresetMixin:
+    """Adds the shipped presets to a KerasHub `Backbone`."""
+
+    @keras_hub_internals.classproperty
+    def presets(cls):
+        """Dict of the shipped presets that this class can load."""
+        return {
+            name: {"path": str(presets_directory() / name)}
+            for name in preset_names()
+            if _preset_class(name) == cls.__name__
+        }
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Create the model of a preset.
+
+        Args:
+            preset: string. The name of a shipped preset, a local preset
+                directory, or a handle that KerasHub knows, such as
+                `kaggle://` or `hf://`.
+            load_weights: bool. Whether to load the weights of the preset.
+                Shipped presets are architectures without weights; a notice
+                says so once. Defaults to `True`.
+            **kwargs: Arguments of the constructor that replace those of the
+                preset.
+
+        Returns:
+            An instance of the class.
+
+        Raises:
+            ValueError: There is no such preset.
+        """
+        path = find_preset(preset)
+        if load_weights and not has_weights(path):
+            _say_fresh_weights(preset)
+            load_weights = False
+        return super().from_preset(path, load_weights=load_weights, **kwargs)
+
+
+@functools.cache
+def _preset_class(name):
+    return load_config(presets_directory() / name)["class_name"]
+
+
+@functools.cache
+def _say_fresh_weights(preset):
+    print(
+        f"Preset `{preset}` is an architecture: its weights are freshly "
+        "initialised, to be trained."
+    )
+
+
+def has_preprocessor(preset):
+    """Tell whether a local preset directory holds a preprocessor."""
+    return "://" not in preset and (Path(preset) / "preprocessor.json").is_file()

@@ -1,0 +1,176 @@
+import re
+
+import keras
+from keras import ops
+
+from align_keras import backend
+
+# Biases, normalisation parameters and the temperature are neither decayed nor
+# adapted: a variable that starts at zero would hardly move under a step that
+# is proportional to its norm.
+DEFAULT_EXCLUSIONS = (
+    r"(^|/)bias$",
+    r"(^|/)(gamma|beta)$",
+    r"(^|/)(log_)?temperature$",
+)
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class Lamb(keras.optimizers.Optimizer):
+    """Layer-wise adaptive moments, with decay inside the trust ratio.
+
+    The step of a variable `w` is `u = m / (sqrt(v) + epsilon) +
+    weight_decay * w` with Adam's bias-corrected moments, scaled by the trust
+    ratio `norm(w) / norm(u)` (1 where either norm is zero). This is the
+    algorithm as its authors published it. `keras.optimizers.Lamb` differs: it
+    decays weights apart from the trust ratio, as AdamW does, and adapts every
+    variable.
+
+    Variables are excluded by regular expressions that are searched for in
+    their path, such as `"align_dual_encoder/stem_bn/gamma"`.
+
+    Args:
+        learning_rate: float or `keras.optimizers.schedules`
+            `.LearningRateSchedule`. Defaults to `1e-3`.
+        beta_1: float. Decay rate of the first moment. Defaults to `0.9`.
+        beta_2: float. Decay rate of the second moment. Defaults to `0.999`.
+        epsilon: float. Added to the root of the second moment. Defaults to
+            `1e-6`.
+        weight_decay: float. Factor of the weight in the step; the paper uses
+            `1e-5`. Defaults to `0.0`.
+        exclude_from_weight_decay: list of regular expressions. Variables
+            without decay. Defaults to biases, normalisation parameters and
+            the temperature. Pass `[]` to decay everything.
+        exclude_from_layer_adaptation: list of regular expressions. Variables
+            whose trust ratio is always 1. Defaults to
+            `exclude_from_weight_decay`, as in the authors' code.
+        name: string. The name of the optimizer.
+        **kwargs: Other arguments of `keras.optimizers.Optimizer`, such as
+            `global_clipnorm` and `use_ema`.
+
+    Example:
+
+    ```python
+    optimizer = Lamb(
+        WarmupLinearDecay(1e-3, 10_000, 1_200_000), weight_decay=1e-5
+    )
+    model.compile(optimizer=optimizer, loss=ContrastiveLoss())
+    ```
+
+    Reference:
+        - [You et al., 2020](https://arxiv.org/abs/1904.00962), algorithm 2.
+        - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 5.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        weight_decay=0.0,
+        exclude_from_weight_decay=None,
+        exclude_from_layer_adaptation=None,
+        name="lamb",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        if exclude_from_weight_decay is None:
+            exclude_from_weight_decay = DEFAULT_EXCLUSIONS
+        if exclude_from_layer_adaptation is None:
+            exclude_from_layer_adaptation = exclude_from_weight_decay
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.decay_rate = weight_decay
+        self.decay_exclusions = list(exclude_from_weight_decay)
+        self.adaptation_exclusions = list(exclude_from_layer_adaptation)
+
+    def build(self, variables):
+        """Create the moments and decide which variables are excluded."""
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(
+            variables, ["momentum", "velocity"]
+        )
+        self._decayed = [
+            not _matches(self.decay_exclusions, v) for v in variables
+        ]
+        self._adapted = [
+            not _matches(self.adaptation_exclusions, v) for v in variables
+        ]
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Update one variable from its gradient."""
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        gradient = ops.cast(backend.densify(gradient), variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        step = ops.cast(self.iterations + 1, variable.dtype)
+
+        self.assign(
+            momentum, self.beta_1 * momentum + (1 - self.beta_1) * gradient
+        )
+        self.assign(
+            velocity,
+            self.beta_2 * velocity
+            + (1 - self.beta_2) * ops.square(gradient),
+        )
+        corrected_momentum = momentum / (1 - ops.power(self.beta_1, step))
+        corrected_velocity = velocity / (1 - ops.power(self.beta_2, step))
+        update = corrected_momentum / (
+            ops.sqrt(corrected_velocity) + self.epsilon
+        )
+        if self._decayed[index] and self.decay_rate:
+            update = update + self.decay_rate * variable
+        if self._adapted[index]:
+            update = update * _trust_ratio(variable, update)
+        self.assign_sub(variable, learning_rate * update)
+
+    def exclusions(self):
+        """List the paths of excluded variables, once the optimizer is built.
+
+        Returns:
+            A dict with the keys `"weight_decay"` and `"layer_adaptation"`,
+            each a list of variable paths that are exempt from it.
+        """
+        pairs = (
+            ("weight_decay", self._decayed),
+            ("layer_adaptation", self._adapted),
+        )
+        return {
+            name: [
+                v.path
+                for v, applies in zip(self._trainable_variables, flags)
+                if not applies
+            ]
+            for name, flags in pairs
+        }
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "beta_1": self.beta_1,
+                "beta_2": self.beta_2,
+                "epsilon": self.epsilon,
+                "weight_decay": self.decay_rate,
+                "exclude_from_weight_decay": self.decay_exclusions,
+                "exclude_from_layer_adaptation": self.adaptation_exclusions,
+            }
+        )
+        return config
+
+
+def _matches(patterns, variable):
+    return any(re.search(pattern, variable.path) for pattern in patterns)
+
+
+def _trust_ratio(variable, update):
+    weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
+    update_norm = ops.sqrt(ops.sum(ops.square(update)))
+    defined = ops.logical_and(weight_norm > 0, update_norm > 0)
+    return ops.where(
+        defined, weight_norm / ops.where(defined, update_norm, 1.0), 1.0
+    )

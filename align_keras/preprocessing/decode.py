@@ -1,0 +1,325 @@
+"""Encoded pictures to 8-bit RGB, in a TensorFlow graph and without one.
+
+`decode_in_graph` is built from TensorFlow operations, so that it runs in
+tf.data and inside an exported SavedModel. `decode_with_pillow` needs no
+TensorFlow. The two agree: the same JPEG arithmetic, orientation rule,
+treatment of transparency (a white ground) and of 16 bits (the high byte).
+Pillow reads more formats (TIFF, palette BMP, animated WebP), orientation
+outside JPEG, and transparency in GIF, which is black in the graph.
+"""
+
+import io
+import sys
+
+import numpy as np
+
+# Where a camera's EXIF block can begin: it precedes the picture data.
+_EXIF_SEARCH_BYTES = 65536
+_EXIF_HEADER = b"Exif\x00\x00"
+_ORIENTATION_TAG = 0x0112
+# More entries than any camera writes in the first directory.
+_MAX_EXIF_ENTRIES = 128
+
+# Formats that hold photographs. Others of Pillow's run programs (EPS) or are
+# rarely tested.
+_PILLOW_FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)
+
+# An EXIF orientation is a transposition (for 5 and above), then these flips.
+_FLIPPED_VERTICALLY = (3, 4, 7, 8)
+_FLIPPED_HORIZONTALLY = (2, 3, 6, 7)
+
+
+class TooManyPixels(ValueError):
+    """A picture whose decoded form would not fit the allowed memory."""
+
+
+def in_tf_graph():
+    """Whether the caller is being traced into a TensorFlow graph.
+
+    Returns:
+        bool. False where TensorFlow has not been imported at all.
+    """
+    tf = sys.modules.get("tensorflow")
+    return hasattr(tf, "executing_eagerly") and not tf.executing_eagerly()
+
+
+# === Without TensorFlow ===
+
+
+def decode_with_pillow(contents, max_pixels=None):
+    """Decode one encoded picture with Pillow.
+
+    Args:
+        contents: bytes, a whole picture file; or an open `PIL.Image.Image`.
+        max_pixels: int. Refuse pictures with more pixels than this, before
+            decoding them. Defaults to `None`, Pillow's own limit.
+
+    Returns:
+        NumPy array uint8 `(height, width, 3)`, upright.
+
+    Raises:
+        TooManyPixels: The picture is larger than `max_pixels`.
+        ValueError: The bytes are no picture that Pillow can decode.
+    """
+    return decode_and_describe(contents, max_pixels)[0]
+
+
+def decode_and_describe(contents, max_pixels=None):
+    """`decode_with_pillow`, with whether the graph can decode these bytes.
+
+    Returns:
+        Tuple of the uint8 array `(height, width, 3)` and a bool: true when
+        `decode_in_graph` gives the same picture for the same bytes.
+    """
+    from PIL import Image
+
+    if isinstance(contents, Image.Image):
+        return _to_rgb(contents), False
+    if not contents:
+        raise ValueError("the file holds 0 bytes")
+    try:
+        Image.init()
+        formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
+        image = Image.open(io.BytesIO(contents), formats=formats)
+        _check_pixels(image, max_pixels)
+        pixels = _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(str(error)) from error
+    except TooManyPixels:
+        raise
+    except Exception as error:
+        # Pillow's plug-ins raise a dozen types on broken files.
+        raise ValueError(str(error).splitlines()[0][:200]) from error
+    if image.format in ("JPEG", "MPO"):
+        return _upright(pixels, exif_orientation(contents)), True
+    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    # The graph shows other formats as they lie, and some not at all.
+    still = getattr(image, "n_frames", 1) == 1
+    graph_agrees = image.format in ("PNG", "WEBP") and still
+    return _upright(pixels, orientation), graph_agrees and orientation == 1
+
+
+def exif_orientation(contents):
+    """The orientation that a camera noted in a JPEG file.
+
+    Args:
+        contents: bytes. The file, or at least its first 64 KiB.
+
+    Returns:
+        int from 1 (upright, also when nothing is noted) to 8, as in the EXIF
+        standard's tag 0x0112.
+    """
+    head = contents[:_EXIF_SEARCH_BYTES]
+    start = head.find(_EXIF_HEADER)
+    if start < 0:
+        return 1
+    tiff = start + len(_EXIF_HEADER)
+    order = "little" if head[tiff : tiff + 1] == b"I" else "big"
+
+    def number(position, size):
+        return int.from_bytes(head[position : position + size], order)
+
+    directory = tiff + number(tiff + 4, 4)
+    for entry in range(min(number(directory, 2), _MAX_EXIF_ENTRIES)):
+        position = directory + 2 + 12 * entry
+        if number(position, 2) == _ORIENTATION_TAG:
+            value = number(position + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _check_pixels(image, max_pixels):
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise TooManyPixels(
+            f"{image.width}x{image.height} pixels, more than {max_pixels}"
+        )
+
+
+def _to_rgb(image):
+    if image.mode.startswith("I;16"):
+        high_byte = (np.asarray(image).astype("uint16") >> 8).astype("uint8")
+        return np.repeat(high_byte[..., None], 3, axis=-1)
+    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
+        image.mode in ("P", "RGB") and "transparency" in image.info
+    )
+    if not transparent:
+        return np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image.convert("RGBA")).astype("int32")
+    alpha = pixels[..., 3:]
+    pixels = pixels[..., :3] * alpha + 255 * (255 - alpha)
+    return ((pixels + 127) // 255).astype("uint8")
+
+
+def _upright(pixels, orientation):
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in _FLIPPED_VERTICALLY:
+        pixels = pixels[::-1]
+    if orientation in _FLIPPED_HORIZONTALLY:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+# === In the graph ===
+
+
+def decode_in_graph(contents):
+    """Decode one encoded picture with TensorFlow operations.
+
+    Args:
+        contents: scalar string tensor, a whole picture file: JPEG (gray,
+            colour or CMYK; EXIF orientation applied), PNG (any), WebP (not
+            animated), GIF (first frame), BMP (24 and 32 bit).
+
+    Returns:
+        uint8 tensor `(height, width, 3)`, upright. Anything else raises
+        `tf.errors.InvalidArgumentError` when the operation runs.
+    """
+    import tensorflow as tf
+
+    # Zeros behind the end, because positions beyond it would be errors.
+    head = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
+
+    def begins(signature, position=0):
+        part = tf.strings.substr(head, position, len(signature))
+        return tf.equal(part, signature)
+
+    webp = begins(b"RIFF") & begins(b"WEBP", 8)
+    animated = begins(b"VP8X", 12) & _bit_is_set(head, 20, 0x02)
+    # On animated WebP every decoding operation of TensorFlow 2.20 writes
+    # beyond its buffer. An empty file is refused properly.
+    contents = tf.where(webp & animated, b"", contents)
+    bmp = begins(b"BM") & ~begins(b"\x08", 28)
+    image = tf.case(
+        [
+            (begins(b"\xff\xd8"), lambda: _decode_jpeg(contents)),
+            (webp, lambda: _decode_webp(contents)),
+            (begins(b"GIF8"), lambda: tf.io.decode_gif(contents)[0]),
+            (bmp, lambda: tf.io.decode_bmp(contents, channels=3)),
+        ],
+        # Also what gives unknown formats their error message.
+        default=lambda: _over_white(tf.io.decode_png(contents, channels=0)),
+    )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _decode_jpeg(contents):
+    import tensorflow as tf
+
+    # The accurate transform is what every other library uses, and is as fast.
+    image = tf.io.decode_jpeg(
+        contents, channels=3, dct_method="INTEGER_ACCURATE"
+    )
+    orientation = _exif_orientation_in_graph(contents)
+    return tf.cond(
+        tf.equal(orientation, 1),
+        lambda: image,
+        lambda: _upright_in_graph(image, orientation),
+    )
+
+
+def _decode_webp(contents):
+    import tensorflow as tf
+
+    if not hasattr(tf.io, "decode_webp"):
+        # TensorFlow before 2.20: the default operation names the format.
+        return tf.io.decode_png(contents, channels=3)
+    return _over_white(tf.io.decode_webp(contents, channels=0)[0])
+
+
+def _over_white(image):
+    """Gray, gray-alpha, RGB or RGBA (known when it runs) to RGB."""
+    import tensorflow as tf
+
+    channels = tf.shape(image)[-1]
+
+    def blend():
+        pixels = tf.cast(image, tf.int32)
+        alpha = pixels[..., -1:]
+        pixels = pixels[..., :-1] * alpha + 255 * (255 - alpha)
+        return tf.cast((pixels + 127) // 255, tf.uint8)
+
+    image = tf.cond(tf.equal(channels % 2, 0), blend, lambda: image)
+    repeats = tf.where(tf.less(channels, 3), 3, 1)
+    return tf.tile(image, tf.stack([1, 1, repeats]))
+
+
+def _bit_is_set(head, position, mask):
+    import tensorflow as tf
+
+    byte = tf.io.decode_raw(tf.strings.substr(head, position, 1), tf.uint8)
+    return tf.reduce_any(tf.bitwise.bitwise_and(byte, mask) > 0)
+
+
+def _exif_orientation_in_graph(contents):
+    """`exif_orientation`, as TensorFlow operations."""
+    import tensorflow as tf
+
+    head = tf.io.decode_raw(
+        tf.strings.substr(contents, 0, _EXIF_SEARCH_BYTES), tf.uint8
+    )
+    # Zeros behind the end: positions that a broken block invents read as 0.
+    head = tf.concat([head, tf.zeros(8, tf.uint8)], 0)
+    last = tf.shape(head, out_type=tf.int64)[0] - 1
+
+    def byte(position):
+        position = tf.clip_by_value(position, 0, last)
+        return tf.cast(tf.gather(head, position), tf.int64)
+
+    # Few bytes equal "E", so the other five are compared at those alone.
+    starts = tf.where(tf.equal(head, _EXIF_HEADER[0]))[:, 0]
+    matches = tf.ones_like(starts, tf.bool)
+    for offset, value in enumerate(_EXIF_HEADER[1:], start=1):
+        matches &= tf.equal(byte(starts + offset), value)
+    starts = tf.boolean_mask(starts, matches)
+
+    def parse():
+        tiff = starts[0] + len(_EXIF_HEADER)
+        little = tf.equal(byte(tiff), ord("I"))
+
+        def number(position, size):
+            low_first = [byte(position + i) * 256**i for i in range(size)]
+            high_first = [
+                byte(position + i) * 256 ** (size - 1 - i) for i in range(size)
+            ]
+            return tf.where(little, tf.add_n(low_first), tf.add_n(high_first))
+
+        directory = tiff + number(tiff + 4, 4)
+        count = tf.minimum(number(directory, 2), _MAX_EXIF_ENTRIES)
+        entries = directory + 2 + 12 * tf.range(count)
+        found = tf.equal(number(entries, 2), _ORIENTATION_TAG)
+        values = number(tf.boolean_mask(entries, found) + 8, 2)
+        value = tf.concat([values, [1]], 0)[0]
+        return tf.where((value >= 1) & (value <= 8), value, 1)
+
+    return tf.cond(tf.size(starts) > 0, parse, lambda: tf.constant(1, tf.int64))
+
+
+def _upright_in_graph(image, orientation):
+    import tensorflow as tf
+
+    def member(values):
+        return tf.reduce_any(tf.equal(orientation, values))
+
+    image = tf.cond(
+        orientation >= 5,
+        lambda: tf.transpose(image, (1, 0, 2)),
+        lambda: image,
+    )
+    image = tf.cond(
+        member(_FLIPPED_VERTICALLY), lambda: image[::-1], lambda: image
+    )
+    return tf.cond(
+        member(_FLIPPED_HORIZONTALLY), lambda: image[:, ::-1], lambda: image
+    )

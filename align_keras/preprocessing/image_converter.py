@@ -1,0 +1,351 @@
+"""The paper's picture preprocessing: resize, crop, scale."""
+
+import os
+from pathlib import Path
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from align_keras.preprocessing.decode import decode_in_graph
+from align_keras.preprocessing.decode import decode_with_pillow
+from align_keras.preprocessing.decode import in_tf_graph
+
+# The paper resizes to 346 and crops 289 (section 4.1).
+_RESIZE_RATIO = 346 / 289
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class AlignImageConverter(keras_hub.layers.ImageConverter):
+    """Turns pictures into the numbers that the image tower takes.
+
+    Every picture is resized to `resize_size` without keeping its proportions,
+    then `image_size` is cropped out of it: the centre in evaluation, a random
+    place with a random mirror image in training (section 4.1 of the paper).
+    Values go from 0..255 to -1..1. The layer runs eagerly on every Keras
+    backend, inside tf.data and inside a SavedModel; results are float32 under
+    every dtype policy.
+
+    Random crops are stateless: they follow from `seed` alone. TensorFlow and
+    NumPy (used eagerly on other backends) draw different numbers from the
+    same seed.
+
+    Args:
+        image_size: int or tuple of two ints, height and width of the result
+            in pixels. Defaults to 289.
+        resize_size: int or tuple of two ints, height and width before the
+            crop. Defaults to `None`, the paper's proportion 346 / 289 of
+            `image_size`.
+        antialias: bool. Whether shrinking averages over all pixels and
+            rounds to whole grey levels, as Pillow and so the Hugging Face
+            processor do. Defaults to `False`, as the public reproduction of
+            ALIGN was trained.
+        scale: float or three floats, multiplied with the values 0..255.
+            Defaults to 1 / 127.5.
+        offset: float or three floats, added afterwards. Defaults to -1.
+
+    Example:
+
+    ```python
+    converter = AlignImageConverter(image_size=64)
+    photo = np.random.randint(0, 256, (120, 160, 3), dtype="uint8")
+    converter(photo)  # (64, 64, 3), float32
+    converter(photo[None], training=True, seed=[1, 2])  # (1, 64, 64, 3)
+    ```
+    """
+
+    def __init__(
+        self,
+        image_size=(289, 289),
+        resize_size=None,
+        antialias=False,
+        scale=1 / 127.5,
+        offset=-1.0,
+        **kwargs,
+    ):
+        image_size = _pair(image_size, "image_size")
+        if resize_size is None:
+            resize_size = [round(side * _RESIZE_RATIO) for side in image_size]
+        resize_size = _pair(resize_size, "resize_size")
+        # In bfloat16, 0..255 would have only 8 significant bits.
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(
+            image_size=resize_size,
+            scale=scale,
+            offset=offset,
+            crop_to_aspect_ratio=False,
+            antialias=antialias,
+            data_format="channels_last",
+            **kwargs,
+        )
+        self.image_size = image_size
+
+    @property
+    def image_size(self):
+        """Height and width of the result; can be set."""
+        return self._image_size
+
+    @image_size.setter
+    def image_size(self, value):
+        value = _pair(value, "image_size")
+        if any(c > r for c, r in zip(value, self.resize_size, strict=True)):
+            raise ValueError(
+                f"`image_size` {value} does not fit into `resize_size` "
+                f"{self.resize_size}; choose a smaller `image_size`."
+            )
+        self._image_size = value
+
+    @property
+    def resize_size(self):
+        """Height and width to which pictures are resized before the crop."""
+        return (self.resizing.height, self.resizing.width)
+
+    def call(self, images, training=False, seed=None):
+        """Convert one picture or a batch of equally large ones.
+
+        Args:
+            images: uint8 or float array `(height, width, 3)` or `(batch,
+                height, width, 3)` with values 0..255. In a TensorFlow graph
+                also a string tensor, `()` or `(batch,)`, of encoded files.
+            training: bool. Random crop and mirror image in the place of the
+                central crop. Defaults to `False`.
+            seed: two ints, needed with `training=True`. Each picture of the
+                batch has its own draw.
+
+        Returns:
+            float32 tensor `(height, width, 3)` or `(batch, height, width, 3)`
+            with `height, width = image_size`.
+        """
+        if training and seed is None:
+            raise ValueError(
+                "Random crops follow from a seed: pass `seed=(a, b)` together "
+                "with `training=True`."
+            )
+        if "string" in repr(getattr(images, "dtype", None)):
+            return self._convert_encoded(images, training, seed)
+        images = _to_float(images)
+        if len(images.shape) not in (3, 4) or images.shape[-1] != 3:
+            raise ValueError(
+                "Pictures must have the shape (height, width, 3) or (batch, "
+                f"height, width, 3). Received: {tuple(images.shape)}."
+            )
+        images = self._resize(images)
+        if training:
+            images = self._random_crop(images, seed)
+        else:
+            images = self._central_crop(images)
+        images = images * np.asarray(self.scale, "float32")
+        images = images + np.asarray(self.offset, "float32")
+        return images if in_tf_graph() else ops.convert_to_tensor(images)
+
+    def decode(self, contents):
+        """Decode one encoded picture inside a TensorFlow graph.
+
+        Args:
+            contents: scalar string tensor, the bytes of a JPEG (gray, colour,
+                CMYK; EXIF orientation is applied), PNG (transparency over
+                white), WebP (not animated), GIF (first frame) or BMP (24 or
+                32 bit) file.
+
+        Returns:
+            uint8 tensor `(height, width, 3)`. A file that does not decode
+            raises `tf.errors.InvalidArgumentError` when the graph runs.
+        """
+        return decode_in_graph(contents)
+
+    def load(self, images):
+        """Read, decode and convert picture files, without TensorFlow.
+
+        Args:
+            images: list whose items are paths, encoded files as bytes,
+                `PIL.Image.Image` objects or arrays `(height, width, 3)` with
+                values 0..255; or one such item.
+
+        Returns:
+            NumPy array float32 `(number of pictures, height, width, 3)`.
+
+        Raises:
+            FileNotFoundError: A path does not exist.
+            ValueError: An item is no picture; the message names it.
+
+        Example:
+
+        ```python
+        from PIL import Image
+
+        AlignImageConverter().load([Image.new("RGB", (400, 300))]).shape
+        # (1, 289, 289, 3)
+        ```
+        """
+        if not isinstance(images, (list, tuple)):
+            images = [images]
+        converted = [
+            ops.convert_to_numpy(self(_load_pixels(image, position)))
+            for position, image in enumerate(images)
+        ]
+        empty = np.zeros((0, *self.image_size, 3), "float32")
+        return np.stack(converted) if converted else empty
+
+    def get_config(self):
+        config = super().get_config()
+        # Constants of the paper's pipeline, not arguments of this class.
+        for name in (
+            "bounding_box_format",
+            "crop_to_aspect_ratio",
+            "interpolation",
+            "pad_to_aspect_ratio",
+        ):
+            config.pop(name)
+        config["image_size"] = self.image_size
+        config["resize_size"] = self.resize_size
+        return config
+
+    def _convert_encoded(self, contents, training, seed):
+        import tensorflow as tf
+
+        if contents.shape.rank == 0:
+            return self.call(self.decode(contents), training, seed)
+        # Files differ in size: resize each, then crop all in one operation.
+        images = tf.map_fn(
+            lambda file: self._resize(_to_float(self.decode(file))),
+            contents,
+            fn_output_signature=tf.TensorSpec(
+                (*self.resize_size, 3), tf.float32
+            ),
+        )
+        # A second resizing to the same size changes nothing.
+        return self.call(images, training, seed)
+
+    def _resize(self, images):
+        height, width = self.resize_size
+        if not self.antialias:
+            return _bilinear(images, height, width)
+        # Pillow works on 8-bit pictures: columns first, rounded half up,
+        # then rows, rounded again.
+        images = _bilinear(images, images.shape[-3], width, antialias=True)
+        images = (images + 0.5) // 1.0
+        images = _bilinear(images, height, width, antialias=True)
+        return (images + 0.5) // 1.0
+
+    def _central_crop(self, images):
+        height, width = self.image_size
+        top = (self.resize_size[0] - height) // 2
+        left = (self.resize_size[1] - width) // 2
+        return images[..., top : top + height, left : left + width, :]
+
+    def _random_crop(self, images, seed):
+        unbatched = len(images.shape) == 3
+        images = images[None] if unbatched else images
+        if _uses_tensorflow():
+            images = self._random_crop_tf(images, seed)
+        else:
+            images = self._random_crop_numpy(images, seed)
+        return images[0] if unbatched else images
+
+    def _random_crop_tf(self, images, seed):
+        import tensorflow as tf
+
+        draws = tf.random.stateless_uniform(
+            (tf.shape(images)[0], 3), tf.convert_to_tensor(seed)
+        )
+        rows, columns = self._window(
+            lambda bound: tf.range(bound)[None],
+            tf.cast(draws[:, :1] * (self._margin(0) + 1), tf.int32),
+            tf.cast(draws[:, 1:2] * (self._margin(1) + 1), tf.int32),
+            tf.cast(draws[:, 2:] < 0.5, tf.int32),
+        )
+        images = tf.gather(images, rows, axis=1, batch_dims=1)
+        return tf.gather(images, columns, axis=2, batch_dims=1)
+
+    def _random_crop_numpy(self, images, seed):
+        generator = np.random.default_rng(np.asarray(seed, "uint64"))
+        draws = generator.random((images.shape[0], 3))
+        rows, columns = self._window(
+            lambda bound: np.arange(bound)[None],
+            (draws[:, :1] * (self._margin(0) + 1)).astype("int32"),
+            (draws[:, 1:2] * (self._margin(1) + 1)).astype("int32"),
+            (draws[:, 2:] < 0.5).astype("int32"),
+        )
+        pictures = np.arange(images.shape[0])[:, None, None]
+        return images[pictures, rows[:, :, None], columns[:, None, :]]
+
+    def _window(self, indices, top, left, mirrored):
+        """Row and column indices of each crop, each `(batch, side)`.
+
+        A mirror image is a crop whose columns run backwards.
+        """
+        height, width = self.image_size
+        columns = indices(width)
+        columns = columns + mirrored * (width - 1 - 2 * columns)
+        return top + indices(height), left + columns
+
+    def _margin(self, axis):
+        return self.resize_size[axis] - self.image_size[axis]
+
+
+def _pair(size, name):
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if len(size) != 2 or any(int(side) < 1 for side in size):
+        raise ValueError(
+            f"`{name}` must be a positive int or a pair of them. "
+            f"Received: {size}."
+        )
+    return tuple(int(side) for side in size)
+
+
+def _uses_tensorflow():
+    """Whether to compute with TensorFlow, or else with NumPy.
+
+    tf.data and SavedModels need TensorFlow under every Keras backend. NumPy
+    serves the others: their compilers would start anew for each picture size.
+    """
+    return in_tf_graph() or keras.backend.backend() == "tensorflow"
+
+
+def _to_float(images):
+    if _uses_tensorflow():
+        import tensorflow as tf
+
+        return tf.cast(images, tf.float32)
+    return np.asarray(images, "float32")
+
+
+def _bilinear(images, height, width, antialias=False):
+    if _uses_tensorflow():
+        import tensorflow as tf
+
+        height = tf.shape(images)[-3] if height is None else height
+        return tf.image.resize(images, (height, width), antialias=antialias)
+    for axis, side in ((-2, width), (-3, height)):
+        weights = _bilinear_weights(images.shape[axis], side, antialias)
+        images = np.tensordot(weights, images, (1, axis))
+        images = np.moveaxis(images, 0, axis)
+    return images
+
+
+def _bilinear_weights(size, new_size, antialias):
+    """Weights `(new_size, size)` of the old pixels in each new one."""
+    scale = size / new_size
+    centres = (np.arange(new_size) + 0.5) * scale - 0.5
+    distances = np.abs(np.arange(size) - centres[:, None])
+    reach = max(scale, 1.0) if antialias else 1.0
+    weights = np.maximum(1.0 - distances / reach, 0.0)
+    return (weights / weights.sum(1, keepdims=True)).astype("float32")
+
+
+def _load_pixels(image, position):
+    """uint8 pixels of a path, bytes, Pillow picture or array."""
+    if isinstance(image, (str, os.PathLike)):
+        name = f"`{image}`"
+        image = Path(image).read_bytes()
+    else:
+        name = f"Picture number {position} of the list"
+    if hasattr(image, "shape"):
+        return image
+    try:
+        return decode_with_pillow(image)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a readable picture: {error}.") from (
+            error
+        )

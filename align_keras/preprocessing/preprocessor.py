@@ -1,0 +1,141 @@
+"""Picture–text pairs to the inputs of `AlignDualEncoder`."""
+
+import keras
+import keras_hub
+from keras import ops
+
+from align_keras.preprocessing.decode import in_tf_graph
+from align_keras.preprocessing.image_converter import AlignImageConverter
+from align_keras.preprocessing.tokenizer import AlignTokenizer
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class AlignPreprocessor(keras_hub.models.Preprocessor):
+    """Turns pictures and texts into the arrays that ALIGN's towers take.
+
+    Texts become `[CLS] … [SEP]`, cut or filled with `[PAD]` to
+    `sequence_length` tokens; a cut text keeps its `[SEP]`. Pictures go
+    through `AlignImageConverter`. The layer runs eagerly, in
+    `tf.data.Dataset.map` and inside a SavedModel; eagerly it needs no
+    TensorFlow.
+
+    Args:
+        tokenizer: `AlignTokenizer`. Defaults to `None`: no texts.
+        image_converter: `AlignImageConverter`. Defaults to `None`: no
+            pictures.
+        sequence_length: int. Tokens per text, the special ones included.
+            Defaults to 64 (section 4.1 of the paper).
+
+    Example:
+
+    ```python
+    preprocessor = AlignPreprocessor(
+        tokenizer=AlignTokenizer(
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bus"]
+        ),
+        image_converter=AlignImageConverter(image_size=64),
+    )
+    preprocessor(
+        {"images": np.zeros((1, 90, 120, 3), "uint8"), "texts": ["a bus"]}
+    )
+    # images (1, 64, 64, 3), token_ids and padding_mask (1, 64)
+    ```
+    """
+
+    tokenizer_cls = AlignTokenizer
+    image_converter_cls = AlignImageConverter
+
+    def __init__(
+        self,
+        tokenizer=None,
+        image_converter=None,
+        sequence_length=64,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if sequence_length < 3:
+            raise ValueError(
+                "`sequence_length` must leave room for [CLS], a token and "
+                f"[SEP]. Received: {sequence_length}."
+            )
+        self.tokenizer = tokenizer
+        self.image_converter = image_converter
+        self.sequence_length = sequence_length
+
+    def call(self, inputs):
+        """Convert pictures, texts or both.
+
+        Args:
+            inputs: dict with `"images"` (arrays or encoded files, see
+                `AlignImageConverter`; eagerly also a list of paths or bytes),
+                `"texts"` (string, list of strings or string tensor), or both.
+
+        Returns:
+            dict with `"images"`, float32 `(batch, height, width, 3)`, and
+            `"token_ids"` and `"padding_mask"`, int32 `(batch,
+            sequence_length)`; only what follows from the given keys.
+        """
+        unknown = set(inputs) - {"images", "texts"}
+        if unknown or not inputs:
+            raise ValueError(
+                'The preprocessor takes a dict with the keys "images" and '
+                f'"texts". Received the keys: {sorted(inputs)}.'
+            )
+        outputs = {}
+        if "images" in inputs:
+            outputs["images"] = self._convert(inputs["images"])
+        if "texts" in inputs:
+            outputs.update(self.tokenize(inputs["texts"]))
+        return outputs
+
+    def tokenize(self, texts):
+        """Turn texts into token ids of one length.
+
+        Args:
+            texts: string, list of strings or string tensor `()` or
+                `(batch,)`.
+
+        Returns:
+            dict of int32 tensors `(sequence_length,)` or `(batch,
+            sequence_length)`: `"token_ids"`, and `"padding_mask"` with 1 at
+            real tokens and 0 at `[PAD]`.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                "This preprocessor takes no texts: it was made without a "
+                "`tokenizer`."
+            )
+        # Made here because a preset's vocabulary is loaded after `__init__`.
+        packer = keras_hub.layers.StartEndPacker(
+            sequence_length=self.sequence_length,
+            start_value=self.tokenizer.cls_token_id,
+            end_value=self.tokenizer.sep_token_id,
+            pad_value=self.tokenizer.pad_token_id,
+            return_padding_mask=True,
+        )
+        token_ids, padding_mask = packer(self.tokenizer(texts))
+        if in_tf_graph():
+            import tensorflow as tf
+
+            shape = (*texts.shape, self.sequence_length)
+            token_ids = tf.ensure_shape(token_ids, shape)
+            padding_mask = tf.ensure_shape(padding_mask, shape)
+            padding_mask = tf.cast(padding_mask, tf.int32)
+        else:
+            padding_mask = ops.cast(padding_mask, "int32")
+        return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+    def get_config(self):
+        config = super().get_config()
+        config["sequence_length"] = self.sequence_length
+        return config
+
+    def _convert(self, images):
+        if self.image_converter is None:
+            raise ValueError(
+                "This preprocessor takes no pictures: it was made without an "
+                "`image_converter`."
+            )
+        if isinstance(images, (list, str, bytes)):
+            return ops.convert_to_tensor(self.image_converter.load(images))
+        return self.image_converter(images)

@@ -1,0 +1,6 @@
+from align_keras.training.recipes import Recipe
+from align_keras.training.recipes import load_recipe
+from align_keras.training.strategies import make_strategy
+from align_keras.training.train import train
+
+__all__ = ["Recipe", "load_recipe", "make_strategy", "train"]

@@ -1,0 +1,216 @@
+import dataclasses
+import difflib
+from pathlib import Path
+
+import yaml
+
+from align_keras.models.presets import presets_directory
+
+OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+BATCH_NORMS = ("local", "synchronized", "ghost")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that distinguishes one training run from another but the data.
+
+    Attributes:
+        steps: int. Number of optimizer steps.
+        batch_size: int. Number of pairs of a step, over all replicas.
+        learning_rate: float. Peak of the learning rate.
+        warmup_steps: int. Steps of the linear warm-up; a linear decay to zero
+            at `steps` follows.
+        weight_decay: float. Weight decay of `lamb` and `adamw`.
+        label_smoothing: float. See `ContrastiveLoss`.
+        image_size: int. Height and width of the pictures in pixels.
+        resize_size: int. Height and width from which they are cropped.
+        sequence_length: int. Number of tokens of a text.
+        optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
+            momentum of 0.9).
+        microbatch_size: int or `None`. Reserved for gradient-cached training,
+            which does not exist yet; must be `None`.
+        precision: string. `"float32"`, `"mixed_bfloat16"` or
+            `"mixed_float16"`.
+        checkpoint_every: int. Number of steps between checkpoints, at which
+            the model is evaluated too.
+        seed: int. Seed of the weights, the order and the augmentation of the
+            data.
+        batch_norm: string or `None`. See `EfficientNetBackbone`; `None` keeps
+            what the preset says.
+        initial_temperature: float or `None`. Softmax temperature to start
+            from; `None` keeps what the preset says.
+        vocabulary_size: int. Greatest number of tokens of a vocabulary that
+            is learned from the captions because none was given.
+
+    Reference:
+        - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 5.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 0
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.1
+    image_size: int = 289
+    resize_size: int = 346
+    sequence_length: int = 64
+    optimizer: str = "lamb"
+    microbatch_size: int | None = None
+    precision: str = "float32"
+    checkpoint_every: int = 1000
+    seed: int = 0
+    batch_norm: str | None = None
+    initial_temperature: float | None = None
+    vocabulary_size: int = 100_000
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _convert(field, value))
+        for name in _POSITIVE:
+            self._require(name, getattr(self, name) > 0, "positive")
+        for name in ("warmup_steps", "weight_decay"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require(
+            "warmup_steps", self.warmup_steps < self.steps, "below `steps`"
+        )
+        self._require(
+            "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"
+        )
+        self._require(
+            "resize_size",
+            self.resize_size >= self.image_size,
+            "at least `image_size`",
+        )
+        self._require("optimizer", self.optimizer in OPTIMIZERS, OPTIMIZERS)
+        self._require("precision", self.precision in PRECISIONS, PRECISIONS)
+        self._require(
+            "batch_norm", self.batch_norm in (None, *BATCH_NORMS), BATCH_NORMS
+        )
+        self._require(
+            "microbatch_size",
+            self.microbatch_size is None,
+            "null: gradient-cached training does not exist yet",
+        )
+
+    def _require(self, name, holds, rule):
+        if holds:
+            return
+        if isinstance(rule, tuple):
+            rule = "one of " + ", ".join(rule)
+        raise ValueError(
+            f"Recipe field `{name}` must be {rule}. "
+            f"Received: {name}={getattr(self, name)!r}"
+        )
+
+
+_POSITIVE = (
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "image_size",
+    "sequence_length",
+    "checkpoint_every",
+    "vocabulary_size",
+)
+
+
+def _convert(field, value):
+    """Check the type of a field; YAML reads `1e-3` as a string."""
+    kind = str(field.type)
+    if value is None and "None" in kind:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        if "float" in kind:
+            return float(value)
+        if "int" in kind:
+            if not float(value).is_integer():
+                raise ValueError
+            return int(float(value))
+        if not isinstance(value, str):
+            raise TypeError
+        return value
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"Recipe field `{field.name}` must be of type {kind}. "
+            f"Received: {field.name}={value!r}"
+        ) from None
+
+
+def recipe_names():
+    """Return the names of the shipped recipes, sorted."""
+    return sorted(p.stem for p in (presets_directory() / "recipes").iterdir())
+
+
+def load_recipe(recipe, **overrides):
+    """Load and validate a recipe.
+
+    Args:
+        recipe: string or `Recipe`. The name of a shipped recipe (`"align"`,
+            `"coyo700m"`, `"cc3m"`, `"finetune_flickr30k"`, `"finetune_coco"`,
+            `"quickstart"`), or the path of a YAML file with the fields of
+            `Recipe`.
+        **overrides: Fields that replace those of the recipe, where not
+            `None`.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        ValueError: A field is unknown, missing, or has a wrong value.
+
+    Example:
+
+    ```python
+    recipe = load_recipe("align", batch_size=1024, steps=10_000)
+    ```
+    """
+    overrides = {k: v for k, v in overrides.items() if v is not None}
+    if isinstance(recipe, Recipe):
+        return dataclasses.replace(recipe, **overrides)
+    path = _find_recipe(str(recipe))
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"Recipe `{path}` is no valid YAML: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"Recipe `{path}` must be a YAML mapping of fields such as "
+            f"`steps: 1000`. Received: {fields!r}"
+        )
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    fields = {**fields, **overrides}
+    for name in fields:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
+            raise ValueError(
+                f"Recipe `{path}` has the unknown field `{name}`. Did you "
+                f"mean `{nearest[0]}`? Known fields: {', '.join(known)}."
+            )
+    missing = [n for n in ("steps", "batch_size", "learning_rate")
+               if n not in fields]
+    if missing:
+        raise ValueError(f"Recipe `{path}` lacks the field `{missing[0]}`.")
+    try:
+        return Recipe(**fields)
+    except ValueError as error:
+        raise ValueError(f"{error} (in recipe `{path}`)") from None
+
+
+def _find_recipe(recipe):
+    shipped = presets_directory() / "recipes" / f"{recipe}.yaml"
+    if shipped.is_file():
+        return shipped
+    if Path(recipe).is_file():
+        return Path(recipe)
+    names = recipe_names()
+    nearest = difflib.get_close_matches(recipe, names, n=1, cutoff=0)
+    raise FileNotFoundError(
+        f"There is no recipe named `{recipe}` and no such file. Did you mean "
+        f"`{nearest[0]}`? Shipped recipes: {', '.join(names)}."
+    )

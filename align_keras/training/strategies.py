@@ -1,0 +1,133 @@
+import contextlib
+import json
+import os
+
+import keras
+
+STRATEGIES = ("auto", "one-device", "mirrored", "multi-worker", "tpu")
+
+
+class _NoStrategy:
+    """One device, with the interface of `tf.distribute.Strategy` we use."""
+
+    num_replicas_in_sync = 1
+
+    def scope(self):
+        return contextlib.nullcontext()
+
+
+def make_strategy(name="auto", tpu=None):
+    """Create the distribution strategy of a training run.
+
+    Args:
+        name: string. `"one-device"`; `"mirrored"`, all local devices;
+            `"multi-worker"`, the workers that the environment variable
+            `TF_CONFIG` names; `"tpu"`; or `"auto"`, which takes what it
+            finds. On the JAX backend, `"auto"` and `"mirrored"` spread the
+            batch over all devices.
+        tpu: string. Name or address of the TPU for the cluster resolver.
+            `None` reads the environment variable `TPU_NAME`.
+
+    Returns:
+        An object with `scope()` and `num_replicas_in_sync`, such as a
+        `tf.distribute.Strategy`. Create the model and its optimizer within
+        the scope.
+
+    Raises:
+        ValueError: The name is unknown, or there is no such hardware.
+
+    Example:
+
+    ```python
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        model = AlignDualEncoder.from_preset("align_b3_bert_mini")
+    ```
+    """
+    if name not in STRATEGIES:
+        raise ValueError(
+            f"`strategy` must be one of {', '.join(STRATEGIES)}. "
+            f"Received: strategy={name!r}"
+        )
+    if keras.config.backend() == "jax":
+        return _jax_strategy(name)
+    import tensorflow as tf
+
+    if name == "auto":
+        name = _detect(tf)
+    if name == "tpu":
+        return _tpu_strategy(tf, tpu)
+    if name == "multi-worker":
+        _require_tf_config()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored":
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        devices = tf.config.list_logical_devices(kind)
+        return tf.distribute.MirroredStrategy([d.name for d in devices])
+    return _NoStrategy()
+
+
+def _detect(tf):
+    if os.environ.get("TPU_NAME") or os.path.exists("/dev/accel0"):
+        return "tpu"
+    workers = _tf_config().get("cluster", {}).get("worker", [])
+    if len(workers) > 1:
+        return "multi-worker"
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return "mirrored"
+    return "one-device"
+
+
+def _tf_config():
+    try:
+        return json.loads(os.environ.get("TF_CONFIG") or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"The environment variable TF_CONFIG is no valid JSON: {error}"
+        ) from None
+
+
+def _require_tf_config():
+    config = _tf_config()
+    if "cluster" not in config or "task" not in config:
+        raise ValueError(
+            "The strategy `multi-worker` needs the environment variable "
+            "TF_CONFIG with the entries `cluster` and `task` on every worker."
+        )
+
+
+def _tpu_strategy(tf, tpu):
+    tpu = tpu or os.environ.get("TPU_NAME")
+    if tpu is None:
+        tpu = "local" if os.path.exists("/dev/accel0") else None
+    try:
+        if tpu is None:
+            raise ValueError("TPU_NAME is not set")
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise ValueError(
+            "The strategy `tpu` found no TPU: run on a TPU VM, or name the "
+            "TPU in the environment variable TPU_NAME. "
+            f"The resolver said: {error}"
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _jax_strategy(name):
+    if name in ("multi-worker", "tpu"):
+        raise ValueError(
+            f"The strategy `{name}` belongs to the TensorFlow backend. On JAX "
+            "use `auto`, which takes all devices, and "
+            "`keras.distribution.initialize()` for several processes."
+        )
+    strategy = _NoStrategy()
+    devices = keras.distribution.list_devices()
+    if name != "one-device" and len(devices) > 1:
+        # The program sees the global batch, yet it must divide evenly.
+        strategy.num_replicas_in_sync = len(devices)
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=devices)
+        )
+    return strategy

@@ -1,0 +1,61 @@
+"""Scores between rows of embeddings, the same on every machine."""
+
+import numpy as np
+
+# Values that one block of scores may hold: 64 MiB in float32.
+BLOCK = 1 << 24
+
+
+def as_vectors(values, name):
+    """Return `values` as a float32 matrix, or say what is wrong with it.
+
+    Args:
+        values: array-like of floats `(count, dim)`. Embeddings, of any
+            backend and precision.
+        name: string. How error messages call it.
+
+    Returns:
+        `numpy.ndarray` of float32 `(count, dim)`.
+
+    Raises:
+        ValueError: `values` is not a matrix, is empty, or holds a value that
+            is not finite.
+    """
+    vectors = np.asarray(values, dtype="float32")
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise ValueError(
+            f"`{name}` must be a matrix of at least one row, "
+            f"`(count, dim)`. Received: shape={vectors.shape}"
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"`{name}` must hold finite numbers. Received NaN or infinity in "
+            f"{np.count_nonzero(~finite)} of {len(vectors)} rows, the first "
+            f"at index {np.argmin(finite)}."
+        )
+    return vectors
+
+
+def exact_scores(queries, candidates):
+    """Score every query against every candidate by their dot product.
+
+    The sums are taken in float64 and rounded to float32 once. A product in
+    float32 rounds on the way, and differently at the edges of its tiles: two
+    equal candidates can then score differently, and their order depends on
+    how many were scored together. Rounded once, equal vectors tie.
+
+    Args:
+        queries: `numpy.ndarray` of float32 `(num_queries, dim)`.
+        candidates: `numpy.ndarray` of float32 `(num_candidates, dim)`.
+
+    Returns:
+        `numpy.ndarray` of float32 `(num_queries, num_candidates)`.
+    """
+    scores = np.empty((len(queries), len(candidates)), dtype="float32")
+    queries = queries.astype("float64")
+    step = max(1, BLOCK // 2 // max(queries.shape))
+    for start in range(0, len(candidates), step):
+        block = candidates[start : start + step].astype("float64")
+        scores[:, start : start + step] = queries @ block.T
+    return scores

@@ -1,0 +1,83 @@
+"""Shared helpers of the tests: small models, and processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# CPU kernels of oneDNN round differently with the shape of a batch.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def data_directory():
+    """Directory of real photographs and rating files, where there is one."""
+    if not DATA.is_dir():
+        pytest.skip(f"There are no test data in {DATA}")
+    return DATA
+
+
+@pytest.fixture
+def run_script():
+    """Run a Python script in a fresh process and return its output."""
+
+    def run(script, *arguments, timeout=600, check=True, **environment):
+        result = subprocess.run(
+            [sys.executable, str(script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **environment},
+            cwd=ROOT,
+        )
+        if check and result.returncode:
+            pytest.fail(f"{script} failed:\n{result.stdout}\n{result.stderr}")
+        return result
+
+    return run
+
+
+@pytest.fixture
+def tiny_model():
+    """A dual encoder that trains in seconds, without randomness in steps."""
+    from align_keras import AlignDualEncoder
+    from align_keras import BertTextEncoder
+    from align_keras import EfficientNetBackbone
+
+    def build(dropout=0.0, batch_norm="local", **kwargs):
+        return AlignDualEncoder(
+            EfficientNetBackbone(
+                0.2, 0.2, dropout=dropout, batch_norm=batch_norm
+            ),
+            BertTextEncoder(50, 1, 2, 16, 32, dropout=dropout),
+            **{"embedding_dim": 24, **kwargs},
+        )
+
+    return build
+
+
+@pytest.fixture
+def pairs():
+    """Random inputs of a dual encoder."""
+
+    def make(batch, size=32, length=8, seed=0):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(2, length + 1, (batch, 1))
+        mask = (np.arange(length) < lengths).astype("int32")
+        return {
+            "images": rng.uniform(-1, 1, (batch, size, size, 3)).astype(
+                "float32"
+            ),
+            "token_ids": rng.integers(5, 50, (batch, length)).astype("int32")
+            * mask,
+            "padding_mask": mask,
+        }
+
+    return make

@@ -1,0 +1,363 @@
+"""Batches from records: order, determinism, resuming, broken records."""
+
+import collections
+import io
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.data import count_records
+from align_keras.data import iterate_records
+from align_keras.data import load_dataset
+from align_keras.data import records
+from align_keras.data import skipped
+from align_keras.preprocessing import AlignImageConverter
+from align_keras.preprocessing import AlignPreprocessor
+from align_keras.preprocessing import AlignTokenizer
+
+WORDS = [f"w{number}" for number in range(40)] + [f"x{n}" for n in range(40)]
+FIRST = 5  # id of "w0"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counter(monkeypatch):
+    monkeypatch.setattr(records, "_skipped", {})
+
+
+@pytest.fixture(scope="module")
+def preprocessor():
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return AlignPreprocessor(
+        AlignTokenizer(vocabulary),
+        AlignImageConverter(image_size=8, resize_size=12),
+        sequence_length=4,
+    )
+
+
+def _picture(number):
+    """A plain picture whose grey level is its number."""
+    file = io.BytesIO()
+    Image.new("RGB", (20, 16), (number, number, number)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _record(number, captions=None):
+    if captions is None:
+        captions = [f"w{number}", f"x{number}"]
+    return records.encode_record(
+        f"key{number}", _picture(number), captions, 20, 16
+    )
+
+
+def _write(path, contents):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in contents:
+            writer.write(record)
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """37 records in 4 files."""
+    for shard in range(4):
+        numbers = range(shard * 10, min(37, shard * 10 + 10))
+        path = tmp_path / f"data-{shard:05d}-of-00004.tfrecord"
+        _write(path, [_record(number) for number in numbers])
+    return tmp_path
+
+
+def _numbers(batch):
+    """Which pictures a batch holds."""
+    grey = (batch["images"].numpy()[:, 0, 0, 0] + 1) * 127.5
+    return np.round(grey).astype(int).tolist()
+
+
+def _captions(batch):
+    return [WORDS[token - FIRST] for token in batch["token_ids"].numpy()[:, 1]]
+
+
+def _batches(dataset, count):
+    return [
+        {name: value.numpy() for name, value in batch.items()}
+        for batch in dataset.take(count)
+    ]
+
+
+def _assert_equal(first, second):
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        for name in ("images", "token_ids", "padding_mask"):
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_one_pass_in_order(packed, preprocessor):
+    dataset = load_dataset(packed, preprocessor, 8, training=False)
+    batches = list(dataset)
+    assert [len(_numbers(b)) for b in batches] == [8, 8, 8, 8, 5]
+    assert sum(map(_numbers, batches), []) == list(range(37))
+    captions = sum(map(_captions, batches), [])
+    assert captions == [f"w{n}" for n in range(37)]
+    for name, value in preprocessor.tokenize(["w0", "w1"]).items():
+        np.testing.assert_array_equal(batches[0][name][:2], value)
+
+
+def test_training_batches_are_static_and_numeric(packed, preprocessor):
+    spec = load_dataset(packed, preprocessor, 8).element_spec
+    assert spec == {
+        "images": tf.TensorSpec((8, 8, 8, 3), tf.float32),
+        "token_ids": tf.TensorSpec((8, 4), tf.int32),
+        "padding_mask": tf.TensorSpec((8, 4), tf.int32),
+    }
+
+
+def test_epochs_are_whole_and_shuffled(packed, preprocessor):
+    dataset = load_dataset(packed, preprocessor, 37)
+    first, second = (_numbers(batch) for batch in dataset.take(2))
+    assert sorted(first) == sorted(second) == list(range(37))
+    assert first != second != list(range(37)) != first
+    # The shards' borders are gone.
+    assert len({number // 10 for number in first[:10]}) > 1
+
+
+def test_pairs_stay_together_and_every_caption_is_drawn(packed, preprocessor):
+    drawn = collections.Counter()
+    for batch in load_dataset(packed, preprocessor, 37).take(40):
+        for number, caption in zip(
+            _numbers(batch), _captions(batch), strict=True
+        ):
+            assert int(caption[1:]) == number
+            drawn[caption[0]] += 1
+    # Six standard deviations.
+    assert abs(drawn["w"] - drawn["x"]) < 6 * np.sqrt(40 * 37)
+
+
+def test_crops_differ_between_epochs(tmp_path, preprocessor):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), "uint8")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    record = records.encode_record("a", file.getvalue(), ["w0"], 12, 12)
+    _write(tmp_path / "a.tfrecord", [record])
+    batch = next(iter(load_dataset(tmp_path, preprocessor, 64)))
+    crops = {image.tobytes() for image in batch["images"].numpy()}
+    # 25 places, each with its mirror image.
+    assert 25 < len(crops) <= 50
+
+
+def test_determinism(packed, preprocessor):
+    first = _batches(load_dataset(packed, preprocessor, 8, seed=3), 12)
+    # The program's own seed has no influence.
+    tf.random.set_seed(99)
+    dataset = load_dataset(packed, preprocessor, 8, seed=3)
+    _assert_equal(first, _batches(dataset, 12))
+    _assert_equal(first, _batches(dataset, 12))
+    other = _batches(load_dataset(packed, preprocessor, 8, seed=4), 1)
+    assert np.abs(first[0]["images"] - other[0]["images"]).max() > 0
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_start_step_continues_exactly(packed, preprocessor, broken):
+    if broken:
+        _write(packed / "data-bad.tfrecord", [b"?", _record(5)[:-30]])
+    options = {"batch_size": 8, "seed": 3, "shuffle_buffer": 16}
+    whole = _batches(load_dataset(packed, preprocessor, **options), 16)
+    # In the first epoch, across its end, and far into the third.
+    for step in (1, 5, 13):
+        dataset = load_dataset(packed, preprocessor, **options, start_step=step)
+        _assert_equal(whole[step:], _batches(dataset, 16 - step))
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_parts_are_disjoint_and_complete(packed, preprocessor, count):
+    """By file; or by record, where there are fewer files than parts."""
+    numbers = []
+    for index in range(count):
+        options = {"shard_index": index, "shard_count": count}
+        part = load_dataset(packed, preprocessor, 1, training=False, **options)
+        numbers.append([n for batch in part for n in _numbers(batch)])
+    assert sorted(sum(numbers, [])) == list(range(37))
+    # Training reads the same parts and can go on in the middle.
+    size = len(numbers[-1])
+    whole = load_dataset(packed, preprocessor, size, **options)
+    batches = list(whole.take(3))
+    for batch in batches:
+        if count == 3:
+            assert sorted(_numbers(batch)) == numbers[-1]
+        assert len(set(_numbers(batch))) == size
+    resumed = load_dataset(packed, preprocessor, size, start_step=2, **options)
+    _assert_equal(_batches(whole.skip(2), 1), _batches(resumed, 1))
+
+
+def _img2dataset_record(number):
+    """One row as img2dataset's TFRecord writer stores it."""
+
+    def text(value):
+        value = tf.train.BytesList(value=[value.encode()])
+        return tf.train.Feature(bytes_list=value)
+
+    def integer(value):
+        value = tf.train.Int64List(value=[value])
+        return tf.train.Feature(int64_list=value)
+
+    feature = {
+        "key": text(f"{number:09d}"),
+        "jpg": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[_picture(number)])
+        ),
+        "txt": text(f"w{number}"),
+        "caption": text(f"w{number}"),
+        "url": text("https://example.com/a.jpg"),
+        "status": text("success"),
+        "error_message": text("None"),
+        "width": integer(20),
+        "height": integer(16),
+        "original_width": integer(200),
+        "original_height": integer(160),
+        "similarity": tf.train.Feature(
+            float_list=tf.train.FloatList(value=[0.3])
+        ),
+        "exif": text("{}"),
+        "sha256": text("0" * 64),
+    }
+    if number % 2:
+        del feature["txt"]
+    if number % 3 == 0:
+        feature["webp"] = feature.pop("jpg")
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    return example.SerializeToString()
+
+
+def test_img2dataset_files_train_without_packing(tmp_path, preprocessor):
+    path = tmp_path / "00000.tfrecord"
+    _write(path, [_img2dataset_record(number) for number in range(12)])
+    _write(tmp_path / "00001.tfrecord", [_img2dataset_record(12)])
+    batch = next(iter(load_dataset(tmp_path, preprocessor, 13)))
+    assert sorted(_numbers(batch)) == list(range(13))
+    assert _captions(batch) == [f"w{number}" for number in _numbers(batch)]
+    found = list(iterate_records(tmp_path))
+    assert [r["captions"] for r in found] == [[f"w{n}"] for n in range(13)]
+    assert found[3]["key"] == "000000003"
+    assert found[3]["image"] == _picture(3)
+    assert not skipped()
+
+
+def _broken_records():
+    """Records 0..8 of which six are broken, and the reasons."""
+    truncated = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), "uint8")
+    Image.fromarray(noise).save(truncated, "JPEG")
+    contents = [
+        _record(0),
+        records.encode_record("empty", b"", ["w1"], 1, 1),
+        records.encode_record("text", b"no picture", ["w2"], 1, 1),
+        records.encode_record("half", truncated.getvalue()[:700], ["w3"], 1, 1),
+        _record(4),
+        records.encode_record("mute", _picture(5), [], 1, 1),
+        records.encode_record("blank", _picture(6), ["", " "], 1, 1),
+        b"no record",
+        _record(8),
+    ]
+    reasons = {
+        "[1] empty": "no picture",
+        "[2] text": "does not decode",
+        "[3] half": "does not decode",
+        "[5] mute": "no caption",
+        "[6] blank": "no caption",
+        "[7]": "no tf.train.Example",
+    }
+    return contents, reasons
+
+
+def _assert_reported(path, reasons):
+    assert len(skipped()) == len(reasons)
+    for place, reason in reasons.items():
+        assert reason in skipped()[f"{path}{place}"]
+
+
+def test_broken_records_are_skipped_counted_and_named(
+    tmp_path, preprocessor, caplog
+):
+    path = tmp_path / "a.tfrecord"
+    contents, reasons = _broken_records()
+    _write(path, contents)
+    dataset = load_dataset(tmp_path, preprocessor, 2, training=False)
+    assert not skipped()
+    assert [_numbers(batch) for batch in dataset] == [[0, 4], [8]]
+    _assert_reported(path, reasons)
+    for place in reasons:
+        assert f"{path}{place}" in caplog.text
+
+
+def test_broken_records_in_training(tmp_path, preprocessor):
+    path = tmp_path / "a.tfrecord"
+    contents, reasons = _broken_records()
+    _write(path, contents)
+    seen = set()
+    for batch in load_dataset(tmp_path, preprocessor, 9).take(4):
+        assert batch["images"].shape == (9, 8, 8, 3)
+        numbers = _numbers(batch)
+        assert set(numbers) == {0, 4, 8}
+        pairs = zip(numbers, _captions(batch), strict=True)
+        assert all(number == int(caption[1:]) for number, caption in pairs)
+        seen.update(numbers)
+    assert seen == {0, 4, 8}
+    # Four epochs, and each record is listed once.
+    _assert_reported(path, reasons)
+
+
+def test_batches_without_any_usable_pair_are_left_out(tmp_path, preprocessor):
+    _write(tmp_path / "a.tfrecord", [b"?", _record(1), b"?"])
+    dataset = load_dataset(tmp_path, preprocessor, 1)
+    assert [_numbers(batch) for batch in dataset.take(3)] == [[1]] * 3
+
+
+def test_data_without_a_usable_record_is_refused(tmp_path, preprocessor):
+    _write(tmp_path / "a.tfrecord", [b"?", _record(1, [])])
+    with pytest.raises(ValueError, match="None of the 2.*key1: no caption"):
+        load_dataset(tmp_path, preprocessor, 1)
+    _write(tmp_path / "a.tfrecord", [])
+    with pytest.raises(ValueError, match="None of the 0"):
+        load_dataset(tmp_path, preprocessor, 1)
+
+
+def test_iterate_records_names_broken_ones(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    _write(path, [_record(0), _record(1, []), b"?"])
+    assert [r["key"] for r in iterate_records(path)] == ["key0"]
+    assert list(skipped().values()) == ["no caption", "no tf.train.Example"]
+
+
+def test_a_very_long_caption(tmp_path, preprocessor):
+    _write(tmp_path / "a.tfrecord", [_record(0, ["w1 " * 10_000])])
+    batch = next(iter(load_dataset(tmp_path, preprocessor, 2)))
+    np.testing.assert_array_equal(
+        batch["token_ids"], [[2, FIRST + 1, FIRST + 1, 3]] * 2
+    )
+
+
+def test_patterns(packed, preprocessor):
+    shards = sorted(packed.glob("*.tfrecord"))
+    for pattern in (packed, f"{packed}/data-*", shards, str(packed)):
+        assert count_records(pattern) == 37
+    assert count_records(shards[3]) == 7
+    for pattern in (packed / "absent", f"{packed}/absent-*"):
+        with pytest.raises(FileNotFoundError, match="absent"):
+            load_dataset(pattern, preprocessor, 1)
+    with pytest.raises(FileNotFoundError, match="empty"):
+        count_records([])
+
+
+def test_count_reads_the_framing(packed):
+    # A wrong length in the header of the last record would be followed.
+    path = packed / "data-00003-of-00004.tfrecord"
+    contents = path.read_bytes()
+    length = struct.unpack("<Q", contents[:8])[0]
+    path.write_bytes(contents[: 12 + length + 4])
+    assert count_records(path) == 1
+
+
+def test_incomplete_preprocessor(packed, preprocessor):
+    half = AlignPreprocessor(tokenizer=preprocessor.tokenizer)
+    with pytest.raises(ValueError, match="image_converter"):
+        load_dataset(packed, half, 1)

@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras_hub.models import BertBackbone
+
+from align_keras import BertTextEncoder
+
+# Layers, width, millions of parameters with 100,000 tokens, billions of
+# multiply-accumulates of a text of 64 tokens.
+SIZES = {
+    "tiny": (2, 128, 13.3, 0.03),
+    "mini": (4, 256, 28.9, 0.21),
+    "small": (4, 512, 64.1, 0.82),
+    "medium": (8, 512, 76.7, 1.64),
+    "base": (12, 768, 162.3, 5.51),
+    "large": (24, 1024, 405.2, 19.53),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_are_those_published(size):
+    num_layers, hidden_dim, parameters, gmacs = SIZES[size]
+    with keras.StatelessScope():
+        model = BertTextEncoder(
+            100_000, num_layers, hidden_dim // 64, hidden_dim, 4 * hidden_dim
+        )
+    count = sum(int(np.prod(v.shape)) for v in model.variables)
+    assert count / 1e6 == pytest.approx(parameters, abs=0.05)
+    assert model.count_macs(64) / 1e9 == pytest.approx(gmacs, abs=0.006)
+
+
+def test_equals_kerashubs_bert_with_the_same_activation():
+    rng = np.random.default_rng(0)
+    ours = BertTextEncoder(40, 2, 2, 32, 64, activation="tanh")
+    theirs = BertBackbone(40, 2, 2, 32, 64)
+    for layer in theirs.transformer_layers:
+        layer._feedforward_intermediate_dense.activation = keras.ops.tanh
+    names = (
+        ("token_embedding", "token_embedding"),
+        ("position_embedding", "position_embedding"),
+        ("segment_embedding", "segment_embedding"),
+        ("embeddings_norm", "embeddings_layer_norm"),
+        ("transformer_layer_0", "transformer_layer_0"),
+        ("transformer_layer_1", "transformer_layer_1"),
+    )
+    for mine, other in names:
+        values = [rng.normal(0, 0.3, w.shape)
+                  for w in theirs.get_layer(other).weights]
+        theirs.get_layer(other).set_weights(values)
+        ours.get_layer(mine).set_weights(values)
+    mask = np.array([[1] * 6, [1, 1, 1, 0, 0, 0]])
+    tokens = rng.integers(0, 40, (2, 6)) * mask
+    expected = theirs(
+        {
+            "token_ids": tokens,
+            "padding_mask": mask,
+            "segment_ids": np.zeros_like(tokens),
+        }
+    )["sequence_output"]
+    got = ours({"token_ids": tokens, "padding_mask": mask})
+    expected = ops.convert_to_numpy(expected)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(got["sequence_output"])[mask == 1],
+        expected[mask == 1],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(got["pooled_output"]),
+        expected[:, 0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_padding_does_not_reach_the_output():
+    model = BertTextEncoder(40, 2, 2, 16, 32)
+    mask = np.array([[1, 1, 1, 0, 0]])
+    one, other = (
+        model({"token_ids": np.array([[2, 7, 3, x, x]]), "padding_mask": mask})
+        for x in (0, 9)
+    )
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(one["pooled_output"]),
+        ops.convert_to_numpy(other["pooled_output"]),
+        atol=1e-6,
+    )
+
+
+def test_default_activation_is_the_exact_gelu():
+    model = BertTextEncoder(10, 1, 2, 8, 16)
+    dense = model.transformer_layers[0]._feedforward_intermediate_dense
+    x = np.linspace(-3, 3, 7).astype("float32")
+    expected = ops.convert_to_numpy(ops.gelu(x, approximate=False))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(dense.activation(x)), expected
+    )
+
+
+def test_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match="hidden_dim=10, num_heads=3"):
+        BertTextEncoder(10, 1, 3, 10, 16)

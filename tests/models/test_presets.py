@@ -1,0 +1,109 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import EfficientNetBackbone
+from align_keras import EfficientNetL2Backbone
+from align_keras import list_presets
+from align_keras.models.presets import find_preset
+from align_keras.models.presets import load_config
+from align_keras.models.presets import presets_directory
+
+IMAGE_SIZES = [f"b{i}" for i in range(8)] + ["l2"]
+TEXT_SIZES = ["tiny", "mini", "small", "medium", "base", "large"]
+
+
+def count(model):
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+def test_every_pair_of_sizes_is_there():
+    names = [f"align_{i}_bert_{t}" for i in IMAGE_SIZES for t in TEXT_SIZES]
+    assert sorted(list_presets()) == sorted(names)
+
+
+def test_paper_widths():
+    table = list_presets()
+    assert table["align_l2_bert_large"]["embedding_dim"] == 1376
+    assert table["align_b7_bert_base"]["embedding_dim"] == 640
+    assert table["align_b3_bert_mini"]["embedding_dim"] == 640
+    # 467.22 M + 405.24 M + the text projection.
+    assert table["align_l2_bert_large"]["parameters"] == (
+        467_219_796 + 405_237_760 + 1024 * 1376 + 1376 + 1
+    )
+
+
+def test_every_preset_composes_the_presets_of_its_towers():
+    # Each tower is built once below; composing them is checked in full here.
+    directory = presets_directory()
+    for name, row in list_presets().items():
+        config = load_config(directory / name)["config"]
+        for kind in ("image_encoder", "text_encoder"):
+            assert config[kind] == load_config(directory / row[kind]), name
+
+
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+def test_image_tower_presets_build(size):
+    with keras.StatelessScope():
+        model = EfficientNetBackbone.from_preset(f"efficientnet_{size}")
+    path = presets_directory() / f"efficientnet_{size}" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    total = sum(int(np.prod(v.shape)) for v in model.weights)
+    assert total == metadata["parameter_count"]
+    assert isinstance(model, EfficientNetL2Backbone) == (size == "l2")
+
+
+def test_dual_encoder_builds_by_name_with_the_listed_counts():
+    with keras.StatelessScope():
+        for name in ("align_b0_bert_tiny", "align_b1_bert_mini"):
+            model = AlignDualEncoder.from_preset(name)
+            row = list_presets()[name]
+            assert count(model) == row["parameters"]
+            macs = model.image_encoder.count_macs(289)
+            macs += model.text_encoder.count_macs(64)
+            assert 2 * macs / 1e9 == pytest.approx(row["gflops"], abs=0.006)
+
+
+def test_from_preset_says_once_that_weights_are_fresh(capsys):
+    with keras.StatelessScope():
+        for _ in range(2):
+            BertTextEncoder.from_preset("bert_mini")
+    assert capsys.readouterr().out.count("freshly initialised") == 1
+
+
+def test_arguments_of_the_towers_can_be_replaced():
+    with keras.StatelessScope():
+        model = AlignDualEncoder.from_preset(
+            "align_b0_bert_tiny",
+            image_encoder={"batch_norm": "ghost"},
+            text_encoder={"vocabulary_size": 321},
+            embedding_dim=77,
+        )
+    assert model.image_encoder.batch_norm == "ghost"
+    assert model.text_encoder.vocabulary_size == 321
+    assert model.embedding_dim == 77
+
+
+def test_classes_know_their_presets():
+    assert "efficientnet_b3" in EfficientNetBackbone.presets
+    assert "bert_large" not in EfficientNetBackbone.presets
+    assert len(AlignDualEncoder.presets) == 54
+
+
+def test_misspelt_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match="`align_b1_bert_mini`"):
+        AlignDualEncoder.from_preset("align_b1_bert_mni")
+
+
+def test_directory_without_a_config_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no config.json"):
+        find_preset(tmp_path)
+
+
+def test_wrong_class_is_refused():
+    with pytest.raises(ValueError, match="BertTextEncoder"):
+        EfficientNetBackbone.from_preset("bert_tiny")

@@ -1,0 +1,35 @@
+import keras
+import pytest
+
+from align_keras import WarmupLinearDecay
+
+
+def test_papers_schedule_at_its_corners():
+    schedule = WarmupLinearDecay(1e-3, 10_000, 1_200_000)
+    expected = {
+        0: 0.0,
+        1: 1e-7,
+        5_000: 5e-4,
+        10_000: 1e-3,
+        605_000: 5e-4,
+        1_200_000: 0.0,
+        1_300_000: 0.0,
+    }
+    for step, rate in expected.items():
+        assert float(schedule(step)) == pytest.approx(rate, rel=1e-4), step
+
+
+def test_no_warmup_starts_at_the_peak():
+    assert float(WarmupLinearDecay(0.5, 0, 10)(0)) == pytest.approx(0.5)
+
+
+def test_config_round_trip():
+    schedule = WarmupLinearDecay(0.5, 3, 10, name="mine")
+    optimizer = keras.optimizers.SGD(schedule)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again._learning_rate.get_config() == schedule.get_config()
+
+
+def test_refuses_a_warmup_that_never_ends():
+    with pytest.raises(ValueError, match="warmup_steps=10, total_steps=10"):
+        WarmupLinearDecay(1.0, 10, 10)

@@ -1,0 +1,212 @@
+"""Decoding in the graph and through Pillow, against Pillow's own results."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from PIL import ImageOps
+
+from align_keras.preprocessing import decode
+
+_graph = tf.function(
+    decode.decode_in_graph, input_signature=[tf.TensorSpec((), tf.string)]
+)
+
+
+def _encode(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def _picture(height=23, width=37):
+    """Smooth colours, so that JPEG keeps them, with no symmetry."""
+    y, x = np.mgrid[:height, :width]
+    red = 255 * x / width
+    green = 255 * y / height
+    blue = 255 * (x + 2 * y) / (width + 2 * height)
+    return np.stack([red, green, blue], -1).astype("uint8")
+
+
+def _noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype="uint8")
+
+
+def _both(contents):
+    """The picture, having checked that both decoders agree exactly."""
+    graph = _graph(contents).numpy()
+    np.testing.assert_array_equal(graph, decode.decode_with_pillow(contents))
+    assert graph.dtype == np.uint8
+    return graph
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_modes(mode):
+    contents = _encode(Image.fromarray(_picture()).convert(mode), "JPEG")
+    expected = Image.open(io.BytesIO(contents)).convert("RGB")
+    np.testing.assert_array_equal(_both(contents), np.asarray(expected))
+    # A wrong sign of the inks would be far away.
+    close = np.asarray(Image.fromarray(_picture()).convert(mode).convert("RGB"))
+    assert np.abs(_both(contents).astype(int) - close).mean() < 6
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation, order):
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "a camera"
+    exif[0x0112] = orientation
+    exif[0x0132] = "2001:01:01 00:00:00"
+    contents = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
+    assert decode.exif_orientation(contents) == orientation
+    np.testing.assert_array_equal(_both(contents), np.asarray(expected))
+
+
+@pytest.mark.parametrize("damage", ["directory far away", "orientation 9"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_counts_as_upright(damage):
+    exif = Image.Exif()
+    exif.endian = ">"
+    exif[0x0112] = 6
+    contents = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
+    plain = np.asarray(Image.open(io.BytesIO(contents)))
+    tiff = contents.index(b"Exif\0\0") + 6
+    if damage == "orientation 9":
+        position, value = contents.index(b"\x01\x12", tiff) + 8, b"\x00\x09"
+    else:
+        position, value = tiff + 4, b"\xff\xff\xff\xff"
+    broken = contents[:position] + value + contents[position + len(value) :]
+    np.testing.assert_array_equal(_both(broken), plain)
+
+
+@pytest.mark.parametrize("colors", [2, 4, 16, 200])
+@pytest.mark.parametrize("mode", ["P", "P with a transparent colour"])
+def test_png_palette(mode, colors):
+    image = Image.fromarray(_noise(20, 30, 3)).quantize(colors)
+    options = {} if mode == "P" else {"transparency": 1}
+    result = _both(_encode(image, "PNG", **options))
+    expected = np.array(image.convert("RGB"))
+    if mode != "P":
+        expected[np.asarray(image) == 1] = 255
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_png_alpha_is_blended_over_white():
+    pixels = _noise(20, 30, 4)
+    colour, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
+    expected = 255 * (colour * alpha + 1 - alpha)
+    result = _both(_encode(Image.fromarray(pixels), "PNG"))
+    assert np.abs(result - expected).max() <= 0.5 + 1e-6
+
+    gray = Image.fromarray(_noise(20, 30, 2), "LA")
+    result = _both(_encode(gray, "PNG"))
+    value, alpha = np.split(np.asarray(gray) / 255, 2, axis=-1)
+    expected = np.repeat(255 * (value * alpha + 1 - alpha), 3, -1)
+    assert np.abs(result - expected).max() <= 0.5 + 1e-6
+
+
+def test_png_gray_and_bilevel():
+    gray = Image.fromarray(_noise(20, 30))
+    expected = np.repeat(np.asarray(gray)[..., None], 3, -1)
+    np.testing.assert_array_equal(_both(_encode(gray, "PNG")), expected)
+    bilevel = gray.convert("1")
+    expected = np.repeat(255 * np.asarray(bilevel)[..., None], 3, -1)
+    np.testing.assert_array_equal(_both(_encode(bilevel, "PNG")), expected)
+
+
+def test_png_of_16_bits_keeps_the_high_byte():
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30), "uint16")
+    result = _both(_encode(Image.fromarray(values), "PNG"))
+    np.testing.assert_array_equal(
+        result, np.repeat(values[..., None] >> 8, 3, -1)
+    )
+
+
+def test_gif_gives_the_first_frame():
+    frames = [Image.fromarray(_noise(20, 30)), Image.new("L", (30, 20), 7)]
+    contents = _encode(
+        frames[0], "GIF", save_all=True, append_images=frames[1:]
+    )
+    expected = np.repeat(np.asarray(frames[0])[..., None], 3, -1)
+    np.testing.assert_array_equal(_both(contents), expected)
+
+
+def test_webp():
+    pixels = _noise(20, 30, 3)
+    contents = _encode(Image.fromarray(pixels), "WEBP", lossless=True)
+    np.testing.assert_array_equal(_both(contents), pixels)
+    _both(_encode(Image.fromarray(_picture()), "WEBP", quality=80))
+    pixels = _noise(20, 30, 4)
+    colour, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
+    contents = _encode(
+        Image.fromarray(pixels), "WEBP", lossless=True, exact=True
+    )
+    expected = 255 * (colour * alpha + 1 - alpha)
+    assert np.abs(_both(contents) - expected).max() <= 0.5 + 1e-6
+
+
+def test_animated_webp_is_left_to_pillow():
+    frames = [Image.fromarray(_noise(20, 30, 3)), Image.new("RGB", (30, 20))]
+    contents = _encode(
+        frames[0],
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+        lossless=True,
+    )
+    pixels, graph_agrees = decode.decode_and_describe(contents)
+    np.testing.assert_array_equal(pixels, np.asarray(frames[0]))
+    assert not graph_agrees
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        _graph(contents)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_bmp(mode):
+    image = Image.fromarray(_noise(20, 30, 4)).convert(mode)
+    np.testing.assert_array_equal(
+        _graph(_encode(image, "BMP")), np.asarray(image)[..., :3]
+    )
+
+
+def test_palette_bmp_is_refused_by_the_graph():
+    # TensorFlow would take the palette's indices for grey levels.
+    image = Image.fromarray(_noise(20, 30, 3)).quantize(16)
+    contents = _encode(image, "BMP")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        _graph(contents)
+    pixels, graph_agrees = decode.decode_and_describe(contents)
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
+    assert not graph_agrees
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"\xff\xd8",
+        b"no picture",
+        b"RIFF",
+        b"GIF89a",
+        b"BM",
+        _encode(Image.fromarray(_noise(64, 64, 3)), "JPEG")[:900],
+        _encode(Image.fromarray(_noise(64, 64, 3)), "PNG")[:900],
+    ],
+)
+def test_broken_files_raise(contents):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        _graph(contents)
+    with pytest.raises(ValueError):
+        decode.decode_with_pillow(contents)
+
+
+def test_large_pictures_are_refused_before_decoding():
+    contents = _encode(Image.new("RGB", (300, 200)), "PNG")
+    with pytest.raises(decode.TooManyPixels, match="300x200"):
+        decode.decode_with_pillow(contents, max_pixels=59_999)
+    pixels = decode.decode_with_pillow(contents, max_pixels=60_000)
+    assert pixels.shape == (200, 300, 3)
