@@ -29,7 +29,7 @@ def atomic_file(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        dir=path.parent, prefix=f".{path.name}.", suffix="".join(path.suffixes)
     )
     os.close(descriptor)
     temporary = Path(name)

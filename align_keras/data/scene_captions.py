@@ -62,8 +62,8 @@ RELATIONS = {
     ),
 }
 ON_BACKGROUND = (
-    "{text} on {tint}",
     "{text} on a {tint} background",
+    "{text} on {tint}",
     "{text} against a {tint} background",
     "{text}, {tint} background",
     "{tint} background, {text}",
@@ -93,7 +93,7 @@ BOILERPLATE = (
 )
 
 
-def describe(scene, rng):
+def describe(scene, rng=None):
     """Writes one clean caption that names everything in a scene.
 
     The wording varies (synonyms, order of the things, place of the
@@ -102,7 +102,8 @@ def describe(scene, rng):
 
     Args:
         scene: `Scene`. What the picture shows.
-        rng: `numpy.random.Generator`. Source of the wording.
+        rng: `numpy.random.Generator`. Source of the wording. Defaults to
+            `None`, the plainest words.
 
     Returns:
         A string, in lower case.
@@ -111,7 +112,7 @@ def describe(scene, rng):
 
     ```python
     scene = Scene((Thing("small", "red", "star"),), None, "white")
-    describe(scene, np.random.default_rng(0))
+    describe(scene)  # "a small red star on a white background"
     ```
     """
     parts = [_thing(thing, rng, article=True) for thing in scene.things]
@@ -180,7 +181,7 @@ def _thing(thing, rng, article, size=True, color=True, shape=True):
     if color:
         words.append(_pick(COLORS[thing.color], rng))
     words.append(_pick(SHAPES[thing.shape], rng) if shape else "shape")
-    if color and shape and rng.random() < 0.05:
+    if color and shape and _chance(0.05, rng):
         words = [*words[:-2], words[-1], "in", words[-2]]
     text = " ".join(words)
     if not article:
@@ -192,7 +193,7 @@ def _related(parts, relation, rng):
     if relation is None:
         return parts[0]
     first, second = parts
-    if relation in ("beside", "together") and rng.random() < 0.5:
+    if relation in ("beside", "together") and _chance(0.5, rng):
         first, second = second, first
     if relation == "together":
         return _pick(("{} and {}", "{}, {}", "{} with {}"), rng).format(
@@ -208,17 +209,16 @@ def _with_background(text, scene, rng):
 
 def _few_words(scene, rng):
     thing = _pick(scene.things, rng)
-    word = _pick(
+    return _pick(
         (
-            COLORS[thing.color][0],
-            SHAPES[thing.shape][0],
+            thing.color,
+            thing.shape,
             f"{thing.color} {thing.shape}",
             f"{thing.size} {thing.shape}",
             f"{BACKGROUNDS[scene.background][0]} background",
         ),
         rng,
     )
-    return word
 
 
 def _typeset(text, rng):
@@ -230,5 +230,9 @@ def _typeset(text, rng):
     return text + ("." if rng.random() < 0.15 else "")
 
 
+def _chance(share, rng):
+    return rng is not None and rng.random() < share
+
+
 def _pick(options, rng):
-    return options[rng.integers(len(options))]
+    return options[0 if rng is None else rng.integers(len(options))]

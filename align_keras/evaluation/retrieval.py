@@ -208,10 +208,10 @@ def retrieval_chance(text_to_image, num_images, ks=KS):
     chance = {}
     for k in _check_ks(ks):
         depth = min(k, num_texts)
+        orders = math.comb(num_texts, depth)
         hits = [
-            1
-            - math.comb(num_texts - int(m), depth) / math.comb(num_texts, depth)
-            for m in sizes
+            (orders - math.comb(num_texts - int(size), depth)) / orders
+            for size in sizes
         ]
         chance[f"image_to_text_recall@{k}"] = float(
             np.average(hits, weights=images_of_size)

@@ -105,7 +105,8 @@ class ContrastiveLoss(keras.losses.Loss):
         texts = ops.cast(text_embeddings, self.dtype)
         scale = 1.0 / ops.cast(temperature, self.dtype)
         local_size = ops.shape(images)[0]
-        labels = backend.replica_index() * local_size + ops.arange(local_size)
+        rows = ops.arange(local_size, dtype="int32")
+        labels = backend.replica_index() * local_size + rows
         image_loss, image_hit = self._softmax_loss(
             ops.matmul(images, ops.transpose(cross_replica_gather(texts)))
             * scale,
@@ -137,13 +138,15 @@ class ContrastiveLoss(keras.losses.Loss):
     def _softmax_loss(self, logits, labels):
         """Cross entropy of rows with smoothed labels, in closed form."""
         columns = ops.shape(logits)[1]
-        matches = ops.expand_dims(labels, 1) == ops.arange(columns)
+        matches = ops.expand_dims(labels, 1) == ops.arange(
+            columns, dtype="int32"
+        )
         positives = ops.sum(ops.where(matches, logits, 0.0), axis=1)
         smoothing = self.label_smoothing
         loss = ops.logsumexp(logits, axis=1) - (1.0 - smoothing) * positives
         if smoothing:
             loss = loss - smoothing * ops.mean(logits, axis=1)
-        hits = ops.argmax(logits, axis=1) == ops.cast(labels, "int32")
+        hits = ops.argmax(logits, axis=1) == labels
         return loss, ops.cast(hits, self.dtype)
 
     def get_config(self):

@@ -4,6 +4,8 @@ import keras
 from keras import layers
 from keras import ops
 
+from align_keras.models.pooling import at_least_float32
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ContrastiveHead(layers.Layer):
@@ -48,8 +50,9 @@ class ContrastiveHead(layers.Layer):
         temperature_form="log",
         **kwargs,
     ):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        # Keras would cast wider features down to the dtype of the layer.
+        self.autocast = False
         low, high = temperature_range
         if temperature_form not in ("log", "raw"):
             raise ValueError(
@@ -91,8 +94,8 @@ class ContrastiveHead(layers.Layer):
         return self.normalize(image_features), self.normalize(text_features)
 
     def normalize(self, features):
-        """Scale the rows of `features` to unit length, in float32."""
-        return ops.normalize(ops.cast(features, "float32"), epsilon=1e-12)
+        """Scale the rows of `features` to unit length, at least in float32."""
+        return ops.normalize(at_least_float32(features), epsilon=1e-12)
 
     def compute_output_shape(self, image_features_shape, text_features_shape):
         return image_features_shape, text_features_shape

@@ -1,6 +1,8 @@
 import keras
 from keras import ops
 
+from align_keras.models.pooling import at_least_float32
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class GhostBatchNormalization(keras.layers.BatchNormalization):
@@ -45,7 +47,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
             return super().call(inputs, training=False, mask=mask)
-        runs = self._split(ops.cast(inputs, "float32"))
+        runs = self._split(at_least_float32(inputs))
         axes = tuple(range(1, len(runs.shape) - 1))
         mean, variance = ops.moments(runs, axes=axes, keepdims=True)
         self._update_moving(self.moving_mean, mean)

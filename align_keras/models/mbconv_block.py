@@ -5,6 +5,7 @@ from keras import ops
 from align_keras.models.ghost_batch_normalization import (
     GhostBatchNormalization,
 )
+from align_keras.models.pooling import precise_mean
 
 
 def fan_out_initializer():
@@ -183,8 +184,7 @@ class MBConvBlock(layers.Layer):
         return x
 
     def _gate(self, x):
-        # The mean of a large map loses digits in a 16-bit sum.
-        squeezed = ops.mean(ops.cast(x, "float32"), axis=(1, 2))
+        squeezed = precise_mean(x, axis=(1, 2))
         squeezed = ops.cast(squeezed, self.compute_dtype)
         squeezed = self.activation(self.squeeze_reduce(squeezed))
         gate = ops.sigmoid(self.squeeze_expand(squeezed))

@@ -5,6 +5,16 @@ from keras import ops
 POOLINGS = ("auto", "average", "first", "none")
 
 
+def at_least_float32(x):
+    """Cast a 16-bit tensor to float32 and leave a wider one as it is."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def precise_mean(x, axis):
+    """Average over `axis`; the sum of a large map needs more than 16 bits."""
+    return ops.mean(at_least_float32(x), axis=axis)
+
+
 @keras.saving.register_keras_serializable(package="align_keras")
 class Pooling(layers.Layer):
     """Reduces the output of an encoder to one vector for each example.
@@ -31,9 +41,7 @@ class Pooling(layers.Layer):
             return inputs
         if self.mode == "first":
             return inputs[:, *([0] * len(places))]
-        # The mean of a large map loses digits in a 16-bit sum.
-        mean = ops.mean(ops.cast(inputs, "float32"), axis=places)
-        return ops.cast(mean, self.compute_dtype)
+        return ops.cast(precise_mean(inputs, places), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[-1])

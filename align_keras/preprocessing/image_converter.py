@@ -8,6 +8,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from align_keras.models import AlignDualEncoder
 from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.preprocessing.decode import decode_with_pillow
 from align_keras.preprocessing.decode import in_tf_graph
@@ -54,6 +55,8 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
     converter(photo[None], training=True, seed=[1, 2])  # (1, 64, 64, 3)
     ```
     """
+
+    backbone_cls = AlignDualEncoder
 
     def __init__(
         self,

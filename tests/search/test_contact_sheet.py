@@ -121,9 +121,7 @@ def test_long_words_stay_in_the_margin(tmp_path):
 def test_sections_make_room(tmp_path):
     row = Row("q", [Result(plain((9, 9, 9)), 0.1)])
     short = contact_sheet([row, row], tmp_path / "s.png")
-    long = contact_sheet(
-        [row._replace(section="One"), row], tmp_path / "s.png"
-    )
+    long = contact_sheet([row._replace(section="One"), row], tmp_path / "s.png")
     assert long.height > short.height
     assert long.width == short.width
 

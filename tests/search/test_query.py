@@ -71,7 +71,8 @@ def test_compose_query_refuses():
 
 @pytest.mark.parametrize("k", [1, 2, 7, 40, 100])
 @pytest.mark.parametrize("kind", ["random", "ties", "constant"])
-def test_top_k_matches_a_full_sort(kind, k):
+def test_top_k_matches_a_full_sort(kind, k, monkeypatch):
+    monkeypatch.setattr("align_keras.search.query.BLOCK", 100)  # 2 queries
     rng = np.random.default_rng(k)
     vectors = rng.normal(size=(40, 5)).astype("float32")
     queries = rng.normal(size=(6, 5)).astype("float32")

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tensorflow as tf
 from tiny_align import picture_file
 from tiny_align import tiny_align
 
+from align_keras.cli import main
 from align_keras.serving import export_saved_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +58,7 @@ np.savez(f"{folder}/outputs.npz", **outputs)
 ON_JAX = """
 import sys
 import numpy as np
-from align_keras import AlignDualEncoder, AlignPreprocessor; AlignPreprocessor.backbone_cls = AlignDualEncoder  # TEMP
+from align_keras import AlignDualEncoder
 from align_keras.evaluation import embed_images, embed_texts
 from align_keras.serving import export_saved_model
 
@@ -110,7 +112,14 @@ def folder(models, inputs, tmp_path_factory):
     for name, model in models.items():
         model.export(folder / name)
     models["float32"].save_to_preset(folder / "preset")
-    run_python(ON_JAX, folder, KERAS_BACKEND="jax", PYTHONPATH=str(ROOT))
+    run_python(
+        ON_JAX,
+        folder,
+        KERAS_BACKEND="jax",
+        # Compiling takes longer than anything this small runs.
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+        PYTHONPATH=str(ROOT),
+    )
     return folder
 
 
@@ -168,6 +177,15 @@ def test_jax_embeds_the_same(folder, models, inputs):
     with np.load(folder / "embedded_on_jax.npz") as result:
         np.testing.assert_allclose(result["images"], images, rtol=0, atol=1e-5)
         np.testing.assert_allclose(result["texts"], texts, rtol=0, atol=1e-5)
+
+
+def test_real_photographs(folder, models, data_directory):
+    files = sorted((data_directory / "photos").glob("*.JPEG"))[::20]
+    run = tf.saved_model.load(str(folder / "float32")).signatures
+    contents = tf.constant([file.read_bytes() for file in files])
+    result = run["encode_image"](image_bytes=contents)["embeddings"]
+    expected = keras.ops.convert_to_numpy(models["float32"].encode_image(files))
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
 def test_names_and_shapes_of_signatures(folder):
@@ -232,3 +250,24 @@ def test_example(folder, inputs, served, tmp_path):
         )
     ]
     assert result.stdout.splitlines() == expected
+
+
+def test_command_line(folder, served, tmp_path, capsys):
+    output = tmp_path / "served"
+    command = ["export", "--model", str(folder / "preset")]
+    assert main([*command, "--output", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "output": str(output),
+        "signatures": ["encode_image", "encode_text", "serving_default"],
+        "embedding_dim": 64,
+    }
+    run = tf.saved_model.load(str(output)).signatures["encode_text"]
+    np.testing.assert_allclose(
+        run(texts=tf.constant(TEXTS))["embeddings"],
+        served["float32/text_embeddings"],
+        rtol=0,
+        atol=1e-6,
+    )
+    command = ["export", "--model", str(tmp_path / "nowhere")]
+    assert main([*command, "--output", str(output)]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -1,0 +1,37 @@
+"""Asks an exported ALIGN model which pictures fit some words.
+
+    python ask_saved_model.py SAVED_MODEL PICTURES "a red star" "a blue ring"
+
+Needs tensorflow and tensorflow-text and nothing else; copy it where you like.
+"""
+
+import json
+import pathlib
+import sys
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  Registers the tokenizer's operations.
+
+
+def main(saved_model, pictures, *texts):
+    """Print the best picture of a folder for each text, a JSON line each."""
+    paths = sorted(pathlib.Path(pictures).glob("*.jpg"))
+    served = tf.saved_model.load(saved_model)
+    similarities = served.signatures["serving_default"](
+        image_bytes=tf.constant([path.read_bytes() for path in paths]),
+        texts=tf.constant(texts),
+    )["similarities"].numpy()
+    for text, column in zip(texts, similarities.T, strict=True):
+        best = int(column.argmax())
+        answer = {
+            "text": text,
+            "picture": str(paths[best]),
+            "score": float(column[best]),
+        }
+        print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__.strip())
+    main(*sys.argv[1:])

@@ -1,0 +1,43 @@
+"""`align-keras quickstart`: from drawn scenes to searching them."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "--workdir",
+        default="quickstart",
+        metavar="DIR",
+        help="directory for all that is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the pictures and the training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="replaces the recipe's number of steps"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON"
+    )
+
+
+def run(args):
+    """Run it; the exit status tells whether the model learned enough."""
+    from align_keras.quickstart import REQUIRED_TIMES_CHANCE
+    from align_keras.quickstart import run_quickstart
+
+    report = run_quickstart(
+        args.workdir, args.seed, steps=args.steps, verbose=not args.json
+    )
+    if args.json:
+        print(json.dumps(report))
+    elif not report["passed"]:
+        print(
+            f"The model reaches {report['times_chance']:.1f} times chance; "
+            f"{REQUIRED_TIMES_CHANCE} times were expected."
+        )
+    return 0 if report["passed"] else 1

@@ -1,0 +1,154 @@
+"""Loss and gradients of one global batch, on any number of devices.
+
+    python global_batch.py DEVICES OUTPUT.npz
+
+One process each, since the collectives of a strategy outlive it.
+"""
+
+import os
+import sys
+
+DEVICES, OUTPUT = int(sys.argv[1]), sys.argv[2]
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+if BACKEND == "jax":
+    os.environ["JAX_ENABLE_X64"] = "true"
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={DEVICES}"
+    )
+
+import keras
+import numpy as np
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import ContrastiveLoss
+from align_keras import EfficientNetBackbone
+
+BATCH = 16
+# Rounding in float32 would hide what 1e-6 is to show.
+keras.config.set_floatx("float64")
+
+
+def make_inputs():
+    rng = np.random.default_rng(0)
+    return {
+        "images": rng.uniform(-1, 1, (BATCH, 32, 32, 3)),
+        "token_ids": rng.integers(5, 50, (BATCH, 8)).astype("int32"),
+        "padding_mask": np.ones((BATCH, 8), "int32"),
+    }
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    model = AlignDualEncoder(
+        EfficientNetBackbone(0.2, 0.2, dropout=0, batch_norm="synchronized"),
+        BertTextEncoder(50, 1, 2, 16, 32, dropout=0),
+        embedding_dim=24,
+        initial_temperature=0.1,
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1), ContrastiveLoss(0.1, dtype="float64"), jit_compile=False
+    )
+    # The same weights whatever the strategy drew.
+    rng = np.random.default_rng(1)
+    model.set_weights(
+        [
+            (w * rng.uniform(0.5, 1.5, w.shape))
+            + 0.01 * (w.ndim == 1)
+            for w in model.get_weights()
+        ]
+    )
+    return model
+
+
+def tensorflow_gradients(inputs):
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        [d.name for d in tf.config.list_logical_devices("CPU")]
+    )
+    with strategy.scope():
+        model = make_model()
+    dataset = tf.data.Dataset.from_tensor_slices(inputs).batch(BATCH)
+    batch = next(iter(strategy.experimental_distribute_dataset(dataset)))
+
+    def step(data):
+        with tf.GradientTape() as tape:
+            outputs = model(data, training=True)
+            loss = model.compute_loss(x=data, y_pred=outputs)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        return loss, [tf.convert_to_tensor(g) for g in gradients]
+
+    loss, gradients = strategy.run(tf.function(step), args=(batch,))
+
+    def total(value):
+        return strategy.reduce("SUM", value, axis=None).numpy()
+
+    results = {"loss": total(loss)}
+    for variable, gradient in zip(
+        model.trainable_variables, gradients, strict=True
+    ):
+        results[f"gradient {variable.path}"] = total(gradient)
+    return results, model, strategy
+
+
+def jax_gradients(inputs):
+    import jax
+
+    devices = keras.distribution.list_devices()
+    assert len(devices) == DEVICES, devices
+    distribution = keras.distribution.DataParallel(devices=devices)
+    keras.distribution.set_distribution(distribution)
+    model = make_model()
+
+    def loss(trainable, inputs):
+        outputs, state = model.stateless_call(
+            trainable,
+            [v.value for v in model.non_trainable_variables],
+            inputs,
+            training=True,
+        )
+        value, _ = model.stateless_compute_loss(
+            trainable, state, [v.value for v in model.metrics_variables],
+            x=inputs, y_pred=outputs,
+        )
+        return value
+
+    sharding = jax.sharding.NamedSharding(
+        jax.sharding.Mesh(jax.devices(), ("batch",)),
+        jax.sharding.PartitionSpec("batch"),
+    )
+    inputs = jax.device_put(inputs, sharding)
+    trainable = [v.value for v in model.trainable_variables]
+    value, gradients = jax.jit(jax.value_and_grad(loss))(trainable, inputs)
+    results = {"loss": np.asarray(value)}
+    for variable, gradient in zip(
+        model.trainable_variables, gradients, strict=True
+    ):
+        results[f"gradient {variable.path}"] = np.asarray(gradient)
+    return results, model, None
+
+
+def main():
+    inputs = make_inputs()
+    if BACKEND == "jax":
+        results, model, _ = jax_gradients(inputs)
+    else:
+        results, model, _ = tensorflow_gradients(inputs)
+    # And through `fit`, as a user trains.
+    history = model.fit(inputs, batch_size=BATCH, epochs=2, verbose=0).history
+    for name, values in history.items():
+        results[f"history {name}"] = np.array(values)
+    for variable in model.variables:
+        if "seed" not in variable.path:
+            value = keras.ops.convert_to_numpy(variable)
+            results[f"weight {variable.path}"] = value
+    np.savez(OUTPUT, **results)
+
+
+if __name__ == "__main__":
+    main()
