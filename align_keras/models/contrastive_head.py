@@ -13,7 +13,8 @@ class ContrastiveHead(layers.Layer):
 
     The temperature is learned as its logarithm and kept within a range after
     each step of the optimizer, so that no step can make it negative or drive
-    it to zero. It always computes in float32.
+    it to zero. It always computes in float32 (or float64, where that is
+    Keras' default).
 
     Args:
         initial_temperature: float. Defaults to `1.0`, as in the paper, where
@@ -50,7 +51,8 @@ class ContrastiveHead(layers.Layer):
         temperature_form="log",
         **kwargs,
     ):
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        dtype = keras.backend.result_type(keras.config.floatx(), "float32")
+        super().__init__(**{**kwargs, "dtype": dtype})
         # Keras would cast wider features down to the dtype of the layer.
         self.autocast = False
         low, high = temperature_range

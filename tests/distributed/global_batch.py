@@ -38,10 +38,22 @@ def make_inputs():
     }
 
 
+def image_encoder():
+    if BACKEND == "tensorflow":
+        return EfficientNetBackbone(
+            0.2, 0.2, dropout=0, batch_norm="synchronized"
+        )
+    # Partitioning a deep network takes the compiler minutes.
+    images = keras.Input((32, 32, 3))
+    features = keras.layers.Conv2D(8, 3, strides=4)(images)
+    features = keras.layers.BatchNormalization()(features)
+    return keras.Model(images, keras.layers.ReLU()(features))
+
+
 def make_model():
     keras.utils.set_random_seed(0)
     model = AlignDualEncoder(
-        EfficientNetBackbone(0.2, 0.2, dropout=0, batch_norm="synchronized"),
+        image_encoder(),
         BertTextEncoder(50, 1, 2, 16, 32, dropout=0),
         embedding_dim=24,
         initial_temperature=0.1,
