@@ -28,7 +28,7 @@ def quickstart_model(vocabulary_size):
     """Create the small ALIGN of the quickstart, with fresh weights.
 
     Both towers are those of the paper, made small: an EfficientNet of seven
-    blocks and a BERT of two layers.
+    blocks and a BERT of three layers.
 
     Args:
         vocabulary_size: int. Number of tokens.
@@ -44,10 +44,10 @@ def quickstart_model(vocabulary_size):
         image_encoder=EfficientNetBackbone(0.35, 0.25, dropout=0.0),
         text_encoder=BertTextEncoder(
             vocabulary_size,
-            num_layers=2,
-            num_heads=2,
-            hidden_dim=64,
-            intermediate_dim=128,
+            num_layers=3,
+            num_heads=4,
+            hidden_dim=96,
+            intermediate_dim=192,
             dropout=0.0,
             max_sequence_length=64,
         ),

@@ -73,8 +73,10 @@ def text_encoder(size):
 
 
 def count_parameters(model):
-    return sum(variable.value.shape.num_elements() for variable in
-               model.trainable_variables)
+    return sum(
+        variable.value.shape.num_elements()
+        for variable in model.trainable_variables
+    )
 
 
 def write(name, model, details=None):

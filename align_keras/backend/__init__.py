@@ -7,12 +7,16 @@ and optimizers above stay on `keras.ops`.
 import keras
 
 if keras.config.backend() == "tensorflow":
+    from align_keras.backend.tensorflow import Trainer
     from align_keras.backend.tensorflow import all_gather
+    from align_keras.backend.tensorflow import compile_inference
     from align_keras.backend.tensorflow import densify
     from align_keras.backend.tensorflow import num_replicas
     from align_keras.backend.tensorflow import replica_index
 elif keras.config.backend() == "jax":
+    from align_keras.backend.jax import Trainer
     from align_keras.backend.jax import all_gather
+    from align_keras.backend.jax import compile_inference
     from align_keras.backend.jax import densify
     from align_keras.backend.jax import num_replicas
     from align_keras.backend.jax import replica_index
@@ -23,4 +27,11 @@ else:
         "variable KERAS_BACKEND to one of them before Python starts."
     )
 
-__all__ = ["all_gather", "densify", "num_replicas", "replica_index"]
+__all__ = [
+    "Trainer",
+    "all_gather",
+    "compile_inference",
+    "densify",
+    "num_replicas",
+    "replica_index",
+]

@@ -4,6 +4,9 @@ The compiler splits the batch over the devices and inserts the collectives, so
 here a gather is the identity, and there is one logical replica.
 """
 
+import jax
+import keras
+
 
 def num_replicas():
     """Number of replicas that share the global batch: always one program."""
@@ -23,3 +26,44 @@ def all_gather(tensor):
 def densify(gradient):
     """Return `gradient`, which is dense already."""
     return gradient
+
+
+def compile_inference(model, function):
+    """Compile `function`, which runs `model` without training it.
+
+    `keras.Model.predict` would do, but its first call takes several times as
+    long as the compilation itself.
+
+    Args:
+        model: `keras.Model`, built. Its weights may change later on.
+        function: callable of one array, or dict of arrays.
+
+    Returns:
+        A callable of the same input. Each new shape is compiled once.
+    """
+    run = jax.jit(stateless(model, function))
+    return lambda inputs: run([w.value for w in model.weights], inputs)
+
+
+def stateless(model, function):
+    """Return `function` with the weights of `model` as a first argument.
+
+    Args:
+        model: `keras.Model`, built.
+        function: callable of one argument that runs `model`.
+
+    Returns:
+        A callable of a list of arrays, in the order of `model.weights`, and
+        the argument of `function`.
+    """
+
+    def with_weights(weights, inputs):
+        state = zip(model.weights, weights, strict=True)
+        with keras.StatelessScope(state_mapping=state):
+            return function(inputs)
+
+    return with_weights
+
+
+class Trainer:
+    """Nothing to add: the program is the same for any number of devices."""

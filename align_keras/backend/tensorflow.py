@@ -37,3 +37,48 @@ def densify(gradient):
     if isinstance(gradient, tf.IndexedSlices):
         return tf.convert_to_tensor(gradient)
     return gradient
+
+
+def compile_inference(model, function):
+    """Compile `function`, which runs `model` without training it.
+
+    Args:
+        model: `keras.Model`, built. Its weights may change later on.
+        function: callable of one array, or dict of arrays.
+
+    Returns:
+        A callable of the same input. Each new shape is compiled once.
+    """
+    return tf.function(function, autograph=False)
+
+
+class Trainer:
+    """What the training loop of Keras lacks across several workers.
+
+    Keras 3.15 cannot look at a distributed batch of one local replica, and
+    averages scalars of the workers along an axis that they do not have.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # All is built but the optimizer; no batch need be drawn for it.
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _make_function(self, step_function):
+        strategy = self.distribute_strategy
+        if strategy.extended._in_multi_worker_mode():
+            return _multi_worker_function(strategy, step_function)
+        return super()._make_function(step_function)
+
+
+def _multi_worker_function(strategy, step_function):
+    @tf.function(reduce_retracing=True)
+    def one_step(data):
+        outputs = strategy.run(step_function, args=(data,))
+        return {
+            name: strategy.reduce("MEAN", value, axis=None)
+            for name, value in outputs.items()
+        }
+
+    return lambda iterator: one_step(next(iterator))

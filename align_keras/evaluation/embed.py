@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from align_keras.compiled import compiled
+from align_keras import backend
 from align_keras.preprocessing.decode import decode_with_pillow
 
 
@@ -202,7 +202,8 @@ def _encoder(model, method):
     # Not an attribute that Keras would track, and gone with the model.
     encoders = model.__dict__.setdefault("_compiled_encoders", {})
     if method not in encoders:
-        encoders[method] = compiled(model, getattr(model, method))
+        function = getattr(model, method)
+        encoders[method] = backend.compile_inference(model, function)
     return encoders[method]
 
 

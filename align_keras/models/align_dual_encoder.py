@@ -16,7 +16,7 @@ TEXT_RECALL = "text_to_image_recall_at_1"
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignDualEncoder(presets.PresetMixin, Backbone):
+class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
     """ALIGN: an image encoder and a text encoder with one embedding space.
 
     Each tower ends in a vector, linearly projected to the common width where

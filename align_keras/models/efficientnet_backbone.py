@@ -158,9 +158,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         x = self.stem_activation(self.stem_bn(self.stem_conv(x)))
         for block in self.blocks:
             x = block(x)
-        super().__init__(
-            inputs=image_input, outputs=x, dtype=dtype, **kwargs
-        )
+        super().__init__(inputs=image_input, outputs=x, dtype=dtype, **kwargs)
 
         # === Config ===
         self.width_coefficient = width_coefficient

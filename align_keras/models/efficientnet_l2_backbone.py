@@ -29,9 +29,7 @@ class EfficientNetL2Backbone(EfficientNetBackbone):
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 5.
     """
 
-    def __init__(
-        self, width_coefficient=4.3, depth_coefficient=5.3, **kwargs
-    ):
+    def __init__(self, width_coefficient=4.3, depth_coefficient=5.3, **kwargs):
         super().__init__(
             width_coefficient=width_coefficient,
             depth_coefficient=depth_coefficient,

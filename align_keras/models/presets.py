@@ -158,4 +158,6 @@ def _say_fresh_weights(preset):
 
 def has_preprocessor(preset):
     """Tell whether a local preset directory holds a preprocessor."""
-    return "://" not in preset and (Path(preset) / "preprocessor.json").is_file()
+    return (
+        "://" not in preset and (Path(preset) / "preprocessor.json").is_file()
+    )

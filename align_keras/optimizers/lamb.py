@@ -114,8 +114,7 @@ class Lamb(keras.optimizers.Optimizer):
         )
         self.assign(
             velocity,
-            self.beta_2 * velocity
-            + (1 - self.beta_2) * ops.square(gradient),
+            self.beta_2 * velocity + (1 - self.beta_2) * ops.square(gradient),
         )
         corrected_momentum = momentum / (1 - ops.power(self.beta_1, step))
         corrected_velocity = velocity / (1 - ops.power(self.beta_2, step))

@@ -2,7 +2,6 @@
 
 import keras
 
-from align_keras.compiled import stateless
 from align_keras.files import atomic_directory
 
 SIGNATURES = ("encode_image", "encode_text", "serving_default")
@@ -106,6 +105,8 @@ def _towers(model, tf):
         return module, model.encode_image, model.encode_text
 
     from jax.experimental import jax2tf
+
+    from align_keras.backend.jax import stateless
 
     module.weights = [
         tf.Variable(keras.ops.convert_to_numpy(weight))

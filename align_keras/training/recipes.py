@@ -1,5 +1,6 @@
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 
 import yaml
@@ -70,9 +71,16 @@ class Recipe:
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _convert(field, value))
         for name in _POSITIVE:
-            self._require(name, getattr(self, name) > 0, "positive")
+            value = getattr(self, name)
+            holds = value is None or 0 < value < math.inf
+            self._require(name, holds, "positive")
         for name in ("warmup_steps", "weight_decay"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
+            holds = 0 <= getattr(self, name) < math.inf
+            self._require(name, holds, "at least 0")
+        # [CLS], a token and [SEP].
+        self._require(
+            "sequence_length", self.sequence_length >= 3, "at least 3"
+        )
         self._require(
             "warmup_steps", self.warmup_steps < self.steps, "below `steps`"
         )
@@ -111,15 +119,15 @@ _POSITIVE = (
     "batch_size",
     "learning_rate",
     "image_size",
-    "sequence_length",
     "checkpoint_every",
+    "initial_temperature",
     "vocabulary_size",
 )
 
 
 def _convert(field, value):
     """Check the type of a field; YAML reads `1e-3` as a string."""
-    kind = str(field.type)
+    kind = getattr(field.type, "__name__", str(field.type))
     if value is None and "None" in kind:
         return None
     try:
@@ -134,7 +142,7 @@ def _convert(field, value):
         if not isinstance(value, str):
             raise TypeError
         return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"Recipe field `{field.name}` must be of type {kind}. "
             f"Received: {field.name}={value!r}"
@@ -172,34 +180,42 @@ def load_recipe(recipe, **overrides):
     """
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
-        return dataclasses.replace(recipe, **overrides)
-    path = _find_recipe(str(recipe))
-    try:
-        fields = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"Recipe `{path}` is no valid YAML: {error}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(
-            f"Recipe `{path}` must be a YAML mapping of fields such as "
-            f"`steps: 1000`. Received: {fields!r}"
-        )
+        origin, fields = "The given recipe", dataclasses.asdict(recipe)
+    else:
+        path = _find_recipe(str(recipe))
+        origin, fields = f"Recipe `{path}`", _read(path)
     known = [field.name for field in dataclasses.fields(Recipe)]
     fields = {**fields, **overrides}
     for name in fields:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
             raise ValueError(
-                f"Recipe `{path}` has the unknown field `{name}`. Did you "
-                f"mean `{nearest[0]}`? Known fields: {', '.join(known)}."
+                f"{origin} has the unknown field `{name}`. Did you mean "
+                f"`{nearest[0]}`? Known fields: {', '.join(known)}."
             )
-    missing = [n for n in ("steps", "batch_size", "learning_rate")
-               if n not in fields]
-    if missing:
-        raise ValueError(f"Recipe `{path}` lacks the field `{missing[0]}`.")
+    for name in ("steps", "batch_size", "learning_rate"):
+        if name not in fields:
+            raise ValueError(f"{origin} lacks the field `{name}`.")
     try:
         return Recipe(**fields)
     except ValueError as error:
-        raise ValueError(f"{error} (in recipe `{path}`)") from None
+        raise ValueError(f"{origin}: {error}") from None
+
+
+def _read(path):
+    try:
+        fields = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"Recipe `{path}` is no valid YAML: {reason}"
+        ) from None
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"Recipe `{path}` must be a YAML mapping of fields such as "
+            f"`steps: 1000`. Received: {fields!r}"
+        )
+    return fields
 
 
 def _find_recipe(recipe):

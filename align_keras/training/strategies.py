@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import socket
 
 import keras
 
@@ -67,6 +68,27 @@ def make_strategy(name="auto", tpu=None):
     return _NoStrategy()
 
 
+def worker_of(strategy):
+    """Tell which of several workers this process is.
+
+    Args:
+        strategy: What `make_strategy` returned, or a `tf.distribute.Strategy`.
+
+    Returns:
+        A pair of ints: the index of this worker and the number of workers,
+        `(0, 1)` unless the strategy has several.
+    """
+    if isinstance(strategy, _NoStrategy):
+        return 0, 1
+    import tensorflow as tf
+
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    workers = resolver.cluster_spec().as_dict().get("worker", [None])
+    return resolver.task_id or 0, len(workers)
+
+
 def _detect(tf):
     if os.environ.get("TPU_NAME") or os.path.exists("/dev/accel0"):
         return "tpu"
@@ -102,17 +124,32 @@ def _tpu_strategy(tf, tpu):
         tpu = "local" if os.path.exists("/dev/accel0") else None
     try:
         if tpu is None:
-            raise ValueError("TPU_NAME is not set")
+            raise ValueError("there is no TPU here")
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+        _knock(resolver.master())
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        tf.errors.OpError,
+    ) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             "The strategy `tpu` found no TPU: run on a TPU VM, or name the "
             "TPU in the environment variable TPU_NAME. "
-            f"The resolver said: {error}"
+            f"Received: TPU_NAME={tpu!r}, which failed with: {reason}"
         ) from None
     return tf.distribute.TPUStrategy(resolver)
+
+
+def _knock(address):
+    """Raise `OSError` unless the TPU answers; TensorFlow waits for ever."""
+    if address.startswith("grpc://"):
+        host, _, port = address.removeprefix("grpc://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=20).close()
 
 
 def _jax_strategy(name):

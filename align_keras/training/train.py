@@ -5,28 +5,21 @@ from pathlib import Path
 
 import keras
 
-from align_keras.data import iterate_records
-from align_keras.data import load_dataset
-from align_keras.data import pack
 from align_keras.data import skipped
 from align_keras.files import atomic_file
-from align_keras.losses import ContrastiveLoss
-from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
-from align_keras.optimizers import Lamb
-from align_keras.optimizers import WarmupLinearDecay
-from align_keras.preprocessing import AlignImageConverter
-from align_keras.preprocessing import AlignPreprocessor
-from align_keras.preprocessing import AlignTokenizer
+from align_keras.training.assembly import build_model
+from align_keras.training.assembly import compile_model
 from align_keras.training.callbacks import SaveBest
 from align_keras.training.callbacks import StopAtStep
 from align_keras.training.callbacks import TrainingLog
 from align_keras.training.checkpoints import Checkpoints
+from align_keras.training.inputs import find_records
+from align_keras.training.inputs import find_tokenizer
+from align_keras.training.inputs import make_dataset
 from align_keras.training.recipes import load_recipe
 from align_keras.training.strategies import make_strategy
-
-# Captions read to learn a vocabulary; more change a frequency list little.
-VOCABULARY_SAMPLE = 1_000_000
+from align_keras.training.strategies import worker_of
 
 
 def train(
@@ -96,54 +89,47 @@ def train(
     ```
     """
     recipe = load_recipe(recipe, seed=seed, **overrides)
-    workdir = Path(workdir)
+    if isinstance(model, str):
+        presets.find_preset(model)
+    if isinstance(strategy, str):
+        strategy = make_strategy(strategy)
+    _check_batch(recipe, strategy.num_replicas_in_sync)
+    begun = Checkpoints(workdir)
+    worker, num_workers = worker_of(strategy)
+    # Every worker goes through the same motions, for reading a distributed
+    # variable may take them all; what the first writes is the result.
+    workdir = Path(workdir, f"worker-{worker}" if worker else "")
+    verbose = verbose and not worker
     say = print if verbose else _silent
     # The data is looked for before anything is written.
-    data = _records(data, workdir / "packed", say)
+    data = find_records(data, workdir / "packed", say)
     if validation_data is not None:
-        validation_data = _records(
+        validation_data = find_records(
             validation_data, workdir / "packed_validation", say
         )
     _claim(workdir, model, recipe)
-    checkpoints = Checkpoints(workdir)
     best_directory = workdir / "model"
-    if checkpoints.state()["step"] >= recipe.steps:
+    if begun.state()["step"] >= recipe.steps:
         say(f"This run is finished: {recipe.steps} steps. See {best_directory}")
-        return _result(checkpoints, best_directory)
+        return _result(begun, best_directory)
 
     keras.utils.set_random_seed(recipe.seed)
-    if isinstance(strategy, str):
-        strategy = make_strategy(strategy)
-    replicas = strategy.num_replicas_in_sync
-    if recipe.batch_size % replicas:
-        raise ValueError(
-            "`batch_size` must be a multiple of the number of replicas. "
-            f"Received: batch_size={recipe.batch_size}, {replicas} replicas. "
-            "Choose another batch size or strategy."
-        )
-    tokenizer = _tokenizer(model, vocabulary, data, workdir, recipe, say)
+    tokenizer = find_tokenizer(model, vocabulary, data, workdir, recipe, say)
     with strategy.scope():
-        model = _build(model, recipe, tokenizer)
-        _compile(model, recipe)
-        step = checkpoints.restore(model)
+        model = build_model(model, recipe, tokenizer)
+        compile_model(model, recipe)
+        step = begun.restore(model)
     if step:
         say(f"Going on after step {step}.")
-    dataset = load_dataset(
-        data,
-        model.preprocessor,
-        recipe.batch_size,
-        training=True,
-        seed=recipe.seed,
-        start_step=step,
-    )
+    checkpoints = Checkpoints(workdir)
     log = TrainingLog(
         workdir, recipe.batch_size, recipe.steps, step, verbose=verbose
     )
-    run_evaluation = None
-    if validation_data is not None:
-        run_evaluation = _evaluation(evaluate, validation_data, say)
+    evaluate = _evaluation(evaluate, validation_data, say)
     model.fit(
-        dataset,
+        make_dataset(
+            data, model.preprocessor, recipe, step, strategy, num_workers
+        ),
         shuffle=False,  # It is shuffled already.
         initial_epoch=step // recipe.checkpoint_every,
         epochs=math.ceil(recipe.steps / recipe.checkpoint_every),
@@ -151,7 +137,7 @@ def train(
         callbacks=[
             log,
             StopAtStep(log, recipe.steps),
-            SaveBest(checkpoints, best_directory, log, run_evaluation),
+            SaveBest(checkpoints, best_directory, log, evaluate),
         ],
         verbose=0,
     )
@@ -159,6 +145,15 @@ def train(
     _report_skipped(result["skipped"], say)
     say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
     return result
+
+
+def _check_batch(recipe, replicas):
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            "`batch_size` must be a multiple of the number of replicas. "
+            f"Received: batch_size={recipe.batch_size}, {replicas} replicas. "
+            "Choose another batch size or strategy."
+        )
 
 
 def _silent(*_):
@@ -182,26 +177,6 @@ def _report_skipped(names, say, shown=5):
         say(f"Skipped {len(names)} records in all.")
 
 
-def _records(data, packed, say):
-    """Return TFRecord files for `data`, packing a folder of pictures."""
-    folder = Path(str(data))
-    if not folder.is_dir() or list(folder.glob("*.tfrecord*")):
-        if next(iterate_records(data), None) is None:
-            raise ValueError(f"The files of `{data}` hold no records.")
-        return data
-    for suffix in ("csv", "tsv", "jsonl"):
-        captions = folder / f"captions.{suffix}"
-        if captions.is_file():
-            say(f"Packing {folder} with {captions.name} into {packed}")
-            pack(folder, packed, captions=captions)
-            return str(packed)
-    raise FileNotFoundError(
-        f"`{folder}` holds neither TFRecord files nor pictures with a "
-        "captions.csv, captions.tsv or captions.jsonl. Pack your data with "
-        "`align-keras pack` first."
-    )
-
-
 def _claim(workdir, model, recipe):
     """Write down what the directory is for, or check that it still holds."""
     asked = {
@@ -223,98 +198,12 @@ def _claim(workdir, model, recipe):
             )
 
 
-def _tokenizer(model, vocabulary, data, workdir, recipe, say):
-    """Find the vocabulary of the run; `None` keeps that of the preset."""
-    path = workdir / "vocabulary.txt"
-    if vocabulary is not None:
-        if not Path(vocabulary).is_file():
-            raise FileNotFoundError(
-                f"There is no vocabulary file `{vocabulary}`."
-            )
-        tokens = Path(vocabulary).read_text(encoding="utf-8").splitlines()
-    elif isinstance(model, str) and presets.has_preprocessor(
-        presets.find_preset(model)
-    ):
-        return None
-    elif path.is_file():
-        tokens = path.read_text(encoding="utf-8").splitlines()
-    else:
-        tokens = AlignTokenizer.learn_vocabulary(
-            _captions(data), recipe.vocabulary_size
-        )
-        say(f"Learned a vocabulary of {len(tokens)} tokens from the captions.")
-    tokenizer = AlignTokenizer(tokens)
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    return tokenizer
-
-
-def _captions(data):
-    read = 0
-    for record in iterate_records(data):
-        yield from record["captions"]
-        read += len(record["captions"])
-        if read >= VOCABULARY_SAMPLE:
-            return
-
-
-def _build(model, recipe, tokenizer):
-    """Create the model with the precision and preprocessing of a recipe."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.precision)
-    try:
-        if isinstance(model, str):
-            built = _from_preset(model, recipe, tokenizer)
-        else:
-            built = model(tokenizer.vocabulary_size())
-    finally:
-        keras.config.set_dtype_policy(policy)
-    if tokenizer is None:
-        tokenizer = built.preprocessor.tokenizer
-    built.preprocessor = AlignPreprocessor(
-        tokenizer=tokenizer,
-        image_converter=AlignImageConverter(
-            image_size=(recipe.image_size, recipe.image_size),
-            resize_size=(recipe.resize_size, recipe.resize_size),
-        ),
-        sequence_length=recipe.sequence_length,
-    )
-    return built
-
-
-def _from_preset(preset, recipe, tokenizer):
-    overrides = {}
-    if tokenizer is not None:
-        size = {"vocabulary_size": tokenizer.vocabulary_size()}
-        overrides["text_encoder"] = size
-    if recipe.batch_norm is not None:
-        overrides["image_encoder"] = {"batch_norm": recipe.batch_norm}
-    if recipe.initial_temperature is not None:
-        overrides["initial_temperature"] = recipe.initial_temperature
-    return AlignDualEncoder.from_preset(preset, **overrides)
-
-
-def _compile(model, recipe):
-    schedule = WarmupLinearDecay(
-        recipe.learning_rate, recipe.warmup_steps, recipe.steps
-    )
-    optimizers = {
-        "lamb": lambda: Lamb(schedule, weight_decay=recipe.weight_decay),
-        "adam": lambda: keras.optimizers.Adam(schedule),
-        "adamw": lambda: keras.optimizers.AdamW(
-            schedule, weight_decay=recipe.weight_decay
-        ),
-        "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
-    }
-    model.compile(
-        optimizer=optimizers[recipe.optimizer](),
-        loss=ContrastiveLoss(label_smoothing=recipe.label_smoothing),
-    )
-
-
 def _evaluation(evaluate, data, say):
+    """Return a function from the model to its metrics, or `None`."""
+    if data is None:
+        return None
     if evaluate is None:
-        # Evaluation stands beside training; only this default reaches over.
+        # Evaluation stands a floor above; only this default reaches up.
         from align_keras.evaluation import evaluate_retrieval
 
         def evaluate(model, data):
@@ -322,10 +211,7 @@ def _evaluation(evaluate, data, say):
 
     def run(model):
         metrics = evaluate(model, data)
-        say(
-            f"Evaluation: mean recall {metrics['mean_recall']:.1%} "
-            f"on {data}"
-        )
+        say(f"Evaluation: mean recall {metrics['mean_recall']:.1%} on {data}")
         return metrics
 
     return run

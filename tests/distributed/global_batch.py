@@ -45,7 +45,7 @@ def image_encoder():
         )
     # Partitioning a deep network takes the compiler minutes.
     images = keras.Input((32, 32, 3))
-    features = keras.layers.Conv2D(8, 3, strides=4)(images)
+    features = keras.layers.Conv2D(8, 3, strides=4, use_bias=False)(images)
     features = keras.layers.BatchNormalization()(features)
     return keras.Model(images, keras.layers.ReLU()(features))
 
@@ -59,14 +59,15 @@ def make_model():
         initial_temperature=0.1,
     )
     model.compile(
-        keras.optimizers.SGD(0.1), ContrastiveLoss(0.1, dtype="float64"), jit_compile=False
+        keras.optimizers.SGD(0.1),
+        ContrastiveLoss(0.1, dtype="float64"),
+        jit_compile=False,
     )
     # The same weights whatever the strategy drew.
     rng = np.random.default_rng(1)
     model.set_weights(
         [
-            (w * rng.uniform(0.5, 1.5, w.shape))
-            + 0.01 * (w.ndim == 1)
+            (w * rng.uniform(0.5, 1.5, w.shape)) + 0.01 * (w.ndim == 1)
             for w in model.get_weights()
         ]
     )
@@ -125,8 +126,11 @@ def jax_gradients(inputs):
             training=True,
         )
         value, _ = model.stateless_compute_loss(
-            trainable, state, [v.value for v in model.metrics_variables],
-            x=inputs, y_pred=outputs,
+            trainable,
+            state,
+            [v.value for v in model.metrics_variables],
+            x=inputs,
+            y_pred=outputs,
         )
         return value
 

@@ -33,5 +33,5 @@ def test_replicas_equal_one_device_on_the_global_batch(run_script, tmp_path):
             np.testing.assert_allclose(one[name], many[name], rtol=1e-6)
         if name.startswith("weight"):
             np.testing.assert_allclose(
-                one[name], many[name], rtol=1e-6, atol=2e-7, err_msg=name
+                one[name], many[name], rtol=1e-6, atol=1e-9, err_msg=name
             )

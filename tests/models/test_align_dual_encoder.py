@@ -165,9 +165,7 @@ def test_saved_preset_gives_equal_outputs(tiny_model, pairs, tmp_path):
     size = (tmp_path / "preset" / "model.weights.h5").stat().st_size
     untrained = tiny_model()
     untrained.save_to_preset(tmp_path / "untrained")
-    assert size == (
-        tmp_path / "untrained" / "model.weights.h5"
-    ).stat().st_size
+    assert size == (tmp_path / "untrained" / "model.weights.h5").stat().st_size
     model.fit(x, batch_size=4, verbose=0)
 
 
@@ -177,8 +175,10 @@ def test_saved_model_file_goes_on_training(tiny_model, pairs, tmp_path):
     model.fit(x, batch_size=4, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    losses = [m.fit(x, batch_size=4, epochs=2, verbose=0).history["loss"]
-              for m in (model, again)]
+    losses = [
+        m.fit(x, batch_size=4, epochs=2, verbose=0).history["loss"]
+        for m in (model, again)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 

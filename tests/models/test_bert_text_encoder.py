@@ -45,8 +45,9 @@ def test_equals_kerashubs_bert_with_the_same_activation():
         ("transformer_layer_1", "transformer_layer_1"),
     )
     for mine, other in names:
-        values = [rng.normal(0, 0.3, w.shape)
-                  for w in theirs.get_layer(other).weights]
+        values = [
+            rng.normal(0, 0.3, w.shape) for w in theirs.get_layer(other).weights
+        ]
         theirs.get_layer(other).set_weights(values)
         ours.get_layer(mine).set_weights(values)
     mask = np.array([[1] * 6, [1, 1, 1, 0, 0, 0]])

@@ -73,9 +73,11 @@ def test_a_branch_is_dropped_for_whole_examples_and_rescaled():
     model = EfficientNetBackbone(0.2, 0.6)
     block = next(b for b in model.blocks if b.residual)
     block.drop_connect.rate = 0.5
-    x = np.random.default_rng(0).normal(
-        size=(64, 6, 6, block.input_filters)
-    ).astype("float32")
+    x = (
+        np.random.default_rng(0)
+        .normal(size=(64, 6, 6, block.input_filters))
+        .astype("float32")
+    )
     branch = ops.convert_to_numpy(block(x, training=False)) - x
     # Moving statistics stand in for those of the batch, to isolate dropping.
     for layer in (block.depthwise_bn, block.project_bn, block.expand_bn):
@@ -90,8 +92,10 @@ def test_a_branch_is_dropped_for_whole_examples_and_rescaled():
 
 def numpy_forward(model, images):
     """The network in NumPy: padding, convolutions, swish, squeeze-excite."""
-    weights = {v.path: ops.convert_to_numpy(v).astype("float64")
-               for v in model.variables}
+    weights = {
+        v.path: ops.convert_to_numpy(v).astype("float64")
+        for v in model.variables
+    }
 
     def pad(x, before, after):
         return np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
@@ -102,15 +106,17 @@ def numpy_forward(model, images):
         out = 0
         for i in range(size):
             for j in range(size):
-                window = x[:, i : i + stride * n : stride,
-                           j : j + stride * n : stride][:, :n, :n]
+                window = x[
+                    :, i : i + stride * n : stride, j : j + stride * n : stride
+                ][:, :n, :n]
                 k = kernel[i, j]
                 out = out + (window * k[:, 0] if depthwise else window @ k)
         return out
 
     def normalise(x, name):
-        mean, variance = (weights[f"{name}/moving_{s}"]
-                          for s in ("mean", "variance"))
+        mean, variance = (
+            weights[f"{name}/moving_{s}"] for s in ("mean", "variance")
+        )
         x = (x - mean) / np.sqrt(variance + 1e-3)
         return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
@@ -126,15 +132,21 @@ def numpy_forward(model, images):
             x = swish(normalise(x, f"{name}/expand_bn"))
         half = block.kernel_size // 2
         x = pad(x, half - 1 if block.strides == 2 else half, half)
-        x = convolve(x, weights[f"{name}/depthwise_conv/kernel"],
-                     block.strides, depthwise=True)
+        x = convolve(
+            x,
+            weights[f"{name}/depthwise_conv/kernel"],
+            block.strides,
+            depthwise=True,
+        )
         x = swish(normalise(x, f"{name}/depthwise_bn"))
         gate = swish(
             x.mean(axis=(1, 2)) @ weights[f"{name}/squeeze_reduce/kernel"]
             + weights[f"{name}/squeeze_reduce/bias"]
         )
-        gate = (gate @ weights[f"{name}/squeeze_expand/kernel"]
-                + weights[f"{name}/squeeze_expand/bias"])
+        gate = (
+            gate @ weights[f"{name}/squeeze_expand/kernel"]
+            + weights[f"{name}/squeeze_expand/bias"]
+        )
         x = x / (1 + np.exp(-gate))[:, None, None]
         x = x @ weights[f"{name}/project_conv/kernel"][0, 0]
         x = normalise(x, f"{name}/project_bn")

@@ -162,8 +162,9 @@ def test_equals_the_model_gardens_lamb_step_for_step(tmp_path, run_script):
     )
     rng = np.random.default_rng(3)
     shapes = {"kernel": (5, 4), "bias": (4,)}
-    problem = {n: rng.normal(size=s).astype("float32")
-               for n, s in shapes.items()}
+    problem = {
+        n: rng.normal(size=s).astype("float32") for n, s in shapes.items()
+    }
     for step in range(10):
         for name, shape in shapes.items():
             problem[f"{name}_{step}"] = rng.normal(size=shape).astype("float32")

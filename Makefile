@@ -1,0 +1,56 @@
+# make quickstart   see ALIGN work: draw data, train, measure, search
+# make test         lint and all tests, on both backends
+# make lint         lint alone
+# make clean        remove what the other targets made
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The first Python that is new enough; `make PYTHON=...` names another one.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+CANDIDATES := python3.11 python3 python python3.12 python3.13
+PYTHON ?= $(shell for python in $(CANDIDATES); do \
+	$$python -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$python && break; done)
+
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	-c constraints.txt -e
+SETTINGS := setup.cfg pyproject.toml constraints.txt
+
+# What does the same through keras.ops on every backend.
+JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed
+
+.PHONY: quickstart test lint clean
+# A half-made environment must not look like a whole one.
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/installed
+	$(BIN)/align-keras quickstart
+
+# The whole suite comes last, so that the closing line speaks of it. JAX spends
+# most of a test on optimising what runs once.
+test: lint
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
+		$(BIN)/python -m pytest $(JAX_TESTS)
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
+
+lint: $(VENV)/installed-for-tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache quickstart
+
+$(VENV)/installed: $(SETTINGS) | $(VENV)/pyvenv.cfg
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/installed-for-tests: $(SETTINGS) | $(VENV)/pyvenv.cfg
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@$(INSTALL) ".[test]"
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@$(or $(PYTHON),false) -c "$(NEW_ENOUGH)" || { echo "align_keras needs \
+	Python 3.11 or newer: install it, or name it with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,75 @@
+"""From a recipe to a compiled model."""
+
+import keras
+
+from align_keras.losses import ContrastiveLoss
+from align_keras.models import AlignDualEncoder
+from align_keras.optimizers import Lamb
+from align_keras.optimizers import WarmupLinearDecay
+from align_keras.preprocessing import AlignImageConverter
+from align_keras.preprocessing import AlignPreprocessor
+
+
+def build_model(model, recipe, tokenizer):
+    """Create the model with the precision and preprocessing of a recipe."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        if isinstance(model, str):
+            built = _from_preset(model, recipe, tokenizer)
+        else:
+            _refuse_fields(recipe, ("batch_norm", "initial_temperature"))
+            built = model(tokenizer.vocabulary_size())
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if tokenizer is None:
+        tokenizer = built.preprocessor.tokenizer
+    built.preprocessor = AlignPreprocessor(
+        tokenizer=tokenizer,
+        image_converter=AlignImageConverter(
+            image_size=(recipe.image_size, recipe.image_size),
+            resize_size=(recipe.resize_size, recipe.resize_size),
+        ),
+        sequence_length=recipe.sequence_length,
+    )
+    return built
+
+
+def _refuse_fields(recipe, names):
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None:
+            raise ValueError(
+                f"Recipe field `{name}` changes a preset, and this run has a "
+                f"model of its own: set it there. Received: {name}={value!r}"
+            )
+
+
+def _from_preset(preset, recipe, tokenizer):
+    overrides = {}
+    if tokenizer is not None:
+        size = {"vocabulary_size": tokenizer.vocabulary_size()}
+        overrides["text_encoder"] = size
+    if recipe.batch_norm is not None:
+        overrides["image_encoder"] = {"batch_norm": recipe.batch_norm}
+    if recipe.initial_temperature is not None:
+        overrides["initial_temperature"] = recipe.initial_temperature
+    return AlignDualEncoder.from_preset(preset, **overrides)
+
+
+def compile_model(model, recipe):
+    schedule = WarmupLinearDecay(
+        recipe.learning_rate, recipe.warmup_steps, recipe.steps
+    )
+    optimizers = {
+        "lamb": lambda: Lamb(schedule, weight_decay=recipe.weight_decay),
+        "adam": lambda: keras.optimizers.Adam(schedule),
+        "adamw": lambda: keras.optimizers.AdamW(
+            schedule, weight_decay=recipe.weight_decay
+        ),
+        "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
+    }
+    model.compile(
+        optimizer=optimizers[recipe.optimizer](),
+        loss=ContrastiveLoss(label_smoothing=recipe.label_smoothing),
+    )

@@ -1,0 +1,86 @@
+"""What a training run reads: records, a vocabulary, batches."""
+
+from pathlib import Path
+
+from align_keras.data import iterate_records
+from align_keras.data import load_dataset
+from align_keras.data import pack
+from align_keras.files import atomic_file
+from align_keras.models import presets
+from align_keras.preprocessing import AlignTokenizer
+
+# Captions read to learn a vocabulary; more change a frequency list little.
+VOCABULARY_SAMPLE = 1_000_000
+
+
+def find_records(data, packed, say):
+    """Return TFRecord files for `data`, packing a folder of pictures."""
+    folder = Path(str(data))
+    if not folder.is_dir() or list(folder.glob("*.tfrecord*")):
+        if next(iterate_records(data), None) is None:
+            raise ValueError(f"The files of `{data}` hold no records.")
+        return data
+    for suffix in ("csv", "tsv", "jsonl"):
+        captions = folder / f"captions.{suffix}"
+        if captions.is_file():
+            say(f"Packing {folder} with {captions.name} into {packed}")
+            pack(folder, packed, captions=captions)
+            return str(packed)
+    raise FileNotFoundError(
+        f"`{folder}` holds neither TFRecord files nor pictures with a "
+        "captions.csv, captions.tsv or captions.jsonl. Pack your data with "
+        "`align-keras pack` first."
+    )
+
+
+def find_tokenizer(model, vocabulary, data, workdir, recipe, say):
+    """Find the vocabulary of the run; `None` keeps that of the preset."""
+    path = workdir / "vocabulary.txt"
+    if vocabulary is not None:
+        if not Path(vocabulary).is_file():
+            raise FileNotFoundError(
+                f"There is no vocabulary file `{vocabulary}`."
+            )
+        tokens = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+    elif isinstance(model, str) and presets.has_preprocessor(
+        presets.find_preset(model)
+    ):
+        return None
+    elif path.is_file():
+        tokens = path.read_text(encoding="utf-8").splitlines()
+    else:
+        tokens = AlignTokenizer.learn_vocabulary(
+            _captions(data), recipe.vocabulary_size
+        )
+        say(f"Learned a vocabulary of {len(tokens)} tokens from the captions.")
+    tokenizer = AlignTokenizer(tokens)
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return tokenizer
+
+
+def _captions(data):
+    read = 0
+    for record in iterate_records(data):
+        yield from record["captions"]
+        read += len(record["captions"])
+        if read >= VOCABULARY_SAMPLE:
+            return
+
+
+def make_dataset(data, preprocessor, recipe, step, strategy, num_workers):
+    kwargs = {"seed": recipe.seed, "start_step": step}
+    if num_workers == 1:
+        return load_dataset(data, preprocessor, recipe.batch_size, **kwargs)
+
+    def of_worker(context):
+        return load_dataset(
+            data,
+            preprocessor,
+            context.get_per_replica_batch_size(recipe.batch_size),
+            shard_index=context.input_pipeline_id,
+            shard_count=context.num_input_pipelines,
+            **kwargs,
+        )
+
+    return strategy.distribute_datasets_from_function(of_worker)

@@ -1,0 +1,276 @@
+"""What a user gets: the wheel, its names, its command, its front page."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import align_keras
+from align_keras.cli import COMMANDS
+from align_keras.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("align_keras", "presets", "LICENSE", "README.md", "setup.cfg")
+
+
+def run(command, cwd, **environment):
+    """Run a command; only `environment` says where Python looks."""
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def run_python(code, cwd, **environment):
+    """Run code in a fresh process and return the JSON of its last line."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    output = run(command, cwd, **environment).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Directory with the installed wheel, built from a copy of the sources."""
+    directory = tmp_path_factory.mktemp("wheel")
+    source = directory / "source"
+    source.mkdir()
+    for name in (*SOURCES, "pyproject.toml"):
+        if (ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, source / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--no-input"]
+    offline = ["--no-deps", "--no-index"]
+    build = [*pip, "wheel", *offline, "--no-build-isolation", "-w", directory]
+    run([*build, source], directory)
+    (wheel,) = directory.glob("*.whl")
+    target = directory / "installed"
+    run([*pip, "install", *offline, "--target", target, wheel], directory)
+    shutil.rmtree(source)
+    return target
+
+
+def test_wheel_holds_every_module_preset_and_recipe(installed):
+    expected = {
+        path.relative_to(ROOT) for path in ROOT.glob("align_keras/**/*.py")
+    }
+    for pattern in ("presets/*/*.json", "presets/recipes/*.yaml"):
+        expected |= {
+            "align_keras" / path.relative_to(ROOT)
+            for path in ROOT.glob(pattern)
+        }
+    assert len(expected) > 150
+    assert [str(p) for p in expected if not (installed / p).is_file()] == []
+
+
+def test_installed_wheel_works_away_from_the_checkout(installed, tmp_path):
+    found = run_python(
+        """
+        import importlib
+        import json
+        import pkgutil
+        import sys
+
+        import align_keras
+        from align_keras.models.presets import presets_directory
+        from align_keras.training import load_recipe
+
+        for module in pkgutil.walk_packages(
+            align_keras.__path__, "align_keras."
+        ):
+            if module.ispkg:
+                importlib.import_module(module.name)
+        model = align_keras.AlignDualEncoder.from_preset("align_b0_bert_tiny")
+        print(json.dumps({
+            "files": [
+                module.__file__
+                for name, module in sys.modules.items()
+                if name.partition(".")[0] == "align_keras"
+            ],
+            "presets_directory": str(presets_directory()),
+            "presets": len(align_keras.list_presets()),
+            "parameters": sum(
+                weight.value.shape.num_elements()
+                for weight in model.trainable_variables
+            ),
+            "batch_size": load_recipe("align").batch_size,
+        }))
+        """,
+        tmp_path,
+        PYTHONPATH=str(installed),
+        KERAS_BACKEND="tensorflow",
+    )
+    inside = str(installed / "align_keras")
+    assert [file for file in found["files"] if not file.startswith(inside)] == []
+    assert found["presets_directory"] == str(Path(inside) / "presets")
+    assert found["presets"] == 54
+    assert found["parameters"] == (
+        align_keras.list_presets()["align_b0_bert_tiny"]["parameters"]
+    )
+    assert found["batch_size"] == 16_384
+
+
+def test_help_of_the_installed_command_is_quick(installed, tmp_path):
+    result = run(
+        [sys.executable, "-X", "importtime"]
+        + [installed / "bin" / "align-keras", "--help"],
+        tmp_path,
+        PYTHONPATH=str(installed),
+    )
+    imported = {
+        line.rpartition("|")[2].strip() for line in result.stderr.splitlines()
+    }
+    assert "align_keras.cli" in imported
+    heavy = {"keras", "keras_hub", "tensorflow", "jax", "numpy", "rich"}
+    assert imported & heavy == set()
+    for command, sentence in COMMANDS.items():
+        assert re.search(rf"^ +{command}\s", result.stdout, re.MULTILINE)
+        assert " ".join(sentence.split()) in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: align-keras {command}" in capsys.readouterr().out
+
+
+def test_import_chooses_no_backend(tmp_path):
+    modules = run_python(
+        """
+        import json
+        import sys
+
+        import align_keras
+
+        print(json.dumps(sorted(sys.modules)))
+        """,
+        tmp_path,
+        PYTHONPATH=str(ROOT),
+    )
+    assert "align_keras" in modules
+    heavy = {"keras", "keras_hub", "tensorflow", "jax", "numpy"}
+    assert heavy & set(modules) == set()
+
+
+def test_jax_needs_no_tensorflow(tmp_path):
+    """Strings and pictures in, vectors out."""
+    found = run_python(
+        """
+        import sys
+
+        # As if they were not installed.
+        for name in ("tensorflow", "tensorflow_text"):
+            sys.modules[name] = None
+
+        import json
+
+        import keras
+        import numpy as np
+
+        import align_keras
+        from align_keras import *
+
+        words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red bus".split()
+        pictures = keras.Input((32, 32, 3))
+        model = AlignDualEncoder(
+            keras.Model(pictures, keras.layers.Conv2D(8, 8, 8)(pictures)),
+            BertTextEncoder(len(words), 1, 2, 16, 32),
+            preprocessor=AlignPreprocessor(
+                AlignTokenizer(words),
+                AlignImageConverter(image_size=32, resize_size=40),
+                sequence_length=8,
+            ),
+        )
+        def numbers(x):
+            return keras.ops.convert_to_numpy(x).tolist()
+        # What the preprocessor must make of the two captions by hand.
+        by_hand = {
+            "token_ids": np.array(
+                [[2, 5, 6, 7, 3, 0, 0, 0], [2, 5, 1, 3, 0, 0, 0, 0]]
+            ),
+            "padding_mask": np.array(
+                [[1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]
+            ),
+        }
+        # Resizing and cropping leave an even gray as it is.
+        gray = np.full((1, 50, 60, 3), 51, "uint8")
+        print(json.dumps({
+            "names": [name for name in align_keras.__all__
+                      if name not in globals()],
+            "backend": keras.config.backend(),
+            "texts": numbers(model.encode_text(["A red bus", "a dog"])),
+            "tokens": numbers(model.encode_text(by_hand)),
+            "pictures": numbers(model.encode_image(gray)),
+            "pixels": numbers(model.encode_image(
+                np.full((1, 32, 32, 3), 51 / 127.5 - 1, "float32")
+            )),
+        }))
+        """,
+        tmp_path,
+        PYTHONPATH=str(ROOT),
+        KERAS_BACKEND="jax",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+    )
+    assert found["backend"] == "jax"
+    assert found["names"] == []
+    first, second = found["texts"]
+    assert max(abs(a - b) for a, b in zip(first, second, strict=True)) > 1e-4
+    for given, expected in (("texts", "tokens"), ("pictures", "pixels")):
+        for row, other in zip(found[given], found[expected], strict=True):
+            assert sum(x * x for x in row) == pytest.approx(1, abs=1e-5)
+            assert row == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", align_keras.__all__)
+def test_public_name_is_explained_with_an_example(name):
+    docstring = textwrap.dedent(
+        "    " + (getattr(align_keras, name).__doc__ or "")
+    )
+    assert "Example:" in docstring
+    code = re.findall(r"```python\n(.*?)```", docstring, re.DOTALL)
+    assert code
+    for block in code:
+        compile(textwrap.dedent(block), name, "exec")
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="`AlignModel`"):
+        align_keras.AlignModel  # noqa: B018
+
+
+def test_readme_lists_the_presets_as_they_are():
+    """Each row: image encoder, embedding, and per text encoder a cell."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
+    texts = [heading.strip("`") for heading in rows[0][2:]]
+    checked = 0
+    table = align_keras.list_presets()
+    for image, width, *cells in rows[2:11]:
+        for text, cell in zip(texts, cells, strict=True):
+            row = table[f"align_{image.strip('`')}_bert_{text}"]
+            size, gflops = cell.split(" · ")
+            assert int(width) == row["embedding_dim"]
+            assert size == f"{row['parameters'] / 1e6:.0f} M"
+            assert gflops == f"{row['gflops']:.1f}"
+            checked += 1
+    assert checked == len(table) == 54
