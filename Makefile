@@ -6,11 +6,12 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The first Python that is new enough; `make PYTHON=...` names another one.
-NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first Python that fits; `make PYTHON=...` names another one. There is no
+# TensorFlow 2.20 for Python 3.14.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 CANDIDATES := python3.11 python3 python python3.12 python3.13
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
-	$$python -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$python && break; done)
+	$$python -c "$(FITS)" 2>/dev/null && echo $$python && break; done)
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt -e
@@ -51,6 +52,6 @@ $(VENV)/installed-for-tests: $(SETTINGS) | $(VENV)/pyvenv.cfg
 	@touch $@
 
 $(VENV)/pyvenv.cfg:
-	@$(or $(PYTHON),false) -c "$(NEW_ENOUGH)" || { echo "align_keras needs \
-	Python 3.11 or newer: install it, or name it with make PYTHON=..."; exit 1; }
+	@$(or $(PYTHON),false) -c "$(FITS)" || { echo "align_keras needs Python \
+	3.11, 3.12 or 3.13: install one, or name it with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

@@ -115,11 +115,14 @@ def test_installed_wheel_works_away_from_the_checkout(installed, tmp_path):
         KERAS_BACKEND="tensorflow",
     )
     inside = str(installed / "align_keras")
-    assert [file for file in found["files"] if not file.startswith(inside)] == []
+    assert [
+        file for file in found["files"] if not file.startswith(inside)
+    ] == []
     assert found["presets_directory"] == str(Path(inside) / "presets")
     assert found["presets"] == 54
-    assert found["parameters"] == (
-        align_keras.list_presets()["align_b0_bert_tiny"]["parameters"]
+    assert (
+        found["parameters"]
+        == (align_keras.list_presets()["align_b0_bert_tiny"]["parameters"])
     )
     assert found["batch_size"] == 16_384
 

@@ -37,8 +37,7 @@ def main(arguments=None):
         subparser.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:

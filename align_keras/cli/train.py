@@ -14,9 +14,7 @@ def add_arguments(parser):
         help="TFRecord files (directory or glob), or a folder of pictures "
         "with a captions.csv, captions.tsv or captions.jsonl",
     )
-    parser.add_argument(
-        "--workdir", required=True, help="directory of the run"
-    )
+    parser.add_argument("--workdir", required=True, help="directory of the run")
     parser.add_argument(
         "--validation-data", help="the same for evaluation at checkpoints"
     )
@@ -49,8 +47,7 @@ def run(options):
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(
-                "`--set` needs the form FIELD=VALUE. "
-                f"Received: {assignment!r}"
+                f"`--set` needs the form FIELD=VALUE. Received: {assignment!r}"
             )
         overrides[name] = value
 

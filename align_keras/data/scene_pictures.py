@@ -142,6 +142,7 @@ def _cross(arm=0.34):
     turns = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
     return np.concatenate([one @ np.reshape(t, (2, 2)) for t in turns])
 
+
 # Polygons in units of the radius; a second one is a hole.
 _OUTLINES = {
     "circle": [(_circle(0.95), 255)],

@@ -143,9 +143,7 @@ def draw_scenes(count, seed=0, split="train"):
         else:
             caption = describe(scene, rng)
         file = io.BytesIO()
-        draw_picture(scene, rng).save(
-            file, "JPEG", quality=92, subsampling=0
-        )
+        draw_picture(scene, rng).save(file, "JPEG", quality=92, subsampling=0)
         yield {
             "key": f"{split}-{index:05d}",
             "image": file.getvalue(),

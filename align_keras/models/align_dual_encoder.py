@@ -10,6 +10,9 @@ from align_keras.models import presets
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
+from align_keras.models.towers import declared
+from align_keras.models.towers import image_input
+from align_keras.models.towers import main_output
 
 IMAGE_RECALL = "image_to_text_recall_at_1"
 TEXT_RECALL = "text_to_image_recall_at_1"
@@ -45,8 +48,8 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             Defaults to `"log"`.
         image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
             averages anything that is not a vector yet. Defaults to `"auto"`.
-        text_pooling: string. The same; `"auto"` takes the first token.
-            Defaults to `"auto"`.
+        text_pooling: string. The same; `"auto"` takes the encoder's
+            `"pooled_output"`, or else the first token. Defaults to `"auto"`.
         preprocessor: `AlignPreprocessor`. Lets `encode_image` and
             `encode_text` take files and strings, and travels in presets and
             exports. It is not part of `get_config()`.
@@ -98,8 +101,14 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         # === Layers ===
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        image_features = _main_output(_declared(image_encoder, "output"))
-        text_features = _main_output(_declared(text_encoder, "output"))
+        self.image_pooling = image_pooling
+        self.text_pooling = text_pooling
+        image_features = main_output(
+            declared(image_encoder, "output"), image_pooling
+        )
+        text_features = main_output(
+            declared(text_encoder, "output"), text_pooling
+        )
         self.image_pooling_layer = Pooling(
             resolve_pooling(image_pooling, image_features, "image"),
             dtype=dtype,
@@ -128,17 +137,17 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         )
 
         # === Functional Model ===
-        image_input = keras.Input(
-            shape=_image_input(image_encoder).shape[1:], name="images"
+        images = keras.Input(
+            shape=image_input(image_encoder).shape[1:], name="images"
         )
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
         padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
         tokens = {"token_ids": token_ids, "padding_mask": padding_mask}
         image_embeddings, text_embeddings = self.contrastive_head(
-            self.image_features(image_input), self.text_features(tokens)
+            self.image_features(images), self.text_features(tokens)
         )
         super().__init__(
-            inputs={"images": image_input, **tokens},
+            inputs={"images": images, **tokens},
             outputs={
                 "image_embeddings": image_embeddings,
                 "text_embeddings": text_embeddings,
@@ -152,8 +161,6 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         self.initial_temperature = initial_temperature
         self.temperature_range = tuple(temperature_range)
         self.temperature_form = temperature_form
-        self.image_pooling = image_pooling
-        self.text_pooling = text_pooling
         self.preprocessor = preprocessor
 
     # The preprocessor is no layer of the network: it has no weights, and its
@@ -184,10 +191,11 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
         """
-        if isinstance(_declared(self.image_encoder, "input"), dict):
-            images = {_image_input(self.image_encoder).name: images}
+        if isinstance(declared(self.image_encoder, "input"), dict):
+            images = {image_input(self.image_encoder).name: images}
         features = self.image_encoder(images, training=training)
-        features = self.image_pooling_layer(_main_output(features))
+        features = main_output(features, self.image_pooling)
+        features = self.image_pooling_layer(features)
         if self.image_projection is not None:
             features = self.image_projection(features)
         return features
@@ -203,18 +211,17 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
         """
-        declared = _declared(self.text_encoder, "input")
-        if isinstance(declared, dict):
-            if "segment_ids" in declared:
+        inputs = declared(self.text_encoder, "input")
+        if isinstance(inputs, dict):
+            if "segment_ids" in inputs:
                 segments = ops.zeros_like(tokens["token_ids"])
                 tokens = {**tokens, "segment_ids": segments}
-            tokens = {name: tokens[name] for name in declared}
+            tokens = {name: tokens[name] for name in inputs}
         else:
             tokens = tokens["token_ids"]
         features = self.text_encoder(tokens, training=training)
-        return self.text_projection(
-            self.text_pooling_layer(_main_output(features))
-        )
+        features = main_output(features, self.text_pooling)
+        return self.text_projection(self.text_pooling_layer(features))
 
     def encode_image(self, images):
         """Embed pictures.
@@ -442,33 +449,3 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         from align_keras.serving import export_saved_model
 
         return export_saved_model(self, filepath, **kwargs)
-
-
-def _declared(encoder, side):
-    """Return the symbolic `input` or `output` of an encoder."""
-    try:
-        return getattr(encoder, side)
-    except AttributeError:  # A `Sequential` model has lists only.
-        return getattr(encoder, f"{side}s")[0]
-
-
-def _image_input(encoder):
-    """Return the symbolic input of an image encoder, named or not."""
-    declared = _declared(encoder, "input")
-    if isinstance(declared, dict):
-        return declared.get("images", next(iter(declared.values())))
-    return declared
-
-
-def _main_output(outputs):
-    """Pick the output that stands for the whole example."""
-    if not isinstance(outputs, dict):
-        return outputs
-    for name in ("pooled_output", "sequence_output"):
-        if name in outputs:
-            return outputs[name]
-    raise ValueError(
-        "An encoder with several outputs must name one of them "
-        "'pooled_output' or 'sequence_output'. "
-        f"Received outputs: {sorted(outputs)}"
-    )

@@ -40,11 +40,19 @@ class TrainingLog(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(
             str(self.workdir / "tensorboard")
         )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Evaluation and saving between epochs do not count as training.
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.step % self.every == 0 or self.step == self.steps:
+        if self.step % self.every == 0:
+            self.report(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Keras starts its means anew with the next epoch.
+        if self.step > self._reported_step:
             self.report(logs)
 
     def report(self, logs):
@@ -66,7 +74,8 @@ class TrainingLog(keras.callbacks.Callback):
     def write(self, metrics):
         """Append figures of the current step to the logs."""
         with (self.workdir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.step, **metrics}) + "\n")
+            line = json.dumps({"step": self.step, **metrics}, default=float)
+            file.write(line + "\n")
         with self._writer.as_default():
             for name, value in metrics.items():
                 self._tf.summary.scalar(name, value, step=self.step)

@@ -1,15 +1,17 @@
 import json
 from pathlib import Path
 
+import keras
+
 from align_keras.files import atomic_file
 
 
 class Checkpoints:
     """The checkpoints of a working directory, newest last.
 
-    A checkpoint is one weight file with the weights, the optimizer's state
-    and the states of random generators. `state.json` names the newest, and is
-    written after it, so that an interruption leaves the one before.
+    A checkpoint is one file with the weights and the optimizer's state.
+    `state.json` names the newest and holds the states of random generators.
+    It is written last, so that an interruption leaves the checkpoint before.
 
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
@@ -40,7 +42,12 @@ class Checkpoints:
         with atomic_file(self._path(step)) as temporary:
             model.save_weights(temporary, overwrite=True)
         with atomic_file(self._state_path) as temporary:
-            temporary.write_text(json.dumps({"step": step, **state}))
+            random = [
+                keras.ops.convert_to_numpy(variable).tolist()
+                for variable in _random(model)
+            ]
+            state = {"step": step, "random": random, **state}
+            temporary.write_text(json.dumps(state, default=float))
         for path in sorted(self.directory.glob("step-*"))[: -self.keep]:
             path.unlink()
 
@@ -50,12 +57,22 @@ class Checkpoints:
         Returns:
             int. The number of steps that it has behind it.
         """
-        step = self.state()["step"]
+        state = self.state()
+        step = state["step"]
         if step:
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             model.load_weights(self._path(step))
+            for variable, value in zip(
+                _random(model), state["random"], strict=True
+            ):
+                variable.assign(value)
         return step
 
     def _path(self, step):
         return self.directory / f"step-{step:09d}.weights.h5"
+
+
+def _random(model):
+    """The states of the random generators, which a weight file leaves out."""
+    return [v for v in model.variables if v.path.endswith("generator_state")]

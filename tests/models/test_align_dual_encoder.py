@@ -231,6 +231,18 @@ def test_any_keras_towers_train(pairs):
     assert again.count_params() == model.count_params()
 
 
+def test_pooling_that_is_asked_for_applies_to_the_sequence(tiny_model, pairs):
+    model, x = tiny_model(text_pooling="average"), pairs(4)
+    tokens = {k: x[k] for k in ("token_ids", "padding_mask")}
+    sequence = model.text_encoder(tokens)["sequence_output"]
+    kernel, bias = model.text_projection.get_weights()
+    rows = ops.convert_to_numpy(sequence).mean(axis=1) @ kernel + bias
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        numpy_of(model(x))["text_embeddings"], rows, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_errors_say_what_to_do(tiny_model, pairs):
     model = tiny_model()
     with pytest.raises(ValueError, match="no preprocessor"):

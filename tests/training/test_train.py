@@ -1,0 +1,411 @@
+"""Training from end to end on pictures of one color each."""
+
+import functools
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from colors import COLORS
+from colors import FIELDS
+from colors import VOCABULARY
+from colors import tiny_model
+from colors import write_pictures
+from colors import write_vocabulary
+from PIL import Image
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import EfficientNetBackbone
+from align_keras.data import iterate_records
+from align_keras.data import pack
+from align_keras.data import records
+from align_keras.training import Recipe
+from align_keras.training import train
+
+SCRIPT = Path(__file__).with_name("train_mirrored.py")
+RECIPE = Recipe(**FIELDS)
+# The dropout masks of a run that goes on must continue, too.
+noisy_model = functools.partial(tiny_model, dropout=0.2)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counter(monkeypatch):
+    monkeypatch.setattr(records, "_skipped", {})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A folder of pictures, the same packed, and a vocabulary."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_pictures(folder / "pictures")
+    write_vocabulary(folder / "words.txt")
+    captions = folder / "pictures" / "captions.csv"
+    pack(folder / "pictures", folder / "packed", captions, records_per_shard=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begin(inputs):
+    """Train on the packed pictures, with a choice of arguments."""
+
+    def begin(workdir, model=noisy_model, recipe=RECIPE, **kwargs):
+        defaults = {
+            "data": str(inputs / "packed"),
+            "vocabulary": str(inputs / "words.txt"),
+            "verbose": False,
+        }
+        return train(model, recipe, workdir=workdir, **{**defaults, **kwargs})
+
+    return begin
+
+
+class Seen:
+    """Notes what evaluation sees, and can stop a run there."""
+
+    def __init__(self, stop_at=None):
+        self.stop_at = stop_at
+        self.embeddings = []
+        self.iterations = []
+
+    def __call__(self, model, data):
+        self.iterations.append(int(model.optimizer.iterations.numpy()))
+        if len(self.iterations) == self.stop_at:
+            raise InterruptedError("stopped by the test")
+        self.embeddings.append(embed(model, data))
+        images, texts = self.embeddings[-1]
+        hits = (images @ texts.T).argmax(axis=1) == np.arange(len(COLORS))
+        return {"mean_recall": hits.mean(dtype="float32")}
+
+
+def embed(model, data):
+    examples = list(iterate_records(data))
+    images = model.encode_image([example["image"] for example in examples])
+    texts = model.encode_text([e["captions"][0] for e in examples])
+    return np.asarray(images), np.asarray(texts)
+
+
+@pytest.fixture(scope="module")
+def run(begin, inputs, tmp_path_factory):
+    """A run from the first step to the last: directory, result, what it saw."""
+    workdir = tmp_path_factory.mktemp("run")
+    seen = Seen()
+    data = str(inputs / "packed")
+    result = begin(workdir, validation_data=data, evaluate=seen)
+    return workdir, result, seen
+
+
+def metrics_of(workdir):
+    """Lines of training, and lines of evaluation."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    training = [line for line in lines if "loss" in line]
+    return training, [line for line in lines if "loss" not in line]
+
+
+def checkpoint(workdir, step):
+    """Every array of a checkpoint: weights, moments, iterations."""
+    arrays = {}
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    path = workdir / "checkpoints" / f"step-{step:09d}.weights.h5"
+    with h5py.File(path) as file:
+        file.visititems(collect)
+    return arrays
+
+
+def test_a_run_learns(run):
+    workdir, result, seen = run
+    training, evaluation = metrics_of(workdir)
+    # A constant model has a loss of 2 ln 16 and finds one of sixteen.
+    assert training[0]["loss"] > training[-1]["loss"]
+    assert training[-1]["loss"] < 0.7 * 2 * np.log(16)
+    assert training[-1]["image_to_text_recall_at_1"] > 5 / 16
+    assert training[-1]["text_to_image_recall_at_1"] > 5 / 16
+    assert result["best"]["score"] > 8 / 16
+    assert result["best"]["score"] == max(
+        line["validation_mean_recall"] for line in evaluation
+    )
+    assert result["step"] == 40 and result["skipped"] == {}
+
+
+def test_metrics_say_what_happened(run):
+    workdir, _, seen = run
+    training, evaluation = metrics_of(workdir)
+    # Every twenty steps, and before each checkpoint.
+    assert [line["step"] for line in training] == [16, 20, 32, 40]
+    assert [line["step"] for line in evaluation] == [16, 32, 40]
+    assert seen.iterations == [16, 32, 40]
+    for line in training:
+        # Warm-up over 4 steps to 0.03, then down to 0 at step 40.
+        rate = 0.03 * (40 - line["step"]) / 36
+        assert line["learning_rate"] == pytest.approx(rate, rel=1e-5)
+        assert line["images_per_second"] > 0
+        for way in ("image_to_text", "text_to_image"):
+            assert 0 <= line[f"{way}_recall_at_1"] <= 1
+    temperatures = [line["temperature"] for line in training]
+    assert len(set(temperatures)) == 4
+    weights = checkpoint(workdir, 40)["layers/contrastive_head/vars/0"]
+    assert temperatures[-1] == pytest.approx(np.exp(weights), rel=1e-6)
+
+
+def test_tensorboard_shows_the_same_figures(run):
+    workdir, _, _ = run
+    shown = {}
+    for path in (workdir / "tensorboard").glob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                number = float(tf.make_ndarray(value.tensor))
+                shown.setdefault(value.tag, {})[event.step] = number
+    training, evaluation = metrics_of(workdir)
+    for name in (
+        "loss",
+        "image_to_text_recall_at_1",
+        "text_to_image_recall_at_1",
+        "temperature",
+        "learning_rate",
+        "images_per_second",
+    ):
+        expected = {line["step"]: line[name] for line in training}
+        assert shown[name] == pytest.approx(expected, rel=1e-6), name
+    name = "validation_mean_recall"
+    expected = {line["step"]: line[name] for line in evaluation}
+    assert shown[name] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_best_model_is_a_whole_preset(run, inputs):
+    workdir, result, seen = run
+    assert result["model"] == str(workdir / "model")
+    model = AlignDualEncoder.from_preset(result["model"])
+    best = seen.iterations.index(result["best"]["step"])
+    data = str(inputs / "packed")
+    for ours, theirs in zip(
+        embed(model, data), seen.embeddings[best], strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    preprocessor = model.preprocessor
+    assert preprocessor.tokenizer.get_vocabulary() == VOCABULARY
+    assert preprocessor.sequence_length == 6
+    assert preprocessor.image_converter.image_size == (32, 32)
+    assert preprocessor.image_converter.resize_size == (36, 36)
+    # Moments of the optimizer would thrice the size.
+    count = sum(np.prod(weight.shape) for weight in model.weights)
+    size = (workdir / "model" / "model.weights.h5").stat().st_size
+    assert size < 4 * count + 60_000
+
+
+def test_two_checkpoints_are_kept(run):
+    workdir, _, _ = run
+    names = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert names == [
+        "state.json",
+        "step-000000032.weights.h5",
+        "step-000000040.weights.h5",
+    ]
+
+
+@pytest.fixture(scope="module")
+def resumed(begin, inputs, tmp_path_factory):
+    """A run that died in its second evaluation, and went on."""
+    workdir = tmp_path_factory.mktemp("resumed")
+    data = str(inputs / "packed")
+    with pytest.raises(InterruptedError):
+        begin(workdir, validation_data=data, evaluate=Seen(stop_at=2))
+    state = json.loads((workdir / "checkpoints" / "state.json").read_text())
+    assert state["step"] == 16
+    seen = Seen()
+    result = begin(workdir, validation_data=data, evaluate=seen)
+    return workdir, result, seen
+
+
+def test_a_run_goes_on_as_if_nothing_had_happened(run, resumed):
+    """Weights, moments, iterations, and the order and augmentation of data.
+
+    The same operations run on the same numbers, so that a hundredth of the
+    usual tolerance of float32 is enough; it leaves room for threads that add
+    in another order.
+    """
+    workdir, result, seen = resumed
+    assert seen.iterations == [32, 40]
+    whole, parts = checkpoint(run[0], 40), checkpoint(workdir, 40)
+    assert whole.keys() == parts.keys()
+    assert whole["optimizer/vars/0"] == parts["optimizer/vars/0"] == 40
+    for name in whole:
+        np.testing.assert_allclose(
+            parts[name], whole[name], rtol=1e-5, atol=1e-7, err_msg=name
+        )
+    assert result["best"]["step"] == run[1]["best"]["step"]
+    whole, parts = metrics_of(run[0])[0], metrics_of(workdir)[0]
+    assert [line["step"] for line in parts] == [16, 20, 32, 20, 32, 40]
+    for ours, theirs in zip(parts[-3:], whole[-3:], strict=True):
+        for name in ("loss", "temperature", "learning_rate"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
+
+
+def test_another_seed_is_another_run(run, begin, tmp_path):
+    """Else the test above would pass for a model that never changes."""
+    result = begin(tmp_path, seed=1, checkpoint_every=40)
+    ours, theirs = checkpoint(tmp_path, 40), checkpoint(run[0], 40)
+    name = "layers/dense/vars/0"
+    assert np.abs(ours[name] - theirs[name]).max() > 0.01
+    # Without evaluation, the newest model counts as the best.
+    assert result["best"] == {"step": 40, "score": None, "metrics": {}}
+
+
+def test_a_finished_run_says_so(run, begin, capsys):
+    workdir, result, _ = run
+    before = (workdir / "metrics.jsonl").read_bytes()
+
+    def refuse(vocabulary_size):
+        raise AssertionError("no model is needed")
+
+    again = begin(workdir, refuse, verbose=True)
+    assert "This run is finished: 40 steps." in capsys.readouterr().out
+    assert again == result
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_recipe_needs_another_directory(run, begin):
+    with pytest.raises(ValueError) as caught:
+        begin(run[0], learning_rate=0.5)
+    message = str(caught.value)
+    assert str(run[0]) in message
+    assert "learning_rate=0.03" in message and "learning_rate=0.5" in message
+    with pytest.raises(ValueError, match="model='custom', but model='align_b0"):
+        begin(run[0], "align_b0_bert_tiny")
+
+
+def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
+    """An EfficientNet, a learned vocabulary, and a broken file."""
+    folder = shutil.copytree(inputs / "pictures", tmp_path / "pictures")
+    (folder / "red.png").write_bytes(b"not a picture")
+    result = train(
+        lambda size: AlignDualEncoder(
+            EfficientNetBackbone(0.2, 0.2),
+            BertTextEncoder(size, 1, 2, 16, 32),
+        ),
+        RECIPE,
+        data=str(folder),
+        workdir=tmp_path / "run",
+        validation_data=str(folder),
+        steps=2,
+        warmup_steps=1,
+        batch_size=4,
+        sequence_length=16,
+    )
+    said = capsys.readouterr().out
+    assert "Packing" in said and "1 not a picture" in said
+    assert f"{tmp_path / 'run' / 'packed'}" in said
+    metrics = result["best"]["metrics"]
+    assert metrics["images"] == metrics["texts"] == 15
+    model = AlignDualEncoder.from_preset(result["model"])
+    assert isinstance(model.image_encoder, EfficientNetBackbone)
+    learned = model.preprocessor.tokenizer.get_vocabulary()
+    assert learned[:5] == VOCABULARY[:5] and "##e" in learned
+    file = tmp_path / "run" / "vocabulary.txt"
+    assert file.read_text().splitlines() == learned
+
+
+def test_broken_records_are_skipped_counted_and_named(begin, tmp_path, capsys):
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(picture, "PNG")
+    contents = {
+        "good": (picture.getvalue(), ["all red"]),
+        "cut": (picture.getvalue()[:60], ["all blue"]),
+        "empty": (b"", ["all blue"]),
+        "silent": (picture.getvalue(), [" "]),
+    }
+    path = tmp_path / "data.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for key, (image, captions) in contents.items():
+            writer.write(records.encode_record(key, image, captions, 40, 40))
+    result = begin(
+        tmp_path / "run",
+        data=str(path),
+        verbose=True,
+        steps=2,
+        warmup_steps=0,
+        batch_size=4,
+    )
+    skipped = result["skipped"]
+    assert len(skipped) == 3
+    for index, key in enumerate(contents):
+        name = f"{path}[{index}] {key}"
+        assert (name in skipped) == (key != "good")
+    assert skipped[f"{path}[3] silent"] == "no caption"
+    said = capsys.readouterr().out
+    assert f"Skipped {path}[1] cut" in said and "3 records" in said
+
+
+def test_missing_inputs_are_one_clear_error(begin, inputs, tmp_path):
+    def refusal(error, **kwargs):
+        workdir = tmp_path / "run"
+        with pytest.raises(error) as caught:
+            begin(workdir, **kwargs)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    nowhere = str(tmp_path / "nowhere")
+    assert nowhere in refusal(FileNotFoundError, data=nowhere)
+    pattern = str(inputs / "packed" / "*.tfrec")
+    assert pattern in refusal(FileNotFoundError, data=pattern)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    message = refusal(FileNotFoundError, data=str(empty))
+    assert str(empty) in message and "captions.csv" in message
+    (empty / "data.tfrecord").touch()
+    message = refusal(ValueError, data=str(empty))
+    assert str(empty) in message and "no records" in message
+    assert nowhere in refusal(FileNotFoundError, vocabulary=nowhere)
+    message = refusal(ValueError, model="align_b7_bert_bas")
+    assert "Did you mean `align_b7_bert_base`" in message
+    with pytest.raises(ValueError, match="`batchsize`.*`batch_size`"):
+        begin(tmp_path / "run", batchsize=4)
+
+
+def test_a_refused_run_does_not_claim_its_directory(begin, inputs, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        begin(tmp_path, vocabulary="nowhere.txt", steps=30)
+    with pytest.raises(ValueError, match="unknown"):
+        begin(tmp_path, strategy="mirrord", steps=20)
+    result = begin(tmp_path, steps=1, warmup_steps=0)
+    assert result["step"] == 1
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="a strategy of TensorFlow"
+)
+def test_two_replicas(run_script, inputs, run, tmp_path):
+    """The run of one device, on two replicas of half the batch.
+
+    Local batch statistics differ, so that only what does not depend on them
+    is compared: data, schedule, and that it learns.
+    """
+    output = run_script(
+        SCRIPT, inputs, tmp_path, timeout=180, KERAS_BACKEND="tensorflow"
+    ).stdout
+    report = json.loads(output.splitlines()[-1])
+    assert "batch_size=15, 2 replicas" in report["error"]
+    assert "\n" not in report["error"]
+    assert not os.listdir(tmp_path / "odd")
+
+    assert report["result"]["step"] == 40
+    training, _ = metrics_of(tmp_path / "even")
+    assert training[-1]["loss"] < 0.7 * 2 * np.log(16)
+    assert training[-1]["image_to_text_recall_at_1"] > 5 / 16
+    state = checkpoint(tmp_path / "even", 40)
+    assert state["optimizer/vars/0"] == 40
+    model = AlignDualEncoder.from_preset(report["result"]["model"])
+    images, texts = embed(model, str(inputs / "packed"))
+    hits = (images @ texts.T).argmax(axis=1) == np.arange(len(COLORS))
+    assert hits.mean() == report["result"]["best"]["score"] > 5 / 16
