@@ -1,5 +1,7 @@
 """What a user gets: the wheel, its names, its command, its front page."""
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -277,3 +279,14 @@ def test_readme_lists_the_presets_as_they_are():
             assert gflops == f"{row['gflops']:.1f}"
             checked += 1
     assert checked == len(table) == 54
+
+
+def test_readme_imports_what_exists():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = []
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        for statement in ast.parse(block).body:
+            if isinstance(statement, ast.ImportFrom):
+                module = importlib.import_module(statement.module)
+                names += [getattr(module, n.name) for n in statement.names]
+    assert align_keras.AlignDualEncoder in names

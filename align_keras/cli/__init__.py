@@ -40,9 +40,20 @@ def main(arguments=None):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.run(options) or 0
-    except (ValueError, OSError, ImportError) as error:
-        print(f"align-keras: error: {error}", file=sys.stderr)
+    except _expected_errors() as error:
+        # Keras and TensorFlow write paragraphs.
+        reason = " ".join(str(error).split())
+        print(f"align-keras: error: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("align-keras: interrupted", file=sys.stderr)
         return 130
+
+
+def _expected_errors():
+    """Errors that speak of the input or the machine, not of a mistake here."""
+    expected = (ValueError, OSError, ImportError)
+    if "tensorflow" in sys.modules:
+        # A damaged file in the midst of training, or too little memory.
+        expected += (sys.modules["tensorflow"].errors.OpError,)
+    return expected

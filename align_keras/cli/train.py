@@ -42,7 +42,7 @@ def add_arguments(parser):
 
 
 def run(options):
-    overrides = {}
+    overrides = {"seed": options.seed}
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not equals:
@@ -51,19 +51,18 @@ def run(options):
             )
         overrides[name] = value
 
+    from align_keras.training import load_recipe
     from align_keras.training import train
 
     result = train(
         options.preset,
-        options.recipe,
+        load_recipe(options.recipe, **overrides),
         data=options.data,
         workdir=options.workdir,
         validation_data=options.validation_data,
         vocabulary=options.vocabulary,
         strategy=options.strategy,
-        seed=options.seed,
         verbose=not options.json,
-        **overrides,
     )
     if options.json:
         print(json.dumps(result))

@@ -4,6 +4,7 @@ import keras
 
 from align_keras.losses import ContrastiveLoss
 from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
 from align_keras.optimizers import Lamb
 from align_keras.optimizers import WarmupLinearDecay
 from align_keras.preprocessing import AlignImageConverter
@@ -48,13 +49,26 @@ def _refuse_fields(recipe, names):
 def _from_preset(preset, recipe, tokenizer):
     overrides = {}
     if tokenizer is not None:
-        size = {"vocabulary_size": tokenizer.vocabulary_size()}
-        overrides["text_encoder"] = size
+        size = tokenizer.vocabulary_size()
+        _check_vocabulary(presets.find_preset(preset), size)
+        overrides["text_encoder"] = {"vocabulary_size": size}
     if recipe.batch_norm is not None:
         overrides["image_encoder"] = {"batch_norm": recipe.batch_norm}
     if recipe.initial_temperature is not None:
         overrides["initial_temperature"] = recipe.initial_temperature
     return AlignDualEncoder.from_preset(preset, **overrides)
+
+
+def _check_vocabulary(preset, size):
+    if "://" in preset or not presets.has_weights(preset):
+        return
+    tower = presets.load_config(preset)["config"]["text_encoder"]["config"]
+    if tower.get("vocabulary_size", size) != size:
+        raise ValueError(
+            f"The weights of preset `{preset}` belong to a vocabulary of "
+            f"{tower['vocabulary_size']} tokens. Received a vocabulary of "
+            f"{size}; pass the one that the preset was trained with."
+        )
 
 
 def compile_model(model, recipe):

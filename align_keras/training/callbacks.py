@@ -5,6 +5,8 @@ from pathlib import Path
 
 import keras
 
+from align_keras.files import atomic_file
+
 
 class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
@@ -36,10 +38,24 @@ class TrainingLog(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         import tensorflow as tf
 
+        self._forget_later_steps()
         self._tf = tf
         self._writer = tf.summary.create_file_writer(
             str(self.workdir / "tensorboard")
         )
+
+    def _forget_later_steps(self):
+        """Drop what an interrupted run did after its last checkpoint."""
+        path = self.workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        with atomic_file(path) as temporary:
+            temporary.write_text(
+                "".join(
+                    f"{line}\n"
+                    for line in lines
+                    if json.loads(line)["step"] <= self.step
+                )
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         # Evaluation and saving between epochs do not count as training.

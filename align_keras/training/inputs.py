@@ -24,7 +24,9 @@ def find_records(data, packed, say):
         captions = folder / f"captions.{suffix}"
         if captions.is_file():
             say(f"Packing {folder} with {captions.name} into {packed}")
-            pack(folder, packed, captions=captions)
+            manifest = pack(folder, packed, captions=captions)
+            for reason, count in manifest["skipped_reasons"].items():
+                say(f"Skipped {count} {reason}: see {packed}/manifest.json")
             return str(packed)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
@@ -33,7 +35,7 @@ def find_records(data, packed, say):
     )
 
 
-def find_tokenizer(model, vocabulary, data, workdir, recipe, say):
+def find_tokenizer(model, vocabulary, data, workdir, step, recipe, say):
     """Find the vocabulary of the run; `None` keeps that of the preset."""
     path = workdir / "vocabulary.txt"
     if vocabulary is not None:
@@ -46,7 +48,7 @@ def find_tokenizer(model, vocabulary, data, workdir, recipe, say):
         presets.find_preset(model)
     ):
         return None
-    elif path.is_file():
+    elif step:
         tokens = path.read_text(encoding="utf-8").splitlines()
     else:
         tokens = AlignTokenizer.learn_vocabulary(

@@ -154,7 +154,7 @@ def recipe_names():
     return sorted(p.stem for p in (presets_directory() / "recipes").iterdir())
 
 
-def load_recipe(recipe, **overrides):
+def load_recipe(recipe, /, **overrides):
     """Load and validate a recipe.
 
     Args:

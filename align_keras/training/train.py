@@ -107,18 +107,21 @@ def train(
         validation_data = find_records(
             validation_data, workdir / "packed_validation", say
         )
-    _claim(workdir, model, recipe)
+    step = begun.state()["step"]
+    _claim(workdir, model, recipe, vocabulary, step)
     best_directory = workdir / "model"
-    if begun.state()["step"] >= recipe.steps:
+    if step >= recipe.steps:
         say(f"This run is finished: {recipe.steps} steps. See {best_directory}")
         return _result(begun, best_directory)
 
     keras.utils.set_random_seed(recipe.seed)
-    tokenizer = find_tokenizer(model, vocabulary, data, workdir, recipe, say)
+    tokenizer = find_tokenizer(
+        model, vocabulary, data, workdir, step, recipe, say
+    )
     with strategy.scope():
         model = build_model(model, recipe, tokenizer)
         compile_model(model, recipe)
-        step = begun.restore(model)
+        begun.restore(model)
     if step:
         say(f"Going on after step {step}.")
     checkpoints = Checkpoints(workdir)
@@ -177,14 +180,16 @@ def _report_skipped(names, say, shown=5):
         say(f"Skipped {len(names)} records in all.")
 
 
-def _claim(workdir, model, recipe):
+def _claim(workdir, model, recipe, vocabulary, step):
     """Write down what the directory is for, or check that it still holds."""
     asked = {
         "model": model if isinstance(model, str) else "custom",
+        "vocabulary": vocabulary and str(vocabulary),
         **dataclasses.asdict(recipe),
     }
     path = workdir / "recipe.json"
-    if not path.is_file():
+    # An attempt that failed before its first checkpoint binds nobody.
+    if not step:
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(asked, indent=2) + "\n")
         return

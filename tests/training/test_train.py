@@ -32,7 +32,7 @@ from align_keras.training import train
 SCRIPT = Path(__file__).with_name("train_mirrored.py")
 RECIPE = Recipe(**FIELDS)
 # The dropout masks of a run that goes on must continue, too.
-noisy_model = functools.partial(tiny_model, dropout=0.2)
+noisy_model = functools.partial(tiny_model, dropout=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -126,11 +126,11 @@ def checkpoint(workdir, step):
 def test_a_run_learns(run):
     workdir, result, seen = run
     training, evaluation = metrics_of(workdir)
-    # A constant model has a loss of 2 ln 16 and finds one of sixteen.
+    # A constant model has a loss of 2 ln 8 and finds one of eight.
     assert training[0]["loss"] > training[-1]["loss"]
-    assert training[-1]["loss"] < 0.7 * 2 * np.log(16)
-    assert training[-1]["image_to_text_recall_at_1"] > 5 / 16
-    assert training[-1]["text_to_image_recall_at_1"] > 5 / 16
+    assert training[-1]["loss"] < 0.7 * 2 * np.log(8)
+    assert training[-1]["image_to_text_recall_at_1"] > 4 / 8
+    assert training[-1]["text_to_image_recall_at_1"] > 4 / 8
     assert result["best"]["score"] > 8 / 16
     assert result["best"]["score"] == max(
         line["validation_mean_recall"] for line in evaluation
@@ -146,8 +146,8 @@ def test_metrics_say_what_happened(run):
     assert [line["step"] for line in evaluation] == [16, 32, 40]
     assert seen.iterations == [16, 32, 40]
     for line in training:
-        # Warm-up over 4 steps to 0.03, then down to 0 at step 40.
-        rate = 0.03 * (40 - line["step"]) / 36
+        # Warm-up over 4 steps to 0.02, then down to 0 at step 40.
+        rate = 0.02 * (40 - line["step"]) / 36
         assert line["learning_rate"] == pytest.approx(rate, rel=1e-5)
         assert line["images_per_second"] > 0
         for way in ("image_to_text", "text_to_image"):
@@ -197,10 +197,10 @@ def test_the_best_model_is_a_whole_preset(run, inputs):
     assert preprocessor.sequence_length == 6
     assert preprocessor.image_converter.image_size == (32, 32)
     assert preprocessor.image_converter.resize_size == (36, 36)
-    # Moments of the optimizer would thrice the size.
-    count = sum(np.prod(weight.shape) for weight in model.weights)
-    size = (workdir / "model" / "model.weights.h5").stat().st_size
-    assert size < 4 * count + 60_000
+    # The optimizer's moments, twice the weights, stay in the checkpoints.
+    with h5py.File(workdir / "model" / "model.weights.h5") as file:
+        assert "optimizer" not in file
+    assert "optimizer/vars/2" in checkpoint(workdir, 40)
 
 
 def test_two_checkpoints_are_kept(run):
@@ -245,8 +245,8 @@ def test_a_run_goes_on_as_if_nothing_had_happened(run, resumed):
         )
     assert result["best"]["step"] == run[1]["best"]["step"]
     whole, parts = metrics_of(run[0])[0], metrics_of(workdir)[0]
-    assert [line["step"] for line in parts] == [16, 20, 32, 20, 32, 40]
-    for ours, theirs in zip(parts[-3:], whole[-3:], strict=True):
+    assert [line["step"] for line in parts] == [16, 20, 32, 40]
+    for ours, theirs in zip(parts, whole, strict=True):
         for name in ("loss", "temperature", "learning_rate"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
 
@@ -279,7 +279,7 @@ def test_another_recipe_needs_another_directory(run, begin):
         begin(run[0], learning_rate=0.5)
     message = str(caught.value)
     assert str(run[0]) in message
-    assert "learning_rate=0.03" in message and "learning_rate=0.5" in message
+    assert "learning_rate=0.02" in message and "learning_rate=0.5" in message
     with pytest.raises(ValueError, match="model='custom', but model='align_b0"):
         begin(run[0], "align_b0_bert_tiny")
 
@@ -296,17 +296,17 @@ def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
         RECIPE,
         data=str(folder),
         workdir=tmp_path / "run",
-        validation_data=str(folder),
         steps=2,
         warmup_steps=1,
         batch_size=4,
         sequence_length=16,
     )
     said = capsys.readouterr().out
-    assert "Packing" in said and "1 not a picture" in said
-    assert f"{tmp_path / 'run' / 'packed'}" in said
-    metrics = result["best"]["metrics"]
-    assert metrics["images"] == metrics["texts"] == 15
+    packed = tmp_path / "run" / "packed"
+    assert f"Packing {folder} with captions.csv" in said
+    assert f"1 not a picture: see {packed}/manifest.json" in said
+    keys = [record["key"] for record in iterate_records(str(packed))]
+    assert sorted(keys) == sorted(set(COLORS) - {"red"})
     model = AlignDualEncoder.from_preset(result["model"])
     assert isinstance(model.image_encoder, EfficientNetBackbone)
     learned = model.preprocessor.tokenizer.get_vocabulary()
@@ -342,8 +342,7 @@ def test_broken_records_are_skipped_counted_and_named(begin, tmp_path, capsys):
         name = f"{path}[{index}] {key}"
         assert (name in skipped) == (key != "good")
     assert skipped[f"{path}[3] silent"] == "no caption"
-    said = capsys.readouterr().out
-    assert f"Skipped {path}[1] cut" in said and "3 records" in said
+    assert f"Skipped {path}[1] cut" in capsys.readouterr().out
 
 
 def test_missing_inputs_are_one_clear_error(begin, inputs, tmp_path):
@@ -372,13 +371,24 @@ def test_missing_inputs_are_one_clear_error(begin, inputs, tmp_path):
         begin(tmp_path / "run", batchsize=4)
 
 
-def test_a_refused_run_does_not_claim_its_directory(begin, inputs, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        begin(tmp_path, vocabulary="nowhere.txt", steps=30)
-    with pytest.raises(ValueError, match="unknown"):
-        begin(tmp_path, strategy="mirrord", steps=20)
-    result = begin(tmp_path, steps=1, warmup_steps=0)
-    assert result["step"] == 1
+def test_an_attempt_without_checkpoint_binds_nobody(begin, inputs, tmp_path):
+    """As when the first batch did not fit into memory."""
+
+    def fail(vocabulary_size):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        begin(tmp_path, fail, vocabulary=None, vocabulary_size=9, steps=7)
+    begun = json.loads((tmp_path / "recipe.json").read_text())
+    assert (begun["steps"], begun["vocabulary_size"]) == (7, 9)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 9.0}\n')
+    begin(tmp_path, vocabulary=None, steps=1, warmup_steps=0, batch_size=16)
+    assert json.loads((tmp_path / "recipe.json").read_text())["steps"] == 1
+    # Learned anew, not that of the attempt.
+    assert len((tmp_path / "vocabulary.txt").read_text().split()) > 9
+    assert [line["step"] for line in metrics_of(tmp_path)[0]] == [1]
+    with pytest.raises(ValueError, match="vocabulary=None"):
+        begin(tmp_path, steps=1, warmup_steps=0, batch_size=16)
 
 
 @pytest.mark.multiprocess
@@ -392,17 +402,22 @@ def test_two_replicas(run_script, inputs, run, tmp_path):
     is compared: data, schedule, and that it learns.
     """
     output = run_script(
-        SCRIPT, inputs, tmp_path, timeout=180, KERAS_BACKEND="tensorflow"
+        SCRIPT,
+        inputs,
+        tmp_path,
+        timeout=180,
+        KERAS_BACKEND="tensorflow",
+        PYTHONPATH=str(SCRIPT.parents[1]),
     ).stdout
     report = json.loads(output.splitlines()[-1])
-    assert "batch_size=15, 2 replicas" in report["error"]
+    assert "batch_size=9, 2 replicas" in report["error"]
     assert "\n" not in report["error"]
     assert not os.listdir(tmp_path / "odd")
 
     assert report["result"]["step"] == 40
     training, _ = metrics_of(tmp_path / "even")
-    assert training[-1]["loss"] < 0.7 * 2 * np.log(16)
-    assert training[-1]["image_to_text_recall_at_1"] > 5 / 16
+    assert training[-1]["loss"] < 0.7 * 2 * np.log(8)
+    assert training[-1]["image_to_text_recall_at_1"] > 4 / 8
     state = checkpoint(tmp_path / "even", 40)
     assert state["optimizer/vars/0"] == 40
     model = AlignDualEncoder.from_preset(report["result"]["model"])

@@ -42,7 +42,7 @@ def evaluate(model, data):
 
 (WORKDIR / "odd").mkdir()
 try:
-    train(tiny_model, RECIPE, workdir=WORKDIR / "odd", batch_size=15, **KWARGS)
+    train(tiny_model, RECIPE, workdir=WORKDIR / "odd", batch_size=9, **KWARGS)
 except ValueError as error:
     report = {"error": str(error)}
 report["result"] = train(

@@ -21,8 +21,8 @@ COLORS = (
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "all", *COLORS]
 FIELDS = {
     "steps": 40,
-    "batch_size": 16,
-    "learning_rate": 0.03,
+    "batch_size": 8,
+    "learning_rate": 0.02,
     "warmup_steps": 4,
     "image_size": 32,
     "resize_size": 36,
