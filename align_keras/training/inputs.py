@@ -71,18 +71,26 @@ def _captions(data):
 
 
 def make_dataset(data, preprocessor, recipe, step, strategy, num_workers):
-    kwargs = {"seed": recipe.seed, "start_step": step}
     if num_workers == 1:
-        return load_dataset(data, preprocessor, recipe.batch_size, **kwargs)
+        return load_dataset(
+            data,
+            preprocessor,
+            recipe.batch_size,
+            seed=recipe.seed,
+            start_step=step,
+        )
 
     def of_worker(context):
+        # Each local replica takes a batch of its own in every step.
+        local = context.num_replicas_in_sync // context.num_input_pipelines
         return load_dataset(
             data,
             preprocessor,
             context.get_per_replica_batch_size(recipe.batch_size),
+            seed=recipe.seed,
+            start_step=step * local,
             shard_index=context.input_pipeline_id,
             shard_count=context.num_input_pipelines,
-            **kwargs,
         )
 
     return strategy.distribute_datasets_from_function(of_worker)

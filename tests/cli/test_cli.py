@@ -69,7 +69,9 @@ def packed(folder):
     captions = folder / "pictures" / "captions.csv"
     output = folder / "packed"
     pictures = folder / "pictures"
-    assert run("pack", pictures, "--captions", captions, "--output", output) == 0
+    assert (
+        run("pack", pictures, "--captions", captions, "--output", output) == 0
+    )
     return output
 
 

@@ -1,0 +1,120 @@
+"""Train ALIGN on a TPU, from TFRecord files in Cloud Storage.
+
+    python tpu_training.py --tpu local --data 'gs://my-bucket/packed/*.tfrecord' \\
+        --vocabulary gs://my-bucket/vocabulary.txt \\
+        --checkpoints gs://my-bucket/run --output my_align
+
+`align-keras pack` or img2dataset writes the TFRecord files; the vocabulary is
+one WordPiece token a line. Started again, the script goes on from the newest
+checkpoint. `main` takes any strategy of `tf.distribute`, so that it can be
+tried on the devices of one machine first.
+"""
+
+import argparse
+
+import keras
+import tensorflow as tf
+
+from align_keras import AlignDualEncoder
+from align_keras import AlignImageConverter
+from align_keras import AlignPreprocessor
+from align_keras import AlignTokenizer
+from align_keras import ContrastiveLoss
+from align_keras import Lamb
+from align_keras import WarmupLinearDecay
+from align_keras.data import load_dataset
+from align_keras.training import load_recipe
+
+
+def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
+    """Train and save a model; returns it."""
+    keras.utils.set_random_seed(recipe.seed)
+    with tf.io.gfile.GFile(vocabulary) as file:
+        tokenizer = AlignTokenizer(file.read().splitlines())
+    preprocessor = AlignPreprocessor(
+        tokenizer,
+        AlignImageConverter(recipe.image_size, recipe.resize_size),
+        recipe.sequence_length,
+    )
+
+    # Variables that are made within the scope lie on every core.
+    with strategy.scope():
+        model = AlignDualEncoder.from_preset(
+            preset,
+            text_encoder={"vocabulary_size": tokenizer.vocabulary_size()},
+            preprocessor=preprocessor,
+            dtype=recipe.precision,
+        )
+        model.compile(
+            optimizer=Lamb(
+                WarmupLinearDecay(
+                    recipe.learning_rate, recipe.warmup_steps, recipe.steps
+                ),
+                weight_decay=recipe.weight_decay,
+            ),
+            # Negatives are the pairs of all cores: nothing to configure.
+            loss=ContrastiveLoss(recipe.label_smoothing),
+            # TPUStrategy compiles the step as a whole.
+            jit_compile=False,
+        )
+        model.optimizer.build(model.trainable_variables)
+
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=model), checkpoints, max_to_keep=2
+    )
+    manager.restore_or_initialize()
+    step = int(model.optimizer.iterations.numpy())
+
+    def batches_of_host(context):
+        # Each host reads its share of the files, a batch for each of its cores.
+        cores = context.num_replicas_in_sync // context.num_input_pipelines
+        return load_dataset(
+            data,
+            preprocessor,
+            context.get_per_replica_batch_size(recipe.batch_size),
+            seed=recipe.seed,
+            start_step=step * cores,
+            shard_index=context.input_pipeline_id,
+            shard_count=context.num_input_pipelines,
+        )
+
+    # Checkpoints stand at the end of what Keras calls an epoch.
+    model.fit(
+        strategy.distribute_datasets_from_function(batches_of_host),
+        initial_epoch=step // recipe.checkpoint_every,
+        epochs=recipe.steps // recipe.checkpoint_every,
+        steps_per_epoch=recipe.checkpoint_every,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: manager.save()
+            ),
+            keras.callbacks.TensorBoard(f"{checkpoints}/tensorboard"),
+        ],
+    )
+    model.save_to_preset(output)
+    return model
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tpu", default="local", help="name or address")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--vocabulary", required=True)
+    parser.add_argument("--checkpoints", required=True)
+    parser.add_argument("--output", required=True, help="local directory")
+    parser.add_argument("--preset", default="align_b7_bert_base")
+    parser.add_argument("--recipe", default="coyo700m")
+    args = parser.parse_args()
+
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(args.tpu)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    main(
+        tf.distribute.TPUStrategy(resolver),
+        args.data,
+        args.vocabulary,
+        args.checkpoints,
+        args.output,
+        args.preset,
+        load_recipe(args.recipe),
+    )
