@@ -1,8 +1,8 @@
 """Train ALIGN on a TPU, from TFRecord files in Cloud Storage.
 
-    python tpu_training.py --tpu local --data 'gs://my-bucket/packed/*.tfrecord' \\
-        --vocabulary gs://my-bucket/vocabulary.txt \\
-        --checkpoints gs://my-bucket/run --output my_align
+    python tpu_training.py --tpu local --data 'gs://bucket/packed/*.tfrecord' \\
+        --vocabulary gs://bucket/vocabulary.txt \\
+        --checkpoints gs://bucket/run --output my_align
 
 `align-keras pack` or img2dataset writes the TFRecord files; the vocabulary is
 one WordPiece token a line. Started again, the script goes on from the newest

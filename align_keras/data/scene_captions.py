@@ -145,15 +145,15 @@ def alt_text(scene, rng):
                 thing,
                 rng,
                 article=article,
-                size=rng.random() < 0.4,
-                color=rng.random() < 0.7,
+                size=rng.random() < 0.6,
+                color=rng.random() < 0.93,
                 shape=rng.random() < 0.97,
             )
             for thing in scene.things
         ]
         relation = scene.relation if rng.random() < 0.88 else "together"
         text = _related(parts, scene.relation and relation, rng)
-        if rng.random() < 0.35:
+        if rng.random() < 0.45:
             text = _with_background(text, scene, rng)
     if rng.random() < 0.2:
         text = _pick(FRAMES, rng).format(text=text)

@@ -41,7 +41,7 @@ def draw_picture(scene, rng):
         A `PIL.Image.Image`, RGB, `CANVAS` × `CANVAS` pixels.
     """
     pixels = _background(scene.background, rng)
-    placed = list(zip(scene.things, _layout(scene, rng)))
+    placed = list(zip(scene.things, _layout(scene, rng), strict=True))
     # Last thing first: the outer one must not cover the inner one.
     for thing, (center, radius) in reversed(placed):
         _paint(pixels, thing, center, radius, rng)
@@ -111,7 +111,7 @@ def _layout(scene, rng):
     middle = (lowest + highest) / 2
     room = np.clip((highest - lowest) / 2, 0.0, 0.16)
     ends += middle + rng.uniform(-1, 1, 2) * room
-    return list(zip(ends, radii))
+    return list(zip(ends, radii, strict=True))
 
 
 def _circle(radius=1.0, center=(0.0, 0.0)):

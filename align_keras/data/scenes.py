@@ -236,11 +236,10 @@ def _by_shape(thing):
 
 def _noisy_caption(scene, rng):
     draw = rng.random()
-    for noise, share in NOISE_SHARES.items():
-        draw -= share
-        if draw < 0:
-            break
-    else:
+    limits = np.cumsum(list(NOISE_SHARES.values()))
+    place = int(np.searchsorted(limits, draw, side="right"))
+    noise = (*NOISE_SHARES, None)[place]
+    if noise is None:
         return None, alt_text(scene, rng)
     if noise == "boilerplate":
         return noise, boilerplate(rng)

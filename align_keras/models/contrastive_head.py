@@ -51,7 +51,8 @@ class ContrastiveHead(layers.Layer):
         temperature_form="log",
         **kwargs,
     ):
-        dtype = keras.backend.result_type(keras.config.floatx(), "float32")
+        wide = keras.config.floatx() == "float64"
+        dtype = "float64" if wide else "float32"
         super().__init__(**{**kwargs, "dtype": dtype})
         # Keras would cast wider features down to the dtype of the layer.
         self.autocast = False

@@ -7,7 +7,8 @@ POOLINGS = ("auto", "average", "first", "none")
 
 def at_least_float32(x):
     """Cast a 16-bit tensor to float32 and leave a wider one as it is."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    narrow = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
+    return ops.cast(x, "float32") if narrow else x
 
 
 def precise_mean(x, axis):

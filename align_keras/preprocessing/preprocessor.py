@@ -64,6 +64,10 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         self.image_converter = image_converter
         self.sequence_length = sequence_length
 
+    def build(self, input_shape=None):
+        # The parts have no weights; without this, Keras warns of them.
+        self.built = True
+
     def call(self, inputs):
         """Convert pictures, texts or both.
 

@@ -86,7 +86,10 @@ def read_things(caption):
 
 def agrees(thing, scene):
     return any(
-        all(said in (None, shown) for said, shown in zip(thing, one))
+        all(
+            said in (None, shown)
+            for said, shown in zip(thing, one, strict=True)
+        )
         for one in scene.things
     )
 
@@ -98,7 +101,10 @@ def test_same_seed_gives_same_scenes_and_another_seed_others():
     assert first == list(draw_scenes(40, seed=3))[:20]
     assert [r["scene"] for r in first] == plan_scenes(20, seed=3)
     other = list(draw_scenes(20, seed=4))
-    assert sum(a["image"] == b["image"] for a, b in zip(first, other)) == 0
+    assert (
+        sum(a["image"] == b["image"] for a, b in zip(first, other, strict=True))
+        == 0
+    )
 
 
 def test_training_pictures_never_show_held_out_combinations(training_records):
@@ -311,7 +317,7 @@ def test_pictures_show_the_relation(relation):
         for _ in range(6):
             things = (
                 Thing("small", "blue", shape),
-                Thing("large", "yellow", "ring"),
+                Thing("large", "yellow", "circle"),
             )
             scene = Scene(things, relation, "white")
             picture = np.asarray(draw_picture(scene, rng), "float32")

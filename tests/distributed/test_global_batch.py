@@ -30,8 +30,8 @@ def test_replicas_equal_one_device_on_the_global_batch(run_script, tmp_path):
         assert difference <= 1e-6 * max(norm, 1e-2 * scale), name
     for name in one:
         if name.startswith("history"):
-            np.testing.assert_allclose(one[name], many[name], rtol=1e-6)
+            np.testing.assert_allclose(one[name], many[name], rtol=1e-5)
         if name.startswith("weight"):
             np.testing.assert_allclose(
-                one[name], many[name], rtol=1e-6, atol=1e-9, err_msg=name
+                one[name], many[name], rtol=1e-5, atol=1e-6, err_msg=name
             )

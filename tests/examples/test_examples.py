@@ -140,6 +140,7 @@ def test_tpu_training_on_two_replicas(folder, run_script):
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["replicas"] == 2
     assert report["iterations"] == [4, 4]
+    assert report["epochs"] == [[0, 1], [1]]
     # Going on from step 2 ends where the whole run ended.
     for name, difference in report["differences"].items():
         assert difference < 1e-5, name

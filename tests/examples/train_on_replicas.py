@@ -66,6 +66,7 @@ report = {
     "iterations": [
         int(model.optimizer.iterations.numpy()) for model in (whole, parts)
     ],
+    "epochs": [model.history.epoch for model in (whole, parts)],
     "differences": differences,
 }
 print(json.dumps(report))

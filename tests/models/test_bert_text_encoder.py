@@ -6,6 +6,12 @@ from keras_hub.models import BertBackbone
 
 from align_keras import BertTextEncoder
 
+# Counting needs no second backend, and JAX is slow to trace large networks.
+once = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow",
+    reason="Sizes do not depend on the backend",
+)
+
 # Layers, width, millions of parameters with 100,000 tokens, billions of
 # multiply-accumulates of a text of 64 tokens.
 SIZES = {
@@ -18,6 +24,7 @@ SIZES = {
 }
 
 
+@once
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_are_those_published(size):
     num_layers, hidden_dim, parameters, gmacs = SIZES[size]

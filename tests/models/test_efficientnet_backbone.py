@@ -7,6 +7,12 @@ from align_keras import EfficientNetBackbone
 from align_keras import EfficientNetL2Backbone
 from align_keras.models.efficientnet_backbone import block_specs
 
+# Counting needs no second backend, and JAX is slow to trace large networks.
+once = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow",
+    reason="Sizes do not depend on the backend",
+)
+
 # Size: coefficients, blocks, trainable parameters in millions without head,
 # channels of the last map, billions of multiply-accumulates at 289 pixels
 # with a 10x10 map ("same" padding).
@@ -27,6 +33,7 @@ def count(variables):
     return sum(int(np.prod(v.shape)) for v in variables)
 
 
+@once
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_are_those_published(size):
     width, depth, blocks, parameters, channels, gmacs = SIZES[size]
@@ -40,12 +47,14 @@ def test_sizes_are_those_published(size):
     assert model.count_macs(289) / 1e9 == pytest.approx(gmacs, abs=0.006)
 
 
+@once
 def test_b7_has_the_trainable_parameters_of_the_public_checkpoint():
     with keras.StatelessScope():
         model = EfficientNetBackbone(2.0, 3.1)
     assert count(model.trainable_variables) == 62_143_440
 
 
+@once
 def test_l2_stages():
     specs = list(block_specs(4.3, 5.3))
     stages = {spec["name"].split("_")[0]: spec for spec in specs}

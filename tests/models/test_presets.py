@@ -13,6 +13,12 @@ from align_keras.models.presets import find_preset
 from align_keras.models.presets import load_config
 from align_keras.models.presets import presets_directory
 
+# Counting needs no second backend, and JAX is slow to trace large networks.
+once = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow",
+    reason="Sizes do not depend on the backend",
+)
+
 IMAGE_SIZES = [f"b{i}" for i in range(8)] + ["l2"]
 TEXT_SIZES = ["tiny", "mini", "small", "medium", "base", "large"]
 
@@ -46,6 +52,7 @@ def test_every_preset_composes_the_presets_of_its_towers():
             assert config[kind] == load_config(directory / row[kind]), name
 
 
+@once
 @pytest.mark.parametrize("size", IMAGE_SIZES)
 def test_image_tower_presets_build(size):
     with keras.StatelessScope():
@@ -57,6 +64,7 @@ def test_image_tower_presets_build(size):
     assert isinstance(model, EfficientNetL2Backbone) == (size == "l2")
 
 
+@once
 def test_dual_encoder_builds_by_name_with_the_listed_counts():
     with keras.StatelessScope():
         for name in ("align_b0_bert_tiny", "align_b1_bert_mini"):
