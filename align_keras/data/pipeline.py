@@ -8,6 +8,7 @@ from align_keras.data.records import count_records
 from align_keras.data.records import decode_record
 from align_keras.data.records import find_shards
 from align_keras.data.records import note_skipped
+from align_keras.data.records import read_shard
 from align_keras.preprocessing.decode import decode_with_pillow
 
 
@@ -283,7 +284,7 @@ def _check_usable(shards, pattern, converter):
 
     count = 0
     for shard in shards:
-        for record in tf.data.TFRecordDataset(shard).as_numpy_iterator():
+        for record in read_shard(shard):
             try:
                 converter.decode(tf.constant(decode_record(record)["image"]))
                 return

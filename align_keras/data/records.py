@@ -159,17 +159,31 @@ def iterate_records(pattern):
         print(record["key"], record["captions"][0])
     ```
     """
-    import tensorflow as tf
-
     for shard in find_shards(pattern):
-        dataset = tf.data.TFRecordDataset(shard)
-        for index, record in enumerate(dataset.as_numpy_iterator()):
+        for index, record in enumerate(read_shard(shard)):
             try:
                 example = decode_record(record)
             except ValueError as error:
                 note_skipped(shard, index, error.key, str(error))
                 continue
             yield example
+
+
+def read_shard(shard):
+    """Yield the serialized records of one TFRecord file.
+
+    Raises:
+        ValueError: The file is no TFRecord file, or not a whole one.
+    """
+    import tensorflow as tf
+
+    try:
+        yield from tf.data.TFRecordDataset(shard).as_numpy_iterator()
+    except tf.errors.DataLossError as error:
+        raise ValueError(
+            f"`{shard}` is no whole TFRecord file: {error.message}. Write it "
+            "again, or leave it out."
+        ) from None
 
 
 def count_records(pattern):

@@ -2,9 +2,7 @@ import keras
 from keras import layers
 from keras import ops
 
-from align_keras.models.ghost_batch_normalization import (
-    GhostBatchNormalization,
-)
+from align_keras.models.ghost_batch_normalization import GhostBatchNormalization
 from align_keras.models.pooling import precise_mean
 
 

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import json
+import sys
 from pathlib import Path
 
 from align_keras import keras_hub_internals
@@ -152,7 +153,8 @@ def _preset_class(name):
 def _say_fresh_weights(preset):
     print(
         f"Preset `{preset}` is an architecture: its weights are freshly "
-        "initialised, to be trained."
+        "initialised, to be trained.",
+        file=sys.stderr,
     )
 
 

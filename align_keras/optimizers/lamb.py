@@ -141,7 +141,9 @@ class Lamb(keras.optimizers.Optimizer):
         return {
             name: [
                 v.path
-                for v, applies in zip(self._trainable_variables, flags)
+                for v, applies in zip(
+                    self._trainable_variables, flags, strict=True
+                )
                 if not applies
             ]
             for name, flags in pairs

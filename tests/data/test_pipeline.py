@@ -365,3 +365,11 @@ def test_incomplete_preprocessor(packed, preprocessor):
     half = AlignPreprocessor(tokenizer=preprocessor.tokenizer)
     with pytest.raises(ValueError, match="image_converter"):
         load_dataset(packed, half, 1)
+
+
+@pytest.mark.parametrize("kept", [-7, 5])
+def test_a_damaged_file_is_named(packed, preprocessor, kept):
+    shard = sorted(packed.glob("*.tfrecord"))[0]
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"`{shard}` is no whole TFRecord"):
+        list(iterate_records(shard))

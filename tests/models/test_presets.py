@@ -80,7 +80,7 @@ def test_from_preset_says_once_that_weights_are_fresh(capsys):
     with keras.StatelessScope():
         for _ in range(2):
             BertTextEncoder.from_preset("bert_mini")
-    assert capsys.readouterr().out.count("freshly initialised") == 1
+    assert capsys.readouterr().err.count("freshly initialised") == 1
 
 
 def test_arguments_of_the_towers_can_be_replaced():
