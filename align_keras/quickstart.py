@@ -102,7 +102,13 @@ def run_quickstart(
     report["retrieval"]["text_to_image_recall@1"]
     ```
     """
+    # Imported here, since it brings all of Keras with it.
+    from align_keras.training import load_recipe
+
     start = time.perf_counter()
+    if overrides.get("steps"):
+        overrides.setdefault("warmup_steps", overrides["steps"] // 10)
+    load_recipe(recipe, **overrides)  # A mistake in it is better known now.
     workdir = Path(workdir)
     say = _say if verbose else _silent
     _claim(

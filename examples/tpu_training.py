@@ -30,7 +30,7 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
     """Train and save a model; returns it."""
     keras.utils.set_random_seed(recipe.seed)
     with tf.io.gfile.GFile(vocabulary) as file:
-        tokenizer = AlignTokenizer(file.read().splitlines())
+        tokenizer = AlignTokenizer(file.read().rstrip("\n").split("\n"))
     preprocessor = AlignPreprocessor(
         tokenizer,
         AlignImageConverter(recipe.image_size, recipe.resize_size),
@@ -41,7 +41,10 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
     with strategy.scope():
         model = AlignDualEncoder.from_preset(
             preset,
+            # Statistics of single cores would be lost when saving.
+            image_encoder={"batch_norm": recipe.batch_norm or "synchronized"},
             text_encoder={"vocabulary_size": tokenizer.vocabulary_size()},
+            initial_temperature=recipe.initial_temperature or 1.0,
             preprocessor=preprocessor,
             dtype=recipe.precision,
         )
@@ -82,7 +85,7 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
     model.fit(
         strategy.distribute_datasets_from_function(batches_of_host),
         initial_epoch=step // recipe.checkpoint_every,
-        epochs=recipe.steps // recipe.checkpoint_every,
+        epochs=-(-recipe.steps // recipe.checkpoint_every),
         steps_per_epoch=recipe.checkpoint_every,
         callbacks=[
             keras.callbacks.LambdaCallback(

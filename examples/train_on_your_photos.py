@@ -23,10 +23,11 @@ def main(arguments=None):
 
     # 1. Pictures and captions to TFRecord files.
     captions = args.captions or args.photos / "captions.csv"
+    packed = args.output / f"packed-{args.hold_out}"
     print(f"Packing {args.photos} with {captions}")
     manifest = pack(
         args.photos,
-        args.output / "packed",
+        packed,
         captions=captions,
         records_per_shard=args.hold_out,
         progress=True,
@@ -34,7 +35,9 @@ def main(arguments=None):
     print(f"  {manifest['records']} photos, {manifest['captions']} captions")
     for reason, count in manifest["skipped_reasons"].items():
         print(f"  left out: {count} {reason}")
-    files = sorted(map(str, (args.output / "packed").glob("*.tfrecord")))
+    # The first file is set aside: shuffle the rows of a caption file that is
+    # sorted by something that matters.
+    files = sorted(map(str, packed.glob("*.tfrecord")))
     if len(files) < 2:
         raise SystemExit(
             f"All {manifest['records']} photos would be set aside to measure "

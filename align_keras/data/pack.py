@@ -100,6 +100,10 @@ def pack(
         "records_per_shard": records_per_shard,
         "max_pixels": max_pixels,
     }
+    if captions and os.path.isfile(captions):
+        with open(captions, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        arguments["captions_sha256"] = digest
     finished = _finished(Path(output), arguments)
     if finished:
         logger.warning(
@@ -159,7 +163,8 @@ def _finished(output, arguments):
     if list(output.glob("*.tfrecord")) or path.exists():
         raise FileExistsError(
             f"`{output}` holds records that were packed with other arguments "
-            "or are incomplete; choose another directory or remove it."
+            "or captions, or are incomplete; choose another directory or "
+            "remove it."
         )
     return None
 

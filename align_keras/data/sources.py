@@ -206,6 +206,11 @@ def _read_json(path):
     if isinstance(rows, list):
         yield from rows
         return
+    if not isinstance(rows, dict):
+        raise ValueError(
+            f"The caption file `{path}` must hold a list of objects or "
+            f"Karpathy's form. Received: {type(rows).__name__}."
+        )
     if "images" not in rows or "annotations" in rows:
         raise ValueError(
             f"The caption file `{path}` is neither a list of objects nor in "

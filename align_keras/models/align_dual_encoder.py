@@ -1,3 +1,5 @@
+import os
+
 import keras
 from keras import layers
 from keras import ops
@@ -236,7 +238,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             A float32 tensor of shape `(batch, embedding_dim)` with rows of
             unit length.
         """
-        if isinstance(images, (str, bytes)):
+        if isinstance(images, (str, bytes, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)):
             images = self._require_preprocessor().image_converter.load(images)
@@ -401,6 +403,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         ```
         """
         path = presets.find_preset(preset)
+        presets.require_class(path, cls)
         for name in ("image_encoder", "text_encoder"):
             if isinstance(kwargs.get(name), dict):
                 tower = presets.load_config(path)["config"][name]

@@ -93,6 +93,11 @@ class ContrastiveHead(layers.Layer):
             return ops.exp(ops.convert_to_tensor(self._variable))
         return ops.convert_to_tensor(self._variable)
 
+    def set_temperature(self, value):
+        """Set the temperature, a float within its range."""
+        is_log = self.temperature_form == "log"
+        self._variable.assign(math.log(value) if is_log else value)
+
     def call(self, image_features, text_features):
         return self.normalize(image_features), self.normalize(text_features)
 

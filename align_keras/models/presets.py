@@ -105,6 +105,26 @@ def load_config(preset):
     return json.loads((Path(preset) / "config.json").read_text())
 
 
+def require_class(preset, cls):
+    """Refuse a local preset of another class than `cls`.
+
+    Raises:
+        ValueError: The preset is of another class; the message names it.
+    """
+    if "://" in preset:
+        return
+    name = load_config(preset).get("class_name")
+    if name is not None and name not in _class_names(cls):
+        raise ValueError(
+            f"Preset `{preset}` is of class `{name}`, but `{cls.__name__}` "
+            f"was asked for. Call `{name}.from_preset()` instead."
+        )
+
+
+def _class_names(cls):
+    return {cls.__name__}.union(*map(_class_names, cls.__subclasses__()))
+
+
 class PresetMixin:
     """Adds the shipped presets to a KerasHub `Backbone`."""
 

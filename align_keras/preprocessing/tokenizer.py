@@ -87,8 +87,11 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
             )
         import tensorflow as tf
 
+        # Unicode's own line ends would break a file of one token per line.
+        separators = str.maketrans("\x85\u2028\u2029", "   ")
         data = tf.data.Dataset.from_generator(
-            lambda: texts, output_signature=tf.TensorSpec((), tf.string)
+            lambda: (text.translate(separators) for text in texts),
+            output_signature=tf.TensorSpec((), tf.string),
         )
         return keras_hub.tokenizers.compute_word_piece_vocabulary(
             data.batch(1024),

@@ -11,13 +11,13 @@ from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignPreprocessor
 
 
-def build_model(model, recipe, tokenizer):
+def build_model(model, recipe, tokenizer, replicas=1):
     """Create the model with the precision and preprocessing of a recipe."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
     try:
         if isinstance(model, str):
-            built = _from_preset(model, recipe, tokenizer)
+            built = _from_preset(model, recipe, tokenizer, replicas)
         else:
             _refuse_fields(recipe, ("batch_norm", "initial_temperature"))
             built = model(tokenizer.vocabulary_size())
@@ -27,13 +27,20 @@ def build_model(model, recipe, tokenizer):
         tokenizer = built.preprocessor.tokenizer
     built.preprocessor = AlignPreprocessor(
         tokenizer=tokenizer,
-        image_converter=AlignImageConverter(
-            image_size=(recipe.image_size, recipe.image_size),
-            resize_size=(recipe.resize_size, recipe.resize_size),
-        ),
+        image_converter=_image_converter(built.preprocessor, recipe),
         sequence_length=recipe.sequence_length,
     )
     return built
+
+
+def _image_converter(preprocessor, recipe):
+    """Take the sizes of the recipe, and the rest from a trained preset."""
+    config = {}
+    if preprocessor is not None:
+        config = preprocessor.image_converter.get_config()
+    config["image_size"] = recipe.image_size
+    config["resize_size"] = recipe.resize_size
+    return AlignImageConverter.from_config(config)
 
 
 def _refuse_fields(recipe, names):
@@ -46,17 +53,33 @@ def _refuse_fields(recipe, names):
             )
 
 
-def _from_preset(preset, recipe, tokenizer):
+def _from_preset(preset, recipe, tokenizer, replicas):
     overrides = {}
     if tokenizer is not None:
         size = tokenizer.vocabulary_size()
         _check_vocabulary(presets.find_preset(preset), size)
         overrides["text_encoder"] = {"vocabulary_size": size}
-    if recipe.batch_norm is not None:
-        overrides["image_encoder"] = {"batch_norm": recipe.batch_norm}
+    batch_norm = recipe.batch_norm
+    if batch_norm is None and replicas > 1 and _has_local_statistics(preset):
+        # Of local statistics, only those of the first replica are saved.
+        batch_norm = "synchronized"
+    if batch_norm is not None:
+        overrides["image_encoder"] = {"batch_norm": batch_norm}
     if recipe.initial_temperature is not None:
         overrides["initial_temperature"] = recipe.initial_temperature
-    return AlignDualEncoder.from_preset(preset, **overrides)
+    model = AlignDualEncoder.from_preset(preset, **overrides)
+    if recipe.initial_temperature is not None:
+        # Weights of the preset would have replaced it.
+        model.contrastive_head.set_temperature(recipe.initial_temperature)
+    return model
+
+
+def _has_local_statistics(preset):
+    path = presets.find_preset(preset)
+    if "://" in path:
+        return False
+    tower = presets.load_config(path)["config"]["image_encoder"]["config"]
+    return tower.get("batch_norm") == "local"
 
 
 def _check_vocabulary(preset, size):

@@ -63,7 +63,8 @@ class TrainingLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.step % self.every == 0:
+        # The first step tells that the network is compiled and learns.
+        if self.step % self.every == 0 or not self._reported_step:
             self.report(logs)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -150,7 +151,8 @@ class SaveBest(keras.callbacks.Callback):
         if metrics:
             self.log.write({f"validation_{k}": v for k, v in metrics.items()})
         score = metrics.get("mean_recall")
-        if score is None or self.best is None or score > self.best["score"]:
+        best = self.best and self.best["score"]
+        if score is None or best is None or score > best:
             model.save_to_preset(self.directory)
             self.best = {"step": step, "score": score, "metrics": metrics}
         self.checkpoints.save(model, step, best=self.best)

@@ -15,12 +15,12 @@ VOCABULARY_SAMPLE = 1_000_000
 
 def find_records(data, packed, say):
     """Return TFRecord files for `data`, packing a folder of pictures."""
-    folder = Path(str(data))
-    if not folder.is_dir() or list(folder.glob("*.tfrecord*")):
+    folder = None if isinstance(data, (list, tuple)) else Path(data)
+    if folder is None or not folder.is_dir() or list(folder.glob("*.tfrecord")):
         if next(iterate_records(data), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return data
-    for suffix in ("csv", "tsv", "jsonl"):
+    for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
         captions = folder / f"captions.{suffix}"
         if captions.is_file():
             say(f"Packing {folder} with {captions.name} into {packed}")
@@ -30,7 +30,7 @@ def find_records(data, packed, say):
             return str(packed)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
-        "captions.csv, captions.tsv or captions.jsonl. Pack your data with "
+        "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
         "`align-keras pack` first."
     )
 
@@ -43,13 +43,13 @@ def find_tokenizer(model, vocabulary, data, workdir, step, recipe, say):
             raise FileNotFoundError(
                 f"There is no vocabulary file `{vocabulary}`."
             )
-        tokens = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+        tokens = _read_lines(vocabulary)
     elif isinstance(model, str) and presets.has_preprocessor(
         presets.find_preset(model)
     ):
         return None
     elif step:
-        tokens = path.read_text(encoding="utf-8").splitlines()
+        tokens = _read_lines(path)
     else:
         tokens = AlignTokenizer.learn_vocabulary(
             _captions(data), recipe.vocabulary_size
@@ -59,6 +59,12 @@ def find_tokenizer(model, vocabulary, data, workdir, step, recipe, say):
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return tokenizer
+
+
+def _read_lines(path):
+    """Read a vocabulary; `splitlines` would split within rare tokens."""
+    with open(path, encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file]
 
 
 def _captions(data):

@@ -7,6 +7,8 @@ import yaml
 
 from align_keras.models.presets import presets_directory
 
+# Pictures are resized to 346 and cropped to 289 (section 4.1 of the paper).
+RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 BATCH_NORMS = ("local", "synchronized", "ghost")
@@ -25,7 +27,9 @@ class Recipe:
         weight_decay: float. Weight decay of `lamb` and `adamw`.
         label_smoothing: float. See `ContrastiveLoss`.
         image_size: int. Height and width of the pictures in pixels.
-        resize_size: int. Height and width from which they are cropped.
+        resize_size: int or `None`. Height and width from which they are
+            cropped. `None` takes the paper's proportion, 346 / 289 of
+            `image_size`.
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
@@ -55,7 +59,7 @@ class Recipe:
     weight_decay: float = 1e-5
     label_smoothing: float = 0.1
     image_size: int = 289
-    resize_size: int = 346
+    resize_size: int | None = None
     sequence_length: int = 64
     optimizer: str = "lamb"
     microbatch_size: int | None = None
@@ -70,6 +74,9 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _convert(field, value))
+        if self.resize_size is None:
+            size = round(self.image_size * RESIZE_RATIO)
+            object.__setattr__(self, "resize_size", size)
         for name in _POSITIVE:
             value = getattr(self, name)
             holds = value is None or 0 < value < math.inf
@@ -181,6 +188,8 @@ def load_recipe(recipe, /, **overrides):
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
         origin, fields = "The given recipe", dataclasses.asdict(recipe)
+        if "image_size" in overrides:
+            fields["resize_size"] = None
     else:
         path = _find_recipe(str(recipe))
         origin, fields = f"Recipe `{path}`", _read(path)

@@ -7,6 +7,7 @@ import keras
 
 from align_keras.data import skipped
 from align_keras.files import atomic_file
+from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.training.assembly import build_model
 from align_keras.training.assembly import compile_model
@@ -48,9 +49,10 @@ def train(
             function that takes the size of the vocabulary and returns an
             `AlignDualEncoder`, called within the scope of the strategy.
         recipe: string or `Recipe`. See `load_recipe`.
-        data: string. TFRecord files: a directory or a glob. Or a folder of
-            pictures with a `captions.csv`, `.tsv` or `.jsonl` in it, which is
-            packed into the working directory first.
+        data: string or list of strings. TFRecord files: a directory, a glob
+            or paths. Or a folder of pictures with a `captions.csv`, `.tsv`,
+            `.jsonl`, `.json` or `.parquet` in it, which is packed into the
+            working directory first.
         workdir: string or `pathlib.Path`. The directory of the run.
         validation_data: string. The same for evaluation at each checkpoint.
             Defaults to `None`: no evaluation, and the newest model is best.
@@ -90,10 +92,11 @@ def train(
     """
     recipe = load_recipe(recipe, seed=seed, **overrides)
     if isinstance(model, str):
-        presets.find_preset(model)
+        presets.require_class(presets.find_preset(model), AlignDualEncoder)
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
-    _check_batch(recipe, strategy.num_replicas_in_sync)
+    replicas = strategy.num_replicas_in_sync
+    _check_batch(recipe, replicas)
     begun = Checkpoints(workdir)
     worker, num_workers = worker_of(strategy)
     # Every worker goes through the same motions, for reading a distributed
@@ -119,7 +122,7 @@ def train(
         model, vocabulary, data, workdir, step, recipe, say
     )
     with strategy.scope():
-        model = build_model(model, recipe, tokenizer)
+        model = build_model(model, recipe, tokenizer, replicas)
         compile_model(model, recipe)
         begun.restore(model)
     if step:
@@ -156,6 +159,13 @@ def _check_batch(recipe, replicas):
             "`batch_size` must be a multiple of the number of replicas. "
             f"Received: batch_size={recipe.batch_size}, {replicas} replicas. "
             "Choose another batch size or strategy."
+        )
+    local = recipe.batch_size // replicas
+    if recipe.batch_norm == "ghost" and local > 16 and local % 16:
+        raise ValueError(
+            "With batch_norm='ghost', the batch of a replica must be a "
+            f"multiple of 16. Received: batch_size={recipe.batch_size}, "
+            f"{replicas} replicas. Choose another batch size or `batch_norm`."
         )
 
 

@@ -1,0 +1,137 @@
+"""What a run reads: lists of files, odd vocabularies, trained presets."""
+
+import pytest
+
+from align_keras import AlignDualEncoder
+from align_keras import AlignImageConverter
+from align_keras import AlignPreprocessor
+from align_keras import AlignTokenizer
+from align_keras.training import Recipe
+from align_keras.training import load_recipe
+from align_keras.training import train
+from align_keras.training.assembly import build_model
+from align_keras.training.callbacks import SaveBest
+from align_keras.training.inputs import find_records
+from align_keras.training.inputs import find_tokenizer
+
+
+def recipe(**fields):
+    return Recipe(
+        **{"steps": 4, "batch_size": 4, "learning_rate": 0.1, **fields}
+    )
+
+
+@pytest.fixture
+def preset(tiny_model, tmp_path):
+    """A trained preset with preprocessing other than the default."""
+    model = tiny_model(initial_temperature=0.3)
+    model.preprocessor = AlignPreprocessor(
+        AlignTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]),
+        AlignImageConverter(32, antialias=True, scale=1 / 255, offset=0.0),
+        sequence_length=8,
+    )
+    model.save_to_preset(tmp_path / "preset")
+    return str(tmp_path / "preset")
+
+
+def test_many_files_may_be_listed(tmp_path):
+    missing = [str(tmp_path / ("long" * 20) / f"{i}") for i in range(100)]
+    with pytest.raises(FileNotFoundError, match="long"):
+        find_records(missing, tmp_path / "packed", print)
+
+
+def test_resized_pictures_follow_the_size_of_the_crop():
+    assert recipe().resize_size == 346
+    assert recipe(image_size=64).resize_size == 77
+    assert load_recipe("cc3m", image_size=128).resize_size == 153
+    assert load_recipe(recipe(), image_size=64).resize_size == 77
+    assert recipe(image_size=64, resize_size=64).resize_size == 64
+
+
+def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path, monkeypatch):
+    from align_keras.training import inputs
+
+    texts = ["bus\u2028by\u2029the\x85sea"] * 30
+    monkeypatch.setattr(
+        inputs, "iterate_records", lambda _: iter([{"captions": texts}])
+    )
+    first, again = (
+        find_tokenizer(len, None, "", tmp_path, step, recipe(), print)
+        for step in (0, 3)
+    )
+    assert first.get_vocabulary() == again.get_vocabulary()
+    assert "bus" in first.get_vocabulary()
+    copy = AlignTokenizer(str(tmp_path / "vocabulary.txt"))
+    assert copy.get_vocabulary() == first.get_vocabulary()
+
+
+def test_preprocessing_of_a_preset_is_kept(preset):
+    model = build_model(preset, recipe(image_size=24), None)
+    converter = model.preprocessor.image_converter
+    assert converter.antialias is True
+    assert (converter.scale, converter.offset) == (1 / 255, 0.0)
+    assert converter.image_size == (24, 24)
+
+
+def test_initial_temperature_replaces_that_of_the_weights(preset):
+    model = build_model(preset, recipe(initial_temperature=0.5), None)
+    assert model.temperature == pytest.approx(0.5)
+    model = build_model(preset, recipe(), None)
+    assert model.temperature == pytest.approx(0.3)
+
+
+def test_several_replicas_synchronise_statistics():
+    tokenizer = AlignTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    for replicas, fields, expected in (
+        (1, {}, "local"),
+        (2, {}, "synchronized"),
+        (2, {"batch_norm": "ghost"}, "ghost"),
+    ):
+        model = build_model(
+            "align_b0_bert_tiny", recipe(**fields), tokenizer, replicas
+        )
+        assert model.image_encoder.batch_norm == expected
+
+
+def test_preset_of_a_tower_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="class `EfficientNetBackbone`"):
+        train("efficientnet_b0", recipe(), "nowhere", tmp_path / "run")
+    with pytest.raises(ValueError, match="class `BertTextEncoder`"):
+        AlignDualEncoder.from_preset("bert_mini", text_encoder={"dropout": 0})
+
+
+def test_ghost_statistics_need_whole_runs(tmp_path):
+    with pytest.raises(ValueError, match="batch_size=40, 1 replicas"):
+        train(
+            "align_b0_bert_tiny",
+            recipe(batch_size=40, batch_norm="ghost"),
+            "nowhere",
+            tmp_path / "run",
+            strategy="one-device",
+        )
+
+
+def test_a_run_without_scores_can_go_on_with_them(tmp_path):
+    class Recorder:
+        step = 7
+        saved = []
+
+        def state(self):
+            return {"step": 5, "best": {"step": 5, "score": None}}
+
+        def save(self, model, step, **state):
+            self.saved.append(state)
+
+        def write(self, metrics):
+            pass
+
+        def save_to_preset(self, directory):
+            pass
+
+    recorder = Recorder()
+    callback = SaveBest(
+        recorder, tmp_path, recorder, lambda model: {"mean_recall": 0.25}
+    )
+    callback.set_model(recorder)
+    callback.on_epoch_end(0)
+    assert recorder.saved[0]["best"]["score"] == 0.25
