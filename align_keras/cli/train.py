@@ -28,6 +28,9 @@ def add_arguments(parser):
         default="auto",
         choices=["auto", "one-device", "mirrored", "multi-worker", "tpu"],
     )
+    parser.add_argument(
+        "--export", metavar="DIR", help="write a SavedModel in the end"
+    )
     parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
     parser.add_argument(
         "--set",
@@ -64,5 +67,12 @@ def run(options):
         strategy=options.strategy,
         verbose=not options.json,
     )
+    if options.export:
+        from align_keras import AlignDualEncoder
+
+        AlignDualEncoder.from_preset(result["model"]).export(options.export)
+        result["export"] = options.export
+        if not options.json:
+            print(f"Exported a SavedModel to {options.export}")
     if options.json:
         print(json.dumps(result))

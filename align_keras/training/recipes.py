@@ -165,10 +165,10 @@ def load_recipe(recipe, /, **overrides):
     """Load and validate a recipe.
 
     Args:
-        recipe: string or `Recipe`. The name of a shipped recipe (`"align"`,
-            `"coyo700m"`, `"cc3m"`, `"finetune_flickr30k"`, `"finetune_coco"`,
-            `"quickstart"`), or the path of a YAML file with the fields of
-            `Recipe`.
+        recipe: string or `Recipe`. The name of a shipped recipe (`"small"`,
+            `"align"`, `"coyo700m"`, `"cc3m"`, `"finetune_flickr30k"`,
+            `"finetune_coco"`, `"quickstart"`), or the path of a YAML file
+            with the fields of `Recipe`.
         **overrides: Fields that replace those of the recipe, where not
             `None`.
 

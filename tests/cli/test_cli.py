@@ -149,16 +149,19 @@ def test_train_as_the_options_say(folder, trained, ask):
     assert recipe["model"] == str(folder / "preset")
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in lines]
-    assert [line["step"] for line in lines] == [6, 6]
+    assert [line["step"] for line in lines] == [1, 6, 6]
     # Asked again, it knows that it is done.
     arguments = ["--set", "steps=6", "--set", "batch_size=4", "--seed", "5"]
     result = ask(
-        *train_arguments(folder), *arguments, "--set", "learning_rate=0.01"
+        *train_arguments(folder),
+        *arguments,
+        *("--set", "learning_rate=0.01", "--export", folder / "exported"),
     )
+    assert (folder / "exported" / "saved_model.pb").is_file()
     assert result["step"] == result["best"]["step"] == 6
     assert result["model"] == str(trained)
     score = result["best"]["score"]
-    assert lines[1]["validation_mean_recall"] == score
+    assert lines[2]["validation_mean_recall"] == score
     # It started from the weights of the preset: six steps of Adam at 0.01.
     moved = []
     for before, after in zip(

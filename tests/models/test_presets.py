@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -54,26 +55,33 @@ def test_every_preset_composes_the_presets_of_its_towers():
 
 @once
 @pytest.mark.parametrize("size", IMAGE_SIZES)
-def test_image_tower_presets_build(size):
+def test_presets_build_by_name(size):
+    """Each size of image encoder, with the sizes of text encoder in turn."""
+    text_size = TEXT_SIZES[IMAGE_SIZES.index(size) % len(TEXT_SIZES)]
+    name = f"align_{size}_bert_{text_size}"
+    row = list_presets()[name]
     with keras.StatelessScope():
-        model = EfficientNetBackbone.from_preset(f"efficientnet_{size}")
-    path = presets_directory() / f"efficientnet_{size}" / "metadata.json"
-    metadata = json.loads(path.read_text())
-    total = sum(int(np.prod(v.shape)) for v in model.weights)
-    assert total == metadata["parameter_count"]
-    assert isinstance(model, EfficientNetL2Backbone) == (size == "l2")
+        model = AlignDualEncoder.from_preset(name)
+    assert count(model) == row["parameters"]
+    assert model.embedding_dim == row["embedding_dim"]
+    macs = model.image_encoder.count_macs(289)
+    macs += model.text_encoder.count_macs(64)
+    assert 2 * macs / 1e9 == pytest.approx(row["gflops"], abs=0.006)
+    for tower in (model.image_encoder, model.text_encoder):
+        directory = presets_directory() / tower.name
+        metadata = json.loads((directory / "metadata.json").read_text())
+        total = sum(int(np.prod(v.shape)) for v in tower.weights)
+        assert total == metadata["parameter_count"]
+    assert isinstance(model.image_encoder, EfficientNetL2Backbone) == (
+        size == "l2"
+    )
 
 
 @once
-def test_dual_encoder_builds_by_name_with_the_listed_counts():
-    with keras.StatelessScope():
-        for name in ("align_b0_bert_tiny", "align_b1_bert_mini"):
-            model = AlignDualEncoder.from_preset(name)
-            row = list_presets()[name]
-            assert count(model) == row["parameters"]
-            macs = model.image_encoder.count_macs(289)
-            macs += model.text_encoder.count_macs(64)
-            assert 2 * macs / 1e9 == pytest.approx(row["gflops"], abs=0.006)
+def test_largest_model_runs_within_16_gib(run_script):
+    script = Path(__file__).with_name("largest_model.py")
+    gib = float(run_script(script).stdout.splitlines()[-1])
+    assert 3 < gib < 16
 
 
 def test_from_preset_says_once_that_weights_are_fresh(capsys):

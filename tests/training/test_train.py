@@ -98,19 +98,20 @@ def test_a_run_learns(run):
 def test_metrics_say_what_happened(run):
     workdir, _, seen = run
     training, evaluation = metrics_of(workdir)
-    # Every twenty steps, and before each checkpoint.
-    assert [line["step"] for line in training] == [16, 20, 32, 40]
+    # The first step, every twenty, and before each checkpoint.
+    assert [line["step"] for line in training] == [1, 16, 20, 32, 40]
     assert [line["step"] for line in evaluation] == [16, 32, 40]
     assert seen.iterations == [16, 32, 40]
     for line in training:
         # Warm-up over 4 steps to 0.02, then down to 0 at step 40.
-        rate = 0.02 * (40 - line["step"]) / 36
+        step = line["step"]
+        rate = 0.02 * (step / 4 if step < 4 else (40 - step) / 36)
         assert line["learning_rate"] == pytest.approx(rate, rel=1e-5)
         assert line["images_per_second"] > 0
         for way in ("image_to_text", "text_to_image"):
             assert 0 <= line[f"{way}_recall_at_1"] <= 1
     temperatures = [line["temperature"] for line in training]
-    assert len(set(temperatures)) == 4
+    assert len(set(temperatures)) == 5
     weights = checkpoint(workdir, 40)["layers/contrastive_head/vars/0"]
     assert temperatures[-1] == pytest.approx(np.exp(weights), rel=1e-6)
 
@@ -202,7 +203,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(run, resumed):
         )
     assert result["best"]["step"] == run[1]["best"]["step"]
     whole, parts = metrics_of(run[0])[0], metrics_of(workdir)[0]
-    assert [line["step"] for line in parts] == [16, 20, 32, 40]
+    assert [line["step"] for line in parts] == [1, 16, 20, 32, 40]
     for ours, theirs in zip(parts, whole, strict=True):
         for name in ("loss", "temperature", "learning_rate"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
