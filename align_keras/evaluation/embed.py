@@ -124,17 +124,7 @@ def picture_reader(model):
         `ValueError` with the reason where a picture does not decode, and may
         run in several threads.
     """
-    preprocessor = _preprocessor(model)
-
-    def convert(pixels):
-        return preprocessor({"images": pixels})["images"]
-
-    if importlib.util.find_spec("tensorflow") is not None:
-        import tensorflow as tf
-
-        # Eagerly, JAX would compile the resizing for every size of picture.
-        pixels = tf.TensorSpec((None, None, 3), tf.uint8)
-        convert = tf.function(convert, [pixels], autograph=False)
+    convert = _converter(_preprocessor(model))
 
     def read(image):
         if isinstance(image, np.ndarray) and image.dtype.kind == "f":
@@ -147,6 +137,30 @@ def picture_reader(model):
         return np.asarray(convert(image))
 
     return read
+
+
+def _converter(preprocessor):
+    """Return the conversion of pixels, as a graph where there is TensorFlow.
+
+    Eagerly, JAX would compile the resizing for every size of picture. The
+    graph is traced once for each setting, not for each call.
+    """
+    converter = preprocessor.image_converter
+    setting = (id(converter), converter.image_size, converter.resize_size)
+    graphs = preprocessor.__dict__.setdefault("_converters", {})
+    if setting in graphs:
+        return graphs[setting]
+
+    def convert(pixels):
+        return preprocessor({"images": pixels})["images"]
+
+    if importlib.util.find_spec("tensorflow") is not None:
+        import tensorflow as tf
+
+        pixels = tf.TensorSpec((None, None, 3), tf.uint8)
+        convert = tf.function(convert, [pixels], autograph=False)
+    graphs[setting] = convert
+    return convert
 
 
 def ahead(function, items, workers=None):

@@ -60,13 +60,15 @@ def test_train_on_your_photos(folder, tmp_path, capsys):
         "checkpoint-every": 6,
         "learning-rate": 0.02,
     }
+    with pytest.raises(SystemExit, match="smaller --hold-out"):
+        main([str(folder / "pictures"), *words_of({**options, "hold-out": 16})])
     command = [str(folder / "pictures"), *words_of(options)]
     metrics = main(command)
 
     said = capsys.readouterr().out
     for words in ("16 photos, 16 captions", "Training", "(chance 25.0%)"):
         assert words in said
-    first, *others = sorted((output / "packed").glob("*.tfrecord"))
+    first, *others = sorted((output / "packed-4").glob("*.tfrecord"))
     kept, held_out = (
         {record["key"] for record in iterate_records([str(s) for s in shards])}
         for shards in (others, [first])
