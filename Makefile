@@ -20,6 +20,9 @@ SETTINGS := setup.cfg pyproject.toml constraints.txt
 # What does the same through keras.ops on every backend.
 JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed
 
+# A file's tests share fixtures, so a file stays in one process.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 .PHONY: quickstart test lint clean
 # A half-made environment must not look like a whole one.
 .DELETE_ON_ERROR:
@@ -31,8 +34,8 @@ quickstart: $(VENV)/installed
 # most of a test on optimising what runs once.
 test: lint
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
-		$(BIN)/python -m pytest $(JAX_TESTS)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
+		$(PYTEST) $(JAX_TESTS)
+	KERAS_BACKEND=tensorflow $(PYTEST)
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
