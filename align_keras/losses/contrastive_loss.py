@@ -88,13 +88,17 @@ class ContrastiveLoss(keras.losses.Loss):
         """Compute the loss of each pair, of shape `(batch,)`."""
         return self.score(image_embeddings, text_embeddings, temperature)[0]
 
-    def score(self, image_embeddings, text_embeddings, temperature=1.0):
+    def score(
+        self, image_embeddings, text_embeddings, temperature=1.0, mask=None
+    ):
         """Compute the loss of each pair and whether it was retrieved.
 
         Args:
             image_embeddings: tensor of shape `(batch, dim)` with unit rows.
             text_embeddings: tensor of shape `(batch, dim)` with unit rows.
             temperature: float or scalar tensor.
+            mask: Optional bool tensor of shape `(batch,)`. Which rows are
+                examples; the others are no negatives to anyone.
 
         Returns:
             A tuple of three float32 tensors of shape `(batch,)`: the loss,
@@ -107,15 +111,19 @@ class ContrastiveLoss(keras.losses.Loss):
         local_size = ops.shape(images)[0]
         rows = ops.arange(local_size, dtype="int32")
         labels = backend.replica_index() * local_size + rows
+        if mask is not None:
+            mask = cross_replica_gather(ops.cast(mask, self.dtype)) > 0
         image_loss, image_hit = self._softmax_loss(
             ops.matmul(images, ops.transpose(cross_replica_gather(texts)))
             * scale,
             labels,
+            mask,
         )
         text_loss, text_hit = self._softmax_loss(
             ops.matmul(texts, ops.transpose(cross_replica_gather(images)))
             * scale,
             labels,
+            mask,
         )
         return image_loss + text_loss, image_hit, text_hit
 
@@ -135,17 +143,22 @@ class ContrastiveLoss(keras.losses.Loss):
         global_size = ops.shape(losses)[0] * backend.num_replicas()
         return total / ops.cast(global_size, losses.dtype)
 
-    def _softmax_loss(self, logits, labels):
+    def _softmax_loss(self, logits, labels, mask):
         """Cross entropy of rows with smoothed labels, in closed form."""
         columns = ops.shape(logits)[1]
         matches = ops.expand_dims(labels, 1) == ops.arange(
             columns, dtype="int32"
         )
         positives = ops.sum(ops.where(matches, logits, 0.0), axis=1)
+        total = ops.sum(logits, axis=1)
+        if mask is not None:
+            columns = ops.sum(ops.cast(mask, "int32"))
+            total = ops.sum(ops.where(mask, logits, 0.0), axis=1)
+            logits = ops.where(mask, logits, -float("inf"))
         smoothing = self.label_smoothing
         loss = ops.logsumexp(logits, axis=1) - (1.0 - smoothing) * positives
         if smoothing:
-            loss = loss - smoothing * ops.mean(logits, axis=1)
+            loss = loss - smoothing * total / ops.cast(columns, total.dtype)
         hits = ops.argmax(logits, axis=1) == labels
         return loss, ops.cast(hits, self.dtype)
 

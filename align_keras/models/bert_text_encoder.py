@@ -6,6 +6,7 @@ from keras_hub.layers import TransformerEncoder
 from keras_hub.models import Backbone
 
 from align_keras.models.presets import PresetMixin
+from align_keras.models.rematerialization import rematerialize
 
 
 def _initializer():
@@ -113,7 +114,7 @@ class BertTextEncoder(PresetMixin, Backbone):
             dropout, dtype=dtype, name="embeddings_dropout"
         )
         self.transformer_layers = [
-            TransformerEncoder(
+            BertLayer(
                 intermediate_dim=intermediate_dim,
                 num_heads=num_heads,
                 activation=activation,
@@ -184,3 +185,16 @@ class BertTextEncoder(PresetMixin, Backbone):
             }
         )
         return config
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class BertLayer(TransformerEncoder):
+    """A transformer layer that can compute its activations anew."""
+
+    def call(self, inputs, padding_mask=None, training=None):
+        def run(inputs):
+            return super(BertLayer, self).call(
+                inputs, padding_mask=padding_mask, training=training
+            )
+
+        return rematerialize(self, run, inputs)

@@ -1,0 +1,37 @@
+"""Replicas under `keras.distribution`: one program sees the global batch.
+
+The compiler splits the batch over the devices and inserts the collectives, so
+here a gather is the identity, and there is one logical replica.
+"""
+
+import keras
+
+
+def num_replicas():
+    """Number of replicas that share the global batch: always one program."""
+    return 1
+
+
+def replica_index():
+    """Position of the running replica."""
+    return 0
+
+
+def all_gather(tensor):
+    """Return `tensor`, which holds the rows of all devices already."""
+    return tensor
+
+
+def all_reduce_sum(values):
+    """Return `values`, which are those of the global batch already."""
+    return values
+
+
+def num_shards():
+    """Number of devices over which the rows of one program are spread."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
+    return sizes[distribution.batch_dim_name]

@@ -1,0 +1,181 @@
+"""Train small models in every way, on any number of devices.
+
+    python cases.py DEVICES OUTPUT.npz CASE ...
+
+All cases of a number of devices share a process, for starting one is what
+takes time. `CASES` says what they are.
+"""
+
+import dataclasses
+import os
+import sys
+
+DEVICES, OUTPUT, NAMES = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+if BACKEND == "jax":
+    os.environ["JAX_ENABLE_X64"] = "true"
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={DEVICES}"
+    )
+
+import keras
+import numpy as np
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import ContrastiveLoss
+from align_keras.models.mbconv_block import MBConvBlock
+from align_keras.models.mbconv_block import batch_normalization
+
+BATCH = 16
+# Rounding in float32 would hide what is to be shown.
+keras.config.set_floatx("float64")
+
+
+@dataclasses.dataclass
+class Case:
+    """One way to train; see `run` for what is kept of it."""
+
+    batch_norm: str = "synchronized"
+    # Number of examples that share statistics where that is "ghost".
+    run: int = 4
+    rows: int = 2 * BATCH
+    optimizer: dict = dataclasses.field(default_factory=dict)
+    compile: dict = dataclasses.field(default_factory=dict)
+    dropout: float = 0.0
+    frozen: bool = False
+    # Index of a row whose picture is not a number.
+    broken: int | None = None
+    dtype: str = "float64"
+    evaluated: bool = False
+
+
+LOCAL = BATCH // DEVICES
+TAIL = 2 * BATCH + 9
+CASES = {
+    "plain": Case(),
+    "steps": Case(rows=3 * BATCH, compile={"steps_per_execution": 2}),
+    "bfloat16": Case(dtype="mixed_bfloat16"),
+    "ghost": Case("ghost"),
+    # Statistics of a replica are those of a run that is as long.
+    "local": Case("local"),
+    "runs as long as a replica's batch": Case("ghost", run=BATCH // 2),
+    "tail": Case(rows=TAIL, evaluated=True),
+    "ghost tail": Case("ghost", rows=2 * BATCH + 8),
+    "steps tail": Case(
+        rows=TAIL, compile={"steps_per_execution": 2}, evaluated=True
+    ),
+    "cached": Case("local", compile={"microbatch_size": 4}),
+    "cached tail": Case(
+        "local",
+        rows=2 * BATCH + 8,
+        compile={"microbatch_size": 4, "steps_per_execution": 2},
+    ),
+    "remat": Case(compile={"remat": True}),
+    "remat cached": Case(
+        "local", compile={"remat": True, "microbatch_size": 4}
+    ),
+    "clipped": Case(optimizer={"global_clipnorm": 0.1}),
+    "skipped": Case(
+        rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
+    ),
+    "frozen": Case(frozen=True),
+    "frozen cached": Case(frozen=True, compile={"microbatch_size": 4}),
+    "dropout": Case(dropout=0.5),
+}
+
+
+def make_inputs(rows, broken=None):
+    rng = np.random.default_rng(0)
+    inputs = {
+        "images": rng.uniform(-1, 1, (rows, 16, 16, 3)),
+        "token_ids": rng.integers(5, 50, (rows, 8)).astype("int32"),
+        "padding_mask": np.ones((rows, 8), "int32"),
+    }
+    if broken is not None:
+        inputs["images"][broken] = np.nan
+    return inputs
+
+
+def make_model(case):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(6, 3, strides=4, use_bias=False)(images)
+    x = batch_normalization(case.batch_norm, case.run, case.dtype, "bn")(x)
+    kind = {"batch_norm": case.batch_norm, "virtual_batch_size": case.run}
+    x = MBConvBlock(6, 6, 3, 1, 2, residual=True, dropout=case.dropout, **kind)(
+        x
+    )
+    model = AlignDualEncoder(
+        keras.Model(images, x),
+        BertTextEncoder(50, 1, 2, 16, 32, dropout=case.dropout),
+        embedding_dim=12,
+        initial_temperature=0.1,
+    )
+    # The same weights whatever the strategy drew.
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            value = keras.ops.convert_to_numpy(weight)
+            noise = rng.uniform(0.5, 1.5, value.shape)
+            weight.assign(value * noise + 0.01 * (value.ndim == 1))
+    model.image_encoder.trainable = not case.frozen
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9, **case.optimizer),
+        ContrastiveLoss(0.1, dtype="float64"),
+        jit_compile=BACKEND == "jax",
+        **case.compile,
+    )
+    return model
+
+
+def run(case):
+    """Train for an epoch, evaluate, predict; all that can be compared."""
+    keras.config.set_dtype_policy(case.dtype)
+    model = make_model(case)
+    inputs = make_inputs(case.rows, case.broken)
+    history = model.fit(
+        inputs, batch_size=BATCH, shuffle=False, verbose=0
+    ).history
+    results = {f"history {k}": np.array(v) for k, v in history.items()}
+    for variable in model.variables + model.optimizer.variables:
+        value = keras.ops.convert_to_numpy(variable)
+        results[f"weight {variable.path}"] = value
+    if not case.evaluated:
+        return results
+    inputs = make_inputs(case.rows)
+    metrics = model.evaluate(
+        inputs, batch_size=BATCH, verbose=0, return_dict=True
+    )
+    results |= {f"evaluated {k}": v for k, v in metrics.items()}
+    outputs = model.predict(inputs, batch_size=BATCH, verbose=0)
+    results |= {f"predicted {k}": v for k, v in outputs.items()}
+    return results
+
+
+def strategy_scope():
+    if BACKEND == "jax":
+        devices = keras.distribution.list_devices()
+        assert len(devices) == DEVICES, devices
+        return keras.distribution.DataParallel(devices=devices).scope()
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES
+    )
+    devices = [d.name for d in tf.config.list_logical_devices("CPU")]
+    return tf.distribute.MirroredStrategy(devices).scope()
+
+
+def main():
+    results = {}
+    with strategy_scope():
+        for name in NAMES:
+            for key, value in run(CASES[name]).items():
+                results[f"{name}: {key}"] = value
+    np.savez(OUTPUT, **results)
+
+
+if __name__ == "__main__":
+    main()
