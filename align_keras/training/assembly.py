@@ -23,6 +23,8 @@ def build_model(model, recipe, tokenizer, replicas=1):
             built = model(tokenizer.vocabulary_size())
     finally:
         keras.config.set_dtype_policy(policy)
+    if recipe.freeze == "image":
+        built.image_encoder.trainable = False
     if tokenizer is None:
         tokenizer = built.preprocessor.tokenizer
     built.preprocessor = AlignPreprocessor(
@@ -60,8 +62,9 @@ def _from_preset(preset, recipe, tokenizer, replicas):
         _check_vocabulary(presets.find_preset(preset), size)
         overrides["text_encoder"] = {"vocabulary_size": size}
     batch_norm = recipe.batch_norm
-    if batch_norm is None and replicas > 1 and _has_local_statistics(preset):
-        # Of local statistics, only those of the first replica are saved.
+    whole = replicas > 1 and recipe.microbatch_size is None
+    if batch_norm is None and whole and _has_local_statistics(preset):
+        # One device would take the statistics of the whole batch.
         batch_norm = "synchronized"
     if batch_norm is not None:
         overrides["image_encoder"] = {"batch_norm": batch_norm}
@@ -109,4 +112,8 @@ def compile_model(model, recipe):
     model.compile(
         optimizer=optimizers[recipe.optimizer](),
         loss=ContrastiveLoss(label_smoothing=recipe.label_smoothing),
+        microbatch_size=recipe.microbatch_size,
+        remat=recipe.remat,
+        skip_nonfinite=recipe.skip_nonfinite,
+        steps_per_execution=recipe.steps_per_execution,
     )

@@ -33,8 +33,17 @@ class Recipe:
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
-        microbatch_size: int or `None`. Reserved for gradient-cached training,
-            which does not exist yet; must be `None`.
+        microbatch_size: int or `None`. Number of pairs that a replica embeds
+            at a time, see `AlignDualEncoder.compile`. `None` embeds its share
+            of the batch at once.
+        remat: bool. Whether activations are computed anew in the backward
+            pass, see `AlignDualEncoder.compile`.
+        freeze: string or `None`. `"image"` leaves the image encoder as it is
+            and trains the text encoder to match.
+        skip_nonfinite: bool. Whether to leave out and count steps whose loss
+            or gradient is not finite.
+        steps_per_execution: int. Number of steps between two returns to
+            Python; it must divide `steps` and `checkpoint_every`.
         precision: string. `"float32"`, `"mixed_bfloat16"` or
             `"mixed_float16"`.
         checkpoint_every: int. Number of steps between checkpoints, at which
@@ -63,6 +72,10 @@ class Recipe:
     sequence_length: int = 64
     optimizer: str = "lamb"
     microbatch_size: int | None = None
+    remat: bool = False
+    freeze: str | None = None
+    skip_nonfinite: bool = False
+    steps_per_execution: int = 1
     precision: str = "float32"
     checkpoint_every: int = 1000
     seed: int = 0
@@ -104,11 +117,18 @@ class Recipe:
         self._require(
             "batch_norm", self.batch_norm in (None, *BATCH_NORMS), BATCH_NORMS
         )
+        self._require("freeze", self.freeze in (None, "image"), "image or null")
         self._require(
             "microbatch_size",
-            self.microbatch_size is None,
-            "null: gradient-cached training does not exist yet",
+            self.batch_size % (self.microbatch_size or 1) == 0,
+            "a divisor of `batch_size`",
         )
+        for name in ("steps", "checkpoint_every"):
+            self._require(
+                "steps_per_execution",
+                getattr(self, name) % self.steps_per_execution == 0,
+                f"a divisor of `{name}`",
+            )
 
     def _require(self, name, holds, rule):
         if holds:
@@ -126,6 +146,8 @@ _POSITIVE = (
     "batch_size",
     "learning_rate",
     "image_size",
+    "microbatch_size",
+    "steps_per_execution",
     "checkpoint_every",
     "initial_temperature",
     "vocabulary_size",
@@ -138,8 +160,10 @@ def _convert(field, value):
     if value is None and "None" in kind:
         return None
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) != (kind == "bool"):
             raise TypeError
+        if kind == "bool":
+            return value
         if "float" in kind:
             return float(value)
         if "int" in kind:

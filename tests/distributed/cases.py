@@ -6,17 +6,14 @@ All cases of a number of devices share a process, for starting one is what
 takes time. `CASES` says what they are.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
 
-DEVICES, OUTPUT, NAMES = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 if BACKEND == "jax":
     os.environ["JAX_ENABLE_X64"] = "true"
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={DEVICES}"
-    )
 
 import keras
 import numpy as np
@@ -27,9 +24,7 @@ from align_keras import ContrastiveLoss
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
 
-BATCH = 16
-# Rounding in float32 would hide what is to be shown.
-keras.config.set_floatx("float64")
+BATCH = 32
 
 
 @dataclasses.dataclass
@@ -48,9 +43,10 @@ class Case:
     broken: int | None = None
     dtype: str = "float64"
     evaluated: bool = False
+    # Whether the towers have blocks that can be computed anew.
+    blocks: bool = False
 
 
-LOCAL = BATCH // DEVICES
 TAIL = 2 * BATCH + 9
 CASES = {
     "plain": Case(),
@@ -71,9 +67,13 @@ CASES = {
         rows=2 * BATCH + 8,
         compile={"microbatch_size": 4, "steps_per_execution": 2},
     ),
-    "remat": Case(compile={"remat": True}),
+    "blocks": Case(blocks=True),
+    "ghost blocks": Case("ghost", blocks=True),
+    "pairs": Case("ghost", run=2),
+    "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
+    "remat": Case(compile={"remat": True}, blocks=True),
     "remat cached": Case(
-        "local", compile={"remat": True, "microbatch_size": 4}
+        "local", compile={"remat": True, "microbatch_size": 4}, blocks=True
     ),
     "clipped": Case(optimizer={"global_clipnorm": 0.1}),
     "skipped": Case(
@@ -81,7 +81,6 @@ CASES = {
     ),
     "frozen": Case(frozen=True),
     "frozen cached": Case(frozen=True, compile={"microbatch_size": 4}),
-    "dropout": Case(dropout=0.5),
 }
 
 
@@ -97,18 +96,32 @@ def make_inputs(rows, broken=None):
     return inputs
 
 
-def make_model(case):
-    keras.utils.set_random_seed(0)
+def image_encoder(case):
     images = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(6, 3, strides=4, use_bias=False)(images)
-    x = batch_normalization(case.batch_norm, case.run, case.dtype, "bn")(x)
-    kind = {"batch_norm": case.batch_norm, "virtual_batch_size": case.run}
-    x = MBConvBlock(6, 6, 3, 1, 2, residual=True, dropout=case.dropout, **kind)(
-        x
-    )
+    kind = case.batch_norm, case.run
+    x = batch_normalization(*kind, case.dtype, "bn")(x)
+    x = keras.layers.ReLU()(x)
+    if case.blocks:
+        x = MBConvBlock(
+            6, 6, 3, 1, 2, 0.25, True, case.dropout, "fixed", "silu", *kind
+        )(x)
+    return keras.Model(images, x)
+
+
+def text_encoder(case):
+    if case.blocks:
+        return BertTextEncoder(50, 1, 2, 16, 32, dropout=case.dropout)
+    token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+    vectors = keras.layers.Embedding(50, 16)(token_ids)
+    return keras.Model({"token_ids": token_ids}, vectors)
+
+
+def make_model(case):
+    keras.utils.set_random_seed(0)
     model = AlignDualEncoder(
-        keras.Model(images, x),
-        BertTextEncoder(50, 1, 2, 16, 32, dropout=case.dropout),
+        image_encoder(case),
+        text_encoder(case),
         embedding_dim=12,
         initial_temperature=0.1,
     )
@@ -122,7 +135,7 @@ def make_model(case):
     model.image_encoder.trainable = not case.frozen
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9, **case.optimizer),
-        ContrastiveLoss(0.1, dtype="float64"),
+        ContrastiveLoss(0.1, dtype=keras.config.floatx()),
         jit_compile=BACKEND == "jax",
         **case.compile,
     )
@@ -131,6 +144,9 @@ def make_model(case):
 
 def run(case):
     """Train for an epoch, evaluate, predict; all that can be compared."""
+    # Rounding in float32 would hide what is to be shown.
+    wide = case.dtype == "float64"
+    keras.config.set_floatx("float64" if wide else "float32")
     keras.config.set_dtype_policy(case.dtype)
     model = make_model(case)
     inputs = make_inputs(case.rows, case.broken)
@@ -153,29 +169,35 @@ def run(case):
     return results
 
 
-def strategy_scope():
+def strategy_scope(devices):
     if BACKEND == "jax":
-        devices = keras.distribution.list_devices()
-        assert len(devices) == DEVICES, devices
-        return keras.distribution.DataParallel(devices=devices).scope()
+        os.environ["XLA_FLAGS"] = (
+            f"--xla_force_host_platform_device_count={devices}"
+        )
+        names = keras.distribution.list_devices()
+        assert len(names) == devices, names
+        return keras.distribution.DataParallel(devices=names).scope()
+    if devices == 1:
+        return contextlib.nullcontext()
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES
+        cpu, [tf.config.LogicalDeviceConfiguration()] * devices
     )
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")]
-    return tf.distribute.MirroredStrategy(devices).scope()
+    names = [d.name for d in tf.config.list_logical_devices("CPU")]
+    return tf.distribute.MirroredStrategy(names).scope()
 
 
-def main():
-    results = {}
-    with strategy_scope():
-        for name in NAMES:
-            for key, value in run(CASES[name]).items():
-                results[f"{name}: {key}"] = value
-    np.savez(OUTPUT, **results)
+def run_all(names):
+    """Run cases within the current scope; returns all results by name."""
+    return {
+        f"{name}: {key}": value
+        for name in names
+        for key, value in run(CASES[name]).items()
+    }
 
 
 if __name__ == "__main__":
-    main()
+    with strategy_scope(int(sys.argv[1])):
+        np.savez(sys.argv[2], **run_all(sys.argv[3:]))

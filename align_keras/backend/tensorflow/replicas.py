@@ -34,9 +34,18 @@ def all_gather(tensor):
 
 def all_reduce_sum(values):
     """Add up a list of dense tensors over all replicas."""
-    if num_replicas() == 1 or not values:
+    if num_replicas() == 1:
         return values
-    return _replica_context().all_reduce("SUM", values)
+    sums = list(values)
+    # Tensors of one type travel together.
+    for dtype in dict.fromkeys(value.dtype for value in values):
+        places = [i for i, v in enumerate(values) if v.dtype == dtype]
+        reduced = _replica_context().all_reduce(
+            "SUM", [values[i] for i in places]
+        )
+        for i, value in zip(places, reduced, strict=True):
+            sums[i] = value
+    return sums
 
 
 def num_shards():
@@ -52,15 +61,12 @@ def apply_where(condition, function, arguments):
         function: callable of `arguments` that updates variables.
         arguments: tuple of structures of tensors of this replica.
     """
-    strategy = tf.distribute.get_strategy()
-    threaded = num_replicas() > 1 and not isinstance(
-        strategy, tf.distribute.TPUStrategy
-    )
-    if not threaded:
+    on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+    if on_tpu or not tf.distribute.has_strategy():
         _call_where(condition, lambda: function(*arguments))
         return
 
-    # Replicas are traced in threads, which must not part within a branch.
+    # Other strategies trace replicas in threads that meet outside of branches.
     def on_all(strategy, condition, arguments):
         first = strategy.experimental_local_results(condition)[0]
         _call_where(first, lambda: strategy.run(function, arguments))

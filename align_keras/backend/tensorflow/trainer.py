@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import PaddingMixin
-from align_keras.backend.tensorflow import optimizer as optimizers
 from align_keras.backend.tensorflow.functional import values
 from align_keras.backend.tensorflow.replicas import all_reduce_sum
 from align_keras.backend.tensorflow.replicas import apply_where
@@ -33,23 +32,22 @@ class Trainer(PaddingMixin):
             self.optimizer.scale_loss,
         )
         arguments = (
-            all_reduce_sum(step.gradients),
+            _before_clipping(self.optimizer, step.gradients),
             self._merge_state(before, step.state, batch),
             (step.loss, step.hits, batch.examples, batch.weights()),
         )
         if not self.skip_nonfinite:
             self._take_step(*arguments)
             return
-        (loss,) = all_reduce_sum([step.loss])
-        finite = tf.math.is_finite(loss + tf.linalg.global_norm(arguments[0]))
-        apply_where(finite, self._take_step, arguments)
-        missed = 1.0 - tf.cast(finite, "float32")
-        self.nonfinite_steps.update_state(missed / num_replicas())
+        norm = tf.linalg.global_norm(step.gradients)
+        finite = tf.cast(tf.math.is_finite(step.loss + norm), "float32")
+        (finite,) = all_reduce_sum([finite])
+        finite = tf.cast(finite == num_replicas(), "float32")
+        apply_where(finite > 0, self._take_step, arguments)
+        self.nonfinite_steps.update_state((1.0 - finite) / num_replicas())
 
     def _take_step(self, gradients, changed, metrics):
-        optimizers.apply_summed(
-            self.optimizer, gradients, self.trainable_variables
-        )
+        self.optimizer.apply(gradients, self.trainable_variables)
         for position, value in changed.items():
             self.non_trainable_variables[position].assign(value)
         self.update_metrics(*metrics)
@@ -186,6 +184,20 @@ def _repeat(one_step, iterator, times):
         parallel_iterations=1,
     )
     return count
+
+
+def _before_clipping(optimizer, gradients):
+    """Sum gradients over the replicas, where it matters that it comes first.
+
+    Keras sums them itself, but only after it has clipped those of each
+    replica, or looked for overflow in the first. A sum of equal parts is left
+    for it to do then.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    clips = inner.clipnorm or inner.global_clipnorm or inner.clipvalue
+    if num_replicas() == 1 or not (clips or inner is not optimizer):
+        return gradients
+    return [g / num_replicas() for g in all_reduce_sum(gradients)]
 
 
 def _is_seed(variable):
