@@ -116,7 +116,9 @@ def in_sequence(model, inputs, size):
     loss, states, found = backend.value_and_gradients(objective, parameters)
     after = [
         values[-1] if "seed" in variable.path else sum(values) / len(values)
-        for variable, values in zip(variables, zip(*states), strict=True)
+        for variable, values in zip(
+            variables, zip(*states, strict=True), strict=True
+        )
     ]
     return loss, found, after
 
