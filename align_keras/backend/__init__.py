@@ -13,6 +13,9 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import densify
     from align_keras.backend.tensorflow import num_replicas
     from align_keras.backend.tensorflow import replica_index
+    from align_keras.backend.tensorflow_optimizer import ReplicaClipping
+    from align_keras.backend.tensorflow_tiles import replicate
+    from align_keras.backend.tensorflow_tiles import scan
 elif keras.config.backend() == "jax":
     from align_keras.backend.jax import Trainer
     from align_keras.backend.jax import all_gather
@@ -20,6 +23,9 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import densify
     from align_keras.backend.jax import num_replicas
     from align_keras.backend.jax import replica_index
+    from align_keras.backend.jax_optimizer import ReplicaClipping
+    from align_keras.backend.jax_tiles import replicate
+    from align_keras.backend.jax_tiles import scan
 else:
     raise ImportError(
         "align_keras runs on the `tensorflow` and `jax` backends of Keras. "
@@ -28,10 +34,13 @@ else:
     )
 
 __all__ = [
+    "ReplicaClipping",
     "Trainer",
     "all_gather",
     "compile_inference",
     "densify",
     "num_replicas",
     "replica_index",
+    "replicate",
+    "scan",
 ]
