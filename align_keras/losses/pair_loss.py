@@ -59,7 +59,9 @@ class PairLoss(keras.losses.Loss):
         )
         return self.reduce(losses, sample_weight, mask)
 
-    def call(self, image_embeddings, text_embeddings, temperature=1.0, **kwargs):
+    def call(
+        self, image_embeddings, text_embeddings, temperature=1.0, **kwargs
+    ):
         """Compute the loss of each pair, of shape `(batch,)`."""
         return self.score(
             image_embeddings, text_embeddings, temperature, **kwargs
@@ -98,7 +100,8 @@ class PairLoss(keras.losses.Loss):
             mask = ops.cast(mask, "bool")
             images = ops.where(ops.expand_dims(mask, 1), images, 0.0)
             texts = ops.where(ops.expand_dims(mask, 1), texts, 0.0)
-            offsets = ops.where(self._gather_mask(mask) > 0, 0.0, EXCLUDED)
+            left_out = 1.0 - self._gather_mask(mask)
+            offsets = left_out * ops.cast(EXCLUDED, self.dtype)
         local_size = ops.shape(images)[0]
         labels = backend.replica_index() * local_size + ops.arange(
             local_size, dtype="int32"

@@ -201,12 +201,12 @@ class _Tiles:
 
     def _cut(self, x, fill=0.0):
         if self.is_padded:
-            tail = ops.full((self.padding, *x.shape[1:]), fill, x.dtype)
+            tail = ops.full((self.padding, *ops.shape(x)[1:]), fill, x.dtype)
             x = ops.concatenate([x, tail])
-        return ops.reshape(x, (self.num_tiles, self.size, *x.shape[1:]))
+        return ops.reshape(x, (self.num_tiles, self.size, *ops.shape(x)[1:]))
 
     def _join(self, x):
-        shape = (self.num_tiles * self.size, *x.shape[2:])
+        shape = (self.num_tiles * self.size, *ops.shape(x)[2:])
         return ops.reshape(x, shape)[: self.num_columns]
 
     def no_best(self):
@@ -234,9 +234,7 @@ def _better(best, best_of_tile, tile):
 
 
 def _exp_sums(scores, highest, axis):
-    return ops.sum(
-        ops.exp(scores - ops.expand_dims(highest, axis)), axis=axis
-    )
+    return ops.sum(ops.exp(scores - ops.expand_dims(highest, axis)), axis=axis)
 
 
 def _tiled_log_sums(tiles, labels):

@@ -48,6 +48,10 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             keeps. Defaults to `(0.005, 10.0)`.
         temperature_form: string. `"log"` or `"raw"`, see `ContrastiveHead`.
             Defaults to `"log"`.
+        initial_bias: float. Start of the learned bias of the logits that
+            `SigmoidLoss` needs and other losses leave alone; its authors
+            start from -10 and a temperature of 0.1. Defaults to `None`: there
+            is no bias.
         image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
             averages anything that is not a vector yet. Defaults to `"auto"`.
         text_pooling: string. The same; `"auto"` takes the encoder's
@@ -94,6 +98,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         initial_temperature=1.0,
         temperature_range=(0.005, 10.0),
         temperature_form="log",
+        initial_bias=None,
         image_pooling="auto",
         text_pooling="auto",
         preprocessor=None,
@@ -135,6 +140,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             initial_temperature=initial_temperature,
             temperature_range=temperature_range,
             temperature_form=temperature_form,
+            initial_bias=initial_bias,
             name="contrastive_head",
         )
 
@@ -163,6 +169,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         self.initial_temperature = initial_temperature
         self.temperature_range = tuple(temperature_range)
         self.temperature_form = temperature_form
+        self.initial_bias = initial_bias
         self.preprocessor = preprocessor
 
     # The preprocessor is no layer of the network: it has no weights, and its
@@ -307,6 +314,12 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
                 "`loss` must compare image with text embeddings, such as "
                 f"`ContrastiveLoss()`. Received: loss={loss!r}"
             )
+        if getattr(loss, "takes_bias", False) and self.initial_bias is None:
+            raise ValueError(
+                f"`{type(loss).__name__}` learns a bias, which this model "
+                "lacks. Create the model with `initial_bias=-10.0`. "
+                "Received: initial_bias=None"
+            )
         super().compile(
             optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
         )
@@ -322,9 +335,11 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         images, texts = y_pred["image_embeddings"], y_pred["text_embeddings"]
-        temperature = self.contrastive_head.temperature
+        temperature, bias = self.contrastive_head.temperature, {}
+        if getattr(self.loss, "takes_bias", False):
+            bias = {"bias": self.contrastive_head.bias}
         if hasattr(self.loss, "score"):
-            values, *hits = self.loss.score(images, texts, temperature)
+            values, *hits = self.loss.score(images, texts, temperature, **bias)
             loss = self.loss.reduce(values, sample_weight)
             self.image_recall.update_state(hits[0], sample_weight)
             self.text_recall.update_state(hits[1], sample_weight)
@@ -351,6 +366,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
                 "initial_temperature": self.initial_temperature,
                 "temperature_range": self.temperature_range,
                 "temperature_form": self.temperature_form,
+                "initial_bias": self.initial_bias,
                 "image_pooling": self.image_pooling,
                 "text_pooling": self.text_pooling,
             }
