@@ -7,6 +7,7 @@ and optimizers above stay on `keras.ops`.
 import keras
 
 if keras.config.backend() == "tensorflow":
+    from align_keras.backend.tensorflow import ReplicaClipping
     from align_keras.backend.tensorflow import Trainer
     from align_keras.backend.tensorflow import all_gather
     from align_keras.backend.tensorflow import all_reduce_sum
@@ -16,11 +17,13 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import num_replicas
     from align_keras.backend.tensorflow import num_shards
     from align_keras.backend.tensorflow import replica_index
+    from align_keras.backend.tensorflow import replicate
     from align_keras.backend.tensorflow import require
     from align_keras.backend.tensorflow import scan
     from align_keras.backend.tensorflow import value_and_gradients
     from align_keras.backend.tensorflow import values
 elif keras.config.backend() == "jax":
+    from align_keras.backend.jax import ReplicaClipping
     from align_keras.backend.jax import Trainer
     from align_keras.backend.jax import all_gather
     from align_keras.backend.jax import all_reduce_sum
@@ -30,6 +33,7 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import num_replicas
     from align_keras.backend.jax import num_shards
     from align_keras.backend.jax import replica_index
+    from align_keras.backend.jax import replicate
     from align_keras.backend.jax import require
     from align_keras.backend.jax import scan
     from align_keras.backend.jax import value_and_gradients
@@ -42,6 +46,7 @@ else:
     )
 
 __all__ = [
+    "ReplicaClipping",
     "Trainer",
     "all_gather",
     "all_reduce_sum",
@@ -51,6 +56,7 @@ __all__ = [
     "num_replicas",
     "num_shards",
     "replica_index",
+    "replicate",
     "require",
     "scan",
     "value_and_gradients",

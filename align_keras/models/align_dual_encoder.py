@@ -44,6 +44,10 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             keeps. Defaults to `(0.005, 10.0)`.
         temperature_form: string. `"log"` or `"raw"`, see `ContrastiveHead`.
             Defaults to `"log"`.
+        initial_bias: float. Start of the learned bias of the logits that
+            `SigmoidLoss` needs and other losses leave alone; its authors
+            start from -10 and a temperature of 0.1. Defaults to `None`: there
+            is no bias.
         image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
             averages anything that is not a vector yet. Defaults to `"auto"`.
         text_pooling: string. The same; `"auto"` takes the encoder's
@@ -90,6 +94,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         initial_temperature=1.0,
         temperature_range=(0.005, 10.0),
         temperature_form="log",
+        initial_bias=None,
         image_pooling="auto",
         text_pooling="auto",
         preprocessor=None,
@@ -131,6 +136,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             initial_temperature=initial_temperature,
             temperature_range=temperature_range,
             temperature_form=temperature_form,
+            initial_bias=initial_bias,
             name="contrastive_head",
         )
 
@@ -159,6 +165,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         self.initial_temperature = initial_temperature
         self.temperature_range = tuple(temperature_range)
         self.temperature_form = temperature_form
+        self.initial_bias = initial_bias
         self.preprocessor = preprocessor
 
     # The preprocessor is no layer of the network: it has no weights, and its
@@ -340,6 +347,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
                 "initial_temperature": self.initial_temperature,
                 "temperature_range": self.temperature_range,
                 "temperature_form": self.temperature_form,
+                "initial_bias": self.initial_bias,
                 "image_pooling": self.image_pooling,
                 "text_pooling": self.text_pooling,
             }

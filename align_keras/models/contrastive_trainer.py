@@ -60,6 +60,12 @@ class ContrastiveTrainer(backend.Trainer):
                 "`loss` must compare image with text embeddings, such as "
                 f"`ContrastiveLoss()`. Received: loss={loss!r}"
             )
+        if getattr(loss, "takes_bias", False) and self.initial_bias is None:
+            raise ValueError(
+                f"`{type(loss).__name__}` learns a bias, which this model "
+                "lacks. Create the model with `initial_bias=-10.0`. "
+                "Received: initial_bias=None"
+            )
         if microbatch_size is not None and microbatch_size < 1:
             raise ValueError(
                 "`microbatch_size` must be at least 1 or None. "
@@ -170,18 +176,14 @@ class ContrastiveTrainer(backend.Trainer):
                 self.loss(images, texts, batch.sample_weight, temperature),
                 [],
             )
-        mask = {} if batch.mask is None else {"mask": batch.mask}
-        losses, *hits = self.loss.score(images, texts, temperature, **mask)
-        return self.loss.reduce(losses, self._weights(batch)), hits
-
-    def _weights(self, batch):
-        """Weights by which a mean over the batch is one over its examples."""
-        weights = batch.weights()
-        averaged = getattr(self.loss, "reduction", None) not in ("sum", "none")
-        if batch.mask is None or not averaged:
-            return weights
-        rows = ops.cast(ops.shape(weights)[0], weights.dtype)
-        return weights * rows * backend.num_replicas() / batch.examples
+        optional = {}
+        if getattr(self.loss, "takes_bias", False):
+            optional["bias"] = self.contrastive_head.bias
+        if batch.mask is not None:
+            optional["mask"] = batch.mask
+        losses, *hits = self.loss.score(images, texts, temperature, **optional)
+        mask = (batch.mask,) if batch.mask is not None else ()
+        return self.loss.reduce(losses, batch.sample_weight, *mask), hits
 
     def extra_loss(self):
         """What layers and regularizers add, as this replica's share."""

@@ -306,7 +306,7 @@ def _second_pass(
             objective, parameters
         )
         gradients = [g + n for g, n in zip(gradients, new, strict=True)]
-        return (drawn, extra + added, gradients), {}
+        return (drawn, extra + added, gradients), ()
 
     extra = ops.zeros((), cached[EMBEDDINGS[0]].dtype)
     start = ([state[i] for i in seeds], extra, gradients)

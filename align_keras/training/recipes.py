@@ -11,6 +11,7 @@ from align_keras.models.presets import presets_directory
 RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+LOSSES = ("contrastive", "sigmoid")
 BATCH_NORMS = ("local", "synchronized", "ghost")
 
 
@@ -25,7 +26,11 @@ class Recipe:
         warmup_steps: int. Steps of the linear warm-up; a linear decay to zero
             at `steps` follows.
         weight_decay: float. Weight decay of `lamb` and `adamw`.
-        label_smoothing: float. See `ContrastiveLoss`.
+        loss: string. `"contrastive"`, or `"sigmoid"`, which adds a bias that
+            starts from -10 to a preset without one; an `initial_temperature`
+            of 0.1 goes with it.
+        label_smoothing: float. See `ContrastiveLoss`; the sigmoid loss has
+            none.
         image_size: int. Height and width of the pictures in pixels.
         resize_size: int or `None`. Height and width from which they are
             cropped. `None` takes the paper's proportion, 346 / 289 of
@@ -33,6 +38,14 @@ class Recipe:
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
+        clip_norm: float or `None`. Greatest norm of the gradient of all
+            weights together, beyond which it is scaled down. `None` leaves it
+            as it is.
+        ema: float or `None`. Share of the old average at each step in an
+            exponential moving average of the weights, such as 0.9999. The
+            averages are what is evaluated and kept as the best model;
+            training goes on from the weights themselves. `None` for no
+            average.
         microbatch_size: int or `None`. Number of pairs that a replica embeds
             at a time, see `AlignDualEncoder.compile`. `None` embeds its share
             of the batch at once.
@@ -66,11 +79,14 @@ class Recipe:
     learning_rate: float
     warmup_steps: int = 0
     weight_decay: float = 1e-5
+    loss: str = "contrastive"
     label_smoothing: float = 0.1
     image_size: int = 289
     resize_size: int | None = None
     sequence_length: int = 64
     optimizer: str = "lamb"
+    clip_norm: float | None = None
+    ema: float | None = None
     microbatch_size: int | None = None
     remat: bool = False
     freeze: str | None = None
@@ -112,6 +128,10 @@ class Recipe:
             self.resize_size >= self.image_size,
             "at least `image_size`",
         )
+        self._require(
+            "ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1"
+        )
+        self._require("loss", self.loss in LOSSES, LOSSES)
         self._require("optimizer", self.optimizer in OPTIMIZERS, OPTIMIZERS)
         self._require("precision", self.precision in PRECISIONS, PRECISIONS)
         self._require(
@@ -145,6 +165,7 @@ _POSITIVE = (
     "steps",
     "batch_size",
     "learning_rate",
+    "clip_norm",
     "image_size",
     "microbatch_size",
     "steps_per_execution",

@@ -6,14 +6,17 @@ from align_keras.backend.jax.functional import scan
 from align_keras.backend.jax.functional import stateless
 from align_keras.backend.jax.functional import value_and_gradients
 from align_keras.backend.jax.functional import values
+from align_keras.backend.jax.optimizer import ReplicaClipping
 from align_keras.backend.jax.replicas import all_gather
 from align_keras.backend.jax.replicas import all_reduce_sum
 from align_keras.backend.jax.replicas import num_replicas
 from align_keras.backend.jax.replicas import num_shards
 from align_keras.backend.jax.replicas import replica_index
+from align_keras.backend.jax.replicas import replicate
 from align_keras.backend.jax.trainer import Trainer
 
 __all__ = [
+    "ReplicaClipping",
     "Trainer",
     "all_gather",
     "all_reduce_sum",
@@ -23,6 +26,7 @@ __all__ = [
     "num_replicas",
     "num_shards",
     "replica_index",
+    "replicate",
     "require",
     "scan",
     "stateless",

@@ -26,20 +26,22 @@ def value_and_gradients(function, arguments):
     return value, rest, gradients
 
 
-def scan(function, carry, rows, dtypes=None):
-    """Loop over the leading axis of tensors, one step at a time.
+def scan(step, carry, inputs, dtypes=()):
+    """Loop over the first axis of tensors, one step at a time.
+
+    The memory of the loop does not grow with the number of its steps.
 
     Args:
-        function: callable of the carry and a slice of `rows`. Returns the
-            next carry and a dict of outputs.
-        carry: structure of tensors.
-        rows: structure of tensors whose first axes are equally long.
-        dtypes: dict. The dtype of each output. Needed on TensorFlow.
+        step: callable. Takes the carry and slices of `inputs`, and returns
+            the next carry and a structure of tensors to stack.
+        carry: structure of tensors, whose shapes and dtypes stay as they are.
+        inputs: structure of tensors with first axes of equal length.
+        dtypes: structure of the dtypes of the tensors to stack.
 
     Returns:
-        The last carry, and the outputs, stacked along a new first axis.
+        A pair of the last carry and the structure of stacked tensors.
     """
-    return jax.lax.scan(function, carry, rows)
+    return jax.lax.scan(step, carry, inputs)
 
 
 def checkpoint(function, *inputs):

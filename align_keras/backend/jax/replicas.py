@@ -27,6 +27,21 @@ def all_reduce_sum(values):
     return values
 
 
+def replicate(tensor):
+    """Place the whole of `tensor` on every device, where there are several.
+
+    A loop over slices of an array that is spread over the devices would wait
+    for one device after the other.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return tensor
+    whole = keras.distribution.TensorLayout(
+        [None] * tensor.ndim, distribution.device_mesh
+    )
+    return keras.distribution.distribute_tensor(tensor, whole)
+
+
 def num_shards():
     """Number of devices over which the rows of one program are spread."""
     distribution = keras.distribution.distribution()

@@ -28,42 +28,43 @@ def value_and_gradients(function, arguments):
     return value, rest, [densify(gradient) for gradient in gradients]
 
 
-def scan(function, carry, rows, dtypes=None):
-    """Loop over the leading axis of tensors, one step at a time.
+def scan(step, carry, inputs, dtypes=()):
+    """Loop over the first axis of tensors, one step at a time.
+
+    The memory of the loop does not grow with the number of its steps.
 
     Args:
-        function: callable of the carry and a slice of `rows`. Returns the
-            next carry and a dict of outputs.
-        carry: structure of tensors.
-        rows: structure of tensors whose first axes are equally long.
-        dtypes: dict. The dtype of each output.
+        step: callable. Takes the carry and slices of `inputs`, and returns
+            the next carry and a structure of tensors to stack.
+        carry: structure of tensors, whose shapes and dtypes stay as they are.
+        inputs: structure of tensors with first axes of equal length.
+        dtypes: structure of the dtypes of the tensors to stack.
 
     Returns:
-        The last carry, and the outputs, stacked along a new first axis.
+        A pair of the last carry and the structure of stacked tensors.
     """
-    count = tf.shape(tf.nest.flatten(rows)[0])[0]
-    stacks = {
-        name: tf.TensorArray(dtype, count)
-        for name, dtype in (dtypes or {}).items()
-    }
+    length = tf.shape(tf.nest.flatten(inputs)[0])[0]
+    stacks = tf.nest.map_structure(
+        lambda dtype: tf.TensorArray(dtype, length), dtypes
+    )
 
     def body(index, carry, stacks):
-        part = tf.nest.map_structure(lambda row: row[index], rows)
-        carry, outputs = function(carry, part)
-        stacks = {
-            name: stack.write(index, outputs[name])
-            for name, stack in stacks.items()
-        }
+        carry, outputs = step(
+            carry, tf.nest.map_structure(lambda rows: rows[index], inputs)
+        )
+        stacks = tf.nest.map_structure(
+            lambda stack, output: stack.write(index, output), stacks, outputs
+        )
         return index + 1, carry, stacks
 
+    # Steps side by side would need the memory that the loop is to save.
     _, carry, stacks = tf.while_loop(
-        lambda index, *_: index < count,
+        lambda index, *_: index < length,
         body,
         (0, carry, stacks),
-        # Steps that ran beside each other would each need their memory.
         parallel_iterations=1,
     )
-    return carry, {name: stack.stack() for name, stack in stacks.items()}
+    return carry, tf.nest.map_structure(lambda stack: stack.stack(), stacks)
 
 
 def checkpoint(function, *inputs):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import PaddingMixin
 from align_keras.backend.tensorflow.functional import values
+from align_keras.backend.tensorflow.optimizer import ReplicaClipping
 from align_keras.backend.tensorflow.replicas import all_reduce_sum
 from align_keras.backend.tensorflow.replicas import apply_where
 from align_keras.backend.tensorflow.replicas import num_replicas
@@ -195,7 +196,8 @@ def _before_clipping(optimizer, gradients):
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     clips = inner.clipnorm or inner.global_clipnorm or inner.clipvalue
-    if num_replicas() == 1 or not (clips or inner is not optimizer):
+    early = clips and not isinstance(inner, ReplicaClipping)
+    if num_replicas() == 1 or not (early or inner is not optimizer):
         return gradients
     return [g / num_replicas() for g in all_reduce_sum(gradients)]
 
