@@ -1,6 +1,7 @@
 """Train small models in every way, on any number of devices.
 
     python cases.py DEVICES OUTPUT.npz CASE ...
+    python cases.py PROCESS/PROCESSES/ADDRESS OUTPUT.npz CASE ...
 
 All cases of a number of devices share a process, for starting one is what
 takes time. `CASES` says what they are.
@@ -50,31 +51,24 @@ class Case:
 TAIL = 2 * BATCH + 9
 CASES = {
     "plain": Case(),
-    "steps": Case(rows=3 * BATCH, compile={"steps_per_execution": 2}),
-    "bfloat16": Case(dtype="mixed_bfloat16"),
-    "ghost": Case("ghost"),
-    # Statistics of a replica are those of a run that is as long.
-    "local": Case("local"),
-    "runs as long as a replica's batch": Case("ghost", run=BATCH // 2),
     "tail": Case(rows=TAIL, evaluated=True),
-    "ghost tail": Case("ghost", rows=2 * BATCH + 8),
     "steps tail": Case(
         rows=TAIL, compile={"steps_per_execution": 2}, evaluated=True
     ),
-    "cached": Case("local", compile={"microbatch_size": 4}),
+    "bfloat16": Case(dtype="mixed_bfloat16"),
+    # Statistics of a replica are those of a run that is as long.
+    "local": Case("local"),
+    "half batches": Case("ghost", run=BATCH // 2),
+    "ghost tail": Case("ghost", rows=2 * BATCH + 8),
     "cached tail": Case(
         "local",
         rows=2 * BATCH + 8,
         compile={"microbatch_size": 4, "steps_per_execution": 2},
     ),
-    "blocks": Case(blocks=True),
-    "ghost blocks": Case("ghost", blocks=True),
     "pairs": Case("ghost", run=2),
     "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
-    "remat": Case(compile={"remat": True}, blocks=True),
-    "remat cached": Case(
-        "local", compile={"remat": True, "microbatch_size": 4}, blocks=True
-    ),
+    "blocks": Case(blocks=True),
+    "remat": Case(blocks=True, compile={"remat": True}),
     "clipped": Case(optimizer={"global_clipnorm": 0.1}),
     "skipped": Case(
         rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
@@ -142,7 +136,7 @@ def make_model(case):
     return model
 
 
-def run(case):
+def run(case, process=0, processes=1):
     """Train for an epoch, evaluate, predict; all that can be compared."""
     # Rounding in float32 would hide what is to be shown.
     wide = case.dtype == "float64"
@@ -150,8 +144,16 @@ def run(case):
     keras.config.set_dtype_policy(case.dtype)
     model = make_model(case)
     inputs = make_inputs(case.rows, case.broken)
+    size = BATCH // processes
+    if processes > 1:  # Each has its part of every batch.
+        inputs = {
+            name: np.concatenate(
+                np.split(rows, case.rows // size)[process::processes]
+            )
+            for name, rows in inputs.items()
+        }
     history = model.fit(
-        inputs, batch_size=BATCH, shuffle=False, verbose=0
+        inputs, batch_size=size, shuffle=False, verbose=0
     ).history
     results = {f"history {k}": np.array(v) for k, v in history.items()}
     for variable in model.variables + model.optimizer.variables:
@@ -167,6 +169,13 @@ def run(case):
     outputs = model.predict(inputs, batch_size=BATCH, verbose=0)
     results |= {f"predicted {k}": v for k, v in outputs.items()}
     return results
+
+
+def connect(address, process, processes):
+    """Join the processes of JAX, of two devices each."""
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    keras.distribution.initialize(address, processes, process)
+    return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
 
 
 def strategy_scope(devices):
@@ -189,15 +198,26 @@ def strategy_scope(devices):
     return tf.distribute.MirroredStrategy(names).scope()
 
 
-def run_all(names):
+def run_all(names, *part):
     """Run cases within the current scope; returns all results by name."""
     return {
         f"{name}: {key}": value
         for name in names
-        for key, value in run(CASES[name]).items()
+        for key, value in run(CASES[name], *part).items()
     }
 
 
+def main(devices, output, *names):
+    if "/" not in devices:
+        with strategy_scope(int(devices)):
+            np.savez(output, **run_all(names))
+        return
+    process, processes, address = devices.split("/")
+    part = int(process), int(processes)
+    with connect(address, *part):
+        results = run_all(names, *part)
+    np.savez(output, **results)
+
+
 if __name__ == "__main__":
-    with strategy_scope(int(sys.argv[1])):
-        np.savez(sys.argv[2], **run_all(sys.argv[3:]))
+    main(*sys.argv[1:])

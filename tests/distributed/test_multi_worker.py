@@ -13,7 +13,7 @@ from align_keras import AlignDualEncoder
 from align_keras.data import pack
 
 # As in multi_worker.py, which must not be imported here.
-CASES = {"steps tail": "tail", "cached": "ghost"}
+CASES = {"steps tail": "tail", "cached tail": "ghost tail"}
 
 SCRIPT = Path(__file__).with_name("multi_worker.py")
 
