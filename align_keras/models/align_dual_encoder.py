@@ -11,6 +11,7 @@ from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
+from align_keras.models.rematerialization import rematerialize_encoder
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
@@ -215,8 +216,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             images = {image_input(self.image_encoder).name: images}
         if self.image_encoder_is_frozen:
             training = False
-        features = self.image_encoder(images, training=training)
-        features = main_output(features, self.image_pooling)
+
+        def run():
+            features = self.image_encoder(images, training=training)
+            return main_output(features, self.image_pooling)
+
+        features = rematerialize_encoder(self.image_encoder, run)
         features = self.image_pooling_layer(features)
         if self.image_encoder_is_frozen:
             features = ops.stop_gradient(features)
@@ -251,8 +256,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             tokens = {name: tokens[name] for name in inputs}
         else:
             tokens = tokens["token_ids"]
-        features = self.text_encoder(tokens, training=training)
-        features = main_output(features, self.text_pooling)
+
+        def run():
+            features = self.text_encoder(tokens, training=training)
+            return main_output(features, self.text_pooling)
+
+        features = rematerialize_encoder(self.text_encoder, run)
         return self.text_projection(self.text_pooling_layer(features))
 
     def embed(self, inputs, training=None):

@@ -6,7 +6,7 @@ from align_keras.models.step_scope import rematerializing
 from align_keras.models.step_scope import step_scope
 
 
-def rematerialize(layer, function, inputs):
+def rematerialize(layer, function, *inputs):
     """Run a block; in a step that asks for it, compute it anew backwards.
 
     The block becomes a function of its inputs and its variables. The backward
@@ -17,28 +17,43 @@ def rematerialize(layer, function, inputs):
     Args:
         layer: `keras.Layer`. Owns all variables that `function` uses.
         function: callable of `inputs`.
-        inputs: float tensor.
+        *inputs: float tensors.
 
     Returns:
         What `function` returns, a tensor.
     """
     if not rematerializing():
-        return function(inputs)
+        return function(*inputs)
     mask = current_mask()
     trainable = layer.trainable_variables
     others = [v for v in layer.variables if all(v is not t for t in trainable)]
     state = list(zip(others, backend.values(others), strict=True))
 
-    def pure(inputs, parameters):
+    def pure(parameters, *inputs):
         mapping = [*zip(trainable, parameters, strict=True), *state]
         with keras.StatelessScope(mapping) as scope, step_scope(mask):
-            outputs = function(inputs)
+            outputs = function(*inputs)
         return outputs, [scope.get_current_value(v) for v in others]
 
     outputs, changed = backend.checkpoint(
-        pure, inputs, backend.values(trainable)
+        pure, backend.values(trainable), *inputs
     )
     for (variable, before), after in zip(state, changed, strict=True):
         if after is not before:
             variable.assign(after)
     return outputs
+
+
+def rematerialize_encoder(encoder, function):
+    """Run an encoder as one block, unless it is made of blocks itself.
+
+    Args:
+        encoder: `keras.Model`.
+        function: callable without arguments that runs it.
+
+    Returns:
+        What `function` returns, a tensor.
+    """
+    if getattr(encoder, "rematerializes_blocks", False):
+        return function()
+    return rematerialize(encoder, function)
