@@ -21,10 +21,10 @@ class PaddingMixin:
     must be a multiple.
     """
 
-    def fit(self, x=None, y=None, batch_size=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
         microbatches = self.microbatch_size is not None
         if not microbatches and self.batch_multiple() == 1:
-            return super().fit(x, y, batch_size, **kwargs)
+            return super().fit(x, y, batch_size, *args, **kwargs)
         validation = kwargs.get("validation_data")
         if validation is not None:
             val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(
@@ -51,9 +51,9 @@ class PaddingMixin:
             "shuffle": kwargs.get("shuffle", True),
         }
         x = self._padded(x, y, batch_size, microbatches, **options)
-        return super().fit(x, **kwargs)
+        return super().fit(x, None, None, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has padded it.
             return super().evaluate(x, **kwargs)
         x = self._padded(
@@ -63,13 +63,13 @@ class PaddingMixin:
             sample_weight=kwargs.pop("sample_weight", None),
             steps_per_epoch=kwargs.get("steps"),
         )
-        return super().evaluate(x, **kwargs)
+        return super().evaluate(x, None, None, *args, **kwargs)
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def predict(self, x, batch_size=None, *args, **kwargs):
         x = self._padded(
             x, None, batch_size, steps_per_epoch=kwargs.get("steps")
         )
-        outputs = super().predict(x, **kwargs)
+        outputs = super().predict(x, None, *args, **kwargs)
         rows = outputs.pop(IS_EXAMPLE, None)
         if rows is None:
             return outputs

@@ -151,7 +151,8 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
             loss = loss + model.extra_loss()
         return scale_loss(loss), (loss, hits)
 
-    whole = [join(embeddings[name]) for name in EMBEDDINGS]
+    rows = batch.inputs["token_ids"].shape[0]
+    whole = [join(embeddings[name], rows) for name in EMBEDDINGS]
     _, (loss, hits), gradients = backend.value_and_gradients(
         objective, whole + parameters
     )
@@ -190,12 +191,13 @@ def split(rows, size):
     return ops.reshape(rows, (-1, shards * size, *rows.shape[3:]))
 
 
-def join(parts):
-    """Undo `split`."""
+def join(parts, batch):
+    """Undo `split`; `batch` is the number of rows, or `None`."""
     shards = backend.num_shards()
     count, size, *shape = ops.shape(parts)
     parts = ops.reshape(parts, (count, shards, size // shards, *shape))
-    return ops.reshape(ops.swapaxes(parts, 0, 1), (-1, *shape))
+    rows = -1 if batch is None else batch
+    return ops.reshape(ops.swapaxes(parts, 0, 1), (rows, *shape))
 
 
 def _stateless(model, parameters, state):

@@ -225,12 +225,23 @@ def test_what_a_file_gets_wrong_names_the_file(write_recipe):
     assert "batch_size='few'" in message and "of type int" in message
 
 
-def test_gradient_caching_is_refused_with_its_reason(write_recipe):
+@pytest.mark.parametrize(
+    "field, words",
+    [
+        ("microbatch_size: 7", "must be a divisor of `batch_size`"),
+        ("microbatch_size: 0", "must be positive"),
+        ("steps_per_execution: 2", "must be a divisor of `steps`"),
+        ("freeze: text", "must be image or null"),
+        ("remat: 1", "of type bool"),
+        ("skip_nonfinite: perhaps", "of type bool"),
+    ],
+)
+def test_what_does_not_fit_a_step(field, words, write_recipe):
     path = write_recipe(
-        "steps: 9\nbatch_size: 64\nlearning_rate: 0.1\nmicrobatch_size: 8\n"
+        f"steps: 9\nbatch_size: 64\nlearning_rate: 0.1\n{field}\n"
     )
     message = refusal(path)
-    assert "microbatch_size=8" in message and "does not exist yet" in message
+    assert words in message and field.partition(":")[0] in message
 
 
 @pytest.mark.parametrize(
