@@ -16,7 +16,11 @@ _PUBLIC = {
         "EfficientNetL2Backbone",
         "list_presets",
     ),
-    "align_keras.losses": ("ContrastiveLoss", "cross_replica_gather"),
+    "align_keras.losses": (
+        "ContrastiveLoss",
+        "SigmoidLoss",
+        "cross_replica_gather",
+    ),
     "align_keras.optimizers": ("Lamb", "WarmupLinearDecay"),
     "align_keras.preprocessing": (
         "AlignImageConverter",

@@ -1,25 +1,43 @@
 """The only model-side code that names TensorFlow or JAX.
 
-Each backend is one module with the same functions, so that the models, losses
+Each backend is one package with the same functions, so that the models, losses
 and optimizers above stay on `keras.ops`.
 """
 
 import keras
 
 if keras.config.backend() == "tensorflow":
+    from align_keras.backend.tensorflow import ReplicaClipping
     from align_keras.backend.tensorflow import Trainer
     from align_keras.backend.tensorflow import all_gather
+    from align_keras.backend.tensorflow import all_reduce_sum
+    from align_keras.backend.tensorflow import checkpoint
     from align_keras.backend.tensorflow import compile_inference
     from align_keras.backend.tensorflow import densify
     from align_keras.backend.tensorflow import num_replicas
+    from align_keras.backend.tensorflow import num_shards
     from align_keras.backend.tensorflow import replica_index
+    from align_keras.backend.tensorflow import replicate
+    from align_keras.backend.tensorflow import require
+    from align_keras.backend.tensorflow import scan
+    from align_keras.backend.tensorflow import value_and_gradients
+    from align_keras.backend.tensorflow import values
 elif keras.config.backend() == "jax":
+    from align_keras.backend.jax import ReplicaClipping
     from align_keras.backend.jax import Trainer
     from align_keras.backend.jax import all_gather
+    from align_keras.backend.jax import all_reduce_sum
+    from align_keras.backend.jax import checkpoint
     from align_keras.backend.jax import compile_inference
     from align_keras.backend.jax import densify
     from align_keras.backend.jax import num_replicas
+    from align_keras.backend.jax import num_shards
     from align_keras.backend.jax import replica_index
+    from align_keras.backend.jax import replicate
+    from align_keras.backend.jax import require
+    from align_keras.backend.jax import scan
+    from align_keras.backend.jax import value_and_gradients
+    from align_keras.backend.jax import values
 else:
     raise ImportError(
         "align_keras runs on the `tensorflow` and `jax` backends of Keras. "
@@ -28,10 +46,19 @@ else:
     )
 
 __all__ = [
+    "ReplicaClipping",
     "Trainer",
     "all_gather",
+    "all_reduce_sum",
+    "checkpoint",
     "compile_inference",
     "densify",
     "num_replicas",
+    "num_shards",
     "replica_index",
+    "replicate",
+    "require",
+    "scan",
+    "value_and_gradients",
+    "values",
 ]

@@ -3,10 +3,12 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.losses.gather import cross_replica_gather
+from align_keras.losses.pair_loss import PairLoss
+from align_keras.losses.tiles import log_sums
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ContrastiveLoss(keras.losses.Loss):
+class ContrastiveLoss(PairLoss):
     """Normalised softmax loss between matching images and texts.
 
     Row `i` of the image embeddings matches row `i` of the text embeddings;
@@ -27,6 +29,12 @@ class ContrastiveLoss(keras.losses.Loss):
             global batch, divided among the replicas as Keras expects it;
             `"sum"` their sum; `"none"` one loss per pair. Defaults to
             `"sum_over_batch_size"`.
+        tile_size: int, `"auto"` or `None`. Greatest number of columns of the
+            matrix of similarities that are computed at a time, with the same
+            result in less memory: for a batch of N, in proportion to N times
+            `tile_size` instead of N squared. `None` computes all at once.
+            `"auto"` is 512, or `None` where the global batch is known to be
+            below 4096. Defaults to `"auto"`.
         name: string. The name of the loss.
         dtype: The dtype of the similarities, the softmax and the result.
             Defaults to `"float32"`, whatever the dtype of the embeddings.
@@ -38,6 +46,8 @@ class ContrastiveLoss(keras.losses.Loss):
             pairs.
         temperature: float or scalar tensor by which the similarities are
             divided. Defaults to `1.0`.
+        mask: Optional bool tensor of shape `(batch,)`, False for rows that
+            only fill up the batch.
 
     Example:
 
@@ -58,6 +68,7 @@ class ContrastiveLoss(keras.losses.Loss):
         self,
         label_smoothing=0.1,
         reduction="sum_over_batch_size",
+        tile_size="auto",
         name="contrastive_loss",
         dtype="float32",
     ):
@@ -66,93 +77,47 @@ class ContrastiveLoss(keras.losses.Loss):
                 "`label_smoothing` must lie in [0, 1). "
                 f"Received: label_smoothing={label_smoothing}"
             )
-        if reduction not in ("sum_over_batch_size", "sum", "none", None):
-            raise ValueError(
-                "`reduction` must be 'sum_over_batch_size', 'sum' or 'none'. "
-                f"Received: reduction={reduction!r}"
-            )
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        super().__init__(reduction, tile_size, name, dtype)
         self.label_smoothing = label_smoothing
 
-    def __call__(
-        self,
-        image_embeddings,
-        text_embeddings,
-        sample_weight=None,
-        temperature=1.0,
-    ):
-        losses = self.call(image_embeddings, text_embeddings, temperature)
-        return self.reduce(losses, sample_weight)
+    def compare(self, images, texts, labels, offsets):
+        all_images = cross_replica_gather(images)
+        all_texts = cross_replica_gather(texts)
+        tile_size = self.tile_size_of(images)
+        if backend.num_replicas() == 1:
+            text_score, image_sums, best_text, text_sums, best_image = log_sums(
+                images, texts, labels, offsets, tile_size, both_ways=True
+            )
+            image_score = text_score
+        else:
+            text_score, image_sums, best_text = log_sums(
+                images, all_texts, labels, offsets, tile_size
+            )
+            image_score, text_sums, best_image = log_sums(
+                texts, all_images, labels, offsets, tile_size
+            )
+        # Of a confident pair, the loss is the small difference of large
+        # numbers: both must come from the same products.
+        losses = (image_sums - text_score) + (text_sums - image_score)
+        matching = ops.sum(images * texts, axis=1)
+        losses = losses - 2.0 * (matching - ops.stop_gradient(matching))
+        if self.label_smoothing:
+            # The mean of a row's scores is the score of the columns' mean.
+            losses = losses + self.label_smoothing * ops.sum(
+                images * (texts - self._mean(all_texts, offsets))
+                + texts * (images - self._mean(all_images, offsets)),
+                axis=1,
+            )
+        return losses, best_text, best_image
 
-    def call(self, image_embeddings, text_embeddings, temperature=1.0):
-        """Compute the loss of each pair, of shape `(batch,)`."""
-        return self.score(image_embeddings, text_embeddings, temperature)[0]
-
-    def score(self, image_embeddings, text_embeddings, temperature=1.0):
-        """Compute the loss of each pair and whether it was retrieved.
-
-        Args:
-            image_embeddings: tensor of shape `(batch, dim)` with unit rows.
-            text_embeddings: tensor of shape `(batch, dim)` with unit rows.
-            temperature: float or scalar tensor.
-
-        Returns:
-            A tuple of three float32 tensors of shape `(batch,)`: the loss,
-            1.0 where the image's own text scores highest of all texts, and
-            1.0 where the text's own image scores highest of all images.
-        """
-        images = ops.cast(image_embeddings, self.dtype)
-        texts = ops.cast(text_embeddings, self.dtype)
-        scale = 1.0 / ops.cast(temperature, self.dtype)
-        local_size = ops.shape(images)[0]
-        rows = ops.arange(local_size, dtype="int32")
-        labels = backend.replica_index() * local_size + rows
-        image_loss, image_hit = self._softmax_loss(
-            ops.matmul(images, ops.transpose(cross_replica_gather(texts)))
-            * scale,
-            labels,
-        )
-        text_loss, text_hit = self._softmax_loss(
-            ops.matmul(texts, ops.transpose(cross_replica_gather(images)))
-            * scale,
-            labels,
-        )
-        return image_loss + text_loss, image_hit, text_hit
-
-    def reduce(self, losses, sample_weight=None):
-        """Reduce the losses of the local pairs as `reduction` says.
-
-        Keras sums the losses and gradients of the replicas, hence the mean
-        divides by the size of the global batch.
-        """
-        if sample_weight is not None:
-            losses = losses * ops.cast(sample_weight, losses.dtype)
-        if self.reduction in ("none", None):
-            return losses
-        total = ops.sum(losses)
-        if self.reduction == "sum":
-            return total
-        global_size = ops.shape(losses)[0] * backend.num_replicas()
-        return total / ops.cast(global_size, losses.dtype)
-
-    def _softmax_loss(self, logits, labels):
-        """Cross entropy of rows with smoothed labels, in closed form."""
-        columns = ops.shape(logits)[1]
-        matches = ops.expand_dims(labels, 1) == ops.arange(
-            columns, dtype="int32"
-        )
-        positives = ops.sum(ops.where(matches, logits, 0.0), axis=1)
-        smoothing = self.label_smoothing
-        loss = ops.logsumexp(logits, axis=1) - (1.0 - smoothing) * positives
-        if smoothing:
-            loss = loss - smoothing * ops.mean(logits, axis=1)
-        hits = ops.argmax(logits, axis=1) == labels
-        return loss, ops.cast(hits, self.dtype)
+    def _mean(self, rows, offsets):
+        """Mean of the rows that count; the others are zeros."""
+        if offsets is None:
+            return ops.mean(rows, axis=0)
+        count = ops.sum(ops.cast(offsets == 0.0, rows.dtype))
+        return ops.sum(rows, axis=0) / ops.maximum(count, 1.0)
 
     def get_config(self):
-        return {
-            "label_smoothing": self.label_smoothing,
-            "reduction": self.reduction,
-            "name": self.name,
-            "dtype": self.dtype,
-        }
+        config = super().get_config()
+        config["label_smoothing"] = self.label_smoothing
+        return config

@@ -5,23 +5,20 @@ from keras import layers
 from keras import ops
 from keras_hub.models import Backbone
 
-from align_keras import backend
 from align_keras.files import atomic_directory
-from align_keras.losses import ContrastiveLoss
 from align_keras.models import presets
 from align_keras.models.contrastive_head import ContrastiveHead
+from align_keras.models.contrastive_trainer import ContrastiveTrainer
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
+from align_keras.models.rematerialization import rematerialize_encoder
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
 
-IMAGE_RECALL = "image_to_text_recall_at_1"
-TEXT_RECALL = "text_to_image_recall_at_1"
-
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
+class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     """ALIGN: an image encoder and a text encoder with one embedding space.
 
     Each tower ends in a vector, linearly projected to the common width where
@@ -48,6 +45,10 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             keeps. Defaults to `(0.005, 10.0)`.
         temperature_form: string. `"log"` or `"raw"`, see `ContrastiveHead`.
             Defaults to `"log"`.
+        initial_bias: float. Start of the learned bias of the logits that
+            `SigmoidLoss` needs and other losses leave alone; its authors
+            start from -10 and a temperature of 0.1. Defaults to `None`: there
+            is no bias.
         image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
             averages anything that is not a vector yet. Defaults to `"auto"`.
         text_pooling: string. The same; `"auto"` takes the encoder's
@@ -94,6 +95,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         initial_temperature=1.0,
         temperature_range=(0.005, 10.0),
         temperature_form="log",
+        initial_bias=None,
         image_pooling="auto",
         text_pooling="auto",
         preprocessor=None,
@@ -135,6 +137,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             initial_temperature=initial_temperature,
             temperature_range=temperature_range,
             temperature_form=temperature_form,
+            initial_bias=initial_bias,
             name="contrastive_head",
         )
 
@@ -163,6 +166,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         self.initial_temperature = initial_temperature
         self.temperature_range = tuple(temperature_range)
         self.temperature_form = temperature_form
+        self.initial_bias = initial_bias
         self.preprocessor = preprocessor
 
     # The preprocessor is no layer of the network: it has no weights, and its
@@ -193,14 +197,45 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
         """
+        return self._project_image(self.image_vectors(images, training))
+
+    def image_vectors(self, images, training=None):
+        """Compute the vector that the image encoder has for each picture.
+
+        A frozen encoder (`image_encoder.trainable = False`) runs as in
+        inference, and no gradient is computed for it.
+
+        Args:
+            images: float tensor of shape `(batch, height, width, 3)`.
+            training: bool. Whether dropout and batch statistics are on.
+
+        Returns:
+            A float tensor of shape `(batch, dim)`.
+        """
         if isinstance(declared(self.image_encoder, "input"), dict):
             images = {image_input(self.image_encoder).name: images}
-        features = self.image_encoder(images, training=training)
-        features = main_output(features, self.image_pooling)
+        if self.image_encoder_is_frozen:
+            training = False
+
+        def run():
+            features = self.image_encoder(images, training=training)
+            return main_output(features, self.image_pooling)
+
+        features = rematerialize_encoder(self.image_encoder, run)
         features = self.image_pooling_layer(features)
-        if self.image_projection is not None:
-            features = self.image_projection(features)
+        if self.image_encoder_is_frozen:
+            features = ops.stop_gradient(features)
         return features
+
+    @property
+    def image_encoder_is_frozen(self):
+        """Whether no variable of the image encoder is trained."""
+        return not self.image_encoder.trainable_variables
+
+    def _project_image(self, vectors):
+        if self.image_projection is None:
+            return vectors
+        return self.image_projection(vectors)
 
     def text_features(self, tokens, training=None):
         """Compute the projected, unnormalised vector of each text.
@@ -221,9 +256,36 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             tokens = {name: tokens[name] for name in inputs}
         else:
             tokens = tokens["token_ids"]
-        features = self.text_encoder(tokens, training=training)
-        features = main_output(features, self.text_pooling)
+
+        def run():
+            features = self.text_encoder(tokens, training=training)
+            return main_output(features, self.text_pooling)
+
+        features = rematerialize_encoder(self.text_encoder, run)
         return self.text_projection(self.text_pooling_layer(features))
+
+    def embed(self, inputs, training=None):
+        """Embed a batch of pairs.
+
+        Args:
+            inputs: dict of tensors, as the model is called with. In the place
+                of `"images"` may stand `"image_vectors"`, which
+                `image_vectors` computed before.
+            training: bool. Whether dropout and batch statistics are on.
+
+        Returns:
+            A dict with `"image_embeddings"` and `"text_embeddings"`, tensors
+            of shape `(batch, embedding_dim)`.
+        """
+        if "image_vectors" in inputs:
+            vectors = inputs["image_vectors"]
+        else:
+            vectors = self.image_vectors(inputs["images"], training)
+        tokens = {name: inputs[name] for name in ("token_ids", "padding_mask")}
+        images, texts = self.contrastive_head(
+            self._project_image(vectors), self.text_features(tokens, training)
+        )
+        return {"image_embeddings": images, "text_embeddings": texts}
 
     def encode_image(self, images):
         """Embed pictures.
@@ -282,63 +344,6 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
             )
         return self.preprocessor
 
-    # === Training ===
-
-    def compile(self, optimizer="rmsprop", loss=None, metrics=None, **kwargs):
-        """Configure the model for training.
-
-        Args:
-            optimizer: `keras.optimizers.Optimizer` or its name.
-            loss: A loss that is called with `(image_embeddings,
-                text_embeddings, sample_weight, temperature)`. Defaults to
-                `ContrastiveLoss()`.
-            metrics: Must stay `None`: recall at 1 within the batch is
-                reported in both directions.
-            **kwargs: Other arguments of `keras.Model.compile`.
-        """
-        if metrics is not None:
-            raise ValueError(
-                "There are no labels to compare with, so `metrics` must be "
-                "None. Recall within the batch is reported anyway. "
-                f"Received: metrics={metrics}"
-            )
-        if isinstance(loss, (str, dict, list)):
-            raise ValueError(
-                "`loss` must compare image with text embeddings, such as "
-                f"`ContrastiveLoss()`. Received: loss={loss!r}"
-            )
-        super().compile(
-            optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
-        )
-        self.image_recall = keras.metrics.Mean(name=IMAGE_RECALL)
-        self.text_recall = keras.metrics.Mean(name=TEXT_RECALL)
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        images, texts = y_pred["image_embeddings"], y_pred["text_embeddings"]
-        temperature = self.contrastive_head.temperature
-        if hasattr(self.loss, "score"):
-            values, *hits = self.loss.score(images, texts, temperature)
-            loss = self.loss.reduce(values, sample_weight)
-            self.image_recall.update_state(hits[0], sample_weight)
-            self.text_recall.update_state(hits[1], sample_weight)
-        else:
-            loss = self.loss(images, texts, sample_weight, temperature)
-        for extra in self.losses:
-            # The replicas' losses are summed, and each has all of this one.
-            loss = loss + ops.sum(extra) / backend.num_replicas()
-        return loss
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        # Recall was updated together with the loss, which had the scores.
-        return self.get_metrics_result()
-
     # === Saving ===
 
     def get_config(self):
@@ -351,6 +356,7 @@ class AlignDualEncoder(backend.Trainer, presets.PresetMixin, Backbone):
                 "initial_temperature": self.initial_temperature,
                 "temperature_range": self.temperature_range,
                 "temperature_form": self.temperature_form,
+                "initial_bias": self.initial_bias,
                 "image_pooling": self.image_pooling,
                 "text_pooling": self.text_pooling,
             }

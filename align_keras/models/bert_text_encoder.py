@@ -6,6 +6,7 @@ from keras_hub.layers import TransformerEncoder
 from keras_hub.models import Backbone
 
 from align_keras.models.presets import PresetMixin
+from align_keras.models.rematerialization import rematerialize
 
 
 def _initializer():
@@ -66,6 +67,9 @@ class BertTextEncoder(PresetMixin, Backbone):
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 4.1.
     """
 
+    # See `rematerialize_encoder`.
+    rematerializes_blocks = True
+
     def __init__(
         self,
         vocabulary_size,
@@ -113,7 +117,7 @@ class BertTextEncoder(PresetMixin, Backbone):
             dropout, dtype=dtype, name="embeddings_dropout"
         )
         self.transformer_layers = [
-            TransformerEncoder(
+            BertLayer(
                 intermediate_dim=intermediate_dim,
                 num_heads=num_heads,
                 activation=activation,
@@ -184,3 +188,16 @@ class BertTextEncoder(PresetMixin, Backbone):
             }
         )
         return config
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class BertLayer(TransformerEncoder):
+    """A transformer layer that can compute its activations anew."""
+
+    def call(self, inputs, padding_mask=None, training=None):
+        def run(inputs):
+            return super(BertLayer, self).call(
+                inputs, padding_mask=padding_mask, training=training
+            )
+
+        return rematerialize(self, run, inputs)

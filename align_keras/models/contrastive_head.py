@@ -24,6 +24,8 @@ class ContrastiveHead(layers.Layer):
         temperature_form: string. `"log"` learns the logarithm; `"raw"` learns
             the temperature itself without bounds, as the public checkpoints
             were trained. Defaults to `"log"`.
+        initial_bias: float. Start of the learned bias of the logits, which
+            `SigmoidLoss` needs. Defaults to `None`: there is no bias.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -49,6 +51,7 @@ class ContrastiveHead(layers.Layer):
         initial_temperature=1.0,
         temperature_range=(0.005, 10.0),
         temperature_form="log",
+        initial_bias=None,
         **kwargs,
     ):
         wide = keras.config.floatx() == "float64"
@@ -72,6 +75,7 @@ class ContrastiveHead(layers.Layer):
         self.initial_temperature = initial_temperature
         self.temperature_range = (low, high)
         self.temperature_form = temperature_form
+        self.initial_bias = initial_bias
 
     def build(self, image_features_shape, text_features_shape):
         is_log = self.temperature_form == "log"
@@ -84,6 +88,13 @@ class ContrastiveHead(layers.Layer):
             ),
             constraint=LogRange(*self.temperature_range) if is_log else None,
         )
+        self.bias = None
+        if self.initial_bias is not None:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(),
+                initializer=keras.initializers.Constant(self.initial_bias),
+            )
         self.built = True
 
     @property
@@ -97,6 +108,13 @@ class ContrastiveHead(layers.Layer):
         """Set the temperature, a float within its range."""
         is_log = self.temperature_form == "log"
         self._variable.assign(math.log(value) if is_log else value)
+
+    def load_own_variables(self, store):
+        if self.bias is not None and len(store.keys()) == 1:
+            # Saved without a bias, which then starts as it was built.
+            self._variable.assign(store["0"])
+        else:
+            super().load_own_variables(store)
 
     def call(self, image_features, text_features):
         return self.normalize(image_features), self.normalize(text_features)
@@ -116,6 +134,7 @@ class ContrastiveHead(layers.Layer):
                 "initial_temperature": self.initial_temperature,
                 "temperature_range": self.temperature_range,
                 "temperature_form": self.temperature_form,
+                "initial_bias": self.initial_bias,
             }
         )
         return config

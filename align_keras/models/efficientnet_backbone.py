@@ -97,6 +97,9 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 4.1.
     """
 
+    # See `rematerialize_encoder`.
+    rematerializes_blocks = True
+
     def __init__(
         self,
         width_coefficient=1.0,

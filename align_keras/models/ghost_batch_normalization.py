@@ -1,11 +1,14 @@
 import keras
 from keras import ops
 
+from align_keras.models.batch_normalization import BatchNormalization
+from align_keras.models.batch_normalization import broadcast_rows
 from align_keras.models.pooling import at_least_float32
+from align_keras.models.step_scope import current_mask
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class GhostBatchNormalization(keras.layers.BatchNormalization):
+class GhostBatchNormalization(BatchNormalization):
     """Batch normalisation with the statistics of small virtual batches.
 
     In training, the batch is cut into runs of `virtual_batch_size` examples,
@@ -46,19 +49,21 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
-            return super().call(inputs, training=False, mask=mask)
+            return super().call(inputs, training=False)
         runs = self._split(at_least_float32(inputs))
         axes = tuple(range(1, len(runs.shape) - 1))
-        mean, variance = ops.moments(runs, axes=axes, keepdims=True)
-        self._update_moving(self.moving_mean, mean)
-        self._update_moving(self.moving_variance, variance)
-        outputs = (runs - mean) * ops.rsqrt(variance + self.epsilon)
-        if self.scale:
-            outputs = outputs * ops.cast(self.gamma, outputs.dtype)
-        if self.center:
-            outputs = outputs + ops.cast(self.beta, outputs.dtype)
-        outputs = ops.reshape(outputs, ops.shape(inputs))
-        return ops.cast(outputs, self.compute_dtype)
+        rows = current_mask()
+        if rows is None:
+            mean, variance = ops.moments(runs, axes=axes, keepdims=True)
+            self.update_moving(*map(_average, (mean, variance)))
+        else:
+            rows = ops.reshape(rows, ops.shape(runs)[:2])
+            mean, variance, counts = _moments_of_rows(runs, rows, axes)
+            self.update_moving(
+                *(_average(value, counts) for value in (mean, variance))
+            )
+        outputs = self.normalize(runs, mean, variance)
+        return ops.reshape(outputs, ops.shape(inputs))
 
     def _split(self, inputs):
         """Reshape `(batch, ...)` to `(runs, virtual_batch_size, ...)`."""
@@ -74,16 +79,25 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
             )
         return ops.reshape(inputs, (-1, size, *ops.shape(inputs)[1:]))
 
-    def _update_moving(self, variable, statistic):
-        average = ops.cast(
-            ops.mean(ops.reshape(statistic, (-1, variable.shape[0])), axis=0),
-            variable.dtype,
-        )
-        variable.assign(
-            variable * self.momentum + average * (1.0 - self.momentum)
-        )
-
     def get_config(self):
         config = super().get_config()
         config["virtual_batch_size"] = self.virtual_batch_size
         return config
+
+
+def _moments_of_rows(runs, rows, axes):
+    weights = broadcast_rows(rows, runs)
+    rows = ops.sum(weights, axes, keepdims=True)
+    places = ops.cast(ops.size(runs[0, 0, ..., 0]), runs.dtype)
+    counts = ops.maximum(rows * places, 1.0)
+    mean = ops.sum(runs * weights, axes, keepdims=True) / counts
+    deviations = ops.square(runs - mean) * weights
+    return mean, ops.sum(deviations, axes, keepdims=True) / counts, rows
+
+
+def _average(statistics, weights=1.0):
+    """Average over the runs; an empty one has no weight."""
+    weights = weights * ops.ones_like(statistics[..., :1])
+    axes = tuple(range(len(statistics.shape) - 1))
+    total = ops.sum(statistics * weights, axes)
+    return total / ops.maximum(ops.sum(weights), 1.0)

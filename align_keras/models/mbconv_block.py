@@ -2,8 +2,10 @@ import keras
 from keras import layers
 from keras import ops
 
+from align_keras.models.batch_normalization import BatchNormalization
 from align_keras.models.ghost_batch_normalization import GhostBatchNormalization
 from align_keras.models.pooling import precise_mean
+from align_keras.models.rematerialization import rematerialize
 
 
 def fan_out_initializer():
@@ -30,7 +32,7 @@ def batch_normalization(kind, virtual_batch_size, dtype, name):
     synchronized = (
         kind == "synchronized" and keras.config.backend() == "tensorflow"
     )
-    return layers.BatchNormalization(synchronized=synchronized, **kwargs)
+    return BatchNormalization(synchronized=synchronized, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -167,6 +169,9 @@ class MBConvBlock(layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
+        return rematerialize(self, lambda x: self._run(x, training), inputs)
+
+    def _run(self, inputs, training):
         x = inputs
         if self.expansion_ratio != 1:
             x = self.expand_bn(self.expand_conv(x), training=training)

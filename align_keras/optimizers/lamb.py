@@ -1,22 +1,13 @@
-import re
-
 import keras
 from keras import ops
 
 from align_keras import backend
-
-# Biases, normalisation parameters and the temperature are neither decayed nor
-# adapted: a variable that starts at zero would hardly move under a step that
-# is proportional to its norm.
-DEFAULT_EXCLUSIONS = (
-    r"(^|/)bias$",
-    r"(^|/)(gamma|beta)$",
-    r"(^|/)(log_)?temperature$",
-)
+from align_keras.optimizers.exclusions import DEFAULT_EXCLUSIONS
+from align_keras.optimizers.exclusions import is_excluded
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class Lamb(keras.optimizers.Optimizer):
+class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
     """Layer-wise adaptive moments, with decay inside the trust ratio.
 
     The step of a variable `w` is `u = m / (sqrt(v) + epsilon) +
@@ -95,10 +86,10 @@ class Lamb(keras.optimizers.Optimizer):
             variables, ["momentum", "velocity"]
         )
         self._decayed = [
-            not _matches(self.decay_exclusions, v) for v in variables
+            not is_excluded(self.decay_exclusions, v) for v in variables
         ]
         self._adapted = [
-            not _matches(self.adaptation_exclusions, v) for v in variables
+            not is_excluded(self.adaptation_exclusions, v) for v in variables
         ]
 
     def update_step(self, gradient, variable, learning_rate):
@@ -162,10 +153,6 @@ class Lamb(keras.optimizers.Optimizer):
             }
         )
         return config
-
-
-def _matches(patterns, variable):
-    return any(re.search(pattern, variable.path) for pattern in patterns)
 
 
 def _trust_ratio(variable, update):

@@ -2,13 +2,16 @@
 
 import keras
 
+from align_keras import optimizers
 from align_keras.losses import ContrastiveLoss
+from align_keras.losses import SigmoidLoss
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
-from align_keras.optimizers import Lamb
-from align_keras.optimizers import WarmupLinearDecay
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignPreprocessor
+
+# Where training with the sigmoid loss starts, as its authors chose.
+INITIAL_BIAS = -10.0
 
 
 def build_model(model, recipe, tokenizer, replicas=1):
@@ -23,6 +26,8 @@ def build_model(model, recipe, tokenizer, replicas=1):
             built = model(tokenizer.vocabulary_size())
     finally:
         keras.config.set_dtype_policy(policy)
+    if recipe.freeze == "image":
+        built.image_encoder.trainable = False
     if tokenizer is None:
         tokenizer = built.preprocessor.tokenizer
     built.preprocessor = AlignPreprocessor(
@@ -60,13 +65,16 @@ def _from_preset(preset, recipe, tokenizer, replicas):
         _check_vocabulary(presets.find_preset(preset), size)
         overrides["text_encoder"] = {"vocabulary_size": size}
     batch_norm = recipe.batch_norm
-    if batch_norm is None and replicas > 1 and _has_local_statistics(preset):
-        # Of local statistics, only those of the first replica are saved.
+    whole = replicas > 1 and recipe.microbatch_size is None
+    if batch_norm is None and whole and _has_local_statistics(preset):
+        # One device would take the statistics of the whole batch.
         batch_norm = "synchronized"
     if batch_norm is not None:
         overrides["image_encoder"] = {"batch_norm": batch_norm}
     if recipe.initial_temperature is not None:
         overrides["initial_temperature"] = recipe.initial_temperature
+    if recipe.loss == "sigmoid" and not _has_bias(preset):
+        overrides["initial_bias"] = INITIAL_BIAS
     model = AlignDualEncoder.from_preset(preset, **overrides)
     if recipe.initial_temperature is not None:
         # Weights of the preset would have replaced it.
@@ -82,6 +90,13 @@ def _has_local_statistics(preset):
     return tower.get("batch_norm") == "local"
 
 
+def _has_bias(preset):
+    path = presets.find_preset(preset)
+    if "://" in path:
+        return False
+    return presets.load_config(path)["config"].get("initial_bias") is not None
+
+
 def _check_vocabulary(preset, size):
     if "://" in preset or not presets.has_weights(preset):
         return
@@ -95,18 +110,28 @@ def _check_vocabulary(preset, size):
 
 
 def compile_model(model, recipe):
-    schedule = WarmupLinearDecay(
+    schedule = optimizers.WarmupLinearDecay(
         recipe.learning_rate, recipe.warmup_steps, recipe.steps
     )
-    optimizers = {
-        "lamb": lambda: Lamb(schedule, weight_decay=recipe.weight_decay),
-        "adam": lambda: keras.optimizers.Adam(schedule),
-        "adamw": lambda: keras.optimizers.AdamW(
-            schedule, weight_decay=recipe.weight_decay
-        ),
-        "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
+    settings = {"global_clipnorm": recipe.clip_norm}
+    if recipe.ema is not None:
+        settings.update(use_ema=True, ema_momentum=recipe.ema)
+    decay = {"weight_decay": recipe.weight_decay}
+    make = {
+        "lamb": lambda: optimizers.Lamb(schedule, **decay, **settings),
+        "adam": lambda: optimizers.Adam(schedule, **settings),
+        "adamw": lambda: optimizers.AdamW(schedule, **decay, **settings),
+        "sgd": lambda: optimizers.SGD(schedule, momentum=0.9, **settings),
+    }
+    losses = {
+        "contrastive": lambda: ContrastiveLoss(recipe.label_smoothing),
+        "sigmoid": SigmoidLoss,
     }
     model.compile(
-        optimizer=optimizers[recipe.optimizer](),
-        loss=ContrastiveLoss(label_smoothing=recipe.label_smoothing),
+        optimizer=make[recipe.optimizer](),
+        loss=losses[recipe.loss](),
+        microbatch_size=recipe.microbatch_size,
+        remat=recipe.remat,
+        skip_nonfinite=recipe.skip_nonfinite,
+        steps_per_execution=recipe.steps_per_execution,
     )

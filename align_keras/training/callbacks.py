@@ -62,9 +62,10 @@ class TrainingLog(keras.callbacks.Callback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
+        self.step += self.model.steps_per_execution
         # The first step tells that the network is compiled and learns.
-        if self.step % self.every == 0 or not self._reported_step:
+        due = self.step // self.every > self._reported_step // self.every
+        if due or not self._reported_step:
             self.report(logs)
 
     def on_epoch_end(self, epoch, logs=None):

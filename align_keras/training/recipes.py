@@ -11,6 +11,7 @@ from align_keras.models.presets import presets_directory
 RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+LOSSES = ("contrastive", "sigmoid")
 BATCH_NORMS = ("local", "synchronized", "ghost")
 
 
@@ -25,7 +26,11 @@ class Recipe:
         warmup_steps: int. Steps of the linear warm-up; a linear decay to zero
             at `steps` follows.
         weight_decay: float. Weight decay of `lamb` and `adamw`.
-        label_smoothing: float. See `ContrastiveLoss`.
+        loss: string. `"contrastive"`, or `"sigmoid"`, which adds a bias that
+            starts from -10 to a preset without one; an `initial_temperature`
+            of 0.1 goes with it.
+        label_smoothing: float. See `ContrastiveLoss`; the sigmoid loss has
+            none.
         image_size: int. Height and width of the pictures in pixels.
         resize_size: int or `None`. Height and width from which they are
             cropped. `None` takes the paper's proportion, 346 / 289 of
@@ -33,8 +38,25 @@ class Recipe:
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
-        microbatch_size: int or `None`. Reserved for gradient-cached training,
-            which does not exist yet; must be `None`.
+        clip_norm: float or `None`. Greatest norm of the gradient of all
+            weights together, beyond which it is scaled down. `None` leaves it
+            as it is.
+        ema: float or `None`. Share of the old average at each step in an
+            exponential moving average of the weights, such as 0.9999. The
+            averages are what is evaluated and kept as the best model;
+            training goes on from the weights themselves. `None` for no
+            average.
+        microbatch_size: int or `None`. Number of pairs that a replica embeds
+            at a time, see `AlignDualEncoder.compile`. `None` embeds its share
+            of the batch at once.
+        remat: bool. Whether activations are computed anew in the backward
+            pass, see `AlignDualEncoder.compile`.
+        freeze: string or `None`. `"image"` leaves the image encoder as it is
+            and trains the text encoder to match.
+        skip_nonfinite: bool. Whether to leave out and count steps whose loss
+            or gradient is not finite.
+        steps_per_execution: int. Number of steps between two returns to
+            Python; it must divide `steps` and `checkpoint_every`.
         precision: string. `"float32"`, `"mixed_bfloat16"` or
             `"mixed_float16"`.
         checkpoint_every: int. Number of steps between checkpoints, at which
@@ -57,12 +79,19 @@ class Recipe:
     learning_rate: float
     warmup_steps: int = 0
     weight_decay: float = 1e-5
+    loss: str = "contrastive"
     label_smoothing: float = 0.1
     image_size: int = 289
     resize_size: int | None = None
     sequence_length: int = 64
     optimizer: str = "lamb"
+    clip_norm: float | None = None
+    ema: float | None = None
     microbatch_size: int | None = None
+    remat: bool = False
+    freeze: str | None = None
+    skip_nonfinite: bool = False
+    steps_per_execution: int = 1
     precision: str = "float32"
     checkpoint_every: int = 1000
     seed: int = 0
@@ -99,16 +128,27 @@ class Recipe:
             self.resize_size >= self.image_size,
             "at least `image_size`",
         )
+        self._require(
+            "ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1"
+        )
+        self._require("loss", self.loss in LOSSES, LOSSES)
         self._require("optimizer", self.optimizer in OPTIMIZERS, OPTIMIZERS)
         self._require("precision", self.precision in PRECISIONS, PRECISIONS)
         self._require(
             "batch_norm", self.batch_norm in (None, *BATCH_NORMS), BATCH_NORMS
         )
+        self._require("freeze", self.freeze in (None, "image"), "image or null")
         self._require(
             "microbatch_size",
-            self.microbatch_size is None,
-            "null: gradient-cached training does not exist yet",
+            self.batch_size % (self.microbatch_size or 1) == 0,
+            "a divisor of `batch_size`",
         )
+        for name in ("steps", "checkpoint_every"):
+            self._require(
+                "steps_per_execution",
+                getattr(self, name) % self.steps_per_execution == 0,
+                f"a divisor of `{name}`",
+            )
 
     def _require(self, name, holds, rule):
         if holds:
@@ -125,7 +165,10 @@ _POSITIVE = (
     "steps",
     "batch_size",
     "learning_rate",
+    "clip_norm",
     "image_size",
+    "microbatch_size",
+    "steps_per_execution",
     "checkpoint_every",
     "initial_temperature",
     "vocabulary_size",
@@ -138,8 +181,10 @@ def _convert(field, value):
     if value is None and "None" in kind:
         return None
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) != (kind == "bool"):
             raise TypeError
+        if kind == "bool":
+            return value
         if "float" in kind:
             return float(value)
         if "int" in kind:

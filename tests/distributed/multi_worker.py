@@ -2,8 +2,8 @@
 
     python multi_worker.py WORKDIR INDEX PORT PORT ...
 
-Trains on fixed arrays through `fit`, then through `train` on packed records;
-without ports, on the same global batches alone.
+Runs `CASES` of cases.py, then trains through `train` on packed records;
+without ports, the cases that these must equal.
 """
 
 import json
@@ -20,16 +20,17 @@ if PORTS:
 
 import keras
 import numpy as np
-import tensorflow as tf
+from cases import run_all
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
-from align_keras import Lamb
 from align_keras.training import Recipe
 from align_keras.training import make_strategy
 from align_keras.training import train
 
 BATCH = 8
+# A case, and the one on one device whose numbers it must give.
+CASES = {"steps tail": "tail", "cached tail": "ghost tail"}
 
 
 def make_model(vocabulary_size=50):
@@ -44,42 +45,15 @@ def make_model(vocabulary_size=50):
     )
 
 
-def fit_arrays(strategy):
-    rng = np.random.default_rng(0)
-    rows = tf.data.Dataset.from_tensor_slices(
-        {
-            "images": rng.uniform(-1, 1, (BATCH, 32, 32, 3)).astype("float32"),
-            "token_ids": rng.integers(5, 50, (BATCH, 8)).astype("int32"),
-            "padding_mask": np.ones((BATCH, 8), "int32"),
-        }
-    ).repeat()
-    with strategy.scope():
-        model = make_model()
-        model.compile(Lamb(0.01), jit_compile=False)
-    dataset = rows.batch(BATCH, drop_remainder=True)
-    if PORTS:
-
-        def of_worker(context):
-            size = context.get_per_replica_batch_size(BATCH)
-            part = context.num_input_pipelines, context.input_pipeline_id
-            return rows.shard(*part).batch(size, drop_remainder=True)
-
-        dataset = strategy.distribute_datasets_from_function(of_worker)
-    history = model.fit(
-        dataset, steps_per_epoch=2, epochs=2, shuffle=False, verbose=0
-    ).history
-    results = {f"history {k}": np.array(v) for k, v in history.items()}
-    for variable in model.variables:
-        if "seed" not in variable.path:
-            value = keras.ops.convert_to_numpy(variable)
-            results[f"weight {variable.path}"] = value
-    np.savez(os.path.join(WORKDIR, f"fit-{INDEX}-of-{len(PORTS)}"), **results)
-
-
 def main():
     strategy = make_strategy("multi-worker" if PORTS else "one-device")
-    fit_arrays(strategy)
+    names = CASES if PORTS else CASES.values()
+    path = os.path.join(WORKDIR, f"cases-{INDEX}-of-{len(PORTS)}")
+    with strategy.scope():
+        np.savez(path, **run_all(names))
     if PORTS:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
         result = train(
             make_model,
             Recipe(

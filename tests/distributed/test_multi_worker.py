@@ -12,6 +12,9 @@ from PIL import Image
 from align_keras import AlignDualEncoder
 from align_keras.data import pack
 
+# As in multi_worker.py, which must not be imported here.
+CASES = {"steps tail": "tail", "cached tail": "ghost tail"}
+
 SCRIPT = Path(__file__).with_name("multi_worker.py")
 
 pytestmark = [
@@ -21,6 +24,16 @@ pytestmark = [
         reason="`multi-worker` is a strategy of TensorFlow",
     ),
 ]
+
+
+def select(results, case):
+    """Results of one case; the seeds are of no consequence."""
+    start = f"{case}: "
+    return {
+        name.removeprefix(start): results[name]
+        for name in results
+        if name.startswith(start) and "seed" not in name
+    }
 
 
 def free_ports(count):
@@ -78,14 +91,20 @@ def workdir(tmp_path_factory):
     return workdir
 
 
-def test_two_workers_equal_one_device(workdir):
-    one = np.load(workdir / "fit-0-of-0.npz")
+@pytest.mark.parametrize("case, twin", [*CASES.items()])
+def test_two_workers_equal_one_device(case, twin, workdir):
+    one = select(np.load(workdir / "cases-0-of-0.npz"), twin)
+    assert one
     for index in range(2):
-        worker = np.load(workdir / f"fit-{index}-of-2.npz")
-        assert sorted(worker) == sorted(one)
-        for name in one:
+        worker = select(np.load(workdir / f"cases-{index}-of-2.npz"), case)
+        assert set(one) <= set(worker)
+        for name, expected in one.items():
             np.testing.assert_allclose(
-                worker[name], one[name], rtol=1e-5, atol=1e-6, err_msg=name
+                worker[name],
+                expected,
+                rtol=1e-6,
+                atol=1e-6 * max(np.abs(expected).max(), 1e-3),
+                err_msg=name,
             )
 
 

@@ -11,6 +11,7 @@ from align_keras import BertTextEncoder
 from align_keras import ContrastiveLoss
 from align_keras import EfficientNetBackbone
 from align_keras import Lamb
+from align_keras import SigmoidLoss
 
 
 def numpy_of(tree):
@@ -140,6 +141,7 @@ def test_config_round_trip_with_other_than_default_values(tiny_model, pairs):
         initial_temperature=0.3,
         temperature_range=(0.2, 0.9),
         temperature_form="raw",
+        initial_bias=-2.5,
         image_pooling="first",
         text_pooling="none",
         name="mine",
@@ -151,6 +153,28 @@ def test_config_round_trip_with_other_than_default_values(tiny_model, pairs):
     expected, got = (numpy_of(m(pairs(4))) for m in (model, again))
     for name, value in expected.items():
         np.testing.assert_array_equal(got[name], value)
+
+
+def test_the_sigmoid_loss_trains_the_bias(tiny_model, pairs):
+    model, x = tiny_model(initial_bias=-3.0), pairs(6)
+    model.compile(keras.optimizers.SGD(1e-2), SigmoidLoss())
+    y = numpy_of(model(x))
+    scores = y["image_embeddings"] @ y["text_embeddings"].T - 3.0
+    signs = 2 * np.eye(6) - 1
+    losses = np.log1p(np.exp(-signs * scores))
+    assert model.evaluate(x, batch_size=6, verbose=0)[0] == pytest.approx(
+        losses.sum() / 6, rel=1e-5
+    )
+    model.fit(x, batch_size=6, verbose=0)
+    slope = (-signs / (1 + np.exp(signs * scores))).sum() / 6
+    moved = (-3.0 - float(model.contrastive_head.bias)) / 1e-2
+    # Training takes the statistics of the batch, evaluation the running ones.
+    assert moved == pytest.approx(slope, rel=0.2)
+
+
+def test_the_sigmoid_loss_needs_a_bias(tiny_model):
+    with pytest.raises(ValueError, match="initial_bias=-10.0"):
+        tiny_model().compile(loss=SigmoidLoss())
 
 
 def test_saved_preset_gives_equal_outputs(tiny_model, pairs, tmp_path):

@@ -16,6 +16,9 @@ COMMON = {
     "resize_size": 346,
     "sequence_length": 64,
     "optimizer": "lamb",
+    "loss": "contrastive",
+    "clip_norm": None,
+    "ema": None,
     "microbatch_size": None,
     "precision": "mixed_bfloat16",
     "vocabulary_size": 100_000,
@@ -189,6 +192,11 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("image_size", 0),
         ("resize_size", 288),
         ("sequence_length", 2),
+        ("loss", "softmax"),
+        ("clip_norm", 0),
+        ("clip_norm", float("inf")),
+        ("ema", 0),
+        ("ema", 1),
         ("optimizer", "lion"),
         ("optimizer", 3),
         ("precision", "float16"),
@@ -217,12 +225,23 @@ def test_what_a_file_gets_wrong_names_the_file(write_recipe):
     assert "batch_size='few'" in message and "of type int" in message
 
 
-def test_gradient_caching_is_refused_with_its_reason(write_recipe):
+@pytest.mark.parametrize(
+    "field, words",
+    [
+        ("microbatch_size: 7", "must be a divisor of `batch_size`"),
+        ("microbatch_size: 0", "must be positive"),
+        ("steps_per_execution: 2", "must be a divisor of `steps`"),
+        ("freeze: text", "must be image or null"),
+        ("remat: 1", "of type bool"),
+        ("skip_nonfinite: perhaps", "of type bool"),
+    ],
+)
+def test_what_does_not_fit_a_step(field, words, write_recipe):
     path = write_recipe(
-        "steps: 9\nbatch_size: 64\nlearning_rate: 0.1\nmicrobatch_size: 8\n"
+        f"steps: 9\nbatch_size: 64\nlearning_rate: 0.1\n{field}\n"
     )
     message = refusal(path)
-    assert "microbatch_size=8" in message and "does not exist yet" in message
+    assert words in message and field.partition(":")[0] in message
 
 
 @pytest.mark.parametrize(

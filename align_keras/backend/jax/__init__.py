@@ -1,0 +1,35 @@
+from align_keras.backend.jax.functional import checkpoint
+from align_keras.backend.jax.functional import compile_inference
+from align_keras.backend.jax.functional import densify
+from align_keras.backend.jax.functional import require
+from align_keras.backend.jax.functional import scan
+from align_keras.backend.jax.functional import stateless
+from align_keras.backend.jax.functional import value_and_gradients
+from align_keras.backend.jax.functional import values
+from align_keras.backend.jax.optimizer import ReplicaClipping
+from align_keras.backend.jax.replicas import all_gather
+from align_keras.backend.jax.replicas import all_reduce_sum
+from align_keras.backend.jax.replicas import num_replicas
+from align_keras.backend.jax.replicas import num_shards
+from align_keras.backend.jax.replicas import replica_index
+from align_keras.backend.jax.replicas import replicate
+from align_keras.backend.jax.trainer import Trainer
+
+__all__ = [
+    "ReplicaClipping",
+    "Trainer",
+    "all_gather",
+    "all_reduce_sum",
+    "checkpoint",
+    "compile_inference",
+    "densify",
+    "num_replicas",
+    "num_shards",
+    "replica_index",
+    "replicate",
+    "require",
+    "scan",
+    "stateless",
+    "value_and_gradients",
+    "values",
+]

@@ -1,0 +1,105 @@
+"""Gradients, loops and recomputation of functions without side effects."""
+
+import jax
+import keras
+
+
+def values(variables):
+    """Read variables as tensors."""
+    return [variable.value for variable in variables]
+
+
+def value_and_gradients(function, arguments):
+    """Differentiate a function of a list of tensors.
+
+    Args:
+        function: callable of the list. Returns a pair: a scalar, and anything
+            else.
+        arguments: list of float tensors.
+
+    Returns:
+        A tuple of the scalar, the rest, and a list of dense gradients.
+    """
+    (value, rest), gradients = jax.value_and_grad(function, has_aux=True)(
+        arguments
+    )
+    return value, rest, gradients
+
+
+def scan(step, carry, inputs, dtypes=()):
+    """Loop over the first axis of tensors, one step at a time.
+
+    The memory of the loop does not grow with the number of its steps.
+
+    Args:
+        step: callable. Takes the carry and slices of `inputs`, and returns
+            the next carry and a structure of tensors to stack.
+        carry: structure of tensors, whose shapes and dtypes stay as they are.
+        inputs: structure of tensors with first axes of equal length.
+        dtypes: structure of the dtypes of the tensors to stack.
+
+    Returns:
+        A pair of the last carry and the structure of stacked tensors.
+    """
+    return jax.lax.scan(step, carry, inputs)
+
+
+def checkpoint(function, *inputs):
+    """Run a function and keep nothing of it for the backward pass.
+
+    Args:
+        function: callable of float tensors. Returns a pair: a tensor, and a
+            list of tensors that gradients do not flow through. It is called
+            once more in the backward pass.
+        *inputs: structures of float tensors.
+
+    Returns:
+        What `function` returns.
+    """
+    return jax.checkpoint(function)(*inputs)
+
+
+def densify(gradient):
+    """Return `gradient`, which is dense already."""
+    return gradient
+
+
+def compile_inference(model, function):
+    """Compile `function`, which runs `model` without training it.
+
+    `keras.Model.predict` would do, but its first call takes several times as
+    long as the compilation itself.
+
+    Args:
+        model: `keras.Model`, built. Its weights may change later on.
+        function: callable of one array, or dict of arrays.
+
+    Returns:
+        A callable of the same input. Each new shape is compiled once.
+    """
+    run = jax.jit(stateless(model, function))
+    return lambda inputs: run([w.value for w in model.weights], inputs)
+
+
+def stateless(model, function):
+    """Return `function` with the weights of `model` as a first argument.
+
+    Args:
+        model: `keras.Model`, built.
+        function: callable of one argument that runs `model`.
+
+    Returns:
+        A callable of a list of arrays, in the order of `model.weights`, and
+        the argument of `function`.
+    """
+
+    def with_weights(weights, inputs):
+        state = zip(model.weights, weights, strict=True)
+        with keras.StatelessScope(state_mapping=state):
+            return function(inputs)
+
+    return with_weights
+
+
+def require(condition, message):
+    """Do nothing: shapes are known before anything runs."""

@@ -1,0 +1,89 @@
+"""The training loop under `keras.distribution`."""
+
+import jax
+import keras
+
+from align_keras.backend.jax.replicas import num_shards
+from align_keras.backend.padding import IS_EXAMPLE
+from align_keras.backend.padding import PaddingMixin
+
+
+class Trainer(PaddingMixin):
+    """Steps that are right for any number of devices.
+
+    The program sees the global batch, so that little is left to do beside the
+    step itself.
+    """
+
+    def train_step(self, state, data):
+        trainable, others, optimizer_state, metrics = state
+
+        def scale_loss(loss):
+            pairs = zip(self.optimizer.variables, optimizer_state, strict=True)
+            with keras.StatelessScope(pairs):
+                return self.optimizer.scale_loss(loss)
+
+        batch, step = self.take_gradients(data, trainable, others, scale_loss)
+        new_trainable, new_optimizer_state = self.optimizer.stateless_apply(
+            optimizer_state, step.gradients, trainable
+        )
+        arguments = step.loss, step.hits, batch.examples, batch.weights()
+        logs, new_metrics = self._count(metrics, *arguments)
+        new = new_trainable, step.state, new_optimizer_state, new_metrics
+        if not self.skip_nonfinite:
+            return logs, new
+        squares = [
+            jax.numpy.sum(g.astype("float32") ** 2) for g in step.gradients
+        ]
+        finite = jax.numpy.isfinite(step.loss + sum(squares))
+        taken = jax.tree.map(
+            lambda after, before: jax.numpy.where(finite, after, before),
+            new,
+            tuple(state),
+        )
+        return self._count_missed(taken, finite)
+
+    def _count_missed(self, state, finite):
+        *rest, metrics = state
+        mapping = zip(self.metrics_variables, metrics, strict=True)
+        with keras.StatelessScope(mapping) as scope:
+            self.nonfinite_steps.update_state(1.0 - finite.astype("float32"))
+            logs = self.get_metrics_result()
+        metrics = [scope.get_current_value(v) for v in self.metrics_variables]
+        return logs, (*rest, metrics)
+
+    def _count(self, metrics, *arguments):
+        mapping = zip(self.metrics_variables, metrics, strict=True)
+        with keras.StatelessScope(mapping) as scope:
+            self.update_metrics(*arguments)
+            logs = self.get_metrics_result()
+        return logs, [
+            scope.get_current_value(v) for v in self.metrics_variables
+        ]
+
+    def test_step(self, state, data):
+        trainable, others, metrics = state
+        mapping = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, others, strict=True),
+        ]
+        with keras.StatelessScope(mapping):
+            arguments = self.evaluate_batch(data)
+        logs, metrics = self._count(metrics, *arguments)
+        return logs, (trainable, others, metrics)
+
+    def predict_step(self, state, data):
+        outputs, others = super().predict_step(state, data)
+        _, mask, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if mask is not None:
+            outputs = {**outputs, IS_EXAMPLE: mask}
+        return outputs, others
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # All is built but the optimizer; no batch need be drawn for it.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def batch_multiple(self):
+        # A process supplies the rows of its own devices.
+        return max(1, num_shards() // jax.process_count())

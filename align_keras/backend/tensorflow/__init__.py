@@ -1,0 +1,33 @@
+from align_keras.backend.tensorflow.functional import checkpoint
+from align_keras.backend.tensorflow.functional import compile_inference
+from align_keras.backend.tensorflow.functional import densify
+from align_keras.backend.tensorflow.functional import require
+from align_keras.backend.tensorflow.functional import scan
+from align_keras.backend.tensorflow.functional import value_and_gradients
+from align_keras.backend.tensorflow.functional import values
+from align_keras.backend.tensorflow.optimizer import ReplicaClipping
+from align_keras.backend.tensorflow.replicas import all_gather
+from align_keras.backend.tensorflow.replicas import all_reduce_sum
+from align_keras.backend.tensorflow.replicas import num_replicas
+from align_keras.backend.tensorflow.replicas import num_shards
+from align_keras.backend.tensorflow.replicas import replica_index
+from align_keras.backend.tensorflow.replicas import replicate
+from align_keras.backend.tensorflow.trainer import Trainer
+
+__all__ = [
+    "ReplicaClipping",
+    "Trainer",
+    "all_gather",
+    "all_reduce_sum",
+    "checkpoint",
+    "compile_inference",
+    "densify",
+    "num_replicas",
+    "num_shards",
+    "replica_index",
+    "replicate",
+    "require",
+    "scan",
+    "value_and_gradients",
+    "values",
+]

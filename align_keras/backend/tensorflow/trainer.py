@@ -1,0 +1,212 @@
+"""The training loop under `tf.distribute`."""
+
+import keras
+import tensorflow as tf
+
+from align_keras.backend.padding import IS_EXAMPLE
+from align_keras.backend.padding import PaddingMixin
+from align_keras.backend.tensorflow.functional import values
+from align_keras.backend.tensorflow.optimizer import ReplicaClipping
+from align_keras.backend.tensorflow.replicas import all_reduce_sum
+from align_keras.backend.tensorflow.replicas import apply_where
+from align_keras.backend.tensorflow.replicas import num_replicas
+from align_keras.backend.tensorflow.replicas import replica_index
+
+
+class Trainer(PaddingMixin):
+    """Steps and loops that are right for any number of replicas.
+
+    Keras 3.15 fails under several replicas where it runs several steps at
+    once, on several workers, and where the last batch leaves a replica empty;
+    it clips gradients before it sums them, and averages the replicas' means
+    whatever the number of their examples.
+    """
+
+    # === Steps of one replica ===
+
+    def train_step(self, data):
+        before = self._read_state()
+        batch, step = self.take_gradients(
+            data,
+            values(self.trainable_variables),
+            before,
+            self.optimizer.scale_loss,
+        )
+        arguments = (
+            _before_clipping(self.optimizer, step.gradients),
+            self._merge_state(before, step.state, batch),
+            (step.loss, step.hits, batch.examples, batch.weights()),
+        )
+        if not self.skip_nonfinite:
+            self._take_step(*arguments)
+            return
+        norm = tf.linalg.global_norm(step.gradients)
+        finite = tf.cast(tf.math.is_finite(step.loss + norm), "float32")
+        (finite,) = all_reduce_sum([finite])
+        finite = tf.cast(finite == num_replicas(), "float32")
+        apply_where(finite > 0, self._take_step, arguments)
+        self.nonfinite_steps.update_state((1.0 - finite) / num_replicas())
+
+    def _take_step(self, gradients, changed, metrics):
+        self.optimizer.apply(gradients, self.trainable_variables)
+        for position, value in changed.items():
+            self.non_trainable_variables[position].assign(value)
+        self.update_metrics(*metrics)
+
+    def test_step(self, data):
+        self.update_metrics(*self.evaluate_batch(data))
+
+    def predict_step(self, data):
+        inputs, mask, _ = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self(inputs, training=False)
+        return outputs if mask is None else {**outputs, IS_EXAMPLE: mask}
+
+    # === State ===
+
+    def _read_state(self):
+        """Read all that is not trained; each replica has its own seeds."""
+        state = values(self.non_trainable_variables)
+        return [
+            value + _own_seed(value) if _is_seed(variable) else value
+            for variable, value in zip(
+                self.non_trainable_variables, state, strict=True
+            )
+        ]
+
+    def _merge_state(self, before, after, batch):
+        """Find what a step changed, the same for all replicas.
+
+        Moving statistics become the average over the examples of all
+        replicas, so that it makes no difference whose are saved.
+
+        Returns:
+            A dict from positions in `non_trainable_variables` to values.
+        """
+        changed, averages = {}, {}
+        for i, variable in enumerate(self.non_trainable_variables):
+            if after[i] is before[i]:
+                continue
+            if _is_seed(variable):
+                changed[i] = after[i] - _own_seed(after[i])
+            elif variable.dtype.startswith("float") and num_replicas() > 1:
+                averages[i] = after[i] * tf.cast(batch.share(), after[i].dtype)
+            else:
+                changed[i] = after[i]
+        sums = all_reduce_sum(list(averages.values()))
+        return {**changed, **dict(zip(averages, sums, strict=True))}
+
+    # === Loops over batches ===
+
+    def batch_multiple(self):
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # All is built but the optimizer; no batch need be drawn for it.
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _make_function(self, step_function):
+        strategy = self.distribute_strategy
+        compiled = not self.run_eagerly
+        if self.jit_compile:
+            step_function = tf.function(
+                step_function, jit_compile=True, autograph=False
+            )
+
+        # The step stays a plain function: TensorFlow cannot call a graph that
+        # is split over replicas from within a branch of another.
+        def one_step(data):
+            strategy.run(step_function, args=(data,))
+
+        def next_step(iterator):
+            one_step(next(iterator))
+            return self.get_metrics_result()
+
+        def next_steps(iterator):
+            count = _repeat(one_step, iterator, self.steps_per_execution)
+            return count, self.get_metrics_result()
+
+        if compiled:
+            one_step_on_data, next_step, next_steps = (
+                tf.function(function, reduce_retracing=True, autograph=False)
+                for function in (one_step, next_step, next_steps)
+            )
+        else:
+            one_step_on_data = one_step
+
+        def function(iterator):
+            if not _is_distributed(iterator):
+                return self._run_on_host(one_step_on_data, iterator)
+            if self.steps_per_execution == 1:
+                return next_step(iterator)
+            count, logs = next_steps(iterator)
+            if count == 0:
+                raise StopIteration
+            return logs
+
+        return function
+
+    def _run_on_host(self, one_step, batches):
+        """Run steps on batches that lie in memory, as `train_on_batch` does."""
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "A single batch cannot be spread over several replicas: call "
+                "`fit` or `evaluate` on a data set instead."
+            )
+        for _, data in zip(
+            range(self.steps_per_execution), batches, strict=False
+        ):
+            one_step(data)
+        return self.get_metrics_result()
+
+
+def _is_distributed(iterator):
+    kinds = tf.data.Iterator, tf.distribute.DistributedIterator
+    return isinstance(iterator, kinds)
+
+
+def _repeat(one_step, iterator, times):
+    """Run up to `times` steps in the graph; returns how many there were."""
+
+    def body(step, _):
+        data = iterator.get_next_as_optional()
+
+        def run():
+            one_step(data.get_value())
+            return step + 1, True
+
+        return tf.cond(data.has_value(), run, lambda: (step, False))
+
+    count, _ = tf.while_loop(
+        lambda step, more: tf.logical_and(step < times, more),
+        body,
+        (0, True),
+        parallel_iterations=1,
+    )
+    return count
+
+
+def _before_clipping(optimizer, gradients):
+    """Sum gradients over the replicas, where it matters that it comes first.
+
+    Keras sums them itself, but only after it has clipped those of each
+    replica, or looked for overflow in the first. A sum of equal parts is left
+    for it to do then.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    clips = inner.clipnorm or inner.global_clipnorm or inner.clipvalue
+    early = clips and not isinstance(inner, ReplicaClipping)
+    if num_replicas() == 1 or not (early or inner is not optimizer):
+        return gradients
+    return [g / num_replicas() for g in all_reduce_sum(gradients)]
+
+
+def _is_seed(variable):
+    return variable.path.endswith("seed_generator_state")
+
+
+def _own_seed(state):
+    """What tells the random numbers of a replica from those of the others."""
+    step = tf.cast(replica_index() * 104_729, state.dtype)
+    return tf.stack([step, tf.zeros_like(step)])

@@ -1,0 +1,87 @@
+import keras
+from keras import ops
+
+from align_keras import backend
+from align_keras.losses.gather import cross_replica_gather
+from align_keras.losses.pair_loss import PairLoss
+from align_keras.losses.tiles import best_columns
+from align_keras.losses.tiles import softplus_sums
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class SigmoidLoss(PairLoss):
+    """Pairwise sigmoid loss between matching images and texts.
+
+    Each image and each text of the global batch is a question of its own: do
+    they match? The logit is their cosine similarity divided by the
+    temperature, plus a bias; the loss of a pair is the sum of the binary cross
+    entropies of its image with all texts. The model learns the bias, which it
+    has from `AlignDualEncoder(initial_bias=-10.0, initial_temperature=0.1)`,
+    where training starts in the reference.
+
+    Under `tf.distribute`, each replica scores its own images against the
+    texts of all replicas; there is nothing to configure.
+
+    Args:
+        reduction: string. See `ContrastiveLoss`. Defaults to
+            `"sum_over_batch_size"`.
+        tile_size: int, `"auto"` or `None`. See `ContrastiveLoss`. Defaults to
+            `"auto"`.
+        name: string. The name of the loss.
+        dtype: The dtype of the logits and the result. Defaults to
+            `"float32"`, whatever the dtype of the embeddings.
+
+    Call arguments:
+        image_embeddings: tensor of shape `(batch, dim)` with unit rows.
+        text_embeddings: tensor of shape `(batch, dim)` with unit rows.
+        sample_weight: Optional tensor of shape `(batch,)` that weights the
+            images.
+        temperature: float or scalar tensor by which the similarities are
+            divided. Defaults to `1.0`.
+        mask: Optional bool tensor of shape `(batch,)`, False for rows that
+            only fill up the batch.
+        bias: float or scalar tensor that is added to the logits. Defaults to
+            `-10.0`.
+
+    Example:
+
+    ```python
+    images = keras.ops.normalize(keras.random.normal((8, 64)))
+    texts = keras.ops.normalize(keras.random.normal((8, 64)))
+    SigmoidLoss()(images, texts, temperature=0.1, bias=-10.0)
+    ```
+
+    Reference:
+        - [Zhai et al., 2023](https://arxiv.org/abs/2303.15343), section 3.2
+          and algorithm 1.
+    """
+
+    # `AlignDualEncoder` passes its bias to losses that say so.
+    takes_bias = True
+
+    def __init__(
+        self,
+        reduction="sum_over_batch_size",
+        tile_size="auto",
+        name="sigmoid_loss",
+        dtype="float32",
+    ):
+        super().__init__(reduction, tile_size, name, dtype)
+
+    def compare(self, images, texts, labels, offsets, bias=-10.0):
+        bias = ops.convert_to_tensor(bias, self.dtype)
+        tile_size = self.tile_size_of(images)
+        all_texts = cross_replica_gather(texts)
+        both_ways = backend.num_replicas() == 1
+        sums, best_text, *best_image = softplus_sums(
+            images, all_texts, bias, offsets, tile_size, both_ways
+        )
+        if not both_ways:
+            best_image = [
+                best_columns(
+                    texts, cross_replica_gather(images), offsets, tile_size
+                )
+            ]
+        # Of the matching pair, softplus(-logit) = softplus(logit) - logit.
+        logits = ops.sum(images * texts, axis=1) + bias
+        return sums - logits, best_text, best_image[0]

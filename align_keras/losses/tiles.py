@@ -1,0 +1,319 @@
+"""Sums over all pairs of two sets of vectors, at once or tile by tile.
+
+The matrix of all scores takes memory in proportion to rows times columns. The
+tiled form computes some columns at a time and keeps what the sums need; its
+gradient computes the tiles again. Both forms give the same numbers.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from align_keras import backend
+
+# The offset of a row or column that is left out. It is finite, since the
+# difference of two infinities would be no number.
+EXCLUDED = -1e30
+
+
+def log_sums(
+    rows, columns, labels, offsets=None, tile_size=None, both_ways=False
+):
+    """Compute log-sums of exponentials of scores, and the best columns.
+
+    The score of a row and a column is their inner product plus the offset of
+    the column.
+
+    Args:
+        rows: float tensor of shape `(num_rows, dim)`.
+        columns: float tensor of shape `(num_columns, dim)`.
+        labels: int32 tensor of shape `(num_rows,)`, the position of the column
+            that matches each row.
+        offsets: float tensor of shape `(num_columns,)` without a gradient.
+            Defaults to `None`.
+        tile_size: int. Greatest number of columns of a tile; `None` computes
+            all scores at once. Defaults to `None`.
+        both_ways: bool. Whether to return the same for each column over the
+            rows. The offsets then hold for the rows, too, which are as many.
+            Defaults to `False`.
+
+    Returns:
+        A tuple of three tensors of shape `(num_rows,)`: the score of the
+        matching column, without a gradient, rounded as the scores in the
+        log-sums are; the log-sums; and the int32 positions of the first
+        maximum. With `both_ways`, also of the log-sums and positions of shape
+        `(num_columns,)`.
+
+    Reference:
+        - [Milakov and Gimelshein, 2018](https://arxiv.org/abs/1805.02867) for
+          log-sums in one pass.
+    """
+    if tile_size is None:
+        scores = _Tiles(rows, columns, offsets, None, both_ways).all_scores()
+        matching = ops.stop_gradient(_pick(scores, labels))
+        sums = (ops.logsumexp(scores, axis=1), _first_best(scores, 1)[1])
+        if both_ways:
+            sums += (ops.logsumexp(scores, axis=0), _first_best(scores, 0)[1])
+        return matching, *sums
+
+    @ops.custom_gradient
+    def tiled(rows, columns):
+        tiles = _Tiles(rows, columns, offsets, tile_size, both_ways)
+        outputs = _tiled_log_sums(tiles, labels)
+
+        def gradient(*upstream):
+            upstream = keras.tree.flatten(upstream)
+            return _tiled_log_sums_gradient(
+                tiles, outputs[1::2], upstream[1::2]
+            )
+
+        return outputs, gradient
+
+    return tiled(rows, columns)
+
+
+def softplus_sums(
+    rows, columns, bias, offsets=None, tile_size=None, both_ways=False
+):
+    """Compute sums of `log(1 + exp(score + bias))`, and the best columns.
+
+    Args:
+        rows: float tensor of shape `(num_rows, dim)`.
+        columns: float tensor of shape `(num_columns, dim)`.
+        bias: float scalar tensor.
+        offsets: float tensor of shape `(num_columns,)` without a gradient.
+            Defaults to `None`.
+        tile_size: int. Greatest number of columns of a tile; `None` computes
+            all scores at once. Defaults to `None`.
+        both_ways: bool. Whether to return the best row of each column, too.
+            The offsets then hold for the rows, too, which are as many.
+            Defaults to `False`.
+
+    Returns:
+        A tuple of the sums and the int32 positions of the first maximum, both
+        of shape `(num_rows,)`; with `both_ways`, also of the positions of
+        shape `(num_columns,)`.
+    """
+    if tile_size is None:
+        scores = _Tiles(rows, columns, offsets, None, both_ways).all_scores()
+        sums = ops.sum(ops.softplus(scores + bias), axis=1)
+        outputs = (sums, _first_best(scores, 1)[1])
+        if both_ways:
+            outputs += (_first_best(scores, 0)[1],)
+        return outputs
+
+    @ops.custom_gradient
+    def tiled(rows, columns, bias):
+        tiles = _Tiles(rows, columns, offsets, tile_size, both_ways)
+
+        def gradient(*upstream):
+            upstream = keras.tree.flatten(upstream)
+            return _tiled_softplus_sums_gradient(tiles, bias, upstream[0])
+
+        return _tiled_softplus_sums(tiles, bias), gradient
+
+    return tiled(rows, columns, bias)
+
+
+def best_columns(rows, columns, offsets=None, tile_size=None):
+    """Compute the int32 position of the best column of each row.
+
+    Args:
+        rows: float tensor of shape `(num_rows, dim)`.
+        columns: float tensor of shape `(num_columns, dim)`.
+        offsets: float tensor of shape `(num_columns,)`. Defaults to `None`.
+        tile_size: int. Greatest number of columns of a tile; `None` computes
+            all scores at once. Defaults to `None`.
+
+    Returns:
+        An int32 tensor of shape `(num_rows,)`, without a gradient.
+    """
+    rows, columns = ops.stop_gradient(rows), ops.stop_gradient(columns)
+    tiles = _Tiles(rows, columns, offsets, tile_size)
+    if tile_size is None:
+        return _first_best(tiles.all_scores(), 1)[1]
+
+    def step(best, tile):
+        return _better(best, _first_best(tiles.scores(tile), 1), tile), ()
+
+    return tiles.scan(step, tiles.no_best(), ())[0][1]
+
+
+class _Tiles:
+    """Scores of rows and columns, for so many columns at a time."""
+
+    def __init__(self, rows, columns, offsets, tile_size, both_ways=False):
+        self.rows = rows
+        self.columns = columns
+        self.offsets = offsets
+        self.both_ways = both_ways
+        self.dtype = rows.dtype
+        if tile_size is None:
+            return
+        # Equal tiles leave the least padding at the end of the last.
+        self.num_columns = ops.shape(columns)[0]
+        self.num_tiles = -(-self.num_columns // tile_size)
+        self.size = -(-self.num_columns // self.num_tiles)
+        self.padding = self.num_tiles * self.size - self.num_columns
+        self.is_padded = not isinstance(self.padding, int) or self.padding > 0
+
+    def all_scores(self):
+        """Compute the scores of all rows and columns."""
+        scores = ops.matmul(self.rows, ops.transpose(self.columns))
+        return self._exclude(scores, self.offsets)
+
+    def scores(self, tile):
+        """Compute the scores of all rows and the columns of a tile."""
+        _, columns, offsets = tile[:3]
+        scores = ops.matmul(self.rows, ops.transpose(columns))
+        return self._exclude(scores, offsets if self._has_offsets else None)
+
+    def _exclude(self, scores, offsets):
+        if offsets is None:
+            return scores
+        scores = scores + offsets
+        if self.both_ways and self.offsets is not None:
+            scores = scores + ops.expand_dims(self.offsets, 1)
+        return scores
+
+    @property
+    def _has_offsets(self):
+        return self.is_padded or self.offsets is not None
+
+    def scan(self, step, carry, dtypes, *of_columns):
+        """Fold `step` over the tiles, and join what it yields for columns.
+
+        `step` takes the carry and a tuple of the first position of a tile,
+        its columns, their offsets, and their part of `of_columns`.
+        """
+        first = ops.arange(self.num_tiles, dtype="int32") * self.size
+        # Each tile needs a slice of its own, whether it is used or not.
+        offsets = first
+        if self._has_offsets:
+            offsets = self.offsets
+            if offsets is None:
+                offsets = ops.zeros((self.num_columns,), self.dtype)
+            offsets = self._cut(offsets, EXCLUDED)
+        inputs = (first, self._cut(backend.replicate(self.columns)), offsets)
+        inputs += tuple(self._cut(x) for x in of_columns)
+        carry, outputs = backend.scan(step, carry, inputs, dtypes)
+        return carry, tuple(self._join(x) for x in outputs)
+
+    def _cut(self, x, fill=0.0):
+        if self.is_padded:
+            tail = ops.full((self.padding, *ops.shape(x)[1:]), fill, x.dtype)
+            x = ops.concatenate([x, tail])
+        return ops.reshape(x, (self.num_tiles, self.size, *ops.shape(x)[1:]))
+
+    def _join(self, x):
+        shape = (self.num_tiles * self.size, *ops.shape(x)[2:])
+        return ops.reshape(x, shape)[: self.num_columns]
+
+    def no_best(self):
+        """The value and position of the best of no columns, for each row."""
+        lowest = ops.full_like(self.rows[:, 0], -np.inf)
+        return lowest, ops.zeros_like(lowest, "int32")
+
+
+def _first_best(scores, axis):
+    """The greatest scores along an axis and the first position of each."""
+    positions = ops.argmax(scores, axis=axis)
+    return ops.max(scores, axis=axis), ops.cast(positions, "int32")
+
+
+def _pick(scores, labels):
+    """The score of one column for each row."""
+    return ops.take_along_axis(scores, ops.expand_dims(labels, 1), 1)[:, 0]
+
+
+def _better(best, best_of_tile, tile):
+    """Combine the best of the tiles before with that of a tile."""
+    (value, position), (new_value, new_position) = best, best_of_tile
+    position = ops.where(new_value > value, new_position + tile[0], position)
+    return ops.maximum(value, new_value), position
+
+
+def _exp_sums(scores, highest, axis):
+    return ops.sum(ops.exp(scores - ops.expand_dims(highest, axis)), axis=axis)
+
+
+def _tiled_log_sums(tiles, labels):
+    def step(carry, tile):
+        best, total, matching = carry
+        scores = tiles.scores(tile)
+        label = labels - tile[0]
+        is_inside = ops.logical_and(label >= 0, label < tiles.size)
+        label = ops.where(is_inside, label, 0)
+        matching = ops.where(is_inside, _pick(scores, label), matching)
+        new_best = _better(best, _first_best(scores, 1), tile)
+        total = total * ops.exp(best[0] - new_best[0])
+        total = total + _exp_sums(scores, new_best[0], 1)
+        carry = new_best, total, matching
+        if not tiles.both_ways:
+            return carry, ()
+        highest, position = _first_best(scores, 0)
+        log_sum = highest + ops.log(_exp_sums(scores, highest, 0))
+        return carry, (log_sum, position)
+
+    best = tiles.no_best()
+    zeros = ops.zeros_like(best[0])
+    dtypes = (tiles.dtype, "int32") if tiles.both_ways else ()
+    carry, of_columns = tiles.scan(step, (best, zeros, zeros), dtypes)
+    (highest, position), total, matching = carry
+    return matching, highest + ops.log(total), position, *of_columns
+
+
+def _tiled_log_sums_gradient(tiles, log_sums, upstream):
+    row_sums = ops.expand_dims(log_sums[0], 1)
+    row_upstream = ops.expand_dims(upstream[0], 1)
+
+    def step(row_gradient, tile):
+        scores = tiles.scores(tile)
+        gradient = row_upstream * ops.exp(scores - row_sums)
+        if tiles.both_ways:
+            column_sums, column_upstream = tile[3:]
+            gradient = gradient + column_upstream * ops.exp(
+                scores - column_sums
+            )
+        row_gradient = row_gradient + ops.matmul(gradient, tile[1])
+        return row_gradient, (ops.matmul(ops.transpose(gradient), tiles.rows),)
+
+    of_columns = (log_sums[1], upstream[1]) if tiles.both_ways else ()
+    row_gradient, (column_gradient,) = tiles.scan(
+        step, ops.zeros_like(tiles.rows), (tiles.dtype,), *of_columns
+    )
+    return row_gradient, column_gradient
+
+
+def _tiled_softplus_sums(tiles, bias):
+    def step(carry, tile):
+        best, total = carry
+        scores = tiles.scores(tile)
+        best = _better(best, _first_best(scores, 1), tile)
+        total = total + ops.sum(ops.softplus(scores + bias), axis=1)
+        of_columns = (_first_best(scores, 0)[1],) if tiles.both_ways else ()
+        return (best, total), of_columns
+
+    best = tiles.no_best()
+    dtypes = ("int32",) if tiles.both_ways else ()
+    carry, of_columns = tiles.scan(
+        step, (best, ops.zeros_like(best[0])), dtypes
+    )
+    (_, position), total = carry
+    return (total, position, *of_columns)
+
+
+def _tiled_softplus_sums_gradient(tiles, bias, upstream):
+    upstream = ops.expand_dims(upstream, 1)
+
+    def step(carry, tile):
+        row_gradient, bias_gradient = carry
+        gradient = upstream * ops.sigmoid(tiles.scores(tile) + bias)
+        row_gradient = row_gradient + ops.matmul(gradient, tile[1])
+        bias_gradient = bias_gradient + ops.sum(gradient)
+        column_gradient = ops.matmul(ops.transpose(gradient), tiles.rows)
+        return (row_gradient, bias_gradient), (column_gradient,)
+
+    carry = ops.zeros_like(tiles.rows), ops.zeros_like(bias)
+    carry, (column_gradient,) = tiles.scan(step, carry, (tiles.dtype,))
+    return carry[0], column_gradient, carry[1]

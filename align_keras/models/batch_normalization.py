@@ -1,0 +1,84 @@
+import keras
+from keras import ops
+
+from align_keras import backend
+from align_keras.models.pooling import at_least_float32
+from align_keras.models.step_scope import current_mask
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation that leaves rows of padding out of its statistics.
+
+    The last batch of an epoch may be smaller than the others; under several
+    replicas it is filled up with rows that are no examples. What is true of
+    all else, that a row depends on no other, is not true of a normalisation.
+
+    Args:
+        **kwargs: Arguments of `keras.layers.BatchNormalization`. The channels
+            must come last.
+
+    Call arguments:
+        inputs: float tensor of shape `(batch, ..., channels)`.
+
+    Example:
+
+    ```python
+    layer = BatchNormalization(synchronized=True)
+    layer(keras.random.normal((64, 9, 9, 32)), training=True)
+    ```
+
+    Reference:
+        - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167)
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        rows = current_mask()
+        if rows is None or not (training and self.trainable):
+            return super().call(inputs, training=training, mask=mask)
+        x = at_least_float32(inputs)
+        mean, variance = self._moments_of_rows(x, rows)
+        self.update_moving(mean, variance)
+        return self.normalize(x, mean, variance)
+
+    def _moments_of_rows(self, x, rows):
+        axes = tuple(range(len(x.shape) - 1))
+        weights = broadcast_rows(rows, x)
+        places = ops.size(x[0, ..., 0])
+        count = ops.sum(weights) * ops.cast(places, x.dtype)
+        count, total = self._of_all([count, ops.sum(x * weights, axes)])
+        # A replica may hold padding alone.
+        count = ops.maximum(count, 1.0)
+        mean = total / count
+        deviations = ops.square(x - mean) * weights
+        (total,) = self._of_all([ops.sum(deviations, axes)])
+        return mean, total / count
+
+    def _of_all(self, sums):
+        return backend.all_reduce_sum(sums) if self.synchronized else sums
+
+    def update_moving(self, mean, variance):
+        """Move the moving statistics towards those of a batch."""
+        for variable, statistic in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            statistic = ops.cast(statistic, variable.dtype)
+            variable.assign(
+                variable * self.momentum + statistic * (1.0 - self.momentum)
+            )
+
+    def normalize(self, x, mean, variance):
+        """Scale and shift `x`, whose statistics are given."""
+        x = (x - mean) * ops.rsqrt(variance + self.epsilon)
+        if self.scale:
+            x = x * ops.cast(self.gamma, x.dtype)
+        if self.center:
+            x = x + ops.cast(self.beta, x.dtype)
+        return ops.cast(x, self.compute_dtype)
+
+
+def broadcast_rows(rows, x):
+    """Reshape `(..., )` weights of rows so that they multiply `x`."""
+    ones = (1,) * (len(x.shape) - len(rows.shape))
+    return ops.reshape(ops.cast(rows, x.dtype), (*ops.shape(rows), *ones))

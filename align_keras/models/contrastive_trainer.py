@@ -1,0 +1,247 @@
+import keras
+from keras import ops
+
+from align_keras import backend
+from align_keras.losses import ContrastiveLoss
+from align_keras.models import gradients
+
+IMAGE_RECALL = "image_to_text_recall_at_1"
+TEXT_RECALL = "text_to_image_recall_at_1"
+
+
+class ContrastiveTrainer(backend.Trainer):
+    """Training of a dual encoder through `compile` and `fit`."""
+
+    microbatch_size = None
+    remat = False
+    skip_nonfinite = False
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        metrics=None,
+        microbatch_size=None,
+        remat=False,
+        skip_nonfinite=False,
+        **kwargs,
+    ):
+        """Configure the model for training.
+
+        Args:
+            optimizer: `keras.optimizers.Optimizer` or its name.
+            loss: A loss that is called with `(image_embeddings,
+                text_embeddings, sample_weight, temperature)`. Defaults to
+                `ContrastiveLoss()`.
+            metrics: Must stay `None`: recall at 1 within the batch is
+                reported in both directions.
+            microbatch_size: int. Number of pairs that a replica embeds at a
+                time, which bounds the memory of a batch of any size: the loss
+                and its gradients are those of the whole batch. Batch
+                normalisation then sees microbatches. `None` embeds the batch
+                at once. Defaults to `None`.
+            remat: bool. Whether the blocks of the encoders compute their
+                activations anew in the backward pass instead of keeping them.
+                Saves memory and costs about a third more time. Defaults to
+                `False`.
+            skip_nonfinite: bool. Whether to leave out a step whose loss or
+                gradient is not finite, on all replicas alike, and to count it
+                in the metric `nonfinite_steps`. Defaults to `False`.
+            **kwargs: Other arguments of `keras.Model.compile`.
+        """
+        if metrics is not None:
+            raise ValueError(
+                "There are no labels to compare with, so `metrics` must be "
+                "None. Recall within the batch is reported anyway. "
+                f"Received: metrics={metrics}"
+            )
+        if isinstance(loss, (str, dict, list)):
+            raise ValueError(
+                "`loss` must compare image with text embeddings, such as "
+                f"`ContrastiveLoss()`. Received: loss={loss!r}"
+            )
+        if getattr(loss, "takes_bias", False) and self.initial_bias is None:
+            raise ValueError(
+                f"`{type(loss).__name__}` learns a bias, which this model "
+                "lacks. Create the model with `initial_bias=-10.0`. "
+                "Received: initial_bias=None"
+            )
+        if microbatch_size is not None and microbatch_size < 1:
+            raise ValueError(
+                "`microbatch_size` must be at least 1 or None. "
+                f"Received: microbatch_size={microbatch_size}"
+            )
+        super().compile(
+            optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
+        )
+        self.microbatch_size = microbatch_size
+        self.remat = remat
+        self.skip_nonfinite = skip_nonfinite
+        self.image_recall = keras.metrics.Mean(name=IMAGE_RECALL)
+        self.text_recall = keras.metrics.Mean(name=TEXT_RECALL)
+        self.nonfinite_steps = None
+        if skip_nonfinite:
+            self._refuse_loss_scaling()
+            self.nonfinite_steps = keras.metrics.Sum(name="nonfinite_steps")
+
+    def _refuse_loss_scaling(self):
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                "The optimizer of mixed_float16 skips steps with non-finite "
+                "gradients by itself, and must see them to choose its scale: "
+                "leave `skip_nonfinite` out."
+            )
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config:
+            config["microbatch_size"] = self.microbatch_size
+            config["remat"] = self.remat
+            config["skip_nonfinite"] = self.skip_nonfinite
+        return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    # === One step ===
+
+    def take_gradients(self, data, parameters, state, scale_loss):
+        """Compute loss and gradients of a batch without side effects.
+
+        Args:
+            data: What a data set yields: `inputs`, or a tuple of `(inputs,)`,
+                `(inputs, mask)` or `(inputs, mask, sample_weight)`.
+            parameters: list of tensors. Values of `trainable_variables`.
+            state: list of tensors. Values of `non_trainable_variables`.
+            scale_loss: callable. Scales the loss before it is differentiated.
+
+        Returns:
+            A pair of `Batch` and `Step`, see `align_keras.models.gradients`.
+        """
+        batch = gradients.Batch.of(data)
+        arguments = self, batch, parameters, state, scale_loss
+        if batch.mask is not None:
+            self._refuse_foreign_statistics()
+        if self.microbatch_size is None:
+            return batch, gradients.in_one_pass(*arguments)
+        self._refuse_exchange_in_microbatches()
+        return batch, gradients.in_microbatches(
+            *arguments, self.microbatch_size
+        )
+
+    def _batch_normalizations(self):
+        for layer in self._flatten_layers():
+            kind = keras.layers.BatchNormalization
+            if isinstance(layer, kind) and layer.trainable:
+                yield layer
+
+    def _refuse_foreign_statistics(self):
+        from align_keras.models.batch_normalization import BatchNormalization
+
+        for layer in self._batch_normalizations():
+            if not isinstance(layer, BatchNormalization):
+                raise ValueError(
+                    "The last batch is smaller and must be filled up, and "
+                    f"the layer `{layer.path}` would count the padding in its "
+                    "statistics. Drop the last batch, or choose a batch size "
+                    "that divides the data, or build the encoder with the "
+                    "layers of `align_keras.models`."
+                )
+
+    def _refuse_exchange_in_microbatches(self):
+        for layer in self._batch_normalizations():
+            if layer.synchronized and backend.num_replicas() > 1:
+                raise ValueError(
+                    "With `microbatch_size`, each replica normalises its own "
+                    f"microbatches, but the layer `{layer.path}` is "
+                    "synchronized. Build the image encoder with "
+                    "batch_norm='local' or 'ghost'; the moving statistics of "
+                    "all replicas are averaged in any case."
+                )
+
+    def score(self, embeddings, batch):
+        """Compare embeddings; returns this replica's loss, and the hits."""
+        images, texts = (embeddings[name] for name in gradients.EMBEDDINGS)
+        temperature = self.contrastive_head.temperature
+        if not hasattr(self.loss, "score"):
+            if batch.mask is not None:
+                raise ValueError(
+                    "The last batch is smaller and must be filled up, but the "
+                    "loss has no method `score` that takes a mask. Drop the "
+                    f"last batch. Received: loss={self.loss}"
+                )
+            return (
+                self.loss(images, texts, batch.sample_weight, temperature),
+                [],
+            )
+        optional = {}
+        if getattr(self.loss, "takes_bias", False):
+            optional["bias"] = self.contrastive_head.bias
+        if batch.mask is not None:
+            optional["mask"] = batch.mask
+        losses, *hits = self.loss.score(images, texts, temperature, **optional)
+        mask = (batch.mask,) if batch.mask is not None else ()
+        return self.loss.reduce(losses, batch.sample_weight, *mask), hits
+
+    def extra_loss(self):
+        """What layers and regularizers add, as this replica's share."""
+        total = 0.0
+        for loss in self.losses:
+            # The replicas' losses are summed, and each has all of this one.
+            total = total + ops.sum(loss) / backend.num_replicas()
+        return total
+
+    def evaluate_batch(self, data):
+        """Embed and compare a batch; returns what `update_metrics` takes."""
+        batch = gradients.Batch.of(data)
+        loss, hits = self.score(self.embed(batch.inputs, training=False), batch)
+        loss = loss + self.extra_loss()
+        return loss, hits, batch.examples, batch.weights()
+
+    def update_metrics(self, loss, hits, examples, weights):
+        """Count a batch in the means of the loss and of recall.
+
+        Args:
+            loss: scalar tensor. This replica's share of the loss.
+            hits: list of tensors of shape `(batch,)`.
+            examples: scalar tensor. Number of examples on all replicas.
+            weights: tensor of shape `(batch,)` or `None`.
+        """
+        replicas = backend.num_replicas()
+        self._loss_tracker.update_state(
+            loss * replicas, sample_weight=examples / replicas
+        )
+        self._update_recall(hits, weights)
+
+    def _update_recall(self, hits, weights):
+        # A loss without scores knows nothing of recall.
+        metrics = (self.image_recall, self.text_recall)
+        for metric, hit in zip(metrics, hits, strict=False):
+            metric.update_state(hit, weights)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Compute this replica's share of the loss, and count recall.
+
+        Args:
+            x: dict of tensors. The inputs of the model.
+            y: Optional bool tensor of shape `(batch,)`. Which rows are
+                examples.
+            y_pred: dict of tensors. What the model returned.
+            sample_weight: Optional tensor of shape `(batch,)`.
+            training: bool. Makes no difference here.
+
+        Returns:
+            A scalar tensor.
+        """
+        batch = gradients.Batch.of((x, y, sample_weight))
+        loss, hits = self.score(y_pred, batch)
+        self._update_recall(hits, batch.weights())
+        return loss + self.extra_loss()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        # Recall was updated together with the loss, which had the scores.
+        return self.get_metrics_result()

@@ -1,0 +1,344 @@
+"""The gradient of the loss of a whole batch, in one pass or in microbatches.
+
+Everything here is a function without side effects: it takes the values of the
+model's variables and returns what they become. That is what lets a step
+replay its dropout, move the statistics of normalisations once, or be dropped.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from align_keras import backend
+from align_keras.models.step_scope import step_scope
+
+
+@dataclasses.dataclass
+class Batch:
+    """The rows that a replica holds of a batch.
+
+    Attributes:
+        inputs: dict of tensors. What the model takes.
+        mask: bool tensor of shape `(batch,)`. Which rows are examples; the
+            others fill up the batch. `None`: all.
+        sample_weight: float tensor of shape `(batch,)`, or `None`.
+        examples: scalar tensor. Number of examples on all replicas.
+    """
+
+    inputs: dict
+    mask: Any
+    sample_weight: Any
+    examples: Any
+
+    @classmethod
+    def of(cls, data):
+        """Take apart what a data set yields, a tuple or the inputs alone."""
+        inputs, mask, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if mask is not None and mask.dtype != "bool":
+            raise ValueError(
+                "There are no labels: the second part of a batch may be a "
+                "bool mask of the rows that are examples, and nothing else. "
+                f"Received: {mask}"
+            )
+        if mask is None:
+            rows = ops.shape(next(iter(inputs.values())))[0]
+            examples = rows * backend.num_replicas()
+        else:
+            local = ops.sum(ops.cast(mask, "float32"))
+            (examples,) = backend.all_reduce_sum([local])
+        examples = ops.cast(examples, "float32")
+        return cls(inputs, mask, sample_weight, examples)
+
+    def share(self):
+        """Return the part of all examples that this replica holds."""
+        if self.mask is None:
+            return ops.ones(()) / backend.num_replicas()
+        return ops.sum(ops.cast(self.mask, "float32")) / self.examples
+
+    def weights(self):
+        """Return the weights of the rows, zero for padding, or `None`."""
+        if self.mask is None:
+            return self.sample_weight
+        weights = ops.cast(self.mask, "float32")
+        if self.sample_weight is not None:
+            weights = weights * ops.cast(self.sample_weight, "float32")
+        return weights
+
+
+@dataclasses.dataclass
+class Step:
+    """What a step of training found out.
+
+    Attributes:
+        loss: scalar tensor. This replica's share of the loss.
+        hits: list of tensors of shape `(batch,)`. See `ContrastiveLoss.score`.
+        gradients: list of tensors, one for each trainable variable.
+        state: list of tensors, one for each other variable: its new value.
+    """
+
+    loss: Any
+    hits: list
+    gradients: list
+    state: list
+
+
+def in_one_pass(model, batch, parameters, state, scale_loss):
+    """Differentiate the loss of a batch that is embedded as a whole.
+
+    Args:
+        model: `AlignDualEncoder`, compiled.
+        batch: `Batch`.
+        parameters: list of tensors. Values of the trainable variables.
+        state: list of tensors. Values of the other variables.
+        scale_loss: callable. Scales the loss before it is differentiated.
+
+    Returns:
+        A `Step`.
+    """
+
+    def objective(parameters):
+        with _stateless(model, parameters, state) as scope:
+            with step_scope(batch.mask, model.remat):
+                embeddings = model.embed(batch.inputs, training=True)
+            loss, hits = model.score(embeddings, batch)
+            loss = loss + model.extra_loss()
+        return scale_loss(loss), (loss, hits, _state_after(model, scope))
+
+    _, (loss, hits, state), gradients = backend.value_and_gradients(
+        objective, parameters
+    )
+    return Step(loss, hits, gradients, state)
+
+
+def in_microbatches(model, batch, parameters, state, scale_loss, size):
+    """Differentiate the same loss with the memory of a microbatch.
+
+    The first pass embeds all microbatches and keeps the embeddings alone. The
+    loss is that of the whole batch; its gradients with respect to the
+    embeddings are kept. The second pass embeds each microbatch again, from
+    the same state of its random numbers, and carries its share of those
+    gradients back. Normalisations see microbatches, and their moving
+    statistics follow the average over them.
+
+    Args:
+        model: `AlignDualEncoder`, compiled.
+        batch: `Batch`.
+        parameters: list of tensors. Values of the trainable variables.
+        state: list of tensors. Values of the other variables.
+        scale_loss: callable. Scales the loss before it is differentiated.
+        size: int. Number of rows of a microbatch on one device.
+
+    Returns:
+        A `Step`.
+
+    Reference:
+        - [Gao et al., 2021](https://arxiv.org/abs/2101.06983)
+    """
+    parts = dict(batch.inputs)
+    if batch.mask is not None:
+        parts["mask"] = batch.mask
+    parts = {name: split(rows, size) for name, rows in parts.items()}
+    if model.image_encoder_is_frozen:
+        parts = _run_frozen_encoder(model, parts, parameters, state)
+    embeddings, new_state = _first_pass(model, parts, parameters, state)
+
+    def objective(arguments):
+        embeddings = dict(zip(EMBEDDINGS, arguments[:2], strict=True))
+        with _stateless(model, arguments[2:], state):
+            loss, hits = model.score(embeddings, batch)
+            loss = loss + model.extra_loss()
+        return scale_loss(loss), (loss, hits)
+
+    rows = batch.inputs["token_ids"].shape[0]
+    whole = [join(embeddings[name], rows) for name in EMBEDDINGS]
+    _, (loss, hits), gradients = backend.value_and_gradients(
+        objective, whole + parameters
+    )
+    cached = {
+        name: split(gradient, size)
+        for name, gradient in zip(EMBEDDINGS, gradients[:2], strict=True)
+    }
+    extra, gradients = _second_pass(
+        model, parts, cached, parameters, state, gradients[2:], scale_loss
+    )
+    return Step(loss + extra, hits, gradients, new_state)
+
+
+EMBEDDINGS = ("image_embeddings", "text_embeddings")
+
+
+def split(rows, size):
+    """Cut `(batch, ...)` to `(parts, rows of a part, ...)`.
+
+    Where a program sees the rows of several devices, each part takes `size`
+    rows from every device, so that none has to move.
+    """
+    shards, batch = backend.num_shards(), rows.shape[0]
+    message = (
+        "`microbatch_size` must divide the batch of a replica. Received: "
+        f"microbatch_size={size}. Choose another batch size or microbatch size."
+    )
+    if batch is None:
+        backend.require(ops.shape(rows)[0] % size == 0, message)
+    elif batch % (shards * size):
+        raise ValueError(f"{message} The batch is {batch // shards}.")
+    if shards == 1:
+        return ops.reshape(rows, (-1, size, *rows.shape[1:]))
+    rows = ops.reshape(rows, (shards, -1, size, *rows.shape[1:]))
+    rows = ops.swapaxes(rows, 0, 1)
+    return ops.reshape(rows, (-1, shards * size, *rows.shape[3:]))
+
+
+def join(parts, batch):
+    """Undo `split`; `batch` is the number of rows, or `None`."""
+    shards = backend.num_shards()
+    count, size, *shape = ops.shape(parts)
+    parts = ops.reshape(parts, (count, shards, size // shards, *shape))
+    rows = -1 if batch is None else batch
+    return ops.reshape(ops.swapaxes(parts, 0, 1), (rows, *shape))
+
+
+def _stateless(model, parameters, state):
+    """Give the variables of a model other values, and keep what they become."""
+    variables = model.trainable_variables, model.non_trainable_variables
+    mapping = [
+        *zip(variables[0], parameters, strict=True),
+        *zip(variables[1], state, strict=True),
+    ]
+    return keras.StatelessScope(mapping, collect_losses=True)
+
+
+def _state_after(model, scope):
+    return [scope.get_current_value(v) for v in model.non_trainable_variables]
+
+
+def _run_frozen_encoder(model, parts, parameters, state):
+    """Replace pictures by what a frozen encoder says of them, once."""
+
+    def run(carry, part):
+        with _stateless(model, parameters, state):
+            vectors = model.image_vectors(part["images"])
+        return carry, {"image_vectors": vectors}
+
+    _, vectors = backend.scan(
+        run,
+        (),
+        {"images": parts["images"]},
+        {"image_vectors": model.image_pooling_layer.compute_dtype},
+    )
+    rest = {name: rows for name, rows in parts.items() if name != "images"}
+    return {**rest, **vectors}
+
+
+def _embed(model, part, parameters, state):
+    """Embed a microbatch; returns embeddings, new state and further losses."""
+    with _stateless(model, parameters, state) as scope:
+        with step_scope(part.get("mask"), model.remat):
+            embeddings = model.embed(part, training=True)
+    return embeddings, _state_after(model, scope), list(scope.losses)
+
+
+def _first_pass(model, parts, parameters, state):
+    """Embed all microbatches, without gradients.
+
+    The state of random numbers goes from one microbatch to the next. Moving
+    statistics start from the same values in each, and are averaged with the
+    number of examples as weight.
+    """
+    seeds, averages = _moving_state(model)
+
+    def run(carry, part):
+        drawn, sums, total = carry
+        before = _replace(state, seeds, drawn)
+        embeddings, after, _ = _embed(model, part, parameters, before)
+        weight = ops.ones((), sums_dtype)
+        if "mask" in part:
+            weight = ops.sum(ops.cast(part["mask"], sums_dtype))
+        sums = [
+            value + ops.cast(weight, value.dtype) * after[i]
+            for i, value in zip(averages, sums, strict=True)
+        ]
+        carry = [after[i] for i in seeds], sums, total + weight
+        return carry, {name: embeddings[name] for name in EMBEDDINGS}
+
+    sums_dtype = model.contrastive_head.compute_dtype
+    start = (
+        [state[i] for i in seeds],
+        [ops.zeros_like(state[i]) for i in averages],
+        ops.zeros((), sums_dtype),
+    )
+    (drawn, sums, total), embeddings = backend.scan(
+        run, start, parts, dict.fromkeys(EMBEDDINGS, sums_dtype)
+    )
+    # A replica that holds padding alone has seen nothing.
+    total = ops.maximum(total, 1.0)
+    means = [value / ops.cast(total, value.dtype) for value in sums]
+    new_state = _replace(_replace(state, seeds, drawn), averages, means)
+    return embeddings, new_state
+
+
+def _second_pass(
+    model, parts, cached, parameters, state, gradients, scale_loss
+):
+    """Carry the cached gradients of the embeddings back to the parameters."""
+    seeds, _ = _moving_state(model)
+    count = ops.shape(cached[EMBEDDINGS[0]])[0] * backend.num_replicas()
+
+    def run(carry, rows):
+        drawn, extra, gradients = carry
+        part, cached = rows
+        before = _replace(state, seeds, drawn)
+
+        def objective(parameters):
+            embeddings, after, losses = _embed(model, part, parameters, before)
+            value = sum(
+                ops.sum(embeddings[name] * cached[name]) for name in EMBEDDINGS
+            )
+            # What layers add to the loss is averaged over the microbatches.
+            added = ops.zeros_like(value)
+            if losses:
+                added = sum(ops.cast(ops.sum(v), value.dtype) for v in losses)
+                added = added / ops.cast(count, value.dtype)
+                value = value + scale_loss(added)
+            return value, ([after[i] for i in seeds], added)
+
+        _, (drawn, added), new = backend.value_and_gradients(
+            objective, parameters
+        )
+        gradients = [g + n for g, n in zip(gradients, new, strict=True)]
+        return (drawn, extra + added, gradients), ()
+
+    extra = ops.zeros((), cached[EMBEDDINGS[0]].dtype)
+    start = ([state[i] for i in seeds], extra, gradients)
+    (_, extra, gradients), _ = backend.scan(run, start, (parts, cached))
+    return extra, gradients
+
+
+def _moving_state(model):
+    """Find the state that a step changes: of random numbers, and averages.
+
+    Returns:
+        A pair of lists of positions in `model.non_trainable_variables`.
+    """
+    frozen = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if not layer.trainable
+        for variable in layer.variables
+    }
+    seeds, averages = [], []
+    for i, variable in enumerate(model.non_trainable_variables):
+        if "int" in variable.dtype:
+            seeds.append(i)
+        elif id(variable) not in frozen:
+            averages.append(i)
+    return seeds, averages
+
+
+def _replace(values, positions, new):
+    values = list(values)
+    for i, value in zip(positions, new, strict=True):
+        values[i] = value
+    return values

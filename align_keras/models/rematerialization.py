@@ -1,0 +1,59 @@
+import keras
+
+from align_keras import backend
+from align_keras.models.step_scope import current_mask
+from align_keras.models.step_scope import rematerializing
+from align_keras.models.step_scope import step_scope
+
+
+def rematerialize(layer, function, *inputs):
+    """Run a block; in a step that asks for it, compute it anew backwards.
+
+    The block becomes a function of its inputs and its variables. The backward
+    pass repeats it from the same variables and the same state of its random
+    numbers, so that dropout falls alike, and what it assigned to its
+    variables, such as the statistics of a normalisation, counts once.
+
+    Args:
+        layer: `keras.Layer`. Owns all variables that `function` uses.
+        function: callable of `inputs`.
+        *inputs: float tensors.
+
+    Returns:
+        What `function` returns, a tensor.
+    """
+    if not rematerializing():
+        return function(*inputs)
+    mask = current_mask()
+    trainable = layer.trainable_variables
+    others = [v for v in layer.variables if all(v is not t for t in trainable)]
+    state = list(zip(others, backend.values(others), strict=True))
+
+    def pure(parameters, *inputs):
+        mapping = [*zip(trainable, parameters, strict=True), *state]
+        with keras.StatelessScope(mapping) as scope, step_scope(mask):
+            outputs = function(*inputs)
+        return outputs, [scope.get_current_value(v) for v in others]
+
+    outputs, changed = backend.checkpoint(
+        pure, backend.values(trainable), *inputs
+    )
+    for (variable, before), after in zip(state, changed, strict=True):
+        if after is not before:
+            variable.assign(after)
+    return outputs
+
+
+def rematerialize_encoder(encoder, function):
+    """Run an encoder as one block, unless it is made of blocks itself.
+
+    Args:
+        encoder: `keras.Model`.
+        function: callable without arguments that runs it.
+
+    Returns:
+        What `function` returns, a tensor.
+    """
+    if getattr(encoder, "rematerializes_blocks", False):
+        return function()
+    return rematerialize(encoder, function)

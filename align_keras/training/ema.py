@@ -1,0 +1,58 @@
+import contextlib
+
+from keras import ops
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """Give a model the moving averages of its weights, for a while.
+
+    Evaluate and save within the context; afterwards the model has its own
+    weights again, bit for bit, and training goes on as if nothing had been.
+    Only what the optimizer trains has averages: the statistics of
+    normalisation layers are moving averages themselves. Without averages, or
+    before the first step, nothing changes.
+
+    Args:
+        model: `keras.Model`, compiled. Its optimizer has averages if it was
+            created with `use_ema=True`, or by a recipe with `ema`.
+
+    Example:
+
+    ```python
+    with averaged_weights(model):
+        model.save_to_preset("averaged")
+    ```
+    """
+    optimizer = getattr(model, "optimizer", None)
+    # Mixed precision wraps the optimizer.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if (
+        optimizer is None
+        or not optimizer.use_ema
+        or not optimizer.built
+        or not int(optimizer.iterations)
+    ):
+        yield
+        return
+    pairs = [
+        (variable, average)
+        for variable, average in zip(
+            optimizer._trainable_variables,
+            optimizer._model_variables_moving_average,
+            strict=True,
+        )
+        if average is not None
+    ]
+    own = [ops.convert_to_numpy(variable) for variable, _ in pairs]
+    try:
+        for variable, average in pairs:
+            value = ops.convert_to_numpy(average)
+            if variable.constraint is not None:
+                # Keras averages what the optimizer made, before constraints.
+                value = variable.constraint(value)
+            variable.assign(value)
+        yield
+    finally:
+        for (variable, _), value in zip(pairs, own, strict=True):
+            variable.assign(value)

@@ -1,0 +1,245 @@
+"""Time and memory of a loss and its gradients, at once and tile by tile.
+
+    python benchmarks/loss.py --backend jax --output loss.png
+
+Each case runs in a process of its own, the two forms in turns; the fastest of
+the timed steps counts. The memory is what the process grew by at its peak
+beyond the embeddings, the gradients included.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BACKENDS = ("tensorflow", "tensorflow-xla", "jax")
+FORMS = {"at once": None, "tiled": 512}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
+    parser.add_argument("--loss", choices=("contrastive", "sigmoid"))
+    parser.set_defaults(loss="contrastive")
+    parser.add_argument("--smoothing", type=float, default=0.1)
+    parser.add_argument("--dim", type=int, default=640)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[2048, 4096, 8192, 16384, 32768]
+    )
+    parser.add_argument(
+        "--largest-at-once",
+        type=int,
+        default=8192,
+        help="above this batch, only the tiled form runs",
+    )
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="PNG of how both grow")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def memory(field):
+    """A figure of this process in MiB: `VmRSS` now, `VmHWM` at its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"There is no field {field} in /proc/self/status")
+
+
+def forget_peak():
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def make_loss(args, tile_size):
+    from align_keras import ContrastiveLoss
+    from align_keras import SigmoidLoss
+
+    if args.loss == "sigmoid":
+        return SigmoidLoss(tile_size=tile_size)
+    return ContrastiveLoss(args.smoothing, tile_size=tile_size)
+
+
+def tensorflow_step(loss, rows, devices, jit_compile):
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    if devices > 1:
+        strategy = tf.distribute.MirroredStrategy(
+            [d.name for d in tf.config.list_logical_devices("CPU")]
+        )
+    size = len(rows[0]) // devices
+
+    def part(array):
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(
+                array[context.replica_id_in_sync_group * size :][:size]
+            )
+        )
+
+    def gradients(images, texts):
+        temperature = tf.constant(0.1)
+        with tf.GradientTape() as tape:
+            tape.watch((images, texts, temperature))
+            value = loss(images, texts, temperature=temperature)
+        sources = images, texts, temperature
+        return value, tape.gradient(value, sources)
+
+    @tf.function(jit_compile=jit_compile)
+    def step(images, texts):
+        return strategy.run(gradients, args=(images, texts))
+
+    def run(images, texts):
+        value, gradients = step(images, texts)
+        value = strategy.reduce("SUM", value, axis=None)
+        return float(value), gradients
+
+    inputs = tuple(part(array) for array in rows)
+    step.get_concrete_function(*inputs)
+    return lambda: run(*inputs)
+
+
+def jax_step(loss, rows, devices):
+    import jax
+    import keras
+
+    if devices > 1:
+        distribution = keras.distribution.DataParallel()
+        keras.distribution.set_distribution(distribution)
+    mesh = jax.sharding.Mesh(jax.devices(), ("batch",))
+    split = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec("batch")
+    )
+    rows = [jax.device_put(array, split) for array in rows]
+
+    def value(images, texts, temperature):
+        return loss(images, texts, temperature=temperature)
+
+    step = jax.jit(jax.value_and_grad(value, (0, 1, 2)))
+    step = step.lower(*rows, 0.1).compile()
+
+    def run():
+        value, gradients = jax.block_until_ready(step(*rows, 0.1))
+        return float(value), gradients
+
+    return run
+
+
+def run_case(args):
+    """Print the figures of one batch and form as JSON."""
+    size, form = args.case.split(":")
+    backend = args.backend.partition("-")[0]
+    os.environ["KERAS_BACKEND"] = backend
+    if args.devices > 1:
+        flag = f"--xla_force_host_platform_device_count={args.devices}"
+        os.environ["XLA_FLAGS"] = flag
+    import numpy as np
+
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * args.devices
+        )
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(2):
+        array = rng.standard_normal((int(size), args.dim), "float32")
+        array /= np.linalg.norm(array, axis=1, keepdims=True)
+        rows.append(array)
+    loss = make_loss(args, FORMS[form])
+    if backend == "jax":
+        step = jax_step(loss, rows, args.devices)
+    else:
+        jit_compile = args.backend.endswith("xla")
+        step = tensorflow_step(loss, rows, args.devices, jit_compile)
+    before = memory("VmRSS")
+    forget_peak()
+    value, gradients = step()
+    peak = memory("VmHWM") - before
+    del gradients
+    seconds = []
+    while len(seconds) < 3 or (sum(seconds) < 2 and len(seconds) < 20):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    figures = {"loss": value, "mebibytes": peak, "seconds": min(seconds)}
+    print(json.dumps(figures))
+
+
+def measure(args, size, form):
+    command = [sys.executable, __file__, *sys.argv[1:]]
+    result = subprocess.run(
+        [*command, "--case", f"{size}:{form}"],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure_all(args):
+    results = {form: {} for form in FORMS}
+    for size in args.sizes:
+        forms = [
+            form
+            for form in FORMS
+            if form == "tiled" or size <= args.largest_at_once
+        ]
+        for _ in range(args.rounds):
+            for form in forms:
+                case = measure(args, size, form)
+                best = results[form].setdefault(size, case)
+                best["seconds"] = min(best["seconds"], case["seconds"])
+                best["mebibytes"] = max(best["mebibytes"], case["mebibytes"])
+        for form in forms:
+            case = results[form][size]
+            line = (
+                f"{args.backend:<14} batch {size:>6} {form:<8}"
+                f"{case['seconds']:>9.3f} s {case['mebibytes']:>8.0f} MiB"
+                f"  loss {case['loss']:.6f}"
+            )
+            if form == "tiled" and len(forms) > 1:
+                ratio = case["seconds"] / results["at once"][size]["seconds"]
+                line += f"  {ratio:.2f} times the time of the other"
+            print(line, flush=True)
+    return results
+
+
+def plot(args, results):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    for axis, field in zip(axes, ("mebibytes", "seconds"), strict=True):
+        for form, cases in results.items():
+            values = [case[field] for case in cases.values()]
+            axis.loglog(list(cases), values, "o-", base=2, label=form)
+        axis.set_xlabel("global batch")
+        axis.set_xticks(args.sizes, [str(size) for size in args.sizes])
+    axes[0].set_ylabel("peak memory above the embeddings (MiB)")
+    axes[1].set_ylabel("loss and gradients (seconds)")
+    axes[0].legend()
+    figure.suptitle(f"{args.loss} loss, width {args.dim}, {args.backend}")
+    figure.tight_layout()
+    figure.savefig(args.output)
+
+
+def main():
+    args = parse()
+    if args.case:
+        run_case(args)
+        return
+    results = measure_all(args)
+    if args.output:
+        plot(args, results)
+
+
+if __name__ == "__main__":
+    main()

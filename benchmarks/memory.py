@@ -1,0 +1,212 @@
+"""Peak memory and time of a training step, as its batch grows.
+
+    python benchmarks/memory.py --output memory.png
+
+Compares the plain step with rematerialised blocks and with microbatches
+(gradient caching). Each figure of memory is the peak of a process of its own,
+Python and TensorFlow included. Times are those of one process that takes the
+plain step of the smallest batch and the other step in turns; processor time
+is printed beside, since a busy machine bends the other.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FORMS = {
+    "plain": {},
+    "rematerialised": {"remat": True},
+    "microbatches": {"microbatch_size": True},
+}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backend", choices=("tensorflow", "jax"))
+    parser.set_defaults(backend="tensorflow")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--depth", type=float, default=1.0)
+    parser.add_argument("--microbatch", type=int, default=64)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[64, 256, 1024, 4096]
+    )
+    parser.add_argument(
+        "--largest-plain",
+        type=int,
+        default=1024,
+        help="above this batch, only microbatches run",
+    )
+    parser.add_argument(
+        "--timed",
+        type=int,
+        nargs="*",
+        default=[1024],
+        help="batches whose step in microbatches is timed",
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="PNG of how memory grows")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def peak():
+    """Greatest memory of this process so far, in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise ValueError("There is no field VmHWM in /proc/self/status")
+
+
+class Trainee:
+    """A model and batches of one size, to be trained step by step."""
+
+    def __init__(self, args, form, size):
+        import keras
+        import tensorflow as tf
+
+        from align_keras import AlignDualEncoder
+        from align_keras import BertTextEncoder
+        from align_keras import EfficientNetBackbone
+
+        options = dict(FORMS[form])
+        if "microbatch_size" in options:
+            options["microbatch_size"] = args.microbatch
+        keras.utils.set_random_seed(0)
+        self.model = AlignDualEncoder(
+            EfficientNetBackbone(
+                args.width,
+                args.depth,
+                batch_norm="ghost",
+                virtual_batch_size=16,
+            ),
+            BertTextEncoder(1000, 2, 2, 128, 512),
+        )
+        self.model.compile(keras.optimizers.SGD(0.01), **options)
+        shape = (size, args.image_size, args.image_size, 3)
+        tokens = tf.random.uniform((size, 16), 5, 1000, "int32")
+        # One batch over and over, of which there is one copy.
+        self.batches = tf.data.Dataset.from_tensors(
+            {
+                "images": tf.random.uniform(shape, -1, 1),
+                "token_ids": tokens,
+                "padding_mask": tf.ones_like(tokens),
+            }
+        ).repeat()
+
+    def train(self, steps):
+        """Train; returns the seconds and processor seconds that it took."""
+        start = time.perf_counter(), time.process_time()
+        self.model.fit(self.batches, steps_per_epoch=steps, verbose=0)
+        return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def measure_memory(args, form, size):
+    trainee = Trainee(args, form, size)
+    before = peak()
+    trainee.train(2)
+    return {"before": before, "peak": peak()}
+
+
+def measure_time(args, form, size):
+    """Time steps of both in turns; returns the medians of an example."""
+    smallest = args.sizes[0]
+    sides = {
+        "plain": (Trainee(args, "plain", smallest), size // smallest),
+        form: (Trainee(args, form, size), 1),
+    }
+    for trainee, _ in sides.values():
+        trainee.train(2)
+    seconds = {side: [] for side in sides}
+    for _ in range(args.rounds):
+        for side, (trainee, steps) in sides.items():
+            seconds[side].append(trainee.train(steps))
+    return {
+        side: [statistics.median(t) / size for t in zip(*times, strict=True)]
+        for side, times in seconds.items()
+    }
+
+
+def run_case(args):
+    """Print the figures of one form and batch as JSON."""
+    os.environ["KERAS_BACKEND"] = args.backend
+    kind, form, size = args.case.split(":")
+    measure = {"memory": measure_memory, "time": measure_time}[kind]
+    print(json.dumps(measure(args, form, int(size))))
+
+
+def measure(kind, form, size):
+    result = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            *sys.argv[1:],
+            "--case",
+            f"{kind}:{form}:{size}",
+        ],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def plot(args, peaks):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4))
+    for form, cases in peaks.items():
+        axis.plot(list(cases), list(cases.values()), "o-", label=form)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    axis.set_xticks(args.sizes, [str(size) for size in args.sizes])
+    axis.yaxis.set_major_formatter("{x:.0f}")
+    axis.set_xlabel("batch")
+    axis.set_ylabel("peak memory of the process (MiB)")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(args.output)
+
+
+def main():
+    args = parse()
+    if args.case:
+        run_case(args)
+        return
+    peaks = {form: {} for form in FORMS}
+    for size in args.sizes:
+        for form in FORMS:
+            if form != "microbatches" and size > args.largest_plain:
+                continue
+            figures = measure("memory", form, size)
+            peaks[form][size] = figures["peak"]
+            ratio = figures["peak"] / peaks["plain"][args.sizes[0]]
+            print(
+                f"batch {size:>6} {form:<15}{figures['peak']:>7.0f} MiB, "
+                f"{figures['before']:.0f} before the first step; "
+                f"{ratio:.2f} times the smallest plain step",
+                flush=True,
+            )
+    for size in args.timed:
+        times = measure("time", "microbatches", size)
+        for side, (seconds, processor) in times.items():
+            print(
+                f"batch {size:>6} {side:<15}{1e3 * seconds:>8.2f} ms per "
+                f"example, {1e3 * processor:.2f} ms of processor time; "
+                f"{seconds / times['plain'][0]:.2f} and "
+                f"{processor / times['plain'][1]:.2f} times the plain step"
+            )
+    if args.output:
+        plot(args, peaks)
+
+
+if __name__ == "__main__":
+    main()

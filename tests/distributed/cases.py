@@ -1,0 +1,223 @@
+"""Train small models in every way, on any number of devices.
+
+    python cases.py DEVICES OUTPUT.npz CASE ...
+    python cases.py PROCESS/PROCESSES/ADDRESS OUTPUT.npz CASE ...
+
+All cases of a number of devices share a process, for starting one is what
+takes time. `CASES` says what they are.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+if BACKEND == "jax":
+    os.environ["JAX_ENABLE_X64"] = "true"
+
+import keras
+import numpy as np
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import ContrastiveLoss
+from align_keras.models.mbconv_block import MBConvBlock
+from align_keras.models.mbconv_block import batch_normalization
+
+BATCH = 32
+
+
+@dataclasses.dataclass
+class Case:
+    """One way to train; see `run` for what is kept of it."""
+
+    batch_norm: str = "synchronized"
+    # Number of examples that share statistics where that is "ghost".
+    run: int = 4
+    rows: int = 2 * BATCH
+    optimizer: dict = dataclasses.field(default_factory=dict)
+    compile: dict = dataclasses.field(default_factory=dict)
+    dropout: float = 0.0
+    frozen: bool = False
+    # Index of a row whose picture is not a number.
+    broken: int | None = None
+    dtype: str = "float64"
+    evaluated: bool = False
+    # Whether the towers have blocks that can be computed anew.
+    blocks: bool = False
+
+
+TAIL = 2 * BATCH + 9
+CASES = {
+    "plain": Case(),
+    "tail": Case(rows=TAIL, evaluated=True),
+    "steps tail": Case(
+        rows=TAIL, compile={"steps_per_execution": 2}, evaluated=True
+    ),
+    "bfloat16": Case(dtype="mixed_bfloat16"),
+    # Statistics of a replica are those of a run that is as long.
+    "local": Case("local"),
+    "half batches": Case("ghost", run=BATCH // 2),
+    "ghost tail": Case("ghost", rows=2 * BATCH + 8),
+    "cached tail": Case(
+        "local",
+        rows=2 * BATCH + 8,
+        compile={"microbatch_size": 4, "steps_per_execution": 2},
+    ),
+    "pairs": Case("ghost", run=2),
+    "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
+    "blocks": Case(blocks=True),
+    "remat": Case(blocks=True, compile={"remat": True}),
+    "clipped": Case(optimizer={"global_clipnorm": 0.1}),
+    "skipped": Case(
+        rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
+    ),
+    "frozen": Case(frozen=True),
+    "frozen cached": Case(frozen=True, compile={"microbatch_size": 4}),
+}
+
+
+def make_inputs(rows, broken=None):
+    rng = np.random.default_rng(0)
+    inputs = {
+        "images": rng.uniform(-1, 1, (rows, 16, 16, 3)),
+        "token_ids": rng.integers(5, 50, (rows, 8)).astype("int32"),
+        "padding_mask": np.ones((rows, 8), "int32"),
+    }
+    if broken is not None:
+        inputs["images"][broken] = np.nan
+    return inputs
+
+
+def image_encoder(case):
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(6, 3, strides=4, use_bias=False)(images)
+    kind = case.batch_norm, case.run
+    x = batch_normalization(*kind, case.dtype, "bn")(x)
+    x = keras.layers.ReLU()(x)
+    if case.blocks:
+        x = MBConvBlock(
+            6, 6, 3, 1, 2, 0.25, True, case.dropout, "fixed", "silu", *kind
+        )(x)
+    return keras.Model(images, x)
+
+
+def text_encoder(case):
+    if case.blocks:
+        return BertTextEncoder(50, 1, 2, 16, 32, dropout=case.dropout)
+    token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+    vectors = keras.layers.Embedding(50, 16)(token_ids)
+    return keras.Model({"token_ids": token_ids}, vectors)
+
+
+def make_model(case):
+    keras.utils.set_random_seed(0)
+    model = AlignDualEncoder(
+        image_encoder(case),
+        text_encoder(case),
+        embedding_dim=12,
+        initial_temperature=0.1,
+    )
+    # The same weights whatever the strategy drew.
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            value = keras.ops.convert_to_numpy(weight)
+            noise = rng.uniform(0.5, 1.5, value.shape)
+            weight.assign(value * noise + 0.01 * (value.ndim == 1))
+    model.image_encoder.trainable = not case.frozen
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9, **case.optimizer),
+        ContrastiveLoss(0.1, dtype=keras.config.floatx()),
+        jit_compile=BACKEND == "jax",
+        **case.compile,
+    )
+    return model
+
+
+def run(case, process=0, processes=1):
+    """Train for an epoch, evaluate, predict; all that can be compared."""
+    # Rounding in float32 would hide what is to be shown.
+    wide = case.dtype == "float64"
+    keras.config.set_floatx("float64" if wide else "float32")
+    keras.config.set_dtype_policy(case.dtype)
+    model = make_model(case)
+    inputs = make_inputs(case.rows, case.broken)
+    size = BATCH // processes
+    if processes > 1:  # Each has its part of every batch.
+        inputs = {
+            name: np.concatenate(
+                np.split(rows, case.rows // size)[process::processes]
+            )
+            for name, rows in inputs.items()
+        }
+    history = model.fit(
+        inputs, batch_size=size, shuffle=False, verbose=0
+    ).history
+    results = {f"history {k}": np.array(v) for k, v in history.items()}
+    for variable in model.variables + model.optimizer.variables:
+        value = keras.ops.convert_to_numpy(variable)
+        results[f"weight {variable.path}"] = value
+    if not case.evaluated:
+        return results
+    inputs = make_inputs(case.rows)
+    metrics = model.evaluate(
+        inputs, batch_size=BATCH, verbose=0, return_dict=True
+    )
+    results |= {f"evaluated {k}": v for k, v in metrics.items()}
+    outputs = model.predict(inputs, batch_size=BATCH, verbose=0)
+    results |= {f"predicted {k}": v for k, v in outputs.items()}
+    return results
+
+
+def connect(address, process, processes):
+    """Join the processes of JAX, of two devices each."""
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    keras.distribution.initialize(address, processes, process)
+    return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+
+
+def strategy_scope(devices):
+    if BACKEND == "jax":
+        os.environ["XLA_FLAGS"] = (
+            f"--xla_force_host_platform_device_count={devices}"
+        )
+        names = keras.distribution.list_devices()
+        assert len(names) == devices, names
+        return keras.distribution.DataParallel(devices=names).scope()
+    if devices == 1:
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * devices
+    )
+    names = [d.name for d in tf.config.list_logical_devices("CPU")]
+    return tf.distribute.MirroredStrategy(names).scope()
+
+
+def run_all(names, *part):
+    """Run cases within the current scope; returns all results by name."""
+    return {
+        f"{name}: {key}": value
+        for name in names
+        for key, value in run(CASES[name], *part).items()
+    }
+
+
+def main(devices, output, *names):
+    if "/" not in devices:
+        with strategy_scope(int(devices)):
+            np.savez(output, **run_all(names))
+        return
+    process, processes, address = devices.split("/")
+    part = int(process), int(processes)
+    with connect(address, *part):
+        results = run_all(names, *part)
+    np.savez(output, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

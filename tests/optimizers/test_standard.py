@@ -1,0 +1,96 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from align_keras import Lamb
+from align_keras import optimizers
+
+
+def make_variables():
+    paths = ("dense/kernel", "dense/bias", "bn/gamma", "head/log_temperature")
+    variables = []
+    for path in paths:
+        variable = keras.Variable(np.full((2,), 3.0, "float32"), name="x")
+        variable._path = path
+        variables.append(variable)
+    return variables
+
+
+def step(optimizer, gradients):
+    variables = make_variables()
+    optimizer.build(variables)
+    optimizer.apply([ops.convert_to_tensor(g) for g in gradients], variables)
+    return [ops.convert_to_numpy(v) for v in variables]
+
+
+def test_adamw_does_not_decay_what_lamb_does_not():
+    gradients = np.zeros((4, 2), "float32")
+    values = step(optimizers.AdamW(0.1, weight_decay=0.5), gradients)
+    expected = [3.0 * (1 - 0.1 * 0.5), 3.0, 3.0, 3.0]
+    np.testing.assert_allclose(np.array(values)[:, 0], expected, rtol=1e-6)
+    optimizer = optimizers.AdamW(
+        0.1, weight_decay=0.5, exclude_from_weight_decay=[]
+    )
+    values = step(optimizer, gradients)
+    np.testing.assert_allclose(np.array(values)[:, 0], 2.85, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_equals_the_optimizer_of_keras_where_nothing_is_excluded(name):
+    gradients = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    settings = {"learning_rate": 0.1, "global_clipnorm": 0.5}
+    extra = {"exclude_from_weight_decay": []} if name == "AdamW" else {}
+    got = step(getattr(optimizers, name)(**settings, **extra), gradients)
+    expected = step(getattr(keras.optimizers, name)(**settings), gradients)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_clipping_scales_the_gradient_of_all_weights_together():
+    gradients = np.array([[3, 0], [0, 4], [0, 0], [12, 0]], "float32")
+    for limit, scale in ((6.5, 0.5), (13.5, 1.0)):
+        values = step(optimizers.SGD(1.0, global_clipnorm=limit), gradients)
+        np.testing.assert_allclose(values, 3 - scale * gradients, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_config_round_trip(name):
+    optimizer = getattr(optimizers, name)(
+        0.25, global_clipnorm=2.0, use_ema=True, ema_momentum=0.75
+    )
+    if name == "AdamW":
+        optimizer.decay_exclusions = ["gamma"]
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_exclusions_are_described_in_a_line_each():
+    variables = make_variables()
+    optimizer = Lamb(
+        0.1, weight_decay=1e-5, exclude_from_layer_adaptation=["^dense"]
+    )
+    assert optimizers.describe_exclusions(optimizer, variables) == (
+        "Weight decay 1e-05 holds for 1 of 4 variables, not for 1 bias (such "
+        "as dense/bias), 1 gamma (such as bn/gamma), 1 log_temperature (such "
+        "as head/log_temperature).\n"
+        "Layer adaptation holds for 2 of 4 variables, not for 1 bias (such as "
+        "dense/bias), 1 kernel (such as dense/kernel)."
+    )
+    wrapped = keras.optimizers.LossScaleOptimizer(
+        optimizers.AdamW(
+            0.1, weight_decay=0.5, exclude_from_weight_decay=["gamma"]
+        )
+    )
+    assert optimizers.describe_exclusions(wrapped, variables) == (
+        "Weight decay 0.5 holds for 3 of 4 variables, not for 1 gamma (such "
+        "as bn/gamma)."
+    )
+    sgd = optimizers.SGD(0.1)
+    description = optimizers.describe_exclusions(sgd, variables)
+    assert description == "There is no weight decay."
+    everything = Lamb(0.1, exclude_from_layer_adaptation=[])
+    assert optimizers.describe_exclusions(everything, variables) == (
+        "There is no weight decay.\n"
+        "Layer adaptation holds for 4 of 4 variables."
+    )
