@@ -5,6 +5,7 @@ from pathlib import Path
 from align_keras.data import iterate_records
 from align_keras.data import load_dataset
 from align_keras.data import pack
+from align_keras.data.pack import HELD_OUT
 from align_keras.files import atomic_file
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
@@ -13,21 +14,29 @@ from align_keras.preprocessing import AlignTokenizer
 VOCABULARY_SAMPLE = 1_000_000
 
 
-def find_records(data, packed, say):
-    """Return TFRecord files for `data`, packing a folder of pictures."""
+def find_records(data, packed, say, hold_out=0):
+    """Find TFRecord files, packing a folder of pictures.
+
+    Returns:
+        A pair: what `load_dataset` reads, and pictures that were set aside
+        while packing, or `None`.
+    """
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list(folder.glob("*.tfrecord")):
         if next(iterate_records(data), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
-        return data
+        return data, None
     for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
         captions = folder / f"captions.{suffix}"
         if captions.is_file():
             say(f"Packing {folder} with {captions.name} into {packed}")
-            manifest = pack(folder, packed, captions=captions)
+            manifest = pack(folder, packed, captions, hold_out=hold_out)
             for reason, count in manifest["skipped_reasons"].items():
                 say(f"Skipped {count} {reason}: see {packed}/manifest.json")
-            return str(packed)
+            if not manifest["held_out"]:
+                return str(packed), None
+            say(f"Set {manifest['held_out']} pictures aside to measure on.")
+            return str(packed), str(packed / HELD_OUT)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "

@@ -33,6 +33,7 @@ def train(
     strategy="auto",
     seed=None,
     evaluate=None,
+    hold_out=0.1,
     verbose=True,
     **overrides,
 ):
@@ -55,7 +56,9 @@ def train(
             working directory first.
         workdir: string or `pathlib.Path`. The directory of the run.
         validation_data: string. The same for evaluation at each checkpoint.
-            Defaults to `None`: no evaluation, and the newest model is best.
+            Defaults to `None`: pictures set aside while packing, if `data` is
+            a folder of pictures; else no evaluation, and the newest model is
+            best.
         vocabulary: string. WordPiece vocabulary, one token per line. Defaults
             to `None`: that of the preset, or one that is learned from the
             captions.
@@ -64,6 +67,9 @@ def train(
         evaluate: callable. Takes the model and the validation data and
             returns a dict with `"mean_recall"`. Defaults to recall in
             `align_keras.evaluation.evaluate_retrieval`.
+        hold_out: float. Share of a folder of pictures that is set aside for
+            evaluation where there is no `validation_data`, see
+            `align_keras.data.pack`. Defaults to `0.1`.
         verbose: bool. Whether to report progress. Defaults to `True`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
@@ -105,11 +111,13 @@ def train(
     verbose = verbose and not worker
     say = print if verbose else _silent
     # The data is looked for before anything is written.
-    data = find_records(data, workdir / "packed", say)
     if validation_data is not None:
-        validation_data = find_records(
+        hold_out = 0
+        validation_data, _ = find_records(
             validation_data, workdir / "packed_validation", say
         )
+    data, held_out = find_records(data, workdir / "packed", say, hold_out)
+    validation_data = validation_data or held_out
     step = begun.state()["step"]
     _claim(workdir, model, recipe, vocabulary, step)
     best_directory = workdir / "model"
@@ -149,6 +157,7 @@ def train(
     )
     result = _result(checkpoints, best_directory)
     _report_skipped(result["skipped"], say)
+    _report_recall(result["best"]["metrics"], say)
     say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
     return result
 
@@ -188,6 +197,21 @@ def _report_skipped(names, say, shown=5):
         say(f"Skipped {name}: {reason}")
     if len(names) > shown:
         say(f"Skipped {len(names)} records in all.")
+
+
+def _report_recall(metrics, say):
+    """Tell how often the best model finds the pair, and how often chance."""
+    for way, words in (
+        ("image_to_text", "caption of a picture"),
+        ("text_to_image", "picture of a caption"),
+    ):
+        name = f"{way}_recall@1"
+        if f"chance_{name}" in metrics:
+            say(
+                f"Recall@1, {words}: {metrics[name]:.1%} "
+                f"(chance {metrics[f'chance_{name}']:.1%}) among "
+                f"{metrics['images']} pictures"
+            )
 
 
 def _claim(workdir, model, recipe, vocabulary, step):

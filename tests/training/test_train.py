@@ -263,8 +263,14 @@ def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
     packed = tmp_path / "run" / "packed"
     assert f"Packing {folder} with captions.csv" in said
     assert f"1 not a picture: see {packed}/manifest.json" in said
-    keys = [record["key"] for record in iterate_records(str(packed))]
-    assert sorted(keys) == sorted(set(COLORS) - {"red"})
+    kept, aside = (
+        [record["key"] for record in iterate_records(path)]
+        for path in (packed, packed / "held_out")
+    )
+    assert sorted(kept + aside) == sorted(set(COLORS) - {"red"})
+    # It was measured on the pictures that training did not see.
+    assert result["best"]["metrics"]["images"] == len(aside) >= 3
+    assert f"(chance {1 / len(aside):.1%}) among {len(aside)} pictures" in said
     model = AlignDualEncoder.from_preset(result["model"])
     assert isinstance(model.image_encoder, EfficientNetBackbone)
     learned = model.preprocessor.tokenizer.get_vocabulary()
