@@ -6,8 +6,9 @@ well all the same. So the order is computed, not drawn from a buffer:
 - An epoch takes the files in random order, in groups of about 16.
 - A piece is a run of consecutive records of one file. The pieces of a group
   are put in random order.
-- Sixteen pieces make a window, whose records are shuffled. It holds no more
-  records than the largest file, nor than `window_records`.
+- Sixteen pieces (fewer, of very small files) make a window, whose records are
+  shuffled. It holds no more records than the largest file, nor than
+  `window_records`.
 
 All of it follows from the seed, the number of the epoch, and how many records
 each file holds. Going on from a position reads again, at most, the part of
@@ -24,7 +25,7 @@ import numpy as np
 
 from align_keras.data.records import record_offsets
 
-# How many files are mixed, and how many pieces make a window.
+# How many files are mixed, and how many pieces make a window at most.
 MIXED = 16
 
 
@@ -83,7 +84,8 @@ class RecordOrder:
         # Records of an epoch in this stream.
         self.size = len(range(part[0], int(self.counts.sum()), part[1]))
         window = max(1, min(window_records, int(self.counts.max())))
-        self.piece = max(1, window // MIXED)
+        # Pieces of a few records cost more to open than to read.
+        self.piece = max(1, min(8, window // 4), window // MIXED)
         self.pieces_of_window = window // self.piece
         self.records_of_window = self.piece * self.pieces_of_window
         self._count_of = counts
