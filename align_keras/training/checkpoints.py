@@ -13,6 +13,9 @@ import numpy as np
 
 from align_keras.files import atomic_file
 
+# Bytes that a file spends on a variable beside its values, rounded up.
+HDF5_OVERHEAD = 4096
+
 logger = logging.getLogger("align_keras")
 
 
@@ -128,12 +131,14 @@ class Checkpoints:
             _sidecar(old).unlink(missing_ok=True)
 
     def _require_room(self, model):
-        """Fail early: HDF5 complains a hundred times of a full disk."""
+        """Fail before anything is written: HDF5 crashes on a full disk."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        variables = (*model.weights, *model.optimizer.variables)
+        # The best model is written next, without the optimizer.
+        variables = [*model.weights, *model.weights, *model.optimizer.variables]
         needed = sum(
             math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables
         )
+        needed += len(variables) * HDF5_OVERHEAD
         if shutil.disk_usage(self.directory).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

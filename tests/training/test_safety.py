@@ -110,7 +110,8 @@ class Spoils(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         late = keras.ops.cast(self.iterations >= 6, "float32")
-        variable.assign_sub(late / (1.0 - late))
+        spoiled = keras.ops.ones_like(gradient) * late / (1.0 - late)
+        variable.assign_sub(spoiled)
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
