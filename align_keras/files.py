@@ -93,3 +93,19 @@ def _make_public(path):
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+def remove_leftovers(directory, names):
+    """Remove what a killed process left of files that it was writing.
+
+    Args:
+        directory: string or `pathlib.Path`. Need not exist.
+        names: list of strings. Names of files and directories that are
+            written with `atomic_file` or `atomic_directory`; may hold `*`.
+    """
+    for name in names:
+        for path in Path(directory).glob(f".{name}.*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def main(arguments=None):
 
 def _expected_errors():
     """Errors that speak of the input or the machine, not of a mistake here."""
-    expected = (ValueError, OSError, ImportError)
+    expected = (ValueError, OSError, ImportError, FloatingPointError)
     if "tensorflow" in sys.modules:
         # A damaged file in the midst of training, or too little memory.
         expected += (sys.modules["tensorflow"].errors.OpError,)

@@ -48,6 +48,14 @@ def add_arguments(parser):
         help="skip larger pictures; default: %(default)s",
     )
     parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0,
+        metavar="SHARE",
+        help="set this share of the pictures aside, in OUT/held_out, to "
+        "measure on; at most 1000",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print the manifest as JSON, without the list of files",
@@ -67,6 +75,7 @@ def run(args):
         image_column=args.image_column,
         caption_column=args.caption_column,
         max_pixels=args.max_pixels,
+        hold_out=args.hold_out,
         progress=not args.json,
     )
     if args.json:
@@ -76,5 +85,7 @@ def run(args):
         f"{manifest['records']} pictures with {manifest['captions']} captions "
         f"in {len(manifest['shards'])} files in {args.output}."
     )
+    if manifest["held_out"]:
+        print(f"{manifest['held_out']} more in {args.output}/held_out.")
     for reason, count in manifest["skipped_reasons"].items():
         print(f"Skipped: {count} {reason}.")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 
 def add_arguments(parser):
@@ -16,7 +17,16 @@ def add_arguments(parser):
     )
     parser.add_argument("--workdir", required=True, help="directory of the run")
     parser.add_argument(
-        "--validation-data", help="the same for evaluation at checkpoints"
+        "--validation-data",
+        help="the same for evaluation at checkpoints; by default a tenth of "
+        "the pictures of a folder, which training does not see",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="that share, 0 for none; default: %(default)s",
     )
     parser.add_argument(
         "--vocabulary",
@@ -29,7 +39,17 @@ def add_arguments(parser):
         choices=["auto", "one-device", "mirrored", "multi-worker", "tpu"],
     )
     parser.add_argument(
-        "--export", metavar="DIR", help="write a SavedModel in the end"
+        "--export",
+        metavar="DIR",
+        help="where to write a SavedModel in the end; by default "
+        "WORKDIR/saved_model",
+    )
+    parser.add_argument(
+        "--no-export",
+        dest="export",
+        action="store_const",
+        const="",
+        help="write no SavedModel",
     )
     parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
     parser.add_argument(
@@ -65,14 +85,18 @@ def run(options):
         validation_data=options.validation_data,
         vocabulary=options.vocabulary,
         strategy=options.strategy,
+        hold_out=options.hold_out,
         verbose=not options.json,
     )
-    if options.export:
-        from align_keras import AlignDualEncoder
+    if options.export != "":
+        from align_keras.serving import export_preset
 
-        AlignDualEncoder.from_preset(result["model"]).export(options.export)
-        result["export"] = options.export
+        directory = options.export
+        if directory is None:
+            directory = Path(result["model"]).with_name("saved_model")
+        export_preset(result["model"], directory)
+        result["export"] = str(directory)
         if not options.json:
-            print(f"Exported a SavedModel to {options.export}")
+            print(f"The SavedModel is in {directory}")
     if options.json:
         print(json.dumps(result))

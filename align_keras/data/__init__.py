@@ -2,8 +2,10 @@
 
 from align_keras.data.pack import pack
 from align_keras.data.pipeline import load_dataset
+from align_keras.data.pipeline import records_of_step
 from align_keras.data.records import count_records
 from align_keras.data.records import iterate_records
+from align_keras.data.records import record_counts
 from align_keras.data.records import skipped
 from align_keras.data.sources import read_captions
 
@@ -13,5 +15,7 @@ __all__ = [
     "load_dataset",
     "pack",
     "read_captions",
+    "record_counts",
+    "records_of_step",
     "skipped",
 ]

@@ -14,13 +14,17 @@ import tarfile
 from pathlib import Path
 
 from align_keras.data import sources
+from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
+from align_keras.data.records import index_path
 from align_keras.files import atomic_directory
 from align_keras.preprocessing.decode import TooManyPixels
 from align_keras.preprocessing.decode import decode_and_describe
 
 # The manifest lists no more skipped files than this; it counts all.
 MAX_LISTED = 1000
+# The folder within the output for pictures that training must not see.
+HELD_OUT = "held_out"
 
 logger = logging.getLogger("align_keras")
 
@@ -34,6 +38,7 @@ def pack(
     image_column=None,
     caption_column=None,
     max_pixels=64_000_000,
+    hold_out=0,
     progress=False,
 ):
     """Pack pictures with captions into TFRecord files and a manifest.
@@ -54,7 +59,8 @@ def pack(
     Args:
         source: string or `pathlib.Path`.
         output: string or `pathlib.Path`. The directory to write:
-            `data-00000-of-00004.tfrecord` and so on, and `manifest.json`.
+            `data-00000-of-00004.tfrecord` and so on, an index of each
+            (`.idx`, lines of `offset size`), and `manifest.json`.
         captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
             file, see `read_captions`. Picture paths in it are relative to
             `source`. Held in memory as a whole; pictures never are.
@@ -66,6 +72,11 @@ def pack(
         max_pixels: int. Larger pictures are skipped before they are decoded;
             they would fill the memory. Defaults to 64 million. Pillow itself
             refuses more than 179 million.
+        hold_out: float from 0 to 0.5. Set this share of the pictures aside
+            to measure on: at least 8, or a quarter where that is less, and
+            at most 1000. They go to the folder `held_out` within `output`,
+            in the same form, and no picture is on both sides, not even as a
+            copy of the same bytes. Needs `captions`. Defaults to 0.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -73,7 +84,8 @@ def pack(
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
-        of the first 1000) and `"arguments"`.
+        of the first 1000), `"held_out"` (number of records set aside) and
+        `"arguments"`.
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
@@ -100,6 +112,8 @@ def pack(
         "records_per_shard": records_per_shard,
         "max_pixels": max_pixels,
     }
+    if hold_out:
+        arguments["hold_out"] = hold_out
     if captions and os.path.isfile(captions):
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,22 +127,43 @@ def pack(
         )
         return finished
     skips = _Skips()
-    pairs, total = _open(
-        Path(source), captions, split, image_column, caption_column, skips
+    pairs, held_out, total = _open(
+        Path(source),
+        captions,
+        split,
+        image_column,
+        caption_column,
+        hold_out,
+        skips,
     )
     with atomic_directory(output) as directory:
-        records = _encode(pairs, max_pixels, skips)
-        if progress:
-            records = _show(records, total)
-        manifest = _write(records, directory, records_per_shard, skips)
+
+        def write(pairs, directory, total):
+            records = _encode(pairs, max_pixels, skips)
+            if progress:
+                records = _show(records, total)
+            return _write(records, directory, records_per_shard, skips)
+
+        aside = {"records": 0}
+        if held_out:
+            (directory / HELD_OUT).mkdir()
+            pictures = sources.from_caption_file(Path(source), held_out)
+            aside = write(pictures, directory / HELD_OUT, len(held_out))
+            _write_manifest(aside, directory / HELD_OUT, arguments)
+        manifest = write(pairs, directory, total)
         if not manifest["records"]:
             raise ValueError(
                 f"No picture of `{source}` could be packed: {skips.summary()}."
             )
-        manifest["arguments"] = arguments
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        (directory / "manifest.json").write_text(text + "\n", "utf-8")
+        manifest["held_out"] = aside["records"]
+        _write_manifest(manifest, directory, arguments)
     return manifest
+
+
+def _write_manifest(manifest, directory, arguments):
+    manifest["arguments"] = arguments
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    (directory / "manifest.json").write_text(text + "\n", "utf-8")
 
 
 class _Skips:
@@ -172,8 +207,10 @@ def _finished(output, arguments):
 # === Reading ===
 
 
-def _open(source, captions, split, image_column, caption_column, skips):
-    """An iterator of pairs, and their number where it is known."""
+def _open(
+    source, captions, split, image_column, caption_column, hold_out, skips
+):
+    """An iterator of pairs; captions set aside; how many pairs, if known."""
     if captions:
         if not source.is_dir():
             raise FileNotFoundError(
@@ -183,21 +220,24 @@ def _open(source, captions, split, image_column, caption_column, skips):
         listed = sources.read_captions(
             captions, image_column, caption_column, split
         )
-        return sources.from_caption_file(source, listed), len(listed)
-    if split or image_column or caption_column:
+        aside = choose_held_out(source, listed, hold_out)
+        held_out = {name: listed.pop(name) for name in sorted(aside)}
+        pairs = sources.from_caption_file(source, listed)
+        return pairs, held_out, len(listed)
+    if split or image_column or caption_column or hold_out:
         raise ValueError(
-            "`split`, `image_column` and `caption_column` speak of a caption "
-            "file; give one with `captions`."
+            "`split`, `image_column`, `caption_column` and `hold_out` speak "
+            "of a caption file; give one with `captions`."
         )
     pattern = source / "*.tar" if source.is_dir() else source
     archives = sorted(glob.glob(str(pattern)))
     if archives and archives[0].endswith(".tar"):
-        return _from_archives(archives, skips), None
+        return _from_archives(archives, skips), {}, None
     if not source.is_dir():
         raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     if not any(source.iterdir()):
         raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return sources.from_folder(source), None
+    return sources.from_folder(source), {}, None
 
 
 def _from_archives(archives, skips):
@@ -271,14 +311,22 @@ def _write(records, directory, records_per_shard, skips):
         for count, record in records:
             if not shards or shards[-1]["records"] == records_per_shard:
                 stack.close()
-                writer = stack.enter_context(_shard(directory, len(shards)))
+                path = _shard_path(directory, len(shards))
+                writer = stack.enter_context(_writer(path))
+                index = stack.enter_context(open(index_path(path), "w"))
+                offset = 0
                 shards.append({"records": 0})
             writer.write(record)
+            # Eight bytes of length and two checksums of four.
+            index.write(f"{offset} {len(record) + 16}\n")
+            offset += len(record) + 16
             shards[-1]["records"] += 1
             caption_count += count
     for number, shard in enumerate(shards):
         name = f"data-{number:05d}-of-{len(shards):05d}.tfrecord"
-        path = _shard_path(directory, number).rename(directory / name)
+        path = _shard_path(directory, number)
+        os.rename(index_path(path), index_path(directory / name))
+        path = path.rename(directory / name)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         shard.update(file=name, sha256=digest)
@@ -297,10 +345,10 @@ def _shard_path(directory, number):
     return directory / f"unfinished-{number:05d}"
 
 
-def _shard(directory, number):
+def _writer(path):
     import tensorflow as tf
 
-    return tf.io.TFRecordWriter(str(_shard_path(directory, number)))
+    return tf.io.TFRecordWriter(str(path))
 
 
 def _show(records, total):

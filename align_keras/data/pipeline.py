@@ -1,15 +1,24 @@
 """From TFRecord files to training batches, with tf.data."""
 
+import itertools
+
 import numpy as np
 
+from align_keras.data.order import MIXED
+from align_keras.data.order import RecordOrder
 from align_keras.data.records import CAPTION_FIELDS
 from align_keras.data.records import PICTURE_FIELDS
-from align_keras.data.records import count_records
 from align_keras.data.records import decode_record
 from align_keras.data.records import find_shards
 from align_keras.data.records import note_skipped
+from align_keras.data.records import read_record
 from align_keras.data.records import read_shard
+from align_keras.data.records import record_counts
+from align_keras.data.records import record_key
 from align_keras.preprocessing.decode import decode_with_pillow
+
+# Bytes that are read from a file at once, about.
+READ_BYTES = 256 * 1024
 
 
 def load_dataset(
@@ -26,11 +35,12 @@ def load_dataset(
     """Make batches of pictures and token ids out of TFRecord files.
 
     In training the files and records are shuffled anew each epoch, without
-    end; of a picture's captions one is drawn; pictures are cropped and
-    mirrored at random. Everything follows from `seed` and the record's place
-    in the stream, so that two iterations give the same batches and a run can
-    go on where it stopped. Otherwise there is one pass in file order with
-    each picture's first caption and the central crop.
+    end, in the order of `align_keras.data.order`; of a picture's captions one
+    is drawn; pictures are cropped and mirrored at random. Everything follows
+    from `seed` and the record's place in the stream, so that two iterations
+    give the same batches and a run can go on where it stopped. Otherwise
+    there is one pass in file order with each picture's first caption and the
+    central crop.
 
     A record whose picture does not decode, or that has no caption, is
     skipped, logged once and listed by `align_keras.data.skipped()`. In
@@ -39,15 +49,16 @@ def load_dataset(
 
     Args:
         pattern: folder, glob, file or list of these; the files are those of
-            `pack` or of img2dataset.
+            `pack` or of img2dataset. Or a dict from file to its number of
+            records, as `record_counts` returns it, which saves counting.
         preprocessor: `AlignPreprocessor` with tokenizer and image converter.
         batch_size: int. Pairs per batch.
         training: bool. Defaults to `True`.
         seed: int. Defaults to 0.
-        shuffle_buffer: int. Encoded records held in memory for shuffling.
-            Defaults to 2048.
+        shuffle_buffer: int. Encoded records held in memory for shuffling,
+            though no more than the largest file holds. Defaults to 2048.
         start_step: int. Leave out this many batches at the start, without
-            decoding them. Defaults to 0.
+            reading them. Defaults to 0.
         shard_index: int. Which part of the records to read, for training
             with several input workers. Defaults to 0.
         shard_count: int. The number of parts. Defaults to 1.
@@ -75,20 +86,14 @@ def load_dataset(
             "`load_dataset` needs a preprocessor with a `tokenizer` and an "
             "`image_converter`."
         )
-    shards = find_shards(pattern)
-    _check_usable(shards, pattern, preprocessor.image_converter)
-    if len(shards) >= shard_count:
-        shards = shards[shard_index::shard_count]
-        part = (0, 1)
-    else:
-        # Too few files for everyone: each reads all and keeps its share.
-        part = (shard_index, shard_count)
+    _check_usable(find_shards(pattern), pattern, preprocessor.image_converter)
+    start = start_step * batch_size
     if training:
-        start = start_step * batch_size
-        dataset = _shuffled(shards, seed, shuffle_buffer, start, part)
+        order = _order(pattern, seed, shuffle_buffer, shard_index, shard_count)
+        dataset = _shuffled(order, start)
     else:
-        dataset = _in_order(shards, part).skip(start_step * batch_size)
-        dataset = dataset.enumerate()
+        shards, part = _part(find_shards(pattern), shard_index, shard_count)
+        dataset = _in_order(shards, part).skip(start).enumerate()
     dataset = _decode(dataset, preprocessor, training, seed)
     if not training:
         dataset = dataset.filter(lambda example: example["usable"])
@@ -114,7 +119,61 @@ def load_dataset(
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
+def records_of_step(
+    pattern,
+    step,
+    batch_size,
+    seed=0,
+    shuffle_buffer=2048,
+    shard_index=0,
+    shard_count=1,
+):
+    """Name the records of one training batch.
+
+    Args:
+        pattern: see `load_dataset`, as all other arguments.
+        step: int. The number of the batch, from 0.
+
+    Returns:
+        list of dicts with `"file"`, `"index"` (the number of the record in
+        it, from 0) and `"key"` (string, empty where it has none), in the
+        order of the batch.
+
+    Example:
+
+    ```python
+    records_of_step("packed", step=1000, batch_size=256)[0]["key"]
+    ```
+    """
+    order = _order(pattern, seed, shuffle_buffer, shard_index, shard_count)
+    windows = order.windows(step * batch_size)
+    found = itertools.chain.from_iterable(w.records() for w in windows)
+    return [
+        {
+            "file": file,
+            "index": index,
+            "key": record_key(read_record(file, index)),
+        }
+        for file, index in itertools.islice(found, batch_size)
+    ]
+
+
 # === Order ===
+
+
+def _part(shards, index, count):
+    """The files of one input worker, and which of their records it takes."""
+    if len(shards) >= count:
+        return shards[index::count], (0, 1)
+    # Too few files for everyone: each reads all and keeps its share.
+    return shards, (index, count)
+
+
+def _order(pattern, seed, shuffle_buffer, shard_index, shard_count):
+    counts = record_counts(pattern)
+    shards, part = _part(list(counts), shard_index, shard_count)
+    counts = {shard: counts[shard] for shard in shards if counts[shard]}
+    return RecordOrder(counts, seed, shuffle_buffer, part)
 
 
 def _in_order(shards, part):
@@ -125,44 +184,67 @@ def _in_order(shards, part):
     return dataset.flat_map(_read).shard(part[1], part[0])
 
 
-def _shuffled(shards, seed, shuffle_buffer, start, part):
-    """Endless `(place in the stream, (shard, index, record))`.
-
-    The order inside an epoch follows from the seed and the epoch's number
-    alone. So whole epochs before `start` need no reading.
-    """
+def _shuffled(order, start):
+    """Endless `(place in the stream, (shard, index, record))`."""
     import tensorflow as tf
 
-    part_index, part_count = part
-    first_epoch = remainder = 0
-    if start:
-        size = len(range(part_index, count_records(shards), part_count))
-        first_epoch, remainder = divmod(start, size)
+    def windows():
+        for window in order.windows(start):
+            begins, lengths = order.spans(window)
+            pieces = window.files, begins, lengths, window.firsts
+            yield (*pieces, window.counts, window.order)
 
-    def epoch(number):
-        # In this function's graph alone: the order must not depend on what
-        # the program does with TensorFlow's global seed.
-        tf.random.set_seed(1)
-        epoch_seed = tf.random.stateless_uniform(
-            (), (seed, number), None, None, tf.int64
-        )
-        files = tf.data.Dataset.from_tensor_slices(shards)
-        files = files.shuffle(
-            len(shards), seed=epoch_seed, reshuffle_each_iteration=False
-        )
-        records = files.interleave(
-            _read,
-            cycle_length=min(16, len(shards)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        records = records.shard(part_count, part_index)
-        return records.shuffle(
-            shuffle_buffer, seed=epoch_seed, reshuffle_each_iteration=False
-        )
+    numbers = tf.TensorSpec((None,), tf.int64)
+    dataset = tf.data.Dataset.from_generator(
+        windows,
+        output_signature=(tf.TensorSpec((None,), tf.string), *[numbers] * 5),
+    )
+    dataset = dataset.prefetch(1).flat_map(_read_window)
+    # Records are taken from here while the next window is being read.
+    return dataset.enumerate(start).prefetch(
+        max(1, order.records_of_window // 4)
+    )
 
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return epochs.flat_map(epoch).skip(remainder).enumerate(start=start)
+
+def _read_window(shards, begins, lengths, firsts, counts, order):
+    import tensorflow as tf
+
+    pieces = tf.data.Dataset.from_tensor_slices(
+        (shards, begins, lengths, firsts, counts)
+    )
+    records = pieces.interleave(
+        _read_piece,
+        cycle_length=MIXED,
+        # Piece after piece, read at the same time.
+        block_length=tf.reduce_max(counts),
+        num_parallel_calls=MIXED,
+        deterministic=True,
+    )
+    window = records.batch(tf.reduce_sum(counts))
+    return window.flat_map(
+        lambda *columns: tf.data.Dataset.from_tensor_slices(
+            tuple(tf.gather(column, order) for column in columns)
+        )
+    )
+
+
+def _read_piece(shard, begin, length, first, count):
+    import tensorflow as tf
+
+    # Whole buffers make up the piece, so that nothing behind it is read.
+    buffers = -(-length // READ_BYTES)
+    # `tf.data.TFRecordDataset` cannot begin within a file.
+    records = tf.raw_ops.TFRecordDatasetV2(
+        filenames=shard[tf.newaxis],
+        compression_type="",
+        buffer_size=-(-length // buffers),
+        byte_offsets=begin[tf.newaxis],
+    )
+    records = tf.data.experimental.from_variant(
+        records, tf.TensorSpec((), tf.string)
+    )
+    numbered = records.take(count).enumerate(first)
+    return numbered.map(lambda index, record: (shard, index, record))
 
 
 def _read(shard):

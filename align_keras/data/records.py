@@ -20,7 +20,8 @@ import json
 import logging
 import os
 import struct
-from pathlib import Path
+
+import numpy as np
 
 PICTURE_FIELDS = ("jpg", "png", "webp")
 CAPTION_FIELDS = ("txt", "caption")
@@ -36,7 +37,7 @@ def find_shards(pattern):
         pattern: string or `pathlib.Path`, a folder that holds `*.tfrecord`
             files, one such file or a glob; or a list of these. Addresses
             that TensorFlow's file system layer knows, such as `gs://`, work
-            too.
+            too. A dict, as `record_counts` returns it, is taken as it is.
 
     Returns:
         list of strings.
@@ -46,6 +47,8 @@ def find_shards(pattern):
     """
     import tensorflow as tf
 
+    if isinstance(pattern, dict):
+        return list(pattern)
     if isinstance(pattern, (list, tuple)):
         shards = [shard for one in pattern for shard in find_shards(one)]
         if not shards:
@@ -186,11 +189,42 @@ def read_shard(shard):
         ) from None
 
 
-def count_records(pattern):
-    """Count records without reading their contents.
+def record_counts(pattern):
+    """Count the records of each file without reading their contents.
 
-    A manifest that `pack` wrote beside the files answers at once; otherwise
-    the files' framing is walked.
+    What `pack` or img2dataset wrote beside the files answers at once;
+    otherwise the files' framing is walked.
+
+    Args:
+        pattern: folder, glob, file or list of these, see `find_shards`.
+
+    Returns:
+        dict from file to int.
+    """
+    if isinstance(pattern, dict):
+        return pattern
+    manifests = {}
+    counts = {}
+    for shard in find_shards(pattern):
+        folder, name = os.path.split(shard)
+        if folder not in manifests:
+            manifest = _read_json(os.path.join(folder, "manifest.json"))
+            manifests[folder] = {
+                entry["file"]: entry["records"]
+                for entry in manifest.get("shards", ())
+            }
+        count = manifests[folder].get(name)
+        if count is None:
+            stats = _read_json(f"{os.path.splitext(shard)[0]}_stats.json")
+            count = stats.get("successes")
+        if count is None:
+            count = len(record_offsets(shard)) - 1
+        counts[shard] = count
+    return counts
+
+
+def count_records(pattern):
+    """Count records without reading their contents, see `record_counts`.
 
     Args:
         pattern: folder, glob, file or list of these, see `find_shards`.
@@ -198,7 +232,102 @@ def count_records(pattern):
     Returns:
         int.
     """
-    return sum(_count(shard) for shard in find_shards(pattern))
+    return sum(record_counts(pattern).values())
+
+
+def record_offsets(shard):
+    """Tell where the records of a file begin.
+
+    An index that `pack` wrote beside the file answers at once; otherwise the
+    file's framing is walked, which reads little of a local file, but all of a
+    remote one.
+
+    Args:
+        shard: string. A TFRecord file.
+
+    Returns:
+        int64 array `(records + 1,)`, in bytes; the last entry is the end.
+
+    Raises:
+        ValueError: The file is no TFRecord file, or not a whole one.
+    """
+    import tensorflow as tf
+
+    size = tf.io.gfile.stat(shard).length
+    index = index_path(shard)
+    if tf.io.gfile.exists(index):
+        with tf.io.gfile.GFile(index) as file:
+            lines = np.array(file.read().split(), np.int64).reshape(-1, 2)
+        offsets = np.append(lines[:, 0], lines[-1:].sum())
+    else:
+        offsets = _walk(shard, size)
+    if offsets[-1] != size:
+        raise ValueError(
+            f"`{shard}` is no whole TFRecord file: it should end after "
+            f"{offsets[-1]} bytes. Received: {size} bytes. Write it again, or "
+            "leave it out."
+        )
+    return offsets
+
+
+def _walk(shard, size):
+    """Step from record to record, and past the end if the last is cut."""
+    import tensorflow as tf
+
+    offsets = [0]
+    if os.path.isfile(shard):
+        # Nothing is read ahead, which TensorFlow would.
+        opened = open(shard, "rb", buffering=0)
+    else:
+        opened = tf.io.gfile.GFile(shard, "rb")
+    with opened as file:
+        # Length, its checksum, the record, the record's checksum.
+        while offsets[-1] < size:
+            file.seek(offsets[-1])
+            header = file.read(12).ljust(12, b"\0")
+            # A length that is none must not leave the range of numbers.
+            length = min(struct.unpack("<Q", header[:8])[0], size)
+            offsets.append(offsets[-1] + length + 16)
+    return np.array(offsets, np.int64)
+
+
+def read_record(shard, index):
+    """Read one serialized record of a file, in Python."""
+    import tensorflow as tf
+
+    begin, end = map(int, record_offsets(shard)[index : index + 2])
+    with tf.io.gfile.GFile(shard, "rb") as file:
+        file.seek(begin + 12)
+        return file.read(end - begin - 16)
+
+
+def record_key(record):
+    """The key of a serialized record, empty where it has none."""
+    try:
+        return decode_record(record)["key"]
+    except ValueError as error:
+        return error.key
+
+
+def index_path(shard):
+    """The file beside a TFRecord file that tells where records begin.
+
+    It holds a line `offset size` per record, in bytes, framing included: the
+    form of DALI's `tfrecord2idx`.
+    """
+    return os.path.splitext(shard)[0] + ".idx"
+
+
+def _read_json(path):
+    """What a file holds; nothing where there is none, or it is damaged."""
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            contents = json.loads(file.read())
+    except (tf.errors.OpError, ValueError):
+        return {}
+    return contents if isinstance(contents, dict) else {}
 
 
 def skipped():
@@ -223,23 +352,3 @@ def _broken(key, reason):
     error = ValueError(reason)
     error.key = key
     return error
-
-
-def _count(shard):
-    manifest = Path(shard).parent / "manifest.json"
-    if manifest.is_file():
-        for entry in json.loads(manifest.read_text("utf-8")).get("shards", ()):
-            if entry["file"] == Path(shard).name:
-                return entry["records"]
-    if not Path(shard).is_file():
-        import tensorflow as tf
-
-        dataset = tf.data.TFRecordDataset(shard)
-        return int(dataset.reduce(0, lambda count, _: count + 1))
-    count = 0
-    with open(shard, "rb") as file:
-        # Length, its checksum, the record, the record's checksum.
-        while len(header := file.read(12)) == 12:
-            file.seek(struct.unpack("<Q", header[:8])[0] + 4, os.SEEK_CUR)
-            count += 1
-    return count

@@ -1,5 +1,7 @@
 """A SavedModel that runs without this package and without KerasHub."""
 
+from pathlib import Path
+
 import keras
 
 from align_keras.files import atomic_directory
@@ -62,6 +64,27 @@ def export_saved_model(model, path):
     servable, signatures = _servable(model, tf)
     with atomic_directory(path) as temporary:
         tf.saved_model.save(servable, str(temporary), signatures=signatures)
+
+
+def export_preset(preset, path):
+    """Export the model of a preset directory, unless that is done.
+
+    Args:
+        preset: string or `pathlib.Path`. The preset directory.
+        path: string or `pathlib.Path`. The directory to write, left as it is
+            where its SavedModel is younger than the preset's weights.
+
+    Returns:
+        bool. Whether it was written now.
+    """
+    from align_keras.models import AlignDualEncoder
+
+    written = Path(path, "saved_model.pb")
+    weights = Path(preset, "model.weights.h5")
+    if written.is_file() and written.stat().st_mtime > weights.stat().st_mtime:
+        return False
+    export_saved_model(AlignDualEncoder.from_preset(str(preset)), path)
+    return True
 
 
 def _servable(model, tf):

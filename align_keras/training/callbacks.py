@@ -12,28 +12,32 @@ class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
 
     The figures are means over the steps since the last report. They go to the
-    terminal, to `metrics.jsonl`, and to TensorBoard.
+    terminal, to `metrics.jsonl`, and to TensorBoard. The run is one epoch of
+    Keras from `first_step` on.
 
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
-        batch_size: int. Number of pairs of a step, over all replicas.
-        steps: int. Number of steps of the run.
-        first_step: int. Number of steps done before.
+        recipe: `Recipe`. A report comes at each of its checkpoints, too.
+        checkpoints: `Checkpoints`. Where the run goes on from.
+        guard: `LossGuard`. Sees the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
     """
 
     def __init__(
-        self, workdir, batch_size, steps, first_step=0, every=20, verbose=True
+        self, workdir, recipe, checkpoints, guard, every=20, verbose=True
     ):
         super().__init__()
         self.workdir = Path(workdir)
-        self.batch_size = batch_size
-        self.steps = steps
-        self.step = first_step
+        self.recipe = recipe
+        self.checkpoints = checkpoints
+        self.guard = guard
         self.every = every
         self.verbose = verbose
-        self._reported_step = first_step
+        state = checkpoints.state()
+        self.step = self.first_step = self._timed_step = state["step"]
+        self.reported_step = state.get("reported_step", self.step)
+        self._pending = state.get("pending", False)
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -46,38 +50,48 @@ class TrainingLog(keras.callbacks.Callback):
 
     def _forget_later_steps(self):
         """Drop what an interrupted run did after its last checkpoint."""
-        path = self.workdir / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        with atomic_file(path) as temporary:
-            temporary.write_text(
-                "".join(
-                    f"{line}\n"
-                    for line in lines
-                    if json.loads(line)["step"] <= self.step
-                )
+        lines = []
+        for line, figures in read_metrics(self.workdir):
+            again = self._pending and any(
+                name.startswith("validation_") for name in figures
             )
+            if figures["step"] < self.step + (not again):
+                lines.append(f"{line}\n")
+        with atomic_file(self.workdir / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(lines))
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Evaluation and saving between epochs do not count as training.
+        # Keras has just made them fresh.
+        self.checkpoints.restore_metrics(self.model)
+        self.start_clock()
+
+    def start_clock(self):
+        """Begin to measure the speed; evaluation and saving do not count."""
+        self._timed_step = self.step
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += self.model.steps_per_execution
+        before, self.step = self.step, self.first_step + batch + 1
+        self.guard.watch(self.step, logs["loss"])
         # The first step tells that the network is compiled and learns.
-        due = self.step // self.every > self._reported_step // self.every
-        if due or not self._reported_step:
+        if (
+            not before
+            or self.is_due(before, self.every)
+            or self.is_due(before, self.recipe.checkpoint_every)
+        ):
             self.report(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        # Keras starts its means anew with the next epoch.
-        if self.step > self._reported_step:
-            self.report(logs)
+    def is_due(self, before, every):
+        """Whether a multiple of `every`, or the end, has just been reached."""
+        passed = self.step // every > before // every
+        return passed or self.step >= self.recipe.steps
 
     def report(self, logs):
         """Write the means since the last report and start anew."""
+        self.guard.settle()
         model = self.model  # On JAX, this brings the state up to date.
         seconds = time.perf_counter() - self._start
-        pairs = (self.step - self._reported_step) * self.batch_size
+        pairs = (self.step - self._timed_step) * self.recipe.batch_size
         metrics = {name: float(value) for name, value in logs.items()}
         metrics["temperature"] = model.temperature
         metrics["learning_rate"] = float(model.optimizer.learning_rate)
@@ -86,25 +100,30 @@ class TrainingLog(keras.callbacks.Callback):
         if self.verbose:
             self._print(metrics)
         model.reset_metrics()
-        self._reported_step = self.step
-        self._start = time.perf_counter()
+        self.reported_step = self.step
+        self.start_clock()
 
     def write(self, metrics):
         """Append figures of the current step to the logs."""
-        with (self.workdir / "metrics.jsonl").open("a") as file:
-            line = json.dumps({"step": self.step, **metrics}, default=float)
-            file.write(line + "\n")
+        path = self.workdir / "metrics.jsonl"
+        line = json.dumps({"step": self.step, **metrics}, default=float)
+        try:
+            with path.open("a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise self.checkpoints.explain(path, error) from error
         with self._writer.as_default():
             for name, value in metrics.items():
                 self._tf.summary.scalar(name, value, step=self.step)
         self._writer.flush()
 
     def _print(self, metrics):
-        left = (self.steps - self.step) * self.batch_size
+        steps = self.recipe.steps
+        left = (steps - self.step) * self.recipe.batch_size
         remaining = left / metrics["images_per_second"]
-        done = int(20 * self.step / self.steps)
+        done = int(20 * self.step / steps)
         line = (
-            f"step {self.step:>6}/{self.steps} [{'#' * done:<20}] "
+            f"step {self.step:>6}/{steps} [{'#' * done:<20}] "
             f"loss {metrics['loss']:.3f}  "
             f"recall@1 {metrics['image_to_text_recall_at_1']:.0%}"
             f"/{metrics['text_to_image_recall_at_1']:.0%}  "
@@ -113,7 +132,7 @@ class TrainingLog(keras.callbacks.Callback):
             f"{int(remaining) // 60}:{int(remaining) % 60:02d} left"
         )
         if sys.stdout.isatty():
-            end = "\n" if self.step == self.steps else ""
+            end = "\n" if self.step >= steps else ""
             print(f"\r{line}", end=end, flush=True)
         else:
             print(line, flush=True)
@@ -122,12 +141,29 @@ class TrainingLog(keras.callbacks.Callback):
         self._writer.close()
 
 
+def read_metrics(workdir):
+    """Read `metrics.jsonl`, but for a line that was cut off.
+
+    Returns:
+        list of pairs: the line, and the dict that it holds.
+    """
+    path = Path(workdir, "metrics.jsonl")
+    pairs = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            pairs.append((line, json.loads(line)))
+        except ValueError:
+            continue
+    return pairs
+
+
 class SaveBest(keras.callbacks.Callback):
     """Checkpoints the run and keeps the best model as a preset directory.
 
-    At the end of each epoch, which is a span of `checkpoint_every` steps, the
-    model is evaluated where there is something to evaluate it on. The model
-    with the highest mean recall is kept; without evaluation, the newest.
+    Every `checkpoint_every` steps the run is saved, then the model evaluated
+    where there is something to evaluate it on. The model with the highest
+    mean recall is kept; without evaluation, the newest. A run that was
+    stopped between the two begins with the evaluation.
 
     Args:
         checkpoints: `Checkpoints`. Where the run is saved.
@@ -136,42 +172,77 @@ class SaveBest(keras.callbacks.Callback):
         log: `TrainingLog`. Knows the step and takes the figures.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
+        preemption: `Preemption`. Says when to save and leave.
+        agree: callable. Takes whether this worker is to leave, and returns
+            whether any is; all of them must ask at the same steps. `None`
+            where there is one worker.
     """
 
-    def __init__(self, checkpoints, directory, log, evaluate=None):
+    def __init__(
+        self,
+        checkpoints,
+        directory,
+        log,
+        evaluate=None,
+        preemption=None,
+        agree=None,
+    ):
         super().__init__()
         self.checkpoints = checkpoints
         self.directory = directory
         self.log = log
         self.evaluate = evaluate
+        self.preemption = preemption
+        self.agree = agree
         self.best = checkpoints.state().get("best")
+        self._last_step = log.step
 
-    def on_epoch_end(self, epoch, logs=None):
-        model, step = self.model, self.log.step
-        metrics = self.evaluate(model) if self.evaluate else {}
+    def on_train_begin(self, logs=None):
+        if self.checkpoints.state().get("pending"):
+            self._choose()
+
+    def on_train_batch_end(self, batch, logs=None):
+        before, self._last_step = self._last_step, self.log.step
+        self.preemption.unsaved = True
+        if self.log.is_due(before, self.log.recipe.checkpoint_every):
+            self._save(pending=True)
+            if self._must_leave():
+                self.preemption.leave()
+            self._choose()
+            self.log.start_clock()
+        elif self.agree is None or self.log.is_due(before, self.log.every):
+            if self._must_leave():
+                self._save(pending=False)
+                self.preemption.leave()
+
+    def _must_leave(self):
+        asked = self.preemption.asked
+        return asked if self.agree is None else self.agree(asked)
+
+    def _save(self, pending):
+        # On JAX, `self.model` brings the state up to date.
+        self.log.guard.check(self.model, self.log.step)
+        self.checkpoints.save(
+            self.model,
+            self.log.step,
+            best=self.best,
+            reported_step=self.log.reported_step,
+            pending=pending,
+        )
+        self.preemption.unsaved = False
+
+    def _choose(self):
+        """Evaluate the model, and keep it if there is none better."""
+        step = self.log.step
+        metrics = self.evaluate(self.model) if self.evaluate else {}
         if metrics:
             self.log.write({f"validation_{k}": v for k, v in metrics.items()})
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
         if score is None or best is None or score > best:
-            model.save_to_preset(self.directory)
+            try:
+                self.model.save_to_preset(self.directory)
+            except (OSError, RuntimeError) as error:
+                raise self.checkpoints.explain(self.directory, error) from error
             self.best = {"step": step, "score": score, "metrics": metrics}
-        self.checkpoints.save(model, step, best=self.best)
-
-
-class StopAtStep(keras.callbacks.Callback):
-    """Ends training after a step within an epoch.
-
-    Args:
-        log: `TrainingLog`. Counts the steps.
-        steps: int. The last step.
-    """
-
-    def __init__(self, log, steps):
-        super().__init__()
-        self.log = log
-        self.steps = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.log.step >= self.steps:
-            self.model.stop_training = True
+        self.checkpoints.update(best=self.best, pending=False)

@@ -1,10 +1,16 @@
 """What a training run reads: records, a vocabulary, batches."""
 
+import json
+import os
 from pathlib import Path
 
 from align_keras.data import iterate_records
 from align_keras.data import load_dataset
 from align_keras.data import pack
+from align_keras.data import record_counts
+from align_keras.data import records_of_step
+from align_keras.data.pack import HELD_OUT
+from align_keras.data.records import find_shards
 from align_keras.files import atomic_file
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
@@ -13,26 +19,88 @@ from align_keras.preprocessing import AlignTokenizer
 VOCABULARY_SAMPLE = 1_000_000
 
 
-def find_records(data, packed, say):
-    """Return TFRecord files for `data`, packing a folder of pictures."""
+def find_records(data, packed, say, hold_out=0):
+    """Find TFRecord files, packing a folder of pictures.
+
+    Returns:
+        A pair: what `load_dataset` reads, and pictures that were set aside
+        while packing, or `None`.
+    """
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list(folder.glob("*.tfrecord")):
         if next(iterate_records(data), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
-        return data
+        return data, None
     for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
         captions = folder / f"captions.{suffix}"
         if captions.is_file():
             say(f"Packing {folder} with {captions.name} into {packed}")
-            manifest = pack(folder, packed, captions=captions)
+            manifest = pack(folder, packed, captions, hold_out=hold_out)
             for reason, count in manifest["skipped_reasons"].items():
                 say(f"Skipped {count} {reason}: see {packed}/manifest.json")
-            return str(packed)
+            if not manifest["held_out"]:
+                return str(packed), None
+            say(f"Set {manifest['held_out']} pictures aside to measure on.")
+            return str(packed), str(packed / HELD_OUT)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
         "`align-keras pack` first."
     )
+
+
+def count_once(data, workdir, step):
+    """Count the records of each file, once in the life of a run.
+
+    The order of the data follows from the counts, and counting may take as
+    long as reading, so a run that goes on takes those of its beginning.
+
+    Args:
+        data: see `load_dataset`.
+        workdir: `pathlib.Path`. Keeps the counts, in `records.json`.
+        step: int. The number of steps done before.
+
+    Returns:
+        dict from file to number of records.
+
+    Raises:
+        ValueError: The run began with other files.
+    """
+    path = workdir / "records.json"
+    shards = find_shards(data)
+    names = [os.path.basename(shard) for shard in shards]
+    if not (step and path.is_file()):
+        counts = record_counts(shards)
+        with atomic_file(path) as temporary:
+            listed = [
+                [n, counts[s]] for n, s in zip(names, shards, strict=True)
+            ]
+            temporary.write_text(json.dumps(listed))
+        return counts
+    listed = json.loads(path.read_text())
+    if [name for name, _ in listed] != names:
+        raise ValueError(
+            f"`{workdir}` holds a run on {len(listed)} files of other names "
+            f"than the {len(names)} of `{data}`: its order of the data cannot "
+            "go on with them. Use the same files, or another working directory."
+        )
+    return {s: n for s, (_, n) in zip(shards, listed, strict=True)}
+
+
+def name_records(counts, recipe, step, num_workers):
+    """Name the records of a step, those of all workers."""
+    return [
+        record
+        for worker in range(num_workers)
+        for record in records_of_step(
+            counts,
+            step - 1,
+            recipe.batch_size // num_workers,
+            seed=recipe.seed,
+            shard_index=worker,
+            shard_count=num_workers,
+        )
+    ]
 
 
 def find_tokenizer(model, vocabulary, data, workdir, step, recipe, say):

@@ -89,6 +89,37 @@ def worker_of(strategy):
     return resolver.task_id or 0, len(workers)
 
 
+def agreement(strategy):
+    """Return a function that tells whether any worker asks for something.
+
+    Args:
+        strategy: What `make_strategy` returned, or a `tf.distribute.Strategy`.
+
+    Returns:
+        A callable of a bool that returns a bool, the same on all workers,
+        which must call it at the same time; `None` where there is one worker.
+    """
+    if worker_of(strategy)[1] == 1:
+        return None
+    import tensorflow as tf
+
+    @tf.function
+    def total(asked):
+        def sum_up(value):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+        return strategy.run(sum_up, args=(asked,))
+
+    def any_worker(asked):
+        sums = strategy.experimental_local_results(
+            total(tf.constant(float(asked)))
+        )
+        return bool(sums[0] > 0)
+
+    return any_worker
+
+
 def _detect(tf):
     if os.environ.get("TPU_NAME") or os.path.exists("/dev/accel0"):
         return "tpu"

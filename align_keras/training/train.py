@@ -1,26 +1,35 @@
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import keras
 
 from align_keras.data import skipped
 from align_keras.files import atomic_file
+from align_keras.files import remove_leftovers
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.training.assembly import build_model
 from align_keras.training.assembly import compile_model
 from align_keras.training.callbacks import SaveBest
-from align_keras.training.callbacks import StopAtStep
 from align_keras.training.callbacks import TrainingLog
+from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
+from align_keras.training.inputs import count_once
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.inputs import make_dataset
+from align_keras.training.inputs import name_records
 from align_keras.training.recipes import load_recipe
+from align_keras.training.safety import LossGuard
+from align_keras.training.safety import Preemption
+from align_keras.training.safety import nonfinite_error
+from align_keras.training.strategies import agreement
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import worker_of
+
+# What a run writes into its working directory, whole or not at all.
+WRITTEN = ("model", "packed*", "saved_model", "*.json", "*.jsonl", "*.txt")
 
 
 def train(
@@ -33,6 +42,7 @@ def train(
     strategy="auto",
     seed=None,
     evaluate=None,
+    hold_out=0.1,
     verbose=True,
     **overrides,
 ):
@@ -42,7 +52,10 @@ def train(
     `vocabulary.txt`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and
     `model/`: the best model so far as a preset directory with its tokenizer
     and preprocessing. A run with the same arguments goes on from the newest
-    checkpoint; a finished one returns at once.
+    checkpoint as if nothing had happened; a finished one returns at once.
+    SIGTERM saves a checkpoint after the step at hand, and exits with status
+    0. A step whose loss is not finite ends the run, and its records are
+    named.
 
     Args:
         model: string or callable. Name or directory of a preset, or a
@@ -55,7 +68,9 @@ def train(
             working directory first.
         workdir: string or `pathlib.Path`. The directory of the run.
         validation_data: string. The same for evaluation at each checkpoint.
-            Defaults to `None`: no evaluation, and the newest model is best.
+            Defaults to `None`: pictures set aside while packing, if `data` is
+            a folder of pictures; else no evaluation, and the newest model is
+            best.
         vocabulary: string. WordPiece vocabulary, one token per line. Defaults
             to `None`: that of the preset, or one that is learned from the
             captions.
@@ -64,6 +79,9 @@ def train(
         evaluate: callable. Takes the model and the validation data and
             returns a dict with `"mean_recall"`. Defaults to recall in
             `align_keras.evaluation.evaluate_retrieval`.
+        hold_out: float. Share of a folder of pictures that is set aside for
+            evaluation where there is no `validation_data`, see
+            `align_keras.data.pack`. Defaults to `0.1`.
         verbose: bool. Whether to report progress. Defaults to `True`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
@@ -75,6 +93,9 @@ def train(
         ValueError: The recipe does not fit the model, the data or the
             strategy, or the working directory holds another run.
         FileNotFoundError: There is no such data, vocabulary or recipe.
+        FloatingPointError: The loss or a weight is no more finite. Nothing
+            is saved over the last checkpoint.
+        OSError: There is no room to write. The last checkpoint is kept.
 
     Example:
 
@@ -95,60 +116,112 @@ def train(
         presets.require_class(presets.find_preset(model), AlignDualEncoder)
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
-    replicas = strategy.num_replicas_in_sync
-    _check_batch(recipe, replicas)
+    _check_batch(recipe, strategy.num_replicas_in_sync)
+    say = print if verbose and not worker_of(strategy)[0] else _silent
+    with Preemption(say) as preemption:
+        return _train(
+            model,
+            recipe,
+            data,
+            Path(workdir),
+            validation_data,
+            vocabulary,
+            strategy,
+            evaluate,
+            hold_out,
+            say,
+            preemption,
+        )
+
+
+def _train(
+    model,
+    recipe,
+    data,
+    workdir,
+    validation_data,
+    vocabulary,
+    strategy,
+    evaluate,
+    hold_out,
+    say,
+    preemption,
+):
     begun = Checkpoints(workdir)
     worker, num_workers = worker_of(strategy)
     # Every worker goes through the same motions, for reading a distributed
     # variable may take them all; what the first writes is the result.
-    workdir = Path(workdir, f"worker-{worker}" if worker else "")
-    verbose = verbose and not worker
-    say = print if verbose else _silent
+    workdir = workdir / f"worker-{worker}" if worker else workdir
     # The data is looked for before anything is written.
-    data = find_records(data, workdir / "packed", say)
     if validation_data is not None:
-        validation_data = find_records(
+        hold_out = 0
+        validation_data, _ = find_records(
             validation_data, workdir / "packed_validation", say
         )
-    step = begun.state()["step"]
+    data, held_out = find_records(data, workdir / "packed", say, hold_out)
+    validation_data = validation_data or held_out
+    state = begun.state()
+    step = state["step"]
     _claim(workdir, model, recipe, vocabulary, step)
     best_directory = workdir / "model"
-    if step >= recipe.steps:
+    if step >= recipe.steps and not state.get("pending"):
         say(f"This run is finished: {recipe.steps} steps. See {best_directory}")
         return _result(begun, best_directory)
 
+    counts = count_once(data, workdir, step)
     keras.utils.set_random_seed(recipe.seed)
     tokenizer = find_tokenizer(
         model, vocabulary, data, workdir, step, recipe, say
     )
     with strategy.scope():
-        model = build_model(model, recipe, tokenizer, replicas)
+        model = build_model(
+            model, recipe, tokenizer, strategy.num_replicas_in_sync
+        )
         compile_model(model, recipe)
         begun.restore(model)
     if step:
         say(f"Going on after step {step}.")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, state) if worker else begun
+
+    def blame(step, reason):
+        return nonfinite_error(
+            step,
+            reason,
+            name_records(counts, recipe, step, num_workers),
+            workdir / "nonfinite.json",
+            checkpoints.state()["step"],
+        )
+
     log = TrainingLog(
-        workdir, recipe.batch_size, recipe.steps, step, verbose=verbose
+        workdir,
+        recipe,
+        checkpoints,
+        LossGuard(blame),
+        verbose=say is not _silent,
     )
-    evaluate = _evaluation(evaluate, validation_data, say)
+    save = SaveBest(
+        checkpoints,
+        best_directory,
+        log,
+        _evaluation(evaluate, validation_data, say),
+        preemption,
+        agreement(strategy),
+    )
     model.fit(
         make_dataset(
-            data, model.preprocessor, recipe, step, strategy, num_workers
+            counts, model.preprocessor, recipe, step, strategy, num_workers
         ),
         shuffle=False,  # It is shuffled already.
-        initial_epoch=step // recipe.checkpoint_every,
-        epochs=math.ceil(recipe.steps / recipe.checkpoint_every),
-        steps_per_epoch=min(recipe.checkpoint_every, recipe.steps),
-        callbacks=[
-            log,
-            StopAtStep(log, recipe.steps),
-            SaveBest(checkpoints, best_directory, log, evaluate),
-        ],
+        # Reports and checkpoints go by steps, so that a run may begin at any.
+        steps_per_epoch=max(1, recipe.steps - step),
+        epochs=1 if step < recipe.steps else 0,
+        callbacks=[log, save],
         verbose=0,
     )
     result = _result(checkpoints, best_directory)
     _report_skipped(result["skipped"], say)
+    _report_nonfinite(workdir, say)
+    _report_recall(result["best"]["metrics"], say)
     say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
     return result
 
@@ -190,6 +263,31 @@ def _report_skipped(names, say, shown=5):
         say(f"Skipped {len(names)} records in all.")
 
 
+def _report_nonfinite(workdir, say):
+    """Tell how many steps `skip_nonfinite` left out in the whole run."""
+    count = sum(
+        figures.get("nonfinite_steps", 0)
+        for _, figures in read_metrics(workdir)
+    )
+    if count:
+        say(f"Left out {count:.0f} steps that were not finite.")
+
+
+def _report_recall(metrics, say):
+    """Tell how often the best model finds the pair, and how often chance."""
+    for way, words in (
+        ("image_to_text", "caption of a picture"),
+        ("text_to_image", "picture of a caption"),
+    ):
+        name = f"{way}_recall@1"
+        if f"chance_{name}" in metrics:
+            say(
+                f"Recall@1, {words}: {metrics[name]:.1%} "
+                f"(chance {metrics[f'chance_{name}']:.1%}) among "
+                f"{metrics['images']} pictures"
+            )
+
+
 def _claim(workdir, model, recipe, vocabulary, step):
     """Write down what the directory is for, or check that it still holds."""
     asked = {
@@ -197,6 +295,8 @@ def _claim(workdir, model, recipe, vocabulary, step):
         "vocabulary": vocabulary and str(vocabulary),
         **dataclasses.asdict(recipe),
     }
+    remove_leftovers(workdir, WRITTEN)
+    remove_leftovers(workdir / "checkpoints", ["step-*"])
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:

@@ -158,6 +158,14 @@ def test_train_as_the_options_say(folder, trained, ask):
         *("--set", "learning_rate=0.01", "--export", folder / "exported"),
     )
     assert (folder / "exported" / "saved_model.pb").is_file()
+    assert result["export"] == str(folder / "exported")
+    # The first run exported to where it worked, and does so once.
+    exported = (workdir / "saved_model" / "saved_model.pb").stat()
+    again = ask(
+        *train_arguments(folder), *arguments, *("--set", "learning_rate=0.01")
+    )
+    assert again["export"] == str(workdir / "saved_model")
+    assert (workdir / "saved_model" / "saved_model.pb").stat() == exported
     assert result["step"] == result["best"]["step"] == 6
     assert result["model"] == str(trained)
     score = result["best"]["score"]

@@ -16,6 +16,7 @@ from align_keras.cli import pack as command
 from align_keras.data import count_records
 from align_keras.data import iterate_records
 from align_keras.data import pack
+from align_keras.data.hold_out import choose_held_out
 
 
 def _bytes(seed, form="JPEG", size=(40, 30), **options):
@@ -55,7 +56,10 @@ def test_folder_with_captions(tmp_path):
         contents = (output / shard["file"]).read_bytes()
         assert hashlib.sha256(contents).hexdigest() == shard["sha256"]
     assert json.loads((output / "manifest.json").read_text()) == manifest
-    assert sorted(p.name for p in output.iterdir()) == [*names, "manifest.json"]
+    indexes = [name.replace(".tfrecord", ".idx") for name in names]
+    assert sorted(p.name for p in output.iterdir()) == sorted(
+        [*names, *indexes, "manifest.json"]
+    )
     assert _read(output) == [
         {
             "key": str(number),
@@ -301,3 +305,59 @@ def test_command(tmp_path, capsys):
     command.run(parser.parse_args([*arguments, *output, "--json"]))
     summary = json.loads(capsys.readouterr().out)
     assert summary["records"] == 2 and "skipped" not in summary
+
+
+def _keys(output):
+    return [record["key"] for record in _read(output)]
+
+
+def test_some_pictures_are_set_aside(tmp_path):
+    folder = tmp_path / "in"
+    captions = _folder(folder, 100)
+    # Copies under other names, one picture under two suffixes, and one that
+    # stands for all that were not found.
+    rows = [captions.read_text()]
+    for number in range(20):
+        (folder / f"copy{number}.jpg").write_bytes(_bytes(number))
+        (folder / f"{number + 20}.png").write_bytes(_bytes(0, "PNG"))
+        rows += [f"copy{number}.jpg,c", f"{number + 20}.png,c"]
+    (folder / "99.jpg").write_bytes(b"broken")
+    (folder / "98.jpg").unlink()
+    captions.write_text("\n".join(rows))
+    output = tmp_path / "out"
+    manifest = pack(folder, output, captions, hold_out=0.1)
+    kept, aside = _keys(output), _keys(output / "held_out")
+    # A tenth of 139 files.
+    assert 12 <= len(aside) <= 14 and manifest["held_out"] == len(aside)
+    assert not set(kept) & set(aside)
+    assert {*kept, *aside} <= {str(n) for n in range(98)} | {
+        f"copy{n}" for n in range(20)
+    }
+    for number in range(20):
+        sides = [str(number) in aside, f"copy{number}" in aside]
+        assert sides[0] == sides[1]
+    assert count_records(output / "held_out") == len(aside)
+    reasons = manifest["skipped_reasons"]
+    assert reasons["not a picture"] == reasons["missing file"] == 1
+    # Again, under another name: the same choice.
+    again = tmp_path / "again"
+    pack(folder, again, captions, hold_out=0.1)
+    assert _keys(again / "held_out") == aside
+    # Other arguments are other data.
+    with pytest.raises(FileExistsError):
+        pack(folder, output, captions)
+
+
+@pytest.mark.parametrize(
+    "count, share, expected",
+    [(3, 0.1, 0), (4, 0.1, 1), (16, 0.1, 4), (40, 0.1, 8), (90, 0.1, 9)],
+)
+def test_how_many_are_set_aside(tmp_path, count, share, expected):
+    names = [f"{number}.jpg" for number in range(count)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    chosen = choose_held_out(tmp_path, names, share)
+    assert len(chosen) == expected and chosen <= set(names)
+    assert not choose_held_out(tmp_path, names, 0)
+    with pytest.raises(ValueError, match="hold_out=0.6"):
+        choose_held_out(tmp_path, names, 0.6)

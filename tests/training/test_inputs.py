@@ -114,13 +114,14 @@ def test_ghost_statistics_need_whole_runs(tmp_path):
 def test_a_run_without_scores_can_go_on_with_them(tmp_path):
     class Recorder:
         step = 7
-        saved = []
+        said = []
 
         def state(self):
-            return {"step": 5, "best": {"step": 5, "score": None}}
+            best = {"step": 5, "score": None}
+            return {"step": 7, "best": best, "pending": True}
 
-        def save(self, model, step, **state):
-            self.saved.append(state)
+        def update(self, **state):
+            self.said.append(state)
 
         def write(self, metrics):
             pass
@@ -133,5 +134,6 @@ def test_a_run_without_scores_can_go_on_with_them(tmp_path):
         recorder, tmp_path, recorder, lambda model: {"mean_recall": 0.25}
     )
     callback.set_model(recorder)
-    callback.on_epoch_end(0)
-    assert recorder.saved[0]["best"]["score"] == 0.25
+    callback.on_train_begin()
+    (said,) = recorder.said
+    assert said["best"]["score"] == 0.25 and said["pending"] is False

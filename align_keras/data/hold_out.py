@@ -1,0 +1,72 @@
+"""Which pictures are set aside to measure on."""
+
+import collections
+import hashlib
+import posixpath
+
+# More pictures make an evaluation slower, hardly truer.
+MOST = 1000
+# Fewer say nothing; but a quarter of a small collection is enough to lose.
+FEWEST = 8
+
+
+def choose_held_out(folder, names, share):
+    """Choose pictures that training must not see.
+
+    The choice follows from the names alone, so that it is the same each time.
+    Pictures with one key (a name up to its suffix) or the same bytes stay
+    together, on one side or the other.
+
+    Args:
+        folder: `pathlib.Path` to which the names are relative.
+        names: list of strings. Paths of pictures; missing files are passed
+            over.
+        share: float from 0 to 0.5. The share to set aside; yet at least 8
+            pictures, or a quarter where that is less, and at most 1000.
+
+    Returns:
+        Set of names, empty where `share` is 0.
+    """
+    if not 0 <= share <= 0.5:
+        raise ValueError(
+            "`hold_out` must be a share from 0 to 0.5 of the pictures. "
+            f"Received: hold_out={share}"
+        )
+    names = [name for name in names if (folder / name).is_file()]
+    wanted = max(round(share * len(names)), min(FEWEST, len(names) // 4))
+    wanted = min(wanted, MOST) if share else 0
+    chosen = set()
+    for group in sorted(_groups(folder, names), key=_draw):
+        # A group that does not fit, such as one picture a thousand times,
+        # stays in training.
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    return chosen
+
+
+def _groups(folder, names):
+    """Lists of names that belong on one side."""
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    shared = collections.Counter(sizes.values())
+    parent = {}
+
+    def root(item):
+        while parent.setdefault(item, item) != item:
+            item = parent[item]
+        return item
+
+    for name in names:
+        parent[root(name)] = root(("key", posixpath.splitext(name)[0]))
+        # Only files of equal size can have equal bytes.
+        if shared[sizes[name]] > 1:
+            contents = (folder / name).read_bytes()
+            digest = hashlib.sha256(contents).digest()
+            parent[root(name)] = root(("bytes", digest))
+    groups = collections.defaultdict(list)
+    for name in names:
+        groups[root(name)].append(name)
+    return groups.values()
+
+
+def _draw(group):
+    return hashlib.sha256(min(group).encode()).digest()

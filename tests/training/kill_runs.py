@@ -1,0 +1,161 @@
+"""Stop runs of `align-keras train` in many ways, and start them again.
+
+    python kill_runs.py FOLDER
+
+FOLDER gets a working directory for each way. Each run is a fork of this
+process, which has imported all there is but used none of it: as good as a
+process of its own, and sooner there. Prints JSON: what the runs said.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import tensorflow as tf
+from colors import FIELDS
+from colors import VOCABULARY
+from colors import tiny_model
+from colors import write_pictures
+from colors import write_vocabulary
+
+from align_keras.cli import main
+from align_keras.data import pack
+
+# All that a run imports, before the processes part.
+from align_keras.training import train as _  # noqa: F401
+
+FOLDER = Path(sys.argv[1])
+STEPS = 120
+
+
+def start(function, *arguments, said=os.devnull):
+    """Run a function in a fork and return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with open(said, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(function(*arguments))
+
+
+def end(pid):
+    """Wait for a process; its exit status, negative after a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def prepare():
+    write_pictures(FOLDER / "pictures")
+    write_vocabulary(FOLDER / "words.txt")
+    captions = FOLDER / "pictures" / "captions.csv"
+    packed = FOLDER / "packed"
+    pack(FOLDER / "pictures", packed, captions, records_per_shard=5)
+    model = tiny_model(len(VOCABULARY), dropout=0.05)
+    for layer in model._flatten_layers():
+        if hasattr(layer, "synchronized"):
+            layer.synchronized = True
+    model.save_to_preset(str(FOLDER / "preset"))
+
+
+def train(name, replicas=1, **fields):
+    if replicas > 1:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * replicas,
+        )
+    fields = {"steps": STEPS, "checkpoint_every": 10, **fields}
+    options = {
+        "preset": FOLDER / "preset",
+        "recipe": FOLDER / "recipe.yaml",
+        "data": FOLDER / "packed",
+        "vocabulary": FOLDER / "words.txt",
+        "workdir": FOLDER / name,
+        "strategy": "mirrored" if replicas > 1 else "one-device",
+    }
+    words = [str(w) for k, v in options.items() for w in (f"--{k}", v)]
+    for field, value in fields.items():
+        words += ["--set", f"{field}={value}"]
+    return main(["train", *words, "--no-export"])
+
+
+def run(name, stop=None, number=signal.SIGKILL, **options):
+    """Run, and send a signal when `stop` holds; the exit status."""
+    said = FOLDER / f"{name}.txt"
+    pid = start(lambda: train(name, **options), said=said)
+    while stop is not None and not stop(FOLDER / name):
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            raise SystemExit(f"{name} ended too soon: {said.read_text()}")
+        time.sleep(0.0005)
+    if stop is not None:
+        os.kill(pid, number)
+    return end(pid)
+
+
+# === When to stop ===
+
+
+def reported(step):
+    """Some steps after the figures of this one were written."""
+
+    def stop(workdir):
+        path = workdir / "metrics.jsonl"
+        if path.is_file() and f'{{"step": {step},' in path.read_text():
+            time.sleep(0.05)
+            return True
+        return False
+
+    return stop
+
+
+def saving(step):
+    """A checkpoint after this step is being written."""
+
+    def stop(workdir):
+        for path in (workdir / "checkpoints").glob(".step-*.weights.h5"):
+            if int(path.name[6:15]) >= step:
+                return True
+        return False
+
+    return stop
+
+
+def choosing(step):
+    """The best model is being written."""
+
+    def stop(workdir):
+        saved = workdir / "checkpoints" / f"step-{step:09d}.json"
+        return saved.is_file() and any(workdir.glob(".model.*"))
+
+    return stop
+
+
+if __name__ == "__main__":
+    fields = {**FIELDS, "optimizer": "adam"}
+    (FOLDER / "recipe.yaml").write_text(json.dumps(fields))
+    if end(start(prepare, said=FOLDER / "prepare.txt")):
+        raise SystemExit((FOLDER / "prepare.txt").read_text())
+    far = {"checkpoint_every": 10 * STEPS}
+    pair = {"replicas": 2}
+    report = {
+        "whole": run("whole"),
+        "killed": [
+            run("killed", saving(20)),
+            run("killed", choosing(40)),
+            run("killed"),
+        ],
+        "far": run("far", **far),
+        "terminated": [
+            run("terminated", reported(20), signal.SIGTERM, **far),
+            run("terminated", **far),
+        ],
+        "pair": run("pair", **pair),
+        "killed pair": [
+            run("killed_pair", saving(20), **pair),
+            run("killed_pair", reported(60), signal.SIGTERM, **pair),
+            run("killed_pair", **pair),
+        ],
+    }
+    print(json.dumps(report))
