@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 from align_keras.files import atomic_file
+from align_keras.training.ema import averaged_weights
 
 
 class TrainingLog(keras.callbacks.Callback):
@@ -162,8 +163,9 @@ class SaveBest(keras.callbacks.Callback):
 
     Every `checkpoint_every` steps the run is saved, then the model evaluated
     where there is something to evaluate it on. The model with the highest
-    mean recall is kept; without evaluation, the newest. A run that was
-    stopped between the two begins with the evaluation.
+    mean recall is kept; without evaluation, the newest. With a recipe's `ema`
+    it has the averages of the weights. A run that was stopped between the two
+    begins with the evaluation.
 
     Args:
         checkpoints: `Checkpoints`. Where the run is saved.
@@ -233,6 +235,11 @@ class SaveBest(keras.callbacks.Callback):
 
     def _choose(self):
         """Evaluate the model, and keep it if there is none better."""
+        with averaged_weights(self.model):
+            self._choose_weights()
+        self.checkpoints.update(best=self.best, pending=False)
+
+    def _choose_weights(self):
         step = self.log.step
         metrics = self.evaluate(self.model) if self.evaluate else {}
         if metrics:
@@ -245,4 +252,3 @@ class SaveBest(keras.callbacks.Callback):
             except (OSError, RuntimeError) as error:
                 raise self.checkpoints.explain(self.directory, error) from error
             self.best = {"step": step, "score": score, "metrics": metrics}
-        self.checkpoints.update(best=self.best, pending=False)

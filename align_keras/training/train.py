@@ -9,6 +9,7 @@ from align_keras.files import atomic_file
 from align_keras.files import remove_leftovers
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
+from align_keras.optimizers import describe_exclusions
 from align_keras.training.assembly import build_model
 from align_keras.training.assembly import compile_model
 from align_keras.training.callbacks import SaveBest
@@ -181,6 +182,7 @@ def _train(
         begun.restore(model)
     if step:
         say(f"Going on after step {step}.")
+    say(describe_exclusions(model.optimizer, model.trainable_variables))
     checkpoints = Checkpoints(workdir, state) if worker else begun
 
     def blame(step, reason):
