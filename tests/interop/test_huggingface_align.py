@@ -1,0 +1,433 @@
+"""ALIGN in Hugging Face's layout against transformers' own `AlignModel`."""
+
+import json
+import os
+import shutil
+
+import huggingface_hub
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="The comparison needs PyTorch")
+transformers = pytest.importorskip(
+    "transformers", reason="The comparison needs transformers"
+)
+safetensors = pytest.importorskip("safetensors.numpy")
+
+from huggingface_models import make_align
+from huggingface_models import make_inputs
+from huggingface_models import make_processor
+from huggingface_models import outputs_of
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import ContrastiveLoss
+from align_keras import EfficientNetBackbone
+from align_keras.cli import main
+from align_keras.interop import convert
+from align_keras.interop import save_huggingface
+from align_keras.interop.safetensors_file import SafetensorsFiles
+
+ATOL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return make_align()
+
+
+@pytest.fixture(scope="module")
+def directory(reference, tmp_path_factory):
+    """A small model with its processor, as transformers saves them."""
+    directory = tmp_path_factory.mktemp("huggingface") / "align"
+    reference.save_pretrained(directory)
+    make_processor().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def converted(directory):
+    return AlignDualEncoder.from_preset(str(directory))
+
+
+def assert_equal_outputs(model, reference, inputs, atol=ATOL):
+    expected = outputs_of(reference, inputs)
+    outputs = {
+        name: keras.ops.convert_to_numpy(value)
+        for name, value in model(inputs).items()
+    }
+    image, text = outputs["image_embeddings"], outputs["text_embeddings"]
+    # Inputs that all have nearly one vector would hide a difference.
+    for rows in (image, text):
+        nearest = float((rows @ rows.T).min())
+        assert nearest < 0.95
+    np.testing.assert_allclose(image, expected.image_embeds, atol=atol)
+    np.testing.assert_allclose(text, expected.text_embeds, atol=atol)
+    np.testing.assert_allclose(
+        text @ image.T / model.temperature, expected.logits_per_text, atol=atol
+    )
+    # Theirs is the mean of the two directions, ours the sum.
+    loss = ContrastiveLoss(label_smoothing=0.1)(
+        image, text, temperature=model.temperature
+    )
+    assert float(loss) / 2 == pytest.approx(float(expected.loss), abs=atol)
+
+
+def test_outputs_equal_transformers(converted, reference):
+    assert_equal_outputs(converted, reference, make_inputs())
+    assert converted.temperature == pytest.approx(0.7)
+    # A picture that is not square, of even and of odd sides.
+    assert_equal_outputs(converted, reference, make_inputs(1, size=(48, 71)))
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "config", "size"),
+    [
+        pytest.param(
+            {"width_coefficient": 1.0, "depth_coefficient": 1.0},
+            {"hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 300},
+            {"temperature_init_value": 1.0},
+            96,
+            id="b0",
+        ),
+        pytest.param(
+            {
+                "width_coefficient": 0.55,
+                "depth_coefficient": 0.7,
+                "hidden_act": "relu",
+                "drop_connect_rate": 0.1,
+            },
+            {
+                "hidden_act": "gelu_new",
+                "num_attention_heads": 2,
+                "num_hidden_layers": 3,
+                "type_vocab_size": 3,
+            },
+            {"temperature_init_value": 0.013},
+            64,
+            id="odd",
+        ),
+    ],
+)
+def test_other_sizes(vision, text, config, size, tmp_path):
+    reference = make_align(3, vision, text, **config)
+    reference.save_pretrained(tmp_path)
+    model = AlignDualEncoder.from_preset(str(tmp_path))
+    assert model.preprocessor is None
+    vocabulary = reference.config.text_config.vocab_size
+    inputs = make_inputs(2, size=(size, size), vocabulary=vocabulary)
+    # Dividing by a small temperature magnifies what differs by 1e-7.
+    atol = ATOL / min(1.0, 10 * model.temperature)
+    assert_equal_outputs(model, reference, inputs, atol)
+
+
+def test_shards_give_the_same_weights(reference, converted, tmp_path):
+    reference.save_pretrained(tmp_path, max_shard_size="300KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    model = AlignDualEncoder.from_preset(str(tmp_path))
+    for ours, other in zip(model.weights, converted.weights, strict=True):
+        np.testing.assert_array_equal(ours, other)
+
+
+def test_towers_and_dtype_can_be_set(directory, converted):
+    model = AlignDualEncoder.from_preset(
+        str(directory),
+        image_encoder={"batch_norm": "ghost"},
+        text_encoder={"dropout": 0.3},
+        temperature_form="log",
+        dtype="bfloat16",
+    )
+    assert model.image_encoder.batch_norm == "ghost"
+    assert model.text_encoder.dropout == 0.3
+    assert model.temperature == pytest.approx(0.7)
+    assert model.text_encoder.dtype == "bfloat16"
+    fresh = AlignDualEncoder.from_preset(str(directory), load_weights=False)
+    kernels = [m.text_projection.kernel for m in (fresh, converted)]
+    assert np.abs(np.subtract(*map(np.asarray, kernels))).max() > 0.01
+
+
+# === The way out ===
+
+
+def test_round_trip_is_bit_identical(directory, reference, tmp_path, capsys):
+    """In by the command, through a preset on disk, and out again."""
+    preset, out = str(tmp_path / "preset"), str(tmp_path / "out")
+    assert main(["convert", str(directory), preset]) == 0
+    assert "AlignDualEncoder" in capsys.readouterr().out
+    assert main(["convert", "--to", "huggingface", "--json", preset, out]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == out
+    before, after = SafetensorsFiles(directory), SafetensorsFiles(out)
+    assert before.shapes == after.shapes
+    assert {n.rpartition(".")[2] for n in before.shapes} >= {
+        "num_batches_tracked",
+        "running_var",
+    }
+    for name in before.shapes:
+        assert before.dtype(name) == after.dtype(name), name
+        assert before.read(name).tobytes() == after.read(name).tobytes(), name
+    again, loading = transformers.AlignModel.from_pretrained(
+        out, output_loading_info=True
+    )
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert (
+        again.config.to_dict() | {"transformers_version": 0}
+        == (
+            reference.config.to_dict()
+            | {"transformers_version": 0, "architectures": ["AlignModel"]}
+            | {"_name_or_path": again.config.to_dict().get("_name_or_path")}
+        )
+        or _differences(again.config, reference.config) == {}
+    )
+    inputs = make_inputs(5)
+    for name, value in outputs_of(again.eval(), inputs).items():
+        if name.endswith("embeds") or name.startswith("logits"):
+            expected = outputs_of(reference, inputs)[name]
+            np.testing.assert_array_equal(value, expected)
+
+
+def _differences(one, other):
+    one, other = one.to_dict(), other.to_dict()
+    ignored = {"_name_or_path", "transformers_version", "architectures"}
+    return {
+        key: (one.get(key), other.get(key))
+        for key in {*one, *other} - ignored
+        if one.get(key) != other.get(key)
+    }
+
+
+def test_our_own_model_leaves_too(converted, tmp_path):
+    model = AlignDualEncoder(
+        EfficientNetBackbone(0.3, 0.4, dropout=0.1, batch_norm="ghost"),
+        BertTextEncoder.from_config(
+            converted.text_encoder.get_config() | {"activation": "gelu_tanh"}
+        ),
+        initial_temperature=0.3,
+    )
+    for name in ("image_encoder", "text_encoder", "text_projection"):
+        weights = getattr(converted, name).get_weights()
+        getattr(model, name).set_weights(weights)
+    assert model.carried is None
+    save_huggingface(model, tmp_path / "out")
+    reference, loading = transformers.AlignModel.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert_equal_outputs(model, reference.eval(), make_inputs(6))
+    assert reference.temperature.item() == pytest.approx(0.3, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"embedding_dim": 8}, "image projection"),
+        ({"image_pooling": "first"}, "does not average"),
+        ({"text_pooling": "average"}, "first token"),
+        ({"image": "same"}, "padding"),
+        ({"image": "squeeze"}, "squeeze"),
+        ({"image": "foreign"}, "no `EfficientNetBackbone`"),
+        ({"text": "foreign"}, "no `BertTextEncoder`"),
+        ({"text": "selu"}, "'selu'"),
+    ],
+)
+def test_what_align_model_cannot_express_is_refused(change, reason, tmp_path):
+    change = dict(change)
+    image, text = change.pop("image", None), change.pop("text", None)
+    pictures = keras.Input((32, 32, 3), name="images")
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    image_encoders = {
+        "foreign": lambda: keras.Model(
+            pictures, keras.layers.Conv2D(8, 3)(pictures)
+        ),
+        "same": lambda: EfficientNetBackbone(0.2, 0.1, padding="same"),
+        "squeeze": lambda: EfficientNetBackbone(
+            0.2, 0.1, squeeze_activation="relu"
+        ),
+        None: lambda: EfficientNetBackbone(0.2, 0.1),
+    }
+    text_encoders = {
+        "foreign": lambda: keras.Model(
+            {"token_ids": tokens}, keras.layers.Embedding(9, 8)(tokens)
+        ),
+        "selu": lambda: BertTextEncoder(9, 1, 1, 8, 8, activation="selu"),
+        None: lambda: BertTextEncoder(9, 1, 1, 8, 8),
+    }
+    model = AlignDualEncoder(
+        image_encoders[image](), text_encoders[text](), **change
+    )
+    with pytest.raises(ValueError, match=f"cannot express.*{reason}"):
+        save_huggingface(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# === Files that are not as they should be ===
+
+
+@pytest.fixture
+def copy(directory, tmp_path):
+    return shutil.copytree(directory, tmp_path / "copy")
+
+
+def change_tensors(directory, change):
+    path = directory / "model.safetensors"
+    tensors = safetensors.load_file(path)
+    change(tensors)
+    safetensors.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_tensors_that_do_not_fit_are_named_in_one_error(copy, monkeypatch):
+    def change(tensors):
+        del tensors["text_projection.bias"]
+        tensors["vision_model.new"] = np.zeros((2, 3), "float32")
+        tensors["temperature"] = np.zeros(1, "float32")
+        name = "text_model.embeddings.word_embeddings.weight"
+        tensors[name] = tensors[name][:-1]
+
+    change_tensors(copy, change)
+    assigned = []
+    monkeypatch.setattr(
+        keras.Variable, "assign", lambda *args: assigned.append(args)
+    )
+    with pytest.raises(ValueError) as error:
+        AlignDualEncoder.from_preset(str(copy))
+    message = str(error.value)
+    for words in (
+        str(copy),
+        "missing tensors: text_projection.bias (96,)",
+        "unexpected tensors: vision_model.new (2, 3)",
+        "temperature is (1,) there and () in the model",
+        "text_model.embeddings.word_embeddings.weight is (",
+    ):
+        assert words in message
+    assert not assigned
+
+
+def test_older_files_with_position_ids_are_read_and_kept(copy, converted):
+    ids = np.arange(70)[None]
+    name = "text_model.embeddings.position_ids"
+    change_tensors(copy, lambda tensors: tensors.update({name: ids}))
+    model = AlignDualEncoder.from_preset(str(copy))
+    np.testing.assert_array_equal(model.carried.tensors[name], ids)
+    np.testing.assert_array_equal(
+        model.text_projection.kernel, converted.text_projection.kernel
+    )
+
+
+def test_quantised_tensors_are_refused(copy):
+    def change(tensors):
+        name = "text_projection.weight"
+        tensors[name] = tensors[name].astype("int8")
+
+    change_tensors(copy, change)
+    with pytest.raises(ValueError, match="text_projection.weight is of .* I8"):
+        AlignDualEncoder.from_preset(str(copy))
+
+
+class Trap:
+    """What must not run."""
+
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["ALIGN_TRAP"],))
+
+
+def test_pickles_are_never_opened(copy, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("ALIGN_TRAP", str(tmp_path / "sprung"))
+    (copy / "model.safetensors").unlink()
+    torch.save({"temperature": Trap()}, copy / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin.*save_pretrained"):
+        AlignDualEncoder.from_preset(str(copy))
+    (copy / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="no model.safetensors"):
+        AlignDualEncoder.from_preset(str(copy))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_damaged_files_are_named(copy, tmp_path, reference):
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="model.safetensors` is no whole"):
+        AlignDualEncoder.from_preset(str(copy))
+    shards = tmp_path / "shards"
+    reference.save_pretrained(shards, max_shard_size="300KB")
+    index = shards / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["temperature"] = "../secret.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="beside it: ../secret"):
+        AlignDualEncoder.from_preset(str(shards))
+    content["weight_map"]["temperature"] = "model-9.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="not there: model-9.safetensors"):
+        AlignDualEncoder.from_preset(str(shards))
+    del content["weight_map"]["temperature"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="disagree about the tensors temp"):
+        AlignDualEncoder.from_preset(str(shards))
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("vision_config", "strides", [1, 2, 2, 2, 2, 2, 1]),
+        ("vision_config", "depthwise_padding", [3]),
+        ("vision_config", "batch_norm_eps", 1e-5),
+        ("vision_config", "hidden_act", "mish"),
+        ("text_config", "layer_norm_eps", 1e-5),
+        ("text_config", "hidden_act", "mish"),
+        (None, "projection_dim", 64),
+        (None, "model_type", "clip"),
+    ],
+)
+def test_networks_that_we_lack_are_refused(part, field, value, copy):
+    config = json.loads((copy / "config.json").read_text())
+    (config[part] if part else config)[field] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"`{field}`.*config.json"):
+        AlignDualEncoder.from_preset(str(copy))
+
+
+def test_wrong_class_and_same_directory_are_refused(directory, converted):
+    with pytest.raises(ValueError, match="AlignDualEncoder.from_preset"):
+        BertTextEncoder.from_preset(str(directory))
+    with pytest.raises(ValueError, match="the source itself"):
+        convert(directory, directory)
+    with pytest.raises(ValueError, match="`to` must be"):
+        convert(directory, "elsewhere", to="onnx")
+
+
+# === From the hub ===
+
+
+def test_handles_are_downloaded_file_by_file(
+    directory, reference, converted, tmp_path, monkeypatch
+):
+    hub = shutil.copytree(directory, tmp_path / "hub")
+    (hub / "model.safetensors").unlink()
+    reference.save_pretrained(hub, max_shard_size="300KB")
+    (hub / "unrelated.bin").write_bytes(b"large")
+    asked = []
+
+    def download(repo_id, filename, **kwargs):
+        assert repo_id == "kakaobrain/align-base"
+        asked.append(filename)
+        if not (hub / filename).is_file():
+            response = huggingface_hub.errors.EntryNotFoundError
+            raise response("404")
+        cache = tmp_path / "cache" / filename
+        cache.parent.mkdir(exist_ok=True)
+        shutil.copy(hub / filename, cache)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    model = AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
+    for ours, other in zip(model.weights, converted.weights, strict=True):
+        np.testing.assert_array_equal(ours, other)
+    assert model.preprocessor.tokenizer is not None
+    assert "unrelated.bin" not in asked
+    for path in hub.glob("model*"):
+        path.unlink()
+    (hub / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="has no safetensors, only pytorch"):
+        AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
