@@ -123,6 +123,6 @@ def bert_layers(encoder):
 
 
 def _old_name(name):
-    """Name a tensor as the files did that were converted in BERT's first year."""
+    """Name a tensor as files from BERT's first year do."""
     name = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", name)
     return re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)

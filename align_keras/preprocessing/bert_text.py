@@ -123,6 +123,9 @@ def split_special_in_graph(texts, pattern):
     import tensorflow as tf
     import tensorflow_text as tf_text
 
+    # A null byte would end the text; any other control character vanishes as
+    # it does.
+    texts = tf.strings.regex_replace(texts, r"\x00", "\x01")
     pieces = tf_text.regex_split(texts, pattern, pattern)
     is_special = tf.strings.regex_full_match(pieces.flat_values, pattern)
     return pieces, is_special

@@ -56,6 +56,16 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     def __init__(
         self, vocabulary=None, lowercase=True, strip_accents=True, **kwargs
     ):
+        if (
+            kwargs.get("sequence_length") is not None
+            or not kwargs.get("split", True)
+            or kwargs.get("dtype") == "string"
+        ):
+            raise ValueError(
+                "`AlignTokenizer` turns whole texts into ids and leaves "
+                "padding to `AlignPreprocessor`: `sequence_length`, `split` "
+                f'and `dtype="string"` are not for it. Received: {kwargs}'
+            )
         if isinstance(vocabulary, os.PathLike):
             vocabulary = os.fspath(vocabulary)
         super().__init__(
@@ -170,10 +180,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
         pattern = self._special_pattern()
         if pattern:
             pieces, is_special = bert_text.split_special_in_graph(flat, pattern)
-            specials, flat = (
-                pieces,
-                tf.where(is_special, "", pieces.flat_values),
-            )
+            flat = tf.where(is_special, "", pieces.flat_values)
         words = bert_text.split_words_in_graph(
             bert_text.normalize_in_graph(flat, **self._normalization())
         )
@@ -184,7 +191,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
         )
         if pattern:
             specials = tf.RaggedTensor.from_row_lengths(
-                tf.boolean_mask(specials.flat_values, is_special),
+                tf.boolean_mask(pieces.flat_values, is_special),
                 tf.cast(is_special, tf.int64),
             )
             words = tf.concat([specials, words], axis=1)

@@ -35,22 +35,21 @@ def randomize(model, seed):
             else:
                 fan_in = tensor[0].numel()
                 tensor.normal_(0, (1.5 / fan_in) ** 0.5, generator=generator)
-        _set_statistics(model, generator)
+        _set_statistics(model)
     return model.eval()
 
 
-def _set_statistics(model, generator):
+def _set_statistics(model):
     """Let batch normalisation see pictures, as in training."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     if not norms:
         return
     for norm in norms:
-        norm.momentum = 0.5
+        norm.momentum = 1.0
         norm.train()
-    for seed in range(3):
-        images = make_pictures(np.random.default_rng(seed), 8, (65, 65))
-        images = torch.tensor(images.transpose(0, 3, 1, 2).copy())
-        getattr(model, "vision_model", model)(images)
+    images = make_pictures(np.random.default_rng(9), 12, (65, 65))
+    images = torch.tensor(images.transpose(0, 3, 1, 2).copy())
+    getattr(model, "vision_model", model)(images)
 
 
 def make_pictures(rng, batch, size):
