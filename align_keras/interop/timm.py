@@ -44,10 +44,8 @@ class Timm(Checkpoint):
         }
 
     def load_weights(self, model):
-        links = torch_efficientnet_links(
-            model, ("conv_stem", "bn1"), _block_names
-        )
-        assign(links, SafetensorsFiles(self.directory), unused=_UNUSED.match)
+        tensors = SafetensorsFiles(self.directory)
+        assign(links(model), tensors, unused=is_unused)
 
     def parts(self):
         known = {"mean", "std"} <= set(self._pretrained())
@@ -73,6 +71,18 @@ class Timm(Checkpoint):
 
     def _pretrained(self):
         return self.config.get("pretrained_cfg") or self.config
+
+
+def links(backbone):
+    """Link a backbone with timm's names."""
+    return torch_efficientnet_links(
+        backbone, ("conv_stem", "bn1"), _block_names
+    )
+
+
+def is_unused(name):
+    """Tell whether a tensor of timm's is of no use to our backbone."""
+    return _UNUSED.match(name) is not None
 
 
 def _block_names(index, block):
