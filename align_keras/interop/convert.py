@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import keras
+
 from align_keras.files import atomic_directory
 from align_keras.interop.huggingface_align import save_huggingface
 from align_keras.interop.keras_applications import from_keras_applications
@@ -56,17 +58,12 @@ def convert(source, destination, to="preset", antialias=None):
         )
     if to == "huggingface":
         model = AlignDualEncoder.from_preset(source)
-        _set_antialias(model.preprocessor, antialias)
+        _set_antialias(_converter(model), antialias)
         save_huggingface(model, destination)
         return model
     model, parts = _read(source)
-    if isinstance(model, AlignDualEncoder):
-        _set_antialias(model.preprocessor, antialias)
-        model.save_to_preset(destination)
-        return model
-    converter = parts.get("image_converter")
-    if converter is not None and antialias is not None:
-        converter.antialias = antialias
+    converter = parts.get("image_converter", _converter(model))
+    _set_antialias(converter, antialias)
     with atomic_directory(destination) as temporary:
         model.save_to_preset(str(temporary))
         for part in parts.values():
@@ -97,8 +94,6 @@ def _read(source):
 
 
 def _application(name):
-    import keras
-
     make = getattr(keras.applications, name, None)
     if make is None or not name.startswith("EfficientNetB"):
         raise ValueError(
@@ -108,6 +103,17 @@ def _application(name):
     return make(include_top=False)
 
 
-def _set_antialias(preprocessor, antialias):
-    if antialias is not None and preprocessor is not None:
-        preprocessor.image_converter.antialias = antialias
+def _converter(model):
+    preprocessor = getattr(model, "preprocessor", None)
+    return getattr(preprocessor, "image_converter", None)
+
+
+def _set_antialias(converter, antialias):
+    if antialias is None:
+        return
+    if converter is None:
+        raise ValueError(
+            "The source does not tell how pictures are prepared, so there is "
+            f"nothing to set. Received: antialias={antialias}"
+        )
+    converter.antialias = antialias

@@ -216,8 +216,6 @@ def copy_layers(pairs, source):
     """
     links, arrays = {}, {}
     for name, (theirs, ours) in pairs.items():
-        # Not every Keras tells its layers' roles by the same attributes, but
-        # each of them keeps the order of the weights.
         own = roles(ours)
         for role, variable in own.items():
             links[f"{name}/{role}"] = _same(variable)

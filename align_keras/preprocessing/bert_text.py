@@ -50,6 +50,8 @@ def normalize(text, lowercase, strip_accents, split_on_cjk):
     """Normalise one string in Python."""
     text = _compiled(_DROPPED).sub("", text)
     text = _compiled(_SPACE).sub(" ", text)
+    if text.isascii():  # Most texts; the rest is about other letters.
+        return text.lower() if lowercase else text
     if split_on_cjk:
         text = _compiled(_CJK).sub(r" \g<0> ", text)
     if strip_accents:

@@ -55,14 +55,6 @@ def processor():
     return make_processor()
 
 
-@pytest.fixture(scope="module")
-def directory(processor, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("processor")
-    processor.save_pretrained(directory)
-    make_align().config.save_pretrained(directory)
-    return directory
-
-
 def expected_ids(processor, texts=TEXTS):
     return processor(
         text=texts,
