@@ -15,7 +15,6 @@ from align_keras.interop.efficientnet import torch_efficientnet_links
 from align_keras.interop.huggingface_bert import ACTIVATIONS
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
-from align_keras.interop.links import Link
 from align_keras.interop.links import assign
 from align_keras.interop.links import torch_links
 from align_keras.interop.safetensors_file import WEIGHTS
@@ -106,9 +105,11 @@ class HuggingFaceAlign(Checkpoint):
 
     def load_weights(self, model):
         tensors = SafetensorsFiles(self.directory)
-        temperature = _Temperature(model.contrastive_head)
-        links = {"temperature": Link(temperature, (), ()), **_links(model)}
-        assign(links, tensors, unused=_UNUSED.match)
+        links = {
+            "temperature": _TemperatureLink(model.contrastive_head),
+            **_links(model),
+        }
+        assign(model, links, tensors, unused=_UNUSED.match)
         extra = set(tensors.shapes) - set(links)
         model.carried = Carried(
             {name: _storable(tensors.read(name)) for name in sorted(extra)},
@@ -168,16 +169,21 @@ class HuggingFaceAlign(Checkpoint):
         return cls(**{"dtype": dtype, **arguments, **(replacement or {})})
 
 
-class _Temperature:
-    """The temperature in the place of a variable, whatever its form."""
+class _TemperatureLink:
+    """Links the temperature, whatever form it is learned in."""
 
     shape = ()
 
     def __init__(self, head):
         self._head = head
+        (self.weight,) = head.weights
+        self.variable = self
+
+    def to_keras(self, tensor):
+        return float(tensor)
 
     def assign(self, value):
-        self._head.set_temperature(float(value))
+        self._head.set_temperature(value)
 
 
 def _storable(tensor):

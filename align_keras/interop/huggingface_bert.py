@@ -58,7 +58,7 @@ class HuggingFaceBert(Checkpoint):
         }
         if f"{prefix}embeddings.LayerNorm.gamma" in tensors.shapes:
             links = {_old_name(name): link for name, link in links.items()}
-        assign(links, tensors, unused=_UNUSED.match)
+        assign(model, links, tensors, unused=_UNUSED.match)
 
     def parts(self):
         found = huggingface_processor.parts(self.directory)

@@ -80,7 +80,7 @@ def from_keras_applications(model, **kwargs):
         for part, layer in parts(block).items():
             name = prefix + _NAMES[part]
             pairs[name] = (theirs[name], layer)
-    copy_layers(pairs, f"`{model.name}` of keras.applications")
+    copy_layers(backbone, pairs, f"`{model.name}` of keras.applications")
     return backbone
 
 

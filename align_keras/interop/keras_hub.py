@@ -93,8 +93,9 @@ def from_keras_hub_bert(backbone, **kwargs):
 
 
 def _copy(theirs, ours, source):
-    ours = bert_layers(ours)
+    named = bert_layers(ours)
     pairs = {
-        name: (layer, ours[name]) for name, layer in bert_layers(theirs).items()
+        name: (layer, named[name])
+        for name, layer in bert_layers(theirs).items()
     }
-    copy_layers(pairs, source)
+    copy_layers(ours, pairs, source)

@@ -25,6 +25,11 @@ class Link:
     shape: tuple
     axes: tuple
 
+    @property
+    def weight(self):
+        """The weight of the model that is set."""
+        return self.variable
+
     def to_keras(self, tensor):
         """Turn a tensor from elsewhere into the value of the variable."""
         return tensor.transpose(self.axes).reshape(self.variable.shape)
@@ -54,20 +59,27 @@ class Tensors:
         return np.asarray(self._arrays[name])
 
 
-def assign(links, tensors, unused=lambda name: False):
-    """Set every variable from its tensor, or raise and set none.
+def assign(model, links, tensors, unused=lambda name: False):
+    """Set every weight of a model from its tensor, or raise and set none.
 
     Args:
+        model: `keras.Model`.
         links: dict from the name of a tensor to its `Link`.
         tensors: `Tensors` or `SafetensorsFiles`.
         unused: function of a name. Tells of a tensor without a link whether
             it is known to be of no use to our model.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or of another shape; the
-            message names them with both shapes.
+        ValueError: Tensors are missing, unexpected or of another shape, or a
+            weight has no link; the message names them with both shapes.
     """
     shapes = tensors.shapes
+    linked = {id(link.weight) for link in links.values()}
+    fresh = [
+        f"{weight.path} {tuple(weight.shape)}"
+        for weight in model.weights
+        if id(weight) not in linked
+    ]
     missing = [
         f"{name} {link.shape}"
         for name, link in links.items()
@@ -89,6 +101,7 @@ def assign(links, tensors, unused=lambda name: False):
             ("missing tensors", missing),
             ("unexpected tensors", unexpected),
             ("wrong shapes", misshapen),
+            ("nothing for the model's weights", fresh),
         )
         if names
     ]
@@ -202,10 +215,11 @@ def tensorflow_links(name, layer):
     }
 
 
-def copy_layers(pairs, source):
-    """Copy the weights of layers in memory into ours.
+def copy_layers(model, pairs, source):
+    """Copy the weights of layers in memory into those of a model of ours.
 
     Args:
+        model: `keras.Model`.
         pairs: dict from a name for error messages to a pair: a layer of any
             Keras, and ours. A pointwise convolution may be a dense layer in
             ours.
@@ -226,7 +240,7 @@ def copy_layers(pairs, source):
             if is_map and target is not None and len(target.shape) == 2:
                 array = array[0, 0]
             arrays[f"{name}/{role}"] = array
-    assign(links, Tensors(arrays, source))
+    assign(model, links, Tensors(arrays, source))
 
 
 def roles(layer):

@@ -159,7 +159,7 @@ def _copy_efficientnet(theirs, ours, source):
         }
         for part, layer in parts(own).items():
             pairs[f"{own.name}/{part}"] = (layers[part], layer)
-    copy_layers(pairs, source)
+    copy_layers(ours, pairs, source)
 
 
 # === BERT ===
@@ -263,10 +263,9 @@ def _copy_bert(theirs, ours, source):
             "output.LayerNorm": layer._output_layer_norm,
         }.items():
             named[f"encoder.layer.{index}.{part}"] = sublayer
-    ours = bert_layers(ours)
-    copy_layers(
-        {name: (layer, ours[name]) for name, layer in named.items()}, source
-    )
+    own = bert_layers(ours)
+    pairs = {name: (layer, own[name]) for name, layer in named.items()}
+    copy_layers(ours, pairs, source)
 
 
 # === Both ===

@@ -16,7 +16,6 @@ _OPTIONAL_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_PICKLED_FILE = "pytorch_model.bin"
 
 
 def open_checkpoint(preset):
@@ -112,15 +111,11 @@ def _download(handle):
     if _exists(handle, WEIGHTS):
         return
     if not _exists(handle, INDEX):
-        # Its name is all that an error message needs.
-        pickled = _exists(handle, _PICKLED_FILE)
         raise ValueError(
-            f"`{handle}` has no safetensors"
-            + (f", only {_PICKLED_FILE}, " if pickled else ", ")
-            + "and nothing else is read: pickled weights can run any program. "
-            "Where you trust them, turn them into safetensors with "
-            "transformers: `AutoModel.from_pretrained(name)"
-            ".save_pretrained(directory)`."
+            f"`{handle}` has no {WEIGHTS}, and nothing else is downloaded: "
+            "pickled weights (pytorch_model.bin) can run any program. Where "
+            "you trust them, turn them into safetensors with transformers: "
+            "`AutoModel.from_pretrained(name).save_pretrained(directory)`."
         )
     index = Path(keras_hub_internals.get_file(handle, INDEX))
     for name in sorted(set(shard_of_each_tensor(index).values())):

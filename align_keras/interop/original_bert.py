@@ -44,7 +44,7 @@ class OriginalBert(Checkpoint):
             for name, link in tensorflow_links(_name(module), layer).items()
         }
         tensors = TensorFlowCheckpoint(self.directory)
-        assign(links, tensors, unused=_UNUSED.match)
+        assign(model, links, tensors, unused=_UNUSED.match)
 
     def parts(self):
         found = huggingface_processor.parts(self.directory)

@@ -45,7 +45,7 @@ class Timm(Checkpoint):
 
     def load_weights(self, model):
         tensors = SafetensorsFiles(self.directory)
-        assign(links(model), tensors, unused=is_unused)
+        assign(model, links(model), tensors, unused=is_unused)
 
     def parts(self):
         known = {"mean", "std"} <= set(self._pretrained())

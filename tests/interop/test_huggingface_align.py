@@ -274,5 +274,6 @@ def test_handles_are_downloaded_file_by_file(
     for path in hub.glob("model*"):
         path.unlink()
     (hub / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ValueError, match="has no safetensors, only pytorch"):
+    with pytest.raises(ValueError, match="has no model.safetensors.*pickled"):
         AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
+    assert "pytorch_model.bin" not in asked

@@ -54,6 +54,11 @@ def test_tensors_that_do_not_fit_are_named_in_one_error(copy, monkeypatch):
     assert not assigned
 
 
+def test_a_weight_that_the_checkpoint_lacks_is_not_left_random(directory):
+    with pytest.raises(ValueError, match="nothing for .*image_projection/kern"):
+        AlignDualEncoder.from_preset(str(directory), embedding_dim=24)
+
+
 def test_older_files_with_position_ids_are_read_and_kept(copy, converted):
     ids = np.arange(70)[None]
     name = "text_model.embeddings.position_ids"
