@@ -5,8 +5,56 @@
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+# What `hf://` and other handles mean to KerasHub, and its reader of presets:
+# a tokenizer or image converter of ours serves models of several classes,
+# which `Tokenizer.from_preset` does not foresee.
+from keras_hub.src.utils.preset_utils import BUILTIN_PRESETS
+from keras_hub.src.utils.preset_utils import get_file
+from keras_hub.src.utils.preset_utils import get_preset_loader
+
 # `Backbone.presets` is a property of the class, which plain Python has no
 # word for since `classmethod` and `property` no longer combine.
 from keras_hub.src.utils.python_utils import classproperty
 
-__all__ = ["DataAdapter", "classproperty", "get_data_adapter"]
+# What KerasHub's tokenizers take for strings, tensors of every kind included.
+from keras_hub.src.utils.tensor_utils import (
+    canonicalize_python_string_inputs as to_strings,
+)
+from keras_hub.src.utils.tensor_utils import restore_outer_shape
+
+__all__ = [
+    "BUILTIN_PRESETS",
+    "DataAdapter",
+    "classproperty",
+    "get_data_adapter",
+    "get_file",
+    "get_preset_loader",
+    "restore_outer_shape",
+    "to_strings",
+    "transformer_parts",
+]
+
+
+def transformer_parts(layer):
+    """Return the layers inside a `keras_hub.layers.TransformerEncoder`.
+
+    They hold the weights, and neither KerasHub nor Keras' attention names
+    them in public.
+
+    Args:
+        layer: `TransformerEncoder`, built.
+
+    Returns:
+        A dict from the name that BERT gives the part to the Keras layer.
+    """
+    attention = layer._self_attention_layer
+    return {
+        "attention.self.query": attention._query_dense,
+        "attention.self.key": attention._key_dense,
+        "attention.self.value": attention._value_dense,
+        "attention.output.dense": attention._output_dense,
+        "attention.output.LayerNorm": layer._self_attention_layer_norm,
+        "intermediate.dense": layer._feedforward_intermediate_dense,
+        "output.dense": layer._feedforward_output_dense,
+        "output.LayerNorm": layer._feedforward_layer_norm,
+    }

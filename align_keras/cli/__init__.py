@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a model, or go on with an interrupted run",
     "evaluate": "measure a model",
     "export": "write a SavedModel that takes files and strings",
+    "convert": "read a checkpoint of another library, or write for one",
 }
 
 

@@ -7,6 +7,7 @@ from keras_hub.models import Backbone
 
 from align_keras.files import atomic_directory
 from align_keras.models import presets
+from align_keras.models.carried import Carried
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
 from align_keras.models.pooling import Pooling
@@ -179,6 +180,17 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     @preprocessor.setter
     def preprocessor(self, value):
         self.__dict__["_untracked_preprocessor"] = value
+
+    # Nor is what a converted checkpoint brings along and the network does not
+    # use: it is of use to those alone who convert the model back.
+    @property
+    def carried(self):
+        """What a converted checkpoint holds beyond the model, or `None`."""
+        return self.__dict__.get("_untracked_carried")
+
+    @carried.setter
+    def carried(self, value):
+        self.__dict__["_untracked_carried"] = value
 
     @property
     def temperature(self):
@@ -387,7 +399,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         Args:
             preset: string. The name of a shipped preset such as
                 `"align_b7_bert_base"`, a directory that `save_to_preset`
-                wrote, or a handle that KerasHub knows.
+                wrote, a handle that KerasHub knows; or a directory in Hugging
+                Face's layout, or a handle of one such as
+                `"hf://kakaobrain/align-base"`, whose weights are converted.
             load_weights: bool. Whether to load the weights of the preset.
                 Shipped presets are architectures without weights; a notice
                 says so once. Defaults to `True`.
@@ -409,6 +423,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         ```
         """
         path = presets.find_preset(preset)
+        checkpoint = presets.foreign_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint.load(cls, load_weights, **kwargs)
         presets.require_class(path, cls)
         for name in ("image_encoder", "text_encoder"):
             if isinstance(kwargs.get(name), dict):
@@ -424,6 +441,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
 
             preprocessor = AlignPreprocessor.from_preset(path)
         model.preprocessor = preprocessor
+        if load_weights and "://" not in path:
+            model.carried = Carried.read(path)
         return model
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
@@ -443,6 +462,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
                 super().save_to_preset(str(temporary), max_shard_size)
                 if self.preprocessor is not None:
                     self.preprocessor.save_to_preset(str(temporary))
+                if self.carried is not None:
+                    self.carried.write(temporary)
         finally:
             self.optimizer = optimizer
 

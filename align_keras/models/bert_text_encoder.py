@@ -14,6 +14,16 @@ def _initializer():
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
+def gelu_tanh(x):
+    """Compute the tanh form of GELU, as BERT's first program did."""
+    return ops.gelu(x, approximate=True)
+
+
+def _activation(name):
+    return gelu_tanh if name == "gelu_tanh" else name
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
 class BertTextEncoder(PresetMixin, Backbone):
     """A BERT encoder that represents a text by its first token.
 
@@ -34,8 +44,8 @@ class BertTextEncoder(PresetMixin, Backbone):
         num_segments: int. Number of segment vectors, of which a single text
             uses the first. Defaults to `2`.
         activation: string. Activation of the feed-forward layers. Defaults
-            to `"gelu"`, in its exact form; the tanh form differs by up to
-            3e-4 in the outputs.
+            to `"gelu"`, in its exact form; the tanh form, `"gelu_tanh"`,
+            differs by up to 3e-4 in the outputs.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights.
         **kwargs: Arguments of `keras.Model`, such as `name`.
@@ -120,7 +130,7 @@ class BertTextEncoder(PresetMixin, Backbone):
             BertLayer(
                 intermediate_dim=intermediate_dim,
                 num_heads=num_heads,
-                activation=activation,
+                activation=_activation(activation),
                 dropout=dropout,
                 layer_norm_epsilon=1e-12,
                 kernel_initializer=_initializer(),

@@ -72,8 +72,12 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         padding: string. `"fixed"` pads strided convolutions with
             `kernel_size // 2 - 1` rows before and `kernel_size // 2` rows
             after the map, as the public ALIGN checkpoints need it; `"same"`
-            leaves it to Keras. Defaults to `"fixed"`.
+            pads by the parity of the map, as TensorFlow does and EfficientNets
+            for ImageNet need it. Defaults to `"fixed"`.
         activation: string. Defaults to `"silu"`, also known as swish.
+        squeeze_activation: string. Activation inside squeeze and excitation,
+            where it is another, as in the TensorFlow Model Garden. Defaults
+            to `None`, which is `activation`.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights.
         **kwargs: Arguments of `keras.Model`, such as `name`.
@@ -110,6 +114,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         virtual_batch_size=16,
         padding="fixed",
         activation="silu",
+        squeeze_activation=None,
         dtype=None,
         **kwargs,
     ):
@@ -146,6 +151,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
                 dropout=dropout * index / len(specs),
                 padding=padding,
                 activation=activation,
+                squeeze_activation=squeeze_activation,
                 batch_norm=batch_norm,
                 virtual_batch_size=virtual_batch_size,
                 dtype=dtype,
@@ -172,6 +178,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         self.virtual_batch_size = virtual_batch_size
         self.padding = padding
         self.activation = activation
+        self.squeeze_activation = squeeze_activation
         self.num_features = specs[-1]["output_filters"]
 
     def count_macs(self, image_size):
@@ -218,6 +225,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
                 "virtual_batch_size": self.virtual_batch_size,
                 "padding": self.padding,
                 "activation": self.activation,
+                "squeeze_activation": self.squeeze_activation,
             }
         )
         return config

@@ -58,6 +58,8 @@ class MBConvBlock(layers.Layer):
         padding: string. How a strided convolution pads, see
             `EfficientNetBackbone`. Defaults to `"fixed"`.
         activation: string. Defaults to `"silu"`.
+        squeeze_activation: string. See `EfficientNetBackbone`. Defaults to
+            `None`.
         batch_norm: string. See `EfficientNetBackbone`. Defaults to `"local"`.
         virtual_batch_size: int. See `EfficientNetBackbone`.
     """
@@ -74,6 +76,7 @@ class MBConvBlock(layers.Layer):
         dropout=0.0,
         padding="fixed",
         activation="silu",
+        squeeze_activation=None,
         batch_norm="local",
         virtual_batch_size=16,
         **kwargs,
@@ -89,6 +92,7 @@ class MBConvBlock(layers.Layer):
         self.dropout = dropout
         self.padding = padding
         self.activation = keras.activations.get(activation)
+        self.squeeze_activation = squeeze_activation
         self.batch_norm = batch_norm
         self.virtual_batch_size = virtual_batch_size
 
@@ -189,7 +193,11 @@ class MBConvBlock(layers.Layer):
     def _gate(self, x):
         squeezed = precise_mean(x, axis=(1, 2))
         squeezed = ops.cast(squeezed, self.compute_dtype)
-        squeezed = self.activation(self.squeeze_reduce(squeezed))
+        squeezed = self.squeeze_reduce(squeezed)
+        if self.squeeze_activation is None:
+            squeezed = self.activation(squeezed)
+        else:
+            squeezed = keras.activations.get(self.squeeze_activation)(squeezed)
         gate = ops.sigmoid(self.squeeze_expand(squeezed))
         return gate[:, None, None, :]
 
@@ -213,6 +221,7 @@ class MBConvBlock(layers.Layer):
                 "dropout": self.dropout,
                 "padding": self.padding,
                 "activation": keras.activations.serialize(self.activation),
+                "squeeze_activation": self.squeeze_activation,
                 "batch_norm": self.batch_norm,
                 "virtual_batch_size": self.virtual_batch_size,
             }

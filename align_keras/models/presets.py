@@ -10,6 +10,8 @@ from align_keras import keras_hub_internals
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
+# Any of these makes a directory a checkpoint, ours or that of others.
+_CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
 def presets_directory():
@@ -61,11 +63,11 @@ def find_preset(preset):
     """Turn the name of a shipped preset into its directory.
 
     Args:
-        preset: string. The name of a shipped preset, a directory, or a handle
-            with a scheme such as `hf://`.
+        preset: string. The name of a preset that we or KerasHub ship, a
+            directory, or a handle with a scheme such as `hf://`.
 
     Returns:
-        A string: the directory, or `preset` itself where it has a scheme.
+        A string: the directory, or the handle.
 
     Raises:
         ValueError: `preset` is neither a name nor a directory; the message
@@ -77,13 +79,15 @@ def find_preset(preset):
     if "://" in preset:
         return preset
     path = Path(preset)
-    if (path / "config.json").is_file():
+    if any((path / name).is_file() for name in _CONFIG_FILES):
         return preset
     if path.exists():
         raise ValueError(
             f"`{preset}` is no preset directory: it has no config.json. Save "
             "a model there with `model.save_to_preset()`."
         )
+    if preset in keras_hub_internals.BUILTIN_PRESETS:
+        return keras_hub_internals.BUILTIN_PRESETS[preset]["kaggle_handle"]
     nearest = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0)
     raise ValueError(
         f"There is no preset named `{preset}` and no directory of that name. "
@@ -125,6 +129,25 @@ def _class_names(cls):
     return {cls.__name__}.union(*map(_class_names, cls.__subclasses__()))
 
 
+def foreign_checkpoint(path):
+    """Open the checkpoint of another library.
+
+    Args:
+        path: string. What `find_preset` returned.
+
+    Returns:
+        An `align_keras.interop.Checkpoint`, or `None` where `path` is a
+        preset of ours.
+    """
+    if Path(path).parent == presets_directory():
+        return None
+    # Conversion stands floors above the models; only loading a checkpoint of
+    # others reaches up to it.
+    from align_keras.interop import open_checkpoint
+
+    return open_checkpoint(path)
+
+
 class PresetMixin:
     """Adds the shipped presets to a KerasHub `Backbone`."""
 
@@ -144,7 +167,8 @@ class PresetMixin:
         Args:
             preset: string. The name of a shipped preset, a local preset
                 directory, or a handle that KerasHub knows, such as
-                `kaggle://` or `hf://`.
+                `kaggle://` or `hf://`; or a checkpoint of another library,
+                whose weights are converted (docs/checkpoints.md).
             load_weights: bool. Whether to load the weights of the preset.
                 Shipped presets are architectures without weights; a notice
                 says so once. Defaults to `True`.
@@ -158,6 +182,9 @@ class PresetMixin:
             ValueError: There is no such preset.
         """
         path = find_preset(preset)
+        checkpoint = foreign_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint.load(cls, load_weights, **kwargs)
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
             load_weights = False

@@ -8,7 +8,9 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from align_keras import keras_hub_internals
 from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
 from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.preprocessing.decode import decode_with_pillow
 from align_keras.preprocessing.decode import in_tf_graph
@@ -83,6 +85,27 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             **kwargs,
         )
         self.image_size = image_size
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """Create the image converter of a preset.
+
+        Args:
+            preset: string. A local preset directory, a handle that KerasHub
+                knows, or a checkpoint of another library that tells how
+                pictures are prepared (docs/checkpoints.md).
+            **kwargs: Arguments of the constructor that replace those of the
+                preset, such as `antialias`.
+
+        Returns:
+            An `AlignImageConverter`.
+        """
+        path = presets.find_preset(preset)
+        checkpoint = presets.foreign_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint.image_converter(**kwargs)
+        loader = keras_hub_internals.get_preset_loader(path)
+        return loader.load_image_converter(cls, **kwargs)
 
     @property
     def image_size(self):

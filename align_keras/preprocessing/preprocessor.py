@@ -5,6 +5,7 @@ import keras_hub
 from keras import ops
 
 from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
 from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.image_converter import AlignImageConverter
 from align_keras.preprocessing.tokenizer import AlignTokenizer
@@ -63,6 +64,25 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         self.tokenizer = tokenizer
         self.image_converter = image_converter
         self.sequence_length = sequence_length
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """Create the preprocessor of a preset.
+
+        Args:
+            preset: string. A local preset directory, a handle that KerasHub
+                knows, or a directory in Hugging Face's layout.
+            **kwargs: Arguments of the constructor that replace those of the
+                preset.
+
+        Returns:
+            An `AlignPreprocessor`.
+        """
+        path = presets.find_preset(preset)
+        checkpoint = presets.foreign_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint.preprocessor(**kwargs)
+        return super().from_preset(path, **kwargs)
 
     def build(self, input_shape=None):
         # The parts have no weights; without this, Keras warns of them.

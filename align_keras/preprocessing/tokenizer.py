@@ -4,8 +4,13 @@ import os
 
 import keras
 import keras_hub
+import numpy as np
 
+from align_keras import keras_hub_internals
 from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
+from align_keras.preprocessing import bert_text
+from align_keras.preprocessing.decode import in_tf_graph
 
 # In BERT's order; the padding token must have the id 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -18,8 +23,9 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     Text is lower-cased and stripped of accents, split at white space and
     punctuation, and each word is cut into the longest pieces that the
     vocabulary holds (section 4.1 of the paper: the uncased BERT vocabulary).
-    In a TensorFlow graph the work is done by tensorflow-text; elsewhere
-    neither TensorFlow nor tensorflow-text is needed.
+    Ids equal those of Hugging Face's BERT tokenizer. In a TensorFlow graph the
+    work is done by tensorflow-text; elsewhere neither TensorFlow nor
+    tensorflow-text is needed.
 
     Args:
         vocabulary: list of strings, or path of a text file with one token per
@@ -28,6 +34,11 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
         lowercase: bool. Defaults to `True`.
         strip_accents: bool. Whether "café" and "cafe" are one word. Defaults
             to `True`.
+        split_on_cjk: bool. Whether Chinese characters are words of their own.
+            Defaults to `True`.
+        special_tokens_in_strings: bool. Whether `"[MASK]"` and the like in a
+            text are those tokens, as in Hugging Face, or words like others.
+            Defaults to `False`.
 
     Example:
 
@@ -45,6 +56,16 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     def __init__(
         self, vocabulary=None, lowercase=True, strip_accents=True, **kwargs
     ):
+        if (
+            kwargs.get("sequence_length") is not None
+            or not kwargs.get("split", True)
+            or kwargs.get("dtype") == "string"
+        ):
+            raise ValueError(
+                "`AlignTokenizer` turns whole texts into ids and leaves "
+                "padding to `AlignPreprocessor`: `sequence_length`, `split` "
+                f'and `dtype="string"` are not for it. Received: {kwargs}'
+            )
         if isinstance(vocabulary, os.PathLike):
             vocabulary = os.fspath(vocabulary)
         super().__init__(
@@ -53,6 +74,130 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
             strip_accents=strip_accents,
             **kwargs,
         )
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """Create the tokenizer of a preset.
+
+        Args:
+            preset: string. A local preset directory, a handle that KerasHub
+                knows, or a checkpoint of another library with a vocabulary
+                (docs/checkpoints.md).
+            **kwargs: Arguments of the constructor that replace those of the
+                preset.
+
+        Returns:
+            An `AlignTokenizer`.
+        """
+        path = presets.find_preset(preset)
+        checkpoint = presets.foreign_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint.tokenizer(**kwargs)
+        loader = keras_hub_internals.get_preset_loader(path)
+        return loader.load_tokenizer(cls, **kwargs)
+
+    def tokenize(self, inputs):
+        """Turn strings into token ids, without special ones around them.
+
+        Args:
+            inputs: string, or list, array or string tensor of strings.
+
+        Returns:
+            A list of ids for one string, else a list of such; in a TensorFlow
+            graph an int32 tensor, ragged for several strings.
+        """
+        self._check_vocabulary()
+        if in_tf_graph():
+            return self._tokenize_in_graph(inputs)
+        strings, batched, shape = keras_hub_internals.to_strings(inputs)
+        ids = [self._ids(text) for text in strings]
+        if shape is not None:
+            return keras_hub_internals.restore_outer_shape(ids, shape)
+        return ids if batched else np.array(ids[0], "int32")
+
+    def _normalization(self):
+        return {
+            "lowercase": self.lowercase,
+            "strip_accents": self.strip_accents,
+            "split_on_cjk": self.split_on_cjk,
+        }
+
+    def _special_pattern(self):
+        if not self.special_tokens_in_strings:
+            return ""
+        return bert_text.special_pattern(SPECIAL_TOKENS)
+
+    def _ids(self, text):
+        ids = []
+        pieces = bert_text.split_special(text, self._special_pattern())
+        for piece, is_special in pieces:
+            if is_special:
+                ids.append(self.token_to_id(piece))
+                continue
+            piece = bert_text.normalize(piece, **self._normalization())
+            for word in bert_text.split_words(piece):
+                ids += self._word_ids(word)
+        return ids
+
+    def _word_ids(self, word):
+        """Cut a word into the longest pieces there are, from its start."""
+        unknown = [self._token_to_id_map[self.oov_token]]
+        if len(word) > bert_text.MAX_WORD_LENGTH:
+            return unknown
+        ids, start = [], 0
+        while start < len(word):
+            prefix = self.suffix_indicator if start else ""
+            for end in range(len(word), start, -1):
+                found = self._token_to_id_map.get(prefix + word[start:end])
+                if found is not None:
+                    break
+            else:
+                return unknown
+            ids.append(found)
+            start = end
+        return ids
+
+    def _set_vocabulary_tf(self):
+        import tensorflow_text as tf_text
+
+        self._fast_word_piece = tf_text.FastWordpieceTokenizer(
+            vocab=self.vocabulary,
+            token_out_type=self.compute_dtype,
+            suffix_indicator=self.suffix_indicator,
+            unknown_token=self.oov_token,
+            no_pretokenization=True,
+            support_detokenization=True,
+            # The limit is one of characters, which have up to four bytes.
+            max_bytes_per_word=4 * bert_text.MAX_WORD_LENGTH,
+        )
+
+    def _tokenize_in_graph(self, texts):
+        import tensorflow as tf
+
+        self._maybe_initialized_tf()
+        texts = tf.convert_to_tensor(texts)
+        flat = tf.reshape(texts, (-1,))
+        pattern = self._special_pattern()
+        if pattern:
+            pieces, is_special = bert_text.split_special_in_graph(flat, pattern)
+            flat = tf.where(is_special, "", pieces.flat_values)
+        words = bert_text.split_words_in_graph(
+            bert_text.normalize_in_graph(flat, **self._normalization())
+        )
+        lengths = tf.strings.length(words.flat_values, "UTF8_CHAR")
+        too_long = lengths > bert_text.MAX_WORD_LENGTH
+        words = words.with_flat_values(
+            tf.where(too_long, self.oov_token, words.flat_values)
+        )
+        if pattern:
+            specials = tf.RaggedTensor.from_row_lengths(
+                tf.boolean_mask(pieces.flat_values, is_special),
+                tf.cast(is_special, tf.int64),
+            )
+            words = tf.concat([specials, words], axis=1)
+            words = pieces.with_flat_values(words).merge_dims(1, 2)
+        ids = self._fast_word_piece.tokenize(words).merge_dims(-2, -1)
+        return ids[0] if texts.shape.rank == 0 else ids
 
     def get_config(self):
         config = super().get_config()
@@ -87,16 +232,21 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
             )
         import tensorflow as tf
 
-        # Unicode's own line ends would break a file of one token per line.
-        separators = str.maketrans("\x85\u2028\u2029", "   ")
+        # Normalised, no text holds a line end: the vocabulary's file has one
+        # token per line.
         data = tf.data.Dataset.from_generator(
-            lambda: (text.translate(separators) for text in texts),
+            lambda: (
+                bert_text.normalize(
+                    text, lowercase=True, strip_accents=True, split_on_cjk=True
+                )
+                for text in texts
+            ),
             output_signature=tf.TensorSpec((), tf.string),
         )
         return keras_hub.tokenizers.compute_word_piece_vocabulary(
             data.batch(1024),
             vocabulary_size,
-            lowercase=True,
-            strip_accents=True,
+            lowercase=False,
+            strip_accents=False,
             reserved_tokens=list(SPECIAL_TOKENS),
         )

@@ -1,0 +1,52 @@
+"""`align-keras convert`: checkpoints of other libraries, in and out."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="directory or handle, such as hf://kakaobrain/align-base",
+    )
+    parser.add_argument(
+        "destination", metavar="DST", help="directory to be written"
+    )
+    parser.add_argument(
+        "--to",
+        choices=("preset", "huggingface"),
+        default="preset",
+        help="format of DST (default: preset, for this package)",
+    )
+    parser.add_argument(
+        "--antialias",
+        choices=("yes", "no"),
+        help="whether pictures are averaged when they shrink: yes as Hugging "
+        "Face does, no as the public ALIGN checkpoints were trained (default: "
+        "what SRC says)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Convert and say what was written."""
+    from align_keras.interop import convert
+
+    antialias = None if args.antialias is None else args.antialias == "yes"
+    model = convert(args.source, args.destination, args.to, antialias)
+    result = {
+        "output": args.destination,
+        "format": args.to,
+        "model": type(model).__name__,
+        "parameters": model.count_params(),
+    }
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"Wrote `{args.destination}`: {result['model']} with "
+            f"{result['parameters']:,} parameters."
+        )

@@ -1,0 +1,119 @@
+"""Any checkpoint to a preset directory, and a preset to Hugging Face."""
+
+from pathlib import Path
+
+import keras
+
+from align_keras.files import atomic_directory
+from align_keras.interop.huggingface_align import save_huggingface
+from align_keras.interop.keras_applications import from_keras_applications
+from align_keras.interop.keras_applications import keras_applications_converter
+from align_keras.interop.open import open_checkpoint
+from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
+
+FORMATS = ("preset", "huggingface")
+_APPLICATIONS = "keras-applications://"
+
+
+def convert(source, destination, to="preset", antialias=None):
+    """Convert a checkpoint of another library to a preset, or a preset back.
+
+    Args:
+        source: string. For `to="preset"`: a directory of Hugging Face (ALIGN
+            or BERT), timm, KerasHub (`BertBackbone`), the original BERT or the
+            TensorFlow Model Garden; a handle of one, such as
+            `"hf://kakaobrain/align-base"`; or
+            `"keras-applications://EfficientNetB0"`, which downloads ImageNet's
+            weights. For `to="huggingface"`: whatever
+            `AlignDualEncoder.from_preset` takes.
+        destination: string. The directory to write. Its files appear whole.
+        to: string. `"preset"` for this package, `"huggingface"` for
+            `transformers.AlignModel` and `AlignProcessor`. Defaults to
+            `"preset"`.
+        antialias: bool. Whether pictures are averaged when they shrink, as
+            Hugging Face does, or not, as the public ALIGN checkpoints were
+            trained. Defaults to `None`, what the source says.
+
+    Returns:
+        The model that was written: an `AlignDualEncoder`, `BertTextEncoder`
+        or `EfficientNetBackbone`.
+
+    Raises:
+        ValueError: `source` is no such checkpoint, its tensors do not fit, or
+            the model cannot be expressed in the other format.
+
+    Example:
+
+    ```python
+    convert("hf://kakaobrain/align-base", "align_base")
+    convert("align_base", "align_for_transformers", to="huggingface")
+    ```
+    """
+    if to not in FORMATS:
+        raise ValueError(f"`to` must be one of {FORMATS}. Received: {to!r}")
+    if Path(source).resolve() == Path(destination).resolve():
+        raise ValueError(
+            f"`{destination}` is the source itself; choose another directory."
+        )
+    if to == "huggingface":
+        model = AlignDualEncoder.from_preset(source)
+        _set_antialias(_converter(model), antialias)
+        save_huggingface(model, destination)
+        return model
+    model, parts = _read(source)
+    converter = parts.get("image_converter", _converter(model))
+    _set_antialias(converter, antialias)
+    with atomic_directory(destination) as temporary:
+        model.save_to_preset(str(temporary))
+        for part in parts.values():
+            part.save_to_preset(str(temporary))
+    return model
+
+
+def _read(source):
+    """Return a model and, for a single tower, the parts that prepare for it."""
+    if str(source).startswith(_APPLICATIONS):
+        theirs = _application(str(source).removeprefix(_APPLICATIONS))
+        converter = keras_applications_converter(theirs)
+        return from_keras_applications(theirs), {"image_converter": converter}
+    checkpoint = open_checkpoint(presets.find_preset(source))
+    if checkpoint is None:
+        raise ValueError(
+            f"`{source}` needs no conversion: it is a preset already, or of a "
+            "class that `AlignDualEncoder` takes as it is. To write for "
+            'Hugging Face, say `to="huggingface"`.'
+        )
+    model = checkpoint.load(checkpoint.model_class)
+    parts = {}
+    if not isinstance(model, AlignDualEncoder):
+        parts = {
+            name: getattr(checkpoint, name)() for name in checkpoint.parts()
+        }
+    return model, parts
+
+
+def _application(name):
+    make = getattr(keras.applications, name, None)
+    if make is None or not name.startswith("EfficientNetB"):
+        raise ValueError(
+            "The models of keras.applications that are converted are "
+            f"EfficientNetB0 to EfficientNetB7. Received: {name!r}"
+        )
+    return make(include_top=False)
+
+
+def _converter(model):
+    preprocessor = getattr(model, "preprocessor", None)
+    return getattr(preprocessor, "image_converter", None)
+
+
+def _set_antialias(converter, antialias):
+    if antialias is None:
+        return
+    if converter is None:
+        raise ValueError(
+            "The source does not tell how pictures are prepared, so there is "
+            f"nothing to set. Received: antialias={antialias}"
+        )
+    converter.antialias = antialias

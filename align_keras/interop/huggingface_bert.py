@@ -1,0 +1,128 @@
+"""BERT in Hugging Face's layout: configuration and names of tensors."""
+
+import re
+
+from align_keras.interop import huggingface_processor
+from align_keras.interop.checkpoint import Checkpoint
+from align_keras.interop.checkpoint import require_values
+from align_keras.interop.links import assign
+from align_keras.interop.links import torch_links
+from align_keras.interop.safetensors_file import SafetensorsFiles
+from align_keras.keras_hub_internals import transformer_parts
+from align_keras.models import BertTextEncoder
+
+# Activations, theirs to ours. The first name of a kind is the one we write.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+    "swish": "silu",
+    "silu": "silu",
+    "tanh": "tanh",
+}
+_FIXED = {
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+# Heads on top of BERT, its pooler, and the numbers of places that older
+# versions wrote out.
+_UNUSED = re.compile(
+    r"(bert\.)?(pooler\.|embeddings\.(position_ids|token_type_ids)$)"
+    r"|cls\.|classifier\.|qa_outputs\."
+)
+
+
+class HuggingFaceBert(Checkpoint):
+    """A directory of a BERT: encoder weights for a `BertTextEncoder`.
+
+    The pooler and any head stay behind: ALIGN has no use for them.
+    """
+
+    model_class = BertTextEncoder
+
+    def arguments(self):
+        return encoder_arguments(self.config, f"{self.directory}/config.json")
+
+    def load_weights(self, model):
+        tensors = SafetensorsFiles(self.directory)
+        prefix = ""
+        if any(name.startswith("bert.") for name in tensors.shapes):
+            prefix = "bert."
+        links = {
+            name: link
+            for module, layer in bert_layers(model).items()
+            for name, link in torch_links(prefix + module, layer).items()
+        }
+        if f"{prefix}embeddings.LayerNorm.gamma" in tensors.shapes:
+            links = {_old_name(name): link for name, link in links.items()}
+        assign(model, links, tensors, unused=_UNUSED.match)
+
+    def parts(self):
+        found = huggingface_processor.parts(self.directory)
+        return [name for name in found if name == "tokenizer"]
+
+    def tokenizer(self, **kwargs):
+        return huggingface_processor.read_tokenizer(self.directory, **kwargs)
+
+
+def encoder_arguments(config, path):
+    """Return the arguments of the `BertTextEncoder` that equals a BERT.
+
+    Args:
+        config: dict, as in Hugging Face's config.json.
+        path: string. Where it stands, for error messages.
+
+    Raises:
+        ValueError: Our encoder cannot express the network.
+    """
+    require_values(
+        config, _FIXED, f"`{path}`", "`BertTextEncoder` has no other"
+    )
+    activation = config.get("hidden_act", "gelu")
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"`hidden_act` in `{path}` must be one of "
+            f"{', '.join(ACTIVATIONS)}. Received: {activation!r}."
+        )
+    return {
+        "vocabulary_size": config.get("vocab_size", 30522),
+        "num_layers": config.get("num_hidden_layers", 12),
+        "num_heads": config.get("num_attention_heads", 12),
+        "hidden_dim": config.get("hidden_size", 768),
+        "intermediate_dim": config.get("intermediate_size", 3072),
+        "dropout": config.get("hidden_dropout_prob", 0.1),
+        "max_sequence_length": config.get("max_position_embeddings", 512),
+        "num_segments": config.get("type_vocab_size", 2),
+        "activation": ACTIVATIONS[activation],
+    }
+
+
+def bert_layers(encoder):
+    """Name the layers of a text encoder as BERT does.
+
+    Args:
+        encoder: `BertTextEncoder`, or a `keras_hub.models.BertBackbone`.
+
+    Returns:
+        A dict from the name in Hugging Face's layout to the layer.
+    """
+    norm = getattr(encoder, "embeddings_norm", None)
+    named = {
+        "embeddings.word_embeddings": encoder.token_embedding,
+        "embeddings.position_embeddings": encoder.position_embedding,
+        "embeddings.token_type_embeddings": encoder.segment_embedding,
+        "embeddings.LayerNorm": norm or encoder.embeddings_layer_norm,
+    }
+    for index, layer in enumerate(encoder.transformer_layers):
+        for part, sublayer in transformer_parts(layer).items():
+            named[f"encoder.layer.{index}.{part}"] = sublayer
+    return named
+
+
+def _old_name(name):
+    """Name a tensor as files from BERT's first year do."""
+    name = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", name)
+    return re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)

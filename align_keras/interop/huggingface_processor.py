@@ -1,0 +1,381 @@
+"""Tokenizers and image processors in Hugging Face's layout, in and out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.interop.checkpoint import read_json
+from align_keras.interop.checkpoint import require_values
+
+# What `AlignProcessor` fills texts up to, whatever the tokenizer says.
+SEQUENCE_LENGTH = 64
+
+_SPECIAL = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+_BILINEAR = 2
+# The defaults of `EfficientNetImageProcessor`, which files may leave out.
+_IMAGE_DEFAULTS = {
+    "do_resize": True,
+    "size": {"height": 346, "width": 346},
+    "resample": 3,
+    "do_center_crop": False,
+    "crop_size": {"height": 289, "width": 289},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "rescale_offset": False,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "include_top": True,
+}
+
+
+def parts(directory):
+    """Name the parts of a preprocessor that a directory describes."""
+    names = ("vocab.txt", "tokenizer.json")
+    described = {
+        "tokenizer": any((Path(directory) / n).is_file() for n in names),
+        "image_converter": _image_settings(directory)[1] is not None,
+    }
+    return [name for name, there in described.items() if there]
+
+
+# === Tokenizers ===
+
+
+def read_tokenizer(directory, **kwargs):
+    """Read `tokenizer.json`, or `vocab.txt`, with `tokenizer_config.json`.
+
+    Args:
+        directory: string or `pathlib.Path`.
+        **kwargs: Arguments of `AlignTokenizer` that replace those read.
+
+    Returns:
+        An `AlignTokenizer` with equal token ids. As there, `[MASK]` and the
+        like in a text are those tokens.
+
+    Raises:
+        ValueError: There is no vocabulary, or it is not BERT's kind.
+    """
+    from align_keras.preprocessing import AlignTokenizer
+
+    directory = Path(directory)
+    settings = {"do_lower_case": True}
+    path = directory / "tokenizer_config.json"
+    if path.is_file():
+        settings.update(read_json(path))
+    for name, token in _SPECIAL.items():
+        # Older files hold a dict for a token.
+        given = settings.get(name, token)
+        given = given.get("content") if isinstance(given, dict) else given
+        require_values(
+            {name: given}, {name: token}, f"`{path}`", "it is BERT's"
+        )
+    path = directory / "tokenizer.json"
+    if path.is_file():
+        vocabulary = _read_fast_tokenizer(path, settings)
+    elif (directory / "vocab.txt").is_file():
+        text = (directory / "vocab.txt").read_text("utf-8")
+        # Not `splitlines`: a token may be one of Unicode's line ends.
+        vocabulary = text.removesuffix("\n").split("\n")
+    else:
+        raise ValueError(
+            f"`{directory}` holds no vocabulary: neither tokenizer.json nor "
+            "vocab.txt."
+        )
+    lowercase = bool(settings["do_lower_case"])
+    strip_accents = settings.get("strip_accents")
+    return AlignTokenizer(
+        vocabulary,
+        **{
+            "lowercase": lowercase,
+            "strip_accents": (
+                lowercase if strip_accents is None else strip_accents
+            ),
+            "split_on_cjk": settings.get("tokenize_chinese_chars", True),
+            "special_tokens_in_strings": True,
+            **kwargs,
+        },
+    )
+
+
+def _read_fast_tokenizer(path, settings):
+    """Return the vocabulary of a tokenizer.json; its settings win."""
+    content = read_json(path)
+    model = content.get("model", {})
+    require_values(
+        model,
+        {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+        },
+        f"`{path}`",
+        "`AlignTokenizer` is BERT's",
+    )
+    normalizer = content.get("normalizer") or {}
+    require_values(
+        normalizer,
+        {"type": "BertNormalizer", "clean_text": True},
+        f"`{path}`",
+        "`AlignTokenizer` is BERT's",
+    )
+    for theirs, ours in (
+        ("lowercase", "do_lower_case"),
+        ("strip_accents", "strip_accents"),
+        ("handle_chinese_chars", "tokenize_chinese_chars"),
+    ):
+        if theirs in normalizer:
+            settings[ours] = normalizer[theirs]
+    ids = dict(model.get("vocab", {}))
+    for token in content.get("added_tokens", ()):
+        ids.setdefault(token["content"], token["id"])
+    vocabulary = sorted(ids, key=ids.get)
+    if [ids[token] for token in vocabulary] != list(range(len(ids))):
+        raise ValueError(
+            f"The token ids in `{path}` must be 0 to {len(ids) - 1}, each once."
+        )
+    return vocabulary
+
+
+# === Image processors ===
+
+
+def read_image_converter(directory, **kwargs):
+    """Read `preprocessor_config.json`, or `processor_config.json`.
+
+    Args:
+        directory: string or `pathlib.Path`.
+        **kwargs: Arguments of `AlignImageConverter` that replace those read.
+            `antialias=False` resizes as the public checkpoints were trained.
+
+    Returns:
+        An `AlignImageConverter` that gives the pixels of the
+        `EfficientNetImageProcessor` there.
+
+    Raises:
+        ValueError: There is no such file, or our converter cannot do what it
+            says.
+    """
+    from align_keras.preprocessing import AlignImageConverter
+
+    path, settings = _image_settings(directory)
+    if settings is None:
+        raise ValueError(
+            f"`{directory}` does not describe how pictures are prepared: "
+            "there is no preprocessor_config.json."
+        )
+    kind = settings.get("image_processor_type", "EfficientNetImageProcessor")
+    if not kind.startswith("EfficientNetImageProcessor"):
+        raise ValueError(
+            f"`image_processor_type` in `{path}` must be "
+            f"'EfficientNetImageProcessor'. Received: {kind!r}."
+        )
+    settings = {**_IMAGE_DEFAULTS, **settings}
+    require_values(
+        settings,
+        {"do_resize": True, "resample": _BILINEAR},
+        f"`{path}`",
+        "`AlignImageConverter` resizes, bilinearly",
+    )
+    size = _side_lengths(settings, "size", path)
+    crop = size
+    if settings["do_center_crop"]:
+        crop = _side_lengths(settings, "crop_size", path)
+    scale, offset = _scale_and_offset(settings)
+    return AlignImageConverter(
+        **{
+            "image_size": crop,
+            "resize_size": size,
+            "antialias": settings.get("antialias", True),
+            "scale": scale,
+            "offset": offset,
+            **kwargs,
+        }
+    )
+
+
+def _image_settings(directory):
+    """Return the path and content of the file, or `None` for the content."""
+    directory = Path(directory)
+    path = directory / "preprocessor_config.json"
+    if path.is_file():
+        return path, read_json(path)
+    # Since its version 5, transformers writes one file for both parts.
+    path = directory / "processor_config.json"
+    if path.is_file():
+        return path, read_json(path).get("image_processor")
+    return path, None
+
+
+def _side_lengths(settings, name, path):
+    size = settings[name]
+    if isinstance(size, int):
+        return (size, size)
+    if isinstance(size, dict) and {"height", "width"} <= set(size):
+        return (size["height"], size["width"])
+    raise ValueError(
+        f"`{name}` in `{path}` must have a height and a width. "
+        f"Received: {size!r}."
+    )
+
+
+def _scale_and_offset(settings):
+    """Sum up rescaling and normalisations in one multiplication and sum."""
+    scale, offset = 1.0, 0.0
+    if settings["do_rescale"]:
+        scale = settings["rescale_factor"]
+        offset = -1.0 if settings["rescale_offset"] else 0.0
+    std = np.asarray(settings["image_std"], "float64")
+    if settings["do_normalize"]:
+        mean = np.asarray(settings["image_mean"], "float64")
+        scale, offset = scale / std, (offset - mean) / std
+    if settings["include_top"]:
+        scale, offset = scale / std, offset / std
+    return _plain(scale), _plain(offset)
+
+
+def _plain(numbers):
+    return np.asarray(numbers, "float64").tolist()
+
+
+# === The way out ===
+
+
+def write_processor(preprocessor, directory):
+    """Write the files of an `AlignProcessor`.
+
+    Args:
+        preprocessor: `AlignPreprocessor`. Parts that it lacks are left out.
+        directory: string or `pathlib.Path`.
+
+    Raises:
+        ValueError: An `EfficientNetImageProcessor` or a BERT tokenizer cannot
+            do the same.
+    """
+    files = {}
+    if preprocessor.image_converter is not None:
+        files["preprocessor_config.json"] = _image_processor(
+            preprocessor.image_converter
+        )
+    if preprocessor.tokenizer is not None:
+        tokenizer = preprocessor.tokenizer
+        files["tokenizer.json"] = _fast_tokenizer(tokenizer)
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "BertTokenizer",
+            "processor_class": "AlignProcessor",
+            "model_max_length": preprocessor.sequence_length,
+            "do_lower_case": tokenizer.lowercase,
+            "strip_accents": tokenizer.strip_accents,
+            "tokenize_chinese_chars": tokenizer.split_on_cjk,
+            **_SPECIAL,
+        }
+        text = "".join(f"{token}\n" for token in tokenizer.get_vocabulary())
+        (Path(directory) / "vocab.txt").write_text(text, "utf-8")
+    for name, content in files.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (Path(directory) / name).write_text(text, "utf-8")
+
+
+def _image_processor(converter):
+    settings = {
+        "image_processor_type": "EfficientNetImageProcessor",
+        "processor_class": "AlignProcessor",
+        "do_resize": True,
+        "size": dict(
+            zip(("height", "width"), converter.resize_size, strict=True)
+        ),
+        "resample": _BILINEAR,
+        "do_center_crop": True,
+        "crop_size": dict(
+            zip(("height", "width"), converter.image_size, strict=True)
+        ),
+        "do_rescale": True,
+        "do_normalize": False,
+        "include_top": False,
+        # Read here alone; transformers always averages.
+        "antialias": converter.antialias,
+    }
+    scale = np.broadcast_to(np.asarray(converter.scale, "float64"), 3)
+    offset = np.broadcast_to(np.asarray(converter.offset, "float64"), 3)
+    same = (scale == scale[0]).all() and (offset == offset[0]).all()
+    if same and offset[0] in (0.0, -1.0):
+        settings["rescale_factor"] = float(scale[0])
+        settings["rescale_offset"] = bool(offset[0])
+        return settings
+    std = 1 / (255 * scale)
+    return {
+        **settings,
+        "rescale_factor": 1 / 255,
+        "rescale_offset": False,
+        "do_normalize": True,
+        "image_std": std.tolist(),
+        "image_mean": (-offset * std).tolist(),
+    }
+
+
+def _fast_tokenizer(tokenizer):
+    """Describe a tokenizer as the library tokenizers reads it."""
+
+    def special(token, type_id):
+        return {"SpecialToken": {"id": token, "type_id": type_id}}
+
+    def sequence(name, type_id):
+        return {"Sequence": {"id": name, "type_id": type_id}}
+
+    vocabulary = tokenizer.get_vocabulary()
+    single = [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": token_id,
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for token_id, token in enumerate(vocabulary)
+            if token in _SPECIAL.values()
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": tokenizer.split_on_cjk,
+            "strip_accents": tokenizer.strip_accents,
+            "lowercase": tokenizer.lowercase,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, sequence("B", 1), special("[SEP]", 1)],
+            "special_tokens": {
+                token: {
+                    "id": token,
+                    "ids": [tokenizer.token_to_id(token)],
+                    "tokens": [token],
+                }
+                for token in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {token: i for i, token in enumerate(vocabulary)},
+        },
+    }

@@ -1,0 +1,120 @@
+"""`keras.applications.EfficientNetB0` to `B7`, for our backbone."""
+
+import re
+
+import numpy as np
+
+from align_keras.interop.efficientnet import find_coefficients
+from align_keras.interop.efficientnet import parts
+from align_keras.interop.links import copy_layers
+from align_keras.models import EfficientNetBackbone
+
+_BLOCK = re.compile(r"block(\d)([a-z])_project_bn")
+_NAMES = {
+    "expand_conv": "expand_conv",
+    "expand_bn": "expand_bn",
+    "depthwise_conv": "dwconv",
+    "depthwise_bn": "bn",
+    "squeeze_reduce": "se_reduce",
+    "squeeze_expand": "se_expand",
+    "project_conv": "project_conv",
+    "project_bn": "project_bn",
+}
+
+
+def from_keras_applications(model, **kwargs):
+    """Turn an EfficientNet of `keras.applications` into our backbone.
+
+    The result equals what goes into the head convolution (`"top_conv"`) there,
+    for pictures that `keras_applications_converter(model)` has prepared. A
+    model of a known picture size pads by the parity of each map, which is
+    `padding="same"`; one of any size pads as for even ones, `"fixed"`.
+
+    Args:
+        model: `keras.Model`, one of `keras.applications.EfficientNetB0` to
+            `EfficientNetB7`, with or without top.
+        **kwargs: Arguments of `EfficientNetBackbone`.
+
+    Returns:
+        An `EfficientNetBackbone`.
+
+    Raises:
+        ValueError: `model` is no such network.
+
+    Example:
+
+    ```python
+    encoder = from_keras_applications(
+        keras.applications.EfficientNetB3(include_top=False)
+    )
+    ```
+    """
+    theirs = {layer.name: layer for layer in model.layers}
+    stages = {}
+    for name, layer in theirs.items():
+        match = _BLOCK.fullmatch(name)
+        if match:
+            stages.setdefault(match[1], []).append(layer.gamma.shape[0])
+    if not stages or "stem_conv" not in theirs:
+        raise ValueError(
+            "`model` must be one of keras.applications.EfficientNetB0 to "
+            f"EfficientNetB7. Received: {model.name}"
+        )
+    width, depth = find_coefficients(
+        [len(stage) for stage in stages.values()],
+        [stage[0] for stage in stages.values()],
+    )
+    known = None not in model.input_shape[1:3]
+    backbone = EfficientNetBackbone(
+        width,
+        depth,
+        **{"padding": "same" if known else "fixed", **kwargs},
+    )
+    pairs = {
+        name: (theirs[name], getattr(backbone, name))
+        for name in ("stem_conv", "stem_bn")
+    }
+    for block in backbone.blocks:
+        stage, number = re.findall(r"\d+", block.name)
+        prefix = f"block{stage}{chr(ord('a') + int(number) - 1)}_"
+        for part, layer in parts(block).items():
+            name = prefix + _NAMES[part]
+            pairs[name] = (theirs[name], layer)
+    copy_layers(backbone, pairs, f"`{model.name}` of keras.applications")
+    return backbone
+
+
+def keras_applications_converter(model, **kwargs):
+    """Return the converter that prepares pictures as the model does inside.
+
+    `keras.applications.EfficientNet` models rescale and normalise pictures
+    themselves; our backbone leaves it to the converter.
+
+    Args:
+        model: `keras.Model`, as in `from_keras_applications`.
+        **kwargs: Arguments of `AlignImageConverter`.
+
+    Returns:
+        An `AlignImageConverter` with the picture size of the model.
+    """
+    from align_keras.preprocessing import AlignImageConverter
+
+    scale, offset = np.ones(3), np.zeros(3)
+    for layer in model.layers:
+        if layer.name == "stem_conv":
+            break
+        if type(layer).__name__ == "Rescaling":
+            factor = np.asarray(layer.scale, "float64")
+            scale, offset = scale * factor, offset * factor + layer.offset
+        elif type(layer).__name__ == "Normalization":
+            mean, variance = (
+                np.asarray(value, "float64").reshape(-1)
+                for value in (layer.mean, layer.variance)
+            )
+            deviation = np.maximum(np.sqrt(variance), 1e-7)
+            scale, offset = scale / deviation, (offset - mean) / deviation
+    height, width = model.input_shape[1:3]
+    size = {} if None in (height, width) else {"image_size": (height, width)}
+    return AlignImageConverter(
+        **{**size, "scale": scale.tolist(), "offset": offset.tolist(), **kwargs}
+    )

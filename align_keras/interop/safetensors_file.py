@@ -1,0 +1,160 @@
+"""Safetensors files, whole or in shards; and no other kind of weights."""
+
+import json
+from pathlib import Path
+
+from align_keras.files import atomic_file
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# Formats whose reading runs the program that they hold.
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+class SafetensorsFiles:
+    """The tensors of a directory with `model.safetensors`, or its shards.
+
+    Tensors are read one by one, so that no second copy of a large model is
+    held.
+
+    Args:
+        directory: string or `pathlib.Path`.
+
+    Raises:
+        ValueError: The directory has pickled weights alone, or a file is
+            damaged or missing.
+        ImportError: The package safetensors is not installed.
+    """
+
+    def __init__(self, directory):
+        self._directory = Path(directory)
+        self.source = f"`{directory}`"
+        self._files = {}
+        self._slices = {}
+        for path in self._paths():
+            file = _open(path)
+            for name in file.keys():  # noqa: SIM118 (it is no dict)
+                self._files[name] = file
+                self._slices[name] = file.get_slice(name)
+        self._require_index_to_agree()
+        self.shapes = {
+            name: tuple(part.get_shape()) for name, part in self._slices.items()
+        }
+
+    def dtype(self, name):
+        """Return the name of a tensor's type as in the file, such as `F32`."""
+        return self._slices[name].get_dtype()
+
+    def read(self, name):
+        """Return the NumPy array of that name."""
+        return self._files[name].get_tensor(name)
+
+    def _paths(self):
+        whole = self._directory / WEIGHTS
+        self._index = {}
+        if whole.is_file():
+            return [whole]
+        index = self._directory / INDEX
+        if not index.is_file():
+            raise ValueError(_no_weights(self._directory))
+        self._index = shard_of_each_tensor(index)
+        paths = [
+            self._directory / name for name in sorted(set(self._index.values()))
+        ]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise ValueError(
+                f"`{index}` names files that are not there: "
+                f"{', '.join(missing)}. Download them too."
+            )
+        return paths
+
+    def _require_index_to_agree(self):
+        if not self._index:
+            return
+        wrong = sorted(set(self._index) ^ set(self._slices))
+        if wrong:
+            raise ValueError(
+                f"`{self._directory / INDEX}` and its files disagree about "
+                f"the tensors {', '.join(wrong[:5])}. Download them anew."
+            )
+
+
+def shard_of_each_tensor(index):
+    """Read the index of a sharded file.
+
+    Args:
+        index: `pathlib.Path` of `model.safetensors.index.json`.
+
+    Returns:
+        A dict from the name of a tensor to the name of its file.
+    """
+    try:
+        shards = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = {str(name) for name in shards.values()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"`{index}` is no index of safetensors files: {error!r}."
+        ) from error
+    strange = sorted(
+        name
+        for name in names
+        if Path(name).name != name or not name.endswith(".safetensors")
+    )
+    if strange:
+        raise ValueError(
+            f"`{index}` names files that are no safetensors files beside it: "
+            f"{', '.join(strange[:5])}."
+        )
+    return shards
+
+
+def write_safetensors(path, arrays):
+    """Write arrays to a file as PyTorch's users expect it.
+
+    Args:
+        path: string or `pathlib.Path`. It appears whole or not at all.
+        arrays: dict from name to NumPy array.
+    """
+    from_numpy = _safetensors("numpy")
+    with atomic_file(path) as temporary:
+        # transformers refuses files that do not say for whom they are.
+        from_numpy.save_file(arrays, temporary, metadata={"format": "pt"})
+
+
+def _open(path):
+    safetensors = _safetensors()
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"`{path}` is no whole safetensors file: {error}. Download it anew."
+        ) from error
+
+
+def _safetensors(module=None):
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "Reading and writing safetensors files needs the package of that "
+            'name: `pip install "align-keras[huggingface]"`.'
+        ) from error
+    return safetensors.numpy if module == "numpy" else safetensors
+
+
+def _no_weights(directory):
+    pickled = [
+        path.name
+        for pattern in _PICKLED
+        for path in sorted(directory.glob(pattern))
+    ]
+    if not pickled:
+        return f"`{directory}` holds no weights: there is no {WEIGHTS}."
+    return (
+        f"`{directory}` holds pickled weights only ({', '.join(pickled)}), "
+        "which can run any program when they are read, so they are not. Where "
+        "you trust them, turn them into safetensors with transformers: "
+        "`AutoModel.from_pretrained(directory).save_pretrained(directory)`."
+    )

@@ -1,0 +1,55 @@
+"""Checkpoints in TensorFlow's own format, read by TensorFlow."""
+
+from pathlib import Path
+
+
+class TensorFlowCheckpoint:
+    """The variables of a checkpoint, with the interface of `Tensors`.
+
+    Args:
+        directory: string or `pathlib.Path`. It holds one checkpoint, or a
+            file `checkpoint` that names the latest.
+    """
+
+    def __init__(self, directory):
+        self.prefix = find_prefix(directory)
+        self.source = f"`{self.prefix}`"
+        self._reader = _tensorflow().train.load_checkpoint(self.prefix)
+        self.shapes = {
+            name: tuple(shape)
+            for name, shape in self._reader.get_variable_to_shape_map().items()
+        }
+
+    def read(self, name):
+        """Return the NumPy array of that name."""
+        return self._reader.get_tensor(name)
+
+
+def find_prefix(directory):
+    """Return the path of a directory's checkpoint without its suffixes.
+
+    Raises:
+        ValueError: There is none, or several and none is named the latest.
+    """
+    found = sorted(Path(directory).glob("*.index"))
+    if len(found) == 1:
+        return str(found[0].with_suffix(""))
+    latest = _tensorflow().train.latest_checkpoint(str(directory))
+    if latest is not None:
+        return latest
+    raise ValueError(
+        f"`{directory}` must hold one TensorFlow checkpoint (a file *.index "
+        "and its data), or a file `checkpoint` that names the latest. "
+        f"Received: {', '.join(path.name for path in found) or 'none'}."
+    )
+
+
+def _tensorflow():
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "TensorFlow checkpoints are read by TensorFlow, which is not "
+            "installed: `pip install tensorflow`."
+        ) from error
+    return tf

@@ -1,0 +1,106 @@
+"""timm's EfficientNets: safetensors of `tf_efficientnet_b0` to `l2`."""
+
+import re
+
+import numpy as np
+
+from align_keras.interop.checkpoint import Checkpoint
+from align_keras.interop.efficientnet import coefficients
+from align_keras.interop.efficientnet import torch_efficientnet_links
+from align_keras.interop.links import assign
+from align_keras.interop.safetensors_file import SafetensorsFiles
+from align_keras.models import EfficientNetBackbone
+
+# The ports of the original weights; others pad symmetrically.
+_ARCHITECTURE = re.compile(r"tf_efficientnet_(b[0-7]|l2)(\.|_|$)")
+# The head convolution with its normalisation, the classifier, and the step
+# counters of batch normalisation.
+_UNUSED = re.compile(r"(conv_head|bn2|classifier)\.|.*\.num_batches_tracked$")
+
+
+class Timm(Checkpoint):
+    """A directory of timm's: config.json and model.safetensors.
+
+    The head convolution and the classifier stay behind. Pictures are prepared
+    with the mean and deviation that timm's config tells.
+    """
+
+    model_class = EfficientNetBackbone
+
+    def arguments(self):
+        architecture = self.config["architecture"]
+        match = _ARCHITECTURE.match(architecture)
+        if match is None:
+            raise ValueError(
+                f"`architecture` in `{self.directory}/config.json` must be "
+                "one of tf_efficientnet_b0 to b7 and tf_efficientnet_l2. "
+                f"Received: {architecture!r}."
+            )
+        width, depth = coefficients(match[1])
+        return {
+            "width_coefficient": width,
+            "depth_coefficient": depth,
+            "padding": "same",
+        }
+
+    def load_weights(self, model):
+        tensors = SafetensorsFiles(self.directory)
+        assign(model, links(model), tensors, unused=is_unused)
+
+    def parts(self):
+        known = {"mean", "std"} <= set(self._pretrained())
+        return ["image_converter"] if known else []
+
+    def image_converter(self, **kwargs):
+        from align_keras.preprocessing import AlignImageConverter
+
+        if not self.parts():
+            return super().image_converter()
+        config = self._pretrained()
+        mean = np.asarray(config["mean"], "float64")
+        std = np.asarray(config["std"], "float64")
+        size = tuple(config.get("input_size", (3, 289, 289))[1:])
+        return AlignImageConverter(
+            **{
+                "image_size": size,
+                "scale": (1 / (255 * std)).tolist(),
+                "offset": (-mean / std).tolist(),
+                **kwargs,
+            }
+        )
+
+    def _pretrained(self):
+        return self.config.get("pretrained_cfg") or self.config
+
+
+def links(backbone):
+    """Link a backbone with timm's names."""
+    return torch_efficientnet_links(
+        backbone, ("conv_stem", "bn1"), _block_names
+    )
+
+
+def is_unused(name):
+    """Tell whether a tensor of timm's is of no use to our backbone."""
+    return _UNUSED.match(name) is not None
+
+
+def _block_names(index, block):
+    stage, number = re.fullmatch(r"stage(\d+)_block(\d+)", block.name).groups()
+    prefix = f"blocks.{int(stage) - 1}.{int(number) - 1}"
+    # Without expansion, what is left is numbered from one.
+    if block.expansion_ratio == 1:
+        names = ("conv_dw", "bn1", "conv_pw", "bn2")
+    else:
+        names = ("conv_dw", "bn2", "conv_pwl", "bn3")
+    parts = ("depthwise_conv", "depthwise_bn", "project_conv", "project_bn")
+    return {
+        "expand_conv": f"{prefix}.conv_pw",
+        "expand_bn": f"{prefix}.bn1",
+        "squeeze_reduce": f"{prefix}.se.conv_reduce",
+        "squeeze_expand": f"{prefix}.se.conv_expand",
+        **{
+            part: f"{prefix}.{name}"
+            for part, name in zip(parts, names, strict=True)
+        },
+    }

@@ -1,0 +1,133 @@
+"""How BERT prepares text for WordPiece, in Python and as TensorFlow graph.
+
+Both do what BERT's reference and Hugging Face's `BertNormalizer` and
+`BertPreTokenizer` do: control and private characters vanish, every white space
+is a space, CJK characters stand alone, accents go, capitals become small
+letter by letter ("ß" stays), punctuation stands alone. KerasHub's WordPiece
+differs in each of these, so that its ids do for awkward texts. Characters
+younger than Unicode 8, which the reference does not know, may differ.
+"""
+
+import functools
+import re
+import unicodedata
+
+import regex
+
+# Patterns in RE2's syntax, which tensorflow-text reads.
+_DROPPED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{fffd}\p{Cf}\p{Co}]"
+_SPACE = r"[\t\n\r\p{Z}]"
+# As the reference has it, with the gap before 2B920.
+_CJK = (
+    r"[\x{3400}-\x{4dbf}\x{4e00}-\x{9fff}\x{f900}-\x{faff}"
+    r"\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}\x{2b740}-\x{2b81f}"
+    r"\x{2b920}-\x{2ceaf}\x{2f800}-\x{2fa1f}]"
+)
+_ACCENT = r"\p{Mn}"
+# All of ASCII's signs, whatever Unicode calls them.
+_PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
+
+# Characters of a word; a longer one is unknown as a whole.
+MAX_WORD_LENGTH = 100
+
+
+@functools.cache
+def _compiled(pattern):
+    pattern = re.sub(
+        r"\\x\{(\w+)\}",
+        lambda match: f"\\U{int(match[1], 16):08x}",
+        pattern,
+    )
+    return regex.compile(pattern)
+
+
+def special_pattern(tokens):
+    """Return a pattern, in both syntaxes, that matches any of the tokens."""
+    return "|".join(re.escape(token) for token in tokens)
+
+
+def normalize(text, lowercase, strip_accents, split_on_cjk):
+    """Normalise one string in Python."""
+    text = _compiled(_DROPPED).sub("", text)
+    text = _compiled(_SPACE).sub(" ", text)
+    if text.isascii():  # Most texts; the rest is about other letters.
+        return text.lower() if lowercase else text
+    if split_on_cjk:
+        text = _compiled(_CJK).sub(r" \g<0> ", text)
+    if strip_accents:
+        text = unicodedata.normalize("NFD", text)
+        text = _compiled(_ACCENT).sub("", text)
+    if lowercase:
+        # Letter by letter, or else the last sigma of a word would differ.
+        text = "".join(letter.lower() for letter in text)
+    return text
+
+
+def split_words(text):
+    """Split a normalised string into words and punctuation, in Python."""
+    words = []
+    for part in text.split(" "):
+        start = 0
+        for match in _compiled(_PUNCTUATION).finditer(part):
+            words += [part[start : match.start()], match[0]]
+            start = match.end()
+        words.append(part[start:])
+    return [word for word in words if word]
+
+
+def split_special(text, pattern):
+    """Split a string at special tokens, in Python.
+
+    Returns:
+        A list of pairs of a string and whether it is a special token.
+    """
+    if not pattern:
+        return [(text, False)]
+    pieces = re.split(f"({pattern})", text)
+    return [(piece, bool(i % 2)) for i, piece in enumerate(pieces)]
+
+
+# === In the graph ===
+
+
+def normalize_in_graph(texts, lowercase, strip_accents, split_on_cjk):
+    """`normalize`, for a string tensor `(batch,)`."""
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    replace = tf.strings.regex_replace
+    texts = replace(texts, _DROPPED, "")
+    texts = replace(texts, _SPACE, " ")
+    if split_on_cjk:
+        texts = replace(texts, _CJK, r" \0 ")
+    if strip_accents:
+        texts = tf_text.normalize_utf8(texts, "NFD")
+        texts = replace(texts, _ACCENT, "")
+    if lowercase:
+        texts = tf.strings.lower(replace(texts, "Σ", "σ"), encoding="utf-8")
+    return texts
+
+
+def split_words_in_graph(texts):
+    """`split_words`, for a string tensor `(batch,)`; returns a ragged one."""
+    import tensorflow_text as tf_text
+
+    return tf_text.regex_split(texts, f" |{_PUNCTUATION}", _PUNCTUATION)
+
+
+def split_special_in_graph(texts, pattern):
+    """Split strings at special tokens.
+
+    Returns:
+        A ragged string tensor `(batch, pieces)`, and a bool tensor that tells
+        of each of its flat values whether it is a special token.
+    """
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    # A null byte would end the text; any other control character vanishes as
+    # it does.
+    texts = tf.strings.regex_replace(texts, r"\x00", "\x01")
+    pieces = tf_text.regex_split(texts, pattern, pattern)
+    is_special = tf.strings.regex_full_match(pieces.flat_values, pattern)
+    return pieces, is_special

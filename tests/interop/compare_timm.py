@@ -1,0 +1,84 @@
+"""Compare our backbone with timm's; a process of its own, for its imports.
+
+Arguments: an empty directory, and sizes whose names and shapes to compare.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import fake_torchvision
+
+fake_torchvision.install()
+
+import keras
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from huggingface_models import make_pictures
+from huggingface_models import randomize
+
+from align_keras import AlignImageConverter
+from align_keras import EfficientNetBackbone
+from align_keras.interop import timm as interop
+
+directory, *sizes = sys.argv[1:]
+
+
+def agrees(size):
+    """Whether our links name each of timm's tensors, with its shape."""
+    with torch.device("meta"):
+        model = timm.create_model(f"tf_efficientnet_{size}")
+    theirs = {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not interop.is_unused(name)
+    }
+    config = {"architecture": f"tf_efficientnet_{size}"}
+    with keras.StatelessScope():
+        checkpoint = interop.Timm(directory, config)
+        ours = interop.links(checkpoint.build(EfficientNetBackbone))
+    return theirs == {name: link.shape for name, link in ours.items()}
+
+
+def make_checkpoint():
+    model = randomize(timm.create_model("tf_efficientnet_b0"), seed=0)
+    path = Path(directory)
+    safetensors.torch.save_file(model.state_dict(), path / "model.safetensors")
+    settings = {
+        name: list(model.default_cfg[name])
+        for name in ("input_size", "mean", "std")
+    }
+    config = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": settings}
+    (path / "config.json").write_text(json.dumps(config))
+    return model, settings
+
+
+def compare(model):
+    """Largest difference of each picture size, and largest value."""
+    encoder = EfficientNetBackbone.from_preset(directory)
+    model = model.double()
+    for size in ((64, 64), (97, 75)):
+        images = make_pictures(np.random.default_rng(1), 2, size)
+        with torch.no_grad():
+            x = torch.tensor(images.transpose(0, 3, 1, 2).astype("float64"))
+            expected = model.blocks(model.bn1(model.conv_stem(x))).numpy()
+        expected = expected.transpose(0, 2, 3, 1)
+        difference = np.abs(np.asarray(encoder(images)) - expected).max()
+        yield float(difference), float(np.abs(expected).max())
+
+
+model, settings = make_checkpoint()
+grey = np.full((224, 224, 3), 100, "uint8")
+pixel = np.asarray(AlignImageConverter.from_preset(directory)(grey))[0, 0]
+mean, std = np.array(settings["mean"]), np.array(settings["std"])
+print(
+    json.dumps(
+        {
+            "differences": list(compare(model)),
+            "pixel": float(np.abs(pixel - (100 / 255 - mean) / std).max()),
+            "agrees": {size: agrees(size) for size in sizes},
+        }
+    )
+)
