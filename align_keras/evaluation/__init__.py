@@ -2,7 +2,7 @@
 
 from align_keras.evaluation.embed import embed_images
 from align_keras.evaluation.embed import embed_texts
-from align_keras.evaluation.retrieval import best_positive_ranks
+from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.retrieval import retrieval_chance
 from align_keras.evaluation.retrieval import retrieval_metrics
 from align_keras.evaluation.runner import evaluate_retrieval
