@@ -13,10 +13,12 @@ from align_keras import vectors
 from align_keras.vectors import as_vectors
 from align_keras.vectors import exact_scores
 
-# Rows and columns of a block of scores, beyond which products get no faster.
-TILE = 4096
-# Above this share of close calls, the whole block is scored exactly.
-_MANY = 1 / 50
+# Rows and columns of one product, beyond which it gets no faster.
+_ROWS, _COLUMNS = 1024, 4096
+# Rows of it that are compared at once, so that they stay in the cache.
+_STRIP = 64
+# Above this share of close calls, scoring all pairs exactly is quicker.
+_MANY = 1 / 32
 _ROUNDING = 2.0**-24
 
 
@@ -61,8 +63,8 @@ def best_positive_ranks(queries, candidates, positives, exclude_self=False):
     )
     positives = check_positives(positives, len(queries), len(candidates))
     counter = _Counter(queries, candidates, positives)
-    for rows, columns, scores in _tiles(queries, candidates):
-        counter.count(scores, rows.start, columns.start)
+    for top, left, scores in _strips(queries, candidates):
+        counter.count(scores, top, left)
     if exclude_self:
         counter.leave_out_self(positives)
     return counter.ranks()
@@ -84,9 +86,9 @@ def ranks_both_ways(images, texts, pairs):
     """
     by_image = _Counter(images, texts, pairs)
     by_text = _Counter(texts, images, pairs[:, ::-1])
-    for rows, columns, scores in _tiles(images, texts):
-        by_image.count(scores, rows.start, columns.start)
-        by_text.count(scores.T, columns.start, rows.start)
+    for top, left, scores in _strips(images, texts):
+        by_image.count(scores, top, left)
+        by_text.count(scores.T, left, top)
     return by_image.ranks(), by_text.ranks()
 
 
@@ -154,15 +156,23 @@ def _lengths(matrix):
     )
 
 
-def _tiles(queries, candidates):
-    """Yield blocks of float32 scores, each within `vectors.BLOCK` values."""
-    width = min(len(candidates), TILE, vectors.BLOCK)
-    height = max(1, min(TILE, vectors.BLOCK // width))
-    for top in range(0, len(queries), height):
-        rows = slice(top, top + height)
-        for left in range(0, len(candidates), width):
-            columns = slice(left, left + width)
-            yield rows, columns, queries[rows] @ candidates[columns].T
+def _strips(queries, candidates):
+    """Yield `(first row, first column, float32 scores)`, block by block.
+
+    The scores are overwritten by those of the next block.
+    """
+    width = min(len(candidates), _COLUMNS, vectors.BLOCK)
+    height = max(1, min(len(queries), _ROWS, vectors.BLOCK // width))
+    memory = np.empty(height * width, "float32")
+    for left in range(0, len(candidates), width):
+        block = candidates[left : left + width]
+        for top in range(0, len(queries), height):
+            rows = queries[top : top + height]
+            scores = memory[: len(rows) * len(block)]
+            scores = scores.reshape(len(rows), len(block))
+            np.matmul(rows, block.T, out=scores)
+            for row in range(0, len(rows), _STRIP):
+                yield top + row, left, scores[row : row + _STRIP]
 
 
 class _Counter:
@@ -208,14 +218,13 @@ class _Counter:
         close = scores >= self.low[rows, None]
         close ^= above
         row, column = _nonzero(close)
-        # The positives themselves are always close and never ahead.
-        if len(row) > max(scores.size * _MANY, 4 * sum(scores.shape)):
+        # A positive itself is always close, and never ahead.
+        if len(row) > scores.size * _MANY:
             self._count_exactly(rows, left, scores.shape[1])
             return
         self.ahead[rows] += _row_sums(above)
-        row, column = row + top, column + left
-        ahead = self._comes_before(row, column)
-        self.ahead += np.bincount(row[ahead], minlength=len(self.ahead))
+        ahead = self._comes_before(row + top, column + left)
+        self.ahead[rows] += np.bincount(row[ahead], minlength=len(scores))
 
     def _comes_before(self, row, column):
         scores = pair_scores(self.queries, self.candidates, row, column)
@@ -264,8 +273,18 @@ def pair_scores(queries, candidates, rows, columns):
 def _nonzero(mask):
     """Row and column indices, whichever way the mask lies in memory."""
     if mask.flags.c_contiguous:
-        return np.divmod(np.flatnonzero(mask), mask.shape[1])
-    return np.divmod(np.flatnonzero(mask.T), mask.shape[0])[::-1]
+        return np.divmod(_flat_nonzero(mask.ravel()), mask.shape[1])
+    return np.divmod(_flat_nonzero(mask.T.ravel()), mask.shape[0])[::-1]
+
+
+def _flat_nonzero(mask):
+    """`numpy.flatnonzero` for few true values: looks at eight at a time."""
+    whole = len(mask) // 8 * 8
+    eights = np.flatnonzero(mask[:whole].view("uint64"))
+    found = (8 * eights[:, None] + np.arange(8)).ravel()
+    return np.concatenate(
+        [found[mask[found]], whole + np.flatnonzero(mask[whole:])]
+    )
 
 
 def _row_sums(mask):
