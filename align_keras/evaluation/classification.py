@@ -99,7 +99,9 @@ def classification_figures(outcomes, weights=None, ks=(1, 5)):
     present = counts > 0
     return {
         **{
-            f"top{k}": float(weights @ (rank < k) / total) if total else math.nan
+            f"top{k}": float(weights @ (rank < k) / total)
+            if total
+            else math.nan
             for k in check_ks(ks)
         },
         "mean_per_class": float(np.mean(right[present] / counts[present])),

@@ -150,7 +150,9 @@ def _lengths(matrix):
     step = max(1, vectors.BLOCK // matrix.shape[1])
     return np.concatenate(
         [
-            np.linalg.norm(matrix[start : start + step].astype("float64"), axis=1)
+            np.linalg.norm(
+                matrix[start : start + step].astype("float64"), axis=1
+            )
             for start in range(0, len(matrix), step)
         ]
     )
