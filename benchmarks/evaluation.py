@@ -1,8 +1,8 @@
 """Speed and memory of the evaluations on arrays, beside what others compute.
 
-    python benchmarks/evaluation.py retrieval   # against a top-k, with a ratio
-    python benchmarks/evaluation.py large       # 25,000 x 1,000,000, in memory
-    python benchmarks/evaluation.py knn         # a part of 1.28 million x 640
+python benchmarks/evaluation.py retrieval   # against a top-k, with a ratio
+python benchmarks/evaluation.py large       # 25,000 x 1,000,000, in memory
+python benchmarks/evaluation.py knn         # a part of 1.28 million x 640
 """
 
 import argparse
@@ -153,9 +153,7 @@ def knn(options):
     return {
         "queries": options.queries,
         "seconds": round(seconds, 1),
-        "minutes for 50,000": round(
-            seconds * 50_000 / options.queries / 60, 1
-        ),
+        "minutes for 50,000": round(seconds * 50_000 / options.queries / 60, 1),
         "GiB at most": _peak(),
     }
 

@@ -1,7 +1,5 @@
 """Zero-shot classification, as pure functions on arrays."""
 
-import math
-
 import numpy as np
 
 from align_keras.evaluation.ranks import best_positive_ranks
@@ -97,15 +95,11 @@ def classification_figures(outcomes, weights=None, ks=(1, 5)):
     counts = np.bincount(labels, weights)
     right = np.bincount(labels, weights * (rank == 0))
     present = counts > 0
-    return {
-        **{
-            f"top{k}": float(weights @ (rank < k) / total)
-            if total
-            else math.nan
-            for k in check_ks(ks)
-        },
-        "mean_per_class": float(np.mean(right[present] / counts[present])),
+    figures = {
+        f"top{k}": float(weights @ (rank < k) / total) for k in check_ks(ks)
     }
+    mean = float(np.mean(right[present] / counts[present]))
+    return {**figures, "mean_per_class": mean}
 
 
 def check_labels(labels, num_images, num_classes):

@@ -120,7 +120,13 @@ def embed_texts(model, texts, batch_size=256, progress=True, cache=None):
 
 
 def embed_readable(
-    model, pictures, batch_size=64, progress=True, total=None, cache=None
+    model,
+    pictures,
+    batch_size=64,
+    progress=True,
+    total=None,
+    cache=None,
+    name="pictures",
 ):
     """Embed named pictures, and leave out those that do not decode.
 
@@ -134,10 +140,10 @@ def embed_readable(
         progress: bool. Whether to draw a progress bar on the standard error
             stream. Defaults to `True`.
         total: int. How many pictures will come, for the bar.
-        cache: string or `pathlib.Path`. A directory of this data set alone
-            where the vectors of an embedder with a fingerprint are kept; when
-            it is interrupted, the next call goes on from them. Defaults to
-            `None`.
+        cache: string or `pathlib.Path`. A directory where the vectors of an
+            embedder with a fingerprint are kept; when it is interrupted, the
+            next call goes on from them. Defaults to `None`.
+        name: string. Of the data set, within `cache`.
 
     Returns:
         A pair: float32 array `(count, dim)` of the readable pictures, rows of
@@ -148,7 +154,7 @@ def embed_readable(
         ValueError: No picture is readable, or the cache is of other pictures.
     """
     embedder = as_embedder(model)
-    files = _Chunks(cache, embedder, "pictures")
+    files = _Chunks(cache, embedder, f"pictures-{file_name(name)}")
     pictures = iter(pictures)
     rows, readable = [], []
     with _Bar("pictures", total, progress) as bar:
@@ -214,6 +220,11 @@ def _join(rows):
         whole[start : start + len(part)] = part
         start += len(part)
     return whole
+
+
+def file_name(name):
+    """Return a name with nothing in it that a path would take amiss."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
 def _digest(names):
