@@ -14,6 +14,8 @@ def add_arguments(parser):
     _add_linear_probe(evaluations)
     _add_cxc(evaluations)
     _add_words(evaluations)
+    _add_finetune(evaluations)
+    _add_vtab(evaluations)
     _add_all(evaluations)
     _add_compare(evaluations)
 
@@ -285,6 +287,66 @@ def _add_words(evaluations):
     )
 
 
+def _add_finetune(evaluations):
+    parser = _add(
+        evaluations,
+        "finetune",
+        "fine-tune a classifier, head first and then all, and measure it",
+        _finetune,
+    )
+    _add_model(parser, batch=False)
+    _add_labelled(parser, ["train", "data"])
+    parser.add_argument(
+        "--recipe",
+        default="fine_grained",
+        metavar="NAME",
+        help="fine_grained, imagenet, or a YAML file (default: %(default)s)",
+    )
+    parser.add_argument("--name", help="what to call the data set")
+    _add_runs(parser, 1)
+
+
+def _add_runs(parser, default):
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="checkpoints"
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=default,
+        metavar="N",
+        help="seeds of which the mean counts (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_vtab(evaluations):
+    parser = _add(
+        evaluations,
+        "vtab",
+        "fine-tune on VTAB-1k: a sweep for each of its 19 tasks",
+        _vtab,
+    )
+    _add_model(parser, batch=False)
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="some of its tasks, such as caltech101 (default: all)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=50,
+        metavar="N",
+        help="settings that are tried for each task (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tfds-directory", metavar="DIR", help="where TFDS keeps its data"
+    )
+    _add_runs(parser, 3)
+
+
 def _add_all(evaluations):
     parser = _add(
         evaluations,
@@ -472,6 +534,51 @@ def _words(args):
     from align_keras.evaluation.runner import measure_words
 
     result = measure_words(_embedder(args), args.data, samples=args.bootstrap)
+    _show(args, result)
+
+
+def _loader(args):
+    """Return a function that loads the model anew, for each run."""
+    from align_keras import AlignDualEncoder
+
+    return lambda: AlignDualEncoder.from_preset(args.model)
+
+
+def _finetune(args):
+    from align_keras.evaluation.finetune import finetune_classifier
+
+    result = finetune_classifier(
+        _loader(args),
+        _labelled(args, "train"),
+        _labelled(args, "data", args.name),
+        args.recipe,
+        args.workdir,
+        args.runs,
+        args.seed,
+        args.bootstrap,
+        progress=not args.json,
+    )
+    result["model"] = args.model
+    _show(args, result)
+
+
+def _vtab(args):
+    from align_keras.evaluation.vtab import Sweep
+    from align_keras.evaluation.vtab import evaluate_vtab
+
+    result = evaluate_vtab(
+        _loader(args),
+        args.workdir,
+        args.tasks,
+        Sweep(trials=args.trials),
+        args.runs,
+        args.seed,
+        args.tfds_directory,
+        samples=args.bootstrap,
+        progress=not args.json,
+        say=_silent if args.json else print,
+    )
+    result["model"] = args.model
     _show(args, result)
 
 

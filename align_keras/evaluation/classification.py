@@ -73,6 +73,21 @@ def classification_outcomes(image_embeddings, class_vectors, labels):
     }
 
 
+def label_ranks(scores, labels):
+    """Rank each label among the scores of its row, ties by index.
+
+    Args:
+        scores: float array `(count, num_classes)`.
+        labels: integer array `(count,)`.
+
+    Returns:
+        int64 array `(count,)`, 0 where the label comes first.
+    """
+    own = scores[np.arange(len(labels)), labels][:, None]
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    return np.count_nonzero((scores > own) | ((scores == own) & before), axis=1)
+
+
 def classification_figures(outcomes, weights=None, ks=(1, 5)):
     """Sum up ranks to accuracies.
 

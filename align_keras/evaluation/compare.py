@@ -10,6 +10,7 @@ from align_keras.evaluation.bootstrap import p_value
 from align_keras.evaluation.bootstrap import resample
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.cxc import cxc_retrieval_figures
+from align_keras.evaluation.finetune import finetune_figures
 from align_keras.evaluation.labelled_runner import knn_figures
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.retrieval import retrieval_figures
@@ -22,7 +23,7 @@ _TASKS = {
     "retrieval": (retrieval_figures, ("ks",), ("fold", "text_image")),
     "zero-shot": (classification_figures, ("ks",), ("label",)),
     "linear-probe": (classification_figures, (), ("label",)),
-    "finetune": (classification_figures, (), ("label",)),
+    "finetune": (finetune_figures, (), ("label",)),
     "knn": (knn_figures, (), ("label",)),
     "cxc": (cxc_retrieval_figures, ("ks", "drop_empty"), ("caption_image",)),
     "words": (word_figures, (), ("judgement",)),

@@ -10,8 +10,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from align_keras.data.sources import PICTURE_SUFFIXES
 from align_keras.data.sources import read_captions
 
@@ -273,7 +271,9 @@ def class_folders(folder, name=None):
     )
 
 
-def tfds_labels(name, split, data_dir=None, label="label", picture=None):
+def tfds_labels(
+    name, split, data_dir=None, label="label", picture=None, limit=None
+):
     """Pictures of a TFDS data set with labels.
 
     Args:
@@ -286,6 +286,7 @@ def tfds_labels(name, split, data_dir=None, label="label", picture=None):
             `"label"`.
         picture: callable that turns the bytes of a picture into an array.
             Defaults to `None`, the bytes as they are.
+        limit: integer. Take the first examples alone. Defaults to `None`.
 
     Returns:
         `DataSet` with integer labels.
@@ -297,13 +298,15 @@ def tfds_labels(name, split, data_dir=None, label="label", picture=None):
     def note(example):
         return int(label(example) if callable(label) else example[label])
 
-    return _tfds(name, split, data_dir, note, label, picture)
+    return _tfds(name, split, data_dir, note, label, picture, limit)
 
 
-def _tfds(name, split, data_dir, note, label=None, picture=None):
+def _tfds(name, split, data_dir, note, label=None, picture=None, limit=None):
     tfds = import_tfds()
     builder = tfds.builder(name, data_dir=data_dir)
-    classes = getattr(builder.info.features.get(label), "names", None)
+    classes = None
+    if isinstance(label, str):
+        classes = getattr(builder.info.features[label], "names", None)
 
     def examples():
         # Pictures stay files: a reader in threads decodes them as it needs.
@@ -312,14 +315,15 @@ def _tfds(name, split, data_dir, note, label=None, picture=None):
             shuffle_files=False,
             decoders={"image": tfds.decode.SkipDecoding()},
         )
+        if limit is not None:
+            stream = stream.take(limit)
         for number, example in enumerate(tfds.as_numpy(stream)):
             image = example["image"]
             image = image if picture is None else picture(image)
             yield f"{name}/{split}/{number}", image, note(example)
 
-    total = None
-    if split in builder.info.splits or "[" in split or "+" in split:
-        total = builder.info.splits[split].num_examples
+    total = builder.info.splits[split].num_examples
+    total = total if limit is None else min(total, limit)
     return DataSet(f"{name}/{split}", examples, total, classes)
 
 
@@ -453,8 +457,3 @@ def check_templates(templates, origin):
                 f"name of the class goes. Received: {template!r}"
             )
     return templates
-
-
-def read_labels(data):
-    """Collect the labels of a data set without keeping its pictures."""
-    return np.array([label for _, _, label in data.examples()], "int64")

@@ -9,6 +9,7 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.classification import class_vector
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
+from align_keras.evaluation.classification import label_ranks
 from align_keras.evaluation.embed import embed_readable
 from align_keras.evaluation.embed import embed_texts
 from align_keras.evaluation.embedder import as_embedder
@@ -313,7 +314,7 @@ def measure_linear_probe(
         weights = fit_sgd(rows, labels, num_classes)
     outcomes = {
         "label": wanted,
-        "rank": _label_ranks(predict_scores(queries, weights), wanted),
+        "rank": label_ranks(predict_scores(queries, weights), wanted),
     }
     return summarize(
         "linear-probe",
@@ -330,13 +331,6 @@ def measure_linear_probe(
         solver=solver,
         decay=decay,
     )
-
-
-def _label_ranks(scores, labels):
-    """Rank of each label among its row's scores, ties by index."""
-    own = scores[np.arange(len(labels)), labels][:, None]
-    before = np.arange(scores.shape[1]) < labels[:, None]
-    return np.count_nonzero((scores > own) | ((scores == own) & before), axis=1)
 
 
 def _same_classes(train, test):

@@ -141,7 +141,7 @@ def write_report(results, directory, skipped=None):
     for result in results:
         key = (result["task"], result["dataset"])
         groups.setdefault(key, []).append(result)
-    plt = _pyplot()
+    plt = pyplot()
     lines = ["# Evaluation", ""]
     models = dict.fromkeys(result["model"] for result in results)
     lines += [f"Models: {', '.join(f'`{name}`' for name in models)}.", ""]
@@ -215,7 +215,8 @@ def _cell(result, name):
     return f"{text} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
-def _pyplot():
+def pyplot():
+    """Return `matplotlib.pyplot` without a display; `None` where it lacks."""
     try:
         import matplotlib
     except ImportError:
