@@ -115,9 +115,12 @@ def measure_cxc(
 def _with_correlations(result, drawn):
     drawn = {f"{task}_correlation": values for task, values in drawn.items()}
     drawn["mean_correlation"] = np.mean(list(drawn.values()), axis=0)
-    found = {name: float(np.mean(values)) for name, values in drawn.items()}
+    # A sample of equal ratings, which a small file may give, has none.
+    found = {name: float(np.nanmean(values)) for name, values in drawn.items()}
     ends = {name: interval(values) for name, values in drawn.items()}
-    deviations = {name: float(np.std(values)) for name, values in drawn.items()}
+    deviations = {
+        name: float(np.nanstd(values)) for name, values in drawn.items()
+    }
     # The draws follow from the files and the seed, the same for every model.
     samples = {f"sample_{name}": values for name, values in drawn.items()}
     return Result(
