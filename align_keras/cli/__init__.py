@@ -12,6 +12,7 @@ COMMANDS = {
     "pack": "turn pictures with captions into TFRecord shards",
     "train": "train a model, or go on with an interrupted run",
     "evaluate": "measure a model",
+    "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read a checkpoint of another library, or write for one",
 }

@@ -1,0 +1,40 @@
+import json
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "plan",
+        metavar="YAML",
+        help="what to compare, as in docs/evaluation.md",
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="data, runs, the table and the plot; run again, it goes on",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the intervals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON"
+    )
+
+
+def run(args):
+    from align_keras.evaluation.ablate import ablate
+
+    quiet = {"say": _silent, "verbose": False} if args.json else {}
+    results = ablate(args.plan, args.workdir, args.bootstrap, **quiet)
+    if args.json:
+        print(
+            json.dumps({n: json.loads(r.to_json()) for n, r in results.items()})
+        )
+
+
+def _silent(words):
+    pass

@@ -1,0 +1,496 @@
+"""Fine-tuning for classification, in the paper's two stages."""
+
+import dataclasses
+import io
+import itertools
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import yaml
+from keras import ops
+
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.classification import classification_figures
+from align_keras.evaluation.classification import label_ranks
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
+from align_keras.files import atomic_file
+from align_keras.models.towers import declared
+from align_keras.models.towers import image_input
+from align_keras.models.towers import main_output
+from align_keras.preprocessing.decode import decode_in_graph
+from align_keras.training.checkpoints import Checkpoints
+
+# Share of a picture's shorter side that the evaluation keeps (section 5.3).
+CENTRAL_CROP = 0.875
+PARTS = ("head", "all")
+AUGMENTATIONS = ("inception", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of fine-tuning.
+
+    Attributes:
+        part: string. `"head"` trains the classifier on frozen features,
+            `"all"` everything.
+        learning_rate: float. To start from.
+        image_size: int. Side of the training pictures in pixels.
+        eval_size: int. Side of the evaluation pictures.
+        epochs: float. Passes over the training pictures; or `steps`.
+        steps: int or `None`. Optimizer steps, in the place of `epochs`.
+        batch_size: int.
+        drop: float. Factor of the learning rate every `drop_every` epochs;
+            `0.0` for a cosine decay to zero.
+        drop_every: float. Epochs between drops.
+        encoder_rate: float. Factor of the encoder's learning rate.
+        freeze_statistics: bool. Whether batch normalisation uses the
+            statistics of pre-training. Drop-connect is off then as well.
+        augmentation: string. `"inception"`, a random part of the picture and
+            a mirror image, or `"none"`.
+    """
+
+    part: str
+    learning_rate: float
+    image_size: int
+    eval_size: int
+    epochs: float = 0.0
+    steps: int | None = None
+    batch_size: int = 256
+    drop: float = 0.0
+    drop_every: float = 30.0
+    encoder_rate: float = 1.0
+    freeze_statistics: bool = False
+    augmentation: str = "inception"
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("part", PARTS),
+            ("augmentation", AUGMENTATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"Stage field `{name}` must be one of {allowed}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        if not (self.steps or self.epochs):
+            raise ValueError("A stage needs `steps` or `epochs` above 0.")
+        for name in ("learning_rate", "image_size", "eval_size", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"Stage field `{name}` must be positive. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneRecipe:
+    """How a classifier is fine-tuned.
+
+    Attributes:
+        stages: tuple of `Stage`, one after the other.
+        weight_decay: float. Decoupled, in proportion to the learning rate.
+        momentum: float.
+        checkpoint_every: int. Steps between checkpoints.
+    """
+
+    stages: tuple
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    checkpoint_every: int = 500
+
+
+_IMAGENET = {"batch_size": 1024, "epochs": 100, "drop": 0.2}
+_FINE_GRAINED = {
+    "image_size": 289,
+    "eval_size": 360,
+    "steps": 20_000,
+    "freeze_statistics": True,
+}
+# Section 5.3 of the paper.
+RECIPES = {
+    "imagenet": FinetuneRecipe(
+        (
+            Stage("head", 0.1, 289, 360, **_IMAGENET),
+            Stage("all", 0.01, 475, 600, encoder_rate=0.1, **_IMAGENET),
+        )
+    ),
+    "fine_grained": FinetuneRecipe(
+        (
+            Stage("head", 1e-2, **_FINE_GRAINED),
+            Stage("all", 1e-3, **_FINE_GRAINED),
+        ),
+        weight_decay=1e-5,
+    ),
+}
+
+
+def load_finetune_recipe(recipe):
+    """Load a fine-tuning recipe.
+
+    Args:
+        recipe: `FinetuneRecipe`; string, `"imagenet"` or `"fine_grained"`, or
+            the path of a YAML file with the fields of `FinetuneRecipe`, where
+            `stages` is a list of the fields of `Stage`.
+
+    Returns:
+        A `FinetuneRecipe`.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: a field is unknown or has a wrong value.
+    """
+    if isinstance(recipe, FinetuneRecipe):
+        return recipe
+    if recipe in RECIPES:
+        return RECIPES[recipe]
+    if not Path(recipe).is_file():
+        raise FileNotFoundError(
+            f"There is no fine-tuning recipe `{recipe}` and no such file. "
+            f"Shipped recipes: {', '.join(RECIPES)}."
+        )
+    fields = yaml.safe_load(Path(recipe).read_text("utf-8"))
+    try:
+        stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
+        return FinetuneRecipe(stages, **fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The fine-tuning recipe `{recipe}` is wrong: {error}"
+        ) from None
+
+
+class ImageClassifier(keras.Model):
+    """An image encoder with a linear head.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder`, whose image encoder is
+            taken, without the projection.
+        num_classes: integer.
+    """
+
+    def __init__(self, model, num_classes):
+        super().__init__()
+        self.image_encoder = model.image_encoder
+        self.pooling = model.image_pooling_layer
+        self._pooling_name = model.image_pooling
+        self.head = keras.layers.Dense(
+            num_classes, kernel_initializer="zeros", dtype="float32"
+        )
+        self.stage = None
+
+    def set_stage(self, stage):
+        """Choose what trains, before `compile`."""
+        self.stage = stage
+        self.image_encoder.trainable = stage.part == "all"
+
+    def call(self, images, training=False):
+        stage = self.stage
+        learns = stage.part == "all" and not stage.freeze_statistics
+        inputs = images
+        if isinstance(declared(self.image_encoder, "input"), dict):
+            inputs = {image_input(self.image_encoder).name: images}
+        features = self.image_encoder(inputs, training=training and learns)
+        features = main_output(features, self._pooling_name)
+        features = ops.cast(self.pooling(features), "float32")
+        if stage.part == "head":
+            features = ops.stop_gradient(features)
+        elif stage.encoder_rate != 1.0:
+            # Scales the gradient of the encoder, and nothing else.
+            rate = stage.encoder_rate
+            held = ops.stop_gradient(features)
+            features = (1 - rate) * held + rate * features
+        return self.head(features)
+
+
+def finetune_classifier(
+    make_model,
+    train,
+    test,
+    recipe,
+    workdir,
+    runs=1,
+    seed=0,
+    samples=SAMPLES,
+    progress=True,
+):
+    """Fine-tune a classifier and measure it.
+
+    A run that was interrupted goes on from its last checkpoint; a finished
+    one is not repeated.
+
+    Args:
+        make_model: callable that returns a fresh, pre-trained
+            `align_keras.AlignDualEncoder`, once for each run.
+        train: a `DataSet` with labels. Its files are held in memory, decoded
+            they are not.
+        test: a `DataSet` with the same classes.
+        recipe: `FinetuneRecipe` or its name, see `load_finetune_recipe`.
+        workdir: string or `pathlib.Path`. For checkpoints and results.
+        runs: integer. Runs with different seeds, of which the mean counts;
+            the paper takes 3 on its fine-grained data sets. Defaults to `1`.
+        seed: integer. Of the first run. Defaults to `0`.
+        samples: integer. Resamples of the intervals. Defaults to `1000`.
+        progress: bool. Whether to show Keras' progress. Defaults to `True`.
+
+    Returns:
+        A `Result` with the figures of `classification_figures`, the mean over
+        the runs, and `"deviations"` between them.
+
+    Raises:
+        ValueError: the data sets have other classes, or `workdir` holds
+            another run.
+    """
+    recipe = load_finetune_recipe(recipe)
+    if train.class_names != test.class_names:
+        raise ValueError(
+            f"`{train.name}` and `{test.name}` must have the same classes."
+        )
+    pictures, labels = _read(train)
+    wanted = _read_labels_of(test)
+    classes = len(train.class_names or ())
+    classes = classes or int(max(labels.max(), wanted.max())) + 1
+    ranks, name = [], None
+    for number in range(runs):
+        folder = Path(workdir) / f"run-{number}"
+        asked = {
+            **dataclasses.asdict(recipe),
+            "train": train.name,
+            "test": test.name,
+            "seed": seed + number,
+        }
+        _claim(folder, asked)
+        done = folder / "ranks.npy"
+        if not done.is_file():
+            keras.utils.set_random_seed(seed + number)
+            model = make_model()
+            name = model.name
+            scores = _run(
+                ImageClassifier(model, classes),
+                (pictures, labels),
+                test,
+                recipe,
+                folder,
+                seed + number,
+                progress,
+            )
+            with atomic_file(done) as temporary:
+                with open(temporary, "wb") as file:
+                    np.save(file, label_ranks(scores, wanted))
+        ranks.append(np.load(done))
+    outcomes = {"label": wanted, "rank": np.stack(ranks)}
+    each = [
+        classification_figures({"label": wanted, "rank": rank})
+        for rank in ranks
+    ]
+    result = summarize(
+        "finetune",
+        finetune_figures,
+        outcomes,
+        len(wanted),
+        samples,
+        dataset=test.name,
+        model=name or "finetuned",
+        unit="picture",
+        images=len(wanted),
+        train_images=len(labels),
+        runs=runs,
+        deviations={
+            key: float(np.std([figures[key] for figures in each]))
+            for key in each[0]
+        },
+    )
+    return Result(result, outcomes)
+
+
+def finetune_figures(outcomes, weights=None):
+    """Mean over runs of `classification_figures`; `"rank"` is `(runs, n)`."""
+    figures = [
+        classification_figures(
+            {"label": outcomes["label"], "rank": rank}, weights
+        )
+        for rank in outcomes["rank"]
+    ]
+    return {
+        name: float(np.mean([run[name] for run in figures]))
+        for name in figures[0]
+    }
+
+
+def _claim(folder, asked):
+    path = folder / "finetune.json"
+    asked = json.loads(json.dumps(asked))
+    if path.is_file() and json.loads(path.read_text()) != asked:
+        raise ValueError(
+            f"`{folder}` holds a run with other settings (finetune.json): "
+            "use another working directory."
+        )
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(asked, indent=2) + "\n")
+
+
+# === Training ===
+
+
+def _run(classifier, train, test, recipe, folder, seed, progress):
+    """Train all stages; return the scores of the test pictures."""
+    pictures, labels = train
+    size = recipe.stages[0].image_size
+    classifier.set_stage(recipe.stages[0])
+    classifier(np.zeros((1, size, size, 3), "float32"))
+    for number, stage in enumerate(recipe.stages):
+        checkpoints = Checkpoints(folder / f"stage-{number}")
+        per_epoch = max(1, -(-len(labels) // stage.batch_size))
+        steps = stage.steps or max(1, round(stage.epochs * per_epoch))
+        classifier.set_stage(stage)
+        classifier.compile(
+            optimizer=keras.optimizers.SGD(
+                _schedule(stage, steps, per_epoch),
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay or None,
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        step = checkpoints.restore(classifier)
+        every = min(recipe.checkpoint_every, steps)
+        batches = _training_batches(pictures, labels, stage, seed, step)
+        batches = iter(batches.take(steps - step))
+        while step < steps:
+            count = min(every, steps - step)
+            classifier.fit(
+                itertools.islice(batches, count),
+                steps_per_epoch=count,
+                verbose=2 if progress else 0,
+            )
+            step += count
+            checkpoints.save(classifier, step)
+    batches = _test_batches(test, recipe.stages[-1])
+    return np.concatenate(
+        [classifier.predict_on_batch(batch) for batch in batches]
+    )
+
+
+def _schedule(stage, steps, per_epoch):
+    if not stage.drop:
+        return keras.optimizers.schedules.CosineDecay(
+            stage.learning_rate, steps
+        )
+    return keras.optimizers.schedules.ExponentialDecay(
+        stage.learning_rate,
+        max(1, round(stage.drop_every * per_epoch)),
+        stage.drop,
+        staircase=True,
+    )
+
+
+def _training_batches(pictures, labels, stage, seed, start_step):
+    """Endless batches whose order and crops follow from seed and step."""
+    import tensorflow as tf
+
+    def examples():
+        place = start_step * stage.batch_size
+        while True:
+            epoch, first = divmod(place, len(labels))
+            order = np.random.default_rng([seed, epoch])
+            for index in order.permutation(len(labels))[first:]:
+                yield _bytes(pictures[index]), labels[index], place
+                place += 1
+
+    signature = (
+        tf.TensorSpec((), tf.string),
+        tf.TensorSpec((), tf.int64),
+        tf.TensorSpec((), tf.int64),
+    )
+    dataset = tf.data.Dataset.from_generator(
+        examples, output_signature=signature
+    )
+
+    def convert(contents, label, place):
+        pixels = decode_in_graph(contents)
+        if stage.augmentation == "inception":
+            draws = tf.stack([tf.constant(seed, tf.int64), place])
+            pixels = _random_part(pixels, draws)
+        return _to_input(pixels, stage.image_size), label
+
+    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(stage.batch_size, drop_remainder=True).prefetch(2)
+
+
+def _test_batches(test, stage):
+    import tensorflow as tf
+
+    def pictures():
+        for _, picture, _ in test.examples():
+            yield _bytes(picture)
+
+    def convert(contents):
+        pixels = _central_part(decode_in_graph(contents))
+        return _to_input(pixels, stage.eval_size)
+
+    dataset = tf.data.Dataset.from_generator(
+        pictures, output_signature=tf.TensorSpec((), tf.string)
+    )
+    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(min(stage.batch_size, 64)).as_numpy_iterator()
+
+
+def _random_part(pixels, seed):
+    """A part of 8% to 100% of the area, and perhaps its mirror image."""
+    import tensorflow as tf
+
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(pixels),
+        tf.zeros((1, 0, 4)),
+        seed,
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        use_image_if_no_bounding_boxes=True,
+    )
+    part = tf.slice(pixels, begin, size)
+    return tf.image.stateless_random_flip_left_right(part, seed)
+
+
+def _central_part(pixels):
+    import tensorflow as tf
+
+    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    side = tf.cast(tf.round(CENTRAL_CROP * tf.reduce_min(shape)), tf.int32)
+    side = tf.maximum(side, 1)
+    top, left = tf.unstack((tf.shape(pixels)[:2] - side) // 2)
+    return pixels[top : top + side, left : left + side]
+
+
+def _to_input(pixels, size):
+    import tensorflow as tf
+
+    pixels = tf.image.resize(pixels, (size, size), antialias=True)
+    return tf.ensure_shape(pixels / 127.5 - 1.0, (size, size, 3))
+
+
+def _read(data):
+    """Pictures as paths or the bytes of files, and their labels."""
+    pictures, labels = [], []
+    for _, picture, label in data.examples():
+        if isinstance(picture, np.ndarray):
+            picture = _bytes(picture)
+        pictures.append(picture)
+        labels.append(label)
+    return pictures, np.array(labels, "int64")
+
+
+def _read_labels_of(data):
+    return np.array([label for _, _, label in data.examples()], "int64")
+
+
+def _bytes(picture):
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(picture).convert("RGB").save(file, "PNG")
+        return file.getvalue()
+    return Path(picture).read_bytes()

@@ -1,0 +1,125 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras import ContrastiveLoss
+from align_keras.cli import main
+from align_keras.evaluation import ablate
+from align_keras.evaluation.fewer_negatives import FewerNegatives
+from align_keras.evaluation.results import Result
+
+PLAN = """
+data: {scenes: 24, evaluation_scenes: 12}
+recipe: quickstart
+overrides: {steps: 2, batch_size: 8, warmup_steps: 0, checkpoint_every: 2}
+encoders:
+  image: {small: {width_coefficient: 0.2, depth_coefficient: 0.2}}
+  text:
+    small:
+      {num_layers: 1, num_heads: 2, hidden_dim: 16, intermediate_dim: 32}
+base: {image: small, text: small, initial_temperature: 0.1}
+runs:
+  odd:
+    {embedding_dim: 8, temperature: 0.05, negatives: 0.5, noise: 0.5,
+     data_share: 0.7}
+"""
+
+
+def unit(rng, *shape):
+    rows = rng.normal(size=shape).astype("float32")
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def numpy(tensors):
+    return [keras.ops.convert_to_numpy(tensor) for tensor in tensors]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_fewer_negatives(share):
+    rng = np.random.default_rng(0)
+    images, texts = unit(rng, 9, 4), unit(rng, 9, 4)
+    found = numpy(FewerNegatives(share, 0.1).score(images, texts, 0.2))
+    if share == 1.0:
+        expected = numpy(ContrastiveLoss(0.1).score(images, texts, 0.2))
+    else:
+        logits = images.astype("float64") @ texts.T / 0.2
+        expected = [np.zeros(9), np.zeros(9), np.zeros(9)]
+        for place, scores in ((1, logits), (2, logits.T)):
+            for row in range(9):
+                kept = scores[row, (row + np.arange(5)) % 9]
+                target = np.full(5, 0.1 / 5)
+                target[0] += 0.9
+                log_softmax = kept - np.log(np.exp(kept).sum())
+                expected[0][row] -= target @ log_softmax
+                expected[place][row] = kept.argmax() == 0
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_corruption_is_nested():
+    captions = {f"{n}.jpg": [f"text {n}"] for n in range(100)}
+    half = ablate.corrupt(captions, 0.5, 0.2)
+    assert len(half) == 50
+    wrong = {name for name in half if half[name] != captions[name]}
+    assert len(wrong) == 10
+    # No caption is lost or doubled.
+    assert sorted(sum(half.values(), [])) == sorted(
+        sum((captions[name] for name in half), [])
+    )
+    assert set(ablate.corrupt(captions, 0.25, 0.0)) <= set(half)
+
+
+def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
+    command = ["ablate", str(plan), "--workdir", str(tmp_path / "work")]
+    command += ["--bootstrap", "20", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["baseline", "odd"]
+    odd = found["odd"]
+    assert odd["variant"]["negatives"] == 0.5
+    assert set(odd["against_baseline"]) == set(ablate.COLUMNS)
+    runs = tmp_path / "work" / "runs"
+    from align_keras import AlignDualEncoder
+
+    model = AlignDualEncoder.from_preset(str(runs / "odd/run/model"))
+    assert model.embedding_dim == 8
+    assert model.temperature == pytest.approx(0.05)
+    free = AlignDualEncoder.from_preset(str(runs / "baseline/run/model"))
+    assert free.temperature != pytest.approx(0.1, abs=1e-7)
+    manifest = json.loads(
+        next((tmp_path / "work/data").glob("*0.7*/manifest.json")).read_text()
+    )
+    assert manifest["records"] == 17
+    table = (tmp_path / "work" / "ablation.md").read_text()
+    assert "| odd |" in table and "ablation.png" in table
+    assert (tmp_path / "work" / "ablation.png").stat().st_size > 5000
+
+    # Nothing is trained twice; the table is written again.
+    monkeypatch.setattr("align_keras.training.train", None)
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert Result.load(runs / "odd" / "result.json").outcomes
+    plan.write_text(PLAN.replace("noise: 0.5", "noise: 0.1"))
+    assert main(command) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("base:", "bases:", "with `base` and `data`"),
+        ("recipe:", "recipes:", "unknown field `recipes`"),
+        ("noise: 0.5", "noise: 2", "'odd'.*noise=2"),
+        ("negatives: 0.5", "negatives: 0", "negatives=0"),
+        ("negatives:", "positives:", "'odd'.*positives"),
+    ],
+)
+def test_wrong_plans_are_named(old, new, message, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        ablate.read_plan(plan)

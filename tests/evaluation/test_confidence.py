@@ -1,0 +1,121 @@
+"""Correlation, bootstrap intervals and the comparison of two models."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from align_keras.evaluation.bootstrap import interval
+from align_keras.evaluation.bootstrap import p_value
+from align_keras.evaluation.bootstrap import resample
+from align_keras.evaluation.classification import classification_figures
+from align_keras.evaluation.compare import compare_results
+from align_keras.evaluation.correlation import spearman
+from align_keras.evaluation.report import describe_comparison
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_spearman_matches_scipy(levels):
+    rng = np.random.default_rng(levels)
+    first = rng.integers(0, levels, 200)
+    second = first + rng.integers(0, levels, 200)
+    expected = scipy.stats.spearmanr(first, second).statistic
+    assert spearman(first, second) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(spearman(np.ones(5), np.arange(5)))
+    with pytest.raises(ValueError, match="NaN"):
+        spearman([1.0, np.nan], [1.0, 2.0])
+    with pytest.raises(ValueError, match="same length"):
+        spearman([1.0], [1.0, 2.0])
+
+
+def test_interval_has_the_width_of_the_normal_one():
+    rng = np.random.default_rng(0)
+    hits = rng.random(2000) < 0.3
+    draws = resample(lambda w: {"hits": w @ hits / w.sum()}, 2000)["hits"]
+    low, high = interval(draws)
+    error = 1.96 * np.sqrt(hits.mean() * (1 - hits.mean()) / 2000)
+    assert low == pytest.approx(hits.mean() - error, abs=0.003)
+    assert high == pytest.approx(hits.mean() + error, abs=0.003)
+    assert interval([np.nan, 1.0]) == [1.0, 1.0]
+    with pytest.raises(ValueError, match="confidence=2"):
+        interval(draws, 2)
+
+
+def test_p_value():
+    assert p_value(np.ones(999)) == 2 / 1000
+    assert p_value(np.array([-1.0, 1.0] * 50)) == 1.0
+
+
+def result(rank, label, name):
+    return summarize(
+        "zero-shot",
+        classification_figures,
+        {"rank": rank, "label": label},
+        len(rank),
+        200,
+        dataset="things",
+        model=name,
+    )
+
+
+@pytest.fixture(scope="module")
+def models():
+    """B is right where A is, and in 2% more; C is an equal of A."""
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 10, 1000)
+    rank = rng.integers(0, 3, 1000)
+    better = rank.copy()
+    better[np.flatnonzero(rank)[:20]] = 0
+    shuffled = rng.permutation(rank)
+    ranks = {"A": rank, "B": better, "C": shuffled}
+    return [result(rank, label, name) for name, rank in ranks.items()]
+
+
+def test_a_paired_difference_is_found_that_intervals_hide(models, tmp_path):
+    first, second, equal = models
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    first.save(paths[0])
+    second.save(paths[1])
+    low, _ = second["intervals"]["top1"]
+    assert low < first["top1"] < second["top1"]  # The intervals overlap.
+    found = compare_results(*paths)
+    row = next(row for row in found["figures"] if row["name"] == "top1")
+    assert row["difference"] == pytest.approx(0.02)
+    assert row["differs"] and 0 < row["low"] < 0.02 < row["high"]
+    text = describe_comparison(found)
+    assert "B is better" in text and "A = A, B = B" in text
+    row = compare_results(first, equal)["figures"][0]
+    assert not row["differs"] and row["low"] < 0 < row["high"]
+    # Five-fold top5 is 1.0 in both, and so is no difference.
+    five = next(r for r in found["figures"] if r["name"] == "top5")
+    assert five["difference"] == 0 and five["p"] == 1.0
+
+
+def test_results_of_other_queries_are_refused(models, tmp_path):
+    first = models[0]
+    other = Result({**first, "dataset": "others"}, first.outcomes)
+    with pytest.raises(ValueError, match="dataset='things' and 'others'"):
+        compare_results(first, other)
+    moved = {**first.outcomes, "label": first.outcomes["label"][::-1]}
+    with pytest.raises(ValueError, match="same queries.*label"):
+        compare_results(first, Result(first, moved))
+    with pytest.raises(ValueError, match="outcomes of 'A' are missing"):
+        compare_results(Result(first), first)
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="lacks the field `task`"):
+        compare_results(path, path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        compare_results(path, path)
+
+
+def test_result_survives_the_disk(models, tmp_path):
+    models[0]["nothing"] = float("nan")
+    models[0].save(tmp_path / "a.json")
+    loaded = Result.load(tmp_path / "a.json")
+    assert loaded["nothing"] is None
+    assert loaded.figures == models[0].figures
+    for name, values in models[0].outcomes.items():
+        np.testing.assert_array_equal(loaded.outcomes[name], values)

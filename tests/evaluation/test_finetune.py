@@ -1,0 +1,275 @@
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_align import tiny_align
+
+from align_keras.cli import main
+from align_keras.evaluation import datasets
+from align_keras.evaluation import vtab
+from align_keras.evaluation.compare import compare_results
+from align_keras.evaluation.finetune import RECIPES
+from align_keras.evaluation.finetune import FinetuneRecipe
+from align_keras.evaluation.finetune import ImageClassifier
+from align_keras.evaluation.finetune import Stage
+from align_keras.evaluation.finetune import finetune_classifier
+from align_keras.evaluation.finetune import load_finetune_recipe
+
+HEAD = Stage("head", 0.5, 32, 40, steps=6, batch_size=6)
+REST = Stage("all", 0.01, 40, 48, steps=4, batch_size=6, freeze_statistics=True)
+RECIPE = FinetuneRecipe((HEAD, REST), 1e-5, checkpoint_every=3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Dark and bright pictures, a hard task for nobody."""
+    root = tmp_path_factory.mktemp("folders")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 9), ("test", 6)):
+        for name, level in (("bright", 215), ("dark", 30)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                size = rng.integers(30, 60, 2)
+                noise = rng.integers(-30, 31, (*size, 3))
+                pixels = (level + noise).astype("uint8")
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return {
+        split: datasets.class_folders(root / split)
+        for split in ("train", "test")
+    }
+
+
+def finetune(folders, workdir, **options):
+    return finetune_classifier(
+        tiny_align,
+        folders["train"],
+        folders["test"],
+        RECIPE,
+        workdir,
+        samples=50,
+        progress=False,
+        **options,
+    )
+
+
+def test_learns_and_goes_on_after_an_interruption(
+    folders, tmp_path, monkeypatch
+):
+    whole = finetune(folders, tmp_path / "whole")
+    assert whole["top1"] >= 0.75 and whole["runs"] == 1
+
+    fit, calls = ImageClassifier.fit, []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(ImageClassifier, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(folders, tmp_path / "cut")
+    # Six steps of the head were done; four remain, in two spans.
+    again = finetune(folders, tmp_path / "cut")
+    assert len(calls) == 3 + 2
+    np.testing.assert_array_equal(
+        again.outcomes["rank"], whole.outcomes["rank"]
+    )
+    # A finished run is not repeated.
+    assert finetune(folders, tmp_path / "cut")["top1"] == whole["top1"]
+    assert len(calls) == 5
+    assert not compare_results(whole, again, 50)["figures"][0]["differs"]
+    with pytest.raises(ValueError, match="other settings"):
+        finetune(folders, tmp_path / "cut", seed=1)
+
+
+def weights_of(classifier, part):
+    return [
+        keras.ops.convert_to_numpy(weight)
+        for weight in classifier.image_encoder.weights
+        if ("moving" in weight.path) == (part == "statistics")
+    ]
+
+
+@pytest.mark.parametrize(
+    "stage, kernels, statistics",
+    [
+        (HEAD, False, False),
+        (REST, True, False),
+        (Stage("all", 0.01, 32, 32, steps=1), True, True),
+    ],
+)
+def test_what_each_stage_changes(stage, kernels, statistics):
+    classifier = ImageClassifier(tiny_align(), 3)
+    classifier.set_stage(stage)
+    inputs = np.random.default_rng(0).uniform(-1, 1, (6, 32, 32, 3))
+    classifier(inputs)
+    # A head of zeros has no gradient for what lies before it.
+    classifier.head.kernel.assign(classifier.head.kernel + 0.1)
+    classifier.head.kernel.assign(
+        np.random.default_rng(1).normal(size=classifier.head.kernel.shape)
+    )
+    classifier.compile(
+        keras.optimizers.SGD(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    before = {p: weights_of(classifier, p) for p in ("kernels", "statistics")}
+    head = keras.ops.convert_to_numpy(classifier.head.kernel)
+    classifier.train_on_batch(inputs, np.array([0, 1, 2, 0, 1, 2]))
+    for part, expected in (("kernels", kernels), ("statistics", statistics)):
+        changed = any(
+            np.abs(new - old).max() > 0
+            for new, old in zip(
+                weights_of(classifier, part), before[part], strict=True
+            )
+        )
+        assert changed == expected, part
+    assert np.abs(classifier.head.kernel - head).max() > 0
+
+
+def test_the_encoder_learns_ten_times_slower():
+    moves = []
+    for rate in (1.0, 0.1):
+        classifier = ImageClassifier(tiny_align(), 2)
+        stage = Stage(
+            "all",
+            0.1,
+            32,
+            32,
+            steps=1,
+            encoder_rate=rate,
+            freeze_statistics=True,
+        )
+        classifier.set_stage(stage)
+        inputs = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3))
+        classifier(inputs)
+        classifier.head.kernel.assign(
+            np.random.default_rng(1).normal(size=classifier.head.kernel.shape)
+        )
+        classifier.compile(
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        before = weights_of(classifier, "kernels")[0]
+        classifier.train_on_batch(inputs, np.array([0, 1, 0, 1]))
+        moves.append(weights_of(classifier, "kernels")[0] - before)
+    np.testing.assert_allclose(moves[1], 0.1 * moves[0], rtol=1e-3, atol=1e-7)
+
+
+def test_recipes_are_those_of_the_paper(tmp_path):
+    head, rest = RECIPES["imagenet"].stages
+    assert (head.image_size, head.eval_size) == (289, 360)
+    assert (rest.image_size, rest.eval_size) == (475, 600)
+    assert (head.learning_rate, rest.learning_rate) == (0.1, 0.01)
+    assert rest.encoder_rate == 0.1 and not rest.freeze_statistics
+    head, rest = RECIPES["fine_grained"].stages
+    assert (head.learning_rate, rest.learning_rate) == (1e-2, 1e-3)
+    assert rest.freeze_statistics and rest.steps == 20_000
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "weight_decay: 0.1\nstages:\n- {part: head, learning_rate: 0.1, "
+        "image_size: 32, eval_size: 32, steps: 2}\n"
+    )
+    assert load_finetune_recipe(str(path)).stages[0].steps == 2
+    path.write_text("stages:\n- {part: tail, learning_rate: 1}\n")
+    with pytest.raises(ValueError, match="mine.yaml` is wrong"):
+        load_finetune_recipe(str(path))
+    with pytest.raises(FileNotFoundError, match="imagenet, fine_grained"):
+        load_finetune_recipe("nothing")
+    with pytest.raises(ValueError, match="part='tail'"):
+        Stage("tail", 1.0, 1, 1, steps=1)
+
+
+# === TFDS ===
+
+
+def test_labels_of_vtab():
+    pixels = np.zeros((3, 3))
+    pixels[:, 2] = [9.7, 8.6, 12.0]
+    clevr = {"objects": {"pixel_coords": pixels, "size": np.zeros(5)}}
+    assert vtab.TASKS["clevr_distance"].label(clevr) == 2
+    assert vtab.TASKS["clevr_count"].label(clevr) == 2
+    location = np.zeros((3, 3))
+    location[:, 2] = [5.0, 30.0, 12.0]
+    kitti = {"objects": {"type": np.array([4, 0, 2]), "location": location}}
+    assert vtab.TASKS["kitti_distance"].label(kitti) == 1
+    kitti["objects"]["type"][:] = 7
+    assert vtab.TASKS["kitti_distance"].label(kitti) == 3
+    label = vtab.TASKS["dsprites_orientation"].label
+    assert [label({"label_orientation": n}) for n in (0, 2, 3, 39)] == [
+        0,
+        0,
+        1,
+        15,
+    ]
+    groups = [task.group for task in vtab.TASKS.values()]
+    assert [groups.count(g) for g in ("natural", "specialized")] == [7, 4]
+    assert len(vtab.TASKS) == 19
+
+
+def test_vtab_on_mock_data(tmp_path):
+    import tensorflow_datasets as tfds
+
+    sweep = vtab.Sweep(
+        trials=2,
+        steps=(1,),
+        batch_size=(4,),
+        image_size=(32,),
+        augmentation=("none",),
+    )
+    with tfds.testing.mock_data(num_examples=12):
+        data = vtab.load_task("clevr_count", limits=(8, 4))
+        assert data["train"].total == 8
+        counts = {
+            part: len(list(found.examples())) for part, found in data.items()
+        }
+        assert counts["train"] == 8 and counts["validation"] == 4
+        assert counts["train+validation"] == counts["test"] == 12
+        said = []
+        result = vtab.evaluate_vtab(
+            tiny_align,
+            tmp_path,
+            ["dtd"],
+            sweep,
+            runs=1,
+            limits=(8, 4),
+            samples=20,
+            progress=False,
+            say=said.append,
+        )
+    assert result["all"] == result["natural"] == result["task_dtd"]
+    assert "dtd: best of 2 trials" in said[0]
+    assert (tmp_path / "dtd" / "trial-1.json").is_file()
+    with pytest.raises(ValueError, match="no VTAB task 'cats'"):
+        vtab.load_task("cats")
+
+
+def test_tfds_captions_and_labels_on_mock_data(tmp_path, capsys):
+    import tensorflow_datasets as tfds
+
+    tiny_align().save_to_preset(tmp_path / "model")
+    evaluate = ["evaluate", "--model", str(tmp_path / "model"), "--json"]
+    with tfds.testing.mock_data(num_examples=7):
+        data = datasets.tfds_captions(split="val")
+        key, picture, texts = next(data.examples())
+        assert key == "coco_captions/val/0" and isinstance(picture, bytes)
+        assert len(texts) <= 5 and isinstance(texts[0], str)
+        labelled = datasets.tfds_labels("oxford_iiit_pet", "test")
+        assert labelled.class_names[0] == "Abyssinian"
+        arguments = ["--tfds", "oxford_iiit_pet", "--data", "test"]
+        command = ["evaluate", "zero-shot", *evaluate[1:], *arguments]
+        assert main([*command, "--bootstrap", "20"]) == 0
+    import json
+
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 7 and result["classes"] == 37
+    assert result["templates"] == 8
+
+
+def test_missing_extra_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"align-keras\[evaluation\]"):
+        datasets.tfds_labels("dtd", "test")

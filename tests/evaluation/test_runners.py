@@ -1,0 +1,372 @@
+"""The runners on small files, with a model that sees mean colors."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.cli import main
+from align_keras.evaluation import Embedder
+from align_keras.evaluation import datasets
+from align_keras.evaluation import embed
+from align_keras.evaluation import suite
+from align_keras.evaluation.cxc_runner import measure_cxc
+from align_keras.evaluation.labelled_runner import measure_knn
+from align_keras.evaluation.labelled_runner import measure_linear_probe
+from align_keras.evaluation.labelled_runner import measure_zero_shot
+from align_keras.evaluation.report import describe
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.runner import measure_retrieval
+from align_keras.evaluation.runner import measure_words
+
+COLORS = {"red": (230, 20, 30), "green": (20, 200, 40), "blue": (10, 40, 240)}
+
+
+class Seer:
+    """Embeds pictures by their mean color and texts by the colors in them."""
+
+    def __init__(self):
+        self.pictures = 0
+
+    def images(self, batch):
+        self.pictures += len(batch)
+        return np.stack([p.mean(axis=(0, 1)) / 255 - 0.4 for p in batch])
+
+    def texts(self, texts):
+        rows = []
+        for text in texts:
+            seen = [COLORS[word] for word in text.split() if word in COLORS]
+            rows.append(np.mean(seen or [(90, 90, 110)], axis=0) / 255 - 0.4)
+        return np.array(rows)
+
+    def embedder(self, fingerprint=None):
+        return Embedder(
+            "seer", self.images, self.texts, fingerprint=fingerprint
+        )
+
+
+def paint(path, color, seed):
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-9, 10, 3)
+    pixels = np.full((4, 4, 3), np.clip(np.add(color, noise), 0, 255), "uint8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data root with a little of most things, and nothing of others."""
+    root = tmp_path_factory.mktemp("root")
+    _write_coco(root / "mscoco", root / "cxc")
+    for split, count in (("train", 6), ("val", 4)):
+        for place, color in enumerate(COLORS.values()):
+            folder = root / "imagenet" / split / f"n{place}"
+            for number in range(count):
+                seed = 10 * place + number + (split == "val") * 99
+                paint(folder / f"{number}.png", color, seed)
+    classes = {"n0": "red", "n1": ["green", "leaf green"], "n2": "blue"}
+    (root / "imagenet" / "classes.json").write_text(
+        json.dumps({"classes": {**classes, "n3": "grey"}})
+    )
+    (root / "imagenet_r").mkdir()
+    (root / "simlex999").mkdir()
+    header = "word1 word2 POS SimLex999 c1 c2 concQ Assoc SimAssoc333 SD"
+    words = [
+        "red red A 9.5 1 1 1 1 1 1",
+        "red green N 5.5 1 1 2 1 1 1",
+        "red blue N 2.5 1 1 2 1 0 1",
+        "blue green V 1.5 1 1 3 1 0 1",
+        "thing green V 6.5 1 1 3 1 0 1",
+    ]
+    lines = [line.replace(" ", "\t") for line in (header, *words)]
+    (root / "simlex999" / "SimLex-999.txt").write_text("\n".join(lines))
+    return root
+
+
+def _write_coco(folder, ratings):
+    """Five pictures with six captions each, and ratings of some pairs."""
+    images = []
+    names = list(COLORS)
+    for number in range(5):
+        name = f"COCO_val2014_{number:012d}.jpg"
+        color = names[number % 3]
+        paint(folder / "images" / "val2014" / name, COLORS[color], number)
+        other = names[(number + number // 3) % 3]
+        texts = [f"{color} and {other}", color, other, color, "what", "sixth"]
+        sentences = [
+            {"raw": text, "sentid": 10 * number + place}
+            for place, text in enumerate(texts)
+        ]
+        images.append(
+            {
+                "filepath": "val2014",
+                "filename": name,
+                "split": "test" if number < 4 else "restval",
+                "sentences": sentences,
+            }
+        )
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    rng = np.random.default_rng(0)
+    rows = {"sts": [], "sis": [], "sits": []}
+    captions = [
+        (f"COCO_val2014:sentid:{s['sentid']}", image["filename"])
+        for image in images
+        for s in image["sentences"][:5]
+    ]
+    for caption, image in captions:
+        score = round(rng.uniform(2, 5), 2)
+        rows["sits"].append((caption, image, score, "c2i_original"))
+    for _ in range(40):
+        (a, left), (b, right) = (captions[n] for n in rng.choice(25, 2, False))
+        rows["sts"].append((a, b, round(rng.uniform(0, 5), 2), "c2c_isim"))
+        rows["sits"].append((a, right, round(rng.uniform(0, 5), 2), "x"))
+        if left != right:
+            rows["sis"].append((left, right, round(rng.uniform(0, 5), 2), "y"))
+    ratings.mkdir()
+    headers = {
+        "sts": ("caption1", "caption2"),
+        "sis": ("image1", "image2"),
+        "sits": ("caption", "image"),
+    }
+    for task, found in rows.items():
+        with open(ratings / f"{task}_test.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow((*headers[task], "agg_score", "sampling_method"))
+            writer.writerows(found)
+
+
+def quiet(**options):
+    return {"progress": False, "samples": 50, "batch_size": 3, **options}
+
+
+def test_karpathy_takes_five_captions_and_finds_pictures(root, tmp_path):
+    coco = root / "mscoco"
+    file = coco / "dataset_coco.json"
+    data = datasets.karpathy(file, coco / "images", name="mscoco")
+    examples = list(data.examples())
+    assert len(examples) == data.total == 4
+    assert all(len(texts) == 5 for _, _, texts in examples)
+    both = datasets.karpathy(file, coco / "images", "test,restval")
+    assert both.total == 5
+    flat = coco / "images" / "val2014"
+    assert list(datasets.karpathy(file, flat).examples())[0][1].is_file()
+    with pytest.raises(ValueError, match="no picture of the split 'dev'"):
+        datasets.karpathy(file, coco / "images", "dev")
+    with pytest.raises(FileNotFoundError, match="no picture `val2014/COCO"):
+        list(datasets.karpathy(file, tmp_path).examples())
+
+    result = measure_retrieval(Seer().embedder(), data, **quiet())
+    assert (result["images"], result["texts"]) == (4, 20)
+    assert result["dataset"] == "mscoco" and result["model"] == "seer"
+    low, high = result["intervals"]["image_to_text_recall@5"]
+    assert low <= result["image_to_text_recall@5"] <= high
+    said = describe(result)
+    assert "ALIGN, zero-shot" in said and "58.6%" in said
+    two = measure_retrieval(Seer().embedder(), data, folds=2, **quiet())
+    assert two["dataset"] == "mscoco_2_folds"
+    assert two["chance_text_to_image_recall@1"] == 0.5
+
+
+def test_multi30k(root, tmp_path):
+    names = ["COCO_val2014_000000000000.jpg", "COCO_val2014_000000000001.jpg"]
+    (tmp_path / "test_images.txt").write_text("\n".join(names) + "\n")
+    (tmp_path / "test.fr").write_text("rouge\nvert\n")
+    for number in range(1, 6):
+        (tmp_path / f"test.{number}.de").write_text("rot\ngrün\n")
+    images = root / "mscoco" / "images" / "val2014"
+    french = datasets.multi30k(tmp_path, "fr", images)
+    assert [texts for _, _, texts in french.examples()] == [["rouge"], ["vert"]]
+    german = list(datasets.multi30k(tmp_path, "de", images).examples())
+    assert german[1][2] == ["grün"] * 5
+    (tmp_path / "test.fr").write_text("rouge\n")
+    with pytest.raises(ValueError, match="test.fr` has 1 lines.* 2 pictures"):
+        datasets.multi30k(tmp_path, "fr", images)
+
+
+def test_zero_shot_restricts_the_classes(root):
+    data = datasets.class_folders(root / "imagenet" / "val", "imagenet")
+    names = root / "imagenet" / "classes.json"
+    result = measure_zero_shot(Seer().embedder(), data, names, **quiet())
+    assert (result["classes"], result["images"]) == (3, 12)
+    assert result["top1"] == result["mean_per_class"] == 1.0
+    everything = measure_zero_shot(
+        Seer().embedder(), data, names, all_classes=True, **quiet()
+    )
+    assert everything["classes"] == 4
+    assert everything["classes_without_pictures"] == 1
+    assert "76.4%" in describe(result)
+
+    own = measure_zero_shot(
+        Seer().embedder(), data, None, ["{}", "my {}"], **quiet()
+    )
+    # Without names, folders are called n0, n1, n2: the seer knows nothing.
+    assert own["templates"] == 2 and own["top1"] == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="no entry for the label 'n0'"):
+        classes = datasets.Classes(["a"], [["b"]])
+        measure_zero_shot(Seer().embedder(), data, classes, **quiet())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"classes": ["a"], "templates": ["none"]}', "hold `{}` once"),
+        ('{"classes": ["a", 3]}', "Received for '1': 3"),
+        ('"a"', "Received: str"),
+        ("[", "is not JSON"),
+    ],
+)
+def test_bad_class_names_are_named(content, message, tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        datasets.read_classes(path)
+
+
+def test_knn_and_linear_probe(root, tmp_path):
+    train = datasets.class_folders(root / "imagenet" / "train", "train")
+    test = datasets.class_folders(root / "imagenet" / "val", "imagenet")
+    result = measure_knn(Seer().embedder(), train, test, ks=(1, 9), **quiet())
+    assert result["accuracy@1"] == 1.0 and result["train_images"] == 18
+    assert result["chance_accuracy@1"] == pytest.approx(1 / 3)
+    assert result["chance_accuracy@9"] == pytest.approx(1 - (2 / 3) ** 9)
+    for solver in ("lbfgs", "sgd"):
+        result = measure_linear_probe(
+            Seer().embedder(), train, test, solver=solver, **quiet()
+        )
+        assert result["top1"] == 1.0
+        assert (result["decay"] is None) == (solver == "sgd")
+    shutil.copytree(root / "imagenet" / "val" / "n0", tmp_path / "other" / "n9")
+    other = datasets.class_folders(tmp_path / "other")
+    with pytest.raises(ValueError, match="Only one of them has: n0"):
+        measure_knn(Seer().embedder(), train, other, **quiet())
+
+
+def test_unreadable_pictures_and_nan(root, tmp_path, caplog):
+    shutil.copytree(root / "imagenet" / "val", tmp_path / "val")
+    (tmp_path / "val" / "n1" / "0.png").write_bytes(b"no picture")
+    data = datasets.class_folders(tmp_path / "val")
+    names = root / "imagenet" / "classes.json"
+    result = measure_zero_shot(Seer().embedder(), data, names, **quiet())
+    assert result["pictures_skipped"] == 1 and result["images"] == 11
+    assert "n1/0.png" in caplog.text and "left out" in caplog.text
+
+    def broken(batch):
+        return np.full((len(batch), 3), np.nan)
+
+    nan = Embedder("nan", broken, Seer().texts)
+    with pytest.raises(ValueError, match="image_embeddings.*11 of 11 rows"):
+        measure_zero_shot(nan, data, names, **quiet())
+
+
+def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "CHUNK", 5)
+    data = datasets.class_folders(root / "imagenet" / "val", "imagenet")
+    pictures = [(key, picture) for key, picture, _ in data.examples()]
+
+    def embed_all(seer, named=pictures):
+        return embed.embed_readable(
+            seer.embedder("f1"), named, 3, False, cache=tmp_path, name="val"
+        )[0]
+
+    class Interrupted(Seer):
+        def images(self, batch):
+            if self.pictures >= 6:
+                raise KeyboardInterrupt
+            return super().images(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_all(Interrupted())
+    second = Seer()
+    rows = embed_all(second)
+    # The first five were on disk; batches of three are filled up.
+    assert second.pictures == 6 + 3
+    third = Seer()
+    np.testing.assert_array_equal(embed_all(third), rows)
+    assert third.pictures == 0
+    fresh = embed.embed_images(Seer().embedder(), [p for _, p in pictures])
+    np.testing.assert_allclose(rows, fresh, atol=1e-6)
+    with pytest.raises(ValueError, match="vectors of other pictures"):
+        embed_all(Seer(), pictures[::-1])
+
+
+def test_cxc_matches_a_direct_computation(root):
+    coco = root / "mscoco"
+    result = measure_cxc(
+        Seer().embedder(),
+        root / "cxc",
+        coco / "dataset_coco.json",
+        coco / "images",
+        **quiet(),
+    )
+    assert result["queries"]["text_to_image"] == 25
+    assert result["positives"]["text_to_text"] >= 5 * 5 * 4
+    for name in ("sts", "sis", "sits", "mean"):
+        value = result[f"{name}_correlation"]
+        assert -1 <= value <= 1
+        assert result["deviations"][f"{name}_correlation"] > 0
+    mean = np.mean([result[f"{t}_correlation"] for t in ("sts", "sis", "sits")])
+    assert result["mean_correlation"] == pytest.approx(mean, abs=0.1)
+    assert "78.1%" in describe(result)
+
+
+def test_words(root):
+    path = root / "simlex999" / "SimLex-999.txt"
+    result = measure_words(Seer().embedder(), path, False, 50)
+    assert result["pairs"]["nouns"] == 2 and result["pairs"]["hard"] == 2
+    assert result["hard"] == pytest.approx(1.0)
+    assert np.isnan(result["adjectives"])  # One pair has no order.
+    assert result["dataset"] == "simlex999"
+
+
+def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
+    seer = Seer()
+    said = []
+
+    def run(model):
+        return suite.evaluate_all(
+            [model], root, tmp_path, 3, False, 20, said.append
+        )
+
+    found = run(seer.embedder("f1"))
+    names = {(r["task"], r["dataset"]) for r in found["results"]}
+    assert names == {
+        ("retrieval", "mscoco"),
+        ("cxc", "cxc"),
+        ("zero-shot", "imagenet"),
+        ("knn", "imagenet"),
+        ("linear-probe", "imagenet"),
+        ("words", "simlex999"),
+    }
+    skipped = found["skipped"]
+    assert "flickr30k" in skipped["retrieval-flickr30k"]
+    # Four pictures cannot be cut into five folds: named, and no end.
+    assert "folds=5" in skipped["retrieval-mscoco_5_folds of seer"]
+    assert "no subfolders" in skipped["zero-shot-imagenet_r of seer"]
+    report = (tmp_path / "report.md").read_text()
+    assert "| text to image recall@1 |" in report and "| 45.6 |" in report
+    assert "retrieval-flickr30k: there is no" in report
+    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert "zero-shot-imagenet.png" in plots and len(plots) == 6
+
+    seen = seer.pictures
+    again = run(seer.embedder("f1"))
+    assert seer.pictures == seen
+    assert [dict(r) for r in again["results"]] == [
+        dict(r) for r in found["results"]
+    ]
+    # Another model is measured anew, and the two can be compared.
+    run(Embedder("blind", lambda b: np.ones((len(b), 3)), seer.texts))
+    results = [
+        str(tmp_path / name / "zero-shot-imagenet.json")
+        for name in ("seer", "blind")
+    ]
+    assert main(["evaluate", "compare", *results, "--bootstrap", "200"]) == 0
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if line.startswith("top1"))
+    assert row.endswith("A is better")
+    assert Result.load(results[1])["top1"] == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="No evaluation could run"):
+        suite.evaluate_all([seer.embedder()], tmp_path, tmp_path, say=str)
