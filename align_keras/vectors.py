@@ -27,7 +27,13 @@ def as_vectors(values, name):
             f"`{name}` must be a matrix of at least one row, "
             f"`(count, dim)`. Received: shape={vectors.shape}"
         )
-    finite = np.isfinite(vectors).all(axis=1)
+    step = max(1, BLOCK // vectors.shape[1])
+    finite = np.concatenate(
+        [
+            np.isfinite(vectors[start : start + step]).all(axis=1)
+            for start in range(0, len(vectors), step)
+        ]
+    )
     if not finite.all():
         raise ValueError(
             f"`{name}` must hold finite numbers. Received NaN or infinity in "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from align_keras import vectors
-from align_keras.evaluation.retrieval import best_positive_ranks
+from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.retrieval import retrieval_chance
 from align_keras.evaluation.retrieval import retrieval_metrics
 

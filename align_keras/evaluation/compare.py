@@ -1,0 +1,154 @@
+"""Whether two models differ, by a paired bootstrap."""
+
+from functools import partial
+
+import numpy as np
+
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.bootstrap import interval
+from align_keras.evaluation.bootstrap import p_value
+from align_keras.evaluation.bootstrap import resample
+from align_keras.evaluation.classification import classification_figures
+from align_keras.evaluation.cxc import cxc_retrieval_figures
+from align_keras.evaluation.labelled_runner import knn_figures
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.retrieval import retrieval_figures
+from align_keras.evaluation.words import word_figures
+
+# For each task: its figures, which options of the result they take, and the
+# outcomes that are of the data, not of the model, the first of them with one
+# value for each unit that a bootstrap draws.
+_TASKS = {
+    "retrieval": (retrieval_figures, ("ks",), ("fold", "text_image")),
+    "zero-shot": (classification_figures, ("ks",), ("label",)),
+    "linear-probe": (classification_figures, (), ("label",)),
+    "finetune": (classification_figures, (), ("label",)),
+    "knn": (knn_figures, (), ("label",)),
+    "cxc": (cxc_retrieval_figures, ("ks", "drop_empty"), ("caption_image",)),
+    "words": (word_figures, (), ("judgement",)),
+}
+SIGNIFICANCE = 0.05
+
+
+def compare_results(first, second, samples=SAMPLES):
+    """Tell for each figure whether two models differ.
+
+    Both models are measured on the same resampled queries; what varies
+    between the resamples is the difference alone. The p-values are adjusted
+    for the number of figures by Holm's method.
+
+    Args:
+        first: `Result`, or the path of its JSON file.
+        second: `Result`, or the path of its JSON file, of the same data set.
+        samples: integer. Number of resamples. Defaults to `1000`.
+
+    Returns:
+        A dictionary: `"task"`, `"dataset"`, `"first"` and `"second"` (the
+        names of the models), and `"figures"`, a list of dictionaries with
+        `"name"`, `"first"`, `"second"`, `"difference"` (second minus first),
+        `"low"` and `"high"` (its 95% interval), `"p"` (adjusted) and
+        `"differs"`, whether that is below 0.05.
+
+    Raises:
+        ValueError: the results are not of the same queries, or their
+            outcomes are missing.
+
+    Example:
+
+    ```python
+    compare_results("small.json", "large.json")["figures"][0]["differs"]
+    ```
+    """
+    first, second = _loaded(first), _loaded(second)
+    _require_same(first, second)
+    draws = [_replicates(result, samples) for result in (first, second)]
+    rows = []
+    for name in first.figures:
+        if name not in second.figures or name not in draws[0]:
+            continue
+        if first[name] is None or second[name] is None:
+            continue
+        differences = draws[1][name] - draws[0][name]
+        low, high = interval(differences)
+        rows.append(
+            {
+                "name": name,
+                "first": first[name],
+                "second": second[name],
+                "difference": second[name] - first[name],
+                "low": low,
+                "high": high,
+                "p": p_value(differences),
+            }
+        )
+    _adjust(rows)
+    return {
+        "task": first["task"],
+        "dataset": first["dataset"],
+        "first": first["model"],
+        "second": second["model"],
+        "samples": samples,
+        "figures": rows,
+    }
+
+
+def _loaded(result):
+    return result if isinstance(result, Result) else Result.load(result)
+
+
+def _require_same(first, second):
+    for name in ("task", "dataset", "ks", "folds", "drop_empty"):
+        if first.get(name) != second.get(name):
+            raise ValueError(
+                "Only results of the same evaluation can be compared. Received "
+                f"{name}={first.get(name)!r} and {second.get(name)!r}."
+            )
+    if first["task"] not in _TASKS:
+        raise ValueError(
+            f"Results of `{first['task']}` cannot be compared query by query."
+        )
+    for result in (first, second):
+        if not result.outcomes:
+            raise ValueError(
+                f"The outcomes of {result['model']!r} are missing: the `.npz` "
+                "file must lie beside the JSON file."
+            )
+    for name in _TASKS[first["task"]][2]:
+        if not np.array_equal(first.outcomes[name], second.outcomes[name]):
+            raise ValueError(
+                "The two results are not of the same queries: they differ in "
+                f"`{name}`. Measure both models on the same files."
+            )
+
+
+def _replicates(result, samples):
+    """Resampled values of each figure, on draws that are the same for all."""
+    outcomes = result.outcomes
+    figures, options, (units, *_) = _TASKS[result["task"]]
+    options = {name: result[name] for name in options if name in result}
+    if result["task"] == "cxc":
+        units = "image_to_text_rank"
+    found = resample(
+        partial(_with_weights, figures, outcomes, options),
+        len(outcomes[units]),
+        samples,
+    )
+    for name, values in outcomes.items():
+        # Correlations of Crisscrossed Captions have samples of their own.
+        if name.startswith("sample_"):
+            found[name.removeprefix("sample_")] = values
+    return found
+
+
+def _with_weights(figures, outcomes, options, weights):
+    return figures(outcomes, weights, **options)
+
+
+def _adjust(rows):
+    """Holm's adjustment of the p-values, in place."""
+    largest = 0.0
+    ordered = sorted(rows, key=lambda row: row["p"])
+    for place, row in enumerate(ordered):
+        largest = max(largest, min(1.0, row["p"] * (len(rows) - place)))
+        row["p"] = largest
+        row["differs"] = largest < SIGNIFICANCE

@@ -1,0 +1,460 @@
+"""Data sets that are on disk, as streams of pictures with what belongs to them.
+
+Every data set has a name, perhaps a length, and a function that yields
+`(key, picture, note)`: the picture as a path, bytes or an array, and its list
+of captions or its label. It can be read many times, in the same order.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.data.sources import PICTURE_SUFFIXES
+from align_keras.data.sources import read_captions
+
+# What the literature takes of a picture's captions; MSCOCO has up to 7.
+CAPTIONS_PER_IMAGE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Pictures with their captions or labels.
+
+    Args:
+        name: string. How results call it.
+        examples: callable. Returns an iterator of `(key, picture, note)`.
+        total: integer or `None`. Number of examples.
+        class_names: list of strings, or `None`. What labels stand for: names
+            of folders, or those of a TFDS data set.
+    """
+
+    name: str
+    examples: Callable
+    total: int | None = None
+    class_names: list | None = None
+
+
+# === Captions ===
+
+
+def karpathy(
+    captions,
+    folder,
+    split="test",
+    name=None,
+    captions_per_image=CAPTIONS_PER_IMAGE,
+):
+    """Pictures of Karpathy's splits, or of another caption file.
+
+    Args:
+        captions: string or `pathlib.Path`. A file that
+            `align_keras.data.sources.read_captions` takes, such as
+            `dataset_coco.json`.
+        folder: string or `pathlib.Path`. The pictures, in the subfolders that
+            the file names or all in one place.
+        split: string. Splits, separated by commas, as in `"train,restval"`.
+            `None` takes all. Defaults to `"test"`.
+        name: string. Defaults to the name of the file.
+        captions_per_image: integer. How many of the first captions to take of
+            each picture; `None` for all. Defaults to `5`.
+
+    Returns:
+        `DataSet` with lists of captions.
+
+    Raises:
+        FileNotFoundError: the caption file, or one of the pictures, is
+            missing.
+        ValueError: the file is wrong, or has no such split.
+    """
+    folder = Path(folder)
+    found = read_captions(captions, split=split)
+    if not found:
+        raise ValueError(
+            f"The caption file `{captions}` has no picture of the split "
+            f"{split!r}."
+        )
+    return DataSet(
+        name or Path(captions).stem,
+        lambda: (
+            (path, find_picture(folder, path), texts[:captions_per_image])
+            for path, texts in found.items()
+        ),
+        len(found),
+    )
+
+
+def read_sentences(path, names):
+    """Read the texts of captions by the ids that Crisscrossed Captions uses.
+
+    Args:
+        path: string or `pathlib.Path`. Karpathy's `dataset_coco.json`.
+        names: list of strings such as `"COCO_val2014:sentid:411553"`.
+
+    Returns:
+        A list of strings, in the order of `names`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a caption is missing.
+    """
+    path = Path(path)
+    content = json.loads(path.read_text("utf-8"))
+    texts = {
+        str(sentence["sentid"]): sentence["raw"].strip()
+        for image in content["images"]
+        for sentence in image["sentences"]
+    }
+    try:
+        return [texts[name.rpartition(":")[2]] for name in names]
+    except KeyError as error:
+        raise ValueError(
+            f"The caption file `{path}` has no sentence with the id {error}, "
+            "which Crisscrossed Captions names."
+        ) from None
+
+
+def find_picture(folder, name):
+    """Find a picture in the subfolder that its name says, or without it."""
+    for path in (Path(folder) / name, Path(folder) / Path(name).name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"There is no picture `{name}` in `{folder}`, neither in the folder "
+        "that its name says nor directly."
+    )
+
+
+def records(pattern, name=None):
+    """Pictures of TFRecord files.
+
+    Args:
+        pattern: string or list of strings. A folder, a glob or paths.
+        name: string. Defaults to the pattern.
+
+    Returns:
+        `DataSet` with lists of captions.
+
+    Raises:
+        FileNotFoundError: no file matches.
+    """
+    from align_keras.data import count_records
+    from align_keras.data import iterate_records
+
+    return DataSet(
+        name or str(pattern),
+        lambda: (
+            (record["key"], record["image"], record["captions"])
+            for record in iterate_records(pattern)
+        ),
+        count_records(pattern),
+    )
+
+
+def multi30k(folder, language, images, split="test"):
+    """Pictures of Multi30k with captions of one language.
+
+    Args:
+        folder: string or `pathlib.Path`. Holds `{split}_images.txt`, the file
+            name of a picture in each line, and either `{split}.{language}`
+            with the caption of that picture in the same line, or
+            `{split}.1.{language}` to `{split}.5.{language}`.
+        language: string, such as `"de"`.
+        images: string or `pathlib.Path`. The pictures of Flickr30k.
+        split: string. Defaults to `"test"`.
+
+    Returns:
+        `DataSet` with lists of captions.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the files differ in length.
+    """
+    folder = Path(folder)
+    names = _lines(folder / f"{split}_images.txt")
+    files = sorted(folder.glob(f"{split}.[1-5].{language}"))
+    files = files or [folder / f"{split}.{language}"]
+    columns = [_lines(file) for file in files]
+    for file, column in zip(files, columns, strict=True):
+        if len(column) != len(names):
+            raise ValueError(
+                f"`{file}` has {len(column)} lines, but there are "
+                f"{len(names)} pictures in `{split}_images.txt`."
+            )
+    captions = list(zip(*columns, strict=True))
+    return DataSet(
+        f"multi30k_{language}",
+        lambda: (
+            (name, find_picture(images, name), list(texts))
+            for name, texts in zip(names, captions, strict=True)
+        ),
+        len(names),
+    )
+
+
+def _lines(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file `{path}`.")
+    return path.read_text("utf-8").strip("\n").split("\n")
+
+
+def tfds_captions(
+    name="coco_captions",
+    split="test",
+    data_dir=None,
+    captions_per_image=CAPTIONS_PER_IMAGE,
+):
+    """Pictures of a TFDS data set with captions in the form of MSCOCO's.
+
+    Args:
+        name: string. Defaults to `"coco_captions"`, whose splits are
+            Karpathy's.
+        split: string. Defaults to `"test"`.
+        data_dir: string. Where TFDS keeps its data. Defaults to its own
+            place.
+        captions_per_image: integer. Defaults to `5`.
+
+    Returns:
+        `DataSet` with lists of captions.
+
+    Raises:
+        ImportError: tensorflow-datasets is not installed.
+    """
+
+    def note(example):
+        texts = [text.decode() for text in example["captions"]["text"]]
+        return texts[:captions_per_image]
+
+    return _tfds(name, split, data_dir, note)
+
+
+# === Labels ===
+
+
+def class_folders(folder, name=None):
+    """Pictures in one folder for each class.
+
+    Args:
+        folder: string or `pathlib.Path`. Its subfolders are the classes, in
+            the order of their names, or of their numbers where all are
+            numbers.
+        name: string. Defaults to the name of the folder.
+
+    Returns:
+        `DataSet` with integer labels.
+
+    Raises:
+        FileNotFoundError: there are no subfolders with pictures.
+    """
+    folder = Path(folder)
+    classes = [path.name for path in folder.glob("*") if path.is_dir()]
+    numbers = all(name.isdecimal() for name in classes)
+    classes.sort(key=int if numbers else str)
+    found = [
+        (path, label)
+        for label, class_name in enumerate(classes)
+        for path in sorted((folder / class_name).rglob("*"))
+        if path.suffix.lower() in PICTURE_SUFFIXES
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"`{folder}` has no subfolders with pictures, one for each class."
+        )
+    return DataSet(
+        name or folder.name,
+        lambda: (
+            (path.relative_to(folder).as_posix(), path, label)
+            for path, label in found
+        ),
+        len(found),
+        classes,
+    )
+
+
+def tfds_labels(name, split, data_dir=None, label="label", picture=None):
+    """Pictures of a TFDS data set with labels.
+
+    Args:
+        name: string. The name of the data set, with its configuration.
+        split: string, such as `"train[:800]"`.
+        data_dir: string. Where TFDS keeps its data. Defaults to its own
+            place.
+        label: string, the feature that is the label; or a callable that takes
+            an example of NumPy arrays and returns an integer. Defaults to
+            `"label"`.
+        picture: callable that turns the bytes of a picture into an array.
+            Defaults to `None`, the bytes as they are.
+
+    Returns:
+        `DataSet` with integer labels.
+
+    Raises:
+        ImportError: tensorflow-datasets is not installed.
+    """
+
+    def note(example):
+        return int(label(example) if callable(label) else example[label])
+
+    return _tfds(name, split, data_dir, note, label, picture)
+
+
+def _tfds(name, split, data_dir, note, label=None, picture=None):
+    tfds = import_tfds()
+    builder = tfds.builder(name, data_dir=data_dir)
+    classes = getattr(builder.info.features.get(label), "names", None)
+
+    def examples():
+        # Pictures stay files: a reader in threads decodes them as it needs.
+        stream = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders={"image": tfds.decode.SkipDecoding()},
+        )
+        for number, example in enumerate(tfds.as_numpy(stream)):
+            image = example["image"]
+            image = image if picture is None else picture(image)
+            yield f"{name}/{split}/{number}", image, note(example)
+
+    total = None
+    if split in builder.info.splits or "[" in split or "+" in split:
+        total = builder.info.splits[split].num_examples
+    return DataSet(f"{name}/{split}", examples, total, classes)
+
+
+def import_tfds():
+    """Import tensorflow-datasets, or say how to get it."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "TFDS data sets need tensorflow-datasets: pip install "
+            '"align-keras[evaluation]".'
+        ) from error
+    return tfds
+
+
+# === Names of classes ===
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What classes are called, and how prompts are made.
+
+    Args:
+        keys: list of strings, which folders or labels of data sets carry.
+        names: list of lists of strings: the names of each class.
+        templates: list of strings with `{}` where the name goes, or `None`.
+    """
+
+    keys: list
+    names: list
+    templates: list | None = None
+
+    def find(self, labels):
+        """Find the class of each label of a data set.
+
+        Args:
+            labels: list of strings: keys, positions, or names.
+
+        Returns:
+            A list of positions.
+
+        Raises:
+            ValueError: a label is none of these.
+        """
+        lookup = {}
+        for position, names in enumerate(self.names):
+            for name in names:
+                lookup.setdefault(name.lower(), position)
+        for position in range(len(self.keys)):
+            lookup[str(position)] = position
+        lookup.update({key: n for n, key in enumerate(self.keys)})
+        found = []
+        for label in labels:
+            position = lookup.get(label, lookup.get(label.lower()))
+            if position is None:
+                raise ValueError(
+                    f"The class names have no entry for the label {label!r}: "
+                    "it is neither a key, nor a position, nor a name there."
+                )
+            found.append(position)
+        return found
+
+
+def read_classes(path):
+    """Read names of classes, and templates, from a JSON file.
+
+    Args:
+        path: string or `pathlib.Path`. `{"classes": ..., "templates": [...]}`
+            where `classes` is a list of names, in the order of the labels, or
+            an object from folder names to names. A name may be a list of
+            names. `templates` may be missing; a list or object alone stands
+            for `classes`.
+
+    Returns:
+        `Classes`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file has another form.
+
+    Example:
+
+    ```python
+    Path("classes.json").write_text('{"classes": ["cat", "dog"]}')
+    read_classes("classes.json").names  # [["cat"], ["dog"]]
+    ```
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{path}` is not JSON: {error}.") from error
+    templates = None
+    if isinstance(content, dict) and "classes" in content:
+        templates = content.get("templates")
+        content = content["classes"]
+    if isinstance(content, list):
+        keys = [str(number) for number in range(len(content))]
+        content = dict(zip(keys, content, strict=True))
+    if not isinstance(content, dict) or not content:
+        raise ValueError(
+            f"`{path}` must hold a list of class names, or an object from "
+            f"folder names to class names. Received: {type(content).__name__}"
+        )
+    names = [
+        [name] if isinstance(name, str) else name for name in content.values()
+    ]
+    for key, entry in zip(content, names, strict=True):
+        is_list = isinstance(entry, list) and entry
+        if not is_list or not all(isinstance(name, str) for name in entry):
+            raise ValueError(
+                f"`{path}` must name each class by a string or a list of "
+                f"strings. Received for {key!r}: {content[key]!r}"
+            )
+    return Classes(list(content), names, check_templates(templates, path))
+
+
+def check_templates(templates, origin):
+    """Return templates, or say which one is wrong; `None` stays `None`."""
+    if templates is None:
+        return None
+    if not isinstance(templates, list) or not templates:
+        raise ValueError(
+            f"The templates of `{origin}` must be a list of strings. "
+            f"Received: {templates!r}"
+        )
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ValueError(
+                f"A template of `{origin}` must hold `{{}}` once, where the "
+                f"name of the class goes. Received: {template!r}"
+            )
+    return templates
+
+
+def read_labels(data):
+    """Collect the labels of a data set without keeping its pictures."""
+    return np.array([label for _, _, label in data.examples()], "int64")

@@ -1,0 +1,151 @@
+"""Nearest neighbours among labelled vectors, exact and in little memory."""
+
+import numpy as np
+
+from align_keras import vectors
+from align_keras.evaluation.ranks import pair_scores
+from align_keras.evaluation.ranks import score_margins
+from align_keras.evaluation.retrieval import check_ks
+from align_keras.vectors import as_vectors
+
+# Queries and neighbours in one product.
+_QUERIES = 4096
+_NEIGHBOURS = 4096
+
+
+def nearest_neighbours(queries, candidates, k, progress=None):
+    """Find the candidates that score highest for each query.
+
+    The search is exact, in the sense of `vectors.exact_scores`: scores are
+    summed in float64 and rounded to float32 once, and among equal scores the
+    lower index comes first. Products are taken in float32; what may lie among
+    the first `k` in spite of their rounding is scored again. The candidates
+    are read in blocks, so that they may lie on disk (`numpy.memmap`).
+
+    Args:
+        queries: float array `(num_queries, dim)`. Scores are dot products, so
+            unit vectors give cosines.
+        candidates: float array `(num_candidates, dim)`, also a memory map.
+        k: integer. Number of neighbours; all candidates where fewer exist.
+        progress: optional callable, called with the number of candidates
+            that were searched since its last call.
+
+    Returns:
+        A pair of arrays `(num_queries, k)`: int64 indices of candidates, best
+        first, and their float32 scores.
+
+    Raises:
+        ValueError: the arrays do not fit, hold values that are not finite, or
+            `k` is not positive.
+
+    Example:
+
+    ```python
+    nearest_neighbours(np.eye(2), np.eye(2), k=1)[0]  # [[0], [1]]
+    ```
+    """
+    queries = as_vectors(queries, "queries")
+    candidates = np.asanyarray(candidates)
+    if candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
+        raise ValueError(
+            "`queries` and `candidates` must have the same dimension. "
+            f"Received: {queries.shape} and {candidates.shape}"
+        )
+    (k,) = check_ks([k])
+    k = min(k, len(candidates))
+    if not k:
+        raise ValueError("`candidates` must hold at least one row.")
+    indices = np.zeros((len(queries), 0), "int64")
+    scores = np.zeros((len(queries), 0), "float32")
+    # The blocks go around the queries: each candidate is read once.
+    width = max(1, min(_NEIGHBOURS, vectors.BLOCK // queries.shape[1]))
+    for start in range(0, len(candidates), width):
+        name = f"candidates[{start}:{start + width}]"
+        block = as_vectors(candidates[start : start + width], name)
+        margins = score_margins(queries, block)
+        found = [
+            _merge(
+                queries[rows],
+                block,
+                start,
+                margins[rows],
+                indices[rows],
+                scores[rows],
+                k,
+            )
+            for rows in _slices(len(queries), len(block))
+        ]
+        indices = np.concatenate([part[0] for part in found])
+        scores = np.concatenate([part[1] for part in found])
+        if progress is not None:
+            progress(len(block))
+    return indices, scores
+
+
+def _slices(count, width):
+    step = max(1, min(_QUERIES, vectors.BLOCK // width))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
+
+
+def _merge(queries, block, offset, margins, indices, scores, k):
+    """The first `k` among those found before and a block of candidates."""
+    products = queries @ block.T
+    rows, columns = _contenders(products, margins, scores, k)
+    exact = pair_scores(queries, block, rows, columns)
+    before = indices.shape[1]
+    owners = np.arange(len(queries))
+    rows = np.concatenate([np.repeat(owners, before), rows])
+    columns = np.concatenate([indices.ravel(), columns + offset])
+    exact = np.concatenate([scores.ravel(), exact])
+    order = np.lexsort((columns, -exact, rows))
+    rows = rows[order]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    kept = order[place < k]
+    shape = len(queries), -1
+    return columns[kept].reshape(shape), exact[kept].reshape(shape)
+
+
+def _contenders(products, margins, scores, k):
+    """Pairs that may be among the first `k` of their query."""
+    width = products.shape[1]
+    if scores.shape[1] == k:
+        # To the last place in hand, a later candidate loses a tie.
+        least = scores[:, -1] - margins
+    else:
+        room = min(k - scores.shape[1], width)
+        best = np.partition(products, width - room, axis=1)
+        # The product of the last place and that of a contender may err.
+        least = best[:, width - room] - 2 * margins
+        if scores.shape[1]:
+            least = np.full(len(products), -np.inf)
+    least = np.nextafter(least.astype("float32"), np.float32(-np.inf))
+    return np.divmod(np.flatnonzero(products >= least[:, None]), width)
+
+
+def knn_hits(neighbour_labels, labels, ks=(1,)):
+    """Tell for each query whether its label is among its neighbours'.
+
+    This is accuracy@K as in the paper's ablations: a hit where the label
+    appears among the K nearest, not a vote.
+
+    Args:
+        neighbour_labels: integer array `(num_queries, at least max(ks))`,
+            nearest first.
+        labels: integer array `(num_queries,)`.
+        ks: tuple of integers. Defaults to `(1,)`.
+
+    Returns:
+        A dictionary from K to a boolean array `(num_queries,)`.
+
+    Raises:
+        ValueError: the arrays do not fit, or a K is not positive.
+    """
+    neighbour_labels, labels = np.asarray(neighbour_labels), np.asarray(labels)
+    if neighbour_labels.ndim != 2 or len(neighbour_labels) != len(labels):
+        raise ValueError(
+            "`neighbour_labels` must have one row for each of the "
+            f"{len(labels)} `labels`. Received: {neighbour_labels.shape}"
+        )
+    same = neighbour_labels == labels[:, None]
+    return {k: same[:, :k].any(axis=1) for k in check_ks(ks)}

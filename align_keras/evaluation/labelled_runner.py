@@ -1,0 +1,348 @@
+"""Classification by a model's vectors, on labelled pictures from disk."""
+
+from functools import partial
+
+import numpy as np
+
+from align_keras.evaluation import datasets
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.classification import class_vector
+from align_keras.evaluation.classification import classification_figures
+from align_keras.evaluation.classification import classification_outcomes
+from align_keras.evaluation.embed import embed_readable
+from align_keras.evaluation.embed import embed_texts
+from align_keras.evaluation.embedder import as_embedder
+from align_keras.evaluation.knn import knn_hits
+from align_keras.evaluation.knn import nearest_neighbours
+from align_keras.evaluation.linear_probe import fit_logistic
+from align_keras.evaluation.linear_probe import fit_sgd
+from align_keras.evaluation.linear_probe import predict_scores
+from align_keras.evaluation.linear_probe import sweep_decay
+from align_keras.evaluation.results import summarize
+from align_keras.evaluation.retrieval import check_ks
+from align_keras.evaluation.templates import TEMPLATES
+
+
+def measure_zero_shot(
+    model,
+    data,
+    classes=None,
+    templates=None,
+    ensemble="normalized",
+    all_classes=False,
+    batch_size=64,
+    ks=(1, 5),
+    progress=True,
+    cache=None,
+    samples=SAMPLES,
+):
+    """Measure classification by the names of the classes alone.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        data: a `DataSet` with labels.
+        classes: `Classes`, or the path of a file for `read_classes`. Defaults
+            to `None`: the names in the data set's own metadata or folders.
+        templates: list of strings with `{}`. Defaults to those of `classes`,
+            or else to our own eight.
+        ensemble: string. See `class_vector`. Defaults to `"normalized"`.
+        all_classes: bool. Whether a picture competes with all of `classes`,
+            or with those that the data set has, as it is usual for the 200
+            classes of ImageNet-R and -A. Defaults to `False`.
+        batch_size: int. Pictures in one call of the network. Defaults to
+            `64`.
+        ks: tuple of ints. Defaults to `(1, 5)`.
+        progress: bool. Whether to draw progress bars. Defaults to `True`.
+        cache: string or `pathlib.Path`. A directory for vectors. Defaults to
+            `None`.
+        samples: int. Resamples of the intervals. Defaults to `1000`.
+
+    Returns:
+        A `Result`: the figures of `classification_figures`.
+
+    Raises:
+        ValueError: a class has no name, or no picture is readable.
+    """
+    embedder = as_embedder(model)
+    if classes is None:
+        if data.class_names is None:
+            raise ValueError(
+                f"The data set `{data.name}` does not name its classes: give "
+                "their names in a JSON file."
+            )
+        names = [name.replace("_", " ") for name in data.class_names]
+        keys = list(data.class_names)
+        classes = datasets.Classes(keys, [[name] for name in names])
+    elif not isinstance(classes, datasets.Classes):
+        classes = datasets.read_classes(classes)
+    templates = datasets.check_templates(templates, "templates")
+    templates = templates or classes.templates or list(TEMPLATES)
+    images, labels, skipped = _embed_labelled(
+        embedder, data, batch_size, progress, cache
+    )
+    labels, chosen = _match_classes(data, labels, classes, all_classes)
+    vectors = _class_vectors(
+        embedder, classes, chosen, templates, ensemble, progress, cache
+    )
+    outcomes = classification_outcomes(images, vectors, labels)
+    # A depth beyond the number of classes would say nothing.
+    ks = [k for k in check_ks(ks) if k == 1 or k < len(chosen)]
+    return summarize(
+        "zero-shot",
+        partial(classification_figures, ks=ks),
+        outcomes,
+        len(images),
+        samples,
+        dataset=data.name,
+        model=embedder.name,
+        unit="picture",
+        images=len(images),
+        classes=len(chosen),
+        classes_without_pictures=int(len(chosen) - len(np.unique(labels))),
+        pictures_skipped=skipped,
+        templates=len(templates),
+        ensemble=ensemble,
+        ks=ks,
+        **{f"chance_top{k}": min(1.0, k / len(chosen)) for k in ks},
+    )
+
+
+def _match_classes(data, labels, classes, all_classes):
+    """Labels among the classes that compete, and which those are."""
+    names = data.class_names
+    if names is None:
+        names = [
+            str(n) for n in range(max(len(classes.keys), labels.max() + 1))
+        ]
+    found = np.array(classes.find(names))
+    chosen = np.arange(len(classes.keys)) if all_classes else np.unique(found)
+    return np.searchsorted(chosen, found[labels]), chosen
+
+
+def _class_vectors(
+    embedder, classes, chosen, templates, ensemble, progress, cache
+):
+    prompts, owners = [], []
+    for place, position in enumerate(chosen):
+        for name in classes.names[position]:
+            prompts += [template.replace("{}", name) for template in templates]
+            owners += [place] * len(templates)
+    vectors = embed_texts(embedder, prompts, progress=progress, cache=cache)
+    starts = np.searchsorted(owners, np.arange(len(chosen) + 1))
+    return np.stack(
+        [
+            class_vector(vectors[start:end], ensemble)
+            for start, end in zip(starts[:-1], starts[1:], strict=True)
+        ]
+    )
+
+
+def _embed_labelled(embedder, data, batch_size, progress, cache):
+    """Vectors, labels, and the number of pictures that were left out."""
+    labels = []
+
+    def pictures():
+        for key, picture, label in data.examples():
+            labels.append(label)
+            yield key, picture
+
+    vectors, readable = embed_readable(
+        embedder,
+        pictures(),
+        batch_size,
+        progress,
+        data.total,
+        cache,
+        data.name,
+    )
+    skipped = int(np.count_nonzero(~readable))
+    return vectors, np.array(labels, "int64")[readable], skipped
+
+
+def measure_knn(
+    model,
+    train,
+    test,
+    ks=(1,),
+    batch_size=64,
+    progress=True,
+    cache=None,
+    samples=SAMPLES,
+):
+    """Measure how often near training pictures share the label.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        train: a `DataSet` with labels, among whose pictures neighbours are
+            looked for.
+        test: a `DataSet` with the same labels.
+        ks: tuple of ints. A hit at K is a label that appears among the K
+            nearest (footnote 3 of the paper, which reports K = 1). Defaults
+            to `(1,)`.
+        batch_size: int. Pictures in one call of the network. Defaults to
+            `64`.
+        progress: bool. Whether to draw progress bars. Defaults to `True`.
+        cache: string or `pathlib.Path`. A directory for vectors. Defaults to
+            `None`.
+        samples: int. Resamples of the intervals. Defaults to `1000`.
+
+    Returns:
+        A `Result` with `"accuracy@K"`.
+
+    Raises:
+        ValueError: the data sets have other classes, or no picture is
+            readable.
+    """
+    ks = check_ks(ks)
+    embedder = as_embedder(model)
+    _same_classes(train, test)
+    rows, labels, _ = _embed_labelled(
+        embedder, train, batch_size, progress, cache
+    )
+    queries, wanted, skipped = _embed_labelled(
+        embedder, test, batch_size, progress, cache
+    )
+    found, _ = nearest_neighbours(queries, rows, max(ks))
+    hits = knn_hits(labels[found], wanted, ks)
+    outcomes = {f"hit@{k}": hit for k, hit in hits.items()}
+    outcomes["label"] = wanted
+    return summarize(
+        "knn",
+        knn_figures,
+        outcomes,
+        len(queries),
+        samples,
+        dataset=test.name,
+        model=embedder.name,
+        unit="picture",
+        images=len(queries),
+        train_images=len(rows),
+        pictures_skipped=skipped,
+        **{f"chance_accuracy@{k}": _knn_chance(labels, wanted, k) for k in ks},
+    )
+
+
+def knn_figures(outcomes, weights=None):
+    """Share of hits, for each K of `knn_hits`."""
+    return {
+        name.replace("hit", "accuracy"): float(
+            np.average(outcomes[name], weights=weights)
+        )
+        for name in outcomes
+        if name.startswith("hit@")
+    }
+
+
+def _knn_chance(labels, wanted, k):
+    """Chance that one of K random training pictures has the label."""
+    share = np.bincount(labels, minlength=wanted.max() + 1) / len(labels)
+    return float(np.mean(1 - (1 - share[wanted]) ** k))
+
+
+def measure_linear_probe(
+    model,
+    train,
+    test,
+    validation=None,
+    solver="lbfgs",
+    batch_size=64,
+    progress=True,
+    cache=None,
+    samples=SAMPLES,
+):
+    """Measure a linear classifier on frozen vectors.
+
+    With the solver `"lbfgs"`, a weight decay is chosen from a closed set on
+    held-out pictures, and the classifier is fitted again on all of them
+    (`sweep_decay`). `"sgd"` is the paper's recipe for its head, `fit_sgd`.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        train: a `DataSet` with labels.
+        test: a `DataSet` with the same labels.
+        validation: a `DataSet` to choose the decay on. Defaults to `None`: a
+            fifth of the training pictures, drawn with a fixed seed.
+        solver: string, `"lbfgs"` or `"sgd"`. Defaults to `"lbfgs"`.
+        batch_size: int. Pictures in one call of the network. Defaults to
+            `64`.
+        progress: bool. Whether to draw progress bars. Defaults to `True`.
+        cache: string or `pathlib.Path`. A directory for vectors. Defaults to
+            `None`.
+        samples: int. Resamples of the intervals. Defaults to `1000`.
+
+    Returns:
+        A `Result` with the figures of `classification_figures`, and `"decay"`.
+
+    Raises:
+        ImportError: SciPy is not installed.
+        ValueError: the data sets have other classes, or `solver` is unknown.
+    """
+    if solver not in ("lbfgs", "sgd"):
+        raise ValueError(
+            f"`solver` must be 'lbfgs' or 'sgd'. Received: solver={solver!r}"
+        )
+    embedder = as_embedder(model)
+    _same_classes(train, test)
+
+    def embed(data):
+        return _embed_labelled(embedder, data, batch_size, progress, cache)
+
+    rows, labels, _ = embed(train)
+    if validation is None:
+        held = np.zeros(len(rows), bool)
+        order = np.random.default_rng(0).permutation(len(rows))
+        held[order[: len(rows) // 5]] = True
+    else:
+        _same_classes(train, validation)
+        more, more_labels, _ = embed(validation)
+        held = np.repeat([False, True], [len(rows), len(more)])
+        rows = np.concatenate([rows, more])
+        labels = np.concatenate([labels, more_labels])
+    queries, wanted, skipped = embed(test)
+    num_classes = len(train.class_names or range(labels.max() + 1))
+    decay = None
+    if solver == "lbfgs":
+        decay, _ = sweep_decay(
+            rows[~held], labels[~held], rows[held], labels[held], num_classes
+        )
+        weights = fit_logistic(rows, labels, num_classes, decay)
+    else:
+        weights = fit_sgd(rows, labels, num_classes)
+    outcomes = {
+        "label": wanted,
+        "rank": _label_ranks(predict_scores(queries, weights), wanted),
+    }
+    return summarize(
+        "linear-probe",
+        classification_figures,
+        outcomes,
+        len(queries),
+        samples,
+        dataset=test.name,
+        model=embedder.name,
+        unit="picture",
+        images=len(queries),
+        train_images=len(rows),
+        pictures_skipped=skipped,
+        solver=solver,
+        decay=decay,
+    )
+
+
+def _label_ranks(scores, labels):
+    """Rank of each label among its row's scores, ties by index."""
+    own = scores[np.arange(len(labels)), labels][:, None]
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    return np.count_nonzero((scores > own) | ((scores == own) & before), axis=1)
+
+
+def _same_classes(train, test):
+    if train.class_names != test.class_names:
+        odd = set(train.class_names or ()) ^ set(test.class_names or ())
+        raise ValueError(
+            f"`{train.name}` and `{test.name}` must have the same classes. "
+            f"Only one of them has: {', '.join(sorted(odd)[:5])}"
+        )

@@ -1,0 +1,301 @@
+"""Ranks of positives, in float32 speed and with float64 exactness.
+
+Which candidates come before a positive is decided by scores that are summed
+in float64 and rounded to float32 once (`vectors.exact_scores`). Computing all
+of them so is slow. A product in float32 differs from them by no more than a
+known bound; so only candidates that lie within that bound of the positive's
+score are scored again, exactly. The ranks are the same as without this.
+"""
+
+import numpy as np
+
+from align_keras import vectors
+from align_keras.vectors import as_vectors
+from align_keras.vectors import exact_scores
+
+# Rows and columns of one product, beyond which it gets no faster.
+_ROWS, _COLUMNS = 1024, 4096
+# Rows of it that are compared at once, so that they stay in the cache.
+_STRIP = 64
+# Above this share of close calls, scoring all pairs exactly is quicker.
+_MANY = 1 / 32
+_ROUNDING = 2.0**-24
+
+
+def best_positive_ranks(queries, candidates, positives, exclude_self=False):
+    """Rank the best positive of each query among all candidates.
+
+    The rank is the number of candidates that come before the positive: those
+    that score higher, and those that score the same and have a lower index.
+    A model that gives every pair the same score therefore ranks in index
+    order and reaches chance, where counting higher scores alone would call it
+    perfect.
+
+    Args:
+        queries: float array `(num_queries, dim)`. Scores are dot products,
+            so unit vectors give cosines.
+        candidates: float array `(num_candidates, dim)`.
+        positives: integer array `(num_pairs, 2)`. Each row names a query and
+            a candidate that answers it. A query may occur several times, or
+            never.
+        exclude_self: bool. Whether the candidate of the query's own index
+            does not count, as where captions are looked for with captions.
+            Defaults to `False`.
+
+    Returns:
+        `numpy.ndarray` of int64 `(num_queries,)`. 0 where a positive comes
+        first, and -1 for a query without a positive.
+
+    Raises:
+        ValueError: an array is empty, not finite or of the wrong shape, or a
+            pair names a row that does not exist, or itself where that is
+            excluded.
+
+    Example:
+
+    ```python
+    best_positive_ranks([[1.0, 0.0]], [[0.6, 0.8], [0.8, 0.6]], [[0, 0]])
+    # array([1])
+    ```
+    """
+    queries, candidates = check_pair(
+        queries, candidates, "queries", "candidates"
+    )
+    positives = check_positives(positives, len(queries), len(candidates))
+    counter = _Counter(queries, candidates, positives)
+    for top, left, scores in _strips(queries, candidates):
+        counter.count(scores, top, left)
+    if exclude_self:
+        counter.leave_out_self(positives)
+    return counter.ranks()
+
+
+def ranks_both_ways(images, texts, pairs):
+    """Rank images for their texts and texts for their images at once.
+
+    One product of both matrices serves both directions.
+
+    Args:
+        images: float32 array `(num_images, dim)`.
+        texts: float32 array `(num_texts, dim)`.
+        pairs: integer array `(num_pairs, 2)` of an image and a text.
+
+    Returns:
+        A pair of int64 arrays as `best_positive_ranks` gives them, for
+        `images` among `texts` and for `texts` among `images`.
+    """
+    by_image = _Counter(images, texts, pairs)
+    by_text = _Counter(texts, images, pairs[:, ::-1])
+    for top, left, scores in _strips(images, texts):
+        by_image.count(scores, top, left)
+        by_text.count(scores.T, left, top)
+    return by_image.ranks(), by_text.ranks()
+
+
+def check_pair(left, right, left_name, right_name):
+    """Return both as float32 matrices of one width."""
+    left, right = as_vectors(left, left_name), as_vectors(right, right_name)
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"`{left_name}` and `{right_name}` must have the same dimension. "
+            f"Received: {left.shape[1]} and {right.shape[1]}"
+        )
+    return left, right
+
+
+def check_positives(positives, num_queries, num_candidates):
+    """Return the pairs as int64, or say which one does not exist."""
+    positives = np.asarray(positives)
+    if (
+        positives.ndim != 2
+        or positives.shape[1] != 2
+        or positives.dtype.kind not in "iu"
+    ):
+        raise ValueError(
+            "`positives` must be an integer array `(num_pairs, 2)` of query "
+            f"and candidate indices. Received: shape={positives.shape}, "
+            f"dtype={positives.dtype}"
+        )
+    inside = (positives >= 0) & (positives < [num_queries, num_candidates])
+    if not inside.all():
+        wrong = positives[np.argmin(inside.all(axis=1))].tolist()
+        raise ValueError(
+            f"`positives` must name one of {num_queries} queries and one of "
+            f"{num_candidates} candidates. Received the pair: {wrong}"
+        )
+    return positives.astype("int64")
+
+
+def score_margins(queries, candidates):
+    """Bound how far products in float32 lie from exact scores.
+
+    Whatever the order of summation, a dot product of `n` terms in float32 is
+    wrong by no more than `n * 2**-24` times the product of the norms; the
+    rounding of the exact score adds one unit.
+
+    Args:
+        queries: float32 array `(num_queries, dim)`.
+        candidates: float32 array `(num_candidates, dim)`.
+
+    Returns:
+        float64 array `(num_queries,)`.
+    """
+    units = (queries.shape[1] + 4) * _ROUNDING
+    longest = _lengths(candidates).max()
+    # The smallest number stands for what underflows.
+    return units * _lengths(queries) * longest + 1e-37
+
+
+def _lengths(matrix):
+    step = max(1, vectors.BLOCK // matrix.shape[1])
+    return np.concatenate(
+        [
+            np.linalg.norm(
+                matrix[start : start + step].astype("float64"), axis=1
+            )
+            for start in range(0, len(matrix), step)
+        ]
+    )
+
+
+def _strips(queries, candidates):
+    """Yield `(first row, first column, float32 scores)`, block by block.
+
+    The scores are overwritten by those of the next block.
+    """
+    width = min(len(candidates), _COLUMNS, vectors.BLOCK)
+    height = max(1, min(len(queries), _ROWS, vectors.BLOCK // width))
+    memory = np.empty(height * width, "float32")
+    for left in range(0, len(candidates), width):
+        block = candidates[left : left + width]
+        for top in range(0, len(queries), height):
+            rows = queries[top : top + height]
+            scores = memory[: len(rows) * len(block)]
+            scores = scores.reshape(len(rows), len(block))
+            np.matmul(rows, block.T, out=scores)
+            for row in range(0, len(rows), _STRIP):
+                yield top + row, left, scores[row : row + _STRIP]
+
+
+class _Counter:
+    """Counts for each query the candidates before its best positive."""
+
+    def __init__(self, queries, candidates, positives):
+        self.queries, self.candidates = queries, candidates
+        self.ahead = np.zeros(len(queries), "int64")
+        self._find_best(positives)
+        margins = score_margins(queries, candidates)
+        best = self.best.astype("float64")
+        # One step outwards, for the bounds themselves are rounded.
+        self.low = np.nextafter(
+            (best - margins).astype("float32"), np.float32(-np.inf)
+        )
+        self.high = np.nextafter(
+            (best + margins).astype("float32"), np.float32(np.inf)
+        )
+
+    def _find_best(self, positives):
+        """Exact score and index of the positive that comes first."""
+        # By query, then by candidate: the order that the segments need.
+        positives = positives[np.lexsort(positives.T[::-1])]
+        owners, targets = positives.T
+        self.best = np.full(len(self.queries), np.inf, "float32")
+        self.target = np.full(len(self.queries), -1, "int64")
+        if not len(owners):
+            return
+        asked, starts = np.unique(owners, return_index=True)
+        lengths = np.diff(np.append(starts, len(owners)))
+        scores = pair_scores(self.queries, self.candidates, owners, targets)
+        best = np.maximum.reduceat(scores, starts)
+        # Of the positives that share the best score, the lowest index.
+        is_best = scores == np.repeat(best, lengths)
+        index = np.where(is_best, targets, len(self.candidates))
+        self.best[asked] = best
+        self.target[asked] = np.minimum.reduceat(index, starts)
+
+    def count(self, scores, top, left):
+        """Take a block of float32 scores into account."""
+        rows = slice(top, top + len(scores))
+        above = scores > self.high[rows, None]
+        close = scores >= self.low[rows, None]
+        close ^= above
+        row, column = _nonzero(close)
+        # A positive itself is always close, and never ahead.
+        if len(row) > scores.size * _MANY:
+            self._count_exactly(rows, left, scores.shape[1])
+            return
+        self.ahead[rows] += _row_sums(above)
+        ahead = self._comes_before(row + top, column + left)
+        self.ahead[rows] += np.bincount(row[ahead], minlength=len(scores))
+
+    def _comes_before(self, row, column):
+        scores = pair_scores(self.queries, self.candidates, row, column)
+        best = self.best[row]
+        tied = (scores == best) & (column < self.target[row])
+        return (scores > best) | tied
+
+    def _count_exactly(self, rows, left, width):
+        columns = slice(left, left + width)
+        scores = exact_scores(self.queries[rows], self.candidates[columns])
+        best = self.best[rows, None]
+        tied = scores == best
+        tied &= np.arange(left, left + width) < self.target[rows, None]
+        tied |= scores > best
+        self.ahead[rows] += np.count_nonzero(tied, axis=1)
+
+    def leave_out_self(self, positives):
+        same = positives[:, 0] == positives[:, 1]
+        if same.any():
+            raise ValueError(
+                "With `exclude_self=True`, no query may answer itself. "
+                f"Received the pair: {positives[np.argmax(same)].tolist()}"
+            )
+        own = np.arange(min(len(self.queries), len(self.candidates)))
+        own = own[self.target[own] >= 0]
+        self.ahead[own[self._comes_before(own, own)]] -= 1
+
+    def ranks(self):
+        return np.where(self.target >= 0, self.ahead, -1)
+
+
+def pair_scores(queries, candidates, rows, columns):
+    """Exact scores of single pairs, float32 `(num_pairs,)`."""
+    scores = np.empty(len(rows), "float32")
+    step = max(1, vectors.BLOCK // 4 // queries.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        scores[part] = np.einsum(
+            "ij,ij->i",
+            queries[rows[part]].astype("float64"),
+            candidates[columns[part]].astype("float64"),
+        )
+    return scores
+
+
+def _nonzero(mask):
+    """Row and column indices, whichever way the mask lies in memory."""
+    if mask.flags.c_contiguous:
+        return np.divmod(_flat_nonzero(mask.ravel()), mask.shape[1])
+    return np.divmod(_flat_nonzero(mask.T.ravel()), mask.shape[0])[::-1]
+
+
+def _flat_nonzero(mask):
+    """`numpy.flatnonzero` for few true values: looks at eight at a time."""
+    whole = len(mask) // 8 * 8
+    eights = np.flatnonzero(mask[:whole].view("uint64"))
+    found = (8 * eights[:, None] + np.arange(8)).ravel()
+    return np.concatenate(
+        [found[mask[found]], whole + np.flatnonzero(mask[whole:])]
+    )
+
+
+def _row_sums(mask):
+    """Count true values in each row, whichever way they lie in memory."""
+    if mask.flags.c_contiguous:
+        return np.array([np.count_nonzero(row) for row in mask], "int64")
+    # Bytes add up quickly as long as they do not overflow.
+    columns = mask.T.view("uint8")
+    sums = np.zeros(len(mask), "int64")
+    for start in range(0, len(columns), 255):
+        sums += np.add.reduce(columns[start : start + 255], axis=0, dtype="u1")
+    return sums

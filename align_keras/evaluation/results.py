@@ -1,0 +1,114 @@
+"""What an evaluation gives: figures as JSON, outcomes beside them."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.bootstrap import interval
+from align_keras.evaluation.bootstrap import resample
+from align_keras.files import atomic_file
+
+
+class Result(dict):
+    """The figures of one evaluation, and what each query contributed.
+
+    A dictionary that JSON can hold. `"task"`, `"dataset"` and `"model"` say
+    what was measured; the figures stand under their names; `"intervals"` maps
+    each of them to the ends of its 95% interval; the rest are counts and
+    options.
+
+    Args:
+        values: dictionary of what JSON can hold.
+        outcomes: dictionary of arrays, one value for each query, from which
+            the figures and their resamples follow. Saved beside the JSON file
+            as `.npz`, for `compare_results`.
+    """
+
+    def __init__(self, values, outcomes=None):
+        super().__init__(values)
+        self.outcomes = outcomes or {}
+
+    def save(self, path):
+        """Write `path`, a JSON file, and the outcomes beside it."""
+        path = Path(path)
+        # The JSON file comes last: where it is, all is.
+        with atomic_file(path.with_suffix(".npz")) as temporary:
+            with open(temporary, "wb") as file:
+                np.savez_compressed(file, **self.outcomes)
+        with atomic_file(path) as temporary:
+            temporary.write_text(self.to_json() + "\n", "utf-8")
+
+    def to_json(self):
+        """Return the figures as text; what has no value is `null`."""
+        return json.dumps(_plain(self), indent=2, allow_nan=False)
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not the result of an evaluation.
+        """
+        path = Path(path)
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`{path}` is not JSON: {error}.") from error
+        if not isinstance(values, dict) or "task" not in values:
+            raise ValueError(
+                f"`{path}` holds no result of `align-keras evaluate`: it "
+                "lacks the field `task`."
+            )
+        outcomes = path.with_suffix(".npz")
+        if not outcomes.is_file():
+            return cls(values)
+        with np.load(outcomes, allow_pickle=False) as arrays:
+            return cls(values, dict(arrays))
+
+    @property
+    def figures(self):
+        """The figures alone, a dictionary of floats."""
+        return {name: self[name] for name in self.get("intervals", {})}
+
+
+def summarize(task, figures, outcomes, units, samples=SAMPLES, **values):
+    """Compute figures with their intervals.
+
+    Args:
+        task: string. Which evaluation it is.
+        figures: callable. Takes `outcomes` and weights of the units, or
+            `None`, and returns a dictionary of floats.
+        outcomes: dictionary of arrays.
+        units: integer. Number of units that a bootstrap draws.
+        samples: integer. Number of resamples; 0 for no intervals. Defaults to
+            `1000`.
+        **values: What else belongs into the result.
+
+    Returns:
+        A `Result`.
+    """
+    found = figures(outcomes, None)
+    draws = resample(lambda w: figures(outcomes, w), units, samples)
+    nothing = [math.nan, math.nan]
+    intervals = {
+        name: interval(draws[name]) if samples else nothing for name in found
+    }
+    return Result(
+        {"task": task, **values, **found, "intervals": intervals}, outcomes
+    )
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,303 @@
+"""All evaluations for which a directory holds the data."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from align_keras.evaluation import datasets
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.cxc_runner import measure_cxc
+from align_keras.evaluation.embedder import Embedder
+from align_keras.evaluation.embedder import as_embedder
+from align_keras.evaluation.embedder import load_embedder
+from align_keras.evaluation.labelled_runner import measure_knn
+from align_keras.evaluation.labelled_runner import measure_linear_probe
+from align_keras.evaluation.labelled_runner import measure_zero_shot
+from align_keras.evaluation.report import describe
+from align_keras.evaluation.report import write_report
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.runner import measure_retrieval
+from align_keras.evaluation.runner import measure_words
+
+logger = logging.getLogger("align_keras")
+
+LANGUAGES = ("en", "de", "fr", "cs")
+FINE_GRAINED = ("flowers102", "pets", "cars", "food101")
+# Data sets of TFDS: their labels are classified, with these splits.
+TFDS_SPLITS = {
+    "oxford_flowers102": ("train", "validation", "test"),
+    "oxford_iiit_pet": ("train", None, "test"),
+    "cars196": ("train", None, "test"),
+    "food101": ("train", None, "validation"),
+}
+
+
+class Job(NamedTuple):
+    """One evaluation: what it needs on disk, and what it does.
+
+    Attributes:
+        name: string.
+        needs: tuple of `pathlib.Path`.
+        run: callable of an embedder and keyword arguments.
+    """
+
+    name: str
+    needs: tuple
+    run: Callable
+
+
+def list_jobs(root):
+    """List all evaluations that a directory could hold data for.
+
+    Args:
+        root: string or `pathlib.Path`, see docs/evaluation.md for its layout.
+
+    Returns:
+        A list of `Job`.
+    """
+    root = Path(root)
+    return [
+        *_caption_jobs(root),
+        *_imagenet_jobs(root),
+        *_probe_jobs(root),
+        *_own_jobs(root),
+        *_tfds_jobs(root / "tfds"),
+        Job(
+            "words-simlex999",
+            (root / "simlex999" / "SimLex-999.txt",),
+            lambda embedder, batch_size, cache, **options: measure_words(
+                embedder, root / "simlex999" / "SimLex-999.txt", **options
+            ),
+        ),
+    ]
+
+
+def _caption_jobs(root):
+    def captions(file, pictures, name, folds=1):
+        def run(embedder, **options):
+            data = datasets.karpathy(file, pictures, name=name)
+            return measure_retrieval(embedder, data, folds=folds, **options)
+
+        suffix = f"_{folds}_folds" if folds > 1 else ""
+        return Job(f"retrieval-{name}{suffix}", (file, pictures), run)
+
+    flickr, coco = root / "flickr30k", root / "mscoco"
+    yield captions(
+        flickr / "dataset_flickr30k.json", flickr / "images", "flickr30k"
+    )
+    coco_file = coco / "dataset_coco.json"
+    yield captions(coco_file, coco / "images", "mscoco")
+    yield captions(coco_file, coco / "images", "mscoco", folds=5)
+    folder = root / "multi30k"
+    for language in LANGUAGES:
+
+        def run(embedder, language=language, **options):
+            data = datasets.multi30k(folder, language, flickr / "images")
+            return measure_retrieval(embedder, data, **options)
+
+        files = sorted(folder.glob(f"test.[1-5].{language}"))
+        files = files or [folder / f"test.{language}"]
+        needs = (folder / "test_images.txt", *files, flickr / "images")
+        yield Job(f"retrieval-multi30k_{language}", needs, run)
+    yield Job(
+        "cxc",
+        (
+            *(root / "cxc" / f"{task}_test.csv" for task in _CXC_FILES),
+            coco_file,
+            coco / "images",
+        ),
+        lambda embedder, **options: measure_cxc(
+            embedder, root / "cxc", coco_file, coco / "images", **options
+        ),
+    )
+
+
+_CXC_FILES = ("sts", "sis", "sits")
+
+
+def _imagenet_jobs(root):
+    train, test = root / "imagenet" / "train", root / "imagenet" / "val"
+    folders = {"imagenet": test}
+    for name in ("imagenet_v2", "imagenet_r", "imagenet_a"):
+        folders[name] = root / name
+    for name, folder in folders.items():
+        own = root / name / "classes.json"
+        names = own if own.is_file() else root / "imagenet" / "classes.json"
+        yield _zero_shot(name, folder, names)
+
+    def knn(embedder, **options):
+        rows = datasets.class_folders(train, "imagenet_train")
+        queries = datasets.class_folders(test, "imagenet")
+        return measure_knn(embedder, rows, queries, **options)
+
+    yield Job("knn-imagenet", (train, test), knn)
+
+
+def _zero_shot(name, folder, names):
+    def run(embedder, **options):
+        data = datasets.class_folders(folder, name)
+        return measure_zero_shot(embedder, data, names, **options)
+
+    return Job(f"zero-shot-{name}", (folder, names), run)
+
+
+def _probe_jobs(root):
+    for name in ("imagenet", *FINE_GRAINED):
+        test = "val" if name == "imagenet" else "test"
+        folders = {
+            "train": root / name / "train",
+            "test": root / name / test,
+        }
+        validation = root / name / "validation"
+        if validation.is_dir():
+            folders["validation"] = validation
+
+        def run(embedder, name=name, folders=folders, **options):
+            data = {
+                part: datasets.class_folders(
+                    folder, name if part == "test" else f"{name}_{part}"
+                )
+                for part, folder in folders.items()
+            }
+            return measure_linear_probe(embedder, **data, **options)
+
+        yield Job(f"linear-probe-{name}", tuple(folders.values()), run)
+
+
+def _own_jobs(root):
+    """Data sets of the user's own names."""
+    for folder in sorted((root / "retrieval").glob("*/")):
+
+        def run(embedder, folder=folder, **options):
+            data = datasets.records(str(folder), folder.name)
+            return measure_retrieval(embedder, data, **options)
+
+        yield Job(f"retrieval-{folder.name}", (folder,), run)
+    for folder in sorted((root / "zero_shot").glob("*/")):
+        yield _zero_shot(folder.name, folder, folder / "classes.json")
+
+
+def _tfds_jobs(folder):
+    def captions(embedder, **options):
+        data = datasets.tfds_captions(data_dir=str(folder))
+        return measure_retrieval(embedder, data, **options)
+
+    name = "coco_captions"
+    yield Job(f"retrieval-tfds-{name}", (folder / name,), captions)
+    for name, splits in TFDS_SPLITS.items():
+
+        def load(split, name=name):
+            if split is None:
+                return None
+            return datasets.tfds_labels(name, split, str(folder))
+
+        def probe(embedder, load=load, splits=splits, **options):
+            train, validation, test = map(load, splits)
+            return measure_linear_probe(
+                embedder, train, test, validation, **options
+            )
+
+        def zero_shot(embedder, load=load, splits=splits, **options):
+            return measure_zero_shot(embedder, load(splits[2]), **options)
+
+        yield Job(f"zero-shot-tfds-{name}", (folder / name,), zero_shot)
+        yield Job(f"linear-probe-tfds-{name}", (folder / name,), probe)
+
+
+def evaluate_all(
+    models,
+    data_root,
+    output,
+    batch_size=64,
+    progress=True,
+    samples=SAMPLES,
+    say=print,
+):
+    """Run every evaluation that the data allow, and write one report.
+
+    A finished evaluation is not repeated, and an interrupted one goes on from
+    the vectors that are on disk. One that fails is named, and the others go
+    on.
+
+    Args:
+        models: list of `Embedder`, `align_keras.AlignDualEncoder`, or strings
+            for `load_embedder`.
+        data_root: string or `pathlib.Path`. A directory in the layout of
+            docs/evaluation.md.
+        output: string or `pathlib.Path`. A directory for results, vectors,
+            `report.md` and its plots.
+        batch_size: int. Pictures in one call of the network. Defaults to
+            `64`.
+        progress: bool. Whether to draw progress bars. Defaults to `True`.
+        samples: int. Resamples of the intervals. Defaults to `1000`.
+        say: callable that is told in words what happens. Defaults to `print`.
+
+    Returns:
+        A dictionary: `"results"` (list of `Result`), `"skipped"` (from the
+        name of an evaluation to the reason), and `"report"` (its path).
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: no evaluation found its data.
+    """
+    root, output = Path(data_root), Path(output)
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no directory `{root}`.")
+    jobs, results, skipped = list_jobs(root), [], {}
+    for model in models:
+        embedder = None
+        if isinstance(model, Embedder) or not isinstance(model, (str, Path)):
+            embedder = as_embedder(model)
+        name = embedder.name if embedder else str(model)
+        embedder = embedder or load_embedder(name)
+        for job in jobs:
+            missing = [path for path in job.needs if not path.exists()]
+            if missing:
+                skipped[job.name] = f"there is no {missing[0]}"
+                continue
+            result = _run(job, embedder, output, batch_size, progress, samples)
+            if isinstance(result, Exception):
+                skipped[f"{job.name} of {name}"] = f"failed: {result}"
+                say(f"{job.name}: failed: {result}")
+                continue
+            results.append(result)
+            say(f"{result['model']}\n{describe(result)}\n")
+    for name, reason in skipped.items():
+        say(f"Not run: {name}: {reason}")
+    if not results:
+        raise ValueError(
+            f"No evaluation could run on `{root}`: see docs/evaluation.md for "
+            f"the folders that it may hold. The first reason: "
+            f"{next(iter(skipped.items()), None)}"
+        )
+    report = write_report(results, output, skipped)
+    say(f"The report is {report}")
+    return {"results": results, "skipped": skipped, "report": str(report)}
+
+
+def _run(job, embedder, output, batch_size, progress, samples):
+    """The result of a job, from disk where it is finished, or the error."""
+    name = "".join(
+        c if c.isalnum() or c in "-_." else "-" for c in embedder.name
+    )
+    path = output / name.strip("-.") / f"{job.name}.json"
+    identity = {"fingerprint": embedder.fingerprint, "samples": samples}
+    if path.is_file():
+        result = Result.load(path)
+        if all(result.get(key) == value for key, value in identity.items()):
+            return result
+    try:
+        result = job.run(
+            embedder,
+            batch_size=batch_size,
+            progress=progress,
+            cache=output / "vectors",
+            samples=samples,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        logger.warning("%s failed: %s", job.name, error)
+        return error
+    result.update(identity)
+    result.save(path)
+    return Result.load(path)
