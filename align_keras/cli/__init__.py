@@ -13,6 +13,10 @@ COMMANDS = {
     "train": "train a model, or go on with an interrupted run",
     "evaluate": "measure a model",
     "export": "write a SavedModel that takes files and strings",
+    "embed": "turn pictures into files of vectors",
+    "index": "make a directory of vectors that can be searched",
+    "search": "find pictures by words, by a picture, or by both",
+    "serve": "search on a web page",
 }
 
 

@@ -34,7 +34,7 @@ def build_ivf_pq(vectors, path, seed=0):
     """
     faiss = _faiss()
     count, dim = vectors.shape
-    lists = 2 ** max(2, round(math.log2(2 * math.sqrt(count))))
+    lists = 2 ** max(2, round(math.log2(count) / 2))
     lists = min(lists, max(1, count // _EXAMPLES))
     codes = _codes(dim)
     quantizer = faiss.IndexFlatIP(dim)
