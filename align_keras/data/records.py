@@ -104,11 +104,13 @@ def encode_record(key, image, captions, width, height):
     return example.SerializeToString(deterministic=True)
 
 
-def decode_record(record):
+def decode_record(record, require_captions=True):
     """Read a serialised record in Python.
 
     Args:
         record: bytes of a `tf.train.Example`.
+        require_captions: bool. Whether a record without a caption is an
+            error. Defaults to `True`.
 
     Returns:
         dict with `"key"` (string, may be empty), `"image"` (bytes) and
@@ -138,8 +140,10 @@ def decode_record(record):
         captions = [text.decode("utf-8", "replace") for text in values(name)]
         captions = [text for text in captions if text.strip()]
         if captions:
-            return {"key": key, "image": pictures[0], "captions": captions}
-    raise _broken(key, "no caption")
+            break
+    if not captions and require_captions:
+        raise _broken(key, "no caption")
+    return {"key": key, "image": pictures[0], "captions": captions}
 
 
 def iterate_records(pattern):

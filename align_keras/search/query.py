@@ -1,10 +1,13 @@
-"""Queries made of words and pictures, and the vectors nearest to them."""
+"""Queries made of words and pictures."""
 
 import numpy as np
 
-from align_keras.vectors import BLOCK
 from align_keras.vectors import as_vectors
-from align_keras.vectors import exact_scores
+
+# The weights that the paper found best (section 7, its footnote on image and
+# text queries).
+TEXT_WEIGHT = 2.0
+IMAGE_WEIGHT = 1.0
 
 
 def compose_query(
@@ -12,8 +15,8 @@ def compose_query(
     text=None,
     image=None,
     minus_text=None,
-    text_weight=2.0,
-    image_weight=1.0,
+    text_weight=TEXT_WEIGHT,
+    image_weight=IMAGE_WEIGHT,
 ):
     """Make one search vector of a picture, words to add and words to take off.
 
@@ -59,14 +62,42 @@ def compose_query(
             "A query needs at least one of `text`, `image` and `minus_text`. "
             "Received: all None"
         )
+    try:
+        return combine(parts)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Received: text={text!r}, minus_text={minus_text!r}, "
+            f"text_weight={text_weight}, image_weight={image_weight}"
+        ) from None
+
+
+def combine(parts):
+    """Make one search vector of weighted vectors.
+
+    Args:
+        parts: list of pairs of a float, the weight, and a float array
+            `(dim,)`, which is scaled to unit length. A negative weight leads
+            away from its vector.
+
+    Returns:
+        `numpy.ndarray` of float32 `(dim,)`, a unit vector.
+
+    Raises:
+        ValueError: there is no part, a vector is not finite, or the parts
+            cancel out.
+
+    Example:
+
+    ```python
+    combine([(1.0, bus), (2.0, blue), (-2.0, red)])
+    ```
+    """
     query = sum(weight * _unit(part) for weight, part in parts)
     length = np.linalg.norm(query)
     # Below this the sum holds rounding errors and no direction.
     if not length > 1e-6 * sum(abs(weight) for weight, _ in parts):
         raise ValueError(
-            "The parts of the query cancel out, so that it has no direction. "
-            f"Received: text={text!r}, minus_text={minus_text!r}, "
-            f"text_weight={text_weight}, image_weight={image_weight}"
+            "The parts of the query cancel out, so that it has no direction."
         )
     return (query / length).astype("float32")
 
@@ -94,58 +125,3 @@ def _unit(vector):
     vector = vector[0].astype("float64")
     length = np.linalg.norm(vector)
     return vector / length if length else vector
-
-
-def top_k(query, vectors, k):
-    """Find the vectors that score highest against a query.
-
-    The search is exact. Among equal scores the lower index comes first, so
-    that the answer is the same every time.
-
-    Args:
-        query: float array `(dim,)`, or `(num_queries, dim)` for several.
-        vectors: float array `(count, dim)` to search in.
-        k: integer. How many results to give; all of them when fewer exist.
-
-    Returns:
-        A pair of arrays `(k,)`, or `(num_queries, k)`: int64 indices into
-        `vectors`, best first, and their float32 scores. Scores are dot
-        products, so cosines for unit vectors.
-
-    Raises:
-        ValueError: the arrays do not fit, hold values that are not finite, or
-            `k` is not positive.
-
-    Example:
-
-    ```python
-    top_k([0.0, 1.0], np.eye(2), k=1)  # (array([1]), array([1.]))
-    ```
-    """
-    single = np.ndim(query) == 1
-    queries = as_vectors(np.atleast_2d(query), "query")
-    vectors = as_vectors(vectors, "vectors")
-    if queries.shape[1] != vectors.shape[1]:
-        raise ValueError(
-            "`query` and `vectors` must have the same dimension. "
-            f"Received: {queries.shape[1]} and {vectors.shape[1]}"
-        )
-    if int(k) != k or k < 1:
-        raise ValueError(f"`k` must be a positive integer. Received: k={k}")
-    k = min(int(k), len(vectors))
-    found = []
-    step = max(1, BLOCK // len(vectors))
-    for start in range(0, len(queries), step):
-        scores = exact_scores(queries[start : start + step], vectors)
-        found.extend(_top_k_of_row(row, k) for row in scores)
-    indices = np.stack([index for index, _ in found])
-    scores = np.stack([score for _, score in found])
-    return (indices[0], scores[0]) if single else (indices, scores)
-
-
-def _top_k_of_row(scores, k):
-    threshold = np.partition(scores, -k)[-k]
-    # Every index that ties with the last place takes part in the sort.
-    kept = np.flatnonzero(scores >= threshold)
-    best = kept[np.argsort(-scores[kept], kind="stable")[:k]]
-    return best.astype("int64"), scores[best]

@@ -1,0 +1,99 @@
+"""`align-keras embed`: pictures to Parquet files of vectors."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of pictures; or TFRecord files or .tar archives: folder, "
+        "file or glob",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="preset directory of a trained model, or a SavedModel",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="directory to write"
+    )
+    parser.add_argument(
+        "--strategy",
+        default="auto",
+        help="auto, one-device, mirrored, multi-worker or tpu "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--spark",
+        metavar="MASTER",
+        help="embed on Spark instead, such as local[2] or yarn",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="pictures in one call of the network (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--thumbnail-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="pixels of a thumbnail's shorter side, 0 for none "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pictures-per-shard",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="pictures of a folder in one file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=64_000_000,
+        metavar="N",
+        help="leave out larger pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Embed, and print a summary."""
+    from align_keras.search import embed
+
+    strategy = spark = None
+    if args.spark:
+        from align_keras.search.spark import make_session
+
+        spark = make_session(args.spark)
+    else:
+        from align_keras.training.strategies import make_strategy
+
+        strategy = make_strategy(args.strategy)
+    manifest = embed(
+        args.source,
+        args.output,
+        args.model,
+        strategy=strategy,
+        batch_size=args.batch_size,
+        thumbnail_size=args.thumbnail_size,
+        pictures_per_shard=args.pictures_per_shard,
+        max_pixels=args.max_pixels,
+        progress=not args.json,
+        spark=spark,
+    )
+    if args.json:
+        print(json.dumps(manifest))
+        return
+    print(
+        f"{manifest['records']} vectors in {len(manifest['shards'])} files in "
+        f"`{args.output}`; {manifest['skipped']} pictures left out."
+    )

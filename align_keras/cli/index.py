@@ -1,0 +1,70 @@
+"""`align-keras index`: vectors to a directory that can be searched."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "vectors", metavar="VECTORS", help="directory of `align-keras embed`"
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="the model that embedded them; it is copied into the index",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="INDEX", help="directory to write"
+    )
+    parser.add_argument(
+        "--kind",
+        default="auto",
+        choices=("auto", "exact", "ivf-pq", "hnsw", "qdrant"),
+        help="auto is exact up to 250,000 vectors, ivf-pq above "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="classes that the page tells apart in a picture, one per line",
+    )
+    parser.add_argument(
+        "--qdrant",
+        metavar="URL",
+        help="server for the kind qdrant; embedded in the index without it",
+    )
+    parser.add_argument(
+        "--collection",
+        default="align_keras",
+        metavar="NAME",
+        help="name in Qdrant (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Build the index and say what it is."""
+    from align_keras.search import build_index
+    from align_keras.search.index import read_labels
+
+    about = build_index(
+        args.vectors,
+        args.output,
+        args.model,
+        kind=args.kind,
+        labels=read_labels(args.labels) if args.labels else (),
+        qdrant=args.qdrant,
+        collection=args.collection,
+    )
+    if args.json:
+        print(json.dumps(about))
+        return
+    print(
+        f"`{args.output}` holds {about['count']} vectors of {about['dim']} "
+        f"values, kind {about['kind']}. Search it:\n"
+        f'    align-keras search {args.output} --text "a red bus"\n'
+        f"    align-keras serve {args.output}"
+    )

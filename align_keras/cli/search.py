@@ -1,0 +1,94 @@
+"""`align-keras search`: words and pictures to the pictures that fit."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "index", metavar="INDEX", help="directory of `align-keras index`"
+    )
+    parser.add_argument(
+        "--text",
+        action="append",
+        metavar="WORDS",
+        help="what the results should show; may be repeated",
+    )
+    parser.add_argument("--image", metavar="FILE", help="picture to start from")
+    parser.add_argument(
+        "--minus-text",
+        "--minus",
+        action="append",
+        metavar="WORDS",
+        help="what they should not show; may be repeated",
+    )
+    for name, default in (("text", 2.0), ("image", 1.0)):
+        parser.add_argument(
+            f"--{name}-weight",
+            type=float,
+            default=default,
+            metavar="W",
+            help="default: %(default)s",
+        )
+    parser.add_argument(
+        "--minus-weight",
+        type=float,
+        metavar="W",
+        help="default: that of --text-weight",
+    )
+    parser.add_argument(
+        "-k",
+        type=int,
+        default=10,
+        metavar="N",
+        help="number of results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="another copy of the index's model; another model is refused",
+    )
+    parser.add_argument(
+        "--contact-sheet",
+        metavar="FILE",
+        help="also draw the results, as a PNG file",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Search, and print the results."""
+    from align_keras.search import Index
+    from align_keras.search import draw_results
+    from align_keras.search import search
+
+    index = Index(args.index)
+    results = search(
+        index,
+        text=args.text,
+        image=args.image,
+        minus_text=args.minus_text,
+        text_weight=args.text_weight,
+        image_weight=args.image_weight,
+        minus_weight=args.minus_weight,
+        k=args.k,
+        model=args.model,
+    )
+    if args.contact_sheet:
+        draw_results(
+            index,
+            results,
+            args.contact_sheet,
+            text=args.text,
+            image=args.image,
+            minus_text=args.minus_text,
+        )
+    index.close()
+    if args.json:
+        print(json.dumps({"results": results}))
+        return
+    for place, result in enumerate(results, 1):
+        line = f"{place:4}  {result['score']:7.4f}  {result['key']}"
+        print(f"{line}  {result['text']}".rstrip())

@@ -1,0 +1,74 @@
+"""`align-keras serve`: the web page on an index."""
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "index", metavar="INDEX", help="directory of `align-keras index`"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8080, help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="open the page in a browser"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which others reach the page; may be repeated",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="another copy of the index's model; another model is refused",
+    )
+    parser.add_argument(
+        "--max-upload-mib",
+        type=float,
+        default=20,
+        metavar="N",
+        help="size of a dropped picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=50_000_000,
+        metavar="N",
+        help="pixels of a dropped picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=20,
+        metavar="N",
+        help="requests per second from one address (default: %(default)s)",
+    )
+
+
+def run(args):
+    """Serve until it is interrupted."""
+    from align_keras.search.web.serve import Limits
+    from align_keras.search.web.serve import serve
+
+    limits = Limits(
+        upload_bytes=int(args.max_upload_mib * 2**20),
+        max_pixels=args.max_pixels,
+        rate=args.rate,
+        burst=3 * args.rate,
+    )
+    serve(
+        args.index,
+        args.host,
+        args.port,
+        args.model,
+        limits,
+        args.allow_host,
+        args.open,
+    )

@@ -1,0 +1,176 @@
+"""Candidates from FAISS, for more vectors than a scan can score in time."""
+
+import math
+
+import numpy as np
+
+from align_keras.search.exact import rescore
+
+# Vectors that go to FAISS in one call: 160 MiB of 640 dimensions.
+_BLOCK = 1 << 16
+# Candidates that are scored again, exactly, for each result that is wanted,
+# and at least so many.
+_CANDIDATES = 10
+_FEWEST_CANDIDATES = 400
+# Vectors that FAISS wants to see for each centre that it learns.
+_EXAMPLES = 40
+
+
+def build_ivf_pq(vectors, path, seed=0):
+    """Write a FAISS index of inverted lists of product-quantized vectors.
+
+    It takes about an eighth of a byte per dimension, and 8 bytes, for each
+    vector.
+
+    Args:
+        vectors: float32 array `(count, dim)` of unit vectors, which may be a
+            memory map.
+        path: string or `pathlib.Path`. The file.
+        seed: int. Of the sample that the centres are learned from. Defaults
+            to `0`.
+
+    Returns:
+        A dict of the settings that were chosen.
+    """
+    faiss = _faiss()
+    count, dim = vectors.shape
+    lists = 2 ** max(2, round(math.log2(count) / 2))
+    lists = min(lists, max(1, count // _EXAMPLES))
+    codes = _codes(dim)
+    quantizer = faiss.IndexFlatIP(dim)
+    index = faiss.IndexIVFPQ(
+        quantizer, dim, lists, codes, 8, faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.seed = index.pq.cp.seed = seed + 1
+    # As many examples as FAISS asks for; more change little but the time.
+    index.pq.cp.max_points_per_centroid = _EXAMPLES
+    index.pq.cp.niter = 10
+    sample = np.random.default_rng(seed).permutation(count)
+    sample = np.sort(sample[: _EXAMPLES * max(lists, 256)])
+    index.train(np.ascontiguousarray(vectors[sample]))
+    _add(index, vectors)
+    faiss.write_index(index, str(path))
+    return {"lists": lists, "codes": codes, "probes": min(lists, 64)}
+
+
+def build_hnsw(vectors, path, seed=0):
+    """Write a FAISS graph of neighbours over vectors of one byte per value.
+
+    Args:
+        vectors: float32 array `(count, dim)` of unit vectors, which may be a
+            memory map.
+        path: string or `pathlib.Path`. The file.
+        seed: int. Of the sample that the range of values is taken from.
+            Defaults to `0`.
+
+    Returns:
+        A dict of the settings that were chosen.
+    """
+    faiss = _faiss()
+    count, dim = vectors.shape
+    index = faiss.IndexHNSWSQ(
+        dim, faiss.ScalarQuantizer.QT_8bit, 32, faiss.METRIC_INNER_PRODUCT
+    )
+    index.hnsw.efConstruction = 80
+    sample = np.random.default_rng(seed).permutation(count)
+    sample = np.sort(sample[: 1 << 15])
+    index.train(np.ascontiguousarray(vectors[sample]))
+    _add(index, vectors)
+    faiss.write_index(index, str(path))
+    return {"neighbours": 32, "breadth": 200}
+
+
+BUILDERS = {"ivf-pq": build_ivf_pq, "hnsw": build_hnsw}
+
+
+class FaissSearch:
+    """The nearest vectors by a FAISS index and the vectors themselves.
+
+    FAISS names candidates; their scores are computed from the vectors. Both
+    files are memory maps, so that opening takes no time and what is not asked
+    for takes no memory.
+
+    Args:
+        path: string or `pathlib.Path`. The file of the FAISS index.
+        vectors: float32 array `(count, dim)` of unit vectors, which may be a
+            memory map.
+        settings: dict that the builder returned.
+
+    Raises:
+        ImportError: FAISS is not installed.
+        ValueError: the file is no FAISS index of these vectors.
+    """
+
+    def __init__(self, path, vectors, settings):
+        faiss = _faiss()
+        flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
+        if "neighbours" in settings:
+            flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
+        try:
+            index = faiss.read_index(str(path), flags)
+        except RuntimeError as error:
+            raise ValueError(
+                f"`{path}` is no FAISS index that can be read: build the "
+                f"search index again. Received: {str(error).splitlines()[-1]}"
+            ) from None
+        if (index.ntotal, index.d) != vectors.shape:
+            raise ValueError(
+                f"`{path}` holds {index.ntotal} vectors of {index.d} values, "
+                f"but there are {len(vectors)} of {vectors.shape[1]}: build "
+                "the search index again."
+            )
+        if "neighbours" in settings:
+            self._parameters = faiss.SearchParametersHNSW(
+                efSearch=settings["breadth"]
+            )
+        else:
+            self._parameters = faiss.SearchParametersIVF(
+                nprobe=settings["probes"]
+            )
+        self._index = index
+        self._vectors = vectors
+
+    def __call__(self, queries, k):
+        """Find nearest vectors.
+
+        Args:
+            queries: float32 array `(num_queries, dim)` of unit vectors.
+            k: integer.
+
+        Returns:
+            A list with a pair of arrays for each query: int64 indices, best
+            first, and float32 scores. There may be fewer than `k`.
+        """
+        count = max(_CANDIDATES * k, _FEWEST_CANDIDATES)
+        count = min(count, len(self._vectors))
+        queries = np.ascontiguousarray(queries, "float32")
+        _, candidates = self._index.search(
+            queries, count, params=self._parameters
+        )
+        # FAISS fills up with -1 where the lists hold too few.
+        return [
+            rescore(query, self._vectors, np.sort(row[row >= 0]), k)
+            for query, row in zip(queries, candidates, strict=True)
+        ]
+
+
+def _faiss():
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "Approximate search needs FAISS: pip install "
+            '"align-keras[search]", or build the index with the kind `exact`.'
+        ) from error
+    return faiss
+
+
+def _codes(dim):
+    """Bytes of a code: about eight values share one, and all as many."""
+    shares = [values for values in range(1, dim + 1) if dim % values == 0]
+    return dim // min(shares, key=lambda values: abs(values - 8))
+
+
+def _add(index, vectors):
+    for start in range(0, len(vectors), _BLOCK):
+        index.add(np.ascontiguousarray(vectors[start : start + _BLOCK]))

@@ -1,0 +1,71 @@
+"""Columns of byte strings on disk, read by row without loading the rest."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+class ColumnWriter:
+    """Writes one byte string after the other, and where each one ends.
+
+    Args:
+        directory: string or `pathlib.Path`.
+        name: string. `NAME.bin` and `NAME.npy` are written.
+    """
+
+    def __init__(self, directory, name):
+        self._ends_path = Path(directory) / f"{name}.npy"
+        self._file = open(Path(directory) / f"{name}.bin", "wb")
+        self._ends = [0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        np.save(self._ends_path, np.array(self._ends, "uint64"))
+
+    def append(self, value):
+        """Add the bytes of a row."""
+        self._file.write(value)
+        self._ends.append(self._ends[-1] + len(value))
+
+
+class Column:
+    """Byte strings that a `ColumnWriter` wrote, as memory maps.
+
+    Args:
+        directory: string or `pathlib.Path`.
+        name: string.
+        count: int. The number of rows that there must be.
+
+    Raises:
+        ValueError: the files are damaged or of another number of rows.
+    """
+
+    def __init__(self, directory, name, count):
+        path = Path(directory) / f"{name}.bin"
+        size = path.stat().st_size
+        try:
+            self._ends = np.load(
+                Path(directory) / f"{name}.npy", "r", allow_pickle=False
+            )
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"`{directory}` has a damaged column `{name}`: {error}. "
+                "Build the index again."
+            ) from None
+        ends = self._ends
+        sound = ends.shape == (count + 1,) and ends.dtype == "uint64"
+        if not (sound and ends[0] == 0 and ends[-1] == size):
+            raise ValueError(
+                f"`{path}` does not hold {count} rows, as the index says: it "
+                "is damaged. Build the index again."
+            )
+        empty = np.empty(0, "uint8")
+        self._bytes = np.memmap(path, "uint8", "r") if size else empty
+
+    def __getitem__(self, row):
+        # Ends that go astray give fewer bytes, never bytes of another file.
+        start, end = int(self._ends[row]), int(self._ends[row + 1])
+        return self._bytes[start:end].tobytes()

@@ -1,0 +1,131 @@
+"""Vectors in Qdrant, for those who outgrow one machine.
+
+The same client works embedded, in a directory, and against a server.
+"""
+
+import os
+
+import numpy as np
+
+_BATCH = 256
+
+
+def upload(vectors, keys, location, collection):
+    """Write vectors to a collection that does not exist yet.
+
+    A point's number is the row of its vector, and its payload the key.
+
+    Args:
+        vectors: float32 array `(count, dim)` of unit vectors.
+        keys: iterable of strings.
+        location: string. The URL of a server, or a directory.
+        collection: string.
+
+    Raises:
+        ImportError: the client is not installed.
+        FileExistsError: the collection exists.
+    """
+    models = _client_module().models
+    client = connect(location)
+    try:
+        if client.collection_exists(collection):
+            raise FileExistsError(
+                f"The collection `{collection}` exists in `{location}`: "
+                "choose another name with --collection, or delete it."
+            )
+        client.create_collection(
+            collection,
+            models.VectorParams(
+                size=vectors.shape[1], distance=models.Distance.DOT
+            ),
+        )
+        keys = iter(keys)
+        for start in range(0, len(vectors), _BATCH):
+            part = np.array(vectors[start : start + _BATCH])
+            client.upsert(
+                collection,
+                models.Batch(
+                    ids=list(range(start, start + len(part))),
+                    vectors=part.tolist(),
+                    payloads=[{"key": next(keys)} for _ in part],
+                ),
+            )
+    finally:
+        client.close()
+
+
+def connect(location):
+    """Open Qdrant.
+
+    Args:
+        location: string. The URL of a server, whose key is read from the
+            environment variable `QDRANT_API_KEY`, or a directory.
+
+    Returns:
+        A `qdrant_client.QdrantClient`.
+
+    Raises:
+        ImportError: the client is not installed.
+    """
+    client = _client_module().QdrantClient
+    if "://" in str(location):
+        return client(url=location, api_key=os.environ.get("QDRANT_API_KEY"))
+    return client(path=str(location))
+
+
+class QdrantSearch:
+    """The nearest vectors of a collection.
+
+    Args:
+        location: string. The URL of a server, or a directory.
+        collection: string.
+        count: int. The vectors that it must hold.
+
+    Raises:
+        ValueError: the collection is missing or holds another number.
+    """
+
+    def __init__(self, location, collection, count):
+        self._models = _client_module().models
+        self._client = connect(location)
+        self._collection = collection
+        found = None
+        if self._client.collection_exists(collection):
+            found = self._client.count(collection, exact=True).count
+        if found != count:
+            self._client.close()
+            holds = "does not exist" if found is None else f"holds {found}"
+            raise ValueError(
+                f"The index has {count} vectors, but the collection "
+                f"`{collection}` in `{location}` {holds}: build the index "
+                "again."
+            )
+
+    def __call__(self, queries, k):
+        """Find nearest vectors, as `FaissSearch` does."""
+        requests = [
+            self._models.QueryRequest(query=query.tolist(), limit=k)
+            for query in np.asarray(queries, "float32")
+        ]
+        answers = self._client.query_batch_points(self._collection, requests)
+        return [
+            (
+                np.array([point.id for point in answer.points], "int64"),
+                np.array([point.score for point in answer.points], "float32"),
+            )
+            for answer in answers
+        ]
+
+    def close(self):
+        """Let go of the directory or the connection."""
+        self._client.close()
+
+
+def _client_module():
+    try:
+        import qdrant_client
+    except ImportError as error:
+        raise ImportError(
+            'Qdrant needs its client: pip install "align-keras[qdrant]".'
+        ) from error
+    return qdrant_client

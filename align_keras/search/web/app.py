@@ -1,0 +1,300 @@
+"""The web page's server: it answers from the index and from nothing else."""
+
+import asyncio
+import contextlib
+import json
+import math
+import secrets
+from pathlib import Path
+
+from align_keras.search.web.batcher import Overloaded
+from align_keras.search.web.engine import Engine
+from align_keras.search.web.limits import Limits
+from align_keras.search.web.limits import RateLimit
+
+# Nothing of a page may come from elsewhere, and nobody may frame it.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' blob: "
+    "data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_THUMBNAIL_COST = 1 / 50
+_PICTURE_TYPES = ("image/", "application/octet-stream")
+
+
+class _Refusal(Exception):
+    """An answer with a status and a reason."""
+
+    def __init__(self, status, reason, headers=None):
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
+
+
+def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
+    """Make the application of the page.
+
+    Args:
+        index: an `align_keras.search.Index`.
+        model: a `SearchModel`, as `index.load_model()` gives it.
+        limits: a `Limits`. Defaults to `None`, its defaults.
+        hosts: list of strings. Names under which it answers, so that a page
+            elsewhere cannot reach it by a name that points here. `"*"` allows
+            all. Defaults to those of loopback.
+
+    Returns:
+        An ASGI application.
+
+    Raises:
+        ImportError: starlette is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.routing import Route
+    except ImportError as error:
+        raise ImportError(
+            'The web page needs starlette: pip install "align-keras[serve]".'
+        ) from error
+
+    limits = limits or Limits()
+    engine = Engine(index, model, limits.max_pixels)
+    handlers = _Handlers(engine, limits)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        await asyncio.to_thread(engine.warm_up)
+        yield
+        engine.close()
+
+    post = {"methods": ["POST"]}
+    return Starlette(
+        routes=[
+            Route("/", handlers.page),
+            Route("/api/index", handlers.about),
+            Route("/api/search", handlers.search, **post),
+            Route("/api/picture", handlers.picture, **post),
+            Route("/api/labels", handlers.labels, **post),
+            Route("/thumbnails/{row:int}", handlers.thumbnail),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+        ],
+        exception_handlers={
+            _Refusal: _refuse,
+            Overloaded: _refuse,
+            404: _refuse,
+            405: _refuse,
+        },
+        lifespan=lifespan,
+    )
+
+
+async def _refuse(request, error):
+    from starlette.responses import JSONResponse
+
+    status = getattr(error, "status", getattr(error, "status_code", 503))
+    reason = getattr(error, "reason", getattr(error, "detail", str(error)))
+    headers = {**_HEADERS, **(getattr(error, "headers", None) or {})}
+    if status >= 400 and request.method == "POST":
+        # What the client still sends would be read as its next request.
+        headers["Connection"] = "close"
+    return JSONResponse({"error": reason}, status, headers)
+
+
+class _Handlers:
+    def __init__(self, engine, limits):
+        self.engine, self.limits = engine, limits
+        self.rate = RateLimit(limits.rate, limits.burst)
+        self.html = Path(__file__).with_name("page.html").read_text("utf-8")
+
+    async def page(self, request):
+        from starlette.responses import HTMLResponse
+
+        self._spend(request)
+        # The one script that runs is that which names this number.
+        nonce = secrets.token_urlsafe(16)
+        policy = f"{_POLICY}; script-src 'nonce-{nonce}'"
+        headers = {**_HEADERS, "Content-Security-Policy": policy}
+        return HTMLResponse(self.html.replace("NONCE", nonce), headers=headers)
+
+    async def about(self, request):
+        self._spend(request)
+        index = self.engine.index
+        return _json(
+            {
+                "count": index.count,
+                "dim": index.dim,
+                "kind": index.kind,
+                "labels": index.labels[: self.limits.labels],
+                "upload_bytes": self.limits.upload_bytes,
+                "text_length": self.limits.text_length,
+            }
+        )
+
+    async def search(self, request):
+        self._spend(request)
+        body = await self._object(request)
+        parts = body.get("parts")
+        if not isinstance(parts, list) or not parts:
+            raise _Refusal(422, "`parts` must be a list of words or pictures.")
+        if len(parts) > self.limits.parts:
+            raise _Refusal(
+                422, f"A query may have {self.limits.parts} parts at most."
+            )
+        parts = [self._part(part, weighted=True) for part in parts]
+        k = body.get("k", 60)
+        if not _is_int(k) or not 1 <= k <= self.limits.results:
+            raise _Refusal(
+                422, f"`k` must lie between 1 and {self.limits.results}."
+            )
+        with _as_refusals():
+            return _json({"results": await self.engine.search(parts, k)})
+
+    async def labels(self, request):
+        self._spend(request)
+        body = await self._object(request)
+        part = self._part(body.get("part"), weighted=False)
+        if "text" in part:
+            raise _Refusal(422, "`part` must name a picture.")
+        labels = body.get("labels")
+        if not isinstance(labels, list) or not labels:
+            raise _Refusal(422, "`labels` must be a list of words.")
+        if len(labels) > self.limits.labels:
+            raise _Refusal(422, f"`labels`: {self.limits.labels} at most.")
+        labels = [self._text(label) for label in labels]
+        with _as_refusals():
+            return _json({"labels": await self.engine.labels(part, labels)})
+
+    async def picture(self, request):
+        self._spend(request)
+        kind = request.headers.get("content-type", "")
+        if not kind.startswith(_PICTURE_TYPES):
+            raise _Refusal(
+                415, "Send the picture's file, with the content type image/…."
+            )
+        contents = await self._body(request, self.limits.upload_bytes)
+        with _as_refusals():
+            token = await self.engine.add_picture(contents)
+        return _json({"picture": token})
+
+    async def thumbnail(self, request):
+        from starlette.responses import Response
+
+        self._spend(request, _THUMBNAIL_COST)
+        row = request.path_params["row"]
+        index = self.engine.index
+        contents = index.thumbnail(row) if row < index.count else b""
+        if not contents:
+            raise _Refusal(404, "There is no such thumbnail.")
+        # Whatever the index holds is shown as a picture, never as a page.
+        headers = {**_HEADERS, "Cache-Control": "private, max-age=3600"}
+        return Response(contents, media_type="image/jpeg", headers=headers)
+
+    # === What came in ===
+
+    def _spend(self, request, cost=1.0):
+        address = request.client.host if request.client else ""
+        wait = self.rate.take(address, cost)
+        if wait:
+            raise _Refusal(
+                429,
+                "Too many requests; wait a moment.",
+                {"Retry-After": str(math.ceil(wait))},
+            )
+
+    async def _body(self, request, limit):
+        """Read a body, and stop as soon as it is too long or too slow."""
+        too_long = _Refusal(413, f"More than {limit} bytes were sent.")
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise too_long
+        contents = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                async for chunk in request.stream():
+                    contents += chunk
+                    if len(contents) > limit:
+                        raise too_long
+        except TimeoutError:
+            raise _Refusal(408, "The request took too long.") from None
+        return bytes(contents)
+
+    async def _object(self, request):
+        kind = request.headers.get("content-type", "")
+        if kind.partition(";")[0].strip() != "application/json":
+            raise _Refusal(415, "Send JSON, with the type application/json.")
+        contents = await self._body(request, self.limits.json_bytes)
+        try:
+            value = json.loads(contents)
+        except (ValueError, RecursionError):
+            raise _Refusal(400, "The request is not valid JSON.") from None
+        if not isinstance(value, dict):
+            raise _Refusal(422, "The request must be a JSON object.")
+        return value
+
+    def _part(self, part, weighted):
+        """Check one part of a query."""
+        kinds = ("text", "picture", "row")
+        given = [
+            name for name in kinds if isinstance(part, dict) and name in part
+        ]
+        if len(given) != 1:
+            raise _Refusal(
+                422, "A part must have one of `text`, `picture` and `row`."
+            )
+        (name,) = given
+        value = part[name]
+        if name == "row":
+            if not _is_int(value) or not 0 <= value < self.engine.index.count:
+                raise _Refusal(422, "`row` must be a row of the index.")
+        else:
+            value = self._text(value)
+        if not weighted:
+            return {name: value}
+        weight = part.get("weight", 1.0)
+        number = isinstance(weight, (int, float)) and weight is not True
+        if not number or not math.isfinite(weight) or abs(weight) > 100:
+            raise _Refusal(422, "`weight` must lie between -100 and 100.")
+        return {name: value, "weight": float(weight)}
+
+    def _text(self, value):
+        if not isinstance(value, str) or not value.strip():
+            raise _Refusal(422, "A text must be a string that is not blank.")
+        if len(value) > self.limits.text_length:
+            most = self.limits.text_length
+            raise _Refusal(422, f"A text may have {most} characters at most.")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _Refusal(422, "A text must be valid Unicode.") from None
+        return value.strip()
+
+
+@contextlib.contextmanager
+def _as_refusals():
+    try:
+        yield
+    except LookupError as error:
+        raise _Refusal(410, str(error.args[0])) from None
+    except ValueError as error:
+        raise _Refusal(422, str(error)) from None
+
+
+def _is_int(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _json(value):
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(
+        value, headers={**_HEADERS, "Cache-Control": "no-store"}
+    )

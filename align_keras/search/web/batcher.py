@@ -1,0 +1,78 @@
+"""Many requests at once become few calls of a function on lists."""
+
+import asyncio
+import concurrent.futures
+
+
+class Batcher:
+    """Calls `function` in a thread of its own, with all that waits by then.
+
+    While one call runs, requests gather for the next one. So the batches grow
+    with the load, and a lone request does not wait.
+
+    Args:
+        function: callable of a list of at most `limit` items, which returns a
+            result for each. A result that is an exception is raised.
+        limit: int. Items in one call. Defaults to `32`.
+        waiting: int. Requests that may wait; more are refused. Defaults to
+            `1024`.
+    """
+
+    def __init__(self, function, limit=32, waiting=1024):
+        self._function = function
+        self._limit = limit
+        self._most = waiting
+        self._items = []
+        self._running = False
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+
+    async def __call__(self, item):
+        """Return the function's result for one item.
+
+        Raises:
+            Overloaded: too many requests wait already.
+        """
+        if len(self._items) >= self._most:
+            raise Overloaded("Too many requests wait; try again.")
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._items.append((item, future))
+        if not self._running:
+            self._running = True
+            loop.create_task(self._run(loop))
+        return await future
+
+    async def _run(self, loop):
+        try:
+            while self._items:
+                batch = self._items[: self._limit]
+                del self._items[: self._limit]
+                items = [item for item, _ in batch]
+                try:
+                    results = await loop.run_in_executor(
+                        self._thread, self._function, items
+                    )
+                except Exception as error:
+                    results = [error] * len(batch)
+                for (_, future), result in zip(batch, results, strict=True):
+                    _answer(future, result)
+        finally:
+            self._running = False
+
+    def close(self):
+        """End the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Overloaded(RuntimeError):
+    """More requests than can be answered in time."""
+
+
+def _answer(future, result):
+    # Whoever asked may have gone away meanwhile.
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

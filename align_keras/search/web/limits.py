@@ -1,0 +1,101 @@
+"""What a client may ask for, and how often."""
+
+import collections
+import dataclasses
+import time
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds of the web page.
+
+    Args:
+        upload_bytes: int. Size of a dropped picture. Defaults to 20 MiB.
+        max_pixels: int. Pixels of a dropped picture, checked before it is
+            decoded. Defaults to 50 million.
+        json_bytes: int. Size of a query. Defaults to 64 KiB.
+        text_length: int. Characters of one text. Defaults to `1000`.
+        parts: int. Words and pictures of one query. Defaults to `12`.
+        labels: int. Labels of one question. Defaults to `1000`.
+        results: int. Results of one query. Defaults to `200`.
+        rate: float. Requests per second from one address; thumbnails count a
+            fiftieth. Defaults to `20.0`.
+        burst: float. Requests at once after a pause. Defaults to `60.0`.
+        seconds: float. How long a request may take to arrive. Defaults to
+            `30.0`.
+    """
+
+    upload_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+    json_bytes: int = 64 * 2**10
+    text_length: int = 1000
+    parts: int = 12
+    labels: int = 1000
+    results: int = 200
+    rate: float = 20.0
+    burst: float = 60.0
+    seconds: float = 30.0
+
+
+class RateLimit:
+    """A bucket of tokens for each address, which fills up steadily.
+
+    Args:
+        rate: float. Tokens per second.
+        burst: float. Tokens that a full bucket holds.
+        addresses: int. Buckets that are remembered. Defaults to `4096`.
+        clock: callable that gives seconds. Defaults to `time.monotonic`.
+    """
+
+    def __init__(self, rate, burst, addresses=4096, clock=time.monotonic):
+        self._rate, self._burst = rate, burst
+        self._addresses, self._clock = addresses, clock
+        self._buckets = collections.OrderedDict()
+
+    def take(self, address, cost=1.0):
+        """Take tokens, or tell that there are too few.
+
+        Args:
+            address: string.
+            cost: float. Defaults to `1.0`.
+
+        Returns:
+            float. 0 where they were taken, else the seconds to wait.
+        """
+        now = self._clock()
+        tokens, then = self._buckets.pop(address, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - then) * self._rate)
+        wait = 0.0
+        if tokens >= cost:
+            tokens -= cost
+        else:
+            wait = (cost - tokens) / self._rate
+        self._buckets[address] = tokens, now
+        if len(self._buckets) > self._addresses:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class Memory:
+    """The values that were used last, up to a number.
+
+    Args:
+        size: int.
+    """
+
+    def __init__(self, size):
+        self._size = size
+        self._values = collections.OrderedDict()
+
+    def get(self, key):
+        """Return a value, or `None` where it is not there any more."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key, value):
+        """Remember a value."""
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._size:
+            self._values.popitem(last=False)

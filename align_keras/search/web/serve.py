@@ -1,0 +1,86 @@
+"""Run the web page on an index."""
+
+import ipaddress
+import socket
+import webbrowser
+
+from align_keras.search.index import Index
+from align_keras.search.web.app import make_app
+from align_keras.search.web.limits import Limits
+
+
+def serve(
+    directory,
+    host="127.0.0.1",
+    port=8080,
+    model=None,
+    limits=None,
+    hosts=(),
+    open_browser=False,
+):
+    """Serve the web page until it is interrupted.
+
+    Args:
+        directory: string or `pathlib.Path`. An index.
+        host: string. The address to listen on. Defaults to loopback, which
+            other machines cannot reach.
+        port: int. Defaults to `8080`.
+        model: string or `pathlib.Path`. Another copy of the index's model.
+            Defaults to `None`, that in the index.
+        limits: a `Limits`. Defaults to `None`, its defaults.
+        hosts: list of strings. Names under which the page is reached beside
+            loopback and `host`.
+        open_browser: bool. Whether to open the page in a browser. Defaults to
+            `False`.
+
+    Raises:
+        FileNotFoundError: there is no such index.
+        ImportError: starlette or uvicorn is not installed.
+        OSError: the port is taken.
+        ValueError: the index is damaged, or the model is another one.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ImportError(
+            'The web page needs uvicorn: pip install "align-keras[serve]".'
+        ) from error
+    index = Index(directory)
+    # A port that is taken is better known before the model is loaded.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family)
+    allowed = ["localhost", "127.0.0.1", host, *hosts]
+    app = make_app(index, index.load_model(model), limits, allowed)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        limit_concurrency=1000,
+        timeout_keep_alive=5,
+        # The client's address is that of the connection, not of a header.
+        proxy_headers=False,
+        server_header=False,
+    )
+    print(
+        f"{index.count} pictures at {url} (Ctrl-C ends it)"
+        + (
+            ""
+            if _is_loopback(host)
+            else "; other machines can reach it, unencrypted"
+        ),
+        flush=True,
+    )
+    if open_browser:
+        webbrowser.open(url)
+    uvicorn.Server(config).run([listener])
+
+
+def _is_loopback(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+__all__ = ["Limits", "serve"]

@@ -1,0 +1,138 @@
+"""Recall and speed of approximate search against the exact one.
+
+    python benchmarks/search.py --vectors 1000000 --dim 640
+
+The vectors are drawn: centres of topics, around which they spread within a
+space of 64 directions, and a little noise in all others. So do embeddings of
+photographs lie, whereas vectors drawn evenly have no neighbours worth finding.
+A query is a vector that was drawn likewise and is not in the index.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.search.approximate import BUILDERS
+from align_keras.search.approximate import FaissSearch
+from align_keras.search.exact import nearest
+
+TOPICS, DIRECTIONS, NOISE = 2000, 64, 0.25
+
+
+def draw(count, dim, seed, world):
+    """Draw unit vectors `(count, dim)` in a world of topics."""
+    rng = np.random.default_rng([seed, 1])
+    centres, directions = world
+    within = rng.normal(size=(count, DIRECTIONS)).astype("float32")
+    vectors = centres[rng.integers(0, TOPICS, count)]
+    vectors = vectors + within @ directions
+    vectors += NOISE * rng.normal(size=(count, dim)).astype("float32")
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def main():
+    """Measure, and print one JSON object for each kind of search."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=640)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--kinds", default="ivf-pq,hnsw")
+    parser.add_argument("--directory", help="default: a temporary one")
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    world = (
+        rng.normal(size=(TOPICS, args.dim)).astype("float32"),
+        rng.normal(size=(DIRECTIONS, args.dim)).astype("float32") / 8,
+    )
+    with tempfile.TemporaryDirectory(dir=args.directory) as folder:
+        folder = Path(folder)
+        path = folder / "vectors.npy"
+        vectors = np.lib.format.open_memmap(
+            path, "w+", "float32", (args.vectors, args.dim)
+        )
+        for seed, start in enumerate(range(0, args.vectors, 50_000)):
+            part = vectors[start : start + 50_000]
+            part[:] = draw(len(part), args.dim, seed, world)
+        vectors.flush()
+        vectors = np.load(path, mmap_mode="r")
+        queries = draw(args.queries, args.dim, 10**6, world)
+        print(json.dumps(measure_exact(queries, vectors, args.k)), flush=True)
+        expected, _ = nearest(queries, vectors, args.k)
+        for kind in args.kinds.split(","):
+            result = measure(kind, folder, queries, vectors, expected)
+            print(json.dumps(result), flush=True)
+
+
+def measure_exact(queries, vectors, k):
+    """Time one query after the other, and many of them together."""
+    nearest(queries[:1], vectors, k)
+    with Clock() as single:
+        for query in queries[:20]:
+            nearest(query[None], vectors, k)
+    with Clock() as together:
+        nearest(queries[:64], vectors, k)
+    return {
+        "kind": "exact",
+        "vectors": len(vectors),
+        "one_by_one": single.rates(min(20, len(queries))),
+        "together": together.rates(min(64, len(queries))),
+        f"recall@{k}": 1.0,
+    }
+
+
+def measure(kind, folder, queries, vectors, expected):
+    """Build, and measure recall and time against the exact results."""
+    with Clock() as build:
+        settings = BUILDERS[kind](vectors, folder / kind)
+    search = FaissSearch(folder / kind, vectors, settings)
+    k = expected.shape[1]
+    search(queries[:8], k)
+    with Clock() as single:
+        found = [search(query[None], k)[0][0] for query in queries]
+    with Clock() as together:
+        search(queries, k)
+    hits = [
+        len(set(ours) & set(right))
+        for ours, right in zip(found, expected, strict=True)
+    ]
+    return {
+        "kind": kind,
+        "vectors": len(vectors),
+        **settings,
+        "build_seconds": round(build.wall, 1),
+        "build_cpu_seconds": round(build.cpu, 1),
+        "bytes_per_vector": round(
+            (folder / kind).stat().st_size / len(vectors), 1
+        ),
+        "one_by_one": single.rates(len(queries)),
+        "together": together.rates(len(queries)),
+        f"recall@{k}": round(float(np.mean(hits)) / k, 4),
+    }
+
+
+class Clock:
+    """Seconds on the clock and of the processors, which others may share."""
+
+    def __enter__(self):
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_):
+        self.wall = time.perf_counter() - self.wall
+        self.cpu = time.process_time() - self.cpu
+
+    def rates(self, count):
+        """Queries per second."""
+        return {
+            "queries_per_second": round(count / self.wall, 2),
+            "queries_per_cpu_second": round(count / self.cpu, 2),
+        }
+
+
+if __name__ == "__main__":
+    main()
