@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "quickstart": "draw scenes, train on them, and search (a few minutes)",
     "presets": "list the model presets",
+    "curate": "clean picture-text pairs by rules, and account for every row",
     "pack": "turn pictures with captions into TFRecord shards",
     "train": "train a model, or go on with an interrupted run",
     "evaluate": "measure a model",
