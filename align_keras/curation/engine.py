@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import re
+import sys
 
 from align_keras.curation.extras import require
 
@@ -134,14 +135,22 @@ class SparkEngine:
         ibis = require("ibis", "curation")
         from pyspark.sql import SparkSession
 
+        local = (master or "").startswith("local")
+        if local:
+            # Otherwise its workers take the first python3 of the path.
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder.appName("align-keras curate")
         if master:
             builder = builder.master(master)
         if memory:
             size = f"{memory // 2**20}m"
             builder = builder.config("spark.executor.memory", size)
-            if (master or "").startswith("local"):
+            if local:
                 builder = builder.config("spark.driver.memory", size)
+        if local:
+            # The usual 200 are meant for a cluster.
+            partitions = max(8, 2 * (os.cpu_count() or 1))
+            builder = builder.config("spark.sql.shuffle.partitions", partitions)
         builder = builder.config("spark.ui.showConsoleProgress", "false")
         self.session = builder.getOrCreate()
         self.session.sparkContext.setLogLevel("ERROR")

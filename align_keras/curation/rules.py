@@ -377,7 +377,7 @@ def most_frequent(counts, keep, ties="keep"):
     # where all tokens cannot.
     levels = counts.group_by("occurrences").agg(tokens=_count(counts))
     running = levels.tokens.sum().over(
-        ibis.window(order_by=ibis.desc("occurrences"), preceding=None)
+        ibis.cumulative_window(order_by=ibis.desc("occurrences"))
     )
     levels = levels.select("occurrences", "tokens", running=running)
     reached = levels.running

@@ -105,7 +105,18 @@ def combine(drops):
         table.select("row_id", bit=ibis.literal(1 << number, "int64"))
         for number, table in enumerate(drops)
     )
-    return union.group_by("row_id").agg(mask=union.bit.bit_or())
+    return union.group_by("row_id").agg(mask=_bit_or()(union.bit))
+
+
+@functools.cache
+def _bit_or():
+    """The engines' own function; Ibis's `bit_or` lacks Spark's."""
+    ibis = require("ibis", "curation")
+
+    @ibis.udf.agg.builtin
+    def bit_or(bits: int) -> int: ...
+
+    return bit_or
 
 
 def drop(rule, rows, stage=None, files=None):
