@@ -270,15 +270,30 @@ def _texts(column, size, longest, counts):
 
 
 def _strings(column, size, counts, blemish="invalid_utf8_fields"):
-    """Python strings; a wrong byte becomes U+FFFD and is counted."""
     if column is None:
         return [None] * size
+    return read_strings(column, counts, blemish)
+
+
+def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
+    """Read a column as Python strings.
+
+    Args:
+        column: Arrow array.
+        counts: `collections.Counter` of blemishes.
+        blemish: string. What to count a value under that is not UTF-8; its
+            wrong bytes become U+FFFD.
+
+    Returns:
+        list of strings and `None`, which also stands for lists and the like.
+    """
+    counts = collections.Counter() if counts is None else counts
     arrow = require("pyarrow", "curation")
     kind = column.type
     if arrow.types.is_dictionary(kind):
         kind, column = kind.value_type, column.cast(kind.value_type)
     if arrow.types.is_nested(kind):
-        return [None] * size
+        return [None] * len(column)
     try:
         if arrow.types.is_large_string(kind) or arrow.types.is_string(kind):
             return column.to_pylist()

@@ -64,13 +64,16 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     def learn_vocabulary(texts, vocabulary_size):
         """Learn a WordPiece vocabulary from captions.
 
-        The same texts in the same order give the same vocabulary. Needs
-        tensorflow-text.
+        The same texts give the same vocabulary, in whatever order they come.
+        Words are cut as the tokenizer cuts them; pieces that occur once are
+        not learned. Done by the trainer of Hugging Face's `tokenizers`.
 
         Args:
             texts: iterable of strings; read once, never held as a whole.
             vocabulary_size: int. The largest number of tokens wanted. Few
-                texts give fewer.
+                texts give fewer. Of the characters, the most frequent ones
+                are taken, at most a twentieth of the vocabulary or 1000,
+                whichever is more.
 
         Returns:
             list of strings. `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]` come
@@ -85,18 +88,27 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
                 f"{len(SPECIAL_TOKENS)} special tokens. "
                 f"Received: {vocabulary_size}."
             )
-        import tensorflow as tf
+        # KerasHub needs this package itself.
+        import tokenizers
+        from tokenizers import models
+        from tokenizers import normalizers
+        from tokenizers import pre_tokenizers
+        from tokenizers import trainers
 
-        # Unicode's own line ends would break a file of one token per line.
-        separators = str.maketrans("\x85\u2028\u2029", "   ")
-        data = tf.data.Dataset.from_generator(
-            lambda: (text.translate(separators) for text in texts),
-            output_signature=tf.TensorSpec((), tf.string),
+        learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        learner.normalizer = normalizers.BertNormalizer(
+            lowercase=True, strip_accents=True
         )
-        return keras_hub.tokenizers.compute_word_piece_vocabulary(
-            data.batch(1024),
-            vocabulary_size,
-            lowercase=True,
-            strip_accents=True,
-            reserved_tokens=list(SPECIAL_TOKENS),
+        learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        learner.train_from_iterator(
+            texts,
+            trainers.WordPieceTrainer(
+                vocab_size=vocabulary_size,
+                special_tokens=list(SPECIAL_TOKENS),
+                limit_alphabet=max(1000, vocabulary_size // 20),
+                min_frequency=2,
+                show_progress=False,
+            ),
         )
+        ids = learner.get_vocab()
+        return sorted(ids, key=ids.get)[:vocabulary_size]

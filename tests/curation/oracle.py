@@ -42,6 +42,10 @@ def make_rows(count=20_000, seed=0):
         url = f"https://example.org/{draw.randrange(count)}.jpg"
         if draw.random() < 0.15:
             url = f"https://example.org/popular-{draw.randrange(30)}.jpg"
+        if draw.random() < 0.01:
+            # Many rows, but of one picture.
+            text = f"the same picture {draw.randrange(10)}"
+            url = f"https://example.org/{text[-1]}.jpg"
         if draw.random() < 0.004:
             url = draw.choice([None, ""])
         side = draw.choice([-1, 0, 150, 200, 201, *[300, 600, 640] * 4])
