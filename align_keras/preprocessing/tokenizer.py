@@ -6,6 +6,7 @@ import keras
 import keras_hub
 
 from align_keras.models import AlignDualEncoder
+from align_keras.preprocessing.word_pieces import learn_word_pieces
 
 # In BERT's order; the padding token must have the id 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -69,7 +70,8 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
         not learned. Done by the trainer of Hugging Face's `tokenizers`.
 
         Args:
-            texts: iterable of strings; read once, never held as a whole.
+            texts: iterable of strings; read once, never held as a whole. What
+                is held in memory is every different word.
             vocabulary_size: int. The largest number of tokens wanted. Few
                 texts give fewer. Of the characters, the most frequent ones
                 are taken, at most a twentieth of the vocabulary or 1000,
@@ -88,27 +90,4 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
                 f"{len(SPECIAL_TOKENS)} special tokens. "
                 f"Received: {vocabulary_size}."
             )
-        # KerasHub needs this package itself.
-        import tokenizers
-        from tokenizers import models
-        from tokenizers import normalizers
-        from tokenizers import pre_tokenizers
-        from tokenizers import trainers
-
-        learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        learner.normalizer = normalizers.BertNormalizer(
-            lowercase=True, strip_accents=True
-        )
-        learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        learner.train_from_iterator(
-            texts,
-            trainers.WordPieceTrainer(
-                vocab_size=vocabulary_size,
-                special_tokens=list(SPECIAL_TOKENS),
-                limit_alphabet=max(1000, vocabulary_size // 20),
-                min_frequency=2,
-                show_progress=False,
-            ),
-        )
-        ids = learner.get_vocab()
-        return sorted(ids, key=ids.get)[:vocabulary_size]
+        return learn_word_pieces(texts, vocabulary_size, SPECIAL_TOKENS)
