@@ -52,12 +52,8 @@ def generate(folder, count, seed=0):
         urls = _repeating(draw, size, count, file * part)
         lengths = texts * 7919 % 23 + 1
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        # A text's words depend on its number alone.
-        places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        mixed = (np.repeat(texts, lengths) * 1_000_003 + places) * 2654435761
-        mixed = (mixed ^ (mixed >> 29)) * 0x2545F4914F6CDD1D
-        uniform = (mixed.astype("uint64") >> 11) / 2**53
-        chosen = words.take(pa.array(np.searchsorted(chance, uniform)))
+        numbers = _text_words(np, texts, lengths, offsets, chance)
+        chosen = words.take(pa.array(numbers))
         lists = pa.ListArray.from_arrays(pa.array(offsets, "int32"), chosen)
         width = draw.integers(50, 1200, size)
         near = draw.choice(tests, size) ^ (1 << draw.integers(0, 63, size))
@@ -76,6 +72,35 @@ def generate(folder, count, seed=0):
             }
         )
         pq.write_table(table, folder / f"{file}.parquet")
+
+
+def _text_words(np, texts, lengths, offsets, chance):
+    """Numbers of the words of all texts, which a text's number determines.
+
+    The first word is drawn by Zipf's law, and so is one further word in four
+    of ten texts; each of the others is one of two successors of the word
+    before, so that bigrams come again as they do in a language.
+    """
+
+    def uniform(key):
+        key = key.astype("uint64") * np.uint64(0x9E3779B97F4A7C15)
+        key = (key ^ (key >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+        return (key ^ (key >> np.uint64(27))) / 2.0**64
+
+    def drawn(key):
+        return np.searchsorted(chance, uniform(key))
+
+    numbers = np.empty(offsets[-1], "int64")
+    words = drawn(texts)
+    strange = np.where(uniform(texts + 2**40) < 0.4, texts % lengths, -1)
+    for place in range(int(lengths.max())):
+        there = place < lengths
+        if place:
+            choice = uniform(texts * 32 + place + 2**41) < 0.5
+            words = drawn(words * 2 + choice + 2**42)
+        words = np.where(place == strange, drawn(texts + 2**43), words)
+        numbers[offsets[:-1][there] + place] = words[there]
+    return numbers
 
 
 def _repeating(draw, size, count, first):
@@ -153,7 +178,10 @@ def job_duckdb(args):
 
 
 GRAMS = """
-    SELECT row_id, unnest(u || list_transform(u[2:], lambda w, i:
+    SELECT row_id, unnest(str_split(tokens, ' ')) AS gram FROM {rows}
+    WHERE num_tokens > 0
+    UNION ALL
+    SELECT row_id, unnest(list_transform(u[2:], lambda w, i:
         u[i] || ' ' || w)) AS gram
     FROM (SELECT row_id, str_split(tokens, ' ') AS u FROM {rows}
           WHERE num_tokens > 0)

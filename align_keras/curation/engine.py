@@ -1,9 +1,12 @@
 """The engines that run the rules: DuckDB in this process, or Spark."""
 
 import concurrent.futures
-import multiprocessing
+import contextlib
 import os
+import pickle
+import queue
 import re
+import subprocess
 import sys
 
 from align_keras.curation.extras import require
@@ -107,16 +110,76 @@ class DuckDBEngine:
         if workers < 2:
             yield from map(function, items)
             return
-        # A forked process could inherit a lock that nobody frees.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-            waiting = [pool.submit(function, item) for item in items]
-            for done in concurrent.futures.as_completed(waiting):
-                yield done.result()
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            idle = queue.SimpleQueue()
+            helpers = [_Helper() for _ in range(workers)]
+            for helper in helpers:
+                idle.put(helper)
+
+            def work(item):
+                helper = idle.get()
+                result = helper(function, item)
+                idle.put(helper)
+                return result
+
+            try:
+                waiting = [pool.submit(work, item) for item in items]
+                for done in concurrent.futures.as_completed(waiting):
+                    yield done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+                for helper in helpers:
+                    helper.close()
 
     def close(self):
         """Free what the engine holds."""
         self.connection.disconnect()
+
+
+class _Helper:
+    """A process that applies functions.
+
+    Unlike those of `multiprocessing` it does not run the caller's script
+    again, which need not be prepared for that. It ends with its parent.
+    """
+
+    code = """
+import pickle, sys
+answers, sys.stdout = sys.stdout.buffer, sys.stderr
+while True:
+    try:
+        function, item = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        break
+    pickle.dump(function(item), answers)
+    answers.flush()
+"""
+
+    def __init__(self):
+        paths = os.pathsep.join(path for path in sys.path if path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+
+    def __call__(self, function, item):
+        try:
+            pickle.dump((function, item), self.process.stdin)
+            self.process.stdin.flush()
+            return pickle.load(self.process.stdout)
+        except (BrokenPipeError, EOFError) as error:
+            raise OSError(
+                "A process that reads input files has ended; perhaps the "
+                "machine had too little memory."
+            ) from error
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
 
 
 class SparkEngine:

@@ -168,8 +168,8 @@ def print_sql(config, dialect="bigquery"):
 
     Args:
         config: see `load_config`.
-        dialect: string. `"bigquery"`, `"duckdb"`, `"pyspark"` or another
-            that Ibis knows.
+        dialect: string. `"bigquery"`, `"duckdb"`, `"spark"` or another that
+            Ibis knows.
 
     Returns:
         string.
@@ -190,7 +190,8 @@ def print_sql(config, dialect="bigquery"):
             "SQL can be printed for `counted_rows: raw`. "
             f"Received: {config.counted_rows!r}"
         )
-    dialect = {"spark": "pyspark"}.get(dialect, dialect)
+    # Ibis writes its own Spark dialect only where there is a session.
+    dialect = "databricks" if dialect == "spark" else dialect
     numbers, strings = further_columns(config)
     rows = ibis.table(ibis.schema(rows_schema(numbers, strings)), name="rows")
     statements = []

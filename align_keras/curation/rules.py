@@ -343,9 +343,11 @@ def token_grams(rows, ngrams=(1, 2)):
     words = rows.filter(rows.num_tokens > 0)
     # A sub-select of its own, so that texts are split once.
     words = words.select("row_id", words=words.tokens.split(" "))
-    parts = [_joined(words.words, length) for length in ngrams]
-    grams = functools.reduce(lambda one, two: one.concat(two), parts)
-    return words.select("row_id", gram=grams).unnest("gram")
+    # One list of all would need a test for null, which makes it twice.
+    return _union(
+        _explode(words.select("row_id", gram=_joined(words.words, length)))
+        for length in ngrams
+    )
 
 
 def _joined(words, length):
@@ -359,6 +361,19 @@ def _joined(words, length):
         return word
 
     return words[length - 1 :].map(join)
+
+
+def _explode(table):
+    """A row for each element of the list `gram`."""
+    exceptions = require("ibis.common.exceptions", "curation")
+    try:
+        table.get_backend()
+    except exceptions.IbisError:
+        # To be printed for any engine: the other form becomes a quadratic
+        # join on BigQuery.
+        return table.unnest("gram")
+    # A third of the time on DuckDB, and the same SQL on Spark.
+    return table.select("row_id", gram=table.gram.unnest())
 
 
 def most_frequent(counts, keep, ties="keep"):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import os
+import secrets
 import time
 import unicodedata
 
@@ -252,6 +253,9 @@ def read_rows(config, files, stages):
         work = functools.partial(_read_part, stages.storage.root, stage)
         begin = time.perf_counter()
         parts = sorted(stages.engine.map(work, tasks))
+        for name in stages.storage.list(stage):
+            if name.endswith(".unfinished"):
+                stages.storage.remove(f"{stage}/{name}")
         summary = _summarize(files, dict(parts))
         stages.finish(stage, time.perf_counter() - begin, ingest=summary)
         notes = stages.notes(stage)
@@ -267,16 +271,18 @@ def _read_part(root, stage, task):
     part = f"part-{task.number:06d}.stage"
     notes = storage.read_json(f"{stage}/.{part}.json")
     if notes is None:
-        unfinished = f"{stage}/.{part}.unfinished"
+        # A killed run's helper may still be writing its own.
+        unfinished = f"{stage}/.{part}.{secrets.token_hex(4)}.unfinished"
         try:
             with storage.open_output(unfinished) as file:
                 counts, columns = ingest_file(task, file)
-            storage.move(unfinished, f"{stage}/{part}")
             notes = {"counts": counts, "columns": columns}
         except (OSError, ValueError) as error:
             storage.remove(unfinished)
             reason = " ".join(str(error).split())[:300]
             notes = {"damaged": reason or type(error).__name__}
+        else:
+            storage.move(unfinished, f"{stage}/{part}")
         storage.write_json(f"{stage}/.{part}.json", notes)
     return task.number, notes
 
