@@ -9,6 +9,9 @@ import sys
 COMMANDS = {
     "quickstart": "draw scenes, train on them, and search (a few minutes)",
     "presets": "list the model presets",
+    "curate": "clean picture-text pairs by rules, and account for every row",
+    "download": "fetch the pictures of kept pairs with img2dataset",
+    "vocab": "learn a WordPiece vocabulary from texts",
     "pack": "turn pictures with captions into TFRecord shards",
     "train": "train a model, or go on with an interrupted run",
     "evaluate": "measure a model",

@@ -11,6 +11,7 @@ from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing import bert_text
 from align_keras.preprocessing.decode import in_tf_graph
+from align_keras.preprocessing.word_pieces import learn_word_pieces
 
 # In BERT's order; the padding token must have the id 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -209,13 +210,17 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     def learn_vocabulary(texts, vocabulary_size):
         """Learn a WordPiece vocabulary from captions.
 
-        The same texts in the same order give the same vocabulary. Needs
-        tensorflow-text.
+        The same texts give the same vocabulary, in whatever order they come.
+        Words are cut as the tokenizer cuts them; pieces that occur once are
+        not learned. Done by the trainer of Hugging Face's `tokenizers`.
 
         Args:
-            texts: iterable of strings; read once, never held as a whole.
+            texts: iterable of strings; read once, never held as a whole. What
+                is held in memory is every different word.
             vocabulary_size: int. The largest number of tokens wanted. Few
-                texts give fewer.
+                texts give fewer. Of the characters, the most frequent ones
+                are taken, at most a twentieth of the vocabulary or 1000,
+                whichever is more.
 
         Returns:
             list of strings. `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]` come
@@ -230,23 +235,4 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
                 f"{len(SPECIAL_TOKENS)} special tokens. "
                 f"Received: {vocabulary_size}."
             )
-        import tensorflow as tf
-
-        # Normalised, no text holds a line end: the vocabulary's file has one
-        # token per line.
-        data = tf.data.Dataset.from_generator(
-            lambda: (
-                bert_text.normalize(
-                    text, lowercase=True, strip_accents=True, split_on_cjk=True
-                )
-                for text in texts
-            ),
-            output_signature=tf.TensorSpec((), tf.string),
-        )
-        return keras_hub.tokenizers.compute_word_piece_vocabulary(
-            data.batch(1024),
-            vocabulary_size,
-            lowercase=False,
-            strip_accents=False,
-            reserved_tokens=list(SPECIAL_TOKENS),
-        )
+        return learn_word_pieces(texts, vocabulary_size, SPECIAL_TOKENS)

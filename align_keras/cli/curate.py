@@ -1,0 +1,121 @@
+"""`align-keras curate`: rules that clean picture–text pairs."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files, folders or globs: Parquet, CSV, TSV, JSONL, WARC, WAT",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="directory to write the result to"
+    )
+    parser.add_argument(
+        "--config",
+        default="align",
+        metavar="RULES",
+        help="align, coyo, conceptual_captions, or a YAML file "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test-images",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="test sets for the rules of near-duplicates: folders, TFRecord "
+        "files, or files of perceptual hashes",
+    )
+    parser.add_argument(
+        "--pictures",
+        metavar="DIR",
+        help="folder of the pictures, which are then measured and hashed",
+    )
+    parser.add_argument(
+        "--engine",
+        default="duckdb",
+        choices=["duckdb", "spark"],
+        help="default: %(default)s, in this process",
+    )
+    parser.add_argument(
+        "--master", metavar="URL", help="Spark's master, such as yarn"
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="memory to use, such as 2GiB"
+    )
+    parser.add_argument(
+        "--stages",
+        metavar="DIR",
+        help="directory of intermediate tables, which runs may share "
+        "(default: .stages in the output)",
+    )
+    parser.add_argument(
+        "--discard-stages",
+        action="store_true",
+        help="remove the intermediate tables in the end",
+    )
+    parser.add_argument(
+        "--print-sql",
+        metavar="DIALECT",
+        help="print the rules as SQL (bigquery, duckdb, spark …) and end",
+    )
+    parser.add_argument(
+        "--explain",
+        metavar="ROW_ID",
+        help="say why a row of a finished output is not in it, and end",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Curate, print SQL, or explain a row."""
+    from align_keras import curation
+
+    if args.print_sql:
+        print(curation.print_sql(args.config, args.print_sql))
+        return
+    if not args.output:
+        raise ValueError("`--output` is needed: the directory of the result.")
+    if args.explain is not None:
+        found = curation.explain(args.output, args.explain)
+        print(json.dumps(found) if args.json else _describe(found))
+        return
+    if not args.inputs:
+        raise ValueError("Give at least one INPUT: a file, folder or glob.")
+    manifest = curation.curate(
+        args.inputs,
+        args.output,
+        config=args.config,
+        engine=args.engine,
+        master=args.master,
+        memory=args.memory,
+        test_images=args.test_images,
+        picture_folder=args.pictures,
+        stages=args.stages,
+        discard_stages=args.discard_stages,
+        progress=not args.json,
+    )
+    if args.json:
+        print(json.dumps(manifest))
+        return
+    print(
+        f"{manifest['kept']:,} of {manifest['rows']:,} pairs are kept, in "
+        f"{args.output}/kept; audit.html there shows why the others are not."
+    )
+
+
+def _describe(found):
+    lines = []
+    for row in found:
+        name = row["id"] or row["row_id"]
+        if not row["rules"]:
+            lines.append(f"Row {name} is kept.")
+            continue
+        lines.append(f"Row {name} is dropped by:")
+        lines += [f"  {rule['name']}: {rule['why']}" for rule in row["rules"]]
+    return "\n".join(lines)

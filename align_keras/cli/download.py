@@ -1,0 +1,71 @@
+"""`align-keras download`: the pictures of kept pairs, by img2dataset."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "kept", metavar="DIR", help="the directory that `curate` wrote"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="directory to write to"
+    )
+    parser.add_argument(
+        "--img2dataset",
+        metavar="PROGRAM",
+        help="img2dataset, or the Python that has it; it needs an environment "
+        "of its own (default: the variable IMG2DATASET, or the path)",
+    )
+    parser.add_argument(
+        "--format",
+        default="webdataset",
+        choices=["webdataset", "tfrecord", "files"],
+        help="webdataset is for `pack`; tfrecord trains as it is (default: "
+        "%(default)s)",
+    )
+    for name, default, text in (
+        ("image-size", 346, "pixels to resize to"),
+        ("threads", 64, "downloads at once"),
+        ("timeout", 10, "seconds for one picture"),
+        ("retries", 1, "further attempts"),
+        ("pairs-per-shard", 10_000, "pairs in one file"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="default: the cores"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Download, and say what failed."""
+    from align_keras.curation import download
+
+    result = download(
+        args.kept,
+        args.output,
+        command=args.img2dataset,
+        image_size=args.image_size,
+        output_format=args.format,
+        processes=args.processes,
+        threads=args.threads,
+        timeout=args.timeout,
+        retries=args.retries,
+        pairs_per_shard=args.pairs_per_shard,
+        progress=not args.json,
+    )
+    if args.json:
+        print(json.dumps(result))
+        return
+    print(f"{result['downloaded']:,} of {result['pairs']:,} are downloaded.")
+    for reason, count in result["failures"].items():
+        print(f"Failed: {count:,} {reason}.")

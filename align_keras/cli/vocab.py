@@ -1,0 +1,58 @@
+"""`align-keras vocab`: a WordPiece vocabulary of kept texts."""
+
+import json
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="the directory that `curate` wrote; or files, folders or globs "
+        "of Parquet, CSV, TSV, JSONL, or .txt files of one text a line",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="vocabulary to write"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="number of tokens (default: 100000, or 250000 with "
+        "--multilingual)",
+    )
+    parser.add_argument(
+        "--multilingual",
+        action="store_true",
+        help="the paper's size for many languages",
+    )
+    parser.add_argument(
+        "--text-column", metavar="NAME", help="column of the texts"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Learn the vocabulary and say how large it is."""
+    from align_keras.curation import learn_vocabulary
+    from align_keras.curation.vocabulary import MULTILINGUAL_SIZE
+    from align_keras.curation.vocabulary import SIZE
+
+    usual = MULTILINGUAL_SIZE if args.multilingual else SIZE
+    result = learn_vocabulary(
+        args.inputs,
+        args.output,
+        size=usual if args.size is None else args.size,
+        text_column=args.text_column,
+        progress=not args.json,
+    )
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"Wrote {result['tokens']:,} tokens, learned from "
+            f"{result['texts']:,} texts, to {args.output}."
+        )

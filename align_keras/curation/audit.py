@@ -1,0 +1,181 @@
+"""An account of a run: what came in, what each rule dropped, and why."""
+
+from align_keras.curation.extras import require
+
+EXAMPLES = 6
+# Longer texts are cut in the examples.
+EXAMPLE_CHARACTERS = 200
+# Histograms: a name, and the first value of each bar but the lowest.
+SIDES = (50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200)
+RATIOS = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10)
+TOKENS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 31, 51, 101)
+CHARACTERS = (1, 6, 11, 21, 31, 41, 61, 81, 101, 151, 201, 401, 1001)
+
+
+def audit_run(result, stages):
+    """Count and describe what a run has done.
+
+    Args:
+        result: `RunResult`.
+        stages: the run's `Stages`.
+
+    Returns:
+        dict, as `audit.json` holds it; docs/curation.md explains the fields.
+    """
+    engine = stages.engine
+    rows, verdicts = stages.read(result.rows), stages.read(result.verdicts)
+    masks = engine.collect(verdicts.group_by("mask").agg(rows=verdicts.count()))
+    masks = {row["mask"]: row["rows"] for row in masks}
+    total = stages.notes(result.rows)["rows"]
+    kept = stages.notes(result.kept)["rows"]
+    counted = rule_counts(masks, len(result.rules))
+    examples = _examples(result.rules, rows, verdicts, engine)
+    rules = []
+    remaining = total
+    for number, rule in enumerate(result.rules):
+        remaining -= counted[number]["in_sequence"]
+        rules.append(
+            {
+                "name": rule.name,
+                "kind": rule.kind,
+                "parameters": rule.parameters,
+                "dropped": counted[number],
+                "remaining": remaining,
+                "examples": examples[number],
+            }
+        )
+    return {
+        "rows": total,
+        "kept": kept,
+        "reading": result.ingest,
+        "rules": rules,
+        "rules_left_out": result.left_out,
+        "overlap": overlap(masks, len(result.rules)),
+        "histograms": _histograms(rows, verdicts, engine),
+        "engine": engine.name,
+        "seconds": result.seconds,
+        "stages": _stage_times(stages, result),
+    }
+
+
+def rule_counts(masks, num_rules):
+    """Count what each rule drops, from the verdicts.
+
+    Args:
+        masks: dict from a mask to the number of dropped rows that have it.
+        num_rules: int.
+
+    Returns:
+        list of dicts of ints: rows that the rule drops `"alone"`, were it
+        the only one; `"in_sequence"`, of those that the rules before it have
+        left; and `"only"` it, which no other rule drops.
+    """
+    return [
+        {
+            "alone": sum(n for m, n in masks.items() if m >> rule & 1),
+            "in_sequence": sum(
+                n for m, n in masks.items() if m & -m == 1 << rule
+            ),
+            "only": masks.get(1 << rule, 0),
+        }
+        for rule in range(num_rules)
+    ]
+
+
+def overlap(masks, num_rules):
+    """Count the rows that each two rules both drop, a list of lists."""
+    return [
+        [
+            sum(n for m, n in masks.items() if m >> one & m >> two & 1)
+            for two in range(num_rules)
+        ]
+        for one in range(num_rules)
+    ]
+
+
+def _examples(rules, rows, verdicts, engine):
+    """A few rows of each rule, rather those that no other rule drops."""
+    chosen = []
+    for number in range(len(rules)):
+        bit = _literal(1 << number)
+        dropped = verdicts.filter((verdicts.mask & bit) != 0)
+        # The same rows on every engine, from all over the input.
+        mixed = (dropped.row_id % 1_000_003) * 7919 % 1_000_003
+        dropped = dropped.select(
+            "row_id", others=(dropped.mask != bit).cast("int8"), mixed=mixed
+        )
+        dropped = dropped.order_by("others", "mixed", "row_id")
+        found = engine.collect(dropped.limit(EXAMPLES))
+        chosen.append([row["row_id"] for row in found])
+    wanted = sorted({row_id for ids in chosen for row_id in ids})
+    found = rows.filter(rows.row_id.isin(wanted or [-1])).select(
+        "row_id", "id", "url", "text", "width", "height"
+    )
+    found = {row["row_id"]: row for row in engine.collect(found)}
+    for row in found.values():
+        if len(row["text"]) > EXAMPLE_CHARACTERS:
+            row["text"] = row["text"][:EXAMPLE_CHARACTERS] + "…"
+    return [[found[row_id] for row_id in ids] for ids in chosen]
+
+
+def _literal(value):
+    return require("ibis", "curation").literal(value, "int64")
+
+
+def _histograms(rows, verdicts, engine):
+    """Numbers of rows before and after, in bars, of four measures."""
+    ibis = require("ibis", "curation")
+    shorter = ibis.ifelse(rows.width < rows.height, rows.width, rows.height)
+    longer = ibis.ifelse(rows.width < rows.height, rows.height, rows.width)
+    measures = {
+        "shorter_side": (shorter, SIDES),
+        "aspect_ratio": (longer / shorter, RATIOS),
+        "tokens": (rows.num_tokens, TOKENS),
+        "characters": (rows.text_length, CHARACTERS),
+    }
+    bars = {n: _bar(value, edges) for n, (value, edges) in measures.items()}
+    binned = rows.select("row_id", **bars)
+    names = list(measures)
+    # Few combinations of bars occur, so all four are counted in one pass.
+    before = binned.group_by(names).agg(rows=binned.count())
+    left = binned.anti_join(verdicts, "row_id")
+    after = left.group_by(names).agg(rows=left.count())
+    counted = {
+        "before": engine.collect(before),
+        "after": engine.collect(after),
+    }
+    return {
+        name: {
+            "edges": list(edges),
+            **{
+                when: _sum_bars(found, name, len(edges) + 1)
+                for when, found in counted.items()
+            },
+        }
+        for name, (_, edges) in measures.items()
+    }
+
+
+def _bar(value, edges):
+    """Number of the bar; null where there is no value."""
+    ibis = require("ibis", "curation")
+    bar = sum((value >= edge).cast("int8") for edge in edges)
+    return ibis.ifelse(value.isnull(), ibis.null("int8"), bar.cast("int8"))
+
+
+def _sum_bars(found, name, count):
+    """Rows of each bar; rows without a value are left out."""
+    bars = [0] * count
+    for row in found:
+        if row[name] is not None:
+            bars[row[name]] += row["rows"]
+    return bars
+
+
+def _stage_times(stages, result):
+    """Seconds of the stages that this result is made of, where known."""
+    named = {"reading": result.rows, "verdicts": result.verdicts}
+    named["kept"] = result.kept
+    return {
+        name: stages.notes(stage)["seconds"] for name, stage in named.items()
+    }

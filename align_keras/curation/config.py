@@ -1,0 +1,343 @@
+"""Configurations: which rules, with which settings, in which order."""
+
+import dataclasses
+import difflib
+import inspect
+import math
+import types
+import typing
+from pathlib import Path
+
+import yaml
+
+from align_keras.curation.ingest import USUAL_COLUMNS
+from align_keras.curation.rules import RULES
+from align_keras.curation.text import TOKENIZERS
+
+DIRECTORY = Path(__file__).parent / "configs"
+
+_CHOICES = {
+    "tokenizer": TOKENIZERS,
+    "text_identity": ("normalized", "exact"),
+    "counted_rows": ("raw", "remaining"),
+    "repeated_ids": ("drop", "keep"),
+}
+# The verdict on a row is one bit of a signed 64-bit integer for each rule.
+MAX_RULES = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One rule with its parameters.
+
+    Attributes:
+        name: string, unique in the configuration.
+        kind: string, a key of `RULES`.
+        parameters: dict, all of them, with the right types.
+        optional: bool. Whether the rule is left out, and said to be so, where
+            the input lacks its column; otherwise that is an error.
+    """
+
+    name: str
+    kind: str
+    parameters: dict
+    optional: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CurationConfig:
+    """A validated configuration, see docs/curation.md.
+
+    Attributes:
+        rules: tuple of `Rule`, in the order of the audit.
+        columns: dict from `id`, `url`, `text`, `width`, `height`, `phash` to
+            the input's column; those not named are found by usual names.
+        extra_columns: tuple of strings. Columns that the output keeps too.
+        tokenizer: string. `"blanks"`, `"words"` or `"words_and_ideographs"`.
+        image_identity: string. What tells pictures apart: `"url"`, `"phash"`
+            or an extra column.
+        text_identity: string. `"normalized"` or `"exact"` (Unicode's NFC
+            alone).
+        counted_rows: string. `"raw"`: every rule counts all rows;
+            `"remaining"`: those that the rules before it have left.
+        repeated_ids: string. `"drop"` all but the first row of an id, or
+            `"keep"` them.
+        max_text_characters: int. Longer texts are cut when they are read.
+        picture_folder: string or `None`. Where the pictures lie, if they are
+            local; they are then measured and hashed.
+    """
+
+    rules: tuple
+    columns: dict = dataclasses.field(default_factory=dict)
+    extra_columns: tuple = ()
+    tokenizer: str = "blanks"
+    image_identity: str = "url"
+    text_identity: str = "normalized"
+    counted_rows: str = "raw"
+    repeated_ids: str = "drop"
+    max_text_characters: int = 100_000
+    picture_folder: str | None = None
+
+    def further_columns(self, kind):
+        """Names of input columns that rules read, of a type."""
+        names = [
+            rule.parameters["column"]
+            for rule in self.rules
+            if RULES[rule.kind].column_type == kind
+        ]
+        return tuple(dict.fromkeys(names))
+
+
+def config_names():
+    """The names of the shipped configurations, sorted."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def load_config(config):
+    """Load and validate a configuration.
+
+    Args:
+        config: string or `pathlib.Path`. The name of a shipped configuration
+            (`"align"`, `"coyo"`, `"conceptual_captions"`), or the path of a
+            YAML file. Paths in it are relative to it. Or a
+            `CurationConfig`, which is returned.
+
+    Returns:
+        A `CurationConfig`.
+
+    Raises:
+        FileNotFoundError: There is no such configuration.
+        ValueError: A field is unknown, missing, or has a wrong value.
+
+    Example:
+
+    ```python
+    config = load_config("align")
+    ```
+    """
+    if isinstance(config, CurationConfig):
+        return config
+    path = _find(str(config))
+    try:
+        fields = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"`{path}` is no valid YAML: {reason}") from None
+    try:
+        return parse_config(fields, path.parent)
+    except ValueError as error:
+        raise ValueError(f"Configuration `{path}`: {error}") from None
+
+
+def parse_config(fields, directory="."):
+    """Validate the fields of a configuration.
+
+    Args:
+        fields: dict, as YAML gives it.
+        directory: string. What paths of files are relative to.
+
+    Returns:
+        A `CurationConfig`.
+    """
+    if not isinstance(fields, dict) or not isinstance(
+        fields.get("rules"), list
+    ):
+        raise ValueError(
+            "it must be a mapping with a list `rules`. "
+            f"Received: {_short(fields)}"
+        )
+    known = [field.name for field in dataclasses.fields(CurationConfig)]
+    _check_names("field", fields, known)
+    fields = dict(fields)
+    rules = [_rule(entry, Path(directory)) for entry in fields.pop("rules")]
+    names = [rule.name for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two rules are called `{name}`; give one another `name`."
+            )
+    if len(rules) > MAX_RULES:
+        raise ValueError(
+            f"there may be {MAX_RULES} rules. Received: {len(rules)}"
+        )
+    fields = {
+        name: _field(name, value, Path(directory))
+        for name, value in fields.items()
+    }
+    config = CurationConfig(rules=tuple(rules), **fields)
+    given = (*USUAL_COLUMNS, *config.extra_columns)
+    if config.image_identity not in given:
+        raise ValueError(
+            "`image_identity` must be `url`, `phash` or one of "
+            f"`extra_columns`. Received: {config.image_identity!r}"
+        )
+    return config
+
+
+def _field(name, value, directory):
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(_CHOICES[name])}. "
+                f"Received: {value!r}"
+            )
+        return value
+    if name == "columns":
+        if not isinstance(value, dict):
+            raise ValueError(f"`columns` must be a mapping. Received: {value}")
+        _check_names("column", value, list(USUAL_COLUMNS))
+        return {role: _convert(str, role, v) for role, v in value.items()}
+    if name == "extra_columns":
+        return _convert(tuple[str, ...], name, value)
+    if name == "max_text_characters":
+        value = _convert(int, name, value)
+        if value < 1:
+            raise ValueError(f"`{name}` must be positive. Received: {value}")
+        return value
+    if name == "picture_folder":
+        return str(directory / value) if value is not None else None
+    return _convert(str, name, value)
+
+
+def _rule(entry, directory):
+    """One entry of the list: `{kind: {parameter: value}}`, or a kind alone."""
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ValueError(
+            "an entry of `rules` must be like `shorter_side: {above: 200}`. "
+            f"Received: {_short(entry)}"
+        )
+    ((kind, given),) = entry.items()
+    _check_names("rule", [kind], list(RULES))
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"the parameters of rule `{kind}` must be a mapping. "
+            f"Received: {_short(given)}"
+        )
+    given = dict(given)
+    name = given.pop("name", kind)
+    optional = given.pop("optional", False)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(
+            f"the `name` of rule `{kind}` must be letters, digits and "
+            f"underscores. Received: {name!r}"
+        )
+    known = RULES[kind].parameters
+    _check_names(f"parameter of rule `{kind}`", given, list(known))
+    parameters = {}
+    for key, parameter in known.items():
+        if key in given:
+            parameters[key] = _convert(
+                parameter.annotation, f"{kind}.{key}", given[key]
+            )
+        elif parameter.default is inspect.Parameter.empty:
+            raise ValueError(f"rule `{kind}` lacks its parameter `{key}`.")
+        else:
+            parameters[key] = parameter.default
+    _check_values(kind, parameters)
+    for key in ("test_images", "words"):
+        if key in parameters:
+            parameters[key] = tuple(
+                _path(directory, value) for value in parameters[key]
+            )
+    for key in ("pictures",):
+        if parameters.get(key):
+            parameters[key] = _path(directory, parameters[key])
+    return Rule(name, kind, parameters, bool(optional))
+
+
+def _path(directory, value):
+    return value if "://" in value else str(directory / value)
+
+
+_BOUNDS = ("above", "at_least", "below", "at_most")
+
+
+def _check_values(kind, parameters):
+    bounds = [name for name in _BOUNDS if name in parameters]
+    if bounds and all(parameters[name] is None for name in bounds):
+        raise ValueError(
+            f"rule `{kind}` needs a bound: one of {', '.join(bounds)}."
+        )
+    positive = ("keep", "clusters", "nearest", "shared")
+    for name in positive:
+        value = parameters.get(name)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(
+                f"`{kind}.{name}` must be positive. Received: {value}"
+            )
+    if not 0 <= parameters.get("distance", 0) <= 31:
+        raise ValueError(
+            f"`{kind}.distance` must be from 0 to 31 bits. "
+            f"Received: {parameters['distance']}"
+        )
+    if "shared" in parameters and parameters["shared"] > parameters["nearest"]:
+        raise ValueError(
+            f"`{kind}.shared` must not exceed `nearest`. "
+            f"Received: {parameters['shared']}"
+        )
+    ngrams = parameters.get("ngrams", (1,))
+    if not ngrams or any(not 1 <= length <= 5 for length in ngrams):
+        raise ValueError(
+            f"`{kind}.ngrams` must be lengths from 1 to 5. Received: {ngrams}"
+        )
+
+
+def _convert(kind, name, value):
+    """Check a value against an annotation."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in options:
+            return None
+        return _convert(options[0], name, value)
+    if origin is typing.Literal:
+        if value in options:
+            return value
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(options)}. Received: {value!r}"
+        )
+    if origin is tuple:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_convert(options[0], name, one) for one in values)
+    good = isinstance(value, kind) and (
+        kind is bool or not isinstance(value, bool)
+    )
+    if kind in (int, float) and isinstance(value, (int, float)):
+        number = not isinstance(value, bool) and math.isfinite(value)
+        good = number and (kind is float or value == int(value))
+    if not good:
+        raise ValueError(
+            f"`{name}` must be of type {kind.__name__}. Received: {value!r}"
+        )
+    return kind(value)
+
+
+def _check_names(what, given, known):
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, 1, 0)
+            raise ValueError(
+                f"unknown {what} `{name}`. Did you mean `{nearest[0]}`? "
+                f"Known: {', '.join(known)}."
+            )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _find(config):
+    name = config.removesuffix(".yaml")
+    shipped = DIRECTORY / f"{name}.yaml"
+    if Path(config).is_file():
+        return Path(config)
+    if shipped.is_file():
+        return shipped
+    names = config_names()
+    raise FileNotFoundError(
+        f"There is no configuration `{config}`: no such file, and the shipped "
+        f"ones are {', '.join(names)}."
+    )

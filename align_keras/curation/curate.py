@@ -1,0 +1,254 @@
+"""From raw pairs to kept ones, with an account of every row."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import unicodedata
+
+import align_keras
+from align_keras.curation.audit import audit_run
+from align_keras.curation.config import load_config
+from align_keras.curation.engine import open_engine
+from align_keras.curation.ingest import VERSION
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.readers import column_names
+from align_keras.curation.readers import find_inputs
+from align_keras.curation.report import write_report
+from align_keras.curation.run import RULES_VERSION
+from align_keras.curation.run import describe_files
+from align_keras.curation.run import execute
+from align_keras.curation.stages import Stages
+from align_keras.curation.stages import fingerprint
+from align_keras.curation.storage import Storage
+
+logger = logging.getLogger("align_keras")
+
+
+def curate(
+    inputs,
+    output,
+    config="align",
+    engine="duckdb",
+    master=None,
+    memory=None,
+    test_images=(),
+    picture_folder=None,
+    stages=None,
+    discard_stages=False,
+    progress=False,
+):
+    """Clean picture–text pairs by rules, and account for every row.
+
+    Into `output` come `kept/*.parquet` (the surviving rows),
+    `dropped/*.parquet` (the id of every other row, and in the column `mask`
+    which rules drop it, a bit for each), `audit.json`, `audit.html`, and last
+    of all `manifest.json`: without it, nothing there is a result. A run that
+    was killed goes on after its last finished stage when it is started again;
+    one that is finished is not repeated.
+
+    Args:
+        inputs: list of strings: files, folders, globs or addresses of
+            Parquet, CSV, TSV, JSONL, WARC or WAT files. A damaged file is
+            left out, named and counted.
+        output: string. The directory to write.
+        config: string, path or `CurationConfig`, see `load_config`.
+        engine: string. `"duckdb"` or `"spark"`.
+        master: string. Spark's master, such as `"yarn"` or `"local[4]"`.
+        memory: string. What the engine may use, such as `"2GiB"`.
+        test_images: list of strings. Test sets for the rules of near
+            duplicates, in place of those that the configuration names.
+        picture_folder: string. Where the pictures lie, in place of the
+            configuration's.
+        stages: string. Directory of intermediate tables, which several runs
+            may share. Defaults to `output/.stages`.
+        discard_stages: bool. Whether to remove these in the end; without
+            them, `explain` says less. Defaults to `False`.
+        progress: bool. Show a progress bar on standard error.
+
+    Returns:
+        dict, the manifest: `"rows"`, `"kept"`, `"dropped"` (numbers),
+        `"rules"`, `"files"`, `"audit"`.
+
+    Raises:
+        FileNotFoundError: An input or the configuration is missing.
+        FileExistsError: `output` holds something else.
+        ValueError: A setting is wrong, or an input lacks a column that a
+            rule needs.
+
+    Example:
+
+    ```python
+    curate(["pairs/*.parquet"], "clean", config="align", memory="8GiB")
+    ```
+    """
+    config = _complete(load_config(config), test_images, picture_folder)
+    files = find_inputs(inputs)
+    target = Storage(output)
+    key = fingerprint(
+        describe_files(files),
+        dataclasses.asdict(config),
+        [VERSION, RULES_VERSION, unicodedata.unidata_version],
+    )
+    finished = _finished(target, key)
+    if finished:
+        logger.warning("`%s` holds this result already.", output)
+        return finished
+    if engine == "duckdb" and not target.local:
+        raise ValueError(
+            "DuckDB writes to local directories; use `--engine spark`, or "
+            f"another output. Received: {output}"
+        )
+    _check_columns(files[0], config)
+    work = Storage(stages or target.address(".stages"))
+    work.make_directory()
+    with work.lock("lock"), contextlib.ExitStack() as stack:
+        show = _progress(stack) if progress else _silent
+        spill = work.address("spill.unfinished")
+        backend = open_engine(engine, master, memory, spill)
+        stack.callback(backend.close)
+        run = Stages(work, backend, show)
+        result = execute(config, files, run)
+        show("audit")
+        audit = audit_run(result, run)
+        show("writing")
+        about = {"config": dataclasses.asdict(config), "inputs": files}
+        manifest = _publish(run, result, audit, target, key, about)
+    if discard_stages:
+        work.remove("")
+    return manifest
+
+
+def _complete(config, test_images, picture_folder):
+    """Put the command line's paths in place of the configuration's."""
+    rules = []
+    for rule in config.rules:
+        if test_images and "test_images" in rule.parameters:
+            paths = tuple(os.fspath(path) for path in test_images)
+            given = {**rule.parameters, "test_images": paths}
+            rule = dataclasses.replace(rule, parameters=given)
+        if not rule.parameters.get("test_images", True) and not rule.optional:
+            raise ValueError(
+                f"Rule `{rule.name}` needs `test_images`: folders, TFRecord "
+                "files or files of hashes."
+            )
+        rules.append(rule)
+    changes = {"rules": tuple(rules)}
+    if picture_folder is not None:
+        changes["picture_folder"] = os.fspath(picture_folder)
+    return dataclasses.replace(config, **changes)
+
+
+def _finished(target, key):
+    """The manifest of an earlier run of the same, or `None`."""
+    manifest = target.read_json("manifest.json")
+    if manifest and manifest["key"] == key:
+        return manifest
+    others = set(target.list()) - {".stages"}
+    if manifest or (others and not target.exists(".stages/publishing.json")):
+        raise FileExistsError(
+            f"`{target.root}` holds something else, or the result of other "
+            "inputs or settings; choose another directory or remove it."
+        )
+    return None
+
+
+def _check_columns(file, config):
+    """Refuse at once what no row could pass; later files may be damaged."""
+    try:
+        names = column_names(file)
+    except (OSError, ValueError):
+        return
+    found = find_columns(names, config.columns)
+    for role in ("text", "url"):
+        if role == "url" and config.image_identity != "url":
+            continue
+        if found[role] is None and names:
+            raise ValueError(
+                f"`{file}` has no column for `{role}`; name it under "
+                "`columns` in the configuration. Its columns are: "
+                f"{', '.join(names)}."
+            )
+
+
+def _silent(name):
+    del name
+
+
+def _progress(stack):
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.progress import SpinnerColumn
+    from rich.progress import TextColumn
+    from rich.progress import TimeElapsedColumn
+
+    bar = stack.enter_context(
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+    )
+
+    tasks = []
+
+    def show(name):
+        for task in tasks[-1:]:
+            bar.stop_task(task)
+        words = name.replace("-", ": ", 1).replace("_", " ")
+        tasks.append(bar.add_task(words))
+
+    return show
+
+
+# === The result ===
+
+
+def _publish(stages, result, audit, target, key, about):
+    """Bring the result to its place; the manifest makes it one."""
+    target.make_directory(".stages")
+    # Tells a later run that what lies here is its own, and half done.
+    target.write_json(".stages/publishing.json", {"key": key})
+    files = {
+        name: _publish_stage(stages, stage, target, name)
+        for name, stage in (("kept", result.kept), ("dropped", result.verdicts))
+    }
+    target.write_json("audit.json", audit)
+    target.write_text("audit.html", write_report(audit))
+    manifest = {
+        "key": key,
+        "align_keras": align_keras.__version__,
+        "engine": stages.engine.name,
+        "rows": audit["rows"],
+        "kept": audit["kept"],
+        "dropped": audit["rows"] - audit["kept"],
+        "rules": [dataclasses.asdict(rule) for rule in result.rules],
+        "files": files,
+        "audit": "audit.json",
+        "stages": stages.storage.root,
+        "rows_stage": result.rows,
+        **about,
+    }
+    target.write_json("manifest.json", manifest)
+    target.remove(".stages/publishing.json")
+    return manifest
+
+
+def _publish_stage(stages, stage, target, name):
+    """Copy a stage's files, as links where possible; return their names."""
+    target.remove(name)
+    unfinished = f".stages/{name}.unfinished"
+    target.remove(unfinished)
+    target.make_directory(unfinished)
+    # Empty files would only be noise, but one tells the columns.
+    files = stages.notes(stage)["files"]
+    for number, file in enumerate(files):
+        new = f"data-{number:05d}-of-{len(files):05d}.parquet"
+        target.copy(stages.storage, f"{stage}/{file}", f"{unfinished}/{new}")
+    if target.local:
+        target.move(unfinished, name)
+    else:
+        # Nothing can be renamed as a whole there; the manifest comes last.
+        target.move_files(unfinished, name)
+    return [f"{name}/{file}" for file in target.data_files(name)]

@@ -1,0 +1,300 @@
+"""Downloading the pictures of kept pairs, which is img2dataset's work.
+
+img2dataset pins old versions of much that this package needs, so it lives in
+an environment of its own and is run as a command:
+
+    python3 -m venv img2dataset && img2dataset/bin/pip install img2dataset
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from align_keras.curation.extras import require
+from align_keras.files import atomic_file
+
+# What img2dataset writes beside each shard while it runs.
+STATISTICS = "*_stats.json"
+OUTPUT_FORMATS = ("webdataset", "tfrecord", "files")
+
+logger = logging.getLogger("align_keras")
+
+
+def download(
+    kept,
+    output,
+    command=None,
+    image_size=346,
+    resize_mode="keep_ratio",
+    output_format="webdataset",
+    processes=None,
+    threads=64,
+    timeout=10,
+    retries=1,
+    pairs_per_shard=10_000,
+    progress=False,
+    extra_arguments=(),
+):
+    """Download the pictures of kept pairs with img2dataset.
+
+    A download that was interrupted goes on with the shards that are missing.
+    Pages that opt out of machine learning by a header are respected, which
+    is img2dataset's default.
+
+    Args:
+        kept: string. The `kept` directory that `curate` wrote, or its parent.
+        output: string. The directory to download to.
+        command: string. The program; or a Python interpreter that has the
+            module. Defaults to the environment variable `IMG2DATASET`, or
+            else to `img2dataset` on the path.
+        image_size: int. Pixels to resize to. Defaults to `346`.
+        resize_mode: string, img2dataset's. Defaults to `"keep_ratio"`.
+        output_format: string. `"webdataset"` (for `align-keras pack`),
+            `"tfrecord"` (trains as it is) or `"files"`.
+        processes: int. Defaults to the number of cores.
+        threads: int. Downloads at once. Defaults to `64`.
+        timeout: int. Seconds for one picture. Defaults to `10`.
+        retries: int. Further attempts. Defaults to `1`.
+        pairs_per_shard: int. Defaults to `10_000`.
+        progress: bool. Show a progress bar on standard error.
+        extra_arguments: list of strings, given to img2dataset as they are.
+
+    Returns:
+        dict, see `read_downloads`.
+
+    Raises:
+        FileNotFoundError: img2dataset, or the kept pairs, cannot be found.
+        OSError: img2dataset failed; the message ends with its last lines.
+
+    Example:
+
+    ```python
+    download("clean", "pictures", command="img2dataset/bin/img2dataset")
+    ```
+    """
+    if output_format not in OUTPUT_FORMATS:
+        raise ValueError(
+            f"`output_format` must be one of {', '.join(OUTPUT_FORMATS)}. "
+            f"Received: {output_format!r}"
+        )
+    program = find_program(command)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    pairs = write_download_list(kept, output / "download_list.parquet")
+    pictures = output / "pictures"
+    arguments = {
+        "url_list": output / "download_list.parquet",
+        "input_format": "parquet",
+        "url_col": "url",
+        "caption_col": "text",
+        "output_folder": pictures,
+        "output_format": output_format,
+        "image_size": image_size,
+        "resize_mode": resize_mode,
+        "resize_only_if_bigger": True,
+        "processes_count": processes or os.cpu_count() or 1,
+        "thread_count": threads,
+        "timeout": timeout,
+        "retries": retries,
+        "number_sample_per_shard": pairs_per_shard,
+        "save_additional_columns": '["row_id"]',
+        "compute_hash": "sha256",
+        "incremental_mode": "incremental",
+        "enable_wandb": False,
+    }
+    words = [f"--{name}={value}" for name, value in arguments.items()]
+    _run([*program, *words, *extra_arguments], pictures, pairs, progress)
+    return read_downloads(pictures)
+
+
+def find_program(command=None):
+    """The words that start img2dataset.
+
+    Args:
+        command: string. A program, or a Python interpreter.
+
+    Returns:
+        list of strings.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    command = command or os.environ.get("IMG2DATASET") or "img2dataset"
+    found = shutil.which(command)
+    if found is None:
+        raise FileNotFoundError(
+            f"There is no program `{command}`. Install img2dataset into an "
+            "environment of its own (python3 -m venv img2dataset && "
+            "img2dataset/bin/pip install img2dataset), and name "
+            "img2dataset/bin/img2dataset with `--img2dataset` or the variable "
+            "IMG2DATASET."
+        )
+    if Path(found).name.startswith("python"):
+        return [found, "-m", "img2dataset"]
+    return [found]
+
+
+def write_download_list(kept, path):
+    """Write img2dataset's input: `url`, `text` and `row_id` of kept pairs.
+
+    Args:
+        kept: string. See `download`.
+        path: string. The Parquet file to write.
+
+    Returns:
+        int, the number of pairs.
+    """
+    parquet = require("pyarrow.parquet", "curation")
+    arrow = require("pyarrow", "curation")
+    folder = Path(kept)
+    if (folder / "kept").is_dir():
+        folder /= "kept"
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(
+            f"`{kept}` holds no kept pairs; run `align-keras curate` first."
+        )
+    columns = ["url", "text", "row_id"]
+    schema = arrow.schema(
+        [("url", "string"), ("text", "string"), ("row_id", "int64")]
+    )
+    pairs = 0
+    with (
+        atomic_file(path) as temporary,
+        parquet.ParquetWriter(temporary, schema) as writer,
+    ):
+        for file in files:
+            with parquet.ParquetFile(file) as source:
+                for batch in source.iter_batches(columns=columns):
+                    writer.write_batch(batch.select(columns).cast(schema))
+                    pairs += batch.num_rows
+    return pairs
+
+
+def read_downloads(folder):
+    """Read what img2dataset says about its downloads.
+
+    Args:
+        folder: string. Its output folder.
+
+    Returns:
+        dict of `"pairs"`, `"downloaded"`, `"failed"` (numbers), `"failures"`
+        (numbers by reason), `"metadata"` (its Parquet files, which `curate`
+        reads: they have the sizes that the web pages did not tell) and
+        `"incomplete_shards"` (those that were begun and not finished).
+
+    Raises:
+        FileNotFoundError: There is no finished shard.
+    """
+    parquet = require("pyarrow.parquet", "curation")
+    folder = Path(folder)
+    failures, pairs, good = {}, 0, 0
+    files = sorted(folder.glob("*.parquet"))
+    finished = {_shard(file) for file in folder.glob(STATISTICS)}
+    files = [file for file in files if _shard(file) in finished]
+    if not files:
+        raise FileNotFoundError(
+            f"`{folder}` holds no finished shard of img2dataset."
+        )
+    for file in files:
+        columns = ["status", "error_message"]
+        table = parquet.read_table(file, columns=columns).to_pylist()
+        pairs += len(table)
+        for row in table:
+            if row["status"] == "success":
+                good += 1
+            else:
+                reason = _reason(row)
+                failures[reason] = failures.get(reason, 0) + 1
+    begun = {path.name.split(".")[0] for path in folder.glob("*.tar")}
+    begun |= {path.name.split(".")[0] for path in folder.glob("*.tfrecord")}
+    return {
+        "pairs": pairs,
+        "downloaded": good,
+        "failed": pairs - good,
+        "failures": dict(sorted(failures.items())),
+        "metadata": [str(file) for file in files],
+        "incomplete_shards": sorted(begun - finished),
+    }
+
+
+def _shard(path):
+    return path.name.removesuffix("_stats.json").removesuffix(".parquet")
+
+
+def _reason(row):
+    """A short reason: addresses in messages would make each one unique."""
+    message = row["error_message"] or row["status"] or "unknown"
+    for known in ("HTTP Error", "timed out", "cannot identify", "Forbidden"):
+        if known in message:
+            start = message.index(known)
+            return message[start : start + 30].split(":")[0].strip()
+    return message.split(":")[0][:60]
+
+
+def _run(words, folder, pairs, progress):
+    """Run the program to its end, and draw what its statistics say."""
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    last = []
+
+    def listen():
+        for line in process.stdout:
+            last.append(line)
+            del last[:-20]
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        _wait(process, folder, pairs, progress)
+    except BaseException:
+        # Ctrl-C ends both; the next run goes on.
+        process.terminate()
+        process.wait()
+        raise
+    listener.join()
+    if process.returncode:
+        tail = " ".join("".join(last).split())[-500:]
+        raise OSError(
+            f"img2dataset ended with status {process.returncode}: {tail}"
+        )
+
+
+def _wait(process, folder, pairs, progress):
+    if not progress:
+        process.wait()
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=sys.stderr)) as bar:
+        task = bar.add_task("Downloading", total=pairs)
+        while True:
+            try:
+                process.wait(1)
+                break
+            except subprocess.TimeoutExpired:
+                bar.update(task, completed=_attempted(folder))
+        bar.update(task, completed=_attempted(folder))
+
+
+def _attempted(folder):
+    """Number of pairs in finished shards."""
+    total = 0
+    for file in Path(folder).glob(STATISTICS):
+        try:
+            total += json.loads(file.read_text("utf-8"))["count"]
+        except (ValueError, KeyError, OSError):
+            # It is being written at this moment.
+            continue
+    return total

@@ -1,0 +1,424 @@
+"""Raw files to normalised rows, one part for each file.
+
+A row is what the rules see, and all they see:
+
+| column        | type   | meaning                                          |
+|---------------|--------|--------------------------------------------------|
+| `row_id`      | int64  | number of the file × 10**12 + number of the row  |
+| `id`          | string | the input's own id, null where it has none       |
+| `url`         | string | what the picture was named by                    |
+| `text`        | string | the text in Unicode's form NFC                   |
+| `tokens`      | string | its unigrams, lower case, one space between      |
+| `num_tokens`  | int32  | their number                                     |
+| `text_length` | int32  | characters (code points) of `text`               |
+| `width`       | int32  | pixels; null where missing or not positive       |
+| `height`      | int32  | likewise                                         |
+| `id_key`      | int64  | hash of `id`                                     |
+| `image_key`   | int64  | hash of what identifies a picture                |
+| `text_key`    | int64  | hash of what identifies a text; null when empty  |
+| `phash`       | int64  | perceptual hash of the picture, or null          |
+
+and the columns that rules or `extra_columns` name: strings, or float64.
+"""
+
+import collections
+import dataclasses
+import unicodedata
+
+import numpy as np
+
+from align_keras.curation import readers
+from align_keras.curation.extras import require
+from align_keras.curation.text import normalize_text
+from align_keras.curation.text import signed_hash
+from align_keras.curation.text import tokenize
+
+ROWS_PER_FILE = 10**12
+# Rows of one row group: what engines read at once.
+GROUP_ROWS = 122_880
+GROUP_BYTES = 128 * 2**20
+# Raise when the same input would give other rows.
+VERSION = 1
+
+# Names under which a column is looked for, compared without case. Sizes before
+# resizing come first: img2dataset's `width` is that of the small picture.
+USUAL_COLUMNS = {
+    "id": ("id", "sample_id", "key"),
+    "url": (
+        "url",
+        "image_url",
+        "image",
+        "image_path",
+        "file_name",
+        "filename",
+        "filepath",
+        "path",
+    ),
+    "text": ("text", "caption", "alt_text", "alt", "txt", "top_caption"),
+    "width": ("original_width", "width"),
+    "height": ("original_height", "height"),
+    "phash": ("image_phash", "phash"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestTask:
+    """One file to read.
+
+    Attributes:
+        number: int. Its place among the input files.
+        path: string.
+        columns: dict from a name of `USUAL_COLUMNS` to the file's column,
+            where the usual names are not to be tried.
+        numbers: tuple of strings. Further columns, read as float64.
+        strings: tuple of strings. Further columns, read as strings.
+        tokenizer: string. See `tokenize`.
+        image_identity: string. The column that tells pictures apart.
+        text_identity: string. `"normalized"` or `"exact"`.
+        max_text_characters: int. What is longer is cut.
+        picture_folder: string or `None`. Where the pictures lie; they are
+            then read for their size and perceptual hash.
+    """
+
+    number: int
+    path: str
+    columns: dict
+    numbers: tuple = ()
+    strings: tuple = ()
+    tokenizer: str = "blanks"
+    image_identity: str = "url"
+    text_identity: str = "normalized"
+    max_text_characters: int = 100_000
+    picture_folder: str | None = None
+
+
+def rows_schema(numbers=(), strings=()):
+    """Return the Arrow schema of normalised rows.
+
+    Args:
+        numbers: further columns of type float64.
+        strings: further columns of type string.
+    """
+    arrow = require("pyarrow", "curation")
+    fields = [
+        ("row_id", arrow.int64()),
+        ("id", arrow.string()),
+        ("url", arrow.string()),
+        ("text", arrow.string()),
+        ("tokens", arrow.string()),
+        ("num_tokens", arrow.int32()),
+        ("text_length", arrow.int32()),
+        ("width", arrow.int32()),
+        ("height", arrow.int32()),
+        ("id_key", arrow.int64()),
+        ("image_key", arrow.int64()),
+        ("text_key", arrow.int64()),
+        ("phash", arrow.int64()),
+    ]
+    fields += [(name, arrow.float64()) for name in numbers]
+    fields += [(name, arrow.string()) for name in strings]
+    return arrow.schema(fields)
+
+
+def find_columns(names, given=None):
+    """Choose the columns of an input by their usual names.
+
+    Args:
+        names: list of strings. The input's columns.
+        given: dict. Columns that the user names, as in `{"text": "title"}`.
+
+    Returns:
+        dict with the keys of `USUAL_COLUMNS`; `None` where there is none.
+    """
+    by_case = {name.lower(): name for name in reversed(names)}
+    chosen = {}
+    for role, usual in USUAL_COLUMNS.items():
+        wanted = [(given or {}).get(role)] if (given or {}).get(role) else usual
+        found = [by_case[n.lower()] for n in wanted if n.lower() in by_case]
+        chosen[role] = found[0] if found else None
+    return chosen
+
+
+def ingest_file(task, target):
+    """Write the normalised rows of one file.
+
+    Args:
+        task: `IngestTask`.
+        target: string or open binary file for the Parquet file.
+
+    Returns:
+        Tuple of a dict of counts (`"rows"`, and how many had each blemish)
+        and the list of the columns that the file has, by our names.
+
+    Raises:
+        OSError, ValueError: The file is damaged, or has no column of texts.
+            What has been written then is to be thrown away: a file counts as
+            a whole or not at all.
+    """
+    arrow = require("pyarrow", "curation")
+    parquet = require("pyarrow.parquet", "curation")
+    counts = collections.Counter(rows=0)
+    schema = rows_schema(task.numbers, task.strings)
+    names = readers.column_names(task.path)
+    found = find_columns(names, task.columns)
+    if names and found["text"] is None:
+        raise ValueError(f"no column of texts among {', '.join(names)}")
+    further = {*task.numbers, *task.strings} & set(names)
+    wanted = (set(found.values()) - {None}) | further
+    with parquet.ParquetWriter(target, schema, compression="snappy") as writer:
+        waiting, rows, size = [], 0, 0
+        for columns, bad_lines in readers.read_batches(task.path, wanted):
+            counts["unreadable_lines"] += bad_lines
+            if not columns:
+                continue
+            batch = _normalize(task, columns, found, schema, counts)
+            waiting.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                writer.write_table(arrow.Table.from_batches(waiting))
+                waiting, rows, size = [], 0, 0
+        if waiting:
+            writer.write_table(arrow.Table.from_batches(waiting))
+    return dict(counts), [*(r for r, n in found.items() if n), *further]
+
+
+def _normalize(task, columns, found, schema, counts):
+    """One batch of raw columns to one batch of rows."""
+    arrow = require("pyarrow", "curation")
+    size = len(next(iter(columns.values())))
+    first = task.number * ROWS_PER_FILE + counts["rows"]
+    counts["rows"] += size
+
+    def column(role):
+        return columns.get(found[role])
+
+    texts = _texts(column("text"), size, task.max_text_characters, counts)
+    normal = [normalize_text(text) for text in texts]
+    tokens = normal
+    if task.tokenizer != "blanks":
+        tokens = [tokenize(text, task.tokenizer) for text in normal]
+    identity = normal if task.text_identity == "normalized" else texts
+    urls = _strings(column("url"), size, counts)
+    urls = [url and url.strip() for url in urls]
+    counts["without_image"] += sum(not url for url in urls)
+    ids = _strings(column("id"), size, counts)
+    width, height, phash = _picture_columns(task, column, urls, size, counts)
+    data = {
+        "row_id": np.arange(first, first + size),
+        "id": ids,
+        "url": urls,
+        "text": texts,
+        "tokens": tokens,
+        "num_tokens": [t.count(" ") + 1 if t else 0 for t in tokens],
+        "text_length": [len(text) for text in texts],
+        "width": width,
+        "height": height,
+        "id_key": _keys(ids),
+        "image_key": _keys(urls),
+        "text_key": _keys(identity),
+        "phash": phash,
+    }
+    for name in task.numbers:
+        data[name] = _numbers(columns.get(name), size, counts)
+    for name in task.strings:
+        data[name] = _strings(columns.get(name), size, counts)
+    if task.image_identity == "phash":
+        data["image_key"] = phash
+    elif task.image_identity != "url":
+        data["image_key"] = _keys(data[task.image_identity])
+    return arrow.record_batch(
+        [_array(data[field.name], field.type) for field in schema],
+        schema=schema,
+    )
+
+
+def _array(values, kind):
+    arrow = require("pyarrow", "curation")
+    if isinstance(values, arrow.Array):
+        return values
+    # NaN is how NumPy says that a number is missing.
+    return arrow.array(values, kind, from_pandas=True)
+
+
+def _keys(values):
+    """Hashes of strings as an Arrow array; nothing has none."""
+    arrow = require("pyarrow", "curation")
+    hashes = np.fromiter(
+        (signed_hash(value) if value else 0 for value in values),
+        "int64",
+        len(values),
+    )
+    nothing = np.fromiter((not value for value in values), bool, len(values))
+    return arrow.array(hashes, mask=nothing)
+
+
+# === Columns ===
+
+
+def _texts(column, size, longest, counts):
+    texts = _strings(column, size, counts, "invalid_utf8_texts")
+    counts["null_texts"] += sum(text is None for text in texts)
+    counts["blank_texts"] += sum(
+        text is not None and not text.strip() for text in texts
+    )
+    counts["cut_texts"] += sum(len(text or "") > longest for text in texts)
+    return [
+        unicodedata.normalize("NFC", text[:longest]) if text else ""
+        for text in texts
+    ]
+
+
+def _strings(column, size, counts, blemish="invalid_utf8_fields"):
+    if column is None:
+        return [None] * size
+    return read_strings(column, counts, blemish)
+
+
+def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
+    """Read a column as Python strings.
+
+    Args:
+        column: Arrow array.
+        counts: `collections.Counter` of blemishes.
+        blemish: string. What to count a value under that is not UTF-8; its
+            wrong bytes become U+FFFD.
+
+    Returns:
+        list of strings and `None`, which also stands for lists and the like.
+    """
+    counts = collections.Counter() if counts is None else counts
+    arrow = require("pyarrow", "curation")
+    kind = column.type
+    if arrow.types.is_dictionary(kind):
+        kind, column = kind.value_type, column.cast(kind.value_type)
+    if arrow.types.is_nested(kind):
+        return [None] * len(column)
+    try:
+        if arrow.types.is_large_string(kind) or arrow.types.is_string(kind):
+            return column.to_pylist()
+        # From bytes, this checks that they are UTF-8.
+        return column.cast(arrow.string()).to_pylist()
+    except (arrow.ArrowInvalid, UnicodeDecodeError):
+        values = column.cast(arrow.large_binary()).to_pylist()
+    strings = []
+    for value in values:
+        try:
+            strings.append(value if value is None else value.decode())
+        except UnicodeDecodeError:
+            counts[blemish] += 1
+            strings.append(value.decode("utf-8", "replace"))
+    return strings
+
+
+def _numbers(column, size, counts):
+    """float64, with NaN for nothing and, counted, for what is no number."""
+    if column is None:
+        return np.full(size, np.nan)
+    arrow = require("pyarrow", "curation")
+    kind = column.type
+    if arrow.types.is_integer(kind) or arrow.types.is_floating(kind):
+        numbers = column.cast("float64", safe=False)
+        return numbers.to_numpy(zero_copy_only=False)
+    numbers = np.full(size, np.nan)
+    for row, value in enumerate(_strings(column, size, counts)):
+        try:
+            numbers[row] = value or np.nan
+        except ValueError:
+            counts["invalid_numbers"] += 1
+    return numbers
+
+
+def _sides(column, size, counts):
+    """Whole numbers of pixels; anything not positive is null and counted."""
+    numbers = _numbers(column, size, counts)
+    good = (numbers > 0) & (numbers < 2**31) & (numbers == np.floor(numbers))
+    counts["invalid_sizes"] += int(np.sum(~good & ~np.isnan(numbers)))
+    return np.where(good, numbers, 0).astype("int32")
+
+
+def _picture_columns(task, column, urls, size, counts):
+    """Width and height (0 where not known) and perceptual hashes."""
+    width = _sides(column("width"), size, counts)
+    height = _sides(column("height"), size, counts)
+    phash, known = read_hashes(column("phash"), size, counts)
+    if task.picture_folder is not None:
+        from align_keras.curation.perceptual_hash import measure_pictures
+
+        measured = measure_pictures(task.picture_folder, urls)
+        for row, found in enumerate(measured):
+            if found is None:
+                counts["unreadable_pictures"] += bool(urls[row])
+                continue
+            if not known[row]:
+                phash[row], known[row] = found.phash, True
+            width[row] = width[row] or found.width
+            height[row] = height[row] or found.height
+    counts["without_size"] += int(np.sum((width == 0) | (height == 0)))
+    counts["without_phash"] += int(np.sum(~known))
+    arrow = require("pyarrow", "curation")
+    return (
+        arrow.array(width, mask=width == 0),
+        arrow.array(height, mask=height == 0),
+        arrow.array(phash, mask=~known),
+    )
+
+
+def read_hashes(column, size=None, counts=None):
+    """Read a column of 64-bit hashes.
+
+    Args:
+        column: Arrow array of integers, or of strings as `parse_hash` takes
+            them; or `None`.
+        size: int. Number of rows; needed without a column.
+        counts: `collections.Counter`, in which `"invalid_hashes"` grows.
+
+    Returns:
+        Tuple of an int64 array of the hashes, and a bool array that tells
+        which are known.
+    """
+    size = len(column) if size is None else size
+    counts = collections.Counter() if counts is None else counts
+    hashes, known = np.zeros(size, "int64"), np.zeros(size, bool)
+    if column is None:
+        return hashes, known
+    arrow = require("pyarrow", "curation")
+    if column.type in (arrow.uint64(), arrow.int64()):
+        filled = column.fill_null(0).to_numpy(zero_copy_only=False)
+        known[:] = column.is_valid().to_numpy(zero_copy_only=False)
+        return filled.view("int64").copy(), known
+    for row, value in enumerate(_strings(column, size, counts)):
+        if value:
+            try:
+                hashes[row], known[row] = parse_hash(value), True
+            except ValueError:
+                counts["invalid_hashes"] += 1
+    return hashes, known
+
+
+def parse_hash(value):
+    """Read a 64-bit hash as a signed integer.
+
+    Args:
+        value: int, signed or unsigned; or string of 16 hexadecimal digits
+            (COYO's form).
+
+    Returns:
+        int, from -2**63 to 2**63 - 1.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, str):
+        digits = value.strip()
+        if len(digits) != 16:
+            raise ValueError(
+                "A perceptual hash must have 16 hexadecimal digits. "
+                f"Received: {value!r}"
+            )
+        value = int(digits, 16)
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(
+            f"A perceptual hash must be a 64-bit integer. Received: {value!r}"
+        )
+    return value - 2**64 if value >= 2**63 else value

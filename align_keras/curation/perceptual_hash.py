@@ -1,0 +1,96 @@
+"""Perceptual hashes: 64 bits that change little when a picture does.
+
+The picture is shrunk to 32×32 gray pixels; of its cosine transform the 8×8
+lowest frequencies are taken, and each bit says whether one of them is above
+their median. This is the common "pHash", the one that COYO-700M lists.
+
+Reference:
+    - C. Zauner, Implementation and Benchmarking of Perceptual Image Hash
+      Functions, 2010.
+"""
+
+import collections
+import concurrent.futures
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+
+SIDE = 32
+FREQUENCIES = 8
+
+Measured = collections.namedtuple("Measured", "phash width height")
+
+
+def perceptual_hash(pixels):
+    """Hash a picture to a signed 64-bit integer.
+
+    Args:
+        pixels: uint8 array `(height, width, 3)`.
+
+    Returns:
+        int. The first bit, the sign, belongs to the mean; then row by row.
+
+    Example:
+
+    ```python
+    distance = hamming_distance(perceptual_hash(one), perceptual_hash(two))
+    ```
+    """
+    from PIL import Image
+
+    gray = Image.fromarray(np.asarray(pixels, "uint8")).convert("L")
+    gray = gray.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    cosines = _cosines()
+    low = cosines @ np.asarray(gray, "float64") @ cosines.T
+    bits = (low > np.median(low)).ravel()
+    return int(np.packbits(bits).view(">i8")[0])
+
+
+@functools.cache
+def _cosines():
+    """The lowest rows of the cosine transform (DCT-II), not normalised."""
+    positions = np.arange(SIDE) + 0.5
+    frequencies = np.arange(FREQUENCIES)[:, None]
+    return 2 * np.cos(np.pi / SIDE * frequencies * positions)
+
+
+def hamming_distance(one, two):
+    """Number of bits in which hashes differ.
+
+    Args:
+        one: int or int64 array.
+        two: int or int64 array of a shape that fits.
+
+    Returns:
+        int64 array or scalar.
+    """
+    differing = np.asarray(one, "int64") ^ np.asarray(two, "int64")
+    return np.bitwise_count(differing.astype("uint64")).astype("int64")
+
+
+def measure_pictures(folder, names):
+    """Read pictures of a folder in threads.
+
+    Args:
+        folder: string.
+        names: list of paths relative to it, or `None`.
+
+    Returns:
+        list of `Measured(phash, width, height)`; `None` for a file that is
+        missing or no picture.
+    """
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(functools.partial(_measure, folder), names))
+
+
+def _measure(folder, name):
+    from align_keras.preprocessing.decode import decode_with_pillow
+
+    try:
+        pixels = decode_with_pillow(Path(folder, name).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return None
+    height, width = pixels.shape[:2]
+    return Measured(perceptual_hash(pixels), width, height)

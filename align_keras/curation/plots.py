@@ -1,0 +1,145 @@
+"""The audit's plots, as SVG."""
+
+import html
+import itertools
+
+WIDTH = 960
+LABEL = 190
+
+
+def percent(part, whole):
+    """A share in words that never rounds something to nothing or all."""
+    if not whole or part in (0, whole):
+        return "0 %" if not part else "100 %"
+    share = 100 * part / whole
+    if share < 0.1:
+        return "<0.1 %"
+    return ">99.9 %" if share > 99.9 else f"{share:.1f} %"
+
+
+def funnel(rows, rules):
+    """Bars of the rows that are left after each rule."""
+    steps = [("all pairs", rows, 0)]
+    for rule in rules:
+        dropped = rule["dropped"]["in_sequence"]
+        steps.append((rule["name"], rule["remaining"], dropped))
+    scale = (WIDTH - LABEL - 230) / max(1, rows)
+    parts = []
+    for line, (name, left, dropped) in enumerate(steps):
+        top = line * 30
+        parts += [
+            _text(LABEL - 12, top + 17, name, "end"),
+            _bar(LABEL, top + 2, left * scale, 22, "kept"),
+            _bar(LABEL + left * scale, top + 2, dropped * scale, 22, "gone"),
+        ]
+        note = f"{left:,}" + (f"  (−{dropped:,})" if dropped else "")
+        end = LABEL + (left + dropped) * scale + 10
+        parts.append(_text(end, top + 17, note, "start", "soft"))
+    return _svg(WIDTH, len(steps) * 30, parts)
+
+
+def rule_bars(rules):
+    """Three bars for each rule: alone, in sequence, only it."""
+    longest = max([rule["dropped"]["alone"] for rule in rules] + [1])
+    scale = (WIDTH - LABEL - 110) / longest
+    parts = []
+    for line, rule in enumerate(rules):
+        top = line * 46
+        parts.append(_text(LABEL - 12, top + 24, rule["name"], "end"))
+        for place, (name, style) in enumerate(
+            (("alone", "alone"), ("in_sequence", "kept"), ("only", "only"))
+        ):
+            count = rule["dropped"][name]
+            y = top + 4 + place * 12
+            parts.append(_bar(LABEL, y, count * scale, 10, style))
+            parts.append(
+                _text(LABEL + count * scale + 8, y + 9, f"{count:,}")
+                if name == "alone"
+                else ""
+            )
+    return _svg(WIDTH, len(rules) * 46, parts)
+
+
+def histogram(title, data):
+    """Bars of all rows, and before them those of the kept rows."""
+    names = _ranges(data["edges"])
+    tallest = max([*data["before"], 1])
+    step = 440 / len(names)
+    parts = [_text(0, 18, title)]
+    for place, name in enumerate(names):
+        x = place * step
+        for when, style in (("before", "gone"), ("after", "kept")):
+            height = 170 * data[when][place] / tallest
+            tip = f"{name}: {data[when][place]:,} {when}"
+            parts.append(_bar(x, 200 - height, step - 4, height, style, tip))
+        parts.append(_text(x + step / 2 - 2, 216, name, "middle", "soft", 9))
+    parts.append('<line class="axis" x1="0" x2="440" y1="200" y2="200"/>')
+    return _svg(440, 224, parts)
+
+
+def _ranges(edges):
+    """What each bar holds: below the first edge, …, the last and above."""
+    whole = all(edge == int(edge) for edge in edges)
+    names = [f"<{edges[0]:g}"]
+    for low, high in itertools.pairwise(edges):
+        if whole and high - low == 1:
+            names.append(f"{low:g}")
+        elif whole and high - low < 10:
+            names.append(f"{low:g}–{high - 1:g}")
+        else:
+            names.append(f"{low:g}–")
+    return [*names, f"≥{edges[-1]:g}"]
+
+
+def heat_map(names, overlap):
+    """Shares of the rows of one rule that another drops too."""
+    cell = min(64, (WIDTH - LABEL) / max(1, len(names)))
+    parts = []
+    for column, name in enumerate(names):
+        x = LABEL + (column + 0.5) * cell
+        parts.append(
+            f'<text transform="translate({x:.1f},104) rotate(-40)">'
+            f"{html.escape(name)}</text>"
+        )
+    for row, name in enumerate(names):
+        y = 112 + row * 34
+        parts.append(_text(LABEL - 12, y + 22, name, "end"))
+        for column in range(len(names)):
+            total = overlap[row][row]
+            share = overlap[row][column] / total if total else 0
+            x = LABEL + column * cell
+            parts.append(
+                f'<rect class="kept" x="{x:.1f}" y="{y}" rx="4" '
+                f'width="{cell - 4:.1f}" height="30" '
+                f'opacity="{0.06 + 0.84 * share:.2f}"/>'
+            )
+            if total and column != row:
+                shown = f"{100 * share:.0f}"
+                middle = x + cell / 2 - 2
+                parts.append(_text(middle, y + 20, shown, "middle", "", 12))
+    return _svg(WIDTH + 60, 120 + 34 * len(names), parts)
+
+
+def _bar(x, y, width, height, style, tip=""):
+    if width <= 0 or height <= 0:
+        return ""
+    title = f"<title>{html.escape(tip)}</title>" if tip else ""
+    return (
+        f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" rx="2" '
+        f'width="{max(width, 1):.1f}" height="{height:.1f}">{title}</rect>'
+    )
+
+
+def _text(x, y, text, anchor="start", style="soft", size=13):
+    return (
+        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" '
+        f'style="font-size:{size}px" text-anchor="{anchor}">'
+        f"{html.escape(text)}</text>"
+    )
+
+
+def _svg(width, height, parts):
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">'
+        f"{''.join(parts)}</svg>"
+    )

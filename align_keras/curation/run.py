@@ -1,0 +1,311 @@
+"""The stages of a run: reading, each rule, the verdict on every row."""
+
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import time
+import unicodedata
+
+from align_keras.curation import rules as rule_functions
+from align_keras.curation.config import Rule
+from align_keras.curation.extras import require
+from align_keras.curation.ingest import VERSION
+from align_keras.curation.ingest import IngestTask
+from align_keras.curation.ingest import ingest_file
+from align_keras.curation.rule_files import rule_files
+from align_keras.curation.rules import RULES
+from align_keras.curation.stages import fingerprint
+from align_keras.curation.storage import Storage
+
+# Rules that no configuration names.
+ALWAYS = ("unusable", "repeated_ids")
+OUTPUT_COLUMNS = ("row_id", "id", "url", "text", "width", "height", "phash")
+# Raise when a rule comes to mean something else.
+RULES_VERSION = 1
+
+logger = logging.getLogger("align_keras")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run has made.
+
+    Attributes:
+        rules: list of `Rule`, in the order of the verdicts' bits.
+        left_out: dict from the name of a rule that was not applied to why.
+        ingest: dict, what reading has counted.
+        rows: string, name of the stage of normalised rows.
+        verdicts: string, of the stage of `row_id` and `mask` of dropped rows.
+        kept: string, of the stage of the rows that survive.
+        seconds: float, of this run, without stages that were there before.
+    """
+
+    rules: list
+    left_out: dict
+    ingest: dict
+    rows: str
+    verdicts: str
+    kept: str
+    seconds: float
+
+
+def execute(config, files, stages):
+    """Run all stages that are not there yet.
+
+    Args:
+        config: `CurationConfig`.
+        files: list of input files.
+        stages: `Stages`.
+
+    Returns:
+        `RunResult`.
+    """
+    begin = time.perf_counter()
+    rows_key, ingest = read_rows(config, files, stages)
+    rows = stages.read(f"rows-{rows_key}")
+    rules, left_out = _active_rules(config, ingest["columns"])
+    drops, keys = [], []
+    for rule in rules:
+        judged, counted = rows, [rows_key]
+        if config.counted_rows == "remaining" and drops:
+            judged = rows.anti_join(_union(drops), "row_id")
+            counted += keys
+        setting = [rule.kind, rule.parameters, RULES_VERSION]
+        keys.append(fingerprint(counted, setting))
+        drops.append(_drop(rule, judged, stages, keys[-1]))
+    key = fingerprint(keys, config.extra_columns)
+    verdicts = stages.table("verdicts", key, combine(drops))
+    columns = [*OUTPUT_COLUMNS, *config.extra_columns]
+    kept = rows.anti_join(verdicts, "row_id").select(*columns)
+    stages.table("kept", key, kept)
+    return RunResult(
+        rules=rules,
+        left_out=left_out,
+        ingest=ingest,
+        rows=f"rows-{rows_key}",
+        verdicts=f"verdicts-{key}",
+        kept=f"kept-{key}",
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def combine(drops):
+    """Put the ids that rules drop together.
+
+    Args:
+        drops: list of Ibis tables of `row_id`, one for each rule.
+
+    Returns:
+        Ibis table of `row_id` and `mask`, a row for each dropped row. Bit i
+        of the mask tells that rule i drops it.
+    """
+    ibis = require("ibis", "curation")
+    union = _union(
+        table.select("row_id", bit=ibis.literal(1 << number, "int64"))
+        for number, table in enumerate(drops)
+    )
+    return union.group_by("row_id").agg(mask=_bit_or()(union.bit))
+
+
+@functools.cache
+def _bit_or():
+    """The engines' own function; Ibis's `bit_or` lacks Spark's."""
+    ibis = require("ibis", "curation")
+
+    @ibis.udf.agg.builtin
+    def bit_or(bits: int) -> int: ...
+
+    return bit_or
+
+
+def drop(rule, rows, stage=None, files=None):
+    """Apply one rule.
+
+    Args:
+        rule: `Rule`.
+        rows: Ibis table.
+        stage: callable of a name and a table, which stores it.
+        files: callable that makes the tables of the rule's files.
+
+    Returns:
+        Ibis table of `row_id`.
+    """
+    if rule.kind in ALWAYS:
+        return getattr(rule_functions, rule.kind)(rows)
+    kind = RULES[rule.kind]
+    given = dict(rule.parameters)
+    if "stage" in kind.given:
+        given["stage"] = stage
+    if "files" in kind.given:
+        given["files"] = files()
+    return kind.function(rows, **given)
+
+
+def _drop(rule, rows, stages, key):
+    """The stage of the ids that one rule drops."""
+    table = drop(
+        rule,
+        rows,
+        lambda name, table: stages.table(f"{rule.name}-{name}", key, table),
+        lambda: rule_files(rule, rows, stages, key),
+    )
+    return stages.table(f"drop-{rule.name}", key, table)
+
+
+def _union(tables):
+    return functools.reduce(lambda one, two: one.union(two), tables)
+
+
+def _active_rules(config, columns):
+    """The rules that can be applied, and why others cannot."""
+    rules, left_out = [Rule("unusable", "unusable", {})], {}
+    if config.repeated_ids == "drop" and "id" in columns:
+        rules.append(Rule("repeated_ids", "repeated_ids", {}))
+    roles = {"text_key": "text", "tokens": "text", "image_key": "url"}
+    if config.image_identity != "url":
+        roles["image_key"] = config.image_identity
+    available = set(columns)
+    if config.picture_folder is not None:
+        available |= {"phash", "width", "height"}
+    for rule in config.rules:
+        needs = [
+            rule.parameters["column"] if need == "<column>" else need
+            for need in RULES[rule.kind].needs
+        ]
+        if rule.kind == "repeated_pairs":
+            by_hash = rule.parameters["picture"] == "phash"
+            needs.append("phash" if by_hash else "image_key")
+        needs = [roles.get(need, need) for need in needs]
+        missing = [need for need in needs if need not in available]
+        if missing and not rule.optional:
+            raise ValueError(
+                f"Rule `{rule.name}` needs the column `{missing[0]}`, which "
+                "no input has: name it under `columns`, or set `optional: "
+                "true` for the rule. The inputs have: "
+                f"{', '.join(sorted(columns))}."
+            )
+        if missing:
+            left_out[rule.name] = f"no input has a column `{missing[0]}`"
+        elif not rule.parameters.get("test_images", True):
+            left_out[rule.name] = "no test images were named"
+        else:
+            rules.append(rule)
+    for name, reason in left_out.items():
+        logger.warning("Rule `%s` is not applied: %s.", name, reason)
+    return rules, left_out
+
+
+# === Reading ===
+
+
+def describe_files(files):
+    """Path, size and time of change, by which a changed file is noticed."""
+    described = []
+    for file in files:
+        state = os.stat(file) if "://" not in file else None
+        known = [state.st_size, state.st_mtime_ns] if state else []
+        described.append([file, *known])
+    return described
+
+
+def further_columns(config):
+    """Names of the columns that are read as numbers, and as strings."""
+    numbers = config.further_columns("number")
+    names = (*config.further_columns("string"), *config.extra_columns)
+    return numbers, tuple(dict.fromkeys(n for n in names if n not in numbers))
+
+
+def read_rows(config, files, stages):
+    """Make the stage of normalised rows, a part for each file.
+
+    Args:
+        config: `CurationConfig`.
+        files: list of input files.
+        stages: `Stages`.
+
+    Returns:
+        Tuple of the key of the stage `rows`, and a dict of what was counted.
+    """
+    numbers, strings = further_columns(config)
+    settings = {
+        "columns": config.columns,
+        "numbers": numbers,
+        "strings": strings,
+        "tokenizer": config.tokenizer,
+        "image_identity": config.image_identity,
+        "text_identity": config.text_identity,
+        "max_text_characters": config.max_text_characters,
+        "picture_folder": config.picture_folder,
+    }
+    versions = [VERSION, unicodedata.unidata_version]
+    key = fingerprint(describe_files(files), settings, versions)
+    stage = f"rows-{key}"
+    notes = stages.notes(stage)
+    if notes is None:
+        stages.progress("reading")
+        stages.storage.make_directory(stage)
+        tasks = [
+            IngestTask(number, path, **settings)
+            for number, path in enumerate(files)
+        ]
+        work = functools.partial(_read_part, stages.storage.root, stage)
+        begin = time.perf_counter()
+        parts = sorted(stages.engine.map(work, tasks))
+        for name in stages.storage.list(stage):
+            if name.endswith(".unfinished"):
+                stages.storage.remove(f"{stage}/{name}")
+        summary = _summarize(files, dict(parts))
+        stages.finish(stage, time.perf_counter() - begin, ingest=summary)
+        notes = stages.notes(stage)
+    return key, notes["ingest"]
+
+
+def _read_part(root, stage, task):
+    """Read one file into its part, unless a killed run has done so.
+
+    A part is renamed when it is whole; a damaged file leaves none.
+    """
+    storage = Storage(root)
+    part = f"part-{task.number:06d}.stage"
+    notes = storage.read_json(f"{stage}/.{part}.json")
+    if notes is None:
+        # A killed run's helper may still be writing its own.
+        unfinished = f"{stage}/.{part}.{secrets.token_hex(4)}.unfinished"
+        try:
+            with storage.open_output(unfinished) as file:
+                counts, columns = ingest_file(task, file)
+            notes = {"counts": counts, "columns": columns}
+        except (OSError, ValueError) as error:
+            storage.remove(unfinished)
+            reason = " ".join(str(error).split())[:300]
+            notes = {"damaged": reason or type(error).__name__}
+        else:
+            storage.move(unfinished, f"{stage}/{part}")
+        storage.write_json(f"{stage}/.{part}.json", notes)
+    return task.number, notes
+
+
+def _summarize(files, parts):
+    """Add up what reading the files has counted."""
+    total, columns, damaged = {}, set(), []
+    for file, notes in zip(files, parts.values(), strict=True):
+        if "damaged" in notes:
+            damaged.append({"file": file, "reason": notes["damaged"]})
+            logger.warning("Left out `%s`: %s", file, notes["damaged"])
+            continue
+        columns |= set(notes["columns"])
+        for name, count in notes["counts"].items():
+            total[name] = total.get(name, 0) + count
+    if len(damaged) == len(files):
+        raise ValueError(
+            f"None of the {len(files)} input files can be read; the first is "
+            f"`{damaged[0]['file']}`: {damaged[0]['reason']}."
+        )
+    return {
+        "files": len(files),
+        "damaged_files": damaged,
+        "columns": sorted(columns),
+        "counts": {name: count for name, count in total.items() if count},
+    }

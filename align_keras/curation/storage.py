@@ -1,0 +1,156 @@
+"""Where a run writes: a local directory, or one of Arrow's file systems."""
+
+import contextlib
+import json
+import os
+import posixpath
+import shutil
+from pathlib import Path
+
+from align_keras.curation.extras import require
+from align_keras.files import atomic_file
+
+
+class Storage:
+    """A directory, by names relative to it.
+
+    Args:
+        root: string or `pathlib.Path`. A local path, or an address such as
+            `s3://bucket/folder` or `hdfs://…`.
+    """
+
+    def __init__(self, root):
+        fs = require("pyarrow.fs", "curation")
+        self.root = os.fspath(root)
+        self.local = "://" not in self.root
+        if self.local:
+            self.root = os.path.abspath(self.root)
+            self.system, self.base = fs.LocalFileSystem(), self.root
+        else:
+            self.system, self.base = fs.FileSystem.from_uri(self.root)
+
+    def address(self, name=""):
+        """What an engine is told: a path, or an address."""
+        return posixpath.join(self.root, name) if name else self.root
+
+    def _path(self, name):
+        return posixpath.join(self.base, name) if name else self.base
+
+    def exists(self, name=""):
+        """Whether there is a file or directory of that name."""
+        fs = require("pyarrow.fs", "curation")
+        info = self.system.get_file_info(self._path(name))
+        return info.type != fs.FileType.NotFound
+
+    def list(self, name=""):
+        """Names of what a directory holds, sorted; empty without one."""
+        fs = require("pyarrow.fs", "curation")
+        selector = fs.FileSelector(self._path(name), allow_not_found=True)
+        found = self.system.get_file_info(selector)
+        return sorted(info.base_name for info in found)
+
+    def data_files(self, name):
+        """Names of a directory's data files; engines leave others too."""
+        return [f for f in self.list(name) if f[0] not in "._"]
+
+    def size(self, name):
+        """Bytes of a file."""
+        return self.system.get_file_info(self._path(name)).size
+
+    def make_directory(self, name=""):
+        """Make a directory with its parents."""
+        self.system.create_dir(self._path(name), recursive=True)
+
+    def open_output(self, name):
+        """Open a file to be written, in bytes."""
+        return self.system.open_output_stream(self._path(name))
+
+    def open_input(self, name):
+        """Open a file to be read, in bytes."""
+        return self.system.open_input_file(self._path(name))
+
+    def read_json(self, name):
+        """The contents of a JSON file, or `None` where there is none."""
+        if not self.exists(name):
+            return None
+        with self.open_input(name) as file:
+            return json.loads(file.read())
+
+    def write_text(self, name, text):
+        """Write a file that appears as a whole."""
+        if self.local:
+            with atomic_file(self._path(name)) as temporary:
+                temporary.write_text(text, "utf-8")
+            return
+        # An object appears when its upload ends.
+        with self.open_output(name) as file:
+            file.write(text.encode())
+
+    def write_json(self, name, value):
+        """Write a JSON file that appears as a whole."""
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        self.write_text(name, text + "\n")
+
+    def move(self, old, new):
+        """Rename a directory that no reader knows yet."""
+        if self.local:
+            self._sync(old)
+        self.system.move(self._path(old), self._path(new))
+
+    def move_files(self, old, new):
+        """Move the files of a directory one by one."""
+        self.make_directory(new)
+        for file in self.list(old):
+            self.system.move(
+                self._path(f"{old}/{file}"), self._path(f"{new}/{file}")
+            )
+        self.remove(old)
+
+    def _sync(self, name):
+        path = Path(self._path(name))
+        for file in [path, *path.rglob("*")]:
+            if file.is_file():
+                descriptor = os.open(file, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def remove(self, name):
+        """Remove a file or directory, if it is there."""
+        fs = require("pyarrow.fs", "curation")
+        path = self._path(name)
+        if self.local and os.path.isdir(path):
+            shutil.rmtree(path)
+            return
+        kind = self.system.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            self.system.delete_dir(path)
+        elif kind == fs.FileType.File:
+            self.system.delete_file(path)
+
+    def copy(self, other, old, new):
+        """Take over a file of another `Storage`, by a link where possible."""
+        if self.local and other.local:
+            with contextlib.suppress(OSError):
+                os.link(other._path(old), self._path(new))
+                return
+        with other.open_input(old) as source, self.open_output(new) as target:
+            while block := source.read(2**24):
+                target.write(block)
+
+    @contextlib.contextmanager
+    def lock(self, name):
+        """Refuse a second run; on remote storage nothing can be locked."""
+        if not self.local:
+            yield
+            return
+        import fcntl
+
+        with open(self._path(name), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"Another run writes to `{self.root}`; wait for its end, "
+                    "or choose another directory."
+                ) from None
+            yield

@@ -1,0 +1,153 @@
+"""Test sets, from which near-duplicates of training pictures are told.
+
+A test set is a folder of pictures, one picture, TFRecord files, or a file of
+perceptual hashes: `.txt` with 16 hexadecimal digits a line, or a table with a
+column `phash`.
+"""
+
+import concurrent.futures
+import glob
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.curation import readers
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import parse_hash
+from align_keras.curation.ingest import read_hashes
+from align_keras.curation.perceptual_hash import perceptual_hash
+
+PICTURE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)
+
+logger = logging.getLogger("align_keras")
+
+
+def hash_test_images(paths, mirrored=True):
+    """Hash all pictures of test sets.
+
+    Args:
+        paths: list of strings: test sets, see the module.
+        mirrored: bool. Whether to add the hashes of the mirror images. A file
+            of hashes has none.
+
+    Returns:
+        list of different ints, sorted.
+
+    Raises:
+        FileNotFoundError: A path names nothing.
+        ValueError: A file has no hashes, or none of the pictures is readable.
+    """
+    hashes = set()
+    for path in map(str, paths):
+        if _holds_hashes(path):
+            hashes |= set(_read_hash_file(path))
+            continue
+
+        def hash_one(pixels):
+            views = [pixels, pixels[:, ::-1]] if mirrored else [pixels]
+            return [perceptual_hash(view) for view in views]
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(hash_one, read_test_pictures(path)))
+        hashes.update(*found)
+    return sorted(hashes)
+
+
+def read_test_pictures(path):
+    """Decode the pictures of one test set.
+
+    Args:
+        path: string. A folder, a picture, or TFRecord files as a glob.
+
+    Yields:
+        uint8 arrays `(height, width, 3)`. What is no picture is left out,
+        and its number is logged.
+
+    Raises:
+        FileNotFoundError: The path names nothing.
+        ValueError: None of the pictures is readable.
+    """
+    from align_keras.preprocessing.decode import decode_with_pillow
+
+    good = bad = 0
+    for contents in _contents(path):
+        try:
+            pixels = decode_with_pillow(contents)
+        except ValueError:
+            bad += 1
+            continue
+        good += 1
+        yield pixels
+    if bad:
+        logger.warning("%d files of `%s` are no pictures.", bad, path)
+    if not good:
+        raise ValueError(
+            f"The test set `{path}` holds no picture that can be read."
+        )
+
+
+def _contents(path):
+    """Bytes of the picture files of a test set."""
+    if os.path.isdir(path):
+        files = sorted(Path(path).rglob("*"))
+        records = [str(f) for f in files if f.suffix == ".tfrecord"]
+        files = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
+        yield from (file.read_bytes() for file in files)
+        if records:
+            yield from _records(records)
+    elif Path(path).suffix.lower() in PICTURE_SUFFIXES:
+        yield Path(path).read_bytes()
+    elif glob.glob(path):
+        yield from _records(sorted(glob.glob(path)))
+    else:
+        raise FileNotFoundError(
+            f"No test images match `{path}`; give a folder of pictures, "
+            "TFRecord files, or a file of hashes."
+        )
+
+
+def _records(shards):
+    # Needs TensorFlow, which nothing else here does.
+    from align_keras.data.records import iterate_records
+
+    return (record["image"] for record in iterate_records(shards))
+
+
+def _holds_hashes(path):
+    if not os.path.isfile(path):
+        return False
+    if path.lower().endswith(".txt"):
+        return True
+    try:
+        return readers.file_format(path) in ("parquet", "csv", "tsv", "jsonl")
+    except ValueError:
+        return False
+
+
+def _read_hash_file(path):
+    if path.lower().endswith(".txt"):
+        lines = Path(path).read_text("utf-8", "replace").split()
+        try:
+            return [parse_hash(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"`{path}`: {error}") from None
+    column = find_columns(readers.column_names(path))["phash"]
+    if column is None:
+        raise ValueError(f"The file of hashes `{path}` has no column `phash`.")
+    found = []
+    for columns, _ in readers.read_batches(path, {column}):
+        if columns:
+            hashes, known = read_hashes(columns[column])
+            found.append(hashes[known])
+    return np.concatenate(found).tolist() if found else []

@@ -1,0 +1,87 @@
+"""One normalisation of text, tokens and hashes, the same for every engine.
+
+Engines differ in how they lower-case "İ" or a final "Σ", and in what they take
+for a blank. So all of it is done here, once, when rows are read; the rules see
+stored results only.
+"""
+
+import functools
+import hashlib
+import unicodedata
+
+TOKENIZERS = ("blanks", "words", "words_and_ideographs")
+
+_IDEOGRAPH = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_WORD = r"[\w\p{M}]"
+
+
+def normalize_text(text):
+    """Lower-case a text, compose its characters and make blanks single.
+
+    Args:
+        text: string.
+
+    Returns:
+        string in Unicode's form NFC, lower case after Python's full mapping,
+        with one space for each run of white space and none at the ends.
+
+    Example:
+
+    ```python
+    normalize_text(" A  Cafe\u0301 ")  # "a café"
+    ```
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    lower = unicodedata.normalize("NFC", text).lower()
+    # A lower-case letter can compose with what follows where the upper case
+    # letter did not.
+    return " ".join(unicodedata.normalize("NFC", lower).split())
+
+
+def tokenize(text, tokenizer="blanks"):
+    """Cut a normalised text into unigrams, written with one space between.
+
+    Args:
+        text: string that `normalize_text` has made.
+        tokenizer: string. `"blanks"` cuts at white space alone;
+            `"words"` takes runs of letters, digits and marks, so that
+            punctuation separates and is dropped; `"words_and_ideographs"` is
+            the same with every Han, Hiragana and Katakana character a token
+            of its own, for scripts that write no blanks. Defaults to
+            `"blanks"`.
+
+    Returns:
+        string.
+    """
+    if tokenizer == "blanks":
+        return text
+    return " ".join(_pattern(tokenizer).findall(text))
+
+
+@functools.cache
+def _pattern(tokenizer):
+    import regex
+
+    if tokenizer == "words":
+        return regex.compile(rf"{_WORD}+(?:['’]{_WORD}+)*")
+    letter = rf"(?![{_IDEOGRAPH}]){_WORD}"
+    return regex.compile(
+        rf"[{_IDEOGRAPH}]\p{{M}}*|(?:{letter})+(?:['’](?:{letter})+)*"
+    )
+
+
+def signed_hash(text):
+    """Hash a string to a signed 64-bit integer, the same on every machine.
+
+    Among a thousand million different texts, the chance that any two of them
+    share a hash is about 3 in 100.
+
+    Args:
+        text: string.
+
+    Returns:
+        int, from -2**63 to 2**63 - 1.
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -1,0 +1,148 @@
+"""A WordPiece vocabulary of kept texts."""
+
+import logging
+import os
+from pathlib import Path
+
+from align_keras.curation import readers
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import read_strings
+from align_keras.files import atomic_file
+
+# The paper: 100k wordpieces, and 250k for the multilingual model.
+SIZE = 100_000
+MULTILINGUAL_SIZE = 250_000
+
+logger = logging.getLogger("align_keras")
+
+
+def learn_vocabulary(
+    inputs, output, size=SIZE, text_column=None, progress=False
+):
+    """Learn a vocabulary from files of texts and write it, a token per line.
+
+    Texts are read as a stream; what is held in memory grows with the number
+    of different words. The same texts give the same file.
+
+    Args:
+        inputs: list of strings: the directory that `curate` wrote, other
+            files that it reads, or `.txt` files of one text per line.
+        output: string. The file to write.
+        size: int. Number of tokens; few texts give fewer. Defaults to
+            `100_000`.
+        text_column: string. Defaults to the first that exists of the usual
+            names, such as `text` and `caption`.
+        progress: bool. Show a progress bar on standard error.
+
+    Returns:
+        dict of `"output"`, `"tokens"`, `"texts"` and `"damaged_files"`.
+
+    Raises:
+        FileNotFoundError: An input names nothing.
+        ValueError: There is no text, or no column of texts.
+
+    Example:
+
+    ```python
+    learn_vocabulary(["clean"], "vocabulary.txt", size=30_000)
+    ```
+    """
+    from align_keras.preprocessing import AlignTokenizer
+
+    files = _find(inputs)
+    counts = {"texts": 0, "damaged_files": []}
+    texts = read_texts(files, text_column, counts)
+    if progress:
+        texts = _show(texts, counts)
+    vocabulary = AlignTokenizer.learn_vocabulary(texts, size)
+    if not counts["texts"]:
+        raise ValueError(
+            f"There is no text in the {len(files)} input files, the first of "
+            f"which is `{files[0]}`."
+        )
+    with atomic_file(output) as temporary:
+        temporary.write_text("\n".join(vocabulary) + "\n", "utf-8")
+    return {"output": str(output), "tokens": len(vocabulary), **counts}
+
+
+def read_texts(files, text_column=None, counts=None):
+    """Yield the texts of files one by one.
+
+    Args:
+        files: list of paths.
+        text_column: string. See `learn_vocabulary`.
+        counts: dict, in which `"texts"` and `"damaged_files"` grow.
+
+    Yields:
+        strings that are not blank.
+    """
+    counts = {"texts": 0, "damaged_files": []} if counts is None else counts
+    for file in files:
+        try:
+            for text in _texts(file, text_column):
+                if text and not text.isspace():
+                    counts["texts"] += 1
+                    yield text
+        except _MissingColumn:
+            raise
+        except (OSError, ValueError) as error:
+            logger.warning("Left out the rest of `%s`: %s", file, error)
+            counts["damaged_files"].append(file)
+
+
+class _MissingColumn(ValueError):
+    pass
+
+
+def _find(inputs):
+    files = []
+    for path in map(str, inputs):
+        kept = os.path.join(path, "kept")
+        if os.path.isdir(kept):
+            # Beside it lie ids of dropped rows, which have no text.
+            files += readers.find_inputs([kept])
+        elif path.endswith(".txt") and os.path.isfile(path):
+            files.append(path)
+        else:
+            files += readers.find_inputs([path])
+    return files
+
+
+def _texts(file, text_column):
+    if file.endswith(".txt"):
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            yield from (line.rstrip("\n") for line in lines)
+        return
+    names = readers.column_names(file)
+    column = find_columns(names, {"text": text_column})["text"]
+    if column is None:
+        wanted = text_column or "text"
+        raise _MissingColumn(
+            f"`{Path(file)}` has no column `{wanted}`; name one with "
+            f"`text_column`. Its columns are: {', '.join(names)}."
+        )
+    for columns, _ in readers.read_batches(file, {column}):
+        if columns:
+            yield from read_strings(columns[column])
+
+
+def _show(texts, counts):
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.progress import SpinnerColumn
+    from rich.progress import TextColumn
+    from rich.progress import TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task("Reading texts")
+        for text in texts:
+            if counts["texts"] % 10_000 == 0:
+                done = f"Reading texts: {counts['texts']:,}"
+                bar.update(task, description=done)
+            yield text
+        bar.add_task("Learning the vocabulary")

@@ -1,0 +1,171 @@
+"""Common Crawl's archives to pairs of a picture's address and its alt-text.
+
+A WARC file holds the pages themselves, a WAT file what Common Crawl has found
+in them. Both give the columns `url` (absolute), `text` and `page`.
+"""
+
+import json
+from urllib.parse import urljoin
+from urllib.parse import urlsplit
+
+from align_keras.curation import readers
+from align_keras.curation.extras import require
+
+# A page beyond this is cut; so large a one is hardly written by hand.
+MAX_PAGE_BYTES = 8 * 2**20
+BATCH_PAIRS = 65_536
+
+
+def read_archive(path, wanted=None):
+    """Read the pairs of a WARC or WAT file.
+
+    A record that cannot be read is counted; an archive that breaks off is
+    damaged.
+
+    Args:
+        path: string. A local path or an address; compressed or not.
+        wanted: set of column names. Defaults to all.
+
+    Yields:
+        `(columns, bad_records)`, see `readers`.
+
+    Raises:
+        OSError, ValueError: The archive is damaged.
+    """
+    iterator = require("warcio.archiveiterator", "curation")
+    errors = require("warcio.exceptions", "curation")
+    zlib = require("zlib", "curation")
+    is_wat = readers.file_format(path) == "wat"
+    pairs, bad = [], 0
+    try:
+        with _open(path) as stream:
+            for record in iterator.ArchiveIterator(stream):
+                try:
+                    found = (_wat_pairs if is_wat else _warc_pairs)(record)
+                    pairs += found
+                except (ValueError, TypeError, AttributeError, KeyError):
+                    bad += 1
+                if len(pairs) >= BATCH_PAIRS:
+                    yield _columns(pairs, wanted), bad
+                    pairs, bad = [], 0
+    except (errors.ArchiveLoadFailed, zlib.error, EOFError) as error:
+        raise ValueError(f"damaged archive: {error}") from error
+    yield _columns(pairs, wanted), bad
+
+
+def _open(path):
+    """A stream of the bytes as they are; warcio decompresses by record."""
+    fs = require("pyarrow.fs", "curation")
+    if "://" in path:
+        system, path = fs.FileSystem.from_uri(path)
+    else:
+        system = fs.LocalFileSystem()
+    return system.open_input_stream(path, compression=None)
+
+
+def _columns(pairs, wanted):
+    rows = [dict(zip(("url", "text", "page"), p, strict=True)) for p in pairs]
+    if not rows:
+        rows = [{}]
+        columns = readers.columns_of([dict.fromkeys(("url", "text", "page"))])
+        columns = {name: column[:0] for name, column in columns.items()}
+    else:
+        columns = readers.columns_of(rows)
+    return {n: c for n, c in columns.items() if wanted is None or n in wanted}
+
+
+# === WARC ===
+
+
+def _warc_pairs(record):
+    if record.rec_type != "response" or record.http_headers is None:
+        return []
+    if record.http_headers.get_statuscode() != "200":
+        return []
+    kind = record.http_headers.get_header("Content-Type") or ""
+    if "html" not in kind.lower():
+        return []
+    page = record.rec_headers.get_header("WARC-Target-URI")
+    contents = record.content_stream().read(MAX_PAGE_BYTES)
+    return page_pairs(contents, page, _charset(kind))
+
+
+def _charset(content_type):
+    _, _, charset = content_type.lower().partition("charset=")
+    return charset.split(";")[0].strip(" \"'") or None
+
+
+def page_pairs(contents, page, charset=None):
+    """Find the pictures of a page that have an alt-text.
+
+    Args:
+        contents: bytes, the HTML.
+        page: string, the page's address.
+        charset: string. What the server says about the encoding; without
+            it, that is what the page says, or else UTF-8.
+
+    Returns:
+        list of tuples `(url, text, page)`, in the page's order. Addresses are
+        absolute; pictures inside the page itself (`data:`) are left out.
+    """
+    etree = require("lxml.etree", "curation")
+    html = require("lxml.html", "curation")
+    tree = None
+    for encoding in (
+        charset,
+        None if b"charset" in contents[:2048] else "utf-8",
+    ):
+        try:
+            parser = html.HTMLParser(encoding=encoding, huge_tree=True)
+            tree = html.document_fromstring(contents, parser=parser)
+            break
+        except (LookupError, etree.ParserError, etree.XMLSyntaxError):
+            # An encoding that nobody knows, or a page of nothing.
+            continue
+    if tree is None:
+        return []
+    base = tree.find(".//base[@href]")
+    base = page if base is None else urljoin(page, base.get("href").strip())
+    pairs = []
+    for image in tree.iter("img"):
+        pair = _pair(image.get("src"), image.get("alt"), base, page)
+        if pair is not None:
+            pairs.append(pair)
+    return pairs
+
+
+def _pair(source, alt, base, page):
+    """An absolute address with its text, or `None`."""
+    if not source or not alt or not alt.strip():
+        return None
+    try:
+        url = urljoin(base, source.strip())
+        parts = urlsplit(url)
+    except ValueError:
+        # An address that no browser could open either.
+        return None
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return None
+    return url, alt.strip(), page
+
+
+# === WAT ===
+
+
+def _wat_pairs(record):
+    if record.rec_type != "metadata":
+        return []
+    envelope = json.loads(record.content_stream().read())["Envelope"]
+    page = envelope["WARC-Header-Metadata"].get("WARC-Target-URI")
+    payload = envelope.get("Payload-Metadata", {})
+    response = payload.get("HTTP-Response-Metadata", {})
+    found = response.get("HTML-Metadata", {})
+    base = page
+    if found.get("Head", {}).get("Base"):
+        base = urljoin(page, found["Head"]["Base"])
+    pairs = (
+        _pair(link.get("url"), link.get("alt"), base, page)
+        for link in found.get("Links", ())
+        if link.get("path") == "IMG@/src"
+    )
+    return [pair for pair in pairs if pair is not None]
