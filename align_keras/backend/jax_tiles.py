@@ -4,20 +4,20 @@ import jax
 import keras
 
 
-def scan(step, carry, inputs, dtypes):
-    """Fold `step` over the first axis of `inputs`, and stack what it yields.
+def scan(function, carry, rows, dtypes=None):
+    """Loop over the leading axis of arrays, one step at a time.
 
     Args:
-        step: callable. Takes the carry and a tuple of slices of `inputs`, and
-            returns the next carry and a tuple of arrays to stack.
-        carry: tuple of arrays, whose shapes and dtypes stay as they are.
-        inputs: tuple of arrays with first axes of equal length.
-        dtypes: tuple of the dtypes of the arrays to stack.
+        function: callable of the carry and a slice of `rows`. Returns the
+            next carry and a dict of outputs.
+        carry: structure of arrays.
+        rows: structure of arrays whose first axes are equally long.
+        dtypes: dict. The dtype of each output. Needed on TensorFlow.
 
     Returns:
-        A pair of the last carry and the tuple of stacked arrays.
+        The last carry, and the outputs, stacked along a new first axis.
     """
-    return jax.lax.scan(step, carry, inputs)
+    return jax.lax.scan(function, carry, rows)
 
 
 def replicate(tensor):

@@ -3,38 +3,42 @@
 import tensorflow as tf
 
 
-def scan(step, carry, inputs, dtypes):
-    """Fold `step` over the first axis of `inputs`, and stack what it yields.
+def scan(function, carry, rows, dtypes=None):
+    """Loop over the leading axis of tensors, one step at a time.
 
     Args:
-        step: callable. Takes the carry and a tuple of slices of `inputs`, and
-            returns the next carry and a tuple of tensors to stack.
-        carry: tuple of tensors, whose shapes and dtypes stay as they are.
-        inputs: tuple of tensors with first axes of equal length.
-        dtypes: tuple of the dtypes of the tensors to stack.
+        function: callable of the carry and a slice of `rows`. Returns the
+            next carry and a dict of outputs.
+        carry: structure of tensors.
+        rows: structure of tensors whose first axes are equally long.
+        dtypes: dict. The dtype of each output.
 
     Returns:
-        A pair of the last carry and the tuple of stacked tensors.
+        The last carry, and the outputs, stacked along a new first axis.
     """
-    length = tf.shape(inputs[0])[0]
-    stacks = tuple(tf.TensorArray(dtype, size=length) for dtype in dtypes)
+    count = tf.shape(tf.nest.flatten(rows)[0])[0]
+    stacks = {
+        name: tf.TensorArray(dtype, count)
+        for name, dtype in (dtypes or {}).items()
+    }
 
     def body(index, carry, stacks):
-        carry, outputs = step(carry, tuple(x[index] for x in inputs))
-        stacks = tuple(
-            stack.write(index, output)
-            for stack, output in zip(stacks, outputs, strict=True)
-        )
+        part = tf.nest.map_structure(lambda row: row[index], rows)
+        carry, outputs = function(carry, part)
+        stacks = {
+            name: stack.write(index, outputs[name])
+            for name, stack in stacks.items()
+        }
         return index + 1, carry, stacks
 
     # Tiles side by side would need the memory that tiles are to save.
     _, carry, stacks = tf.while_loop(
-        lambda index, *_: index < length,
+        lambda index, *_: index < count,
         body,
         (0, carry, stacks),
         parallel_iterations=1,
     )
-    return carry, tuple(stack.stack() for stack in stacks)
+    return carry, {name: stack.stack() for name, stack in stacks.items()}
 
 
 def replicate(tensor):
