@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 BACKENDS = ("tensorflow", "tensorflow-xla", "jax")
-FORMS = {"at once": None, "tiled": 512}
+FORMS = {"at once": None, "tiled": 256}
 
 
 def parse(arguments=None):
