@@ -8,7 +8,7 @@ from align_keras.losses.tiles import EXCLUDED
 # From this global batch on, the matrix of scores is computed tile by tile. It
 # would take 64 MiB here, and four times that with each doubling.
 TILED_FROM = 4096
-TILE_SIZE = 512
+TILE_SIZE = 256
 
 
 class PairLoss(keras.losses.Loss):
@@ -24,7 +24,7 @@ class PairLoss(keras.losses.Loss):
         tile_size: int, `"auto"` or `None`. Greatest number of columns of the
             matrix of scores that are computed at a time. `None` computes all
             at once. `"auto"` is `None` where the global batch is known to be
-            below 4096, and 512 elsewhere.
+            below 4096, and 256 elsewhere.
         name: string. The name of the loss.
         dtype: The dtype of scores and result, whatever the dtype of the
             embeddings.

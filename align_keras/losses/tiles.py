@@ -134,9 +134,9 @@ def best_columns(rows, columns, offsets=None, tile_size=None):
         return _first_best(tiles.all_scores(), 1)[1]
 
     def step(best, tile):
-        return _better(best, _first_best(tiles.scores(tile), 1), tile), ()
+        return _better(best, _first_best(tiles.scores(tile), 1), tile), {}
 
-    return tiles.scan(step, tiles.no_best(), ())[0][1]
+    return tiles.scan(step, tiles.no_best())[0][1]
 
 
 class _Tiles:
@@ -164,9 +164,8 @@ class _Tiles:
 
     def scores(self, tile):
         """Compute the scores of all rows and the columns of a tile."""
-        _, columns, offsets = tile[:3]
-        scores = ops.matmul(self.rows, ops.transpose(columns))
-        return self._exclude(scores, offsets if self._has_offsets else None)
+        scores = ops.matmul(self.rows, ops.transpose(tile["columns"]))
+        return self._exclude(scores, tile.get("offsets"))
 
     def _exclude(self, scores, offsets):
         if offsets is None:
@@ -176,28 +175,24 @@ class _Tiles:
             scores = scores + ops.expand_dims(self.offsets, 1)
         return scores
 
-    @property
-    def _has_offsets(self):
-        return self.is_padded or self.offsets is not None
+    def scan(self, step, carry, dtypes=None, **of_columns):
+        """Loop over the tiles, and join what they give for each column.
 
-    def scan(self, step, carry, dtypes, *of_columns):
-        """Fold `step` over the tiles, and join what it yields for columns.
-
-        `step` takes the carry and a tuple of the first position of a tile,
-        its columns, their offsets, and their part of `of_columns`.
+        `step` takes the carry and a dict of the first position of a tile, its
+        `"columns"`, their `"offsets"` if any, and their part of `of_columns`.
         """
-        first = ops.arange(self.num_tiles, dtype="int32") * self.size
-        # Each tile needs a slice of its own, whether it is used or not.
-        offsets = first
-        if self._has_offsets:
-            offsets = self.offsets
-            if offsets is None:
-                offsets = ops.zeros((self.num_columns,), self.dtype)
-            offsets = self._cut(offsets, EXCLUDED)
-        inputs = (first, self._cut(backend.replicate(self.columns)), offsets)
-        inputs += tuple(self._cut(x) for x in of_columns)
-        carry, outputs = backend.scan(step, carry, inputs, dtypes)
-        return carry, tuple(self._join(x) for x in outputs)
+        offsets = self.offsets
+        if self.is_padded and offsets is None:
+            offsets = ops.zeros((self.num_columns,), self.dtype)
+        tiles = {
+            "first": ops.arange(self.num_tiles, dtype="int32") * self.size,
+            "columns": self._cut(backend.replicate(self.columns)),
+            **{name: self._cut(value) for name, value in of_columns.items()},
+        }
+        if offsets is not None:
+            tiles["offsets"] = self._cut(offsets, EXCLUDED)
+        carry, outputs = backend.scan(step, carry, tiles, dtypes)
+        return carry, {name: self._join(x) for name, x in outputs.items()}
 
     def _cut(self, x, fill=0.0):
         if self.is_padded:
@@ -229,7 +224,9 @@ def _pick(scores, labels):
 def _better(best, best_of_tile, tile):
     """Combine the best of the tiles before with that of a tile."""
     (value, position), (new_value, new_position) = best, best_of_tile
-    position = ops.where(new_value > value, new_position + tile[0], position)
+    position = ops.where(
+        new_value > value, new_position + tile["first"], position
+    )
     return ops.maximum(value, new_value), position
 
 
@@ -241,7 +238,7 @@ def _tiled_log_sums(tiles, labels):
     def step(carry, tile):
         best, total, matching = carry
         scores = tiles.scores(tile)
-        label = labels - tile[0]
+        label = labels - tile["first"]
         is_inside = ops.logical_and(label >= 0, label < tiles.size)
         label = ops.where(is_inside, label, 0)
         matching = ops.where(is_inside, _pick(scores, label), matching)
@@ -250,17 +247,22 @@ def _tiled_log_sums(tiles, labels):
         total = total + _exp_sums(scores, new_best[0], 1)
         carry = new_best, total, matching
         if not tiles.both_ways:
-            return carry, ()
+            return carry, {}
         highest, position = _first_best(scores, 0)
         log_sum = highest + ops.log(_exp_sums(scores, highest, 0))
-        return carry, (log_sum, position)
+        return carry, {"log_sum": log_sum, "position": position}
 
     best = tiles.no_best()
     zeros = ops.zeros_like(best[0])
-    dtypes = (tiles.dtype, "int32") if tiles.both_ways else ()
-    carry, of_columns = tiles.scan(step, (best, zeros, zeros), dtypes)
+    dtypes = {"log_sum": tiles.dtype, "position": "int32"}
+    carry, of_columns = tiles.scan(
+        step, (best, zeros, zeros), dtypes if tiles.both_ways else None
+    )
     (highest, position), total, matching = carry
-    return matching, highest + ops.log(total), position, *of_columns
+    outputs = matching, highest + ops.log(total), position
+    if tiles.both_ways:
+        outputs += of_columns["log_sum"], of_columns["position"]
+    return outputs
 
 
 def _tiled_log_sums_gradient(tiles, log_sums, upstream):
@@ -271,18 +273,23 @@ def _tiled_log_sums_gradient(tiles, log_sums, upstream):
         scores = tiles.scores(tile)
         gradient = row_upstream * ops.exp(scores - row_sums)
         if tiles.both_ways:
-            column_sums, column_upstream = tile[3:]
-            gradient = gradient + column_upstream * ops.exp(
-                scores - column_sums
+            gradient = gradient + tile["upstream"] * ops.exp(
+                scores - tile["log_sums"]
             )
-        row_gradient = row_gradient + ops.matmul(gradient, tile[1])
-        return row_gradient, (ops.matmul(ops.transpose(gradient), tiles.rows),)
+        row_gradient = row_gradient + ops.matmul(gradient, tile["columns"])
+        column_gradient = ops.matmul(ops.transpose(gradient), tiles.rows)
+        return row_gradient, {"columns": column_gradient}
 
-    of_columns = (log_sums[1], upstream[1]) if tiles.both_ways else ()
-    row_gradient, (column_gradient,) = tiles.scan(
-        step, ops.zeros_like(tiles.rows), (tiles.dtype,), *of_columns
+    of_columns = {}
+    if tiles.both_ways:
+        of_columns = {"log_sums": log_sums[1], "upstream": upstream[1]}
+    row_gradient, outputs = tiles.scan(
+        step,
+        ops.zeros_like(tiles.rows),
+        {"columns": tiles.dtype},
+        **of_columns,
     )
-    return row_gradient, column_gradient
+    return row_gradient, outputs["columns"]
 
 
 def _tiled_softplus_sums(tiles, bias):
@@ -291,16 +298,17 @@ def _tiled_softplus_sums(tiles, bias):
         scores = tiles.scores(tile)
         best = _better(best, _first_best(scores, 1), tile)
         total = total + ops.sum(ops.softplus(scores + bias), axis=1)
-        of_columns = (_first_best(scores, 0)[1],) if tiles.both_ways else ()
-        return (best, total), of_columns
+        if not tiles.both_ways:
+            return (best, total), {}
+        return (best, total), {"position": _first_best(scores, 0)[1]}
 
     best = tiles.no_best()
-    dtypes = ("int32",) if tiles.both_ways else ()
+    dtypes = {"position": "int32"} if tiles.both_ways else None
     carry, of_columns = tiles.scan(
         step, (best, ops.zeros_like(best[0])), dtypes
     )
     (_, position), total = carry
-    return (total, position, *of_columns)
+    return (total, position, *of_columns.values())
 
 
 def _tiled_softplus_sums_gradient(tiles, bias, upstream):
@@ -309,11 +317,11 @@ def _tiled_softplus_sums_gradient(tiles, bias, upstream):
     def step(carry, tile):
         row_gradient, bias_gradient = carry
         gradient = upstream * ops.sigmoid(tiles.scores(tile) + bias)
-        row_gradient = row_gradient + ops.matmul(gradient, tile[1])
+        row_gradient = row_gradient + ops.matmul(gradient, tile["columns"])
         bias_gradient = bias_gradient + ops.sum(gradient)
         column_gradient = ops.matmul(ops.transpose(gradient), tiles.rows)
-        return (row_gradient, bias_gradient), (column_gradient,)
+        return (row_gradient, bias_gradient), {"columns": column_gradient}
 
     carry = ops.zeros_like(tiles.rows), ops.zeros_like(bias)
-    carry, (column_gradient,) = tiles.scan(step, carry, (tiles.dtype,))
-    return carry[0], column_gradient, carry[1]
+    carry, outputs = tiles.scan(step, carry, {"columns": tiles.dtype})
+    return carry[0], outputs["columns"], carry[1]
