@@ -191,7 +191,7 @@ class _Tiles:
         }
         if offsets is not None:
             tiles["offsets"] = self._cut(offsets, EXCLUDED)
-        carry, outputs = backend.scan(step, carry, tiles, dtypes)
+        carry, outputs = backend.scan(step, carry, tiles, dtypes or {})
         return carry, {name: self._join(x) for name, x in outputs.items()}
 
     def _cut(self, x, fill=0.0):

@@ -57,8 +57,8 @@ def test_the_sigmoid_loss_adds_a_bias_to_a_trained_preset(preset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lamb", "adam", "adamw", "sgd"])
-def test_optimizers_follow_the_recipe(name):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+def test_optimizers_follow_the_recipe(preset, name):
+    model = AlignDualEncoder.from_preset(preset)
     fields = {**FIELDS, "optimizer": name, "weight_decay": 0.2}
     compile_model(model, Recipe(clip_norm=0.5, ema=0.9, **fields))
     config = model.optimizer.get_config()
