@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 
-from align_keras.data.order import MIXED
 from align_keras.data.order import RecordOrder
+from align_keras.data.reading import read_in_order
+from align_keras.data.reading import read_shuffled
 from align_keras.data.records import CAPTION_FIELDS
 from align_keras.data.records import PICTURE_FIELDS
 from align_keras.data.records import decode_record
@@ -16,9 +17,6 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_counts
 from align_keras.data.records import record_key
 from align_keras.preprocessing.decode import decode_with_pillow
-
-# Bytes that are read from a file at once, about.
-READ_BYTES = 256 * 1024
 
 
 def load_dataset(
@@ -90,10 +88,10 @@ def load_dataset(
     start = start_step * batch_size
     if training:
         order = _order(pattern, seed, shuffle_buffer, shard_index, shard_count)
-        dataset = _shuffled(order, start)
+        dataset = read_shuffled(order, start)
     else:
         shards, part = _part(find_shards(pattern), shard_index, shard_count)
-        dataset = _in_order(shards, part).skip(start).enumerate()
+        dataset = read_in_order(shards, part).skip(start).enumerate()
     dataset = _decode(dataset, preprocessor, training, seed)
     if not training:
         dataset = dataset.filter(lambda example: example["usable"])
@@ -174,84 +172,6 @@ def _order(pattern, seed, shuffle_buffer, shard_index, shard_count):
     shards, part = _part(list(counts), shard_index, shard_count)
     counts = {shard: counts[shard] for shard in shards if counts[shard]}
     return RecordOrder(counts, seed, shuffle_buffer, part)
-
-
-def _in_order(shards, part):
-    """Raw elements `(shard, index, record)` of one pass."""
-    import tensorflow as tf
-
-    dataset = tf.data.Dataset.from_tensor_slices(shards)
-    return dataset.flat_map(_read).shard(part[1], part[0])
-
-
-def _shuffled(order, start):
-    """Endless `(place in the stream, (shard, index, record))`."""
-    import tensorflow as tf
-
-    def windows():
-        for window in order.windows(start):
-            begins, lengths = order.spans(window)
-            pieces = window.files, begins, lengths, window.firsts
-            yield (*pieces, window.counts, window.order)
-
-    numbers = tf.TensorSpec((None,), tf.int64)
-    dataset = tf.data.Dataset.from_generator(
-        windows,
-        output_signature=(tf.TensorSpec((None,), tf.string), *[numbers] * 5),
-    )
-    dataset = dataset.prefetch(1).flat_map(_read_window)
-    # Records are taken from here while the next window is being read.
-    return dataset.enumerate(start).prefetch(
-        max(1, order.records_of_window // 4)
-    )
-
-
-def _read_window(shards, begins, lengths, firsts, counts, order):
-    import tensorflow as tf
-
-    pieces = tf.data.Dataset.from_tensor_slices(
-        (shards, begins, lengths, firsts, counts)
-    )
-    records = pieces.interleave(
-        _read_piece,
-        cycle_length=MIXED,
-        # Piece after piece, read at the same time.
-        block_length=tf.reduce_max(counts),
-        num_parallel_calls=MIXED,
-        deterministic=True,
-    )
-    window = records.batch(tf.reduce_sum(counts))
-    return window.flat_map(
-        lambda *columns: tf.data.Dataset.from_tensor_slices(
-            tuple(tf.gather(column, order) for column in columns)
-        )
-    )
-
-
-def _read_piece(shard, begin, length, first, count):
-    import tensorflow as tf
-
-    # Whole buffers make up the piece, so that nothing behind it is read.
-    buffers = -(-length // READ_BYTES)
-    # `tf.data.TFRecordDataset` cannot begin within a file.
-    records = tf.raw_ops.TFRecordDatasetV2(
-        filenames=shard[tf.newaxis],
-        compression_type="",
-        buffer_size=-(-length // buffers),
-        byte_offsets=begin[tf.newaxis],
-    )
-    records = tf.data.experimental.from_variant(
-        records, tf.TensorSpec((), tf.string)
-    )
-    numbered = records.take(count).enumerate(first)
-    return numbered.map(lambda index, record: (shard, index, record))
-
-
-def _read(shard):
-    import tensorflow as tf
-
-    records = tf.data.TFRecordDataset(shard).enumerate()
-    return records.map(lambda index, record: (shard, index, record))
 
 
 # === Decoding ===

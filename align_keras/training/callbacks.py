@@ -172,9 +172,9 @@ class SaveBest(keras.callbacks.Callback):
         directory: string or `pathlib.Path`. Preset directory of the best
             model.
         log: `TrainingLog`. Knows the step and takes the figures.
+        preemption: `Preemption`. Says when to save and leave.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
-        preemption: `Preemption`. Says when to save and leave.
         agree: callable. Takes whether this worker is to leave, and returns
             whether any is; all of them must ask at the same steps. `None`
             where there is one worker.
@@ -185,8 +185,8 @@ class SaveBest(keras.callbacks.Callback):
         checkpoints,
         directory,
         log,
+        preemption,
         evaluate=None,
-        preemption=None,
         agree=None,
     ):
         super().__init__()

@@ -34,6 +34,7 @@ class Preemption:
         # Whether steps were taken since the last checkpoint.
         self.unsaved = False
         self._before = None
+        self._left = False
 
     def __enter__(self):
         # Python delivers signals to the main thread alone.
@@ -41,9 +42,12 @@ class Preemption:
             self._before = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, trace):
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+        if self._left and kind is not None and kind is not SystemExit:
+            # TensorFlow replaces an exit from within a trace by its own error.
+            raise SystemExit(0) from error
 
     def _on_signal(self, number, frame):
         self.asked = True
@@ -53,6 +57,7 @@ class Preemption:
     def leave(self):
         """Exit with status 0."""
         self.say("Stopped by SIGTERM. Run the same command to go on.")
+        self._left = True
         raise SystemExit(0)
 
 

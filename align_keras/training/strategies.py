@@ -103,19 +103,14 @@ def agreement(strategy):
         return None
     import tensorflow as tf
 
-    @tf.function
+    @tf.function(autograph=False)
     def total(asked):
-        def sum_up(value):
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-        return strategy.run(sum_up, args=(asked,))
+        # The identity lies on the device of its replica.
+        votes = strategy.run(tf.identity, args=(asked,))
+        return strategy.reduce("SUM", votes, axis=None)
 
     def any_worker(asked):
-        sums = strategy.experimental_local_results(
-            total(tf.constant(float(asked)))
-        )
-        return bool(sums[0] > 0)
+        return bool(total(tf.constant(float(asked))) > 0)
 
     return any_worker
 

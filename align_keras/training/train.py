@@ -205,8 +205,8 @@ def _train(
         checkpoints,
         best_directory,
         log,
-        _evaluation(evaluate, validation_data, say),
         preemption,
+        _evaluation(evaluate, validation_data, say),
         agreement(strategy),
     )
     model.fit(

@@ -12,7 +12,7 @@ from align_keras.data import record_counts
 from align_keras.data import records
 from align_keras.data import records_of_step
 from align_keras.data.order import RecordOrder
-from align_keras.data.pipeline import _shuffled
+from align_keras.data.reading import read_shuffled
 
 # Files of many sizes, in two groups.
 COUNTS = {
@@ -112,7 +112,7 @@ def big(tmp_path_factory):
 
 def _raw(counts, start):
     """The records as training reads them, before they are decoded."""
-    for _, (file, index, record) in _shuffled(
+    for _, (file, index, record) in read_shuffled(
         RecordOrder(counts, 5, 2048), start
     ).as_numpy_iterator():
         yield file.decode(), int(index), records.record_key(record)

@@ -13,6 +13,7 @@ from align_keras.training.assembly import build_model
 from align_keras.training.callbacks import SaveBest
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
+from align_keras.training.safety import Preemption
 
 
 def recipe(**fields):
@@ -131,7 +132,11 @@ def test_a_run_without_scores_can_go_on_with_them(tmp_path):
 
     recorder = Recorder()
     callback = SaveBest(
-        recorder, tmp_path, recorder, lambda model: {"mean_recall": 0.25}
+        recorder,
+        tmp_path,
+        recorder,
+        Preemption(print),
+        lambda model: {"mean_recall": 0.25},
     )
     callback.set_model(recorder)
     callback.on_train_begin()

@@ -169,6 +169,19 @@ def test_sigterm_waits_for_what_is_unsaved():
             preemption.leave()
 
 
+def test_an_exit_that_was_replaced_by_an_error_is_one():
+    with pytest.raises(SystemExit) as caught:
+        with Preemption(lambda message: None):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except SystemExit:
+                raise RuntimeError("as pybind11 does") from None
+    assert caught.value.code == 0
+    with pytest.raises(RuntimeError, match="another"):
+        with Preemption(lambda message: None):
+            raise RuntimeError("another")
+
+
 def test_sigterm_during_evaluation(packed, tmp_path):
     """The run goes on with the evaluation that was cut off."""
     steps = []

@@ -1,0 +1,101 @@
+"""Serialized records of TFRecord files, as data sets of TensorFlow."""
+
+from align_keras.data.order import MIXED
+
+# Bytes that are read from a file at once, about.
+READ_BYTES = 256 * 1024
+
+
+def read_in_order(shards, part):
+    """Read files one after the other.
+
+    Args:
+        shards: list of strings.
+        part: pair of ints, index and count: every `count`-th record is taken.
+
+    Returns:
+        `tf.data.Dataset` of `(file, number of the record in it, record)`.
+    """
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(shards)
+    return dataset.flat_map(_read).shard(part[1], part[0])
+
+
+def read_shuffled(order, start):
+    """Read records in the order of training, without end.
+
+    Args:
+        order: `RecordOrder`.
+        start: int. The place in its stream to begin at.
+
+    Returns:
+        `tf.data.Dataset` of `(place, (file, number of the record in it,
+        record))`.
+    """
+    import tensorflow as tf
+
+    def windows():
+        for window in order.windows(start):
+            begins, lengths = order.spans(window)
+            pieces = window.files, begins, lengths, window.firsts
+            yield (*pieces, window.counts, window.order)
+
+    numbers = tf.TensorSpec((None,), tf.int64)
+    dataset = tf.data.Dataset.from_generator(
+        windows,
+        output_signature=(tf.TensorSpec((None,), tf.string), *[numbers] * 5),
+    )
+    dataset = dataset.prefetch(1).flat_map(_read_window)
+    # Records are taken from here while the next window is being read.
+    return dataset.enumerate(start).prefetch(
+        max(1, order.records_of_window // 4)
+    )
+
+
+def _read_window(shards, begins, lengths, firsts, counts, order):
+    import tensorflow as tf
+
+    pieces = tf.data.Dataset.from_tensor_slices(
+        (shards, begins, lengths, firsts, counts)
+    )
+    records = pieces.interleave(
+        _read_piece,
+        cycle_length=MIXED,
+        # Piece after piece, read at the same time.
+        block_length=tf.reduce_max(counts),
+        num_parallel_calls=MIXED,
+        deterministic=True,
+    )
+    window = records.batch(tf.reduce_sum(counts))
+    return window.flat_map(
+        lambda *columns: tf.data.Dataset.from_tensor_slices(
+            tuple(tf.gather(column, order) for column in columns)
+        )
+    )
+
+
+def _read_piece(shard, begin, length, first, count):
+    import tensorflow as tf
+
+    # Whole buffers make up the piece, so that nothing behind it is read.
+    buffers = -(-length // READ_BYTES)
+    # `tf.data.TFRecordDataset` cannot begin within a file.
+    records = tf.raw_ops.TFRecordDatasetV2(
+        filenames=shard[tf.newaxis],
+        compression_type="",
+        buffer_size=-(-length // buffers),
+        byte_offsets=begin[tf.newaxis],
+    )
+    records = tf.data.experimental.from_variant(
+        records, tf.TensorSpec((), tf.string)
+    )
+    numbered = records.take(count).enumerate(first)
+    return numbered.map(lambda index, record: (shard, index, record))
+
+
+def _read(shard):
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset(shard).enumerate()
+    return records.map(lambda index, record: (shard, index, record))
