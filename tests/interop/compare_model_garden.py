@@ -89,19 +89,15 @@ params = {
     }
 }
 classifier = ClassificationModel(backbone, num_classes=3)
-for name, items in {
-    "backbone": {"backbone": backbone},
-    "training": {"model": classifier, "step": tf.Variable(3)},
-}.items():
-    source = directory / f"efficientnet-{name}"
-    source.mkdir()
-    (source / "params.yaml").write_text(yaml.safe_dump(params))
-    tf.train.Checkpoint(**items).write(str(source / "ckpt-3"))
-    encoder = EfficientNetBackbone.from_preset(str(source))
-    record(f"efficientnet/{name}", encoder(images), expected)
-params["task"]["model"]["backbone"]["efficientnet"]["model_id"] = "b1"
+source = directory / "efficientnet"
+source.mkdir()
 (source / "params.yaml").write_text(yaml.safe_dump(params))
-refused("other size", EfficientNetBackbone, source)
+# As a training run leaves it: with a head, and counters of the run.
+tf.train.Checkpoint(model=classifier, step=tf.Variable(3)).write(
+    str(source / "ckpt-3")
+)
+encoder = EfficientNetBackbone.from_preset(str(source))
+record("efficientnet/training", encoder(images), expected)
 
 # === BERT ===
 
@@ -139,17 +135,15 @@ for kind in ("BertEncoder", "BertEncoderV2"):
     tokens = {"token_ids": inputs["input_word_ids"], "padding_mask": mask}
     ours = from_model_garden_bert(encoder)
     record(kind, ours(tokens)["sequence_output"][:, :13], expected)
-    for place in ("encoder", "model"):
-        source = directory / f"{kind}-{place}"
-        source.mkdir()
-        tf.train.Checkpoint(**{place: encoder}).write(
-            str(source / "bert_model.ckpt")
-        )
-        (source / "bert_config.json").write_text(json.dumps(config))
-        ours = BertTextEncoder.from_preset(str(source))
-        record(
-            f"{kind}/{place}", ours(tokens)["sequence_output"][:, :13], expected
-        )
+    place = "encoder" if kind == "BertEncoder" else "model"
+    source = directory / kind
+    source.mkdir()
+    tf.train.Checkpoint(**{place: encoder}).write(
+        str(source / "bert_model.ckpt")
+    )
+    (source / "bert_config.json").write_text(json.dumps(config))
+    ours = BertTextEncoder.from_preset(str(source))
+    record(f"{kind}/file", ours(tokens)["sequence_output"][:, :13], expected)
 config["num_hidden_layers"] = 3
 (source / "bert_config.json").write_text(json.dumps(config))
 refused("more layers", BertTextEncoder, source)
