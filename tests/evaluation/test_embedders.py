@@ -1,9 +1,12 @@
 """Other models in the harness: SavedModels, and KerasHub's CLIP and SigLIP."""
 
+import io
+
 import keras
 import keras_hub
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_align import picture_file
 from tiny_align import tiny_align
 
@@ -75,14 +78,10 @@ def test_presets_and_saved_models_give_the_same_vectors(
 
 
 def clip():
+    pieces = "r e d b u s re bu d</w> s</w> a</w> red</w> bus</w>".split()
+    tokens = [*pieces, "<|startoftext|>", "<|endoftext|>"]
     tokenizer = keras_hub.tokenizers.CLIPTokenizer(
-        {
-            token: place
-            for place, token in enumerate(
-                "r e d b u s a</w> red</w> bus</w> <|startoftext|> "
-                "<|endoftext|>".split()
-            )
-        },
+        {token: place for place, token in enumerate(tokens)},
         ["r e", "re d</w>", "b u", "bu s</w>"],
     )
     vision = keras_hub.models.CLIPVisionEncoder(
@@ -107,7 +106,7 @@ def siglip():
         def tokenize(self, inputs):
             import tensorflow as tf
 
-            return tf.cast(tf.io.decode_raw(inputs, "uint8"), "int32") % 19
+            return tf.strings.unicode_decode(inputs, "UTF-8") % 19
 
         def vocabulary_size(self):
             return 20
@@ -126,17 +125,10 @@ def siglip():
 @pytest.mark.parametrize("make", [clip, siglip])
 def test_keras_hub_models_are_measured_alike(make, pictures):
     keras.utils.set_random_seed(0)
-    try:
-        backbone, preprocessor = make()
-    except (TypeError, ValueError) as error:
-        pytest.fail(f"KerasHub has changed: {error}")
+    backbone, preprocessor = make()
     embedder = keras_hub_embedder(backbone, preprocessor, "other")
     images, texts = vectors_of(embedder, pictures)
-    from PIL import Image
-
     for row, picture in zip(images, pictures, strict=True):
-        import io
-
         pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
         inputs = preprocessor.image_converter(pixels[None])
         expected = unit(numpy(backbone.get_vision_embeddings(inputs)))
