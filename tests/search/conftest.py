@@ -1,0 +1,72 @@
+"""A tiny trained-looking model, pictures, and an index of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny_align import picture_file
+from tiny_align import tiny_align
+
+COUNT = 30
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """Pictures of which one is broken; preset; vectors; index."""
+    from align_keras.search import build_index
+    from align_keras.search import embed
+
+    folder = tmp_path_factory.mktemp("library")
+    pictures = folder / "pictures"
+    (pictures / "sub").mkdir(parents=True)
+    for number in range(COUNT):
+        name = f"sub/{number:02d}.jpg" if number % 2 else f"{number:02d}.jpg"
+        size = (60 + number, 50)
+        (pictures / name).write_bytes(picture_file(number, size))
+    (pictures / "02.txt").write_text("a red bus\nanother caption\n")
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    preset = folder / "preset"
+    tiny_align().save_to_preset(str(preset))
+    manifest = embed(
+        pictures,
+        folder / "vectors",
+        preset,
+        batch_size=8,
+        pictures_per_shard=12,
+        thumbnail_size=32,
+    )
+    build_index(
+        folder / "vectors",
+        folder / "index",
+        preset,
+        labels=["a bus", "a dog", "a house"],
+    )
+    return SimpleNamespace(
+        folder=folder,
+        pictures=pictures,
+        preset=preset,
+        vectors=folder / "vectors",
+        index=folder / "index",
+        manifest=manifest,
+        names=sorted(
+            path.relative_to(pictures).as_posix()
+            for path in Path(pictures).rglob("*.jpg")
+            if path.name != "broken.jpg"
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def model(library):
+    """The model of the index, loaded once."""
+    from align_keras.search import Index
+
+    return Index(library.index).load_model()
+
+
+@pytest.fixture(scope="session")
+def dual_encoder(library):
+    """The same model, as Keras knows it: the reference."""
+    from align_keras import AlignDualEncoder
+
+    return AlignDualEncoder.from_preset(str(library.preset))
