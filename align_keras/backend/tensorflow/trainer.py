@@ -59,7 +59,10 @@ class Trainer(PaddingMixin):
     def predict_step(self, data):
         inputs, mask, _ = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(inputs, training=False)
-        return outputs if mask is None else {**outputs, IS_EXAMPLE: mask}
+        if mask is None:
+            return outputs
+        # Workers exchange numbers only.
+        return {**outputs, IS_EXAMPLE: tf.cast(mask, "int32")}
 
     # === State ===
 
