@@ -73,6 +73,7 @@ class PaddingMixin:
         rows = outputs.pop(IS_EXAMPLE, None)
         if rows is None:
             return outputs
+        rows = rows.astype(bool)
         return {name: values[rows] for name, values in outputs.items()}
 
     def _padded(self, x, y, batch_size, microbatches=False, **kwargs):

