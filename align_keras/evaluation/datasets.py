@@ -322,8 +322,10 @@ def _tfds(name, split, data_dir, note, label=None, picture=None, limit=None):
             image = image if picture is None else picture(image)
             yield f"{name}/{split}/{number}", image, note(example)
 
-    total = builder.info.splits[split].num_examples
-    total = total if limit is None else min(total, limit)
+    total = limit
+    if builder.info.splits:
+        total = builder.info.splits[split].num_examples
+        total = total if limit is None else min(total, limit)
     return DataSet(f"{name}/{split}", examples, total, classes)
 
 

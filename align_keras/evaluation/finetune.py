@@ -360,7 +360,8 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
         while step < steps:
             count = min(every, steps - step)
             classifier.fit(
-                itertools.islice(batches, count),
+                # Keras knows generators, but no other iterators.
+                (batch for batch in itertools.islice(batches, count)),
                 steps_per_epoch=count,
                 verbose=2 if progress else 0,
             )

@@ -118,7 +118,7 @@ def siglip():
     backbone = keras_hub.models.SigLIPBackbone(vision, text)
     converter = keras_hub.layers.SigLIPImageConverter(image_size=(32, 32))
     return backbone, keras_hub.models.SigLIPPreprocessor(
-        Letters(), converter, sequence_length=16
+        Letters(), converter, sequence_length=64
     )
 
 

@@ -4,6 +4,8 @@ import pytest
 from PIL import Image
 from tiny_align import tiny_align
 
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
 from align_keras.cli import main
 from align_keras.evaluation import datasets
 from align_keras.evaluation import vtab
@@ -18,6 +20,18 @@ from align_keras.evaluation.finetune import load_finetune_recipe
 HEAD = Stage("head", 0.5, 32, 40, steps=6, batch_size=6)
 REST = Stage("all", 0.01, 40, 48, steps=4, batch_size=6, freeze_statistics=True)
 RECIPE = FinetuneRecipe((HEAD, REST), 1e-5, checkpoint_every=3)
+
+
+def small_model():
+    """A dual encoder that compiles in a second, for pictures of any size."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((None, None, 3), name="images")
+    features = keras.layers.Conv2D(8, 3, strides=4)(images)
+    features = keras.layers.BatchNormalization()(features)
+    features = keras.layers.ReLU()(features)
+    return AlignDualEncoder(
+        keras.Model(images, features), BertTextEncoder(50, 1, 2, 16, 32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +56,7 @@ def folders(tmp_path_factory):
 
 def finetune(folders, workdir, **options):
     return finetune_classifier(
-        tiny_align,
+        small_model,
         folders["train"],
         folders["test"],
         RECIPE,
@@ -101,18 +115,18 @@ def weights_of(classifier, part):
     ],
 )
 def test_what_each_stage_changes(stage, kernels, statistics):
-    classifier = ImageClassifier(tiny_align(), 3)
+    classifier = ImageClassifier(small_model(), 3)
     classifier.set_stage(stage)
     inputs = np.random.default_rng(0).uniform(-1, 1, (6, 32, 32, 3))
     classifier(inputs)
     # A head of zeros has no gradient for what lies before it.
-    classifier.head.kernel.assign(classifier.head.kernel + 0.1)
     classifier.head.kernel.assign(
         np.random.default_rng(1).normal(size=classifier.head.kernel.shape)
     )
     classifier.compile(
         keras.optimizers.SGD(0.1),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=True,
     )
     before = {p: weights_of(classifier, p) for p in ("kernels", "statistics")}
     head = keras.ops.convert_to_numpy(classifier.head.kernel)
@@ -131,7 +145,7 @@ def test_what_each_stage_changes(stage, kernels, statistics):
 def test_the_encoder_learns_ten_times_slower():
     moves = []
     for rate in (1.0, 0.1):
-        classifier = ImageClassifier(tiny_align(), 2)
+        classifier = ImageClassifier(small_model(), 2)
         stage = Stage(
             "all",
             0.1,
@@ -150,6 +164,7 @@ def test_the_encoder_learns_ten_times_slower():
         classifier.compile(
             keras.optimizers.SGD(0.1),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            run_eagerly=True,
         )
         before = weights_of(classifier, "kernels")[0]
         classifier.train_on_batch(inputs, np.array([0, 1, 0, 1]))
@@ -228,7 +243,7 @@ def test_vtab_on_mock_data(tmp_path):
         assert counts["train+validation"] == counts["test"] == 12
         said = []
         result = vtab.evaluate_vtab(
-            tiny_align,
+            small_model,
             tmp_path,
             ["dtd"],
             sweep,
