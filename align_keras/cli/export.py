@@ -1,4 +1,4 @@
-"""`align-keras export`: a preset directory to a SavedModel."""
+"""`align-keras export`: a preset directory to a model that can be served."""
 
 import json
 
@@ -15,7 +15,58 @@ def add_arguments(parser):
         "--output",
         required=True,
         metavar="DIR",
-        help="directory of the SavedModel",
+        help="directory to write; TensorFlow Serving wants it to be named by "
+        "a number, such as models/align/1",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("saved_model", "onnx", "litert"),
+        default="saved_model",
+        help="saved_model takes files and strings; onnx and litert hold the "
+        "towers alone (default: saved_model)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of computations and of the stored weights (default: as trained)",
+    )
+    group = parser.add_argument_group("SavedModel only")
+    group.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="text file with the name of a class on each line: adds the "
+        "signature classify",
+    )
+    group.add_argument(
+        "--templates",
+        metavar="FILE",
+        help="JSON list of prompts with {} for the name of a class (default: "
+        "the name alone)",
+    )
+    group.add_argument(
+        "--top-k",
+        type=int,
+        metavar="N",
+        help="labels that classify returns for a picture (default: 5)",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="refuse larger pictures (default: 32 million)",
+    )
+    group.add_argument(
+        "--batch-sizes",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="batch sizes to time (default: 1 8)",
+    )
+    group.add_argument(
+        "--runs",
+        type=int,
+        metavar="N",
+        help="timed requests of each kind; 0 for none (default: 20)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object"
@@ -24,18 +75,35 @@ def add_arguments(parser):
 
 def run(args):
     """Export the model and say where it went."""
-    from align_keras import AlignDualEncoder
-    from align_keras.serving import export_saved_model
-    from align_keras.serving.export import SIGNATURES
+    from align_keras.serving.run import export_preset
 
-    model = AlignDualEncoder.from_preset(args.model)
-    export_saved_model(model, args.output)
-    result = {
-        "output": args.output,
-        "signatures": list(SIGNATURES),
-        "embedding_dim": model.embedding_dim,
-    }
+    result = export_preset(
+        args.model,
+        args.output,
+        form=args.format,
+        precision=args.precision,
+        classes=args.classes,
+        templates=args.templates,
+        top_k=args.top_k,
+        max_pixels=args.max_pixels,
+        batch_sizes=args.batch_sizes,
+        runs=args.runs,
+    )
     if args.json:
         print(json.dumps(result))
-    else:
-        print(f"Wrote `{args.output}` with {', '.join(SIGNATURES)}.")
+        return
+    print(f"Wrote `{args.output}`, {result['bytes'] / 1e6:.1f} MB.")
+    if args.format != "saved_model":
+        print(f"Files: {', '.join(result['files'])}.")
+        return
+    print(f"Signatures: {', '.join(result['signatures'])}.")
+    if not result["warmup"]:
+        print(
+            "No warm-up requests for TensorFlow Serving: for these, "
+            '`pip install "align-keras[serving]"` and export again.'
+        )
+    for row in result["latency_ms"]:
+        print(
+            "{signature}, batch of {batch_size}: {p50} ms (median), {p99} ms "
+            "(99th percentile)".format(**row)
+        )

@@ -2,37 +2,87 @@
 
 from pathlib import Path
 
-import keras
-
 from align_keras.files import atomic_directory
+from align_keras.serving.classes import class_vectors
+from align_keras.serving.pictures import read_pictures
+from align_keras.serving.towers import at_precision
+from align_keras.serving.towers import tf_towers
+from align_keras.serving.warmup import can_write_warmup
+from align_keras.serving.warmup import write_warmup_requests
 
-SIGNATURES = ("encode_image", "encode_text", "serving_default")
+# What is read of a text; the tokens of the model come from its beginning.
+_MAX_TEXT_BYTES = 1 << 16
+
+SIGNATURES = {
+    "encode_image": ["image_bytes"],
+    "encode_text": ["texts"],
+    "serving_default": ["image_bytes", "texts"],
+}
 
 
-def export_saved_model(model, path):
+def export_saved_model(
+    model,
+    path,
+    precision=None,
+    classes=None,
+    templates=("{}",),
+    top_k=5,
+    max_pixels=32_000_000,
+    warmup=None,
+):
     """Write a SavedModel that takes the bytes of pictures and plain strings.
 
     Weights, vocabulary and preprocessing travel inside. To run it, a process
     imports `tensorflow` and `tensorflow_text`, which registers the operations
-    of the tokenizer. The batch may have any size.
+    of the tokenizer; TensorFlow Serving has these (docs/serving.md). The
+    batch may have any size.
 
     - `encode_image`: `image_bytes`, strings `(images,)`, the contents of
-      picture files, to `embeddings`;
+      picture files, to `embeddings` and `valid`;
     - `encode_text`: `texts`, strings `(texts,)`, to `embeddings`;
     - `serving_default`: both to `similarities`, float32 `(images, texts)`,
-      `image_embeddings` and `text_embeddings`.
+      `image_embeddings`, `text_embeddings`, `valid`, and the scalar
+      `temperature`: the softmax of similarities divided by it gives
+      probabilities;
+    - `classify`, where `classes` are given: `image_bytes` to `labels`,
+      strings, and `probabilities`, float32, both `(images, top_k)` with the
+      best first, and `valid`. Probabilities are over all classes.
 
     Embeddings are float32 `(count, embedding_dim)` of unit length, whatever
     the precision of the model, and similarities are cosines from -1 to 1.
+    Of a text the first 64 KiB are read.
+
+    `valid`, bool `(images,)`, is false where a file is no picture that
+    decodes, or one with more than `max_pixels`: its embedding, similarities
+    and probabilities are zeros, its labels empty strings, and the other
+    pictures of the batch are not affected.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor.
         path: string or `pathlib.Path`. The directory to write. It appears
             whole or not at all.
+        precision: string, `"float32"` or `"bfloat16"`. The latter halves the
+            size. Defaults to `None`, as the model computes and stores.
+        classes: list of strings, names of classes. Their vectors are stored
+            in the export. Defaults to `None`: no signature `classify`.
+        templates: list of strings with `{}` where the name of a class goes.
+            A class's vector is the mean over them. Defaults to the name
+            alone.
+        top_k: int. Labels that `classify` returns for a picture, at most the
+            number of classes. Defaults to 5.
+        max_pixels: int. Larger pictures are refused before they are decoded.
+            Defaults to 32 million.
+        warmup: bool. Whether to write requests with which TensorFlow Serving
+            warms the model up. Defaults to `None`: where
+            tensorflow-serving-api is installed.
+
+    Returns:
+        Dict from the name of each signature to the list of its inputs.
 
     Raises:
-        ValueError: the model has no preprocessor.
-        ImportError: TensorFlow is not installed.
+        ValueError: The model has no preprocessor, or an argument is wrong.
+        ImportError: TensorFlow is not installed, or tensorflow-serving-api
+            is not and `warmup` is true.
 
     Example:
 
@@ -48,12 +98,12 @@ def export_saved_model(model, path):
     )["embeddings"]
     ```
     """
-    if model.preprocessor is None:
-        raise ValueError(
-            "The model has no preprocessor, so its export could not read "
-            "pictures and texts: set `model.preprocessor` to an "
-            "`AlignPreprocessor` before exporting."
-        )
+    require_preprocessor(model)
+    for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
+        if value < 1:
+            raise ValueError(
+                f"`{name}` must be positive. Received: {name}={value}"
+            )
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -61,9 +111,24 @@ def export_saved_model(model, path):
             "A SavedModel is written by TensorFlow, which is not installed: "
             "`pip install tensorflow tensorflow-text`."
         ) from error
-    servable, signatures = _servable(model, tf)
+    model = at_precision(model, precision)
+    module, functions = _functions(model, max_pixels, precision == "bfloat16")
+    inputs = dict(SIGNATURES)
+    if classes:
+        functions["classify"] = _classify(
+            module,
+            functions["encode_image"],
+            classes,
+            class_vectors(model, classes, templates),
+            model.temperature,
+            top_k,
+        )
+        inputs["classify"] = ["image_bytes"]
     with atomic_directory(path) as temporary:
-        tf.saved_model.save(servable, str(temporary), signatures=signatures)
+        tf.saved_model.save(module, str(temporary), signatures=functions)
+        if can_write_warmup() if warmup is None else warmup:
+            write_warmup_requests(temporary, inputs)
+    return inputs
 
 
 def export_preset(preset, path):
@@ -87,62 +152,84 @@ def export_preset(preset, path):
     return True
 
 
-def _servable(model, tf):
-    """Return a trackable object that holds the weights, and its signatures."""
-    preprocessor = model.preprocessor
-    servable, image_tower, text_tower = _towers(model, tf)
+def require_preprocessor(model):
+    """Raise `ValueError` where the model could not read files and strings."""
+    if model.preprocessor is None:
+        raise ValueError(
+            "The model has no preprocessor, so its export could not read "
+            "pictures and texts: set `model.preprocessor` to an "
+            "`AlignPreprocessor` before exporting."
+        )
 
+
+def _functions(model, max_pixels, compact):
+    """Return a trackable object that holds the weights, and signatures."""
+    import tensorflow as tf
+
+    preprocessor = model.preprocessor
+    temperature = model.temperature
+    module, image_tower, text_tower = tf_towers(model, compact)
     image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
     texts = tf.TensorSpec((None,), tf.string, name="texts")
 
     @tf.function(input_signature=[image_bytes], autograph=False)
     def encode_image(image_bytes):
-        images = preprocessor({"images": image_bytes})["images"]
-        return {"embeddings": tf.cast(image_tower(images), tf.float32)}
+        images, valid = read_pictures(
+            image_bytes, preprocessor.image_converter, max_pixels
+        )
+        embeddings = tf.cast(image_tower(images), tf.float32)
+        embeddings = tf.where(valid[:, None], embeddings, 0.0)
+        return {"embeddings": embeddings, "valid": valid}
 
     @tf.function(input_signature=[texts], autograph=False)
     def encode_text(texts):
+        texts = tf.strings.substr(texts, 0, _MAX_TEXT_BYTES)
         tokens = preprocessor.tokenize(texts)
         return {"embeddings": tf.cast(text_tower(tokens), tf.float32)}
 
     @tf.function(input_signature=[image_bytes, texts], autograph=False)
     def serve(image_bytes, texts):
-        images = encode_image(image_bytes)["embeddings"]
+        images = encode_image(image_bytes)
         words = encode_text(texts)["embeddings"]
         return {
-            "similarities": tf.matmul(images, words, transpose_b=True),
-            "image_embeddings": images,
+            "similarities": tf.matmul(
+                images["embeddings"], words, transpose_b=True
+            ),
+            "image_embeddings": images["embeddings"],
             "text_embeddings": words,
+            "valid": images["valid"],
+            # A scalar also makes a server that merges requests refuse to
+            # merge these, whose similarities it would mix up.
+            "temperature": tf.constant(temperature, tf.float32),
         }
 
-    return servable, dict(
-        zip(SIGNATURES, (encode_image, encode_text, serve), strict=True)
-    )
+    functions = (encode_image, encode_text, serve)
+    return module, dict(zip(SIGNATURES, functions, strict=True))
 
 
-def _towers(model, tf):
-    """Return a module with the weights, and both towers as TF functions."""
-    module = tf.Module()
-    if keras.config.backend() == "tensorflow":
-        module.weights = [weight.value for weight in model.weights]
-        return module, model.encode_image, model.encode_text
+def _classify(module, encode_image, classes, vectors, temperature, top_k):
+    """Return the signature `classify`; the vectors are kept in `module`."""
+    import tensorflow as tf
 
-    from jax.experimental import jax2tf
+    module.class_vectors = tf.Variable(vectors, trainable=False)
+    top_k = min(top_k, len(classes))
 
-    from align_keras.backend.jax import stateless
-
-    module.weights = [
-        tf.Variable(keras.ops.convert_to_numpy(weight))
-        for weight in model.weights
-    ]
-
-    def convert(encode):
-        converted = jax2tf.convert(
-            stateless(model, encode),
-            polymorphic_shapes=[None, "(batch, ...)"],
-            native_serialization_platforms=("cpu", "cuda", "tpu"),
-            with_gradient=False,
+    @tf.function(input_signature=encode_image.input_signature, autograph=False)
+    def classify(image_bytes):
+        images = encode_image(image_bytes)
+        scores = tf.matmul(
+            images["embeddings"], module.class_vectors, transpose_b=True
         )
-        return lambda inputs: converted(list(module.weights), inputs)
+        probabilities, best = tf.math.top_k(
+            tf.nn.softmax(scores / temperature), top_k
+        )
+        valid = images["valid"][:, None]
+        return {
+            "labels": tf.where(
+                valid, tf.gather(tf.constant(classes), best), ""
+            ),
+            "probabilities": tf.where(valid, probabilities, 0.0),
+            "valid": images["valid"],
+        }
 
-    return module, convert(model.encode_image), convert(model.encode_text)
+    return classify

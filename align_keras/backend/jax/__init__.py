@@ -3,7 +3,6 @@ from align_keras.backend.jax.functional import compile_inference
 from align_keras.backend.jax.functional import densify
 from align_keras.backend.jax.functional import require
 from align_keras.backend.jax.functional import scan
-from align_keras.backend.jax.functional import stateless
 from align_keras.backend.jax.functional import value_and_gradients
 from align_keras.backend.jax.functional import values
 from align_keras.backend.jax.optimizer import ReplicaClipping
@@ -29,7 +28,6 @@ __all__ = [
     "replicate",
     "require",
     "scan",
-    "stateless",
     "value_and_gradients",
     "values",
 ]

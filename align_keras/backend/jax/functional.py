@@ -1,7 +1,8 @@
 """Gradients, loops and recomputation of functions without side effects."""
 
 import jax
-import keras
+
+from align_keras.backend.stateless import stateless
 
 
 def values(variables):
@@ -79,26 +80,6 @@ def compile_inference(model, function):
     """
     run = jax.jit(stateless(model, function))
     return lambda inputs: run([w.value for w in model.weights], inputs)
-
-
-def stateless(model, function):
-    """Return `function` with the weights of `model` as a first argument.
-
-    Args:
-        model: `keras.Model`, built.
-        function: callable of one argument that runs `model`.
-
-    Returns:
-        A callable of a list of arrays, in the order of `model.weights`, and
-        the argument of `function`.
-    """
-
-    def with_weights(weights, inputs):
-        state = zip(model.weights, weights, strict=True)
-        with keras.StatelessScope(state_mapping=state):
-            return function(inputs)
-
-    return with_weights
 
 
 def require(condition, message):

@@ -1,0 +1,179 @@
+"""The towers for ONNX Runtime and LiteRT: numbers in, vectors out."""
+
+import json
+
+import keras
+import numpy as np
+
+from align_keras.files import atomic_directory
+from align_keras.serving.export import require_preprocessor
+from align_keras.serving.towers import computing_dtypes
+
+SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
+# ONNX Runtime 1.14 (2023) and later read it.
+_OPSET = 18
+
+
+def export_towers(model, path, form):
+    """Write each tower as an ONNX or LiteRT model.
+
+    Neither format holds the decoding of picture files or BERT's tokenizer, so
+    the towers start behind them. The batch may have any size.
+
+    - `image_encoder`: `images`, float32 `(batch, height, width, 3)`;
+    - `text_encoder`: `token_ids` and `padding_mask`, int32 `(batch,
+      sequence_length)`.
+
+    Both give `embeddings`, float32 `(batch, embedding_dim)` of unit length.
+    Beside them stand `preprocessing.json`, which says how to make these
+    inputs, and `vocabulary.txt`.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, in
+            float32.
+        path: string or `pathlib.Path`. The directory to write. It appears
+            whole or not at all.
+        form: string, `"onnx"` or `"litert"`.
+
+    Returns:
+        List of the names of the files.
+
+    Raises:
+        ValueError: `form` is unknown, the model has no preprocessor or
+            another precision, or Keras runs on JAX.
+        ImportError: tf2onnx is not installed.
+
+    Example:
+
+    ```python
+    export_towers(model, "align_onnx", "onnx")
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("align_onnx/image_encoder.onnx")
+    vectors = session.run(["embeddings"], {"images": images})[0]
+    ```
+    """
+    if form not in SUFFIXES:
+        raise ValueError(
+            f"`form` must be one of {sorted(SUFFIXES)}. Received: form={form!r}"
+        )
+    require_preprocessor(model)
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            f"The {form} export converts TensorFlow graphs, and the graphs of "
+            "JAX hold an operation that it cannot read. Set the environment "
+            "variable KERAS_BACKEND to tensorflow. Received: backend="
+            f"{keras.config.backend()!r}"
+        )
+    dtypes = set(computing_dtypes(model).values())
+    if dtypes != {"float32"}:
+        raise ValueError(
+            f"The {form} export takes models in float32: export with the "
+            f"precision float32. Received: {', '.join(sorted(dtypes))}"
+        )
+    convert = _to_onnx if form == "onnx" else _to_litert
+    with atomic_directory(path) as temporary:
+        for name, function in _tower_functions(model).items():
+            content = convert(model, function)
+            (temporary / f"{name}.{SUFFIXES[form]}").write_bytes(content)
+        _write_preprocessing(model.preprocessor, temporary)
+        return sorted(file.name for file in temporary.iterdir())
+
+
+def _tower_functions(model):
+    import tensorflow as tf
+
+    preprocessor = model.preprocessor
+    images = tf.TensorSpec(
+        (None, *preprocessor.image_converter.image_size, 3),
+        tf.float32,
+        name="images",
+    )
+    token_ids, padding_mask = (
+        tf.TensorSpec((None, preprocessor.sequence_length), tf.int32, name=name)
+        for name in ("token_ids", "padding_mask")
+    )
+
+    @tf.function(input_signature=[images], autograph=False)
+    def image_encoder(images):
+        return {"embeddings": model.encode_image(images)}
+
+    @tf.function(input_signature=[token_ids, padding_mask], autograph=False)
+    def text_encoder(token_ids, padding_mask):
+        tokens = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return {"embeddings": model.encode_text(tokens)}
+
+    return {"image_encoder": image_encoder, "text_encoder": text_encoder}
+
+
+def _to_onnx(model, function):
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            'The ONNX export needs tf2onnx: `pip install "align-keras[onnx]"`.'
+        ) from error
+
+    proto, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=function.input_signature,
+        opset=_OPSET,
+        custom_op_handlers={"Erfc": (_erfc, [])},
+    )
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return proto.SerializeToString()
+
+
+def _erfc(context, node, name, arguments):
+    """1 - erf, of which exact GELU is made; ONNX has no operation for it."""
+    dtype = context.get_dtype(node.output[0])
+    shape = context.get_shape(node.output[0])
+    one = context.make_const(f"{name}_one", np.ones((), "float32"))
+    erf = context.make_node("Erf", node.input[:], dtypes=[dtype])
+    context.remove_node(node.name)
+    context.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        name=name,
+        outputs=node.output[:],
+        shapes=[shape],
+        dtypes=[dtype],
+    )
+
+
+def _to_litert(model, function):
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    return tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], module
+    ).convert()
+
+
+def _write_preprocessing(preprocessor, directory):
+    converter = preprocessor.image_converter
+    tokenizer = preprocessor.tokenizer
+    settings = {
+        "image": {
+            "resize": converter.resize_size,
+            "antialias": converter.antialias,
+            "central_crop": converter.image_size,
+            "scale": converter.scale,
+            "offset": converter.offset,
+        },
+        "text": {
+            "lowercase": tokenizer.lowercase,
+            "strip_accents": tokenizer.strip_accents,
+            "sequence_length": preprocessor.sequence_length,
+            "start": "[CLS]",
+            "end": "[SEP]",
+            "padding": "[PAD]",
+        },
+    }
+    text = json.dumps(settings, indent=2, default=np.ndarray.tolist)
+    (directory / "preprocessing.json").write_text(text + "\n")
+    vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
+    (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")

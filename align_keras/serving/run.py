@@ -1,0 +1,117 @@
+"""From a preset directory to an export, with its size and latency."""
+
+from align_keras import AlignDualEncoder
+from align_keras.serving.classes import read_classes
+from align_keras.serving.classes import read_templates
+from align_keras.serving.export import export_saved_model
+from align_keras.serving.measure import measure_latency
+from align_keras.serving.measure import size_of
+from align_keras.serving.portable import export_towers
+from align_keras.serving.towers import at_precision
+from align_keras.serving.warmup import can_write_warmup
+
+
+def export_preset(
+    preset,
+    output,
+    form="saved_model",
+    precision=None,
+    classes=None,
+    templates=None,
+    top_k=None,
+    max_pixels=None,
+    batch_sizes=None,
+    runs=None,
+):
+    """Export the model of a preset, then measure the export.
+
+    Args:
+        preset: string. What `AlignDualEncoder.from_preset` takes.
+        output: string or `pathlib.Path`. The directory to write.
+        form: string: `"saved_model"`, `"onnx"` or `"litert"`; the arguments
+            behind `precision` are for the first alone. Defaults to
+            `"saved_model"`.
+        precision: string, `"float32"` or `"bfloat16"`. Defaults to `None`,
+            that of the preset.
+        classes: path of a text file, see `read_classes`.
+        templates: path of a JSON file, see `read_templates`.
+        top_k: int. See `export_saved_model`.
+        max_pixels: int. See `export_saved_model`.
+        batch_sizes: sequence of ints to time. Defaults to `None`, 1 and 8.
+        runs: int. Timed requests of each kind, or 0. Defaults to `None`, 20.
+
+    Returns:
+        Dict with `"output"`, `"format"`, `"embedding_dim"` and `"bytes"`; of
+        a SavedModel also `"signatures"`, `"warmup"` (whether warm-up requests
+        were written) and `"latency_ms"` (the rows of `measure_latency`); of
+        another format `"files"`.
+
+    Raises:
+        ValueError: An option does not fit the format, or a value is wrong.
+    """
+    options = {
+        "classes": classes,
+        "templates": templates,
+        "top_k": top_k,
+        "max_pixels": max_pixels,
+        "batch_sizes": batch_sizes,
+        "runs": runs,
+    }
+    _check_options(form, options)
+    settings = {
+        name: options[name]
+        for name in ("top_k", "max_pixels")
+        if options[name] is not None
+    }
+    # Read before the model, so that a mistake in them shows at once.
+    if classes is not None:
+        settings["classes"] = read_classes(classes)
+    if templates is not None:
+        settings["templates"] = read_templates(templates)
+    model = AlignDualEncoder.from_preset(preset)
+    result = {
+        "output": str(output),
+        "format": form,
+        "embedding_dim": model.embedding_dim,
+    }
+    if form != "saved_model":
+        model = at_precision(model, precision)
+        result["files"] = export_towers(model, output, form)
+        return {**result, "bytes": size_of(output)}
+    inputs = export_saved_model(model, output, precision, **settings)
+    runs = 20 if runs is None else runs
+    rows = measure_latency(output, batch_sizes or (1, 8), runs) if runs else []
+    return {
+        **result,
+        "signatures": list(inputs),
+        "warmup": can_write_warmup(),
+        "bytes": size_of(output),
+        "latency_ms": rows,
+    }
+
+
+def _check_options(form, options):
+    def word(name):
+        return f"--{name.replace('_', '-')}"
+
+    given = [name for name, value in options.items() if value is not None]
+    if form != "saved_model" and given:
+        raise ValueError(
+            f"{word(given[0])} is an option of the format saved_model. "
+            f"Received: --format {form}"
+        )
+    for name in ("templates", "top_k"):
+        if name in given and "classes" not in given:
+            raise ValueError(
+                f"{word(name)} is about the signature classify: name a file "
+                "with --classes too."
+            )
+    if any(size < 1 for size in options["batch_sizes"] or ()):
+        raise ValueError(
+            "--batch-sizes must be positive. "
+            f"Received: {options['batch_sizes']}"
+        )
+    if options["runs"] is not None and options["runs"] < 0:
+        raise ValueError(
+            f"--runs must not be negative. Received: {options['runs']}"
+        )

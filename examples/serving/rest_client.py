@@ -1,0 +1,64 @@
+"""Ask TensorFlow Serving over REST what a picture shows.
+
+    python rest_client.py http://localhost:8501 bus.jpg --text "a bus" "a cat"
+    python rest_client.py http://localhost:8501 bus.jpg
+
+With texts, it prints how well each fits; without, the labels of the signature
+`classify`, if the model was exported with classes. Needs nothing but Python.
+"""
+
+import argparse
+import base64
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+
+def predict(url, model, signature, inputs):
+    """Send a request in columns: each input is one list."""
+    request = urllib.request.Request(
+        f"{url}/v1/models/{model}:predict",
+        json.dumps({"signature_name": signature, "inputs": inputs}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)["outputs"]
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{error.code}: {error.read().decode()}") from error
+
+
+def main():
+    """Read the command line, ask, and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url", help="such as http://localhost:8501")
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--text", nargs="+")
+    parser.add_argument("--model", default="align")
+    args = parser.parse_args()
+
+    # JSON has no bytes: {"b64": ...} stands for them.
+    pictures = [
+        {"b64": base64.b64encode(path.read_bytes()).decode()}
+        for path in args.pictures
+    ]
+    if args.text:
+        inputs = {"image_bytes": pictures, "texts": args.text}
+        outputs = predict(args.url, args.model, "serving_default", inputs)
+        names = [args.text] * len(pictures)
+        scores = outputs["similarities"]
+    else:
+        inputs = {"image_bytes": pictures}
+        outputs = predict(args.url, args.model, "classify", inputs)
+        names, scores = outputs["labels"], outputs["probabilities"]
+    rows = zip(args.pictures, outputs["valid"], names, scores, strict=True)
+    for path, valid, row_names, row_scores in rows:
+        print(path if valid else f"{path}: not a readable picture")
+        for name, score in zip(row_names, row_scores, strict=True):
+            if valid:
+                print(f"  {score:6.3f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
