@@ -209,4 +209,3 @@ def replicas(library, tmp_path_factory):
         name: vectors_of(read(output / name))
         for name in ("preset", "saved_model")
     }
-
