@@ -21,6 +21,16 @@ from align_keras.search.approximate import FaissSearch
 from align_keras.search.exact import nearest
 
 TOPICS, DIRECTIONS, NOISE = 2000, 64, 0.25
+# Settings of a built index, from quick to thorough.
+EFFORTS = {
+    "ivf-pq": (
+        {"probes": 16, "candidates": 200},
+        {"probes": 64, "candidates": 400},
+        {"probes": 64, "candidates": 1000},
+        {"probes": 128, "candidates": 2000},
+    ),
+    "hnsw": ({"breadth": 100}, {"breadth": 200}, {"breadth": 400}),
+}
 
 
 def draw(count, dim, seed, world):
@@ -64,8 +74,8 @@ def main():
         print(json.dumps(measure_exact(queries, vectors, args.k)), flush=True)
         expected, _ = nearest(queries, vectors, args.k)
         for kind in args.kinds.split(","):
-            result = measure(kind, folder, queries, vectors, expected)
-            print(json.dumps(result), flush=True)
+            for result in measure(kind, folder, queries, vectors, expected):
+                print(json.dumps(result), flush=True)
 
 
 def measure_exact(queries, vectors, k):
@@ -89,7 +99,24 @@ def measure(kind, folder, queries, vectors, expected):
     """Build, and measure recall and time against the exact results."""
     with Clock() as build:
         settings = BUILDERS[kind](vectors, folder / kind)
-    search = FaissSearch(folder / kind, vectors, settings)
+    yield {
+        "kind": kind,
+        "vectors": len(vectors),
+        **settings,
+        "build_seconds": round(build.wall, 1),
+        "build_cpu_seconds": round(build.cpu, 1),
+        "bytes_per_vector": round(
+            (folder / kind).stat().st_size / len(vectors), 1
+        ),
+    }
+    for change in EFFORTS[kind]:
+        settings = {**settings, **change}
+        search = FaissSearch(folder / kind, vectors, settings)
+        yield {"kind": kind, **change, **ask(search, queries, expected)}
+
+
+def ask(search, queries, expected):
+    """Measure one search."""
     k = expected.shape[1]
     search(queries[:8], k)
     with Clock() as single:
@@ -101,14 +128,6 @@ def measure(kind, folder, queries, vectors, expected):
         for ours, right in zip(found, expected, strict=True)
     ]
     return {
-        "kind": kind,
-        "vectors": len(vectors),
-        **settings,
-        "build_seconds": round(build.wall, 1),
-        "build_cpu_seconds": round(build.cpu, 1),
-        "bytes_per_vector": round(
-            (folder / kind).stat().st_size / len(vectors), 1
-        ),
         "one_by_one": single.rates(len(queries)),
         "together": together.rates(len(queries)),
         f"recall@{k}": round(float(np.mean(hits)) / k, 4),

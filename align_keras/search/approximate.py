@@ -8,10 +8,10 @@ from align_keras.search.exact import rescore
 
 # Vectors that go to FAISS in one call: 160 MiB of 640 dimensions.
 _BLOCK = 1 << 16
-# Candidates that are scored again, exactly, for each result that is wanted,
-# and at least so many.
-_CANDIDATES = 10
-_FEWEST_CANDIDATES = 400
+# Candidates that are scored again, exactly: at least so many, and so many for
+# each result that is wanted.
+_CANDIDATES = {"ivf-pq": 1000, "hnsw": 200}
+_CANDIDATES_PER_RESULT = 10
 # Vectors that FAISS wants to see for each centre that it learns.
 _EXAMPLES = 40
 
@@ -50,7 +50,12 @@ def build_ivf_pq(vectors, path, seed=0):
     index.train(np.ascontiguousarray(vectors[sample]))
     _add(index, vectors)
     faiss.write_index(index, str(path))
-    return {"lists": lists, "codes": codes, "probes": min(lists, 64)}
+    return {
+        "lists": lists,
+        "codes": codes,
+        "probes": min(lists, 64),
+        "candidates": _CANDIDATES["ivf-pq"],
+    }
 
 
 def build_hnsw(vectors, path, seed=0):
@@ -77,7 +82,11 @@ def build_hnsw(vectors, path, seed=0):
     index.train(np.ascontiguousarray(vectors[sample]))
     _add(index, vectors)
     faiss.write_index(index, str(path))
-    return {"neighbours": 32, "breadth": 200}
+    return {
+        "neighbours": 32,
+        "breadth": 200,
+        "candidates": _CANDIDATES["hnsw"],
+    }
 
 
 BUILDERS = {"ivf-pq": build_ivf_pq, "hnsw": build_hnsw}
@@ -129,6 +138,7 @@ class FaissSearch:
             )
         self._index = index
         self._vectors = vectors
+        self._candidates = settings["candidates"]
 
     def __call__(self, queries, k):
         """Find nearest vectors.
@@ -141,7 +151,7 @@ class FaissSearch:
             A list with a pair of arrays for each query: int64 indices, best
             first, and float32 scores. There may be fewer than `k`.
         """
-        count = max(_CANDIDATES * k, _FEWEST_CANDIDATES)
+        count = max(_CANDIDATES_PER_RESULT * k, self._candidates)
         count = min(count, len(self._vectors))
         queries = np.ascontiguousarray(queries, "float32")
         _, candidates = self._index.search(

@@ -1,0 +1,192 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny_align import tiny_align
+
+from align_keras.cli import main
+from align_keras.search import Index
+from align_keras.search import build_index
+from align_keras.search import search
+from align_keras.search import write_index
+
+
+@pytest.fixture(scope="module")
+def vectors(library, dual_encoder):
+    paths = [str(library.pictures / name) for name in library.names]
+    return np.asarray(dual_encoder.encode_image(paths))
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize(
+    "words, picture, minus, weights",
+    [
+        ("a red bus", None, None, {}),
+        (None, "04.jpg", None, {}),
+        ("blue", "04.jpg", None, {}),
+        (None, "04.jpg", "the dog", {"minus_weight": 0.7}),
+        ("blue", "04.jpg", "red", {"text_weight": 0.5, "image_weight": 3.0}),
+    ],
+)
+def test_search_ranks_as_numpy_does(
+    library, model, dual_encoder, vectors, words, picture, minus, weights
+):
+    def text(value):
+        return np.asarray(dual_encoder.encode_text([value]))[0]
+
+    plus = weights.get("text_weight", 2.0)
+    query = np.zeros(vectors.shape[1])
+    if words:
+        query = query + plus * text(words)
+    if picture:
+        path = library.pictures / picture
+        image = np.asarray(dual_encoder.encode_image([str(path)]))[0]
+        query = query + weights.get("image_weight", 1.0) * image
+    if minus:
+        query = query - weights.get("minus_weight", plus) * text(minus)
+    expected = vectors @ unit(query)
+    results = search(
+        library.index,
+        text=words,
+        image=picture and library.pictures / picture,
+        minus_text=minus,
+        k=7,
+        model=model,
+        **weights,
+    )
+    scores = [result["score"] for result in results]
+    assert scores == sorted(scores, reverse=True)
+    np.testing.assert_allclose(scores, np.sort(expected)[::-1][:7], atol=1e-4)
+    for result in results:
+        assert result["key"] == library.names[result["row"]]
+        assert result["score"] == pytest.approx(
+            expected[result["row"]], abs=1e-4
+        )
+
+
+def test_command_line(library, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    command = ["search", library.index, "--image", library.pictures / "06.jpg"]
+    command += ["-k", "3", "--json", "--contact-sheet", sheet]
+    assert main([str(word) for word in command]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results[0]["key"] == "06.jpg"
+    assert results[0]["score"] == pytest.approx(1, abs=1e-4)
+    assert len(results) == 3
+    assert sheet.stat().st_size > 1000
+
+
+def test_another_model_is_refused(library, tmp_path):
+    other = tmp_path / "other"
+    tiny_align(seed=1).save_to_preset(str(other))
+    with pytest.raises(ValueError, match="does not match"):
+        build_index(library.vectors, tmp_path / "index", other)
+    assert not (tmp_path / "index").exists()
+    with pytest.raises(ValueError, match="does not match"):
+        search(library.index, text="a bus", model=other)
+    copy = tmp_path / "copy"
+    shutil.copytree(library.index, copy)
+    weights = copy / "model" / "model.weights.h5"
+    contents = bytearray(weights.read_bytes())
+    contents[-1] ^= 1
+    weights.write_bytes(contents)
+    with pytest.raises(ValueError, match="does not match"):
+        Index(copy).load_model()
+
+
+def test_damaged_and_newer_indexes_are_refused(library, tmp_path):
+    def damaged(name, change):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(
+            library.index, copy, ignore=shutil.ignore_patterns("model")
+        )
+        path = copy / name
+        path.write_bytes(change(path.read_bytes()))
+        return copy
+
+    newer = damaged(
+        "index.json", lambda b: b.replace(b'"version": 1', b'"version": 2')
+    )
+    with pytest.raises(ValueError, match="version 2.*reads version 1"):
+        Index(newer)
+    with pytest.raises(ValueError, match="not valid JSON"):
+        Index(damaged("index.json", lambda contents: contents[:20]))
+    with pytest.raises(ValueError, match="keys.bin. does not hold 30 rows"):
+        Index(damaged("keys.bin", lambda contents: contents[:-1]))
+    with pytest.raises(ValueError, match="damaged"):
+        Index(damaged("keys.npy", lambda contents: b"no array"))
+    with pytest.raises(FileNotFoundError, match="no index.json"):
+        Index(tmp_path)
+
+
+def test_unfinished_vectors_and_existing_outputs(library, tmp_path):
+    copy = tmp_path / "vectors"
+    shutil.copytree(library.vectors, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["finished"] = False
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="not complete"):
+        build_index(copy, tmp_path / "index", library.preset)
+    with pytest.raises(FileExistsError, match="exists already"):
+        build_index(library.vectors, library.index, library.preset)
+
+
+# === Other searchers ===
+
+COUNT, DIM = 3000, 32
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Vectors around centres, and queries of the same kind."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(60, DIM))
+    every = centres[rng.integers(0, 60, COUNT + 20)]
+    every = every + 0.3 * rng.normal(size=every.shape)
+    every /= np.linalg.norm(every, axis=1, keepdims=True)
+    every = every.astype("float32")
+    return every[:COUNT], every[COUNT:]
+
+
+@pytest.mark.parametrize("kind", ["ivf-pq", "hnsw", "qdrant"])
+def test_other_searchers_find_what_the_exact_one_finds(
+    library, drawn, tmp_path, kind
+):
+    package = "qdrant_client" if kind == "qdrant" else "faiss"
+    pytest.importorskip(package)
+    if kind != "qdrant":
+        import faiss
+
+        faiss.omp_set_num_threads(2)
+    vectors, queries = drawn
+    names = [f"../../{row}" for row in range(COUNT)]
+    rows = [(names, [""] * COUNT, vectors, [b""] * COUNT)]
+    write_index(rows, COUNT, tmp_path / "index", library.preset, kind)
+    index = Index(tmp_path / "index")
+    found = index.search(queries, 10)
+    index.close()
+    expected = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    hits = 0
+    for query, (where, scores), right in zip(
+        queries, found, expected, strict=True
+    ):
+        # Whatever is found, its score is that of its vector.
+        np.testing.assert_allclose(scores, vectors[where] @ query, atol=1e-5)
+        hits += len(set(where) & set(right))
+    assert hits / expected.size > 0.95
+    assert index.key(7) == "../../7"
+
+
+def test_a_collection_of_other_vectors_is_refused(library, drawn, tmp_path):
+    pytest.importorskip("qdrant_client")
+    vectors = drawn[0][:20]
+    rows = [(["a"] * 20, [""] * 20, vectors, [b""] * 20)]
+    write_index(rows, 20, tmp_path / "index", library.preset, "qdrant")
+    shutil.rmtree(tmp_path / "index" / "qdrant")
+    with pytest.raises(ValueError, match="`align_keras` in .* does not exist"):
+        Index(tmp_path / "index")

@@ -1,0 +1,354 @@
+"""The page's server: values, limits, hostile input; the page itself."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from chromium import Chromium
+from chromium import find_chromium
+from PIL import Image
+from tiny_align import picture_file
+
+from align_keras.search import Index
+from align_keras.search import search
+from align_keras.search.search import classify
+from align_keras.search.web.app import make_app
+from align_keras.search.web.limits import Limits
+from align_keras.search.web.limits import RateLimit
+
+pytest.importorskip("starlette")
+httpx = pytest.importorskip("httpx")
+uvicorn = pytest.importorskip("uvicorn")
+
+
+@pytest.fixture(scope="module")
+def site(library, model):
+    """A server on loopback, with room for many requests."""
+    limits = Limits(
+        upload_bytes=200_000, max_pixels=1_000_000, rate=1e6, burst=1e6
+    )
+    app = make_app(Index(library.index), model, limits)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    while not server.started:
+        time.sleep(0.05)
+        assert thread.is_alive()
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+
+
+def find(site, *parts, **more):
+    answer = site.post("/api/search", json={"parts": parts, **more})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def test_page_answers_like_the_function(library, model, site):
+    contents = (library.pictures / "04.jpg").read_bytes()
+    answer = site.post(
+        "/api/picture", content=contents, headers={"Content-Type": "image/jpeg"}
+    )
+    picture = answer.json()["picture"]
+    results = find(
+        site,
+        {"picture": picture, "weight": 1},
+        {"text": "blue", "weight": 2},
+        {"text": "red", "weight": -0.5},
+        k=6,
+    )
+    expected = search(
+        library.index,
+        text="blue",
+        image=contents,
+        minus_text="red",
+        minus_weight=0.5,
+        k=6,
+        model=model,
+    )
+    assert [r["row"] for r in results] == [r["row"] for r in expected]
+    for ours, theirs in zip(results, expected, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)
+        assert ours["key"] == theirs["key"]
+    alike = find(site, {"row": 5, "weight": 1}, k=1)
+    assert alike[0]["row"] == 5
+    shown = site.get("/thumbnails/5")
+    assert shown.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(shown.content)).height == 32
+
+
+def test_labels_are_a_softmax_at_the_models_temperature(
+    library, model, dual_encoder, site
+):
+    names = ["a bus", "the dog", "blue"]
+    answer = site.post(
+        "/api/labels", json={"part": {"row": 3}, "labels": names}
+    ).json()["labels"]
+    vector = np.array(Index(library.index).vectors[3])
+    texts = np.asarray(dual_encoder.encode_text(names))
+    logits = texts @ vector / dual_encoder.temperature
+    shares = np.exp(logits) / np.exp(logits).sum()
+    found = {entry["label"]: entry["probability"] for entry in answer}
+    for name, share in zip(names, shares, strict=True):
+        assert found[name] == pytest.approx(share, abs=2e-3)
+    assert [entry["label"] for entry in answer] == [
+        names[i] for i in np.argsort(-shares)
+    ]
+    no_temperature = type(model)(model.embedder)
+    assert classify(no_temperature, vector, texts)[1] is None
+
+
+def bomb():
+    """A PNG file of 100 megapixels in about 100 kB."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+JSON, JPEG = "application/json", "image/jpeg"
+DEEP = b"[" * 20_000 + b"]" * 20_000
+# What is sent, and the status that comes back: the table in docs/search.md.
+HOSTILE = {
+    "bytes that are no picture": ("/api/picture", JPEG, b"\xff\xd8 no", 422),
+    "an empty picture": ("/api/picture", JPEG, b"", 422),
+    "a program as a picture": ("/api/picture", JPEG, b"%!PS\nshowpage", 422),
+    "half a picture": ("/api/picture", JPEG, picture_file(1)[:300], 422),
+    "a decompression bomb": ("/api/picture", "image/png", bomb(), 422),
+    "a huge file": ("/api/picture", JPEG, b"\xff" * 300_000, 413),
+    "a picture as a form": (
+        "/api/picture",
+        "multipart/form-data; boundary=x",
+        b"--x--",
+        415,
+    ),
+    "JSON of another type": ("/api/search", "text/plain", b"{}", 415),
+    "broken JSON": ("/api/search", JSON, b"{", 400),
+    "deep JSON": ("/api/search", JSON, DEEP, 400),
+    "a list": ("/api/search", JSON, b"[]", 422),
+    "1 MB of text": (
+        "/api/search",
+        JSON,
+        json.dumps({"parts": [{"text": "a" * 10**6}]}).encode(),
+        413,
+    ),
+    "2,000 characters": (
+        "/api/search",
+        JSON,
+        json.dumps({"parts": [{"text": "a" * 2000}]}).encode(),
+        422,
+    ),
+    "half a character": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"text": "\\ud800"}]}',
+        422,
+    ),
+    "an infinite weight": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"text": "a", "weight": Infinity}]}',
+        422,
+    ),
+    "parts that cancel out": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"text": "a"}, {"text": "a", "weight": -1}]}',
+        422,
+    ),
+    "13 parts": (
+        "/api/search",
+        JSON,
+        json.dumps({"parts": [{"text": "a"}] * 13}).encode(),
+        422,
+    ),
+    "a million results": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"text": "a"}], "k": 1000000}',
+        422,
+    ),
+    "a row before the first": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"row": -1}]}',
+        422,
+    ),
+    "a picture nobody sent": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"picture": "../../etc/passwd"}]}',
+        410,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_requests_are_refused_with_a_reason(site, name):
+    path, kind, body, status = HOSTILE[name]
+    answer = site.post(path, content=body, headers={"Content-Type": kind})
+    assert answer.status_code == status
+    assert answer.json()["error"]
+    assert "Traceback" not in answer.text
+    assert site.get("/api/index").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/thumbnails/../index.json",
+        "/thumbnails/%2e%2e%2findex.json",
+        "/thumbnails/-1",
+        "/thumbnails/30",
+        "/thumbnails/99999999999999999999",
+        "/index.json",
+        "/model/config.json",
+        "/..%2f..%2fetc/passwd",
+        "/docs",
+    ],
+)
+def test_nothing_but_thumbnails_is_read(site, path):
+    # A client would tidy up the path first.
+    with socket.create_connection(
+        (site.base_url.host, site.base_url.port)
+    ) as s:
+        s.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        answer = b"".join(iter(lambda: s.recv(65536), b""))
+    assert answer.split(b" ", 2)[1] == b"404"
+
+
+def test_other_hosts_and_methods_are_refused(site):
+    elsewhere = {"Host": "evil.example"}
+    assert site.get("/", headers=elsewhere).status_code == 400
+    assert site.get("/api/search").status_code == 405
+    assert site.put("/thumbnails/1").status_code == 405
+    policy = site.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline'; script" not in policy
+    first, second = (site.get("/").text for _ in range(2))
+    assert first != second  # The number of the script is new each time.
+
+
+def test_requests_are_rationed():
+    now = [0.0]
+    rate = RateLimit(rate=2, burst=3, addresses=2, clock=lambda: now[0])
+    assert [rate.take("a") for _ in range(3)] == [0, 0, 0]
+    assert rate.take("a") == pytest.approx(0.5)
+    assert rate.take("b") == 0
+    now[0] = 0.5
+    assert rate.take("a") == 0
+    assert rate.take("a") > 0
+    now[0] = 100.0
+    assert [rate.take("a") > 0 for _ in range(4)] == [False] * 3 + [True]
+
+
+def test_a_hundred_queries_at_once(library, site):
+    """The script of the load test, for two seconds."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/serve_load.py", str(site.base_url)),
+            *("--seconds", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["errors"]) == (0, 0), result
+    assert result["queries"] >= 100
+
+
+# === In a browser ===
+
+
+@pytest.fixture(scope="module")
+def browser(site, tmp_path_factory):
+    if find_chromium() is None:
+        pytest.skip("There is no chromium: apt-get install chromium")
+    browser = Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def shown(browser):
+    return browser.run(
+        "[...document.querySelectorAll('.tile img')].map(i => i.src"
+        ".split('/').pop()).join()"
+    )
+
+
+def test_type_drop_adjust(library, site, browser, tmp_path):
+    browser.open(str(site.base_url))
+    browser.wait("document.activeElement.id == 'query'")
+    browser.type("a red bus")
+    browser.wait("document.querySelectorAll('.tile').length == 30")
+    words = [r["row"] for r in find(site, {"text": "a red bus", "weight": 2})]
+    assert shown(browser) == ",".join(map(str, words))
+
+    browser.drop(library.pictures / "04.jpg")
+    browser.wait("document.querySelectorAll('.part img').length == 1")
+    browser.wait("document.querySelectorAll('#guesses li').length == 3")
+    row = library.names.index("04.jpg")
+    parts = [{"text": "a red bus", "weight": 2}, {"row": row, "weight": 1}]
+    both = ",".join(str(r["row"]) for r in find(site, *parts))
+    src = "[...document.querySelectorAll('.tile img')]"
+    order = f"{src}.map(i => i.src.split('/').pop()).join()"
+    browser.wait(f"{order} == '{both}'")
+
+    # The slider of the picture to the other end.
+    browser.run(
+        "(() => { const s = document.querySelector('.part input[type=range]');"
+        " s.value = -3; s.dispatchEvent(new Event('input')); })()"
+    )
+    parts[1]["weight"] = -3
+    away = ",".join(str(r["row"]) for r in find(site, *parts))
+    assert away != both
+    browser.wait(f"{order} == '{away}'")
+
+    browser.press("ArrowDown")
+    browser.run("document.querySelector('.tile').focus()")
+    browser.press("ArrowRight")
+    assert (
+        browser.run(
+            "[...document.querySelectorAll('.tile')]"
+            ".indexOf(document.activeElement)"
+        )
+        == 1
+    )
+    browser.press("Enter")
+    browser.wait("document.getElementById('detail').open")
+    browser.press("Escape")
+    browser.wait("!document.getElementById('detail').open")
+    browser.press("/")
+    assert browser.run("document.activeElement.id") == "query"
+    browser.screenshot(tmp_path / "page.png")
+    picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+    assert browser.errors == []
+
+
+def test_phone_and_dark(site, browser):
+    browser.resize(390, 844, phone=True)
+    browser.scheme("dark")
+    browser.open(str(site.base_url))
+    browser.run("document.getElementById('query').focus()")
+    browser.type("a dog")
+    browser.wait("document.querySelectorAll('.tile').length == 30")
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    color = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert color == "rgb(20, 22, 26)"
+    assert browser.errors == []
