@@ -234,7 +234,7 @@ def test_vtab_on_mock_data(tmp_path):
         augmentation=("none",),
     )
     with tfds.testing.mock_data(num_examples=12):
-        data = vtab.load_task("clevr_count", limits=(8, 4))
+        data = vtab.load_task("cifar100", limits=(8, 4))
         assert data["train"].total == 8
         counts = {
             part: len(list(found.examples())) for part, found in data.items()
