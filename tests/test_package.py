@@ -70,6 +70,8 @@ def test_wheel_holds_every_module_preset_and_recipe(installed):
     expected = {
         path.relative_to(ROOT) for path in ROOT.glob("align_keras/**/*.py")
     }
+    configs = ROOT.glob("align_keras/curation/configs/*.yaml")
+    expected |= {path.relative_to(ROOT) for path in configs}
     for pattern in ("presets/*/*.json", "presets/recipes/*.yaml"):
         expected |= {
             "align_keras" / path.relative_to(ROOT)

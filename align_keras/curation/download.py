@@ -154,12 +154,12 @@ def write_download_list(kept, path):
     folder = Path(kept)
     if (folder / "kept").is_dir():
         folder /= "kept"
+    columns = ["url", "text", "row_id"]
     files = sorted(folder.glob("*.parquet"))
-    if not files:
+    if not files or not {*columns} <= {*parquet.read_schema(files[0]).names}:
         raise FileNotFoundError(
             f"`{kept}` holds no kept pairs; run `align-keras curate` first."
         )
-    columns = ["url", "text", "row_id"]
     schema = arrow.schema(
         [("url", "string"), ("text", "string"), ("row_id", "int64")]
     )

@@ -195,8 +195,10 @@ def _read_delimited(path, wanted):
     with open_stream(path) as stream:
         first = csv.open_csv(
             stream,
-            csv.ReadOptions(block_size=2**20),
-            csv.ParseOptions(delimiter, invalid_row_handler=lambda row: "skip"),
+            csv.ReadOptions(block_size=BATCH_BYTES),
+            csv.ParseOptions(
+                delimiter=delimiter, invalid_row_handler=lambda row: "skip"
+            ),
         )
         names = first.schema.names
         first.close()
@@ -205,7 +207,9 @@ def _read_delimited(path, wanted):
             stream,
             csv.ReadOptions(block_size=BATCH_BYTES),
             csv.ParseOptions(
-                delimiter, newlines_in_values=True, invalid_row_handler=count
+                delimiter=delimiter,
+                newlines_in_values=True,
+                invalid_row_handler=count,
             ),
             csv.ConvertOptions(
                 check_utf8=False,

@@ -341,13 +341,24 @@ def token_grams(rows, ngrams=(1, 2)):
         Ibis table of `row_id` and `gram` (string).
     """
     words = rows.filter(rows.num_tokens > 0)
-    # A sub-select of its own, so that texts are split once.
     words = words.select("row_id", words=words.tokens.split(" "))
     # One list of all would need a test for null, which makes it twice.
-    return _union(
-        _explode(words.select("row_id", gram=_joined(words.words, length)))
-        for length in ngrams
-    )
+    return _union(_explode(words, length) for length in ngrams)
+
+
+def _explode(words, length):
+    """A row for each n-gram of a length."""
+    exceptions = require("ibis.common.exceptions", "curation")
+    grams = _joined(words.words, length)
+    try:
+        words.get_backend()
+    except exceptions.IbisError:
+        # To be printed for any engine: the other form becomes a quadratic
+        # join on BigQuery.
+        return words.select("row_id", gram=grams).unnest("gram")
+    # In one step, because Ibis would merge two and split the text again for
+    # every word of it.
+    return words.select("row_id", gram=grams.unnest())
 
 
 def _joined(words, length):
@@ -356,24 +367,12 @@ def _joined(words, length):
         return words
 
     def join(word, index):
-        for step in range(length - 1):
-            word = words[index + length - 2 - step] + " " + word
+        for offset in range(length - 2, -1, -1):
+            before = words[index + offset] if offset else words[index]
+            word = before + " " + word
         return word
 
     return words[length - 1 :].map(join)
-
-
-def _explode(table):
-    """A row for each element of the list `gram`."""
-    exceptions = require("ibis.common.exceptions", "curation")
-    try:
-        table.get_backend()
-    except exceptions.IbisError:
-        # To be printed for any engine: the other form becomes a quadratic
-        # join on BigQuery.
-        return table.unnest("gram")
-    # A third of the time on DuckDB, and the same SQL on Spark.
-    return table.select("row_id", gram=table.gram.unnest())
 
 
 def most_frequent(counts, keep, ties="keep"):

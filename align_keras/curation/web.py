@@ -111,10 +111,9 @@ def page_pairs(contents, page, charset=None):
     etree = require("lxml.etree", "curation")
     html = require("lxml.html", "curation")
     tree = None
-    for encoding in (
-        charset,
-        None if b"charset" in contents[:2048] else "utf-8",
-    ):
+    # lxml reads what the page itself says, and would take Latin-1 else.
+    own = None if b"charset" in contents[:2048].lower() else "utf-8"
+    for encoding in [charset, own] if charset else [own]:
         try:
             parser = html.HTMLParser(encoding=encoding, huge_tree=True)
             tree = html.document_fromstring(contents, parser=parser)

@@ -1,0 +1,357 @@
+"""From the web: archives of pages, downloads, and a vocabulary in the end."""
+
+import http.server
+import io
+import json
+import os
+import shutil
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ibis", reason="needs the extra `curation`")
+pytest.importorskip("warcio", reason="needs the extra `curation`")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from align_keras.curation import curate
+from align_keras.curation import download
+from align_keras.curation import learn_vocabulary
+from align_keras.curation.config import parse_config
+from align_keras.curation.readers import read_batches
+from align_keras.curation.web import page_pairs
+
+PAGE = """<html><head><base href="/deep/"><title>x</title></head><body>
+<img src="bus.jpg" alt=" a red  bus ">
+<IMG SRC='https://other.org/c%20at.png?x=1&amp;y=2' ALT="un chat &amp; demi">
+<img src="//cdn.org/dog.gif" alt="Ein schöner Hund">
+<img src="data:image/png;base64,AAAA" alt="inside the page">
+<img src="no-alt.jpg"><img alt="no source"><img src="blank.jpg" alt=" ">
+<img src="http://[broken" alt="no address at all">
+<p>unclosed <img src=last.jpg alt=letztes>
+"""
+PAIRS = [
+    ("https://example.org/deep/bus.jpg", "a red  bus"),
+    ("https://other.org/c%20at.png?x=1&y=2", "un chat & demi"),
+    ("https://cdn.org/dog.gif", "Ein schöner Hund"),
+    ("https://example.org/deep/last.jpg", "letztes"),
+]
+
+
+def response(writer, page, body, kind="text/html", status="200 OK"):
+    headers = StatusAndHeaders(
+        status, [("Content-Type", kind)], protocol="HTTP/1.1"
+    )
+    writer.write_record(
+        writer.create_warc_record(
+            page, "response", payload=io.BytesIO(body), http_headers=headers
+        )
+    )
+
+
+def write_warc(path):
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        page = "https://example.org/a/b.html"
+        kind = "text/html; charset=iso-8859-1"
+        response(writer, page, PAGE.encode("latin-1"), kind)
+        response(writer, page, PAGE.encode(), "image/png")
+        response(writer, page, PAGE.encode(), status="404 Not Found")
+        response(writer, page, b"")
+        response(writer, page, b"\xff\xfe\x00junk <img src=x alt", "text/html")
+        utf8 = '<img src="u.jpg" alt="größer 大きい">'.encode()
+        response(writer, "https://utf8.org/", utf8)
+        wrong = "text/html; charset=no-such-thing"
+        response(writer, "https://odd.org/", utf8, wrong)
+
+
+def pairs_of(path):
+    found, bad = [], 0
+    for columns, bad_records in read_batches(str(path)):
+        bad += bad_records
+        lists = [columns[n].to_pylist() for n in ("url", "text", "page")]
+        found += zip(*lists, strict=True)
+    return [tuple(value.decode() for value in row) for row in found], bad
+
+
+def test_warc_gives_absolute_addresses_and_texts(tmp_path):
+    write_warc(tmp_path / "crawl.warc.gz")
+    found, bad = pairs_of(tmp_path / "crawl.warc.gz")
+    page = "https://example.org/a/b.html"
+    assert found == [
+        *((url, text, page) for url, text in PAIRS),
+        ("https://utf8.org/u.jpg", "größer 大きい", "https://utf8.org/"),
+        ("https://odd.org/u.jpg", "größer 大きい", "https://odd.org/"),
+    ]
+    assert bad == 0
+    assert page_pairs(b"", "https://a.org/") == []
+
+
+def test_wat_gives_the_same_pairs(tmp_path):
+    links = [
+        {"path": "IMG@/src", "url": "bus.jpg", "alt": " a red  bus "},
+        {"path": "A@/href", "url": "page.html", "alt": "no picture"},
+        {"path": "IMG@/src", "url": "no-alt.jpg"},
+        {"path": "IMG@/src", "url": "//cdn.org/dog.gif", "alt": "Hund"},
+    ]
+
+    def record(writer, value):
+        writer.write_record(
+            writer.create_warc_record(
+                "https://example.org/a/b.html",
+                "metadata",
+                payload=io.BytesIO(value),
+                warc_content_type="application/json",
+            )
+        )
+
+    with open(tmp_path / "crawl.wat.gz", "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        html = {"Head": {"Base": "/deep/"}, "Links": links}
+        envelope = {
+            "WARC-Header-Metadata": {
+                "WARC-Target-URI": "https://example.org/a/b.html"
+            },
+            "Payload-Metadata": {
+                "HTTP-Response-Metadata": {"HTML-Metadata": html}
+            },
+        }
+        record(writer, json.dumps({"Envelope": envelope}).encode())
+        record(writer, b"{broken")
+        del envelope["Payload-Metadata"]
+        record(writer, json.dumps({"Envelope": envelope}).encode())
+    found, bad = pairs_of(tmp_path / "crawl.wat.gz")
+    assert [pair[:2] for pair in found] == [
+        PAIRS[0],
+        ("https://cdn.org/dog.gif", "Hund"),
+    ]
+    assert bad == 1
+
+
+def test_archives_go_through_curation(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_warc(folder / "crawl.warc.gz")
+    whole = (folder / "crawl.warc.gz").read_bytes()
+    (folder / "cut.warc.gz").write_bytes(whole[: len(whole) // 3])
+    rules = {"rules": [{"token_count": {"at_least": 3}}]}
+    rules["extra_columns"] = ["page"]
+    curate([folder], tmp_path / "out", parse_config(rules))
+    kept = pq.read_table(tmp_path / "out" / "kept").to_pylist()
+    first = [row for row in kept if row["row_id"] < 10**12]
+    assert {(r["url"], r["text"]) for r in first} == set(PAIRS[:3])
+    assert {row["page"] for row in first} == {"https://example.org/a/b.html"}
+
+
+# === Downloading ===
+
+
+def picture(size, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), "uint8")
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(size).save(file, "JPEG")
+    return file.getvalue()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Real pictures, and whatever else the web has."""
+
+    def do_GET(self):
+        if "slow" in self.path:
+            time.sleep(8)
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        body = picture((320, 240), len(self.path))
+        if "broken" in self.path:
+            body = body[: len(body) // 2]
+        if "huge" in self.path:
+            file = io.BytesIO()
+            Image.new("1", (12_000, 12_000)).save(file, "PNG")
+            body = file.getvalue()
+        if "text" in self.path:
+            body = b"<html>not a picture</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+NAMES = ["good1", "good2", "missing", "slow", "broken", "text", "huge", "good3"]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """The kept directory of a run whose addresses a local server answers."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    root = f"http://127.0.0.1:{server.server_port}"
+    urls = [f"{root}/{name}.jpg" for name in NAMES]
+    texts = [f"a caption of {name}" for name in NAMES]
+    pq.write_table(
+        pa.table({"url": urls, "text": texts}), tmp_path / "in.parquet"
+    )
+    rules = parse_config({"rules": [{"token_count": {"at_least": 3}}]})
+    curate([tmp_path / "in.parquet"], tmp_path / "clean", rules)
+    yield tmp_path / "clean"
+    server.shutdown()
+    server.server_close()
+
+
+# What img2dataset leaves, written by twenty lines in its stead.
+STAND_IN = """#!{python}
+import json, sys, urllib.request
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+if given["image_size"] == "13":
+    print("no luck today"); sys.exit(3)
+assert given["url_col"] == "url" and given["caption_col"] == "text"
+assert given["input_format"] == "parquet" and given["timeout"] == "3"
+rows = pq.read_table(given["url_list"]).to_pylist()
+out = Path(given["output_folder"]); out.mkdir()
+for row in rows:
+    row.update(status="success", error_message=None, caption=row.pop("text"),
+               width=64, height=48, original_width=320, original_height=240)
+    try:
+        patience = 0.5 if "slow" in row["url"] else 60
+        body = urllib.request.urlopen(row["url"], timeout=patience).read()
+        if not body.endswith(b"\\xff\\xd9"):
+            row.update(status="failed_to_resize",
+                       error_message="cannot identify image file 0x7f")
+    except Exception as error:
+        row.update(status="failed_to_download", error_message=str(error))
+pq.write_table(pa.Table.from_pylist(rows), out / "00000.parquet")
+(out / "00000.tar").write_bytes(b""); (out / "00001.tar").write_bytes(b"")
+(out / "00000_stats.json").write_text(json.dumps(dict(count=len(rows))))
+"""
+
+
+def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
+    program = tmp_path / "img2dataset"
+    program.write_text(STAND_IN.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    result = download(
+        kept, tmp_path / "got", str(program), timeout=3, progress=True
+    )
+    assert result["pairs"] == len(NAMES)
+    assert result["downloaded"] == 3 and result["failed"] == 5
+    assert result["failures"] == {
+        "HTTP Error 404": 1,
+        "cannot identify image file 0x7": 3,
+        "timed out": 1,
+    }
+    # A shard without statistics was begun and not finished.
+    assert result["incomplete_shards"] == ["00001"]
+    listed = pq.read_table(tmp_path / "got" / "download_list.parquet")
+    assert listed.column_names == ["url", "text", "row_id"]
+    assert sorted(listed["row_id"].to_pylist()) == list(range(len(NAMES)))
+    assert "100%" in capsys.readouterr().err
+    # The downloads' own table goes through the rules of sizes.
+    rules = {"rules": [{"shorter_side": {"above": 200}}]}
+    again = curate(result["metadata"], tmp_path / "2", parse_config(rules))
+    assert again["kept"] == len(NAMES)
+    with pytest.raises(OSError, match="status 3: no luck today"):
+        download(kept, tmp_path / "x", str(program), image_size=13, timeout=3)
+    with pytest.raises(FileNotFoundError, match="environment of its own"):
+        download(kept, tmp_path / "y", "no-such-program")
+    with pytest.raises(FileNotFoundError, match="no kept pairs"):
+        download(tmp_path, tmp_path / "z", str(program))
+
+
+@pytest.mark.multiprocess
+def test_img2dataset_itself(kept, tmp_path):
+    program = os.environ.get("IMG2DATASET") or shutil.which("img2dataset")
+    if program is None:
+        pytest.skip("IMG2DATASET names no program, and the path has none")
+    result = download(
+        kept,
+        tmp_path / "got",
+        program,
+        image_size=64,
+        processes=1,
+        threads=4,
+        timeout=2,
+        retries=0,
+    )
+    assert result["pairs"] == len(NAMES)
+    assert result["downloaded"] >= 3
+    assert result["failures"]["HTTP Error 404"] == 1
+    assert sum(result["failures"].values()) == result["failed"] >= 3
+    pictures = tmp_path / "got" / "pictures"
+    from align_keras.data import pack
+
+    manifest = pack(pictures, tmp_path / "packed")
+    assert manifest["records"] == result["downloaded"]
+
+
+# === Vocabulary ===
+
+
+def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
+    import tensorflow as tf
+
+    from align_keras import AlignTokenizer
+
+    texts = [
+        "A red bus, near the café",
+        "two dogs running on the beaches",
+        "日本 の 猫 on the wall",
+        "חתול על גדר",
+        "Größere Hunde laufen; 3.5 km!",
+    ] * 3
+    folder = tmp_path / "clean" / "kept"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": texts[:7]}), folder / "0.parquet")
+    pq.write_table(
+        pa.table({"text": [*texts[7:], None, " "]}), folder / "1.parquet"
+    )
+    (tmp_path / "more.txt").write_text("a word\n\nmore words\n", "utf-8")
+    inputs = [tmp_path / "clean", tmp_path / "more.txt"]
+    result = learn_vocabulary(inputs, tmp_path / "v.txt", size=300)
+    assert result["texts"] == len(texts) + 2
+    again = learn_vocabulary(inputs[::-1], tmp_path / "w.txt", size=300)
+    assert again["tokens"] == result["tokens"]
+    first = (tmp_path / "v.txt").read_text("utf-8")
+    assert first == (tmp_path / "w.txt").read_text("utf-8")
+    vocabulary = first.splitlines()
+    assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert len(vocabulary) == len(set(vocabulary)) == result["tokens"]
+    assert {"the", "cafe", "日", "##e"} <= set(vocabulary)
+    tokenizer = AlignTokenizer(tmp_path / "v.txt")
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def __call__(self, strings):
+            return tokenizer(strings).to_tensor(-1)
+
+    module = Module()
+    module.tokenizer = tokenizer
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    probes = [*texts[:5], "unseen Wörter 猫猫", "x\u0301 — “quoted”", ""]
+    served = loaded(tf.constant(probes)).numpy()
+    for text, row in zip(probes, served, strict=True):
+        expected = [int(i) for i in tokenizer(text)]
+        assert [int(i) for i in row if i >= 0] == expected
+    # Texts from which it was learned have no unknown word.
+    unknown = tokenizer.token_to_id("[UNK]")
+    assert unknown not in served[:5]
+    with pytest.raises(ValueError, match="no text"):
+        pq.write_table(pa.table({"text": [None, ""]}), tmp_path / "n.parquet")
+        learn_vocabulary([tmp_path / "n.parquet"], tmp_path / "x.txt")
+    with pytest.raises(ValueError, match="no column `title`.*text"):
+        learn_vocabulary(inputs[:1], tmp_path / "x.txt", text_column="title")
+    assert not Path(tmp_path / "x.txt").exists()
