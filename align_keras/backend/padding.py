@@ -81,17 +81,17 @@ class PaddingMixin:
         if isinstance(x, DataAdapter):
             return x
         adapter = get_data_adapter(x, y, batch_size=batch_size, **kwargs)
+        if is_distributed(x):
+            return adapter
         multiple = self.batch_multiple()
         size = adapter.batch_size
         uneven = size is None or size % multiple
         partial = adapter.has_partial_batch
         if partial is None:  # A data set; a static size holds for all batches.
             partial = size is None
-        if is_distributed(x) or not (
-            uneven or partial and (multiple > 1 or microbatches)
-        ):
-            return adapter
-        return PaddedBatches(adapter, multiple)
+        if uneven or partial and (multiple > 1 or microbatches):
+            return PaddedBatches(adapter, multiple)
+        return adapter
 
 
 def is_distributed(data):

@@ -106,12 +106,10 @@ def image_encoder(case):
             3,
             1,
             2,
-            0.25,
-            True,
-            case.dropout,
-            "fixed",
-            "silu",
-            *kind,
+            residual=True,
+            dropout=case.dropout,
+            batch_norm=case.batch_norm,
+            virtual_batch_size=case.run,
             name="block",
         )(x)
     return keras.Model(images, x)
