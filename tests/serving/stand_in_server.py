@@ -44,12 +44,8 @@ class Model:
             raise Refused("INVALID_ARGUMENT", f"expected inputs {list(specs)}")
         try:
             tensors = {
-                key: tf.convert_to_tensor(value, spec.dtype)
-                for (key, spec), value in zip(
-                    specs.items(),
-                    (inputs[key] for key in specs),
-                    strict=True,
-                )
+                key: tf.convert_to_tensor(inputs[key], spec.dtype)
+                for key, spec in specs.items()
             }
             return function(**tensors)
         except (TypeError, ValueError, tf.errors.OpError) as error:

@@ -1,5 +1,6 @@
 import json
-import os
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,184 +9,84 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_align import picture_file
-from tiny_align import tiny_align
 
-from align_keras.cli import main
-from align_keras.serving import export_saved_model
-
-ROOT = Path(__file__).resolve().parents[2]
-TEXTS = [
-    "a red bus near the house.",
-    "Cafés, BLUE",
-    "",
-    "unheard-of words 東京",
-    "the dog " * 200,
-]
-
-# What a server runs: it must find everything inside the SavedModel.
-SERVE = """
-import sys
-import numpy as np
-import tensorflow as tf
-import tensorflow_text
-
-imported = set(sys.modules)
-folder, *names = sys.argv[1:]
-inputs = np.load(f"{folder}/inputs.npz", allow_pickle=True)
-images = tf.constant(list(inputs["images"]))
-texts = tf.constant(list(inputs["texts"]))
-outputs = {}
-for name in names:
-    run = tf.saved_model.load(f"{folder}/{name}").signatures
-    assert set(run) == {"encode_image", "encode_text", "serving_default"}
-    both = run["serving_default"](image_bytes=images, texts=texts)
-    for key, value in both.items():
-        outputs[f"{name}/{key}"] = value
-    two = run["encode_text"](texts=texts[3:5])
-    outputs[f"{name}/two_texts"] = two["embeddings"]
-one = run["encode_image"](image_bytes=images[2:3])
-outputs[f"{name}/one_image"] = one["embeddings"]
-# TensorFlow Text loads parts of Keras itself; the SavedModel loads none.
-unwanted = ("align_keras", "keras_hub", "keras", "jax")
-for module in set(sys.modules) - imported:
-    assert module.split(".")[0] not in unwanted, module
-assert not {"align_keras", "keras_hub"} & set(sys.modules)
-np.savez(f"{folder}/outputs.npz", **outputs)
-"""
-
-# The same preset under the other backend: embedded, and exported.
-ON_JAX = """
-import sys
-import numpy as np
 from align_keras import AlignDualEncoder
-from align_keras.evaluation import embed_images, embed_texts
+from align_keras.cli import main
+from align_keras.serving import class_vectors
 from align_keras.serving import export_saved_model
 
-folder = sys.argv[1]
-inputs = np.load(f"{folder}/inputs.npz", allow_pickle=True)
-model = AlignDualEncoder.from_preset(f"{folder}/preset")
-export_saved_model(model, f"{folder}/jax")
-np.savez(
-    f"{folder}/embedded_on_jax.npz",
-    images=embed_images(model, list(inputs["images"]), batch_size=3),
-    texts=embed_texts(model, list(inputs["texts"]), batch_size=4),
-)
-"""
-
-
-def run_python(code, *arguments, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CLASSES = ["bus", "dog", "red house"]
+TEMPLATES = ["a {}", "the {} on a house"]
 
 
 @pytest.fixture(scope="module")
-def models():
-    return {"float32": tiny_align(), "bfloat16": tiny_align("mixed_bfloat16")}
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    return [
-        picture_file(0),
-        picture_file(1, (200, 90)),
-        picture_file(2, (40, 40), mode="L"),
-        picture_file(3, (77, 51), "PNG", "P"),
-        picture_file(4, (33, 64), "PNG", "LA"),
-    ]
-
-
-@pytest.fixture(scope="module")
-def folder(models, inputs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    np.savez(
-        folder / "inputs.npz",
-        images=np.array(inputs, dtype=object),
-        texts=np.array(TEXTS, dtype=object),
-    )
-    for name, model in models.items():
-        model.export(folder / name)
-    models["float32"].save_to_preset(folder / "preset")
-    run_python(
-        ON_JAX,
-        folder,
-        KERAS_BACKEND="jax",
-        # Compiling takes longer than anything this small runs.
-        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
-        PYTHONPATH=str(ROOT),
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def served(folder):
-    run_python(SERVE, folder, "jax", "bfloat16", "float32", PYTHONPATH="")
-    with np.load(folder / "outputs.npz") as outputs:
-        return dict(outputs)
-
-
-def embeddings(model, inputs):
-    return (
-        keras.ops.convert_to_numpy(model.encode_image(inputs)),
-        keras.ops.convert_to_numpy(model.encode_text(TEXTS)),
-    )
-
-
-@pytest.mark.parametrize("name", ["float32", "jax"])
-def test_equals_the_model(name, served, models, inputs):
-    images, texts = embeddings(models["float32"], inputs)
+def expected(model, pictures, folder):
+    """What the Python model makes of the same inputs."""
+    with np.load(folder / "inputs.npz", allow_pickle=True) as inputs:
+        texts = list(inputs["texts"])
+    images = keras.ops.convert_to_numpy(model.encode_image(pictures))
+    texts = keras.ops.convert_to_numpy(model.encode_text(texts))
     # Rows differ from each other, so that a mix-up could not pass.
     assert np.ptp(images, axis=0).max() > 0.05
     assert np.ptp(texts, axis=0).max() > 0.05
-    expected = {
-        "image_embeddings": images,
-        "text_embeddings": texts,
-        "similarities": images @ texts.T,
-        "two_texts": texts[3:5],
+    # The last picture is damaged.
+    return np.concatenate([images, np.zeros_like(images[:1])]), texts
+
+
+@pytest.mark.parametrize("name", ["float32", "jax"])
+def test_equals_the_model(name, served, expected):
+    images, texts = expected
+    pairs = {
+        "both/image_embeddings": images,
+        "both/text_embeddings": texts,
+        "both/similarities": images @ texts.T,
+        "both/temperature": 0.05,
+        "two/embeddings": texts[3:5],
+        "one/embeddings": images[2:3],
     }
-    for key, value in expected.items():
+    if name != "jax":
+        pairs["none/embeddings"] = images[:0]
+    for key, value in pairs.items():
         result = served[f"{name}/{key}"]
         assert result.dtype == np.float32
         np.testing.assert_allclose(result, value, rtol=0, atol=1e-5)
+    assert served[f"{name}/both/valid"].tolist() == [True] * 5 + [False]
+    assert not served[f"{name}/both/image_embeddings"][-1].any()
+
+
+def test_classify(served, model, expected):
+    names = [
+        template.replace("{}", c) for c in CLASSES for template in TEMPLATES
+    ]
+    prompts = keras.ops.convert_to_numpy(model.encode_text(names))
+    vectors = prompts.reshape(3, 2, -1).mean(axis=1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(
-        served["float32/one_image"], images[2:3], rtol=0, atol=1e-5
+        class_vectors(model, CLASSES, TEMPLATES), vectors, rtol=0, atol=1e-6
     )
+    scores = np.exp(expected[0][:-1] @ vectors.T / 0.05)
+    scores /= scores.sum(axis=1, keepdims=True)
+    order = np.argsort(-scores, axis=1)[:, :2]
+    np.testing.assert_allclose(
+        served["float32/classify/probabilities"],
+        [*np.take_along_axis(scores, order, axis=1), [0, 0]],
+        rtol=0,
+        atol=1e-4,
+    )
+    labels = [[CLASSES[i].encode() for i in row] for row in order]
+    assert served["float32/classify/labels"].tolist() == [*labels, [b"", b""]]
+    assert not served["float32/classify/valid"][-1]
 
 
-def test_mixed_precision_gives_float32(served, models, inputs):
-    images, texts = embeddings(models["bfloat16"], inputs)
-    for key, value in {"image": images, "text": texts}.items():
-        result = served[f"bfloat16/{key}_embeddings"]
-        assert result.dtype == np.float32
-        np.testing.assert_allclose(
-            np.linalg.norm(result, axis=1), 1, rtol=0, atol=1e-6
-        )
-        # The graph may fuse operations, which moves roundings to 8 bits.
-        np.testing.assert_allclose(result, value, rtol=0, atol=0.02)
-        assert np.abs(result - served[f"float32/{key}_embeddings"]).max() > 1e-5
-    assert served["bfloat16/similarities"].dtype == np.float32
-
-
-def test_jax_embeds_the_same(folder, models, inputs):
-    images, texts = embeddings(models["float32"], inputs)
+def test_jax_embeds_the_same(served, folder, expected):
     with np.load(folder / "embedded_on_jax.npz") as result:
-        np.testing.assert_allclose(result["images"], images, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(result["texts"], texts, rtol=0, atol=1e-5)
-
-
-def test_real_photographs(folder, models, data_directory):
-    files = sorted((data_directory / "photos").glob("*.JPEG"))[::20]
-    run = tf.saved_model.load(str(folder / "float32")).signatures
-    contents = tf.constant([file.read_bytes() for file in files])
-    result = run["encode_image"](image_bytes=contents)["embeddings"]
-    expected = keras.ops.convert_to_numpy(models["float32"].encode_image(files))
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+        for key, value in zip(("images", "texts"), expected, strict=True):
+            rows = len(result[key])
+            np.testing.assert_allclose(
+                result[key], value[:rows], rtol=0, atol=1e-5
+            )
 
 
 def test_names_and_shapes_of_signatures(folder):
@@ -200,74 +101,202 @@ def test_names_and_shapes_of_signatures(folder):
 
     image_bytes, texts = {"image_bytes": strings}, {"texts": strings}
     assert received("encode_image") == spec(image_bytes)
+    assert received("classify") == spec(image_bytes)
     assert received("encode_text") == spec(texts)
     assert received("serving_default") == spec({**image_bytes, **texts})
     assert spec(signatures["serving_default"].structured_outputs) == {
         "similarities": ([None, None], tf.float32),
         "image_embeddings": ([None, 64], tf.float32),
         "text_embeddings": ([None, 64], tf.float32),
+        "valid": ([None], tf.bool),
+        # Without a first dimension, which a server could merge.
+        "temperature": ([], tf.float32),
     }
 
 
-def test_failed_export_leaves_nothing(models, tmp_path, monkeypatch):
+def test_bfloat16_from_the_command_line(folder, pictures, capsys):
+    output = folder / "bfloat16"
+    command = ["export", "--model", str(folder / "preset")]
+    options = ["--output", str(output), "--precision", "bfloat16", "--json"]
+    options += ["--classes", str(folder / "classes.txt"), "--top-k", "1"]
+    options += ["--templates", str(folder / "templates.json")]
+    options += ["--batch-sizes", "2", "--runs", "3"]
+    assert main([*command, *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    latency = result.pop("latency_ms")
+    names = ["encode_image", "encode_text", "serving_default", "classify"]
+    assert sorted(row["signature"] for row in latency) == sorted(names)
+    for row in latency:
+        assert row["batch_size"] == 2 and 0 < row["p50"] <= row["p99"]
+    files = [file for file in output.rglob("*") if file.is_file()]
+    assert result == {
+        "output": str(output),
+        "format": "saved_model",
+        "embedding_dim": 64,
+        "signatures": names,
+        "warmup": True,
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    # Weights are stored in 16 bits, and give what the model computes that
+    # rounds them on the way.
+    variables = "variables/variables.data-00000-of-00001"
+    large = (folder / "float32" / variables).stat().st_size
+    assert (output / variables).stat().st_size < 0.65 * large
+    model = AlignDualEncoder.from_preset(
+        folder / "preset", dtype="mixed_bfloat16"
+    )
+    loaded = tf.saved_model.load(str(output))
+    embeddings = loaded.signatures["encode_image"](
+        image_bytes=tf.constant(pictures)
+    )["embeddings"]
+    assert embeddings.dtype == tf.float32
+    # The graph may fuse operations, which moves roundings to 8 bits.
+    rounded = keras.ops.convert_to_numpy(model.encode_image(pictures))
+    np.testing.assert_allclose(embeddings, rounded, rtol=0, atol=0.02)
+    best = loaded.signatures["classify"](image_bytes=tf.constant(pictures))
+    assert best["labels"].shape == (5, 1)
+
+
+def test_warmup_requests_run(folder):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = folder / "float32/assets.extra/tf_serving_warmup_requests"
+    loaded = tf.saved_model.load(str(folder / "float32"))
+    seen = []
+    for record in tf.data.TFRecordDataset(str(path)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {
+            key: tf.constant(tf.make_ndarray(value))
+            for key, value in request.inputs.items()
+        }
+        name = request.model_spec.signature_name
+        outputs = loaded.signatures[name](**inputs)
+        assert all(outputs.get("valid", [True]))
+        seen.append(name)
+    assert sorted(seen) == sorted(loaded.signatures)
+
+
+def test_from_c(folder, expected, pictures, tmp_path):
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("There is no C compiler.")
+    import tensorflow_text
+
+    home = Path(tf.__file__).parent
+    if not list(home.glob("libtensorflow_cc.so.2")):
+        pytest.skip("This TensorFlow has no C library for Linux.")
+    program = tmp_path / "run_saved_model"
+    subprocess.run(
+        [compiler, HERE / "run_saved_model.c", "-o", program]
+        + [f"-I{home}/include", f"-L{home}", f"-Wl,-rpath,{home}"]
+        + ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"],
+        check=True,
+    )
+    calls = []
+    for name, file in (("encode_image", "bus.jpg"), ("encode_text", "text")):
+        signature = _signature(folder / "float32", name)
+        (source,) = signature.inputs.values()
+        output = signature.outputs["embeddings"].name.split(":")
+        calls += [source.name.split(":")[0], *output, tmp_path / file]
+    (tmp_path / "bus.jpg").write_bytes(pictures[0])
+    (tmp_path / "text").write_text("a red bus near the house.")
+    operations = Path(tensorflow_text.__file__).parent / "python" / "ops"
+    result = subprocess.run(
+        [program, folder / "float32", *calls]
+        + sorted(operations.glob("_*.so")),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = [
+        np.array(line.split(), "float32") for line in result.stdout.splitlines()
+    ]
+    for row, values in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row, values[0], rtol=0, atol=1e-5)
+
+
+def _signature(path, name):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (path / "saved_model.pb").read_bytes()
+    saved_model = saved_model_pb2.SavedModel.FromString(content)
+    return saved_model.meta_graphs[0].signature_def[name]
+
+
+def test_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
     def fail(module, path, signatures):
         Path(path, "saved_model.pb").write_text("half")
         raise OSError("disk full")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        export_saved_model(models["float32"], tmp_path / "model")
+        export_saved_model(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_model_without_preprocessor(tmp_path):
-    model = tiny_align()
-    model.preprocessor = None
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int8"}, "`precision` must be one of.*'int8'"),
+        ({"top_k": 0}, "`top_k` must be positive"),
+        ({"max_pixels": -1}, "`max_pixels` must be positive"),
+        (
+            {"classes": ["bus"], "templates": ["no place"]},
+            "must hold `{}` once.*'no place'",
+        ),
+    ],
+)
+def test_wrong_arguments(model, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(model, tmp_path / "model", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_command_lines(folder, tmp_path, capsys):
+    (tmp_path / "twice.txt").write_text("dog\ncat\ndog\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "object.json").write_text('{"prompts": []}')
+    classes = ["--classes", str(folder / "classes.txt")]
+    cases = [
+        (["--classes", f"{tmp_path}/twice.txt"], "'dog' on line 1 and again"),
+        (["--classes", f"{tmp_path}/empty.txt"], "names no class"),
+        (["--classes", f"{tmp_path}/nowhere.txt"], "nowhere.txt"),
+        ([*classes, "--templates", f"{tmp_path}/twice.txt"], "is not JSON"),
+        ([*classes, "--templates", f"{tmp_path}/object.json"], "a list"),
+        (["--top-k", "3"], "--classes too"),
+        (["--format", "onnx", "--max-pixels", "9"], "--max-pixels is an"),
+        (["--batch-sizes", "0"], "must be positive"),
+        (["--model", f"{tmp_path}/missing"], "missing"),
+    ]
+    for options, message in cases:
+        command = ["export", "--model", str(folder / "preset"), *options]
+        assert main([*command, "--output", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_without_preprocessor(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(AlignDualEncoder, "preprocessor", None)
     with pytest.raises(ValueError, match="no preprocessor.*before exporting"):
         export_saved_model(model, tmp_path / "model")
 
 
-def test_example(folder, inputs, served, tmp_path):
-    bus, gray = tmp_path / "bus.jpg", tmp_path / "gray.jpg"
-    bus.write_bytes(inputs[0])
-    gray.write_bytes(inputs[2])
-    script = ROOT / "examples" / "serve_saved_model.py"
-    result = subprocess.run(
-        [sys.executable, script, folder / "float32", bus, gray]
-        + ["--text", TEXTS[0], TEXTS[1]],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    scores = served["float32/similarities"]
-    expected = [
-        line
-        for path, row in ((bus, scores[0]), (gray, scores[2]))
-        for line in (
-            str(path),
-            f"  {row[0]:6.3f}  {TEXTS[0]}",
-            f"  {row[1]:6.3f}  {TEXTS[1]}",
-        )
-    ]
-    assert result.stdout.splitlines() == expected
-
-
-def test_command_line(folder, served, tmp_path, capsys):
-    output = tmp_path / "served"
-    command = ["export", "--model", str(folder / "preset")]
-    assert main([*command, "--output", str(output), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "output": str(output),
-        "signatures": ["encode_image", "encode_text", "serving_default"],
-        "embedding_dim": 64,
-    }
-    run = tf.saved_model.load(str(output)).signatures["encode_text"]
-    np.testing.assert_allclose(
-        run(texts=tf.constant(TEXTS))["embeddings"],
-        served["float32/text_embeddings"],
-        rtol=0,
-        atol=1e-6,
-    )
-    command = ["export", "--model", str(tmp_path / "nowhere")]
-    assert main([*command, "--output", str(output)]) == 2
-    assert "nowhere" in capsys.readouterr().err
+def test_example(folder, pictures, expected, monkeypatch, capsys):
+    bus, gray = folder / "bus.jpg", folder / "gray.jpg"
+    bus.write_bytes(pictures[0])
+    gray.write_bytes(pictures[2])
+    texts = ["a red bus near the house.", "Cafés, BLUE"]
+    script = str(ROOT / "examples" / "serve_saved_model.py")
+    arguments = [str(folder / "float32"), str(bus), str(gray)]
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--text", *texts])
+    runpy.run_path(script, run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    scores = (expected[0] @ expected[1].T)[[0, 2], :2]
+    assert lines[0] == str(bus) and lines[3] == str(gray)
+    for line, text, score in zip(
+        lines[1:3] + lines[4:], texts * 2, scores.ravel(), strict=True
+    ):
+        number, name = line.split(maxsplit=1)
+        assert name == text
+        assert float(number) == pytest.approx(score, abs=6e-4)

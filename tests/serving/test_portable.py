@@ -1,0 +1,98 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.cli import main
+from align_keras.serving import export_towers
+from align_keras.serving import portable
+
+TEXTS = ["a red bus", "the dog on a house near the cafe", ""]
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 33, 33, 3))
+    tokens = {
+        key: keras.ops.convert_to_numpy(value)
+        for key, value in model.preprocessor.tokenize(TEXTS).items()
+    }
+    return {
+        "image_encoder": {"images": images.astype("float32")},
+        "text_encoder": tokens,
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(model, inputs):
+    images = model.encode_image(inputs["image_encoder"]["images"])
+    texts = model.encode_text(inputs["text_encoder"])
+    return {
+        "image_encoder": keras.ops.convert_to_numpy(images),
+        "text_encoder": keras.ops.convert_to_numpy(texts),
+    }
+
+
+def test_onnx(folder, inputs, expected, tmp_path, capsys):
+    import onnxruntime
+
+    command = ["export", "--model", str(folder / "preset"), "--json"]
+    command += ["--format", "onnx", "--output", str(tmp_path / "onnx")]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["files"] == [
+        "image_encoder.onnx",
+        "preprocessing.json",
+        "text_encoder.onnx",
+        "vocabulary.txt",
+    ]
+    for name, arrays in inputs.items():
+        session = onnxruntime.InferenceSession(
+            tmp_path / "onnx" / f"{name}.onnx",
+            providers=["CPUExecutionProvider"],
+        )
+        for rows in (3, 1):
+            part = {key: value[:rows] for key, value in arrays.items()}
+            vectors = session.run(["embeddings"], part)[0]
+            np.testing.assert_allclose(
+                vectors, expected[name][:rows], rtol=0, atol=1e-5
+            )
+
+
+def test_litert(model, inputs, expected, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    export_towers(model, tmp_path / "litert", "litert")
+    for name, arrays in inputs.items():
+        path = tmp_path / "litert" / f"{name}.tflite"
+        run = Interpreter(str(path)).get_signature_runner()
+        for rows in (3, 1):
+            part = {key: value[:rows] for key, value in arrays.items()}
+            vectors = run(**part)["embeddings"]
+            np.testing.assert_allclose(
+                vectors, expected[name][:rows], rtol=0, atol=1e-5
+            )
+    settings = json.loads((tmp_path / "litert/preprocessing.json").read_text())
+    assert settings["image"]["central_crop"] == [33, 33]
+    assert settings["image"]["scale"] == 1 / 127.5
+    assert settings["text"]["sequence_length"] == 16
+    vocabulary = (tmp_path / "litert/vocabulary.txt").read_text().split("\n")
+    tokenizer = model.preprocessor.tokenizer
+    assert vocabulary.index("bus") == tokenizer.token_to_id("bus")
+
+
+def test_refusals(model, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`form` must be one of.*'coreml'"):
+        export_towers(model, tmp_path / "out", "coreml")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            portable, "computing_dtypes", lambda model: {1: "bfloat16"}
+        )
+        with pytest.raises(ValueError, match="float32. Received: bfloat16"):
+            export_towers(model, tmp_path / "out", "onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.config, "backend", lambda: "jax")
+        with pytest.raises(ValueError, match="KERAS_BACKEND to tensorflow"):
+            export_towers(model, tmp_path / "out", "litert")
+    assert not (tmp_path / "out").exists()
