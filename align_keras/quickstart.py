@@ -12,12 +12,12 @@ import numpy as np
 
 from align_keras.data.scene_captions import COLORS
 from align_keras.data.scene_captions import SHAPES
-from align_keras.data.scene_captions import describe
 from align_keras.data.scene_queries import ask_by_changes
 from align_keras.data.scene_queries import ask_by_words
 from align_keras.data.scenes import NOISE_SHARES
 from align_keras.data.scenes import plan_scenes
 from align_keras.data.scenes import write_scenes
+from align_keras.data.sources import read_captions
 from align_keras.files import atomic_file
 
 # The model counts as having learned when it beats chance by this factor.
@@ -271,7 +271,6 @@ class _Search:
         from align_keras.evaluation import embed_images
 
         self.model = model
-        self.scenes = scenes
         self.pictures = pictures
         self.vectors = embed_images(model, pictures, progress=False)
         self.changes = ask_by_changes(scenes)
@@ -345,7 +344,12 @@ class _Search:
         from align_keras.search.embedding import thumbnail
 
         names = [picture.name for picture in self.pictures]
-        captions = [describe(scene) for scene in self.scenes]
+        folder = self.pictures[0].parents[1]
+        captions = read_captions(folder / "captions.csv")
+        captions = [
+            captions[picture.relative_to(folder).as_posix()][0]
+            for picture in self.pictures
+        ]
         thumbnails = [
             thumbnail(decode_with_pillow(picture.read_bytes()), 256)
             for picture in self.pictures
