@@ -40,7 +40,7 @@ def make_session(master, name="align-keras embed"):
     builder = SparkSession.builder.master(master).appName(name)
     if master.startswith("local"):
         # Else the first python3 of the path, which may lack the packages.
-        builder = builder.config("spark.pyspark.python", sys.executable)
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return builder.getOrCreate()
 
 
