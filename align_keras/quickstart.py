@@ -5,15 +5,19 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from align_keras.data.scene_captions import COLORS
+from align_keras.data.scene_captions import SHAPES
 from align_keras.data.scene_queries import ask_by_changes
 from align_keras.data.scene_queries import ask_by_words
 from align_keras.data.scenes import NOISE_SHARES
 from align_keras.data.scenes import plan_scenes
 from align_keras.data.scenes import write_scenes
+from align_keras.data.sources import read_captions
 from align_keras.files import atomic_file
 
 # The model counts as having learned when it beats chance by this factor.
@@ -70,7 +74,7 @@ def run_quickstart(
     trains, measures retrieval on combinations that training never showed,
     exports a SavedModel, asks it in another process, searches by words and by
     a picture with words added and taken off (section 7 of the paper), and
-    writes a contact sheet.
+    writes a contact sheet, and an index for the web page.
 
     A run that was interrupted goes on where it stopped when it is started
     again; after a finished one, only measuring and searching are repeated.
@@ -156,6 +160,7 @@ def run_quickstart(
     )
     sheet = workdir / "contact_sheet.png"
     search.draw(sheet, questions, retrieval)
+    index = search.write_index(workdir / "index", workdir / "run" / "model")
 
     report = {
         "passed": times_chance >= REQUIRED_TIMES_CHANCE,
@@ -170,6 +175,7 @@ def run_quickstart(
             "SavedModel": str(saved_model),
             "its client": str(workdir / CLIENT),
             "pictures": str(pictures[0].parent),
+            "index": str(index),
             "report": str(workdir / "report.json"),
         },
     }
@@ -178,6 +184,10 @@ def run_quickstart(
     say(f"Done in {report['seconds'] / 60:.1f} minutes. What there is now:")
     for name, path in report["files"].items():
         say(f"      {name:14}{path}")
+    say("Search in it yourself, on a web page:")
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        say(f'      {sys.executable} -m pip install "align-keras[serve]"')
+    say(f"      {sys.executable} -m align_keras serve {index} --open")
     return report
 
 
@@ -326,6 +336,29 @@ class _Search:
                 "similarities."
             ),
         )
+
+    def write_index(self, path, model):
+        """Write an index of the pictures for the web page, anew."""
+        from align_keras.preprocessing.decode import decode_with_pillow
+        from align_keras.search import write_index
+        from align_keras.search.embedding import thumbnail
+
+        names = [picture.name for picture in self.pictures]
+        folder = self.pictures[0].parents[1]
+        captions = read_captions(folder / "captions.csv")
+        captions = [
+            captions[picture.relative_to(folder).as_posix()][0]
+            for picture in self.pictures
+        ]
+        thumbnails = [
+            thumbnail(decode_with_pillow(picture.read_bytes()), 256)
+            for picture in self.pictures
+        ]
+        rows = [(names, captions, self.vectors, thumbnails)]
+        shutil.rmtree(path, ignore_errors=True)
+        labels = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]
+        write_index(rows, len(names), path, model, labels=labels)
+        return path
 
     def _row(self, question):
         from align_keras.search.contact_sheet import Result

@@ -16,6 +16,7 @@ from align_keras.data.scene_queries import ask_by_changes
 from align_keras.data.scene_queries import ask_by_words
 from align_keras.data.scenes import plan_scenes
 from align_keras.quickstart import run_quickstart
+from align_keras.search import Index
 from align_keras.search.contact_sheet import RIGHT
 from align_keras.training import Recipe
 
@@ -109,6 +110,20 @@ def test_contact_sheet_shows_the_queries(finished):
         assert Path(path).exists()
 
 
+def test_it_makes_an_index_of_what_it_trained(finished):
+    workdir, report = finished
+    index = Index(report["files"]["index"])
+    assert index.count == 40
+    model = AlignDualEncoder.from_preset(str(workdir / "run" / "model"))
+    pictures, images, _ = embed(model, workdir, ["a red star"])
+    np.testing.assert_allclose(index.vectors, images, rtol=0, atol=1e-5)
+    assert [index.key(row) for row in range(40)] == [p.name for p in pictures]
+    records = iterate_records(str(workdir / "packed" / "evaluation"))
+    for row, record in enumerate(records):
+        assert index.text(row) == record["captions"][0]
+    assert "a red star" in index.labels
+
+
 def test_running_again_repeats_no_training(finished, capsys):
     workdir, report = finished
     kept = [
@@ -120,7 +135,13 @@ def test_running_again_repeats_no_training(finished, capsys):
     again = run_quickstart(workdir, recipe=RECIPE, **SCENES)
     assert again["retrieval"] == report["retrieval"]
     assert [path.stat().st_mtime_ns for path in kept] == times
-    assert "finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "finished" in said
+    last = said.strip().splitlines()[-1].split()
+    assert last[1:] == [
+        *("-m", "align_keras", "serve"),
+        *(str(workdir / "index"), "--open"),
+    ]
 
 
 def test_other_settings_need_another_directory(finished):

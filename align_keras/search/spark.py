@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import sys
 
 import numpy as np
 
@@ -37,6 +38,9 @@ def make_session(master, name="align-keras embed"):
             '"align-keras[spark]".'
         ) from error
     builder = SparkSession.builder.master(master).appName(name)
+    if master.startswith("local"):
+        # Else the first python3 of the path, which may lack the packages.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return builder.getOrCreate()
 
 

@@ -8,6 +8,8 @@ from tiny_align import picture_file
 from tiny_align import tiny_align
 
 COUNT = 30
+# Must be shown, and never run.
+CAPTION = "a red bus <img src=x onerror=document.body.remove()>"
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +25,7 @@ def library(tmp_path_factory):
         name = f"sub/{number:02d}.jpg" if number % 2 else f"{number:02d}.jpg"
         size = (60 + number, 50)
         (pictures / name).write_bytes(picture_file(number, size))
-    (pictures / "02.txt").write_text("a red bus\nanother caption\n")
+    (pictures / "02.txt").write_text(f"{CAPTION}\nanother caption\n")
     (pictures / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
     preset = folder / "preset"
     tiny_align().save_to_preset(str(preset))
@@ -48,6 +50,7 @@ def library(tmp_path_factory):
         vectors=folder / "vectors",
         index=folder / "index",
         manifest=manifest,
+        caption=CAPTION,
         names=sorted(
             path.relative_to(pictures).as_posix()
             for path in Path(pictures).rglob("*.jpg")

@@ -33,7 +33,7 @@ def test_folder_gives_the_models_vectors(library, dual_encoder):
     np.testing.assert_allclose(vectors_of(rows), expected, rtol=0, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 0.01
     texts = {row["key"]: row["text"] for row in rows if row["text"]}
-    assert texts == {"02.jpg": "a red bus"}
+    assert texts == {"02.jpg": library.caption}
     assert library.manifest["records"] == 30
     assert library.manifest["skipped"] == 1
     assert library.manifest["finished"]

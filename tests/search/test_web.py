@@ -110,7 +110,7 @@ def test_labels_are_a_softmax_at_the_models_temperature(
 
 
 def bomb():
-    """A PNG file of 100 megapixels in about 100 kB."""
+    """A PNG file of 100 megapixels in 12 kB."""
     file = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(file, "PNG")
     return file.getvalue()
@@ -255,6 +255,18 @@ def test_requests_are_rationed():
     assert [rate.take("a") > 0 for _ in range(4)] == [False] * 3 + [True]
 
 
+def test_too_many_requests_are_refused(library, model):
+    from starlette.testclient import TestClient
+
+    limits = Limits(rate=0.01, burst=2)
+    app = make_app(Index(library.index), model, limits, ["*"])
+    client = TestClient(app)
+    answers = [client.get("/api/index") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 100
+    assert client.get("/thumbnails/0").status_code == 429
+
+
 def test_a_hundred_queries_at_once(library, site):
     """The script of the load test, for two seconds."""
     done = subprocess.run(
@@ -296,6 +308,9 @@ def test_type_drop_adjust(library, site, browser, tmp_path):
     browser.wait("document.activeElement.id == 'query'")
     browser.type("a red bus")
     browser.wait("document.querySelectorAll('.tile').length == 30")
+    captions = "[...document.querySelectorAll('.about span')]"
+    captions = browser.run(f"{captions}.map(span => span.textContent)")
+    assert library.caption in captions
     words = [r["row"] for r in find(site, {"text": "a red bus", "weight": 2})]
     assert shown(browser) == ",".join(map(str, words))
 
