@@ -46,7 +46,7 @@ clean:
 
 $(VENV)/installed: $(SETTINGS) | $(VENV)/pyvenv.cfg
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(INSTALL) .
+	@$(INSTALL) ".[serve]"
 	@touch $@
 
 $(VENV)/installed-for-tests: $(SETTINGS) | $(VENV)/pyvenv.cfg

@@ -247,13 +247,15 @@ def load_embedder(model):
             backbone,
             preprocessor.from_preset(str(model)),
             name,
-            _fingerprint(path),
+            fingerprint_of(path),
         )
     from align_keras import AlignDualEncoder
 
     presets.require_class(presets.find_preset(model), AlignDualEncoder)
     return as_embedder(
-        AlignDualEncoder.from_preset(str(model)), str(model), _fingerprint(path)
+        AlignDualEncoder.from_preset(str(model)),
+        str(model),
+        fingerprint_of(path),
     )
 
 
@@ -350,7 +352,7 @@ def saved_model_embedder(path):
         images=lambda batch: ask("encode_image", "image_bytes", batch),
         texts=lambda texts: ask("encode_text", "texts", texts),
         read=read,
-        fingerprint=_fingerprint(Path(path)),
+        fingerprint=fingerprint_of(Path(path)),
     )
 
 
@@ -362,7 +364,7 @@ def _png(pixels):
     return file.getvalue()
 
 
-def _fingerprint(path):
+def fingerprint_of(path):
     """Digest of all files of a model; `None` for what is not a directory."""
     if not path.is_dir():
         return None

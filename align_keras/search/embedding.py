@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.evaluation.embed import ahead
+from align_keras.evaluation.embedder import fingerprint_of
 from align_keras.files import atomic_file
 from align_keras.preprocessing.decode import decode_and_describe
 from align_keras.search.inputs import plan_inputs
 from align_keras.search.inputs import read_input
-from align_keras.search.model import fingerprint
 from align_keras.search.model import load_search_model
 from align_keras.search.model import model_path
 
@@ -99,7 +99,7 @@ def embed(
     arguments = {
         "source": os.path.abspath(source),
         "inputs": _digest(parts),
-        "fingerprint": fingerprint(path),
+        "fingerprint": fingerprint_of(path),
         "thumbnail_size": thumbnail_size,
         "max_pixels": max_pixels,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from align_keras import __version__
+from align_keras.evaluation.embedder import fingerprint_of
 from align_keras.files import atomic_directory
 from align_keras.search.columns import Column
 from align_keras.search.columns import ColumnWriter
@@ -17,7 +18,6 @@ from align_keras.search.embedding import require_pyarrow
 from align_keras.search.embedding import unit_rows
 from align_keras.search.exact import check_k
 from align_keras.search.exact import nearest
-from align_keras.search.model import fingerprint
 from align_keras.search.model import load_search_model
 from align_keras.search.model import model_path
 from align_keras.vectors import as_vectors
@@ -74,7 +74,9 @@ def build_index(
     directory = Path(vectors)
     manifest = _finished_manifest(directory)
     expected = manifest["arguments"]["fingerprint"]
-    _require_match(fingerprint(model_path(model)), expected, model, directory)
+    _require_match(
+        fingerprint_of(model_path(model)), expected, model, directory
+    )
     files = [directory / shard["file"] for shard in manifest["shards"]]
     return write_index(
         _read_vectors(files, expected),
@@ -136,7 +138,7 @@ def write_index(
             "count": count,
             "dim": vectors.shape[1],
             "kind": kind,
-            "fingerprint": fingerprint(directory / "model"),
+            "fingerprint": fingerprint_of(directory / "model"),
             "labels": list(labels),
             "settings": _build(
                 kind, vectors, directory, qdrant, collection, count
@@ -369,7 +371,7 @@ class Index:
         """
         model = model_path(model or self.directory / "model")
         _require_match(
-            fingerprint(model), self.fingerprint, model, self.directory
+            fingerprint_of(model), self.fingerprint, model, self.directory
         )
         return load_search_model(model)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.evaluation.embedder import Embedder
-from align_keras.evaluation.embedder import _fingerprint as fingerprint
 from align_keras.evaluation.embedder import as_embedder
+from align_keras.evaluation.embedder import fingerprint_of
 from align_keras.evaluation.embedder import saved_model_embedder
 
-__all__ = ["SearchModel", "fingerprint", "load_search_model", "model_path"]
+__all__ = ["SearchModel", "load_search_model", "model_path"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def load_search_model(model, strategy=None):
         from align_keras import AlignDualEncoder
 
         dual_encoder = AlignDualEncoder.from_preset(str(path))
-    embedder = as_embedder(dual_encoder, str(path), fingerprint(path))
+    embedder = as_embedder(dual_encoder, str(path), fingerprint_of(path))
     if many:
         embedder = _spread(embedder, strategy, dual_encoder.encode_image)
     return SearchModel(embedder, float(dual_encoder.temperature))
