@@ -54,11 +54,13 @@ def write_vocabulary(path):
     return path
 
 
-def tiny_model(vocabulary_size, dropout=0.0):
+def tiny_model(vocabulary_size, dropout=0.0, synchronized=False):
     """Make a model that compiles fast."""
     images = keras.Input((32, 32, 3), name="images")
     features = keras.layers.Conv2D(16, 8, strides=8)(images)
-    features = keras.layers.BatchNormalization(momentum=0.8)(features)
+    features = keras.layers.BatchNormalization(
+        momentum=0.8, synchronized=synchronized
+    )(features)
     return AlignDualEncoder(
         keras.Model(images, keras.layers.ReLU()(features)),
         BertTextEncoder(vocabulary_size, 1, 2, 16, 32, dropout=dropout),

@@ -93,6 +93,8 @@ def embed_dataframe(
     embed_dataframe(files, "/models/align", dim=640).write.parquet("vectors")
     ```
     """
+    import pyarrow as pa
+
     path = str(model_path(model).resolve())
 
     def run(batches):
@@ -114,7 +116,18 @@ def embed_dataframe(
                     f"The model gives vectors of {vectors.shape[1]} values, "
                     f"not of `dim`={dim}."
                 )
-            yield record_batch(schema(dim), keys, texts, vectors, thumbnails)
+            batch = record_batch(schema(dim), keys, texts, vectors, thumbnails)
+            # Spark knows no lists of a fixed size.
+            yield batch.cast(
+                pa.schema(
+                    [
+                        field.with_type(pa.list_(pa.float32()))
+                        if field.name == "vector"
+                        else field
+                        for field in batch.schema
+                    ]
+                )
+            )
 
     return frame.mapInArrow(
         run, "key string, text string, vector array<float>, thumbnail binary"

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -5,17 +7,15 @@ import scipy.stats
 from align_keras.evaluation import cxc
 from align_keras.vectors import exact_scores
 
+SPLITS = ("val", "test")
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
 
 @pytest.fixture(scope="module")
 def ratings():
-    from conftest import DATA
-
     if not (DATA / "cxc").is_dir():
         pytest.skip(f"There are no rating files in {DATA / 'cxc'}")
     return {split: cxc.read_ratings(DATA / "cxc", split) for split in SPLITS}
-
-
-SPLITS = ("val", "test")
 
 
 def unit(values):

@@ -356,10 +356,9 @@ def test_an_attempt_without_checkpoint_binds_nobody(begin, inputs, tmp_path):
     keras.config.backend() != "tensorflow", reason="a strategy of TensorFlow"
 )
 def test_two_replicas(run_script, inputs, run, tmp_path):
-    """The run of one device, on two replicas of half the batch.
+    """Two replicas of half the batch learn as one device does.
 
-    Local batch statistics differ, so that only what does not depend on them
-    is compared: data, schedule, and that it learns.
+    `test_resume.py` compares their numbers.
     """
     output = run_script(
         SCRIPT,

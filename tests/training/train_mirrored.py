@@ -3,6 +3,7 @@
 python train_mirrored.py INPUTS WORKDIR
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ try:
 except ValueError as error:
     report = {"error": str(error)}
 report["result"] = train(
-    tiny_model,
+    functools.partial(tiny_model, synchronized=True),
     RECIPE,
     workdir=WORKDIR / "even",
     validation_data=KWARGS["data"],

@@ -26,6 +26,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _THUMBNAIL_COST = 1 / 50
+# Bytes beyond the limit that are read, so that the refusal arrives.
+_DROPPED = 4 * 2**20
 _PICTURE_TYPES = ("image/", "application/octet-stream")
 
 
@@ -211,20 +213,26 @@ class _Handlers:
             )
 
     async def _body(self, request, limit):
-        """Read a body, and stop as soon as it is too long or too slow."""
-        too_long = _Refusal(413, f"More than {limit} bytes were sent.")
+        """Read a body that is neither too long nor too slow.
+
+        What is a little too long is read to its end and dropped: a client
+        that is still sending when the connection closes never sees why.
+        """
+        contents, received = bytearray(), 0
         length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > limit:
-            raise too_long
-        contents = bytearray()
+        huge = length.isdecimal() and int(length[:20]) > limit + _DROPPED
         try:
             async with asyncio.timeout(self.limits.seconds):
                 async for chunk in request.stream():
-                    contents += chunk
-                    if len(contents) > limit:
-                        raise too_long
+                    received += len(chunk)
+                    if received <= limit:
+                        contents += chunk
+                    if huge or received > limit + _DROPPED:
+                        break
         except TimeoutError:
             raise _Refusal(408, "The request took too long.") from None
+        if huge or received > limit:
+            raise _Refusal(413, f"More than {limit} bytes were sent.")
         return bytes(contents)
 
     async def _object(self, request):
