@@ -281,15 +281,15 @@ def test_tfds_captions_and_labels_on_mock_data(tmp_path, capsys):
         assert key == "coco_captions/val/0" and isinstance(picture, bytes)
         assert texts == [f"caption {i}" for i in range(5)]
     with tfds.testing.mock_data(num_examples=7):
-        labelled = datasets.tfds_labels("oxford_iiit_pet", "test")
-        assert labelled.class_names[0] == "Abyssinian"
-        arguments = ["--tfds", "oxford_iiit_pet", "--data", "test"]
+        labelled = datasets.tfds_labels("food101", "validation")
+        assert labelled.class_names[0] == "apple_pie"
+        arguments = ["--tfds", "food101", "--data", "validation"]
         command = ["evaluate", "zero-shot", *evaluate[1:], *arguments]
         assert main([*command, "--bootstrap", "20"]) == 0
     import json
 
     result = json.loads(capsys.readouterr().out)
-    assert result["images"] == 7 and result["classes"] == 37
+    assert result["images"] == 7 and result["classes"] == 101
     assert result["templates"] == 8
 
 

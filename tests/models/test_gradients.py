@@ -215,7 +215,8 @@ def test_a_frozen_image_encoder_has_no_backward_pass(size, make_model):
     trained = operations(model, inputs).count(depthwise)
     model.image_encoder.trainable = False
     frozen = operations(model, inputs).count(depthwise)
-    forward = {"tensorflow": 0, "jax": trained // 3}[BACKEND]
+    # Forward, and by both inputs backward, but for the first: 3 n - 1.
+    forward = {"tensorflow": 0, "jax": -(-trained // 3)}[BACKEND]
     assert trained > 0 and frozen <= forward
     before = numbers(model.image_encoder.variables)
     vectors = ops.convert_to_numpy(model.image_vectors(inputs["images"]))
