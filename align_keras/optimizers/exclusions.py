@@ -30,8 +30,7 @@ def describe_exclusions(optimizer, variables):
 
     ```python
     print(describe_exclusions(model.optimizer, model.trainable_variables))
-    # Weight decay 1e-05 holds for 28 of 70 variables, not for 27 bias (such
-    # as text_projection/bias), 14 beta (such as ...), ...
+    # Weight decay 1e-05 on 28 of 70 variables, not on 14 beta, 27 bias, ...
     ```
     """
     # Mixed precision wraps the optimizer.
@@ -40,7 +39,7 @@ def describe_exclusions(optimizer, variables):
     if rate:
         exclusions = getattr(optimizer, "decay_exclusions", ())
         lines = [
-            f"Weight decay {rate:g} holds for "
+            f"Weight decay {rate:g} on "
             + _describe_split(exclusions, variables)
         ]
     else:
@@ -48,23 +47,21 @@ def describe_exclusions(optimizer, variables):
     exclusions = getattr(optimizer, "adaptation_exclusions", None)
     if exclusions is not None:
         lines.append(
-            "Layer adaptation holds for "
+            "Layer adaptation on "
             + _describe_split(exclusions, variables)
         )
     return "\n".join(lines)
 
 
 def _describe_split(patterns, variables):
-    groups = collections.defaultdict(list)
-    for variable in variables:
-        if is_excluded(patterns, variable):
-            groups[variable.path.rpartition("/")[2]].append(variable.path)
-    excluded = sum(map(len, groups.values()))
-    text = f"{len(variables) - excluded} of {len(variables)} variables"
-    if not groups:
-        return f"{text}."
-    parts = (
-        f"{len(paths)} {name} (such as {paths[0]})"
-        for name, paths in sorted(groups.items())
+    excluded = collections.Counter(
+        variable.path.rpartition("/")[2]
+        for variable in variables
+        if is_excluded(patterns, variable)
     )
-    return f"{text}, not for {', '.join(parts)}."
+    count = len(variables) - excluded.total()
+    text = f"{count} of {len(variables)} variables"
+    if not excluded:
+        return f"{text}."
+    names = (f"{number} {name}" for name, number in sorted(excluded.items()))
+    return f"{text}, not on {', '.join(names)}."

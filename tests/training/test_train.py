@@ -1,5 +1,6 @@
 """Training from end to end on pictures of one color each."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -160,6 +161,30 @@ def test_the_best_model_is_a_whole_preset(run, inputs):
     with h5py.File(workdir / "model" / "model.weights.h5") as file:
         assert "optimizer" not in file
     assert "optimizer/vars/2" in checkpoint(workdir, 40)
+
+
+def test_averages_are_what_is_measured_and_kept(begin, inputs, tmp_path):
+    seen = {}
+
+    def measure(model, data):
+        iteration = int(model.optimizer.iterations.numpy())
+        seen[iteration] = {w.path: w.numpy() for w in model.trainable_weights}
+        return {"mean_recall": iteration}
+
+    recipe = dataclasses.replace(
+        RECIPE, ema=0.8, steps=6, warmup_steps=1, checkpoint_every=3
+    )
+    data = str(inputs / "packed")
+    result = begin(
+        tmp_path, validation_data=data, evaluate=measure, recipe=recipe
+    )
+    kept = AlignDualEncoder.from_preset(result["model"])
+    for weight in kept.trainable_weights:
+        np.testing.assert_array_equal(weight, seen[6][weight.path])
+    # Training goes on from the weights themselves.
+    saved = checkpoint(tmp_path, 6)
+    last = saved["contrastive_head/vars/0"]
+    assert last != seen[6]["contrastive_head/log_temperature"]
 
 
 def test_two_checkpoints_are_kept(run):
