@@ -188,11 +188,15 @@ def main():
                 continue
             figures = measure("memory", form, size)
             peaks[form][size] = figures["peak"]
-            ratio = figures["peak"] / peaks["plain"][args.sizes[0]]
+            plain, same = (
+                figures["peak"] / peaks[other][args.sizes[0]]
+                for other in ("plain", form)
+            )
             print(
                 f"batch {size:>6} {form:<15}{figures['peak']:>7.0f} MiB, "
                 f"{figures['before']:.0f} before the first step; "
-                f"{ratio:.2f} times the smallest plain step",
+                f"{plain:.2f} times the smallest plain step, "
+                f"{same:.2f} times the smallest of this form",
                 flush=True,
             )
     for size in args.timed:

@@ -47,8 +47,7 @@ def describe_exclusions(optimizer, variables):
     exclusions = getattr(optimizer, "adaptation_exclusions", None)
     if exclusions is not None:
         lines.append(
-            "Layer adaptation on "
-            + _describe_split(exclusions, variables)
+            "Layer adaptation on " + _describe_split(exclusions, variables)
         )
     return "\n".join(lines)
 

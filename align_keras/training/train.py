@@ -118,72 +118,90 @@ def train(
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
     _check_batch(recipe, strategy.num_replicas_in_sync)
-    say = print if verbose and not worker_of(strategy)[0] else _silent
-    with Preemption(say) as preemption:
-        return _train(
-            model,
-            recipe,
-            data,
-            Path(workdir),
-            validation_data,
-            vocabulary,
-            strategy,
-            evaluate,
-            hold_out,
-            say,
-            preemption,
-        )
-
-
-def _train(
-    model,
-    recipe,
-    data,
-    workdir,
-    validation_data,
-    vocabulary,
-    strategy,
-    evaluate,
-    hold_out,
-    say,
-    preemption,
-):
     begun = Checkpoints(workdir)
     worker, num_workers = worker_of(strategy)
+    say = print if verbose and not worker else _silent
     # Every worker goes through the same motions, for reading a distributed
     # variable may take them all; what the first writes is the result.
-    workdir = workdir / f"worker-{worker}" if worker else workdir
-    # The data is looked for before anything is written.
-    if validation_data is not None:
-        hold_out = 0
-        validation_data, _ = find_records(
-            validation_data, workdir / "packed_validation", say
-        )
-    data, held_out = find_records(data, workdir / "packed", say, hold_out)
-    validation_data = validation_data or held_out
-    state = begun.state()
-    step = state["step"]
-    _claim(workdir, model, recipe, vocabulary, step)
+    workdir = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
     best_directory = workdir / "model"
-    if step >= recipe.steps and not state.get("pending"):
-        say(f"This run is finished: {recipe.steps} steps. See {best_directory}")
-        return _result(begun, best_directory)
-
-    counts = count_once(data, workdir, step)
-    keras.utils.set_random_seed(recipe.seed)
-    tokenizer = find_tokenizer(
-        model, vocabulary, data, workdir, step, recipe, say
-    )
-    with strategy.scope():
-        model = build_model(
-            model, recipe, tokenizer, strategy.num_replicas_in_sync
+    with Preemption(say) as preemption:
+        # The data is looked for before anything is written.
+        data, validation_data = _find_data(
+            data, validation_data, workdir, hold_out, say
         )
-        compile_model(model, recipe)
-        begun.restore(model)
-    if step:
-        say(f"Going on after step {step}.")
-    say(describe_exclusions(model.optimizer, model.trainable_variables))
-    checkpoints = Checkpoints(workdir, state) if worker else begun
+        state = begun.state()
+        step = state["step"]
+        _claim(workdir, model, recipe, vocabulary, step)
+        if step >= recipe.steps and not state.get("pending"):
+            say(
+                f"This run is finished: {recipe.steps} steps. "
+                f"See {best_directory}"
+            )
+            return _result(begun, best_directory)
+
+        counts = count_once(data, workdir, step)
+        keras.utils.set_random_seed(recipe.seed)
+        tokenizer = find_tokenizer(
+            model, vocabulary, data, workdir, step, recipe, say
+        )
+        with strategy.scope():
+            model = build_model(
+                model, recipe, tokenizer, strategy.num_replicas_in_sync
+            )
+            compile_model(model, recipe)
+            begun.restore(model)
+        if step:
+            say(f"Going on after step {step}.")
+        say(describe_exclusions(model.optimizer, model.trainable_variables))
+        checkpoints = Checkpoints(workdir, state) if worker else begun
+        log = TrainingLog(
+            workdir,
+            recipe,
+            checkpoints,
+            _guard(counts, recipe, num_workers, workdir, checkpoints),
+            verbose=say is not _silent,
+        )
+        save = SaveBest(
+            checkpoints,
+            best_directory,
+            log,
+            preemption,
+            _evaluation(evaluate, validation_data, say),
+            agreement(strategy),
+        )
+        model.fit(
+            make_dataset(
+                counts, model.preprocessor, recipe, step, strategy, num_workers
+            ),
+            shuffle=False,  # It is shuffled already.
+            # Reports and checkpoints go by steps, so that a run may begin at
+            # any.
+            steps_per_epoch=max(1, recipe.steps - step),
+            epochs=1 if step < recipe.steps else 0,
+            callbacks=[log, save],
+            verbose=0,
+        )
+        result = _result(checkpoints, best_directory)
+        _report_skipped(result["skipped"], say)
+        _report_nonfinite(workdir, say)
+        _report_recall(result["best"]["metrics"], say)
+        say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
+        return result
+
+
+def _find_data(data, validation_data, workdir, hold_out, say):
+    """Return the files to train on, and those to measure on or `None`."""
+    if validation_data is None:
+        return find_records(data, workdir / "packed", say, hold_out)
+    validation_data, _ = find_records(
+        validation_data, workdir / "packed_validation", say
+    )
+    return find_records(data, workdir / "packed", say, 0)[0], validation_data
+
+
+def _guard(counts, recipe, num_workers, workdir, checkpoints):
+    """Watch the loss; a step that is not finite is blamed on its records."""
 
     def blame(step, reason):
         return nonfinite_error(
@@ -194,38 +212,7 @@ def _train(
             checkpoints.state()["step"],
         )
 
-    log = TrainingLog(
-        workdir,
-        recipe,
-        checkpoints,
-        LossGuard(blame),
-        verbose=say is not _silent,
-    )
-    save = SaveBest(
-        checkpoints,
-        best_directory,
-        log,
-        preemption,
-        _evaluation(evaluate, validation_data, say),
-        agreement(strategy),
-    )
-    model.fit(
-        make_dataset(
-            counts, model.preprocessor, recipe, step, strategy, num_workers
-        ),
-        shuffle=False,  # It is shuffled already.
-        # Reports and checkpoints go by steps, so that a run may begin at any.
-        steps_per_epoch=max(1, recipe.steps - step),
-        epochs=1 if step < recipe.steps else 0,
-        callbacks=[log, save],
-        verbose=0,
-    )
-    result = _result(checkpoints, best_directory)
-    _report_skipped(result["skipped"], say)
-    _report_nonfinite(workdir, say)
-    _report_recall(result["best"]["metrics"], say)
-    say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
-    return result
+    return LossGuard(blame)
 
 
 def _check_batch(recipe, replicas):
