@@ -9,6 +9,7 @@ from colors import tiny_model
 from colors import write_pictures
 from PIL import Image
 from PIL import ImageOps
+from without_xla import disable_xla
 
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
@@ -65,7 +66,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_fine_tuning_for_retrieval(folder, capsys):
+def test_fine_tuning_for_retrieval(folder, capsys, monkeypatch):
+    disable_xla(monkeypatch)
     captions = ["--captions", str(folder / "dataset_coco.json")]
     images = str(folder / "images")
 
