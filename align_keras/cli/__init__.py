@@ -1,9 +1,10 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
-import importlib
 import os
 import sys
+
+from align_keras.cli.options import add_commands
 
 # Command, in the order of the data's way, and its one-line help.
 COMMANDS = {
@@ -39,11 +40,7 @@ def main(arguments=None):
         description="Train, evaluate and serve ALIGN in Keras.",
     )
     parsers = parser.add_subparsers(dest="command", required=True)
-    for name, text in COMMANDS.items():
-        subparser = parsers.add_parser(name, help=text, description=text)
-        module = importlib.import_module(f"align_keras.cli.{name}")
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+    add_commands(parsers, __name__, COMMANDS)
     options = parser.parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,7 +1,12 @@
+"""`align-keras ablate`: variants of a model, side by side."""
+
 import json
+
+from align_keras.cli.options import silent
 
 
 def add_arguments(parser):
+    """Declare the options."""
     parser.add_argument(
         "plan",
         metavar="YAML",
@@ -26,15 +31,12 @@ def add_arguments(parser):
 
 
 def run(args):
+    """Train and measure the variants, and print the results if asked."""
     from align_keras.evaluation.ablate import ablate
 
-    quiet = {"say": _silent, "verbose": False} if args.json else {}
+    quiet = {"say": silent, "verbose": False} if args.json else {}
     results = ablate(args.plan, args.workdir, args.bootstrap, **quiet)
     if args.json:
         print(
             json.dumps({n: json.loads(r.to_json()) for n, r in results.items()})
         )
-
-
-def _silent(words):
-    pass

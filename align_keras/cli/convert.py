@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import add_json
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -26,9 +28,7 @@ def add_arguments(parser):
         "Face does, no as the public ALIGN checkpoints were trained (default: "
         "what SRC says)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object"
-    )
+    add_json(parser)
 
 
 def run(args):

@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import add_json
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -67,9 +69,7 @@ def add_arguments(parser):
         metavar="ROW_ID",
         help="say why a row of a finished output is not in it, and end",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object"
-    )
+    add_json(parser)
 
 
 def run(args):

@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import add_json
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -41,9 +43,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--processes", type=int, metavar="N", help="default: the cores"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object"
-    )
+    add_json(parser)
 
 
 def run(args):

@@ -2,6 +2,9 @@
 
 import json
 
+from align_keras.cli.options import add_batch_size
+from align_keras.cli.options import add_json
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -31,13 +34,7 @@ def add_arguments(parser):
         metavar="MASTER",
         help="embed on Spark instead, such as local[2] or yarn",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        metavar="N",
-        help="pictures in one call of the network (default: %(default)s)",
-    )
+    add_batch_size(parser)
     parser.add_argument(
         "--thumbnail-size",
         type=int,
@@ -60,9 +57,7 @@ def add_arguments(parser):
         metavar="N",
         help="leave out larger pictures (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object"
-    )
+    add_json(parser)
 
 
 def run(args):

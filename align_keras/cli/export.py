@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import add_json
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -68,9 +70,7 @@ def add_arguments(parser):
         metavar="N",
         help="timed requests of each kind; 0 for none (default: 20)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object"
-    )
+    add_json(parser)
 
 
 def run(args):

@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import add_json
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -40,9 +42,7 @@ def add_arguments(parser):
         metavar="NAME",
         help="name in Qdrant (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object"
-    )
+    add_json(parser)
 
 
 def run(args):

@@ -4,7 +4,10 @@ from pathlib import Path
 
 def add_arguments(parser):
     parser.add_argument(
-        "--preset", required=True, help="name or directory of a model preset"
+        "--preset",
+        required=True,
+        help="name, directory or handle of a model preset; or of a checkpoint "
+        "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base",
     )
     parser.add_argument(
         "--recipe", required=True, help="name or YAML file of a recipe"

@@ -4,6 +4,7 @@ import numpy as np
 
 from align_keras import vectors
 from align_keras.evaluation.ranks import pair_scores
+from align_keras.evaluation.ranks import row_lengths
 from align_keras.evaluation.ranks import score_margins
 from align_keras.evaluation.retrieval import check_ks
 from align_keras.vectors import as_vectors
@@ -57,12 +58,13 @@ def nearest_neighbours(queries, candidates, k, progress=None):
         raise ValueError("`candidates` must hold at least one row.")
     indices = np.zeros((len(queries), 0), "int64")
     scores = np.zeros((len(queries), 0), "float32")
+    lengths = row_lengths(queries)
     # The blocks go around the queries: each candidate is read once.
     width = max(1, min(_NEIGHBOURS, vectors.BLOCK // queries.shape[1]))
     for start in range(0, len(candidates), width):
         name = f"candidates[{start}:{start + width}]"
         block = as_vectors(candidates[start : start + width], name)
-        margins = score_margins(queries, block)
+        margins = score_margins(lengths, row_lengths(block), block.shape[1])
         found = [
             _merge(
                 queries[rows],

@@ -7,6 +7,8 @@ known bound; so only candidates that lie within that bound of the positive's
 score are scored again, exactly. The ranks are the same as without this.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from align_keras import vectors
@@ -62,7 +64,15 @@ def best_positive_ranks(queries, candidates, positives, exclude_self=False):
         queries, candidates, "queries", "candidates"
     )
     positives = check_positives(positives, len(queries), len(candidates))
-    counter = _Counter(queries, candidates, positives)
+    counter = _Counter(
+        queries,
+        candidates,
+        positives,
+        pair_scores(queries, candidates, *positives.T),
+        score_margins(
+            row_lengths(queries), row_lengths(candidates), queries.shape[1]
+        ),
+    )
     for top, left, scores in _strips(queries, candidates):
         counter.count(scores, top, left)
     if exclude_self:
@@ -84,11 +94,25 @@ def ranks_both_ways(images, texts, pairs):
         A pair of int64 arrays as `best_positive_ranks` gives them, for
         `images` among `texts` and for `texts` among `images`.
     """
-    by_image = _Counter(images, texts, pairs)
-    by_text = _Counter(texts, images, pairs[:, ::-1])
-    for top, left, scores in _strips(images, texts):
-        by_image.count(scores, top, left)
-        by_text.count(scores.T, left, top)
+    dim = images.shape[1]
+    lengths = row_lengths(images), row_lengths(texts)
+    exact = pair_scores(images, texts, *pairs.T)
+    by_image = _Counter(
+        images, texts, pairs, exact, score_margins(*lengths, dim)
+    )
+    by_text = _Counter(
+        texts,
+        images,
+        pairs[:, ::-1],
+        exact,
+        score_margins(*lengths[::-1], dim),
+    )
+    # The directions count side by side: NumPy compares on one core only.
+    with ThreadPoolExecutor(1) as pool:
+        for top, left, scores in _strips(images, texts):
+            other = pool.submit(by_text.count, scores.T, left, top)
+            by_image.count(scores, top, left)
+            other.result()
     return by_image.ranks(), by_text.ranks()
 
 
@@ -126,7 +150,7 @@ def check_positives(positives, num_queries, num_candidates):
     return positives.astype("int64")
 
 
-def score_margins(queries, candidates):
+def score_margins(query_lengths, candidate_lengths, dim):
     """Bound how far products in float32 lie from exact scores.
 
     Whatever the order of summation, a dot product of `n` terms in float32 is
@@ -134,28 +158,26 @@ def score_margins(queries, candidates):
     rounding of the exact score adds one unit.
 
     Args:
-        queries: float32 array `(num_queries, dim)`.
-        candidates: float32 array `(num_candidates, dim)`.
+        query_lengths: float64 array `(num_queries,)`, see `row_lengths`.
+        candidate_lengths: float64 array `(num_candidates,)`.
+        dim: integer. The number of terms.
 
     Returns:
         float64 array `(num_queries,)`.
     """
-    units = (queries.shape[1] + 4) * _ROUNDING
-    longest = _lengths(candidates).max()
+    units = (dim + 4) * _ROUNDING
     # The smallest number stands for what underflows.
-    return units * _lengths(queries) * longest + 1e-37
+    return units * query_lengths * candidate_lengths.max() + 1e-37
 
 
-def _lengths(matrix):
-    step = max(1, vectors.BLOCK // matrix.shape[1])
-    return np.concatenate(
-        [
-            np.linalg.norm(
-                matrix[start : start + step].astype("float64"), axis=1
-            )
-            for start in range(0, len(matrix), step)
-        ]
-    )
+def row_lengths(matrix):
+    """Euclidean length of each row of a float32 matrix, in float64."""
+    squares = np.empty(len(matrix))
+    step = max(1, vectors.BLOCK // 32 // matrix.shape[1])
+    for start in range(0, len(matrix), step):
+        rows = matrix[start : start + step].astype("float64")
+        np.einsum("ij,ij->i", rows, rows, out=squares[start : start + step])
+    return np.sqrt(squares)
 
 
 def _strips(queries, candidates):
@@ -180,11 +202,10 @@ def _strips(queries, candidates):
 class _Counter:
     """Counts for each query the candidates before its best positive."""
 
-    def __init__(self, queries, candidates, positives):
+    def __init__(self, queries, candidates, positives, scores, margins):
         self.queries, self.candidates = queries, candidates
         self.ahead = np.zeros(len(queries), "int64")
-        self._find_best(positives)
-        margins = score_margins(queries, candidates)
+        self._find_best(positives, scores)
         best = self.best.astype("float64")
         # One step outwards, for the bounds themselves are rounded.
         self.low = np.nextafter(
@@ -194,18 +215,18 @@ class _Counter:
             (best + margins).astype("float32"), np.float32(np.inf)
         )
 
-    def _find_best(self, positives):
+    def _find_best(self, positives, scores):
         """Exact score and index of the positive that comes first."""
         # By query, then by candidate: the order that the segments need.
-        positives = positives[np.lexsort(positives.T[::-1])]
-        owners, targets = positives.T
+        order = np.lexsort(positives.T[::-1])
+        owners, targets = positives[order].T
+        scores = scores[order]
         self.best = np.full(len(self.queries), np.inf, "float32")
         self.target = np.full(len(self.queries), -1, "int64")
         if not len(owners):
             return
         asked, starts = np.unique(owners, return_index=True)
         lengths = np.diff(np.append(starts, len(owners)))
-        scores = pair_scores(self.queries, self.candidates, owners, targets)
         best = np.maximum.reduceat(scores, starts)
         # Of the positives that share the best score, the lowest index.
         is_best = scores == np.repeat(best, lengths)

@@ -216,9 +216,10 @@ def evaluate_all(
 ):
     """Run every evaluation that the data allow, and write one report.
 
-    A finished evaluation is not repeated, and an interrupted one goes on from
-    the vectors that are on disk. One that fails is named, and the others go
-    on.
+    A finished evaluation of the same model is not repeated, and an
+    interrupted one goes on from the vectors that are on disk. Neither holds
+    for an `Embedder` without a fingerprint, which may have changed. An
+    evaluation that fails is named, and the others go on.
 
     Args:
         models: list of `Embedder`, `align_keras.AlignDualEncoder`, or strings
@@ -256,7 +257,12 @@ def evaluate_all(
             if missing:
                 skipped[job.name] = f"there is no {missing[0]}"
                 continue
-            result = _run(job, embedder, output, batch_size, progress, samples)
+            # A model that was named is known by its name where it is not
+            # a directory.
+            known = embedder.fingerprint or isinstance(model, (str, Path))
+            result = _run(
+                job, embedder, known, output, batch_size, progress, samples
+            )
             if isinstance(result, Exception):
                 skipped[f"{job.name} of {name}"] = f"failed: {result}"
                 say(f"{job.name}: failed: {result}")
@@ -276,14 +282,14 @@ def evaluate_all(
     return {"results": results, "skipped": skipped, "report": str(report)}
 
 
-def _run(job, embedder, output, batch_size, progress, samples):
+def _run(job, embedder, known, output, batch_size, progress, samples):
     """The result of a job, from disk where it is finished, or the error."""
     name = "".join(
         c if c.isalnum() or c in "-_." else "-" for c in embedder.name
     )
     path = output / name.strip("-.") / f"{job.name}.json"
     identity = {"fingerprint": embedder.fingerprint, "samples": samples}
-    if path.is_file():
+    if known and path.is_file():
         result = Result.load(path)
         if all(result.get(key) == value for key, value in identity.items()):
             return result

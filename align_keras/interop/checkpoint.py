@@ -38,16 +38,20 @@ class Checkpoint:
             ValueError: The checkpoint is for another class, its network
                 cannot be expressed, or its tensors do not fit.
         """
+        self.require_class(cls)
+        model = self.build(cls, **kwargs)
+        if load_weights:
+            self.load_weights(model)
+        return model
+
+    def require_class(self, cls):
+        """Refuse to become a model of another class."""
         if not issubclass(cls, self.model_class):
             raise ValueError(
                 f"`{self.directory}` holds the weights of a "
                 f"`{self.model_class.__name__}`, but `{cls.__name__}` was "
                 f"asked for. Call `{self.model_class.__name__}.from_preset()`."
             )
-        model = self.build(cls, **kwargs)
-        if load_weights:
-            self.load_weights(model)
-        return model
 
     def build(self, cls, **kwargs):
         """Create the model with fresh weights."""

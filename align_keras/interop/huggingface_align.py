@@ -109,7 +109,10 @@ class HuggingFaceAlign(Checkpoint):
             "temperature": _TemperatureLink(model.contrastive_head),
             **_links(model),
         }
-        assign(model, links, tensors, unused=_UNUSED.match)
+        # A bias that was asked for starts as it was built.
+        bias = model.contrastive_head.bias
+        built = () if bias is None else (bias,)
+        assign(model, links, tensors, _UNUSED.match, built)
         extra = set(tensors.shapes) - set(links)
         model.carried = Carried(
             {name: _storable(tensors.read(name)) for name in sorted(extra)},
@@ -176,7 +179,7 @@ class _TemperatureLink:
 
     def __init__(self, head):
         self._head = head
-        (self.weight,) = head.weights
+        self.weight = head.weights[0]
         self.variable = self
 
     def to_keras(self, tensor):
@@ -285,6 +288,9 @@ def _require_expressible(model):
         ),
         "it does not represent a text by its first token": (
             model.text_pooling not in ("auto", "first")
+        ),
+        "a bias is added to its scores": (
+            model.contrastive_head.bias is not None
         ),
         'its image encoder pads otherwise than `padding="fixed"`': (
             getattr(image_encoder, "padding", "fixed") != "fixed"

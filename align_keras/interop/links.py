@@ -59,7 +59,7 @@ class Tensors:
         return np.asarray(self._arrays[name])
 
 
-def assign(model, links, tensors, unused=lambda name: False):
+def assign(model, links, tensors, unused=lambda name: False, built=()):
     """Set every weight of a model from its tensor, or raise and set none.
 
     Args:
@@ -68,6 +68,7 @@ def assign(model, links, tensors, unused=lambda name: False):
         tensors: `Tensors` or `SafetensorsFiles`.
         unused: function of a name. Tells of a tensor without a link whether
             it is known to be of no use to our model.
+        built: sequence of weights that keep the value they were built with.
 
     Raises:
         ValueError: Tensors are missing, unexpected or of another shape, or a
@@ -75,6 +76,7 @@ def assign(model, links, tensors, unused=lambda name: False):
     """
     shapes = tensors.shapes
     linked = {id(link.weight) for link in links.values()}
+    linked.update(map(id, built))
     fresh = [
         f"{weight.path} {tuple(weight.shape)}"
         for weight in model.weights

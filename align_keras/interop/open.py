@@ -7,6 +7,7 @@ from align_keras.interop.checkpoint import read_json
 from align_keras.interop.safetensors_file import INDEX
 from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import shard_of_each_tensor
+from align_keras.models.presets import preset_file
 
 # Files beside config.json that a directory of Hugging Face's may have.
 _OPTIONAL_FILES = (
@@ -107,24 +108,16 @@ def _open_handle(handle):
 def _download(handle):
     """Download what there is to a handle, into the directory of its config."""
     for name in _OPTIONAL_FILES:
-        _exists(handle, name)
-    if _exists(handle, WEIGHTS):
+        preset_file(handle, name)
+    if preset_file(handle, WEIGHTS) is not None:
         return
-    if not _exists(handle, INDEX):
+    index = preset_file(handle, INDEX)
+    if index is None:
         raise ValueError(
             f"`{handle}` has no {WEIGHTS}, and nothing else is downloaded: "
             "pickled weights (pytorch_model.bin) can run any program. Where "
             "you trust them, turn them into safetensors with transformers: "
             "`AutoModel.from_pretrained(name).save_pretrained(directory)`."
         )
-    index = Path(keras_hub_internals.get_file(handle, INDEX))
     for name in sorted(set(shard_of_each_tensor(index).values())):
         keras_hub_internals.get_file(handle, name)
-
-
-def _exists(handle, name):
-    try:
-        keras_hub_internals.get_file(handle, name)
-    except FileNotFoundError:
-        return False
-    return True

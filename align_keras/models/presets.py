@@ -97,25 +97,50 @@ def find_preset(preset):
     )
 
 
+def preset_file(preset, name):
+    """Find a file of a preset, downloading it where that is a handle.
+
+    Args:
+        preset: string. What `find_preset` returned.
+        name: string. The name of the file.
+
+    Returns:
+        A `pathlib.Path`, or `None` where the preset has no such file.
+    """
+    preset = str(preset)
+    if "://" not in preset:
+        path = Path(preset) / name
+        return path if path.is_file() else None
+    try:
+        return Path(keras_hub_internals.get_file(preset, name))
+    except FileNotFoundError:
+        return None
+
+
 def has_weights(preset):
     """Tell whether a preset holds weights, not an architecture alone."""
-    if "://" in preset:
+    if "://" in preset or foreign_checkpoint(preset) is not None:
         return True
     return any((Path(preset) / name).is_file() for name in _WEIGHT_FILES)
 
 
 def load_config(preset):
-    """Read the `config.json` of a local preset directory."""
-    return json.loads((Path(preset) / "config.json").read_text())
+    """Read the `config.json` of a preset."""
+    path = preset_file(preset, "config.json")
+    if path is None:
+        raise ValueError(f"The preset `{preset}` has no config.json.")
+    return json.loads(path.read_text("utf-8"))
 
 
 def require_class(preset, cls):
-    """Refuse a local preset of another class than `cls`.
+    """Refuse a preset or checkpoint of another class than `cls`.
 
     Raises:
         ValueError: The preset is of another class; the message names it.
     """
-    if "://" in preset:
+    checkpoint = foreign_checkpoint(preset)
+    if checkpoint is not None:
+        checkpoint.require_class(cls)
         return
     name = load_config(preset).get("class_name")
     if name is not None and name not in _class_names(cls):
@@ -206,7 +231,13 @@ def _say_fresh_weights(preset):
 
 
 def has_preprocessor(preset):
-    """Tell whether a local preset directory holds a preprocessor."""
-    return (
-        "://" not in preset and (Path(preset) / "preprocessor.json").is_file()
-    )
+    """Tell whether a preset holds a preprocessor."""
+    return preset_file(preset, "preprocessor.json") is not None
+
+
+def has_tokenizer(preset):
+    """Tell whether a preset or checkpoint holds the vocabulary of a model."""
+    checkpoint = foreign_checkpoint(preset)
+    if checkpoint is not None:
+        return "tokenizer" in checkpoint.parts()
+    return has_preprocessor(preset)

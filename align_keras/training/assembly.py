@@ -41,7 +41,7 @@ def build_model(model, recipe, tokenizer, replicas=1):
 def _image_converter(preprocessor, recipe):
     """Take the sizes of the recipe, and the rest from a trained preset."""
     config = {}
-    if preprocessor is not None:
+    if preprocessor is not None and preprocessor.image_converter is not None:
         config = preprocessor.image_converter.get_config()
     config["image_size"] = recipe.image_size
     config["resize_size"] = recipe.resize_size
@@ -60,52 +60,52 @@ def _refuse_fields(recipe, names):
 
 def _from_preset(preset, recipe, tokenizer, replicas):
     overrides = {}
-    if tokenizer is not None:
+    path = presets.find_preset(preset)
+    trained = presets.has_weights(path)
+    if tokenizer is not None and not trained:
         size = tokenizer.vocabulary_size()
-        _check_vocabulary(presets.find_preset(preset), size)
         overrides["text_encoder"] = {"vocabulary_size": size}
     batch_norm = recipe.batch_norm
     whole = replicas > 1 and recipe.microbatch_size is None
-    if batch_norm is None and whole and _has_local_statistics(preset):
+    if batch_norm is None and whole and _has_local_statistics(path):
         # One device would take the statistics of the whole batch.
         batch_norm = "synchronized"
     if batch_norm is not None:
         overrides["image_encoder"] = {"batch_norm": batch_norm}
     if recipe.initial_temperature is not None:
         overrides["initial_temperature"] = recipe.initial_temperature
-    if recipe.loss == "sigmoid" and not _has_bias(preset):
+    if recipe.loss == "sigmoid" and not _has_bias(path):
         overrides["initial_bias"] = INITIAL_BIAS
     model = AlignDualEncoder.from_preset(preset, **overrides)
+    if tokenizer is not None and trained:
+        _check_vocabulary(model, preset, tokenizer.vocabulary_size())
     if recipe.initial_temperature is not None:
         # Weights of the preset would have replaced it.
         model.contrastive_head.set_temperature(recipe.initial_temperature)
     return model
 
 
-def _has_local_statistics(preset):
-    path = presets.find_preset(preset)
-    if "://" in path:
-        return False
+def _has_local_statistics(path):
+    if presets.foreign_checkpoint(path) is not None:
+        # Other libraries know no other kind.
+        return True
     tower = presets.load_config(path)["config"]["image_encoder"]["config"]
     return tower.get("batch_norm") == "local"
 
 
-def _has_bias(preset):
-    path = presets.find_preset(preset)
-    if "://" in path:
+def _has_bias(path):
+    if presets.foreign_checkpoint(path) is not None:
         return False
     return presets.load_config(path)["config"].get("initial_bias") is not None
 
 
-def _check_vocabulary(preset, size):
-    if "://" in preset or not presets.has_weights(preset):
-        return
-    tower = presets.load_config(preset)["config"]["text_encoder"]["config"]
-    if tower.get("vocabulary_size", size) != size:
+def _check_vocabulary(model, preset, size):
+    trained = getattr(model.text_encoder, "vocabulary_size", size)
+    if trained != size:
         raise ValueError(
             f"The weights of preset `{preset}` belong to a vocabulary of "
-            f"{tower['vocabulary_size']} tokens. Received a vocabulary of "
-            f"{size}; pass the one that the preset was trained with."
+            f"{trained} tokens. Received a vocabulary of {size}; pass the one "
+            "that the preset was trained with."
         )
 
 

@@ -112,7 +112,7 @@ def find_tokenizer(model, vocabulary, data, workdir, step, recipe, say):
                 f"There is no vocabulary file `{vocabulary}`."
             )
         tokens = _read_lines(vocabulary)
-    elif isinstance(model, str) and presets.has_preprocessor(
+    elif isinstance(model, str) and presets.has_tokenizer(
         presets.find_preset(model)
     ):
         return None

@@ -59,7 +59,8 @@ def train(
     named.
 
     Args:
-        model: string or callable. Name or directory of a preset, or a
+        model: string or callable. Name, directory or handle of a preset, or
+            of a checkpoint that `AlignDualEncoder.from_preset` opens; or a
             function that takes the size of the vocabulary and returns an
             `AlignDualEncoder`, called within the scope of the strategy.
         recipe: string or `Recipe`. See `load_recipe`.

@@ -357,6 +357,15 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     assert [dict(r) for r in again["results"]] == [
         dict(r) for r in found["results"]
     ]
+    # What went before an interruption is kept, the rest is done from vectors.
+    (tmp_path / "seer" / "knn-imagenet.json").unlink()
+    assert dict(run(seer.embedder("f1"))["results"][3]) == dict(
+        found["results"][3]
+    )
+    assert seer.pictures == seen
+    # One without a fingerprint may have changed under its name.
+    run(Embedder("blind", seer.images, seer.texts))
+    assert seer.pictures > seen
     # Another model is measured anew, and the two can be compared.
     run(Embedder("blind", lambda b: np.ones((len(b), 3)), seer.texts))
     results = [

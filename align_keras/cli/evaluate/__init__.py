@@ -1,0 +1,24 @@
+"""`align-keras evaluate`: one module for each evaluation."""
+
+from align_keras.cli.options import add_commands
+
+EVALUATIONS = {
+    "retrieval": "find the captions of pictures, and the picture of a caption",
+    "zero-shot": "classify pictures by the names of the classes",
+    "knn": "find the label of a picture among its nearest training pictures",
+    "linear-probe": "train a linear classifier on frozen vectors",
+    "cxc": "Crisscrossed Captions: retrieval and correlation with ratings",
+    "words": "compare the similarity of words with human judgement",
+    "finetune": "fine-tune a classifier, head first and then all",
+    "vtab": "fine-tune on VTAB-1k: a sweep for each of its 19 tasks",
+    "all": "run every evaluation whose data are there, and write a report",
+    "compare": "tell whether two models differ, from their results",
+}
+
+
+def add_arguments(parser):
+    """Declare the evaluations and their options."""
+    parsers = parser.add_subparsers(
+        dest="evaluation", metavar="EVALUATION", required=True
+    )
+    add_commands(parsers, __name__, EVALUATIONS)

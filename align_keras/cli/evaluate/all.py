@@ -1,0 +1,51 @@
+"""`align-keras evaluate all`."""
+
+import json
+
+from align_keras.cli.evaluate import common
+from align_keras.cli.options import add_batch_size
+from align_keras.cli.options import add_json
+from align_keras.cli.options import silent
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    add_json(parser)
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="MODEL",
+        help="a model; give the option again to measure others beside it",
+    )
+    parser.add_argument(
+        "--data-root",
+        required=True,
+        metavar="DIR",
+        help="directory in the layout of docs/evaluation.md",
+    )
+    parser.add_argument(
+        "--output",
+        default="evaluation",
+        metavar="DIR",
+        help="results, vectors and report.md (default: %(default)s)",
+    )
+    add_batch_size(parser)
+    common.add_bootstrap(parser)
+
+
+def run(args):
+    """Run the evaluations, and print what was found as JSON if asked."""
+    from align_keras.evaluation.suite import evaluate_all
+
+    found = evaluate_all(
+        args.model,
+        args.data_root,
+        args.output,
+        args.batch_size,
+        samples=args.bootstrap,
+        say=silent if args.json else print,
+    )
+    if args.json:
+        results = [json.loads(result.to_json()) for result in found["results"]]
+        print(json.dumps({**found, "results": results}))

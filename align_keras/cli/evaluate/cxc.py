@@ -1,0 +1,99 @@
+"""`align-keras evaluate cxc`."""
+
+from align_keras.cli.evaluate import common
+
+THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    common.add_model(parser)
+    common.add_embedding(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="the rating files sts_test.csv, sis_test.csv and sits_test.csv",
+    )
+    parser.add_argument(
+        "--captions", required=True, metavar="FILE", help="dataset_coco.json"
+    )
+    parser.add_argument(
+        "--images", required=True, metavar="DIR", help="pictures of MSCOCO"
+    )
+    parser.add_argument("--split", choices=["val", "test"], default="test")
+    for task, default in THRESHOLDS.items():
+        parser.add_argument(
+            f"--{task}-threshold",
+            type=float,
+            default=default,
+            metavar="RATING",
+            help="pairs rated so count as matching (default: %(default)s)",
+        )
+    _add_readings(parser)
+    common.add_depths(parser, [1, 5, 10])
+
+
+def _add_readings(parser):
+    """Declare what the publications leave open."""
+    parser.add_argument(
+        "--rated-only",
+        action="store_true",
+        help="an original caption matches only where it was rated so",
+    )
+    parser.add_argument(
+        "--no-co-captions",
+        action="store_true",
+        help="captions of one image match only where they were rated so",
+    )
+    parser.add_argument(
+        "--keep-empty",
+        action="store_true",
+        help="count queries without an answer as missed",
+    )
+    parser.add_argument(
+        "--repeated",
+        choices=["keep", "mean"],
+        default="keep",
+        help="what to do with two ratings of one pair (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--caption-queries",
+        action="store_true",
+        help="captions, not images, are the queries of the SITS correlation",
+    )
+    parser.add_argument(
+        "--with-replacement",
+        action="store_true",
+        help="a sample of the correlation may draw a query twice",
+    )
+
+
+def run(args):
+    """Measure Crisscrossed Captions and print the result."""
+    from align_keras.evaluation.cxc_runner import measure_cxc
+
+    result = measure_cxc(
+        common.embedder(args),
+        args.data,
+        args.captions,
+        args.images,
+        args.split,
+        ks=args.k,
+        drop_empty=not args.keep_empty,
+        positives={
+            "thresholds": {
+                task: getattr(args, f"{task}_threshold") for task in THRESHOLDS
+            },
+            "originals": not args.rated_only,
+            "co_captions": not args.no_co_captions,
+            "repeated": args.repeated,
+        },
+        correlation={
+            "query_columns": {"sits": (0,)} if args.caption_queries else {},
+            "replace": args.with_replacement,
+            "repeated": args.repeated,
+        },
+        **common.embedding_options(args),
+    )
+    common.show(args, result)

@@ -1,0 +1,44 @@
+"""`align-keras evaluate zero-shot`."""
+
+from align_keras.cli.evaluate import common
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    common.add_model(parser)
+    common.add_embedding(parser)
+    common.add_labelled(parser, "data")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="JSON with the names of the classes, and templates if wanted",
+    )
+    parser.add_argument(
+        "--all-classes",
+        action="store_true",
+        help="compete with all named classes, not with those of the data",
+    )
+    parser.add_argument(
+        "--ensemble",
+        choices=["normalized", "plain"],
+        default="normalized",
+        help="whether prompts are normalised before their mean",
+    )
+    common.add_depths(parser, [1, 5])
+
+
+def run(args):
+    """Measure zero-shot classification and print the result."""
+    from align_keras.evaluation.labelled_runner import measure_zero_shot
+
+    data = common.labelled(args, "data")
+    result = measure_zero_shot(
+        common.embedder(args),
+        data,
+        args.classes,
+        ensemble=args.ensemble,
+        all_classes=args.all_classes,
+        ks=args.k,
+        **common.embedding_options(args),
+    )
+    common.show(args, result)

@@ -1,0 +1,42 @@
+"""What several commands declare in the same words."""
+
+import importlib
+
+
+def add_commands(parsers, package, commands):
+    """Declare commands, each of them a module.
+
+    Args:
+        parsers: what `ArgumentParser.add_subparsers` returned.
+        package: string. Where the modules are: one for each command, with
+            `add_arguments(parser)` and `run(args)`.
+        commands: dictionary from the name of a command to its one-line help.
+    """
+    for name, text in commands.items():
+        parser = parsers.add_parser(name, help=text, description=text)
+        module = name.replace("-", "_")
+        module = importlib.import_module(f"{package}.{module}")
+        module.add_arguments(parser)
+        # A command that has commands of its own runs one of these.
+        if hasattr(module, "run"):
+            parser.set_defaults(run=module.run)
+
+
+def add_json(parser):
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def add_batch_size(parser):
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="pictures in one call of the network (default: %(default)s)",
+    )
+
+
+def silent(words):
+    """Take the place of `print` where only JSON is to be printed."""
