@@ -421,8 +421,13 @@ def _near_in_band(rows, tests, mask, distance):
     hashed = hashed.select("row_id", "phash", band=hashed.phash & mask)
     tests = tests.select(test_hash=tests.phash, band=tests.phash & mask)
     pairs = hashed.join(tests.distinct(), "band")
-    near = pairs.filter(_bit_count()(pairs.phash ^ pairs.test_hash) <= distance)
+    near = pairs.filter(bit_count(pairs.phash ^ pairs.test_hash) <= distance)
     return near.select("row_id")
+
+
+def bit_count(bits):
+    """Count the ones of integers, an Ibis column."""
+    return _bit_count()(bits)
 
 
 @functools.cache

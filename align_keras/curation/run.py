@@ -23,7 +23,7 @@ from align_keras.curation.storage import Storage
 ALWAYS = ("unusable", "repeated_ids")
 OUTPUT_COLUMNS = ("row_id", "id", "url", "text", "width", "height", "phash")
 # Raise when a rule comes to mean something else.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 logger = logging.getLogger("align_keras")
 

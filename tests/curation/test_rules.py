@@ -81,6 +81,11 @@ def row_index(row_id):
     return file * 12_345 + number
 
 
+def row_id_of(index):
+    file, number = divmod(index, 12_345)
+    return file * 10**12 + number
+
+
 def verdicts(output, manifest):
     """What the result says: kept indices, and each rule's set of indices."""
     kept = pq.read_table(Path(output) / "kept")["row_id"].to_pylist()
@@ -223,13 +228,12 @@ def test_counting_what_earlier_rules_left(crawl, tmp_path):
 
 
 def test_explain_names_rule_and_evidence(crawl, result, expected):
-    _, rows, _ = crawl
+    folder, rows, hashes = crawl
     output, _ = result
     order = ["unusable", "repeated_ids", *RULES]
 
     def why(index):
-        row_id = index if index < 12_345 else 10**12 + index - 12_345
-        (found,) = explain(output, row_id)
+        (found,) = explain(output, row_id_of(index))
         names = [rule["name"] for rule in found["rules"]]
         assert names == [n for n in order if index in expected[n]]
         return {rule["name"]: rule["why"] for rule in found["rules"]}
@@ -240,7 +244,8 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
         r["url"] for r in rows if oracle.normal(r["text"] or "") == text
     } - {None, ""}
     said = why(index)
-    assert f"{len(urls)} pictures have the text" in said["shared_text"]
+    text = rows[index]["text"]
+    assert f"{len(urls)} pictures have the text {text!r}" in said["shared_text"]
     assert "at_most 10" in said["shared_text"]
     index = min(expected["shorter_side"])
     width, height = oracle.sizes(rows[index])
@@ -251,7 +256,32 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
         if "only once" in oracle.normal(rows[i]["text"])
     )
     last = rows[index]["text"].split()[-1]
-    assert f"'{last}' occurs 1 times" in why(index)["rare_words"]
+    said = why(index)
+    assert f"'{last}' occurs 1 times" in said["rare_words"]
+    assert f"'{last}' occurs 1 times" in said["rare_tokens"]
+    index = min(expected["near_duplicate"])
+    bits = [(rows[index]["phash"] ^ value).bit_count() for value in hashes]
+    nearest = bits.index(min(bits)) + 1
+    assert why(index)["near_duplicate"].startswith(
+        f"{min(bits)} bits from test picture `{folder / 'hashes.txt'}, hash "
+        f"{nearest}`"
+    )
+    index = min(expected["forbidden_words"])
+    words = set(oracle.normal(rows[index]["text"]).split())
+    words = sorted(words & {"w97", "w211", "日本"})
+    words = ", ".join(map(repr, words))
+    assert why(index)["forbidden_words"].startswith(words)
+    index = min(expected["repeated_pairs"])
+    pair = (rows[index]["phash"], oracle.normal(rows[index]["text"]))
+    first = next(
+        i
+        for i, r in enumerate(rows)
+        if (r["phash"], oracle.normal(r["text"] or "")) == pair
+    )
+    said = why(index)["repeated_pairs"]
+    assert said.startswith(f"row {row_id_of(first)} has the same")
+    for name in ("texts_per_image", "repeated_tokens", "repeated_ids"):
+        assert any(digit.isdigit() for digit in why(min(expected[name]))[name])
     kept = set(range(len(rows))) - set().union(*expected.values())
     assert why(min(kept)) == {}
     repeated = rows[min(expected["repeated_ids"])]["id"]
