@@ -5,46 +5,6 @@ import numpy as np
 from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.ranks import check_pair
 from align_keras.evaluation.retrieval import check_ks
-from align_keras.vectors import as_vectors
-
-# Whether each prompt is scaled to unit length before the mean is taken.
-ENSEMBLES = ("normalized", "plain")
-
-
-def class_vector(prompt_vectors, ensemble="normalized"):
-    """Merge the vectors of a class's prompts into one.
-
-    Args:
-        prompt_vectors: float array `(num_prompts, dim)`.
-        ensemble: string. `"normalized"` scales each prompt to unit length
-            before the mean, as CLIP does; `"plain"` averages them as they
-            are, the other reading of the paper's section 5.2. On an embedder
-            of unit vectors both agree. The mean is scaled to unit length
-            either way. Defaults to `"normalized"`.
-
-    Returns:
-        float32 array `(dim,)` of unit length.
-
-    Raises:
-        ValueError: `ensemble` is unknown, or the prompts cancel out.
-    """
-    if ensemble not in ENSEMBLES:
-        raise ValueError(
-            f"`ensemble` must be one of {ENSEMBLES}. "
-            f"Received: ensemble={ensemble!r}"
-        )
-    prompts = as_vectors(prompt_vectors, "prompt_vectors").astype("float64")
-    if ensemble == "normalized":
-        lengths = np.linalg.norm(prompts, axis=1, keepdims=True)
-        prompts = prompts / np.maximum(lengths, 1e-12)
-    mean = prompts.mean(axis=0)
-    length = np.linalg.norm(mean)
-    if not length > 1e-6:
-        raise ValueError(
-            "The prompts of a class cancel out, so that their mean has no "
-            "direction. Give the class other prompts."
-        )
-    return (mean / length).astype("float32")
 
 
 def classification_outcomes(image_embeddings, class_vectors, labels):

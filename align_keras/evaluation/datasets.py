@@ -12,6 +12,7 @@ from pathlib import Path
 
 from align_keras.data.sources import PICTURE_SUFFIXES
 from align_keras.data.sources import read_captions
+from align_keras.prompts import check_templates
 
 # What the literature takes of a picture's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
@@ -441,21 +442,3 @@ def read_classes(path):
                 f"strings. Received for {key!r}: {content[key]!r}"
             )
     return Classes(list(content), names, check_templates(templates, path))
-
-
-def check_templates(templates, origin):
-    """Return templates, or say which one is wrong; `None` stays `None`."""
-    if templates is None:
-        return None
-    if not isinstance(templates, list) or not templates:
-        raise ValueError(
-            f"The templates of `{origin}` must be a list of strings. "
-            f"Received: {templates!r}"
-        )
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(
-                f"A template of `{origin}` must hold `{{}}` once, where the "
-                f"name of the class goes. Received: {template!r}"
-            )
-    return templates

@@ -181,6 +181,41 @@ def embed_readable(
     return _join(rows), np.concatenate(readable)
 
 
+def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
+    """Embed the pictures of a data set, with what it says of them.
+
+    Args:
+        embedder: `Embedder`.
+        data: `align_keras.evaluation.datasets.DataSet`.
+        batch_size: int. Pictures in one call of the network. Defaults to
+            `64`.
+        progress: bool. Whether to draw a progress bar. Defaults to `True`.
+        cache: string or `pathlib.Path`. See `embed_readable`.
+
+    Returns:
+        A tuple of the vectors of the readable pictures, a list of their
+        captions or labels, and the number of pictures that were left out.
+    """
+    notes = []
+
+    def pictures():
+        for key, picture, note in data.examples():
+            notes.append(note)
+            yield key, picture
+
+    vectors, readable = embed_readable(
+        embedder,
+        pictures(),
+        batch_size,
+        progress,
+        data.total,
+        cache,
+        data.name,
+    )
+    kept = [notes[n] for n in np.flatnonzero(readable)]
+    return vectors, kept, int(np.count_nonzero(~readable))
+
+
 def _embed_chunk(embedder, pictures, batch_size, bar):
     names, readable = [], []
 

@@ -6,11 +6,10 @@ import numpy as np
 
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.classification import class_vector
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
 from align_keras.evaluation.classification import label_ranks
-from align_keras.evaluation.embed import embed_readable
+from align_keras.evaluation.embed import embed_data_set
 from align_keras.evaluation.embed import embed_texts
 from align_keras.evaluation.embedder import as_embedder
 from align_keras.evaluation.knn import knn_hits
@@ -22,6 +21,8 @@ from align_keras.evaluation.linear_probe import sweep_decay
 from align_keras.evaluation.results import summarize
 from align_keras.evaluation.retrieval import check_ks
 from align_keras.evaluation.templates import TEMPLATES
+from align_keras.prompts import check_templates
+from align_keras.prompts import class_vectors
 
 
 def measure_zero_shot(
@@ -47,7 +48,7 @@ def measure_zero_shot(
             to `None`: the names in the data set's own metadata or folders.
         templates: list of strings with `{}`. Defaults to those of `classes`,
             or else to our own eight.
-        ensemble: string. See `class_vector`. Defaults to `"normalized"`.
+        ensemble: string. See `class_vectors`. Defaults to `"normalized"`.
         all_classes: bool. Whether a picture competes with all of `classes`,
             or with those that the data set has, as it is usual for the 200
             classes of ImageNet-R and -A. Defaults to `False`.
@@ -77,14 +78,17 @@ def measure_zero_shot(
         classes = datasets.Classes(keys, [[name] for name in names])
     elif not isinstance(classes, datasets.Classes):
         classes = datasets.read_classes(classes)
-    templates = datasets.check_templates(templates, "templates")
+    templates = check_templates(templates, "templates")
     templates = templates or classes.templates or list(TEMPLATES)
     images, labels, skipped = _embed_labelled(
         embedder, data, batch_size, progress, cache
     )
     labels, chosen = _match_classes(data, labels, classes, all_classes)
-    vectors = _class_vectors(
-        embedder, classes, chosen, templates, ensemble, progress, cache
+    vectors = class_vectors(
+        partial(embed_texts, embedder, progress=progress, cache=cache),
+        [classes.names[position] for position in chosen],
+        templates,
+        ensemble,
     )
     outcomes = classification_outcomes(images, vectors, labels)
     # A depth beyond the number of classes would say nothing.
@@ -121,44 +125,10 @@ def _match_classes(data, labels, classes, all_classes):
     return np.searchsorted(chosen, found[labels]), chosen
 
 
-def _class_vectors(
-    embedder, classes, chosen, templates, ensemble, progress, cache
-):
-    prompts, owners = [], []
-    for place, position in enumerate(chosen):
-        for name in classes.names[position]:
-            prompts += [template.replace("{}", name) for template in templates]
-            owners += [place] * len(templates)
-    vectors = embed_texts(embedder, prompts, progress=progress, cache=cache)
-    starts = np.searchsorted(owners, np.arange(len(chosen) + 1))
-    return np.stack(
-        [
-            class_vector(vectors[start:end], ensemble)
-            for start, end in zip(starts[:-1], starts[1:], strict=True)
-        ]
-    )
-
-
-def _embed_labelled(embedder, data, batch_size, progress, cache):
+def _embed_labelled(*args):
     """Vectors, labels, and the number of pictures that were left out."""
-    labels = []
-
-    def pictures():
-        for key, picture, label in data.examples():
-            labels.append(label)
-            yield key, picture
-
-    vectors, readable = embed_readable(
-        embedder,
-        pictures(),
-        batch_size,
-        progress,
-        data.total,
-        cache,
-        data.name,
-    )
-    skipped = int(np.count_nonzero(~readable))
-    return vectors, np.array(labels, "int64")[readable], skipped
+    vectors, labels, skipped = embed_data_set(*args)
+    return vectors, np.array(labels, "int64"), skipped
 
 
 def measure_knn(

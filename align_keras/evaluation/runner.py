@@ -7,7 +7,7 @@ import numpy as np
 
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.embed import embed_readable
+from align_keras.evaluation.embed import embed_data_set
 from align_keras.evaluation.embed import embed_texts
 from align_keras.evaluation.embedder import Embedder
 from align_keras.evaluation.embedder import as_embedder
@@ -108,25 +108,11 @@ def measure_retrieval(
     if not isinstance(data, datasets.DataSet):
         data = datasets.records(data)
     embedder = as_embedder(model)
-    captions = []
-
-    def pictures():
-        for key, picture, texts in data.examples():
-            captions.append(texts)
-            yield key, picture
-
-    images, readable = embed_readable(
-        embedder,
-        pictures(),
-        batch_size,
-        progress,
-        data.total,
-        cache,
-        data.name,
+    images, captions, skipped = embed_data_set(
+        embedder, data, batch_size, progress, cache
     )
-    kept = [captions[n] for n in np.flatnonzero(readable)]
-    texts = [text for group in kept for text in group]
-    owners = np.repeat(np.arange(len(kept)), list(map(len, kept)))
+    texts = [text for group in captions for text in group]
+    owners = np.repeat(np.arange(len(captions)), list(map(len, captions)))
     vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
     outcomes = retrieval_outcomes(images, vectors, owners, folds)
     without = np.count_nonzero(outcomes["image_rank"] < 0)
@@ -142,7 +128,7 @@ def measure_retrieval(
         images=len(images),
         texts=len(texts),
         images_without_text=int(without),
-        pictures_skipped=int(np.count_nonzero(~readable)),
+        pictures_skipped=skipped,
         folds=folds,
         ks=list(ks),
         **_chance(owners, len(images), folds, ks),

@@ -6,6 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from align_keras import prompts
+
 # Texts in one call of the text tower.
 _BATCH_SIZE = 256
 
@@ -59,7 +61,8 @@ def read_templates(path):
         raise ValueError(f"`{path}` is not JSON: {error}.") from error
     if isinstance(content, dict):
         content = content.get("templates")
-    return _checked(content, f"`{path}`")
+    # An object without templates is as wrong as an empty list.
+    return prompts.check_templates(content or [], path)
 
 
 def class_vectors(model, names, templates=("{}",)):
@@ -80,24 +83,17 @@ def class_vectors(model, names, templates=("{}",)):
         ValueError: A template has no `{}`, or the prompts of a class cancel
             out.
     """
-    templates = _checked(list(templates), "`templates`")
-    texts = [text.replace("{}", name) for name in names for text in templates]
-    batches = [
-        keras.ops.convert_to_numpy(
-            model.encode_text(texts[start : start + _BATCH_SIZE])
-        )
-        for start in range(0, len(texts), _BATCH_SIZE)
-    ]
-    prompts = np.concatenate(batches).astype("float64")
-    prompts /= np.linalg.norm(prompts, axis=-1, keepdims=True)
-    means = prompts.reshape(len(names), len(templates), -1).mean(axis=1)
-    lengths = np.linalg.norm(means, axis=-1, keepdims=True)
-    if lengths.min() < 1e-6:
-        raise ValueError(
-            f"The prompts of the class {names[lengths.argmin()]!r} cancel "
-            "out: give other templates."
-        )
-    return (means / lengths).astype("float32")
+
+    def embed(texts):
+        batches = [
+            keras.ops.convert_to_numpy(
+                model.encode_text(texts[start : start + _BATCH_SIZE])
+            )
+            for start in range(0, len(texts), _BATCH_SIZE)
+        ]
+        return np.concatenate(batches)
+
+    return prompts.class_vectors(embed, names, templates)
 
 
 def _read(path):
@@ -107,18 +103,3 @@ def _read(path):
         raise ValueError(f"`{path}` is not a text in UTF-8: {error}.") from (
             error
         )
-
-
-def _checked(templates, origin):
-    if not isinstance(templates, list) or not templates:
-        raise ValueError(
-            f"The templates of {origin} must be a list of strings. "
-            f"Received: {templates!r}"
-        )
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(
-                f"A template of {origin} must hold `{{}}` once, where the "
-                f"name of the class goes. Received: {template!r}"
-            )
-    return templates

@@ -8,11 +8,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from align_keras import vectors
 from align_keras.evaluation import linear_probe
-from align_keras.evaluation.classification import class_vector
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
 from align_keras.evaluation.knn import knn_hits
 from align_keras.evaluation.knn import nearest_neighbours
+from align_keras.prompts import class_vectors
 
 
 def unit(rng, *shape):
@@ -84,16 +84,36 @@ def test_bad_neighbours_are_named():
 
 
 def test_prompts_of_a_class():
-    prompts = np.array([[4.0, 0.0], [0.0, 1.0]])
+    rows = {
+        "a cat": [4.0, 0.0],
+        "the cat": [0.0, 1.0],
+        "a dog": [-3.0, 4.0],
+        "the dog": [-0.6, 0.8],
+        "a hound": [1.0, 0.0],
+        "the hound": [-2.0, 0.0],
+    }
+
+    def embed(texts):
+        return np.array([rows[text] for text in texts])
+
+    classes = ["cat", ["dog", "hound"]]
+    templates = ["a {}", "the {}"]
     np.testing.assert_allclose(
-        class_vector(prompts), [np.sqrt(0.5)] * 2, atol=1e-7
+        class_vectors(embed, classes, templates),
+        [[np.sqrt(0.5)] * 2, [-0.6, 0.8]],
+        atol=1e-7,
     )
-    plain = class_vector(prompts, "plain")
-    np.testing.assert_allclose(plain, [4, 1] / np.sqrt(17), atol=1e-7)
-    with pytest.raises(ValueError, match="cancel out"):
-        class_vector([[1.0, 0.0], [-2.0, 0.0]])
+    np.testing.assert_allclose(
+        class_vectors(embed, classes, templates, "plain"),
+        [[4, 1] / np.sqrt(17), [-4.6, 4.8] / np.hypot(4.6, 4.8)],
+        atol=1e-7,
+    )
+    with pytest.raises(ValueError, match="'hound' cancel out"):
+        class_vectors(embed, ["cat", "hound"], templates)
     with pytest.raises(ValueError, match="'mean'"):
-        class_vector(prompts, "mean")
+        class_vectors(embed, classes, templates, "mean")
+    with pytest.raises(ValueError, match="hold `{}` once.*'a cat'"):
+        class_vectors(embed, classes, ["a cat"])
 
 
 def test_accuracies_match_brute_force():
