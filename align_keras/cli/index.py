@@ -30,6 +30,12 @@ def add_arguments(parser):
         help="classes that the page tells apart in a picture, one per line",
     )
     parser.add_argument(
+        "--templates",
+        metavar="FILE",
+        help="JSON list of prompts with {} for the name of a class (default: "
+        "the name alone)",
+    )
+    parser.add_argument(
         "--qdrant",
         metavar="URL",
         help="server for the kind qdrant; embedded in the index without it",
@@ -48,14 +54,16 @@ def add_arguments(parser):
 def run(args):
     """Build the index and say what it is."""
     from align_keras.search import build_index
-    from align_keras.search.index import read_labels
+    from align_keras.serving import read_classes
+    from align_keras.serving import read_templates
 
     about = build_index(
         args.vectors,
         args.output,
         args.model,
         kind=args.kind,
-        labels=read_labels(args.labels) if args.labels else (),
+        labels=read_classes(args.labels) if args.labels else (),
+        templates=read_templates(args.templates) if args.templates else ("{}",),
         qdrant=args.qdrant,
         collection=args.collection,
     )
