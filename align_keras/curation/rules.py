@@ -221,13 +221,21 @@ def rare_tokens(
     bigrams stand in one ranking by how often they occur. Of the tokens that
     tie at rank `keep`, all are frequent with `ties: keep`, none with `drop`.
     """
-    grams = token_grams(rows, ngrams)
-    counts = stage(
-        "token_counts", grams.group_by("gram").agg(occurrences=_count(grams))
+    # Many rows share a text: each is cut into tokens once.
+    texts = rows.filter(rows.num_tokens > 0)
+    texts = texts.group_by("text_key").agg(
+        tokens=texts.tokens.arbitrary(),
+        num_tokens=texts.num_tokens.max(),
+        rows=_count(texts),
     )
+    texts = stage("texts", texts)
+    grams = token_grams(texts, ngrams, ("text_key", "rows"))
+    counts = grams.group_by("gram").agg(occurrences=_int64(grams.rows.sum()))
+    counts = stage("token_counts", counts)
     frequent = stage("frequent_tokens", most_frequent(counts, keep, ties))
     # Small table on the right: engines keep that one in memory.
-    return grams.anti_join(frequent, "gram").select("row_id").distinct()
+    rare = grams.anti_join(frequent, "gram").select("text_key").distinct()
+    return _drop_matching(rows, rare, "text_key")
 
 
 @rule("tokens")
@@ -330,23 +338,25 @@ def repeated_ids(rows):
 # === What rules are made of ===
 
 
-def token_grams(rows, ngrams=(1, 2)):
+def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
     """A row for each occurrence of a token.
 
     Args:
-        rows: Ibis table with `row_id`, `tokens`, `num_tokens`.
+        rows: Ibis table with `tokens`, `num_tokens` and `columns`.
         ngrams: tuple of ints, lengths of the tokens in unigrams.
+        columns: tuple of strings. What is kept of a row. Defaults to
+            `("row_id",)`.
 
     Returns:
-        Ibis table of `row_id` and `gram` (string).
+        Ibis table of `columns` and `gram` (string).
     """
     words = rows.filter(rows.num_tokens > 0)
-    words = words.select("row_id", words=words.tokens.split(" "))
+    words = words.select(*columns, words=words.tokens.split(" "))
     # One list of all would need a test for null, which makes it twice.
-    return _union(_explode(words, length) for length in ngrams)
+    return _union(_explode(words, length, columns) for length in ngrams)
 
 
-def _explode(words, length):
+def _explode(words, length, columns):
     """A row for each n-gram of a length."""
     exceptions = require("ibis.common.exceptions", "curation")
     grams = _joined(words.words, length)
@@ -355,10 +365,10 @@ def _explode(words, length):
     except exceptions.IbisError:
         # To be printed for any engine: the other form becomes a quadratic
         # join on BigQuery.
-        return words.select("row_id", gram=grams).unnest("gram")
+        return words.select(*columns, gram=grams).unnest("gram")
     # In one step, because Ibis would merge two and split the text again for
     # every word of it.
-    return words.select("row_id", gram=grams.unnest())
+    return words.select(*columns, gram=grams.unnest())
 
 
 def _joined(words, length):
@@ -495,6 +505,16 @@ def _drop_if(rows, dropped):
 
 def _count(table):
     return table.count()
+
+
+def _int64(total):
+    """A sum of integers as Ibis takes it to be.
+
+    DuckDB's has 128 bits, which it writes to Parquet as a float; the method
+    `cast` sees no need of a cast.
+    """
+    operations = require("ibis.expr.operations", "curation")
+    return operations.Cast(total, "int64").to_expr()
 
 
 def _union(tables):
