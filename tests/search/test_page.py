@@ -393,6 +393,13 @@ def test_phone_and_dark(site, browser):
     browser.type("a dog")
     browser.wait("document.querySelectorAll('.tile').length == 30")
     assert browser.run("document.documentElement.scrollWidth") <= 390
+    # With a further part the words have a slider, which must leave room.
+    browser.run("document.querySelector('.tile').click()")
+    browser.run("document.getElementById('more').click()")
+    browser.wait("document.querySelectorAll('.part img').length == 1")
+    width = "document.getElementById('query').offsetWidth"
+    assert browser.run(width) >= 200
+    assert browser.run("document.documentElement.scrollWidth") <= 390
     color = browser.run("getComputedStyle(document.body).backgroundColor")
     assert color == "rgb(20, 22, 26)"
     assert browser.errors == []
