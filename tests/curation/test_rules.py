@@ -12,7 +12,9 @@ pytest.importorskip("duckdb", reason="needs the extra `curation`")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
+from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import explain
 from align_keras.curation.config import parse_config
@@ -33,7 +35,8 @@ def write_parquet(rows, path):
     )
 
 
-def config(folder, counted_rows="raw", **changes):
+def fields(folder, counted_rows="raw", **changes):
+    """A configuration as YAML gives it."""
     parameters = {
         "shorter_side": {"above": 200},
         "aspect_ratio": {"below": 3},
@@ -52,7 +55,11 @@ def config(folder, counted_rows="raw", **changes):
         "number": {"column": "score", "above": 0.2, "below": 0.9},
     }
     rules = [{k: {**parameters[k], **changes.get(k, {})}} for k in RULES]
-    return parse_config({"rules": rules, "counted_rows": counted_rows})
+    return {"rules": rules, "counted_rows": counted_rows}
+
+
+def config(folder, counted_rows="raw", **changes):
+    return parse_config(fields(folder, counted_rows, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -301,14 +308,22 @@ def spark():
 
 
 @pytest.mark.multiprocess
-def test_spark_gives_what_plain_python_gives(crawl, spark, expected, tmp_path):
+def test_spark_gives_what_plain_python_gives(
+    crawl, spark, expected, tmp_path, capfd
+):
+    """Through the command line, which knows the same rules."""
     folder, rows, _ = crawl
-    manifest = curate(
-        [folder / "input"],
-        tmp_path / "out",
-        config(folder),
-        engine="spark",
-        master="local[2]",
-        memory="1GiB",
-    )
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(fields(folder)))
+    command = ["curate", str(folder / "input"), "--json"]
+    command += ["--output", str(tmp_path / "out")]
+    command += ["--config", str(tmp_path / "rules.yaml")]
+    command += ["--engine", "spark", "--master", "local[2]"]
+    assert main([*command, "--memory", "1GiB"]) == 0
+    manifest = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert manifest["engine"] == "spark"
     check(tmp_path / "out", manifest, rows, expected)
+    # What Spark has stored, DuckDB explains.
+    index = min(expected["shared_text"])
+    command = ["curate", "--output", str(tmp_path / "out"), "--explain"]
+    assert main([*command, str(row_id_of(index))]) == 0
+    assert "pictures have the text" in capfd.readouterr().out
