@@ -182,8 +182,11 @@ def test_audit_counts_every_row(crawl, result, expected):
     assert f"{manifest['kept']:,}" in page
 
 
-def test_settings_change_what_is_counted(crawl, expected, tmp_path):
-    """Ties, rows in place of different members, unigrams alone."""
+def test_settings_change_what_is_counted(crawl, result, expected, tmp_path):
+    """Ties, rows in place of different members, unigrams alone.
+
+    The rules that stay as they were are taken from the other run's stages.
+    """
     folder, rows, hashes = crawl
     changes = {
         "rare_tokens": {"ties": "drop", "ngrams": [1, 2, 3], "keep": 19_000},
@@ -191,7 +194,10 @@ def test_settings_change_what_is_counted(crawl, expected, tmp_path):
         "texts_per_image": {"count": "rows"},
     }
     manifest = curate(
-        [folder / "input"], tmp_path / "out", config(folder, **changes)
+        [folder / "input"],
+        tmp_path / "out",
+        config(folder, **changes),
+        stages=result[0] / ".stages",
     )
     settings = {
         "ties": "drop",
