@@ -2,8 +2,8 @@
 
 from align_keras.curation.engine import open_engine
 from align_keras.curation.extras import require
-from align_keras.curation.rules import bit_count
-from align_keras.curation.rules import token_grams
+from align_keras.curation.rule_parts import bit_count
+from align_keras.curation.rule_parts import token_grams
 from align_keras.curation.storage import Storage
 
 # Of what a rule objects to in one row.

@@ -20,7 +20,7 @@ from align_keras.curation.embedding_duplicates import embedding_near_duplicates
 from align_keras.curation.embedding_duplicates import load_embedder
 from align_keras.curation.perceptual_hash import hamming_distance
 from align_keras.curation.perceptual_hash import perceptual_hash
-from align_keras.curation.rules import bands
+from align_keras.curation.rule_parts import bands
 from align_keras.curation.test_images import hash_test_images
 
 
