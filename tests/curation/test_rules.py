@@ -306,11 +306,23 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
 # === Spark ===
 
 
-@pytest.fixture(scope="module")
-def spark():
+# For little data: no compiling of queries, and a quick start of Java.
+SPARK_DEFAULTS = """
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+spark.sql.codegen.wholeStage false
+spark.sql.shuffle.partitions 2
+spark.ui.enabled false
+"""
+
+
+@pytest.fixture
+def spark(tmp_path, monkeypatch):
     pytest.importorskip("pyspark", reason="needs the extra `spark`")
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java, which is not on the path")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "spark-defaults.conf").write_text(SPARK_DEFAULTS)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "conf"))
 
 
 @pytest.mark.multiprocess
