@@ -76,3 +76,11 @@ def dual_encoder(library):
     from align_keras import AlignDualEncoder
 
     return AlignDualEncoder.from_preset(str(library.preset))
+
+
+@pytest.fixture(scope="session")
+def saved_model(dual_encoder, tmp_path_factory):
+    """Its export."""
+    path = tmp_path_factory.mktemp("exported") / "model"
+    dual_encoder.export(str(path))
+    return path

@@ -164,9 +164,13 @@ def test_other_searchers_find_what_the_exact_one_finds(
 
         faiss.omp_set_num_threads(2)
     vectors, queries = drawn
-    names = [f"../../{row}" for row in range(COUNT)]
-    rows = [(names, [""] * COUNT, vectors, [b""] * COUNT)]
-    write_index(rows, COUNT, tmp_path / "index", library.preset, kind)
+    if kind == "qdrant":
+        # Embedded, it writes each point to the disk by itself.
+        vectors = vectors[:400]
+    count = len(vectors)
+    names = [f"../../{row}" for row in range(count)]
+    rows = [(names, [""] * count, vectors, [b""] * count)]
+    write_index(rows, count, tmp_path / "index", library.preset, kind)
     index = Index(tmp_path / "index")
     found = index.search(queries, 10)
     index.close()
