@@ -25,8 +25,12 @@ from align_keras.curation.test_images import hash_test_images
 
 
 def photos(folder, count=12):
+    """Photographs, small ones so that they are quickly read."""
     files = sorted((folder / "photos").glob("*.JPEG"))[:count]
-    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    images = [Image.open(file).convert("RGB") for file in files]
+    for image in images:
+        image.thumbnail((400, 400))
+    return [np.asarray(image) for image in images]
 
 
 def test_hash_is_the_usual_one(data_directory):
