@@ -69,8 +69,23 @@ def test_search_ranks_as_numpy_does(
 
 
 def test_command_line(library, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("a bus\n\na dog\n")
+    (tmp_path / "templates.json").write_text('["a drawing of {}", "{}"]')
+    index = tmp_path / "index"
+    command = ["index", library.vectors, "--model", library.preset]
+    command += ["--output", index, "--labels", tmp_path / "labels.txt"]
+    command += ["--templates", tmp_path / "templates.json", "--json"]
+    assert main([str(word) for word in command]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 30
+    opened = Index(index)
+    assert opened.labels == ["a bus", "a dog"]
+    assert opened.templates == ["a drawing of {}", "{}"]
+    (tmp_path / "templates.json").write_text('["a drawing"]')
+    assert main([str(word) for word in command]) == 2
+    assert "must hold `{}` once" in capsys.readouterr().err
+
     sheet = tmp_path / "sheet.png"
-    command = ["search", library.index, "--image", library.pictures / "06.jpg"]
+    command = ["search", index, "--image", library.pictures / "06.jpg"]
     command += ["-k", "3", "--json", "--contact-sheet", sheet]
     assert main([str(word) for word in command]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
