@@ -70,9 +70,12 @@ def run(args):
     if args.json:
         print(json.dumps(about))
         return
+    kind = about["kind"]
+    if "recall@10" in about["settings"]:
+        kind += f" (finds {about['settings']['recall@10']:.1%} of the nearest)"
     print(
         f"`{args.output}` holds {about['count']} vectors of {about['dim']} "
-        f"values, kind {about['kind']}. Search it:\n"
+        f"values, kind {kind}. Search it:\n"
         f'    align-keras search {args.output} --text "a red bus"\n'
         f"    align-keras serve {args.output}"
     )

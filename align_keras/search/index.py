@@ -249,9 +249,9 @@ def _build(kind, vectors, directory, qdrant, collection, count):
         names = (keys[row].decode("utf-8", "replace") for row in range(count))
         upload(vectors, names, qdrant or directory / "qdrant", collection)
         return {"location": qdrant, "collection": collection}
-    from align_keras.search.approximate import BUILDERS
+    from align_keras.search.approximate import build
 
-    return BUILDERS[kind](vectors, directory / "index.faiss")
+    return build(kind, vectors, directory / "index.faiss")
 
 
 class Index:

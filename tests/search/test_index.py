@@ -189,6 +189,9 @@ def test_other_searchers_find_what_the_exact_one_finds(
     index = Index(tmp_path / "index")
     found = index.search(queries, 10)
     index.close()
+    if kind != "qdrant":
+        about = json.loads((tmp_path / "index" / "index.json").read_text())
+        assert 0.95 <= about["settings"]["recall@10"] <= 1
     expected = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     hits = 0
     for query, (where, scores), right in zip(
