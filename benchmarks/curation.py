@@ -7,7 +7,9 @@ Every job runs in a process of its own on the same normalised rows, and all
 must keep the same ids. For each: CPU seconds of the process and its children,
 wall seconds, and the peak of the memory of all of them together. `audit` in a
 name means that every rule judges every row and that each row's verdict is
-kept, as `align-keras curate` does; the others only find the survivors.
+kept, as `align-keras curate` does; the others only find the survivors. With
+`--keep` rows that lie in the directory are taken and left there, so that a long
+measurement can be cut into calls.
 """
 
 import argparse
@@ -418,6 +420,16 @@ def measure(name, args):
     }
 
 
+def clear(workdir, name):
+    """Remove what an earlier run of a job has made."""
+    shutil.rmtree(workdir / name, ignore_errors=True)
+    if name.startswith("ours"):
+        for path in (workdir / "stages").glob("*"):
+            if path.name.startswith("rows-"):
+                continue
+            (shutil.rmtree if path.is_dir() else os.remove)(path)
+
+
 def kept_ids(folder):
     """The surviving ids of a job, sorted."""
     import numpy as np
@@ -435,18 +447,22 @@ def main():
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--memory", default="2GiB", help="of each engine")
     parser.add_argument("--polars-python", help="a Python that has polars")
-    parser.add_argument("--jobs", nargs="+", default=list(JOBS))
+    parser.add_argument("--jobs", nargs="*", default=list(JOBS))
+    parser.add_argument("--keep", action="store_true", help="see above")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
         JOBS[args.job](args)
         return
-    shutil.rmtree(args.workdir, ignore_errors=True)
-    generate(args.workdir / "raw", args.rows)
+    if not args.keep:
+        shutil.rmtree(args.workdir, ignore_errors=True)
+    if not args.workdir.exists():
+        generate(args.workdir / "raw", args.rows)
     reference = None
     for name in args.jobs:
         if name == "polars" and not args.polars_python:
             continue
+        clear(args.workdir, name)
         result = measure(name, args)
         if name != "read":
             ids = kept_ids(args.workdir / name)
@@ -455,7 +471,8 @@ def main():
             same = len(ids) == len(reference) and (ids == reference).all()
             result["same_ids"] = bool(same)
         print(json.dumps(result), flush=True)
-    shutil.rmtree(args.workdir)
+    if not args.keep:
+        shutil.rmtree(args.workdir)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ def add_arguments(parser):
         help="classes that the page tells apart in a picture, one per line",
     )
     parser.add_argument(
+        "--templates",
+        metavar="FILE",
+        help="JSON list of prompts with {} for the name of a class (default: "
+        "the name alone)",
+    )
+    parser.add_argument(
         "--qdrant",
         metavar="URL",
         help="server for the kind qdrant; embedded in the index without it",
@@ -48,23 +54,28 @@ def add_arguments(parser):
 def run(args):
     """Build the index and say what it is."""
     from align_keras.search import build_index
-    from align_keras.search.index import read_labels
+    from align_keras.serving import read_classes
+    from align_keras.serving import read_templates
 
     about = build_index(
         args.vectors,
         args.output,
         args.model,
         kind=args.kind,
-        labels=read_labels(args.labels) if args.labels else (),
+        labels=read_classes(args.labels) if args.labels else (),
+        templates=read_templates(args.templates) if args.templates else ("{}",),
         qdrant=args.qdrant,
         collection=args.collection,
     )
     if args.json:
         print(json.dumps(about))
         return
+    kind = about["kind"]
+    if "recall@10" in about["settings"]:
+        kind += f" (finds {about['settings']['recall@10']:.1%} of the nearest)"
     print(
         f"`{args.output}` holds {about['count']} vectors of {about['dim']} "
-        f"values, kind {about['kind']}. Search it:\n"
+        f"values, kind {kind}. Search it:\n"
         f'    align-keras search {args.output} --text "a red bus"\n'
         f"    align-keras serve {args.output}"
     )

@@ -6,7 +6,7 @@ from align_keras.curation.curate import curate
 from align_keras.curation.download import download
 from align_keras.curation.download import read_downloads
 from align_keras.curation.explain import explain
-from align_keras.curation.explain import print_sql
+from align_keras.curation.sql import print_sql
 from align_keras.curation.vocabulary import learn_vocabulary
 
 __all__ = [

@@ -134,22 +134,20 @@ def _histograms(rows, verdicts, engine):
         "characters": (rows.text_length, CHARACTERS),
     }
     bars = {n: _bar(value, edges) for n, (value, edges) in measures.items()}
-    binned = rows.select("row_id", **bars)
-    names = list(measures)
+    judged = rows.select("row_id", **bars).left_join(verdicts, "row_id")
+    kept = judged.mask.isnull().cast("int8")
     # Few combinations of bars occur, so all four are counted in one pass.
-    before = binned.group_by(names).agg(rows=binned.count())
-    left = binned.anti_join(verdicts, "row_id")
-    after = left.group_by(names).agg(rows=left.count())
-    counted = {
-        "before": engine.collect(before),
-        "after": engine.collect(after),
-    }
+    counted = engine.collect(
+        judged.group_by(list(measures)).agg(
+            before=judged.count(), after=kept.sum()
+        )
+    )
     return {
         name: {
             "edges": list(edges),
             **{
-                when: _sum_bars(found, name, len(edges) + 1)
-                for when, found in counted.items()
+                when: _sum_bars(counted, name, when, len(edges) + 1)
+                for when in ("before", "after")
             },
         }
         for name, (_, edges) in measures.items()
@@ -163,12 +161,12 @@ def _bar(value, edges):
     return ibis.ifelse(value.isnull(), ibis.null("int8"), bar.cast("int8"))
 
 
-def _sum_bars(found, name, count):
+def _sum_bars(found, name, when, count):
     """Rows of each bar; rows without a value are left out."""
     bars = [0] * count
     for row in found:
         if row[name] is not None:
-            bars[row[name]] += row["rows"]
+            bars[row[name]] += row[when]
     return bars
 
 

@@ -228,6 +228,7 @@ def _publish(stages, result, audit, target, key, about):
         "audit": "audit.json",
         "stages": stages.storage.root,
         "rows_stage": result.rows,
+        "tables": stages.used,
         **about,
     }
     target.write_json("manifest.json", manifest)

@@ -200,7 +200,7 @@ def embed_pictures(pictures, embedder, path):
 
 
 def find_near_images(rule, rows, stages, key):
-    """Make the table of `image_key` of near-duplicates, as a stage.
+    """Make the table of near-duplicates, as a stage.
 
     Args:
         rule: `Rule` of the kind `near_duplicate_embedding`.
@@ -209,7 +209,8 @@ def find_near_images(rule, rows, stages, key):
         key: string. A fingerprint of the rule, the rows and the test sets.
 
     Returns:
-        Ibis table.
+        Ibis table of `image_key`, and of the nearest test picture's name and
+        `cosine`.
     """
     given = rule.parameters
     for name in ("model", "pictures"):
@@ -222,24 +223,35 @@ def find_near_images(rule, rows, stages, key):
     def near():
         arrow = require("pyarrow", "curation")
         embedder = load_embedder(given["model"])
-        keys = []
+        keys, names = [], []
         with tempfile.TemporaryDirectory() as folder:
             pictures = _row_pictures(
                 stages, f"{rule.name}-images-{key}", given["pictures"], keys
             )
             vectors = embed_pictures(pictures, embedder, f"{folder}/rows")
-            tests = itertools.chain.from_iterable(
-                read_test_pictures(path) for path in given["test_images"]
-            )
+            tests = _test_pictures(given["test_images"], names)
             test_vectors = embed_pictures(tests, embedder, f"{folder}/tests")
             settings = ("clusters", "nearest", "shared", "cosine")
-            found, _, _ = embedding_near_duplicates(
+            found, nearest, cosines = embedding_near_duplicates(
                 vectors, test_vectors, **{n: given[n] for n in settings}
             )
-        chosen = np.asarray(keys, "int64")[found]
-        return arrow.table({"image_key": arrow.array(chosen, "int64")})
+        return arrow.table(
+            {
+                "image_key": np.asarray(keys, "int64")[found],
+                "test_image": [names[number] for number in nearest],
+                "cosine": cosines,
+            }
+        )
 
     return stages.arrow(f"{rule.name}-near_images", key, near)
+
+
+def _test_pictures(paths, names):
+    """Decode test pictures; `names` grows by what they are called."""
+    for path in paths:
+        for name, pixels in read_test_pictures(path):
+            names.append(name)
+            yield pixels
 
 
 def _row_pictures(stages, stage, folder, keys):

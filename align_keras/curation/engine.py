@@ -210,12 +210,13 @@ class SparkEngine:
             builder = builder.config("spark.executor.memory", size)
             if local:
                 builder = builder.config("spark.driver.memory", size)
-        if local:
-            # The usual 200 are meant for a cluster.
-            partitions = max(8, 2 * (os.cpu_count() or 1))
-            builder = builder.config("spark.sql.shuffle.partitions", partitions)
         builder = builder.config("spark.ui.showConsoleProgress", "false")
         self.session = builder.getOrCreate()
+        partitions = "spark.sql.shuffle.partitions"
+        if local and self.session.conf.get(partitions) == "200":
+            # What nobody chose is meant for a cluster.
+            count = max(8, 2 * (os.cpu_count() or 1))
+            self.session.conf.set(partitions, count)
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
 

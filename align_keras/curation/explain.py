@@ -1,28 +1,25 @@
-"""Why a row is not in the result, and the rules as SQL."""
+"""Why a row is not in the result."""
 
-from align_keras.curation.config import load_config
 from align_keras.curation.engine import open_engine
 from align_keras.curation.extras import require
-from align_keras.curation.ingest import rows_schema
-from align_keras.curation.rules import most_frequent
-from align_keras.curation.rules import token_grams
-from align_keras.curation.run import combine
-from align_keras.curation.run import drop
-from align_keras.curation.run import further_columns
+from align_keras.curation.rule_parts import bit_count
+from align_keras.curation.rule_parts import token_grams
 from align_keras.curation.storage import Storage
 
+# Of what a rule objects to in one row.
+SHOWN = 5
+SHOWN_CHARACTERS = 80
 # Rules whose reason is a number that the row itself has.
 _MEASURES = {
     "shorter_side": ("width", "height"),
     "aspect_ratio": ("width", "height"),
     "token_count": ("num_tokens",),
     "character_count": ("text_length",),
-    "near_duplicate": ("phash",),
 }
 
 
 def explain(output, row_id):
-    """Tell which rules drop a row, and what they measured.
+    """Tell which rules drop a row, and what they found in it.
 
     Args:
         output: string. The directory that `curate` wrote.
@@ -50,200 +47,184 @@ def explain(output, row_id):
         raise FileNotFoundError(
             f"`{output}` holds no finished result; run `align-keras curate`."
         )
-    stages = Storage(manifest["stages"])
-    notes = stages.read_json(f"{manifest['rows_stage']}.json")
-    if notes is None:
-        raise FileNotFoundError(
-            "The intermediate tables of this result have been discarded; run "
-            "`align-keras curate` again without `--discard-stages`."
-        )
     engine = open_engine()
     try:
-        rows = engine.read(
-            stages.address(manifest["rows_stage"]), notes["files"]
-        )
-        verdicts = engine.read(target.root, manifest["files"]["dropped"])
-        return _explain(rows, verdicts, manifest["rules"], str(row_id), engine)
+        return _Result(target, manifest, engine).explain(str(row_id))
     finally:
         engine.close()
 
 
-def _explain(rows, verdicts, rules, row_id, engine):
-    wanted = rows.id == row_id
-    if row_id.isdecimal() and int(row_id) < 2**63:
-        wanted |= rows.row_id == int(row_id)
-    found = engine.collect(rows.filter(wanted))
-    # A row's own id goes before our number of another row.
-    own = [row for row in found if row["id"] == row_id]
-    found = own or found
-    if not found:
-        raise ValueError(f"There is no row `{row_id}` in the input.")
-    ids = [row["row_id"] for row in found]
-    masks = verdicts.filter(verdicts.row_id.isin(ids))
-    masks = {row["row_id"]: row["mask"] for row in engine.collect(masks)}
-    return [
-        {
-            **{name: row[name] for name in ("row_id", "id", "url", "text")},
-            "rules": [
-                {
-                    "name": rule["name"],
-                    "why": _reason(rule, row, rows, engine),
-                }
-                for number, rule in enumerate(rules)
-                if masks.get(row["row_id"], 0) >> number & 1
-            ],
+class _Result:
+    """The tables of a finished run."""
+
+    def __init__(self, target, manifest, engine):
+        self.engine = engine
+        self.manifest = manifest
+        self.stages = Storage(manifest["stages"])
+        self.rows = self.read(manifest["rows_stage"])
+        self.verdicts = engine.read(target.root, manifest["files"]["dropped"])
+
+    def read(self, stage):
+        notes = self.stages.read_json(f"{stage}.json")
+        if notes is None:
+            raise FileNotFoundError(
+                "The intermediate tables of this result have been discarded; "
+                "run `align-keras curate` again without `--discard-stages`."
+            )
+        return self.engine.read(self.stages.address(stage), notes["files"])
+
+    def table(self, rule, name):
+        """What a rule stored or took from files under a name."""
+        return self.read(self.manifest["tables"][f"{rule['name']}-{name}"])
+
+    def counted(self, number):
+        """The rows on which a rule took its counts."""
+        rows = self.rows
+        if self.manifest["config"]["counted_rows"] == "remaining":
+            for rule in self.manifest["rules"][:number]:
+                drop = self.manifest["tables"][f"drop-{rule['name']}"]
+                rows = rows.anti_join(self.read(drop), "row_id")
+        return rows
+
+    def explain(self, row_id):
+        found = self._find(row_id)
+        ids = [row["row_id"] for row in found]
+        masks = self.verdicts.filter(self.verdicts.row_id.isin(ids))
+        masks = {r["row_id"]: r["mask"] for r in self.engine.collect(masks)}
+        return [
+            {
+                **{name: row[name] for name in ("row_id", "id", "url", "text")},
+                "rules": [
+                    {"name": rule["name"], "why": self._reason(number, row)}
+                    for number, rule in enumerate(self.manifest["rules"])
+                    if masks.get(row["row_id"], 0) >> number & 1
+                ],
+            }
+            for row in sorted(found, key=lambda row: row["row_id"])
+        ]
+
+    def _find(self, row_id):
+        wanted = self.rows.id == row_id
+        if row_id.isdecimal() and int(row_id) < 2**63:
+            wanted |= self.rows.row_id == int(row_id)
+        found = self.engine.collect(self.rows.filter(wanted))
+        # A row's own id goes before our number of another row.
+        own = [row for row in found if row["id"] == row_id]
+        if not found:
+            raise ValueError(f"There is no row `{row_id}` in the input.")
+        return own or found
+
+    def _reason(self, number, row):
+        """What the rule found in the row, and what it allows."""
+        rule = self.manifest["rules"][number]
+        parameters = {
+            name: value
+            for name, value in rule["parameters"].items()
+            if value not in (None, "", [], ())
         }
-        for row in sorted(found, key=lambda row: row["row_id"])
-    ]
+        allowed = ", ".join(f"{n} {v}" for n, v in parameters.items())
+        said = self._evidence(rule, parameters, row, number)
+        return f"{said} ({allowed})" if allowed else said
 
+    def _evidence(self, rule, parameters, row, number):
+        kind = rule["kind"]
+        if kind in _MEASURES:
+            values = [f"{name} {row[name]}" for name in _MEASURES[kind]]
+            return ", ".join(values).replace("None", "missing")
+        if kind == "unusable":
+            return "no text" if row["text_key"] is None else "no picture"
+        if kind == "repeated_tokens":
+            tokens = row["tokens"].split()
+            again = len(tokens) - len(set(tokens))
+            return f"{again} of {len(tokens)} unigrams came before"
+        if "column" in parameters:
+            value = row[parameters["column"]]
+            return f"{parameters['column']} is {value}"
+        return getattr(self, f"_{kind}")(rule, parameters, row, number)
 
-def _reason(rule, row, rows, engine):
-    """What the rule found in the row, and what it allows."""
-    parameters = {
-        name: value
-        for name, value in rule["parameters"].items()
-        if value not in (None, "", [], ())
-    }
-    allowed = ", ".join(f"{n} {v}" for n, v in parameters.items())
-    return f"{_evidence(rule, parameters, row, rows, engine)} ({allowed})"
+    # === Other rows ===
 
+    def _repeated_ids(self, rule, parameters, row, number):
+        first = self._first(number, row, "id_key")
+        return f"the id {row['id']} came before, in row {first}"
 
-def _evidence(rule, parameters, row, rows, engine):
-    kind = rule["kind"]
-    if kind in _MEASURES:
-        values = [f"{name} {row[name]}" for name in _MEASURES[kind]]
-        return ", ".join(values).replace("None", "missing")
-    if kind == "unusable":
-        return "no text" if row["text_key"] is None else "no picture"
-    if kind == "repeated_ids":
-        return f"the id {row['id']} came before"
-    if kind == "texts_per_image":
-        same = rows.filter(rows.image_key == row["image_key"])
-        count = _members(same, "text_key", parameters, engine)
-        return f"the picture has {count} texts"
-    if kind == "shared_text":
-        same = rows.filter(rows.text_key == row["text_key"])
-        count = _members(same, "image_key", parameters, engine)
-        return f"{count} pictures have the text"
-    if kind in ("rare_tokens", "rare_words", "forbidden_words"):
-        return _token_evidence(kind, parameters, row, rows, engine)
-    if "column" in parameters:
-        return f"{parameters['column']} is {row[parameters['column']]}"
-    return "as the rule says"
+    def _repeated_pairs(self, rule, parameters, row, number):
+        by_hash = parameters["picture"] == "phash"
+        key = "phash" if by_hash else "image_key"
+        first = self._first(number, row, key, "text_key")
+        return f"row {first} has the same text and picture"
 
+    def _first(self, number, row, *keys):
+        rows = self.counted(number)
+        for key in keys:
+            rows = rows.filter(rows[key] == row[key])
+        (found,) = self.engine.collect(rows.agg(first=rows.row_id.min()))
+        return found["first"]
 
-def _members(same, member, parameters, engine):
-    distinct = parameters["count"] == "distinct"
-    number = same[member].nunique() if distinct else same.count()
-    return engine.collect(same.agg(number=number))[0]["number"]
+    def _texts_per_image(self, rule, parameters, row, number):
+        count = self._members(number, row, "image_key", "text_key", parameters)
+        return f"the picture `{row['url']}` has {count} texts"
 
+    def _shared_text(self, rule, parameters, row, number):
+        count = self._members(number, row, "text_key", "image_key", parameters)
+        text = row["text"]
+        if len(text) > SHOWN_CHARACTERS:
+            text = text[:SHOWN_CHARACTERS] + "…"
+        return f"{count} pictures have the text {text!r}"
 
-def _token_evidence(kind, parameters, row, rows, engine):
-    """The tokens of the row that the rule objects to, and their counts."""
-    ngrams = tuple(parameters.get("ngrams", (1,)))
-    mine = token_grams(rows.filter(rows.row_id == row["row_id"]), ngrams)
-    mine = mine.select("gram").distinct()
-    grams = token_grams(rows, ngrams)
-    if kind == "forbidden_words":
-        return "a word of the list"
-    counts = grams.group_by("gram").agg(occurrences=grams.count())
-    if kind == "rare_tokens":
-        frequent = most_frequent(counts, parameters["keep"], parameters["ties"])
-        bad = mine.anti_join(frequent, "gram")
-    else:
-        rare = counts.filter(counts.occurrences < parameters["at_least"])
-        bad = mine.semi_join(rare, "gram")
-    bad = counts.semi_join(bad, "gram").order_by("occurrences", "gram")
-    found = engine.collect(bad.limit(5))
-    named = (f"{r['gram']!r} occurs {r['occurrences']} times" for r in found)
-    return "; ".join(named)
+    def _members(self, number, row, key, member, parameters):
+        same = self.counted(number)
+        same = same.filter((same[key] == row[key]) & same[member].notnull())
+        distinct = parameters["count"] == "distinct"
+        count = same[member].nunique() if distinct else same.count()
+        return self.engine.collect(same.agg(number=count))[0]["number"]
 
+    # === Tokens ===
 
-def print_sql(config, dialect="bigquery"):
-    """Write a configuration's rules as SQL, a statement for each stage.
+    def _rare_tokens(self, rule, parameters, row, number):
+        mine = self._tokens(row, tuple(parameters["ngrams"]))
+        bad = mine.anti_join(self.table(rule, "frequent_tokens"), "gram")
+        counts = self.table(rule, "token_counts")
+        return self._occurrences(counts.semi_join(bad, "gram"))
 
-    The table `rows` has the columns of normalised rows; the tables of files,
-    such as `near_duplicate_test_hashes`, are to be loaded. The last two
-    tables, `verdicts` and `kept`, are the result.
+    def _rare_words(self, rule, parameters, row, number):
+        rare = self.table(rule, "rare_words")
+        return self._occurrences(rare.semi_join(self._tokens(row), "gram"))
 
-    Args:
-        config: see `load_config`.
-        dialect: string. `"bigquery"`, `"duckdb"`, `"spark"` or another that
-            Ibis knows.
+    def _forbidden_words(self, rule, parameters, row, number):
+        words = self.table(rule, "words")
+        bad = words.semi_join(self._tokens(row), "gram").order_by("gram")
+        found = self.engine.collect(bad.limit(SHOWN))
+        return ", ".join(repr(word["gram"]) for word in found)
 
-    Returns:
-        string.
+    def _tokens(self, row, ngrams=(1,)):
+        mine = self.rows.filter(self.rows.row_id == row["row_id"])
+        return token_grams(mine, ngrams).select("gram").distinct()
 
-    Raises:
-        ValueError: The dialect is not known, or cannot express a rule.
-
-    Example:
-
-    ```python
-    print(print_sql("align", "bigquery"))
-    ```
-    """
-    ibis = require("ibis", "curation")
-    config = load_config(config)
-    if config.counted_rows != "raw":
-        raise ValueError(
-            "SQL can be printed for `counted_rows: raw`. "
-            f"Received: {config.counted_rows!r}"
+    def _occurrences(self, counts):
+        counts = counts.order_by("occurrences", "gram").limit(SHOWN)
+        return "; ".join(
+            f"{token['gram']!r} occurs {token['occurrences']} times"
+            for token in self.engine.collect(counts)
         )
-    # Ibis writes its own Spark dialect only where there is a session.
-    dialect = "databricks" if dialect == "spark" else dialect
-    numbers, strings = further_columns(config)
-    rows = ibis.table(ibis.schema(rows_schema(numbers, strings)), name="rows")
-    statements = []
 
-    def stage(name, table):
-        name = name.replace("-", "_")
-        sql = _compile(table, dialect)
-        statements.append(f"CREATE TABLE {name} AS\n{sql};")
-        return ibis.table(table.schema(), name=name)
+    # === Test pictures ===
 
-    drops = []
-    for rule in _all_rules(config):
-        table = drop(
-            rule,
-            rows,
-            lambda name, table, rule=rule: stage(f"{rule.name}_{name}", table),
-            lambda rule=rule: _file_tables(rule),
+    def _near_duplicate(self, rule, parameters, row, number):
+        literal = require("ibis", "curation").literal
+        tests = self.table(rule, "test_hashes")
+        bits = bit_count(tests.phash ^ literal(row["phash"], "int64"))
+        tests = tests.select("test_image", bits=bits)
+        tests = tests.order_by("bits", "test_image").limit(1)
+        (found,) = self.engine.collect(tests)
+        return f"{found['bits']} bits from test picture `{found['test_image']}`"
+
+    def _near_duplicate_embedding(self, rule, parameters, row, number):
+        near = self.table(rule, "near_images")
+        (found,) = self.engine.collect(
+            near.filter(near.image_key == row["image_key"])
         )
-        drops.append(stage(f"drop_{rule.name}", table))
-    verdicts = stage("verdicts", combine(drops))
-    stage("kept", rows.anti_join(verdicts, "row_id"))
-    return "\n\n".join(statements)
-
-
-def _all_rules(config):
-    from align_keras.curation.config import Rule
-
-    always = [Rule("unusable", "unusable", {})]
-    if config.repeated_ids == "drop":
-        always.append(Rule("repeated_ids", "repeated_ids", {}))
-    return [*always, *config.rules]
-
-
-def _file_tables(rule):
-    """The tables that a rule takes from files, by name alone."""
-    ibis = require("ibis", "curation")
-    columns = {
-        "test_hashes": {"phash": "int64"},
-        "near_images": {"image_key": "int64"},
-        "words": {"gram": "string"},
-    }
-    return {
-        name: ibis.table(schema, name=f"{rule.name}_{name}")
-        for name, schema in columns.items()
-    }
-
-
-def _compile(table, dialect):
-    ibis = require("ibis", "curation")
-    try:
-        return str(ibis.to_sql(table, dialect=dialect))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"`print_sql` does not know the dialect {dialect!r}: {error}"
-        ) from None
+        return (
+            f"cosine {found['cosine']:.3f} to test picture "
+            f"`{found['test_image']}`"
+        )

@@ -68,11 +68,19 @@ def histogram(title, data):
     parts = [_text(0, 18, title)]
     for place, name in enumerate(names):
         x = place * step
-        for when, style in (("before", "gone"), ("after", "kept")):
-            height = 170 * data[when][place] / tallest
-            tip = f"{name}: {data[when][place]:,} {when}"
-            parts.append(_bar(x, 200 - height, step - 4, height, style, tip))
-        parts.append(_text(x + step / 2 - 2, 216, name, "middle", "soft", 9))
+        before, after = data["before"][place], data["after"][place]
+        tip = f"{name}: {before:,} before, {after:,} after"
+        for count, style in ((before, "gone"), (after, "kept")):
+            height = 156 * count / tallest
+            bar = _bar(x + 1, 200 - height, step - 2, height, style, tip)
+            parts.append(bar)
+        if before:
+            share = f"{100 * after / before:.0f}"
+            top = 196 - 156 * before / tallest
+            parts.append(_text(x + step / 2, top, share, "middle", "soft", 9))
+        if place:
+            edge = f"{data['edges'][place - 1]:g}"
+            parts.append(_text(x, 214, edge, "middle", "soft", 9))
     parts.append('<line class="axis" x1="0" x2="440" y1="200" y2="200"/>')
     return _svg(440, 224, parts)
 
@@ -87,7 +95,7 @@ def _ranges(edges):
         elif whole and high - low < 10:
             names.append(f"{low:g}–{high - 1:g}")
         else:
-            names.append(f"{low:g}–")
+            names.append(f"{low:g} to below {high:g}")
     return [*names, f"≥{edges[-1]:g}"]
 
 
@@ -116,7 +124,8 @@ def heat_map(names, overlap):
             if total and column != row:
                 shown = f"{100 * share:.0f}"
                 middle = x + cell / 2 - 2
-                parts.append(_text(middle, y + 20, shown, "middle", "", 12))
+                style = "on" if share > 0.75 else ""
+                parts.append(_text(middle, y + 20, shown, "middle", style, 12))
     return _svg(WIDTH + 60, 120 + 34 * len(names), parts)
 
 

@@ -38,25 +38,29 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:1040px;margin:0 auto;padding:48px 24px 96px}
 h1{font-size:30px;margin:0 0 4px;letter-spacing:-.02em}
 h2{font-size:20px;margin:56px 0 4px}p{margin:4px 0 16px;color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));
 gap:12px;margin:28px 0}.tile{background:var(--wash);border-radius:12px;
 padding:16px 20px}.tile b{display:block;font-size:28px;letter-spacing:-.02em}
 .tile span{color:var(--soft);font-size:14px}
 table{border-collapse:collapse;width:100%;font-size:14px;
 font-variant-numeric:tabular-nums}th{color:var(--soft);font-weight:500}
 th,td{text-align:right;padding:8px 10px;border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{text-align:left}small{color:var(--soft)}
+th:first-child,td:first-child,.rules :is(th,td):nth-child(2){text-align:left}
+.rules{margin-top:24px}small{color:var(--soft)}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);
 font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 .kept{fill:var(--kept)}.gone{fill:var(--gone)}.alone{fill:var(--alone)}
 .only{fill:var(--only)}.axis{stroke:var(--line)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));
-gap:28px}.key i{display:inline-block;width:12px;height:12px;border-radius:3px;
-margin:0 6px 0 14px;vertical-align:-1px}
+svg .on{fill:var(--paper)}
+.plots{display:grid;gap:28px;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr))}
+.key i{display:inline-block;width:12px;height:12px;border-radius:3px;
+margin:0 6px 0 14px;vertical-align:-1px}.key i:first-child{margin-left:0}
 details{border-bottom:1px solid var(--line);padding:10px 0}
 summary{cursor:pointer;font-weight:500}summary small{font-weight:400}
 li{margin:8px 0;overflow-wrap:anywhere}li small{display:block}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto}.scroll>svg{min-width:680px}
+@media(max-width:560px){main{padding:28px 16px 64px}h2{margin-top:40px}}
 """
 
 
@@ -87,12 +91,13 @@ def write_report(audit):
         "<h2>Rule after rule</h2>",
         "<p>How many pairs are left when the rules are applied in this "
         "order.</p>",
-        plots.funnel(rows, audit["rules"]),
+        _scrolling(plots.funnel(rows, audit["rules"])),
         *_rules(audit),
         "<h2>Before and after</h2>",
         '<p class="key"><i style="background:var(--gone)"></i>all pairs'
-        '<i style="background:var(--kept)"></i>kept pairs. Rows without the '
-        "value are left out.</p>",
+        '<i style="background:var(--kept)"></i>kept pairs, and their share '
+        "of all in per cent</p><p>A bar ends where the next begins. Rows "
+        "without the value are left out.</p>",
         '<div class="plots">',
         *(
             plots.histogram(title, audit["histograms"][name])
@@ -100,11 +105,13 @@ def write_report(audit):
         ),
         "</div>",
         "<h2>Rules that drop the same rows</h2>",
-        "<p>Of the rows that the rule on the left drops alone, the share that "
-        "the rule above drops too.</p>",
-        '<div class="scroll">',
-        plots.heat_map([r["name"] for r in audit["rules"]], audit["overlap"]),
-        "</div>",
+        "<p>Of the rows that the rule on the left drops alone, how many in a "
+        "hundred the rule above drops too.</p>",
+        _scrolling(
+            plots.heat_map(
+                [r["name"] for r in audit["rules"]], audit["overlap"]
+            )
+        ),
         *_reading(audit["reading"]),
         *_examples(audit["rules"]),
     ]
@@ -124,10 +131,10 @@ def _rules(audit):
         'what the rules before it left<i style="background:var(--only)"></i>'
         "only it, and no other rule</p>"
     )
-    yield plots.rule_bars(audit["rules"])
+    yield _scrolling(plots.rule_bars(audit["rules"]))
     yield (
-        '<div class="scroll"><table><tr><th>Rule<th>Settings<th>alone'
-        "<th>in sequence<th>only it<th>left</tr>"
+        '<div class="scroll"><table class="rules"><tr><th>Rule<th>Settings'
+        "<th>alone<th>in sequence<th>only it<th>left</tr>"
     )
     for rule in audit["rules"]:
         settings = ", ".join(
@@ -198,6 +205,10 @@ def _examples(rules):
             text = _escape(row["text"]) or "<em>no text</em>"
             yield f'<li dir="auto">{text}<small>{_escape(about)}</small></li>'
         yield "</ul></details>"
+
+
+def _scrolling(plot):
+    return f'<div class="scroll">{plot}</div>'
 
 
 def _tile(number, words):

@@ -32,7 +32,9 @@ def rule_files(rule, rows, stages, key):
         def hashes():
             found = hash_test_images(given["test_images"], given["mirrored"])
             arrow = require("pyarrow", "curation")
-            return arrow.table({"phash": arrow.array(found, "int64")})
+            hashes = arrow.array(found.keys(), "int64")
+            names = arrow.array(found.values(), "string")
+            return arrow.table({"phash": hashes, "test_image": names})
 
         name = f"{rule.name}-test_hashes"
         return {"test_hashes": stages.arrow(name, state, hashes)}

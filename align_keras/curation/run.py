@@ -15,6 +15,7 @@ from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.rule_files import rule_files
+from align_keras.curation.rule_parts import union
 from align_keras.curation.rules import RULES
 from align_keras.curation.stages import fingerprint
 from align_keras.curation.storage import Storage
@@ -23,7 +24,7 @@ from align_keras.curation.storage import Storage
 ALWAYS = ("unusable", "repeated_ids")
 OUTPUT_COLUMNS = ("row_id", "id", "url", "text", "width", "height", "phash")
 # Raise when a rule comes to mean something else.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 logger = logging.getLogger("align_keras")
 
@@ -70,7 +71,7 @@ def execute(config, files, stages):
     for rule in rules:
         judged, counted = rows, [rows_key]
         if config.counted_rows == "remaining" and drops:
-            judged = rows.anti_join(_union(drops), "row_id")
+            judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
         keys.append(fingerprint(counted, setting))
@@ -102,11 +103,11 @@ def combine(drops):
         of the mask tells that rule i drops it.
     """
     ibis = require("ibis", "curation")
-    union = _union(
+    bits = union(
         table.select("row_id", bit=ibis.literal(1 << number, "int64"))
         for number, table in enumerate(drops)
     )
-    return union.group_by("row_id").agg(mask=_bit_or()(union.bit))
+    return bits.group_by("row_id").agg(mask=_bit_or()(bits.bit))
 
 
 @functools.cache
@@ -152,10 +153,6 @@ def _drop(rule, rows, stages, key):
         lambda: rule_files(rule, rows, stages, key),
     )
     return stages.table(f"drop-{rule.name}", key, table)
-
-
-def _union(tables):
-    return functools.reduce(lambda one, two: one.union(two), tables)
 
 
 def _active_rules(config, columns):

@@ -31,12 +31,16 @@ class Stages:
         storage: `Storage` in which they lie.
         engine: see `open_engine`.
         progress: callable, told a stage's name when it begins.
+
+    Attributes:
+        used: dict from a name to the stage that was made or read under it.
     """
 
     def __init__(self, storage, engine, progress=lambda name: None):
         self.storage = storage
         self.engine = engine
         self.progress = progress
+        self.used = {}
         storage.make_directory()
         for name in storage.list():
             if name.endswith(".unfinished"):
@@ -73,7 +77,7 @@ class Stages:
         Returns:
             Ibis table.
         """
-        stage = f"{name}-{key}"
+        stage = self.used[name] = f"{name}-{key}"
         if self.notes(stage) is None:
             self.progress(name)
             # What a killed run may have left.

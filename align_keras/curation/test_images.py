@@ -42,26 +42,32 @@ def hash_test_images(paths, mirrored=True):
             of hashes has none.
 
     Returns:
-        list of different ints, sorted.
+        dict from each hash, an int, to the name of a picture that has it.
 
     Raises:
         FileNotFoundError: A path names nothing.
         ValueError: A file has no hashes, or none of the pictures is readable.
     """
-    hashes = set()
+    named = {}
     for path in map(str, paths):
         if _holds_hashes(path):
-            hashes |= set(_read_hash_file(path))
+            for number, value in enumerate(_read_hash_file(path), start=1):
+                named.setdefault(value, f"{path}, hash {number}")
             continue
 
-        def hash_one(pixels):
-            views = [pixels, pixels[:, ::-1]] if mirrored else [pixels]
-            return [perceptual_hash(view) for view in views]
+        def hash_one(picture):
+            name, pixels = picture
+            views = {perceptual_hash(pixels): name}
+            if mirrored:
+                mirror = perceptual_hash(pixels[:, ::-1])
+                views.setdefault(mirror, f"{name}, mirrored")
+            return views
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(hash_one, read_test_pictures(path)))
-        hashes.update(*found)
-    return sorted(hashes)
+            for views in pool.map(hash_one, read_test_pictures(path)):
+                for value, view in views.items():
+                    named.setdefault(value, view)
+    return named
 
 
 def read_test_pictures(path):
@@ -71,8 +77,8 @@ def read_test_pictures(path):
         path: string. A folder, a picture, or TFRecord files as a glob.
 
     Yields:
-        uint8 arrays `(height, width, 3)`. What is no picture is left out,
-        and its number is logged.
+        Tuples of a name and a uint8 array `(height, width, 3)`. What is no
+        picture is left out, and its number is logged.
 
     Raises:
         FileNotFoundError: The path names nothing.
@@ -81,14 +87,14 @@ def read_test_pictures(path):
     from align_keras.preprocessing.decode import decode_with_pillow
 
     good = bad = 0
-    for contents in _contents(path):
+    for name, contents in _contents(path):
         try:
             pixels = decode_with_pillow(contents)
         except ValueError:
             bad += 1
             continue
         good += 1
-        yield pixels
+        yield name, pixels
     if bad:
         logger.warning("%d files of `%s` are no pictures.", bad, path)
     if not good:
@@ -98,16 +104,16 @@ def read_test_pictures(path):
 
 
 def _contents(path):
-    """Bytes of the picture files of a test set."""
+    """Names and bytes of the picture files of a test set."""
     if os.path.isdir(path):
         files = sorted(Path(path).rglob("*"))
         records = [str(f) for f in files if f.suffix == ".tfrecord"]
         files = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
-        yield from (file.read_bytes() for file in files)
+        yield from ((str(file), file.read_bytes()) for file in files)
         if records:
             yield from _records(records)
     elif Path(path).suffix.lower() in PICTURE_SUFFIXES:
-        yield Path(path).read_bytes()
+        yield path, Path(path).read_bytes()
     elif glob.glob(path):
         yield from _records(sorted(glob.glob(path)))
     else:
@@ -121,7 +127,8 @@ def _records(shards):
     # Needs TensorFlow, which nothing else here does.
     from align_keras.data.records import iterate_records
 
-    return (record["image"] for record in iterate_records(shards))
+    for record in iterate_records(shards):
+        yield record["key"], record["image"]
 
 
 def _holds_hashes(path):

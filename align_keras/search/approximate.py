@@ -14,23 +14,76 @@ _CANDIDATES = {"ivf-pq": 1000, "hnsw": 200}
 _CANDIDATES_PER_RESULT = 10
 # Vectors that FAISS wants to see for each centre that it learns.
 _EXAMPLES = 40
+# How thorough a search is: more of the first setting, up to the bound, until
+# of the 10 nearest vectors so many are found, for a sample of the vectors.
+_EFFORT = {"ivf-pq": ("probes", 16), "hnsw": ("breadth", 50)}
+_MOST_BREADTH = 1600
+_RECALL = 0.95
+_SAMPLE = 64
 
 
-def build_ivf_pq(vectors, path, seed=0):
-    """Write a FAISS index of inverted lists of product-quantized vectors.
-
-    It takes about an eighth of a byte per dimension, and 8 bytes, for each
-    vector.
+def build(kind, vectors, path, seed=0):
+    """Write a FAISS index, and choose how thoroughly it is searched.
 
     Args:
+        kind: string, `"ivf-pq"` or `"hnsw"`.
         vectors: float32 array `(count, dim)` of unit vectors, which may be a
             memory map.
         path: string or `pathlib.Path`. The file.
-        seed: int. Of the sample that the centres are learned from. Defaults
-            to `0`.
+        seed: int. Of the samples. Defaults to `0`.
 
     Returns:
-        A dict of the settings that were chosen.
+        A dict of settings for `FaissSearch`, and `"recall@10"`, the share of
+        the 10 nearest vectors that a search with them finds, for a sample of
+        the vectors themselves.
+    """
+    settings = _BUILDERS[kind](vectors, path, seed)
+    name, effort = _EFFORT[kind]
+    bound = settings.get("lists", _MOST_BREADTH)
+    sample = np.random.default_rng(seed).permutation(len(vectors))[:_SAMPLE]
+    queries = np.array(vectors[sample])
+    expected = _nearest_rows(queries, vectors, min(11, len(vectors)))
+    while True:
+        settings[name] = min(effort, bound)
+        recall = _recall(
+            FaissSearch(path, vectors, settings), queries, sample, expected
+        )
+        if recall >= _RECALL or effort >= bound:
+            return {**settings, "recall@10": round(recall, 3)}
+        effort *= 2
+
+
+def _nearest_rows(queries, vectors, k):
+    """Rows of the nearest vectors, in one pass over all of them."""
+    rows = np.zeros((len(queries), 0), "int64")
+    scores = np.zeros((len(queries), 0), "float32")
+    for start in range(0, len(vectors), _BLOCK):
+        part = queries @ vectors[start : start + _BLOCK].T
+        numbers = np.arange(start, start + part.shape[1])
+        rows = np.hstack([rows, np.broadcast_to(numbers, part.shape)])
+        scores = np.hstack([scores, part])
+        best = np.argpartition(-scores, min(k, scores.shape[1]) - 1)[:, :k]
+        rows = np.take_along_axis(rows, best, axis=1)
+        scores = np.take_along_axis(scores, best, axis=1)
+    return rows
+
+
+def _recall(search, queries, own, expected):
+    """Share of the expected rows that are found, but for the query itself."""
+    found = search(queries, expected.shape[1])
+    hits = total = 0
+    for row, (ours, _), right in zip(own, found, expected, strict=True):
+        right = set(right.tolist()) - {int(row)}
+        hits += len(right & set(ours.tolist()))
+        total += len(right)
+    return hits / max(total, 1)
+
+
+def _build_ivf_pq(vectors, path, seed):
+    """Write a FAISS index of inverted lists of product-quantized vectors.
+
+    It takes about an eighth of a byte per dimension, and 8 bytes, for each
+    vector. `seed` is that of the sample from which the centres are learned.
     """
     faiss = _faiss()
     count, dim = vectors.shape
@@ -53,23 +106,14 @@ def build_ivf_pq(vectors, path, seed=0):
     return {
         "lists": lists,
         "codes": codes,
-        "probes": min(lists, 64),
         "candidates": _CANDIDATES["ivf-pq"],
     }
 
 
-def build_hnsw(vectors, path, seed=0):
+def _build_hnsw(vectors, path, seed):
     """Write a FAISS graph of neighbours over vectors of one byte per value.
 
-    Args:
-        vectors: float32 array `(count, dim)` of unit vectors, which may be a
-            memory map.
-        path: string or `pathlib.Path`. The file.
-        seed: int. Of the sample that the range of values is taken from.
-            Defaults to `0`.
-
-    Returns:
-        A dict of the settings that were chosen.
+    `seed` is that of the sample from which the range of values is taken.
     """
     faiss = _faiss()
     count, dim = vectors.shape
@@ -82,14 +126,10 @@ def build_hnsw(vectors, path, seed=0):
     index.train(np.ascontiguousarray(vectors[sample]))
     _add(index, vectors)
     faiss.write_index(index, str(path))
-    return {
-        "neighbours": 32,
-        "breadth": 200,
-        "candidates": _CANDIDATES["hnsw"],
-    }
+    return {"neighbours": 32, "candidates": _CANDIDATES["hnsw"]}
 
 
-BUILDERS = {"ivf-pq": build_ivf_pq, "hnsw": build_hnsw}
+_BUILDERS = {"ivf-pq": _build_ivf_pq, "hnsw": _build_hnsw}
 
 
 class FaissSearch:
@@ -103,7 +143,7 @@ class FaissSearch:
         path: string or `pathlib.Path`. The file of the FAISS index.
         vectors: float32 array `(count, dim)` of unit vectors, which may be a
             memory map.
-        settings: dict that the builder returned.
+        settings: dict that `build` returned.
 
     Raises:
         ImportError: FAISS is not installed.

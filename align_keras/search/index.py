@@ -11,6 +11,7 @@ import numpy as np
 from align_keras import __version__
 from align_keras.evaluation.embedder import fingerprint_of
 from align_keras.files import atomic_directory
+from align_keras.prompts import check_templates
 from align_keras.search.columns import Column
 from align_keras.search.columns import ColumnWriter
 from align_keras.search.embedding import METADATA
@@ -37,6 +38,7 @@ def build_index(
     model,
     kind="auto",
     labels=(),
+    templates=("{}",),
     qdrant=None,
     collection="align_keras",
 ):
@@ -53,6 +55,9 @@ def build_index(
             `"auto"` is `"exact"` up to 250,000 vectors and `"ivf-pq"` above.
         labels: list of strings. Classes that the web page tells apart in a
             picture. Defaults to none.
+        templates: list of strings with `{}` where the name of a class goes;
+            see `align_keras.prompts.class_vectors`. Defaults to the name
+            alone.
         qdrant: string. The URL of a Qdrant server. Defaults to `None`, the
             embedded form inside the index.
         collection: string. The name in Qdrant.
@@ -85,6 +90,7 @@ def build_index(
         model,
         kind,
         labels,
+        templates,
         qdrant,
         collection,
     )
@@ -97,6 +103,7 @@ def write_index(
     model,
     kind="auto",
     labels=(),
+    templates=("{}",),
     qdrant=None,
     collection="align_keras",
 ):
@@ -106,7 +113,8 @@ def write_index(
         rows: iterable of tuples of a list of keys, a list of texts, a float
             array `(rows, dim)` and a list of JPEG files as bytes.
         count: int. Rows in all.
-        output, model, kind, labels, qdrant, collection: as in `build_index`.
+        output, model, kind, labels, templates, qdrant, collection: as in
+            `build_index`.
 
     Returns:
         dict, that of `index.json`.
@@ -119,6 +127,7 @@ def write_index(
         raise ValueError(
             f"`kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}"
         )
+    templates = check_templates(list(templates), "templates")
     if kind == "auto":
         kind = "exact" if count <= EXACT_UP_TO else "ivf-pq"
     path = Path(output)
@@ -140,6 +149,7 @@ def write_index(
             "kind": kind,
             "fingerprint": fingerprint_of(directory / "model"),
             "labels": list(labels),
+            "templates": templates,
             "settings": _build(
                 kind, vectors, directory, qdrant, collection, count
             ),
@@ -147,22 +157,6 @@ def write_index(
         text = json.dumps(about, indent=2, ensure_ascii=False)
         (directory / "index.json").write_text(text + "\n", "utf-8")
     return about
-
-
-def read_labels(path):
-    """Read classes from a text file, one in each line, blank ones left out.
-
-    Raises:
-        ValueError: there is none, or the file is not UTF-8.
-    """
-    try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` is not UTF-8: {error}.") from None
-    labels = [line.strip() for line in lines if line.strip()]
-    if not labels:
-        raise ValueError(f"`{path}` holds no labels.")
-    return labels
 
 
 def _finished_manifest(directory):
@@ -255,9 +249,9 @@ def _build(kind, vectors, directory, qdrant, collection, count):
         names = (keys[row].decode("utf-8", "replace") for row in range(count))
         upload(vectors, names, qdrant or directory / "qdrant", collection)
         return {"location": qdrant, "collection": collection}
-    from align_keras.search.approximate import BUILDERS
+    from align_keras.search.approximate import build
 
-    return BUILDERS[kind](vectors, directory / "index.faiss")
+    return build(kind, vectors, directory / "index.faiss")
 
 
 class Index:
@@ -285,6 +279,7 @@ class Index:
         self.count, self.dim = about["count"], about["dim"]
         self.kind, self.fingerprint = about["kind"], about["fingerprint"]
         self.labels = [str(label) for label in about["labels"]]
+        self.templates = check_templates(about["templates"], directory)
         self.vectors = np.load(
             self.directory / "vectors.npy", "r", allow_pickle=False
         )

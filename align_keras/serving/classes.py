@@ -98,7 +98,7 @@ def class_vectors(model, names, templates=("{}",)):
 
 def _read(path):
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"`{path}` is not a text in UTF-8: {error}.") from (
             error

@@ -14,18 +14,23 @@ import scipy.fft
 from PIL import Image
 
 from align_keras.curation import curate
+from align_keras.curation import explain
 from align_keras.curation.config import parse_config
 from align_keras.curation.embedding_duplicates import embedding_near_duplicates
 from align_keras.curation.embedding_duplicates import load_embedder
 from align_keras.curation.perceptual_hash import hamming_distance
 from align_keras.curation.perceptual_hash import perceptual_hash
-from align_keras.curation.rules import bands
+from align_keras.curation.rule_parts import bands
 from align_keras.curation.test_images import hash_test_images
 
 
 def photos(folder, count=12):
+    """Photographs, small ones so that they are quickly read."""
     files = sorted((folder / "photos").glob("*.JPEG"))[:count]
-    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    images = [Image.open(file).convert("RGB") for file in files]
+    for image in images:
+        image.thumbnail((400, 400))
+    return [np.asarray(image) for image in images]
 
 
 def test_hash_is_the_usual_one(data_directory):
@@ -144,9 +149,18 @@ def test_test_sets_of_every_form(tmp_path):
         "h.csv",
     ):
         found = hash_test_images([tmp_path / name], mirrored=False)
-        assert found == expected, name
+        assert sorted(found) == expected, name
+    assert set(hash_test_images([tmp_path / "a.tfrecord"], False).values()) == (
+        {"0", "1", "2"}
+    )
     both = hash_test_images([tmp_path / "folder"], mirrored=True)
     assert len(both) == 6 and set(expected) <= set(both)
+    for number, image in enumerate(images):
+        place = "deep/" if number else ""
+        name = str(tmp_path / "folder" / f"{place}{number}.png")
+        assert both[perceptual_hash(np.asarray(image))] == name
+        mirror = np.asarray(image)[:, ::-1]
+        assert both[perceptual_hash(mirror)] == f"{name}, mirrored"
     (tmp_path / "bad.txt").write_text("123\n")
     with pytest.raises(ValueError, match="bad.txt"):
         hash_test_images([tmp_path / "bad.txt"])
@@ -221,3 +235,7 @@ def test_any_tower_embeds_pictures(data_directory, tmp_path):
     curate([tmp_path / "in.parquet"], tmp_path / "out", config)
     kept = pq.read_table(tmp_path / "out" / "kept")["url"].to_pylist()
     assert sorted(kept) == names[1:]
+    (found,) = explain(tmp_path / "out", 0)
+    (rule,) = found["rules"]
+    place = tmp_path / "test" / "0.png"
+    assert rule["why"].startswith(f"cosine 1.000 to test picture `{place}`")

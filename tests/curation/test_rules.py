@@ -12,7 +12,9 @@ pytest.importorskip("duckdb", reason="needs the extra `curation`")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
+from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import explain
 from align_keras.curation.config import parse_config
@@ -33,7 +35,8 @@ def write_parquet(rows, path):
     )
 
 
-def config(folder, counted_rows="raw", **changes):
+def fields(folder, counted_rows="raw", **changes):
+    """A configuration as YAML gives it."""
     parameters = {
         "shorter_side": {"above": 200},
         "aspect_ratio": {"below": 3},
@@ -52,7 +55,11 @@ def config(folder, counted_rows="raw", **changes):
         "number": {"column": "score", "above": 0.2, "below": 0.9},
     }
     rules = [{k: {**parameters[k], **changes.get(k, {})}} for k in RULES]
-    return parse_config({"rules": rules, "counted_rows": counted_rows})
+    return {"rules": rules, "counted_rows": counted_rows}
+
+
+def config(folder, counted_rows="raw", **changes):
+    return parse_config(fields(folder, counted_rows, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +86,11 @@ def crawl(tmp_path_factory):
 def row_index(row_id):
     file, number = divmod(row_id, 10**12)
     return file * 12_345 + number
+
+
+def row_id_of(index):
+    file, number = divmod(index, 12_345)
+    return file * 10**12 + number
 
 
 def verdicts(output, manifest):
@@ -170,8 +182,11 @@ def test_audit_counts_every_row(crawl, result, expected):
     assert f"{manifest['kept']:,}" in page
 
 
-def test_settings_change_what_is_counted(crawl, expected, tmp_path):
-    """Ties, rows in place of different members, unigrams alone."""
+def test_settings_change_what_is_counted(crawl, result, expected, tmp_path):
+    """Ties, rows in place of different members, unigrams alone.
+
+    The rules that stay as they were are taken from the other run's stages.
+    """
     folder, rows, hashes = crawl
     changes = {
         "rare_tokens": {"ties": "drop", "ngrams": [1, 2, 3], "keep": 19_000},
@@ -179,7 +194,10 @@ def test_settings_change_what_is_counted(crawl, expected, tmp_path):
         "texts_per_image": {"count": "rows"},
     }
     manifest = curate(
-        [folder / "input"], tmp_path / "out", config(folder, **changes)
+        [folder / "input"],
+        tmp_path / "out",
+        config(folder, **changes),
+        stages=result[0] / ".stages",
     )
     settings = {
         "ties": "drop",
@@ -223,13 +241,12 @@ def test_counting_what_earlier_rules_left(crawl, tmp_path):
 
 
 def test_explain_names_rule_and_evidence(crawl, result, expected):
-    _, rows, _ = crawl
+    folder, rows, hashes = crawl
     output, _ = result
     order = ["unusable", "repeated_ids", *RULES]
 
     def why(index):
-        row_id = index if index < 12_345 else 10**12 + index - 12_345
-        (found,) = explain(output, row_id)
+        (found,) = explain(output, row_id_of(index))
         names = [rule["name"] for rule in found["rules"]]
         assert names == [n for n in order if index in expected[n]]
         return {rule["name"]: rule["why"] for rule in found["rules"]}
@@ -240,7 +257,8 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
         r["url"] for r in rows if oracle.normal(r["text"] or "") == text
     } - {None, ""}
     said = why(index)
-    assert f"{len(urls)} pictures have the text" in said["shared_text"]
+    text = rows[index]["text"]
+    assert f"{len(urls)} pictures have the text {text!r}" in said["shared_text"]
     assert "at_most 10" in said["shared_text"]
     index = min(expected["shorter_side"])
     width, height = oracle.sizes(rows[index])
@@ -251,7 +269,32 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
         if "only once" in oracle.normal(rows[i]["text"])
     )
     last = rows[index]["text"].split()[-1]
-    assert f"'{last}' occurs 1 times" in why(index)["rare_words"]
+    said = why(index)
+    assert f"'{last}' occurs 1 times" in said["rare_words"]
+    assert f"'{last}' occurs 1 times" in said["rare_tokens"]
+    index = min(expected["near_duplicate"])
+    bits = [(rows[index]["phash"] ^ value).bit_count() for value in hashes]
+    nearest = bits.index(min(bits)) + 1
+    assert why(index)["near_duplicate"].startswith(
+        f"{min(bits)} bits from test picture `{folder / 'hashes.txt'}, hash "
+        f"{nearest}`"
+    )
+    index = min(expected["forbidden_words"])
+    words = set(oracle.normal(rows[index]["text"]).split())
+    words = sorted(words & {"w97", "w211", "日本"})
+    words = ", ".join(map(repr, words))
+    assert why(index)["forbidden_words"].startswith(words)
+    index = min(expected["repeated_pairs"])
+    pair = (rows[index]["phash"], oracle.normal(rows[index]["text"]))
+    first = next(
+        i
+        for i, r in enumerate(rows)
+        if (r["phash"], oracle.normal(r["text"] or "")) == pair
+    )
+    said = why(index)["repeated_pairs"]
+    assert said.startswith(f"row {row_id_of(first)} has the same")
+    for name in ("texts_per_image", "repeated_tokens", "repeated_ids"):
+        assert any(digit.isdigit() for digit in why(min(expected[name]))[name])
     kept = set(range(len(rows))) - set().union(*expected.values())
     assert why(min(kept)) == {}
     repeated = rows[min(expected["repeated_ids"])]["id"]
@@ -263,22 +306,42 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
 # === Spark ===
 
 
-@pytest.fixture(scope="module")
-def spark():
+# For little data: no compiling of queries, and a quick start of Java.
+SPARK_DEFAULTS = """
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+spark.sql.codegen.wholeStage false
+spark.sql.shuffle.partitions 2
+spark.ui.enabled false
+"""
+
+
+@pytest.fixture
+def spark(tmp_path, monkeypatch):
     pytest.importorskip("pyspark", reason="needs the extra `spark`")
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java, which is not on the path")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "spark-defaults.conf").write_text(SPARK_DEFAULTS)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "conf"))
 
 
 @pytest.mark.multiprocess
-def test_spark_gives_what_plain_python_gives(crawl, spark, expected, tmp_path):
+def test_spark_gives_what_plain_python_gives(
+    crawl, spark, expected, tmp_path, capfd
+):
+    """Through the command line, which knows the same rules."""
     folder, rows, _ = crawl
-    manifest = curate(
-        [folder / "input"],
-        tmp_path / "out",
-        config(folder),
-        engine="spark",
-        master="local[2]",
-        memory="1GiB",
-    )
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(fields(folder)))
+    command = ["curate", str(folder / "input"), "--json"]
+    command += ["--output", str(tmp_path / "out")]
+    command += ["--config", str(tmp_path / "rules.yaml")]
+    command += ["--engine", "spark", "--master", "local[2]"]
+    assert main([*command, "--memory", "1GiB"]) == 0
+    manifest = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert manifest["engine"] == "spark"
     check(tmp_path / "out", manifest, rows, expected)
+    # What Spark has stored, DuckDB explains.
+    index = min(expected["shared_text"])
+    command = ["curate", "--output", str(tmp_path / "out"), "--explain"]
+    assert main([*command, str(row_id_of(index))]) == 0
+    assert "pictures have the text" in capfd.readouterr().out

@@ -8,6 +8,7 @@ from tiny_align import picture_file
 from tiny_align import tiny_align
 
 COUNT = 30
+TEMPLATES = ["{}", "the {} on a street"]
 # Must be shown, and never run.
 CAPTION = "a red bus <img src=x onerror=document.body.remove()>"
 
@@ -42,6 +43,7 @@ def library(tmp_path_factory):
         folder / "index",
         preset,
         labels=["a bus", "a dog", "a house"],
+        templates=TEMPLATES,
     )
     return SimpleNamespace(
         folder=folder,
@@ -51,6 +53,7 @@ def library(tmp_path_factory):
         index=folder / "index",
         manifest=manifest,
         caption=CAPTION,
+        templates=TEMPLATES,
         names=sorted(
             path.relative_to(pictures).as_posix()
             for path in Path(pictures).rglob("*.jpg")
@@ -73,3 +76,11 @@ def dual_encoder(library):
     from align_keras import AlignDualEncoder
 
     return AlignDualEncoder.from_preset(str(library.preset))
+
+
+@pytest.fixture(scope="session")
+def saved_model(dual_encoder, tmp_path_factory):
+    """Its export."""
+    path = tmp_path_factory.mktemp("exported") / "model"
+    dual_encoder.export(str(path))
+    return path

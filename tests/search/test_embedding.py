@@ -174,22 +174,19 @@ import tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpus[0], two)
-from align_keras import AlignDualEncoder
 from align_keras.search import embed
 from align_keras.training.strategies import make_strategy
 
-pictures, preset, output = sys.argv[1:]
+pictures, preset, saved_model, output = sys.argv[1:]
 strategy = make_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2
-saved_model = output + "/model"
-AlignDualEncoder.from_preset(preset).export(saved_model)
 for name, model in (("preset", preset), ("saved_model", saved_model)):
     embed(pictures, f"{output}/{name}", model, strategy, batch_size=8)
 """
 
 
 @pytest.fixture(scope="module")
-def replicas(library, tmp_path_factory):
+def replicas(library, saved_model, tmp_path_factory):
     import os
     import subprocess
     import sys
@@ -197,8 +194,8 @@ def replicas(library, tmp_path_factory):
     output = tmp_path_factory.mktemp("replicas")
     done = subprocess.run(
         [
-            *(sys.executable, "-c", REPLICAS),
-            *(str(library.pictures), str(library.preset), str(output)),
+            *(sys.executable, "-c", REPLICAS, library.pictures),
+            *(library.preset, saved_model, output),
         ],
         capture_output=True,
         text=True,

@@ -69,8 +69,23 @@ def test_search_ranks_as_numpy_does(
 
 
 def test_command_line(library, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("a bus\n\na dog\n")
+    (tmp_path / "templates.json").write_text('["a drawing of {}", "{}"]')
+    index = tmp_path / "index"
+    command = ["index", library.vectors, "--model", library.preset]
+    command += ["--output", index, "--labels", tmp_path / "labels.txt"]
+    command += ["--templates", tmp_path / "templates.json", "--json"]
+    assert main([str(word) for word in command]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 30
+    opened = Index(index)
+    assert opened.labels == ["a bus", "a dog"]
+    assert opened.templates == ["a drawing of {}", "{}"]
+    (tmp_path / "templates.json").write_text('["a drawing"]')
+    assert main([str(word) for word in command]) == 2
+    assert "must hold `{}` once" in capsys.readouterr().err
+
     sheet = tmp_path / "sheet.png"
-    command = ["search", library.index, "--image", library.pictures / "06.jpg"]
+    command = ["search", index, "--image", library.pictures / "06.jpg"]
     command += ["-k", "3", "--json", "--contact-sheet", sheet]
     assert main([str(word) for word in command]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
@@ -164,12 +179,19 @@ def test_other_searchers_find_what_the_exact_one_finds(
 
         faiss.omp_set_num_threads(2)
     vectors, queries = drawn
-    names = [f"../../{row}" for row in range(COUNT)]
-    rows = [(names, [""] * COUNT, vectors, [b""] * COUNT)]
-    write_index(rows, COUNT, tmp_path / "index", library.preset, kind)
+    if kind == "qdrant":
+        # Embedded, it writes each point to the disk by itself.
+        vectors = vectors[:400]
+    count = len(vectors)
+    names = [f"../../{row}" for row in range(count)]
+    rows = [(names, [""] * count, vectors, [b""] * count)]
+    write_index(rows, count, tmp_path / "index", library.preset, kind)
     index = Index(tmp_path / "index")
     found = index.search(queries, 10)
     index.close()
+    if kind != "qdrant":
+        about = json.loads((tmp_path / "index" / "index.json").read_text())
+        assert 0.95 <= about["settings"]["recall@10"] <= 1
     expected = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     hits = 0
     for query, (where, scores), right in zip(

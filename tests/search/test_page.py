@@ -1,5 +1,6 @@
 """The page's server: values, limits, hostile input; the page itself."""
 
+import contextlib
 import io
 import json
 import os
@@ -28,12 +29,9 @@ httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 
 
-@pytest.fixture(scope="module")
-def site(library, model):
-    """A server on loopback, with room for many requests."""
-    limits = Limits(
-        upload_bytes=200_000, max_pixels=1_000_000, rate=1e6, burst=1e6
-    )
+@contextlib.contextmanager
+def running(library, model, limits):
+    """A server on loopback, as a client of it."""
     app = make_app(Index(library.index), model, limits)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -47,6 +45,16 @@ def site(library, model):
         yield client
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(library, model):
+    """A server with room for many requests."""
+    limits = Limits(
+        upload_bytes=200_000, max_pixels=1_000_000, rate=1e6, burst=1e6
+    )
+    with running(library, model, limits) as client:
+        yield client
 
 
 def find(site, *parts, **more):
@@ -96,7 +104,10 @@ def test_labels_are_a_softmax_at_the_models_temperature(
         "/api/labels", json={"part": {"row": 3}, "labels": names}
     ).json()["labels"]
     vector = np.array(Index(library.index).vectors[3])
-    texts = np.asarray(dual_encoder.encode_text(names))
+    prompts = [t.replace("{}", n) for n in names for t in library.templates]
+    texts = np.asarray(dual_encoder.encode_text(prompts))
+    texts = texts.reshape(3, 2, -1).mean(axis=1)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     logits = texts @ vector / dual_encoder.temperature
     shares = np.exp(logits) / np.exp(logits).sum()
     found = {entry["label"]: entry["probability"] for entry in answer}
@@ -203,6 +214,27 @@ def test_hostile_requests_are_refused_with_a_reason(site, name):
     assert site.get("/api/index").status_code == 200
 
 
+def exchange(site, request):
+    """Send bytes on a connection of their own, and read all that comes."""
+    address = site.base_url.host, site.base_url.port
+    with socket.create_connection(address, 60) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_a_slow_body_is_given_up(library, model):
+    with running(library, model, Limits(seconds=0.3)) as site:
+        answer = exchange(
+            site,
+            b"POST /api/search HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+            b'{"parts": [',
+        )
+        assert answer.split(b" ", 2)[1] == b"408"
+        assert b"took too long" in answer
+        assert find(site, {"text": "a bus"})
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -219,14 +251,11 @@ def test_hostile_requests_are_refused_with_a_reason(site, name):
 )
 def test_nothing_but_thumbnails_is_read(site, path):
     # A client would tidy up the path first.
-    with socket.create_connection(
-        (site.base_url.host, site.base_url.port)
-    ) as s:
-        s.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
-            "Connection: close\r\n\r\n".encode()
-        )
-        answer = b"".join(iter(lambda: s.recv(65536), b""))
+    answer = exchange(
+        site,
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
+        "Connection: close\r\n\r\n".encode(),
+    )
     assert answer.split(b" ", 2)[1] == b"404"
 
 
@@ -363,6 +392,13 @@ def test_phone_and_dark(site, browser):
     browser.run("document.getElementById('query').focus()")
     browser.type("a dog")
     browser.wait("document.querySelectorAll('.tile').length == 30")
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    # With a further part the words have a slider, which must leave room.
+    browser.run("document.querySelector('.tile').click()")
+    browser.run("document.getElementById('more').click()")
+    browser.wait("document.querySelectorAll('.part img').length == 1")
+    width = "document.getElementById('query').offsetWidth"
+    assert browser.run(width) >= 200
     assert browser.run("document.documentElement.scrollWidth") <= 390
     color = browser.run("getComputedStyle(document.body).backgroundColor")
     assert color == "rgb(20, 22, 26)"

@@ -22,13 +22,6 @@ def spark():
     session.stop()
 
 
-@pytest.fixture(scope="module")
-def saved_model(dual_encoder, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model"
-    dual_encoder.export(str(path))
-    return path
-
-
 def vectors_of(rows):
     return {row["key"]: np.array(row["vector"], "float32") for row in rows}
 

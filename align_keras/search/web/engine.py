@@ -1,9 +1,11 @@
 """The work behind the page: embedding and searching in batches."""
 
+import asyncio
 import hashlib
 
 import numpy as np
 
+from align_keras.prompts import class_vectors
 from align_keras.search.query import combine
 from align_keras.search.search import classify
 from align_keras.search.search import embed_picture
@@ -31,8 +33,12 @@ class Engine:
         self._model = model
         self._max_pixels = max_pixels
         self._texts = Memory(_REMEMBERED)
+        self._classes = Memory(_REMEMBERED)
         self._pictures = Memory(_REMEMBERED)
         self._embed_texts = Batcher(self._texts_to_vectors, _SIZES[-1])
+        self._embed_classes = Batcher(
+            self._classes_to_vectors, _SIZES[-1], _REMEMBERED
+        )
         # One at a time, which bounds the memory of decoding.
         self._embed_pictures = Batcher(self._pictures_to_vectors, 1, 64)
         self._search = Batcher(self._find, 64)
@@ -47,7 +53,12 @@ class Engine:
 
     def close(self):
         """End the threads."""
-        for batcher in (self._embed_texts, self._embed_pictures, self._search):
+        for batcher in (
+            self._embed_texts,
+            self._embed_classes,
+            self._embed_pictures,
+            self._search,
+        ):
             batcher.close()
         self.index.close()
 
@@ -99,7 +110,7 @@ class Engine:
         ]
 
     async def labels(self, part, labels):
-        """Compare a picture with labels.
+        """Compare a picture with labels, by the index's prompts.
 
         Args:
             part: dict with `"picture"` or `"row"`.
@@ -110,7 +121,7 @@ class Engine:
             `None` where the model does not tell its temperature.
         """
         vector = await self._vector(part)
-        table = np.stack([await self._text(label) for label in labels])
+        table = np.stack(await asyncio.gather(*map(self._class, labels)))
         scores, shares = classify(self._model, vector, table)
         return [
             {
@@ -134,18 +145,25 @@ class Engine:
         return await self._text(part["text"])
 
     async def _text(self, text):
-        vector = self._texts.get(text)
-        if vector is None:
-            vector = await self._embed_texts(text)
-            self._texts.put(text, vector)
-        return vector
+        return await _remembered(text, self._texts, self._embed_texts)
+
+    async def _class(self, name):
+        return await _remembered(name, self._classes, self._embed_classes)
 
     # === In threads ===
 
     def _texts_to_vectors(self, texts):
         size = next(size for size in _SIZES if size >= len(texts))
         filled = texts + texts[:1] * (size - len(texts))
-        return list(embed_words(self._model, filled)[: len(texts)])
+        return embed_words(self._model, filled)[: len(texts)]
+
+    def _classes_to_vectors(self, names):
+        def embed(prompts):
+            starts = range(0, len(prompts), _SIZES[-1])
+            parts = [prompts[start : start + _SIZES[-1]] for start in starts]
+            return np.concatenate(list(map(self._texts_to_vectors, parts)))
+
+        return class_vectors(embed, names, self.index.templates)
 
     def _pictures_to_vectors(self, pictures):
         return [
@@ -161,3 +179,11 @@ class Engine:
             (rows[:k], scores[:k])
             for (rows, scores), (_, k) in zip(found, questions, strict=True)
         ]
+
+
+async def _remembered(name, memory, make):
+    vector = memory.get(name)
+    if vector is None:
+        vector = await make(name)
+        memory.put(name, vector)
+    return vector

@@ -1,0 +1,189 @@
+"""What the rules are made of: tokens, counts, and ids that are dropped."""
+
+import functools
+
+from align_keras.curation.extras import require
+
+
+def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
+    """A row for each occurrence of a token.
+
+    Args:
+        rows: Ibis table with `tokens`, `num_tokens` and `columns`.
+        ngrams: tuple of ints, lengths of the tokens in unigrams.
+        columns: tuple of strings. What is kept of a row. Defaults to
+            `("row_id",)`.
+
+    Returns:
+        Ibis table of `columns` and `gram` (string).
+    """
+    words = rows.filter(rows.num_tokens > 0)
+    words = words.select(*columns, words=words.tokens.split(" "))
+    # One list of all would need a test for null, which makes it twice.
+    return union(_explode(words, length, columns) for length in ngrams)
+
+
+def _explode(words, length, columns):
+    """A row for each n-gram of a length."""
+    exceptions = require("ibis.common.exceptions", "curation")
+    grams = _joined(words.words, length)
+    try:
+        words.get_backend()
+    except exceptions.IbisError:
+        # To be printed for any engine: the other form becomes a quadratic
+        # join on BigQuery.
+        return words.select(*columns, gram=grams).unnest("gram")
+    # In one step, because Ibis would merge two and split the text again for
+    # every word of it.
+    return words.select(*columns, gram=grams.unnest())
+
+
+def _joined(words, length):
+    """The n-grams of an array of words, from their last word backwards."""
+    if length == 1:
+        return words
+
+    def join(word, index):
+        for offset in range(length - 2, -1, -1):
+            before = words[index + offset] if offset else words[index]
+            word = before + " " + word
+        return word
+
+    return words[length - 1 :].map(join)
+
+
+def most_frequent(counts, keep, ties="keep"):
+    """The tokens of the first ranks.
+
+    Args:
+        counts: Ibis table of `gram` and `occurrences`.
+        keep: int. Number of ranks.
+        ties: string. `"keep"` or `"drop"` all tokens that tie at the last.
+
+    Returns:
+        Ibis table of `gram`.
+    """
+    ibis = require("ibis", "curation")
+    # How many tokens occur how often: a small table, which can be sorted
+    # where all tokens cannot.
+    levels = counts.group_by("occurrences").agg(tokens=counts.count())
+    running = levels.tokens.sum().over(
+        ibis.cumulative_window(order_by=ibis.desc("occurrences"))
+    )
+    levels = levels.select("occurrences", "tokens", running=running)
+    reached = levels.running
+    if ties == "keep":
+        reached = levels.running - levels.tokens + 1
+    lowest = levels.filter(reached <= keep)
+    lowest = lowest.agg(lowest=lowest.occurrences.min())
+    # Null, where not even the first rank fits, keeps nothing.
+    kept = counts.filter(counts.occurrences >= lowest.lowest.as_scalar())
+    return kept.select("gram")
+
+
+def bands(count):
+    """Masks that cut 64 bits into bands, as signed integers."""
+    edges = [64 * band // count for band in range(count + 1)]
+    masks = [
+        (1 << high) - (1 << low)
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return [m - 2**64 if m >= 2**63 else m for m in masks]
+
+
+def near_in_band(rows, tests, mask, distance):
+    """Rows near a test hash that is equal in the bits of a mask."""
+    ibis = require("ibis", "curation")
+    mask = ibis.literal(mask, "int64")
+    hashed = rows.filter(rows.phash.notnull())
+    hashed = hashed.select("row_id", "phash", band=hashed.phash & mask)
+    tests = tests.select(test_hash=tests.phash, band=tests.phash & mask)
+    pairs = hashed.join(tests.distinct(), "band")
+    near = pairs.filter(bit_count(pairs.phash ^ pairs.test_hash) <= distance)
+    return near.select("row_id")
+
+
+def bit_count(bits):
+    """Count the ones of integers, an Ibis column."""
+    return _bit_count()(bits)
+
+
+@functools.cache
+def _bit_count():
+    """The engines' own function, of one name on all three."""
+    ibis = require("ibis", "curation")
+
+    @ibis.udf.scalar.builtin
+    def bit_count(bits: int) -> int: ...
+
+    return bit_count
+
+
+def drop_crowded(rows, key, member, at_most, count):
+    """Rows of a key that has more than `at_most` members."""
+    members = rows.filter(rows[key].notnull() & rows[member].notnull())
+    members = members.select(key, member)
+    # Few keys have as many rows at all; members are told apart in those.
+    crowded = members.group_by(key).agg(members=members.count())
+    crowded = crowded.filter(crowded.members > at_most).select(key)
+    if count == "distinct":
+        members = members.semi_join(crowded, key)
+        crowded = members.group_by(key).agg(members=members[member].nunique())
+        crowded = crowded.filter(crowded.members > at_most).select(key)
+    return rows.semi_join(crowded, key).select("row_id")
+
+
+def drop_repeated(rows, keys):
+    """All but the first of the rows that agree in `keys`."""
+    known = functools.reduce(
+        lambda one, two: one & two, [rows[key].notnull() for key in keys]
+    )
+    known = rows.filter(known).select("row_id", *keys)
+    firsts = known.group_by(keys).agg(
+        first=known.row_id.min(), rows=known.count()
+    )
+    firsts = firsts.filter(firsts.rows > 1)
+    pairs = known.join(firsts, list(keys))
+    return pairs.filter(pairs.row_id > pairs["first"]).select("row_id")
+
+
+def drop_matching(rows, table, key):
+    """Rows whose key stands in another table."""
+    return rows.semi_join(table, key).select("row_id")
+
+
+def within(value, above=None, at_least=None, below=None, at_most=None):
+    """Whether a number lies within the bounds that are given."""
+    bounds = (
+        (above, value.__gt__),
+        (at_least, value.__ge__),
+        (below, value.__lt__),
+        (at_most, value.__le__),
+    )
+    kept = [compare(bound) for bound, compare in bounds if bound is not None]
+    return functools.reduce(lambda one, two: one & two, kept)
+
+
+def drop_unless(rows, kept):
+    """Rows of which a condition is not true."""
+    return rows.filter(~kept.fill_null(False)).select("row_id")
+
+
+def drop_if(rows, dropped):
+    """Rows of which a condition is true."""
+    return rows.filter(dropped.fill_null(False)).select("row_id")
+
+
+def int64_sum(total):
+    """A sum of integers as Ibis takes it to be.
+
+    DuckDB's has 128 bits, which it writes to Parquet as a float; the method
+    `cast` sees no need of a cast.
+    """
+    operations = require("ibis.expr.operations", "curation")
+    return operations.Cast(total, "int64").to_expr()
+
+
+def union(tables):
+    """All rows of some tables."""
+    return functools.reduce(lambda one, two: one.union(two), tables)
