@@ -11,7 +11,9 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # What the compiler says of one buffer that is too large by itself, and of a
 # whole program that is.
 _SHORTAGES = (
-    re.compile(r"required for .*?\(([\d.]+)(\w?)\) exceeds .*?\(([\d.]+)(\w?)\)"),
+    re.compile(
+        r"required for .*?\(([\d.]+)(\w?)\) exceeds .*?\(([\d.]+)(\w?)\)"
+    ),
     re.compile(r"Used ([\d.]+)(\w?) of ([\d.]+)(\w?)"),
 )
 

@@ -26,7 +26,6 @@ def plan(
     batch_per_core=None,
     vocabulary_size=None,
     shard_optimizer=False,
-    price_per_core_hour=None,
     **overrides,
 ):
     """Plan a training run: memory, time and cost, without the hardware.
@@ -49,8 +48,6 @@ def plan(
         shard_optimizer: bool. Whether each core holds a part of the
             optimizer's state. `train` does not offer that; the plan shows
             what it would save. Defaults to `False`.
-        price_per_core_hour: float. What you pay, in your currency. Defaults
-            to `None`.
         **overrides: Fields of the recipe to replace, such as `remat`.
 
     Returns:
@@ -111,12 +108,8 @@ def plan(
         "bytes": int(compiled.bytes * len(devices)),
         "collectives": collectives,
         "seconds": seconds,
-        "schedule": schedule(
-            whole,
-            recipe.batch_size,
-            seconds["step"],
-            len(devices),
-            price_per_core_hour,
+        "schedule": _schedule(
+            whole, recipe.batch_size, seconds["step"], len(devices)
         ),
         "planning": {
             "compile_seconds": compiled.compile_seconds,
@@ -126,31 +119,32 @@ def plan(
     }
 
 
-def schedule(pairs, batch_size, step_seconds, cores, price=None):
-    """Reckon up a whole run.
+def add_price(plan, price_per_core_hour):
+    """Put the price of the whole run into a plan.
 
     Args:
-        pairs: int. Number of pairs that the run sees.
-        batch_size: int. Number of pairs of a step.
-        step_seconds: float. Duration of a step.
-        cores: int. Number of cores.
-        price: float. Price of a core for an hour. Defaults to `None`.
-
-    Returns:
-        A dict with `"pairs"`, `"steps"`, `"days"`, `"core_hours"` and, where
-        there is a price, `"price"`.
+        plan: dict. What `plan` returned.
+        price_per_core_hour: float. What you pay, in your currency.
     """
+    if not price_per_core_hour >= 0:
+        raise ValueError(
+            "`price_per_core_hour` must be at least 0. Received: "
+            f"price_per_core_hour={price_per_core_hour}"
+        )
+    schedule = plan["schedule"]
+    schedule["price"] = schedule["core_hours"] * price_per_core_hour
+
+
+def _schedule(pairs, batch_size, step_seconds, cores):
+    """Reckon up a run that sees so many pairs."""
     steps = -(-pairs // batch_size)
     hours = steps * step_seconds / 3600
-    result = {
+    return {
         "pairs": pairs,
         "steps": steps,
         "days": hours / 24,
         "core_hours": hours * cores,
     }
-    if price is not None:
-        result["price"] = result["core_hours"] * price
-    return result
 
 
 def host_peak():

@@ -156,16 +156,22 @@ def compare(
             )
         batch = batch_per_core * len(topology_devices(topology))
     chips = parse_topology(topology)[1] if topology else 4
+    names = topologies or [slice_of(chip, chips) for chip in CHIPS]
+    cores = {name: len(topology_devices(name)) for name in names}
     results = []
-    for name in topologies or [slice_of(chip, chips) for chip in CHIPS]:
-        row = {"topology": name}
-        fields = {**options, "batch_size": batch}
+    for name, count in cores.items():
+        row = {"topology": name, "cores": count, "batch_size": batch}
         try:
-            row["plan"] = store.plan(model, recipe, name, None, **fields)
-            say(f"{name}: planned")
-        except (DoesNotFit, ValueError) as error:
+            if batch % count:
+                raise ValueError(
+                    f"{count} cores cannot share a batch of {batch} evenly."
+                )
+            row["plan"] = store.plan(
+                model, recipe, name, batch // count, **options
+            )
+        except ValueError as error:
             row["error"] = str(error)
-            say(f"{name}: {error}")
+        say(f"{name}: {row.get('error', 'planned')}")
         results.append(row)
     return results
 
