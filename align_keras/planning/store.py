@@ -11,6 +11,7 @@ import jax
 from align_keras.files import atomic_file
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.plan import plan
+from align_keras.planning.topology import topology_devices
 from align_keras.training.recipes import load_recipe
 
 
@@ -44,6 +45,8 @@ class PlanStore:
         arguments = model, recipe, topology, batch_per_core
         if self.directory is None or not isinstance(model, str) or not topology:
             return _plan(*arguments, **options)
+        # It must be there before its version is asked for.
+        topology_devices(topology)
         path = self.directory / f"{_digest(*arguments, **options)}.json"
         if path.is_file():
             found = json.loads(path.read_text())

@@ -4,8 +4,11 @@ Arguments: the directory to write to, and `tpu` where libtpu is there.
 """
 
 import dataclasses
+import io
 import json
 import sys
+from contextlib import redirect_stderr
+from contextlib import redirect_stdout
 
 import jax
 import keras
@@ -13,6 +16,7 @@ import keras
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
+from align_keras import cli
 from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning import DoesNotFit
 from align_keras.planning import plan
@@ -23,6 +27,7 @@ RECIPE = dataclasses.replace(
     load_recipe("align", image_size=32, sequence_length=8),
     initial_temperature=None,
 )
+SIZES = ["--resolution", "32", "--set", "sequence_length=8"]
 
 
 def small_model(vocabulary_size):
@@ -56,6 +61,7 @@ def too_large(topology):
         }
 
 
+@abstract_variables()
 def tower_flops():
     """Operations of towers, forward, for pictures and texts of these sizes."""
     counts = {}
@@ -84,16 +90,64 @@ def _count(model, inputs):
     return count_flops(jax.make_jaxpr(forward)(values, inputs))
 
 
-def main(directory, tpu=None):
-    with abstract_variables():
-        results = {"towers": tower_flops()}
-    results["local"] = make()
-    if tpu:
-        results["v5e"] = make(topology="v5e:2x2", precision="float32")
-        results["sharded"] = make(
+def command(*arguments):
+    """Run the command line; returns its status and what it says."""
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        status = cli.main(["plan", *arguments])
+    return {
+        "status": status,
+        "output": output.getvalue(),
+        "error": errors.getvalue(),
+    }
+
+
+def without_libtpu(*arguments):
+    """Run the command line where libtpu is not installed."""
+    before = sys.modules.get("libtpu")
+    sys.modules["libtpu"] = None
+    try:
+        return command(*arguments)
+    finally:
+        del sys.modules["libtpu"]
+        if before:
+            sys.modules["libtpu"] = before
+
+
+def plans_of_this_machine(directory, preset):
+    local = ["--preset", preset, "--output", f"{directory}/plan", *SIZES]
+    return {
+        "towers": tower_flops(),
+        "local": make(remat=True),
+        "command": command(
+            *local, "--batch-per-core", "8", "--price-per-core-hour", "2.5"
+        ),
+        "unknown": command(*local, "--topology", "v9:2x2"),
+        "no_libtpu": without_libtpu(*local, "--topology", "v5e:2x2"),
+        "uneven": command(*local, "--microbatch", "3", "--batch-per-core", "8"),
+    }
+
+
+def plans_of_tpus(directory, preset):
+    compared = ["--preset", preset, "--output", f"{directory}/chips", *SIZES]
+    compared += ["--set", "batch_size=32", "--json"]
+    compared += ["--compare", "v5e:2x2", "v3:2x2", "v6e:16x16"]
+    return {
+        "compared": command(*compared),
+        "again": command(*compared),
+        "split": make(
             topology="v3:1x1", shard_optimizer=True, microbatch_size=4
-        )
-        results["too_large"] = too_large("v5e:1x1")
+        ),
+        "too_large": too_large("v5e:1x1"),
+    }
+
+
+def main(directory, tpu=None):
+    preset = f"{directory}/preset"
+    small_model(50).save_to_preset(preset)
+    results = plans_of_this_machine(directory, preset)
+    if tpu:
+        results |= plans_of_tpus(directory, preset)
     with open(f"{directory}/plans.json", "w") as file:
         json.dump(results, file)
 
