@@ -118,7 +118,6 @@ def plans_of_this_machine(directory, preset):
     local = ["--preset", preset, "--output", f"{directory}/plan", *SIZES]
     return {
         "towers": tower_flops(),
-        "local": make(remat=True),
         "command": command(
             *local, "--batch-per-core", "8", "--price-per-core-hour", "2.5"
         ),
@@ -135,9 +134,7 @@ def plans_of_tpus(directory, preset):
     return {
         "compared": command(*compared),
         "again": command(*compared),
-        "split": make(
-            topology="v3:1x1", shard_optimizer=True, microbatch_size=4
-        ),
+        "split": make(topology="v3:1x1", shard_optimizer=True),
         "too_large": too_large("v5e:1x1"),
     }
 
