@@ -15,6 +15,7 @@ from align_keras.planning.compile import compile_step
 from align_keras.planning.local import local_capacity
 from align_keras.planning.local import measure_device
 from align_keras.planning.step import lower_step
+from align_keras.planning.topology import hush_libtpu
 from align_keras.planning.topology import topology_devices
 from align_keras.training.recipes import load_recipe
 
@@ -76,6 +77,7 @@ def plan(
     recipe = load_recipe(recipe, **overrides)
     whole = recipe.steps * recipe.batch_size
     if topology is None:
+        hush_libtpu()
         devices = jax.devices()
     else:
         devices = topology_devices(topology)

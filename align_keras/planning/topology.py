@@ -1,5 +1,6 @@
 """The devices of a TPU that is elsewhere, through libtpu."""
 
+import glob
 import importlib.util
 import os
 
@@ -38,8 +39,9 @@ def topology_devices(topology):
             "Planning for a TPU needs libtpu, which compiles for one without "
             'having one. Run `pip install "align-keras[plan]"`.'
         )
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    hush_libtpu()
+    # A run on this machine may hold the lock; compiling does not need it.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     import jax
     from jax.experimental import topologies
 
@@ -53,3 +55,11 @@ def topology_devices(topology):
             f"are {', '.join(f'{chip.name}:{s}' for s in chip.slices)}."
         ) from None
     return description.devices
+
+
+def hush_libtpu():
+    """Tell libtpu that no TPU is to be looked for, unless there is one."""
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
