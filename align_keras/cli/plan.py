@@ -79,9 +79,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--limit",
         type=int,
-        default=1024,
         metavar="N",
-        help="largest batch that --search tries (default: %(default)s)",
+        help="largest batch that --search tries (default: 1024)",
     )
     parser.add_argument(
         "--output",
@@ -98,6 +97,13 @@ def add_arguments(parser):
 def run(options):
     from align_keras.cli.train import read_assignments
 
+    if options.search and (options.batch_per_core or options.remat):
+        raise ValueError(
+            "`--search` tries batches, with and without remat: leave out "
+            "`--batch-per-core` and `--remat`."
+        )
+    if options.limit and not options.search:
+        raise ValueError("`--limit` belongs to `--search`: give both.")
     # Only JAX compiles for hardware that is elsewhere; and then it must not
     # look for hardware here.
     os.environ["KERAS_BACKEND"] = "jax"
@@ -123,7 +129,7 @@ def run(options):
         found, text = planning.write_search(
             *common,
             microbatch=options.microbatch,
-            limit=options.limit,
+            limit=options.limit or 1024,
             **price,
             **settings,
         )
