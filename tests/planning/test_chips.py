@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("jax")
+
 from align_keras.planning.chips import CHIPS
 from align_keras.planning.chips import known_topologies
 from align_keras.planning.chips import parse_topology

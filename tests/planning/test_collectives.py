@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("jax")
+
 from align_keras.planning.collectives import read_collectives
 from align_keras.planning.collectives import transfer_seconds
 

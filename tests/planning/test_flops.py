@@ -2,10 +2,10 @@
 
 import pytest
 
-from align_keras.planning.flops import count_flops
-
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+
+from align_keras.planning.flops import count_flops
 
 
 def count(function, *shapes):

@@ -7,9 +7,10 @@ import re
 
 import pytest
 
+pytest.importorskip("jax")
+
 from align_keras.planning.chips import CHIPS
 
-pytest.importorskip("jax")
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(
     not HAS_LIBTPU,
