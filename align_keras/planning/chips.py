@@ -17,6 +17,7 @@ class Chip:
         bandwidth: float. Of the chip's memory, bytes per second.
         interconnect: float. Bytes per second that a chip can send over all
             its links together.
+        clock: float. Cycles per second.
         capacity: float. GiB of memory of a core that libtpu leaves to a
             program.
         dimensions: int. Of the torus.
@@ -31,6 +32,7 @@ class Chip:
     peak_flops: float
     bandwidth: float
     interconnect: float
+    clock: float
     capacity: float
     dimensions: int
     most_chips: int
@@ -41,19 +43,34 @@ class Chip:
 _FLAT = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")
 _DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
 _DEEP += ("8x8x8", "8x8x16", "8x16x16")
+_V3, _LITE = (*_FLAT, "16x32"), ("1x1", *_FLAT)
 
 # Peak and memory as the documentation of Cloud TPU states them. Links: v3 has
 # 4 of 70 GB/s and v4 has 6 of 50 GB/s (Jouppi et al., 2023,
 # https://arxiv.org/abs/2304.01433, table 4); the others as documented, one
-# way. Capacity: what libtpu 0.0.52 says when it refuses a program.
+# way. Clock: of v3 and v4 from there; of the others, what the peak implies for
+# so many multipliers. Capacity: what libtpu 0.0.52 says when it refuses a
+# program.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v3", 2, 123e12, 900e9, 280e9, 15.48, 2, 1024, (*_FLAT, "16x32")),
-        Chip("v4", 1, 275e12, 1200e9, 300e9, 30.75, 3, 4096, _DEEP, "megacore"),
-        Chip("v5e", 1, 197e12, 819e9, 200e9, 15.75, 2, 256, ("1x1", *_FLAT)),
-        Chip("v5p", 1, 459e12, 2765e9, 600e9, 95.73, 3, 6144, _DEEP),
-        Chip("v6e", 1, 918e12, 1640e9, 400e9, 31.24, 2, 256, ("1x1", *_FLAT)),
+        Chip("v3", 2, 123e12, 900e9, 280e9, 0.94e9, 15.48, 2, 1024, _V3),
+        Chip(
+            "v4",
+            1,
+            275e12,
+            1.2e12,
+            300e9,
+            1.05e9,
+            30.75,
+            3,
+            4096,
+            _DEEP,
+            "megacore",
+        ),
+        Chip("v5e", 1, 197e12, 819e9, 200e9, 1.5e9, 15.75, 2, 256, _LITE),
+        Chip("v5p", 1, 459e12, 2765e9, 600e9, 1.75e9, 95.73, 3, 6144, _DEEP),
+        Chip("v6e", 1, 918e12, 1640e9, 400e9, 1.75e9, 31.24, 2, 256, _LITE),
     )
 }
 

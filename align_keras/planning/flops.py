@@ -3,7 +3,7 @@
 import math
 
 
-def count_flops(jaxpr):
+def count_flops(jaxpr, loops=True):
     """Count the floating-point operations of products and convolutions.
 
     One multiplication with its addition counts as two. Everything else, such
@@ -13,15 +13,17 @@ def count_flops(jaxpr):
     Args:
         jaxpr: `jax.extend.core.ClosedJaxpr` or `Jaxpr`. What
             `jax.make_jaxpr` returns.
+        loops: bool. Whether loops count as often as they turn, or once, as
+            the compiler counts them. Defaults to `True`.
 
     Returns:
         int.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(map(_flops, jaxpr.eqns))
+    return sum(_flops(equation, loops) for equation in jaxpr.eqns)
 
 
-def _flops(equation):
+def _flops(equation, loops):
     name, parameters = equation.primitive.name, equation.params
     result = math.prod(equation.outvars[0].aval.shape)
     if name == "dot_general":
@@ -32,10 +34,11 @@ def _flops(equation):
         kernel = equation.invars[1].aval.shape
         outputs = parameters["dimension_numbers"].rhs_spec[0]
         return 2 * result * math.prod(kernel) // kernel[outputs]
-    inner = [count_flops(part) for part in _parts(parameters)]
+    inner = [count_flops(part, loops) for part in _parts(parameters)]
     if name == "cond":
         return max(inner, default=0)
-    return sum(inner) * (parameters["length"] if name == "scan" else 1)
+    turns = parameters["length"] if name == "scan" and loops else 1
+    return sum(inner) * turns
 
 
 def _parts(parameters):

@@ -8,12 +8,12 @@ import jax
 import keras
 
 from align_keras.planning.chips import parse_topology
-from align_keras.planning.collectives import read_collectives
-from align_keras.planning.collectives import transfer_seconds
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.compile import compile_step
 from align_keras.planning.local import local_capacity
 from align_keras.planning.local import measure_device
+from align_keras.planning.program import Program
+from align_keras.planning.program import transfer_seconds
 from align_keras.planning.step import lower_step
 from align_keras.planning.topology import hush_libtpu
 from align_keras.planning.topology import topology_devices
@@ -90,8 +90,22 @@ def plan(
     # For a TPU, the compiler has refused already what does not fit.
     if topology is None and memory["total"] > machine.capacity:
         raise DoesNotFit.by(memory["total"], machine.capacity)
-    collectives = read_collectives(compiled.text)
-    seconds = _seconds(compiled, collectives, len(devices), machine)
+    program = Program(compiled.text)
+    collectives = program.collectives()
+    flops, traffic, expected = _with_loops(step, compiled, program, devices)
+    seconds = {
+        "compute": flops / machine.peak_flops,
+        "memory": traffic / machine.bandwidth,
+    }
+    if topology is not None:
+        seconds["interconnect"] = transfer_seconds(
+            collectives, len(devices), machine.interconnect
+        )
+    seconds["roofline"] = max(seconds.values())
+    if topology is not None:
+        seconds["compiler"] = expected
+        seconds["cycles"] = program.cycles()[0] / machine.clock
+    seconds["step"] = max(seconds.values())
     return {
         "preset": model if isinstance(model, str) else "custom",
         "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
@@ -105,9 +119,9 @@ def plan(
         "memory": memory,
         "flops": {
             "model": step.model_flops,
-            "compiled": int(compiled.flops * len(devices)),
+            "compiled": int(flops * len(devices)),
         },
-        "bytes": int(compiled.bytes * len(devices)),
+        "bytes": int(traffic * len(devices)),
         "collectives": collectives,
         "seconds": seconds,
         "schedule": _schedule(
@@ -184,6 +198,7 @@ class _Machine:
     peak_flops: float
     bandwidth: float
     interconnect: float | None
+    clock: float | None
     capacity: int
 
     @classmethod
@@ -191,11 +206,12 @@ class _Machine:
         if topology is None:
             policy = keras.dtype_policies.get(recipe.precision)
             peaks = measure_device(policy.compute_dtype)
-            return cls(*peaks, None, local_capacity(devices[0]))
+            return cls(*peaks, None, None, local_capacity(devices[0]))
         chip, _ = parse_topology(topology)
         rates = chip.peak_flops, chip.bandwidth, chip.interconnect
         capacity = int(chip.capacity * 2**30)
-        return cls(*(rate / chip.devices for rate in rates), capacity)
+        rates = (rate / chip.devices for rate in rates)
+        return cls(*rates, chip.clock, capacity)
 
 
 def _memory(step, compiled):
@@ -215,18 +231,20 @@ def _memory(step, compiled):
     return memory
 
 
-def _seconds(compiled, collectives, cores, machine):
-    """Bound the time of a step from below, in several ways."""
-    seconds = {
-        "compute": compiled.flops / machine.peak_flops,
-        "memory": compiled.bytes / machine.bandwidth,
-    }
-    if machine.interconnect is not None:
-        seconds["interconnect"] = transfer_seconds(
-            collectives, cores, machine.interconnect
-        )
-    seconds["roofline"] = max(seconds.values())
-    if compiled.seconds:
-        seconds["compiler"] = compiled.seconds
-    seconds["step"] = max(seconds.values())
-    return seconds
+def _with_loops(step, compiled, program, devices):
+    """Count the turns of loops, each of which the compiler counts once.
+
+    Returns:
+        A tuple of floats for a core: operations, bytes of memory traffic,
+        and the compiler's estimate of seconds or `None`. For the last two,
+        what is repeated is taken from the share of the loops in the cycles,
+        or in the products where there are no cycles.
+    """
+    whole, once = program.cycles()
+    repeats = whole / once if once else step.repeats
+    seconds = compiled.seconds
+    return (
+        compiled.flops + step.repeated_flops / len(devices),
+        compiled.bytes * repeats,
+        seconds and seconds * repeats,
+    )

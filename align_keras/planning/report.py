@@ -14,7 +14,8 @@ TIMES = {
     "compute": "arithmetic at its peak",
     "memory": "memory traffic at its peak",
     "interconnect": "collectives at their peak",
-    "compiler": "the compiler's estimate",
+    "compiler": "the compiler's optimum",
+    "cycles": "the compiler's cycles",
 }
 
 

@@ -31,12 +31,18 @@ class LoweredStep:
         model_flops: int. Floating-point operations of the products and
             convolutions of a step over all devices: three times those of the
             forward pass.
+        repeated_flops: int. Those of products and convolutions in the turns
+            of loops after the first, which the compiler does not count.
+        repeats: float. All products and convolutions of the step, by those
+            that the compiler counts.
     """
 
     lowered: Any
     parameters: int
     bytes: dict
     model_flops: int
+    repeated_flops: int
+    repeats: float
 
 
 def lower_step(
@@ -80,9 +86,11 @@ def lower_step(
             donate_argnums=0,
             out_shardings=(whole, jax.tree.map(lambda x: x.sharding, state)),
         )
-        lowered = step.lower(state, (batch,))
+        traced = step.trace(state, (batch,))
+        lowered = traced.lower()
         forward = jax.make_jaxpr(_forward(model))(state[:2], batch)
     trainable, others, optimizer, _ = state
+    whole, once = (count_flops(traced.jaxpr, loops) for loops in (True, False))
     return LoweredStep(
         lowered=lowered,
         parameters=sum(math.prod(x.shape) for x in trainable),
@@ -92,6 +100,8 @@ def lower_step(
             "batch": _bytes_of(batch.values()),
         },
         model_flops=3 * count_flops(forward),
+        repeated_flops=whole - once,
+        repeats=whole / once,
     )
 
 

@@ -8,9 +8,9 @@ jnp = jax.numpy
 from align_keras.planning.flops import count_flops
 
 
-def count(function, *shapes):
+def count(function, *shapes, **options):
     arguments = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
-    return count_flops(jax.make_jaxpr(function)(*arguments))
+    return count_flops(jax.make_jaxpr(function)(*arguments), **options)
 
 
 def convolution(x, kernel, groups):
@@ -41,6 +41,7 @@ def test_nested_functions():
         return jax.lax.scan(lambda c, _: (jnp.tanh(c @ y), None), x, length=7)
 
     assert count(loop, (4, 4), (4, 4)) == 7 * 2 * 4**3
+    assert count(loop, (4, 4), (4, 4), loops=False) == 2 * 4**3
 
     def square(x):
         return jnp.sum(jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ x) @ x))(x))

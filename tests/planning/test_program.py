@@ -1,11 +1,11 @@
-"""Collectives of a program, against a count by hand."""
+"""Collectives and loops of a program, against a count by hand."""
 
 import pytest
 
 pytest.importorskip("jax")
 
-from align_keras.planning.collectives import read_collectives
-from align_keras.planning.collectives import transfer_seconds
+from align_keras.planning.program import Program
+from align_keras.planning.program import transfer_seconds
 
 # Ten turns of a loop, each with an all-reduce; a fusion called twice; one
 # computation that nobody calls.
@@ -27,10 +27,13 @@ HloModule step, is_scheduled=true
   %t = (s32[], f32[5,7]{1,0:T(8,128)}) parameter(0)
   %x = f32[5,7]{1,0:T(8,128)} get-tuple-element(%t), index=1
   %r = (f32[5,7]{1,0:T(8,128)}, s32[3]{0}) all-reduce(%x, %n), to_apply=%sum
+  %m = f32[5,7]{1,0} multiply(%x, %x), backend_config={"window_config":\
+{"estimated_cycles":"300","iteration_bounds":[]}}
   ROOT %o = (s32[], f32[5,7]{1,0}) tuple(%i, %y)
 }
 
 %cond (t: (s32[], f32[5,7])) -> pred[] {
+  %n = s32[]{:T(256)} constant(10)
   ROOT %p = pred[] compare(%i, %n), direction=LT
 }
 
@@ -39,9 +42,9 @@ HloModule step, is_scheduled=true
 }
 
 ENTRY %main (x: f32[5,7]) -> f32[5,7] {
-  %w = (s32[], f32[5,7]{1,0}) while(%t), condition=%cond, body=%body, \
-backend_config={"known_trip_count":{"n":"10"}}
-  %f = bf16[32,128]{1,0} fusion(%p), kind=kCustom, calls=%fused
+  %w = (s32[], f32[5,7]{1,0}) while(%t), condition=%cond, body=%body
+  %f = bf16[32,128]{1,0} fusion(%p), kind=kCustom, calls=%fused, \
+backend_config={"estimated_cycles":"50"}
   %g = bf16[32,128]{1,0} fusion(%q), kind=kCustom, calls=%fused
   %s = (f32[4]{0}, f32[16]{0}) all-gather-start(%y), dimensions={0}
   %d = f32[16]{0} all-gather-done(%s)
@@ -52,12 +55,19 @@ backend_config={"known_trip_count":{"n":"10"}}
 
 
 def test_collectives_count_in_loops_and_fusions():
-    assert read_collectives(PROGRAM) == [
+    assert Program(PROGRAM).collectives() == [
         {"kind": "all-gather", "count": 3, "bytes": 2 * 32 * 128 * 2 + 16 * 4},
         {"kind": "all-reduce", "count": 10, "bytes": 10 * (35 + 3) * 4},
         {"kind": "collective-permute", "count": 1, "bytes": 24},
         {"kind": "reduce-scatter", "count": 1, "bytes": 12},
     ]
+
+
+def test_cycles_count_in_loops():
+    assert Program(PROGRAM).cycles() == (10 * 300 + 50, 300 + 50)
+    known = 'body=%body, backend_config={"known_trip_count":{"n":"4"}}'
+    program = PROGRAM.replace("body=%body", known)
+    assert Program(program).cycles() == (4 * 300 + 50, 300 + 50)
 
 
 def test_time_of_collectives():
