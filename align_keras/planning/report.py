@@ -62,7 +62,7 @@ def describe_plan(plan):
             for found in plan["collectives"]
         ),
         "",
-        "Time of a step, at least",
+        "Time of a step",
         *(
             _line(words, f"{plan['seconds'][name]:.4f} s")
             for name, words in TIMES.items()

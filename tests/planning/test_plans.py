@@ -4,6 +4,8 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -105,6 +107,17 @@ def test_command_explains_what_is_wrong(plans):
     ):
         assert results[name]["status"] == 2
         assert re.search(words, results[name]["error"]), results[name]
+
+
+def test_missing_jax_names_the_extra():
+    code = (
+        "import sys; sys.modules['jax'] = None; "
+        "from align_keras.cli import main; main(['plan', '--preset', 'x'])"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert 'pip install "align-keras[plan]"' in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @needs_libtpu
