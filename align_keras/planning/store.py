@@ -8,7 +8,9 @@ from pathlib import Path
 
 import jax
 
+import align_keras
 from align_keras.files import atomic_file
+from align_keras.models import presets
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.plan import plan
 from align_keras.planning.topology import topology_devices
@@ -76,14 +78,16 @@ def _digest(model, recipe, topology, batch_per_core, **options):
         for name in list(options)
         if name not in ("vocabulary_size", "shard_optimizer")
     }
+    path = Path(presets.find_preset(model)) / "config.json"
     asked = {
-        "model": model,
+        "model": [model, path.read_text() if path.is_file() else None],
         "recipe": dataclasses.asdict(load_recipe(recipe, **fields)),
         "topology": topology,
         "batch_per_core": batch_per_core,
         "versions": [
             metadata.version(name) for name in ("jax", "jaxlib", "libtpu")
-        ],
+        ]
+        + [align_keras.__version__],
         **options,
     }
     text = json.dumps(asked, sort_keys=True)
