@@ -56,21 +56,26 @@ def plot_comparison(results, path):
     plans = [row.get("plan") for row in results]
     bottom = [0.0] * len(names)
     for kind, words in MEMORY.items():
-        heights = [p["memory"][kind] / GIB if p else 0.0 for p in plans]
+        heights = [_share(found, kind) for found in plans]
         left.bar(names, heights, bottom=bottom, label=words)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
     for place, found in enumerate(plans):
         if found is None:
-            left.annotate("does not fit", (place, 0), rotation=90, ha="center")
-            continue
-        capacity = found["memory"]["capacity"] / GIB
-        left.hlines(capacity, place - 0.45, place + 0.45, color="black")
-    left.set_ylabel("GiB of a core; the line is what there is")
-    left.legend(fontsize="x-small")
+            left.annotate("no plan", (place, 0.02), rotation=90, ha="center")
+    left.axhline(1, color="black", linewidth=1)
+    left.set_ylim(0, 1.45)
+    left.set_ylabel("share of the memory of a core")
+    left.legend(fontsize="small", ncols=2, loc="upper center")
     right.bar(names, [p["seconds"]["step"] if p else 0.0 for p in plans])
-    right.set_ylabel("seconds of a step, at least")
+    right.set_ylabel("seconds of a step")
     figure.suptitle(f"{results[0]['batch_size']:,} pairs in all")
     _save(plt, figure, path)
+
+
+def _share(plan, kind):
+    if plan is None:
+        return 0.0
+    return plan["memory"][kind] / plan["memory"]["capacity"]
 
 
 def require_matplotlib():
