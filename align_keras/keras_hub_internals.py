@@ -1,5 +1,12 @@
 """Names that KerasHub and Keras do not export, each with its reason."""
 
+import contextlib
+
+import keras
+
+# Variables that were made inside a scope wait here to be filled.
+from keras.src.backend.common import global_state
+
 # `fit` takes its data from an adapter, and any adapter in the place of data,
 # but says so nowhere; it is where all kinds of data become batches.
 from keras.src.trainers.data_adapters import get_data_adapter
@@ -25,6 +32,7 @@ from keras_hub.src.utils.tensor_utils import restore_outer_shape
 __all__ = [
     "BUILTIN_PRESETS",
     "DataAdapter",
+    "abstract_variables",
     "classproperty",
     "get_data_adapter",
     "get_file",
@@ -33,6 +41,24 @@ __all__ = [
     "to_strings",
     "transformer_parts",
 ]
+
+
+@contextlib.contextmanager
+def abstract_variables():
+    """Make variables that have a shape and a dtype, and never a value.
+
+    Keras fills variables that were made without a value as soon as it leaves
+    the scope around them, which the largest models have no room for. What is
+    to be traced must be given values of its own, as a step without side
+    effects is.
+    """
+    name = "uninitialized_variables"
+    before = list(global_state.get_global_attribute(name, []))
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(name, before)
 
 
 def transformer_parts(layer):

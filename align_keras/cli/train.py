@@ -63,26 +63,43 @@ def add_arguments(parser):
         help="replace a field of the recipe, such as batch_size=256",
     )
     parser.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="a plan.json of `align-keras plan`; in the end, the measured time "
+        "of a step is printed beside the planned one",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the result as JSON"
     )
 
 
-def run(options):
-    overrides = {"seed": options.seed}
-    for assignment in options.set:
+def read_assignments(assignments):
+    """Turn a list of FIELD=VALUE into a dict."""
+    fields = {}
+    for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(
                 f"`--set` needs the form FIELD=VALUE. Received: {assignment!r}"
             )
-        overrides[name] = value
+        fields[name] = value
+    return fields
+
+
+def run(options):
+    overrides = {"seed": options.seed, **read_assignments(options.set)}
 
     from align_keras.training import load_recipe
     from align_keras.training import train
 
+    recipe = load_recipe(options.recipe, **overrides)
+    if options.plan:
+        from align_keras.training.planned import load_plan
+
+        plan = load_plan(options.plan, options.preset, recipe)
     result = train(
         options.preset,
-        load_recipe(options.recipe, **overrides),
+        recipe,
         data=options.data,
         workdir=options.workdir,
         validation_data=options.validation_data,
@@ -91,6 +108,13 @@ def run(options):
         hold_out=options.hold_out,
         verbose=not options.json,
     )
+    if options.plan:
+        from align_keras.training.planned import compare_with_plan
+        from align_keras.training.planned import describe_step_time
+
+        result["step_time"] = compare_with_plan(plan, options.workdir)
+        if not options.json:
+            print(describe_step_time(result["step_time"]))
     if options.export != "":
         from align_keras.serving import export_preset
 

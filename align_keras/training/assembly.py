@@ -16,18 +16,8 @@ INITIAL_BIAS = -10.0
 
 def build_model(model, recipe, tokenizer, replicas=1):
     """Create the model with the precision and preprocessing of a recipe."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.precision)
-    try:
-        if isinstance(model, str):
-            built = _from_preset(model, recipe, tokenizer, replicas)
-        else:
-            _refuse_fields(recipe, ("batch_norm", "initial_temperature"))
-            built = model(tokenizer.vocabulary_size())
-    finally:
-        keras.config.set_dtype_policy(policy)
-    if recipe.freeze == "image":
-        built.image_encoder.trainable = False
+    size = None if tokenizer is None else tokenizer.vocabulary_size()
+    built = build_network(model, recipe, size, replicas)
     if tokenizer is None:
         tokenizer = built.preprocessor.tokenizer
     built.preprocessor = AlignPreprocessor(
@@ -35,6 +25,39 @@ def build_model(model, recipe, tokenizer, replicas=1):
         image_converter=_image_converter(built.preprocessor, recipe),
         sequence_length=recipe.sequence_length,
     )
+    return built
+
+
+def build_network(
+    model, recipe, vocabulary_size, replicas=1, load_weights=True
+):
+    """Create the model with the precision of a recipe.
+
+    Args:
+        model: string or callable. See `train`.
+        recipe: `Recipe`.
+        vocabulary_size: int. Number of tokens; `None` takes the preset's.
+        replicas: int. Number of devices that share a batch.
+        load_weights: bool. Whether a preset's weights are loaded. Defaults to
+            `True`.
+
+    Returns:
+        An `AlignDualEncoder`.
+    """
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        if isinstance(model, str):
+            built = _from_preset(
+                model, recipe, vocabulary_size, replicas, load_weights
+            )
+        else:
+            _refuse_fields(recipe, ("batch_norm", "initial_temperature"))
+            built = model(vocabulary_size)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if recipe.freeze == "image":
+        built.image_encoder.trainable = False
     return built
 
 
@@ -58,12 +81,11 @@ def _refuse_fields(recipe, names):
             )
 
 
-def _from_preset(preset, recipe, tokenizer, replicas):
+def _from_preset(preset, recipe, size, replicas, load_weights):
     overrides = {}
     path = presets.find_preset(preset)
     trained = presets.has_weights(path)
-    if tokenizer is not None and not trained:
-        size = tokenizer.vocabulary_size()
+    if size is not None and not trained:
         overrides["text_encoder"] = {"vocabulary_size": size}
     batch_norm = recipe.batch_norm
     whole = replicas > 1 and recipe.microbatch_size is None
@@ -76,9 +98,9 @@ def _from_preset(preset, recipe, tokenizer, replicas):
         overrides["initial_temperature"] = recipe.initial_temperature
     if recipe.loss == "sigmoid" and not _has_bias(path):
         overrides["initial_bias"] = INITIAL_BIAS
-    model = AlignDualEncoder.from_preset(preset, **overrides)
-    if tokenizer is not None and trained:
-        _check_vocabulary(model, preset, tokenizer.vocabulary_size())
+    model = AlignDualEncoder.from_preset(preset, load_weights, **overrides)
+    if size is not None and trained:
+        _check_vocabulary(model, preset, size)
     if recipe.initial_temperature is not None:
         # Weights of the preset would have replaced it.
         model.contrastive_head.set_temperature(recipe.initial_temperature)

@@ -1,0 +1,144 @@
+import json
+import os
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--preset", required=True, help="name or directory of a model preset"
+    )
+    parser.add_argument(
+        "--recipe",
+        default="align",
+        help="name or YAML file of a recipe (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="CHIP:SHAPE",
+        help="a slice in chips, such as v3:16x32 or v5e:2x2; by default the "
+        "devices of this machine",
+    )
+    parser.add_argument(
+        "--batch-per-core",
+        type=int,
+        metavar="N",
+        help="pairs on a core; by default the recipe's batch, divided",
+    )
+    parser.add_argument(
+        "--microbatch",
+        type=int,
+        metavar="N",
+        help="pairs that a core embeds at a time",
+    )
+    parser.add_argument(
+        "--remat",
+        action="store_const",
+        const=True,
+        help="compute activations anew in the backward pass",
+    )
+    parser.add_argument("--optimizer", help="replaces the recipe's")
+    parser.add_argument(
+        "--resolution", type=int, metavar="PIXELS", help="replaces image_size"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field of the recipe, such as batch_norm=ghost",
+    )
+    parser.add_argument(
+        "--vocabulary-size",
+        type=int,
+        metavar="N",
+        help="number of tokens; by default that of the preset",
+    )
+    parser.add_argument(
+        "--shard-optimizer",
+        action="store_true",
+        help="what if each core held a part of the optimizer's state",
+    )
+    parser.add_argument(
+        "--price-per-core-hour",
+        type=float,
+        metavar="PRICE",
+        help="what you pay; there is no default",
+    )
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--search",
+        action="store_true",
+        help="find the largest batch per core that fits, with and without "
+        "remat and microbatches",
+    )
+    modes.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="CHIP:SHAPE",
+        help="plan the same batch for several chips; by default all kinds",
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="largest batch that --search tries (default: 1024)",
+    )
+    parser.add_argument(
+        "--output",
+        default="plan",
+        metavar="DIR",
+        help="where files go, and what was compiled is kept (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON"
+    )
+
+
+def run(options):
+    from align_keras.cli.train import read_assignments
+
+    if options.search and (options.batch_per_core or options.remat):
+        raise ValueError(
+            "`--search` tries batches, with and without remat: leave out "
+            "`--batch-per-core` and `--remat`."
+        )
+    if options.limit and not options.search:
+        raise ValueError("`--limit` belongs to `--search`: give both.")
+    # Only JAX compiles for hardware that is elsewhere; and then it must not
+    # look for hardware here.
+    os.environ["KERAS_BACKEND"] = "jax"
+    if options.topology or options.compare is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+    from align_keras.planning import run as planning
+
+    settings = {
+        "recipe": options.recipe,
+        "topology": options.topology,
+        "vocabulary_size": options.vocabulary_size,
+        "shard_optimizer": options.shard_optimizer,
+        "optimizer": options.optimizer,
+        "image_size": options.resolution,
+        **read_assignments(options.set),
+    }
+    common = options.preset, options.output
+    price = {"price": options.price_per_core_hour}
+    ways = {"remat": options.remat, "microbatch_size": options.microbatch}
+    batch = {"batch_per_core": options.batch_per_core}
+    if options.search:
+        found, text = planning.write_search(
+            *common,
+            microbatch=options.microbatch,
+            limit=options.limit or 1024,
+            **price,
+            **settings,
+        )
+    elif options.compare is not None:
+        found, text = planning.write_comparison(
+            *common, options.compare, **price, **batch, **ways, **settings
+        )
+    else:
+        found, text = planning.write_plan(
+            *common, **price, **batch, **ways, **settings
+        )
+    print(json.dumps(found) if options.json else text)

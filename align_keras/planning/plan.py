@@ -1,0 +1,250 @@
+"""One plan: a model, a recipe and devices, compiled and reckoned up."""
+
+import dataclasses
+import resource
+import sys
+
+import jax
+import keras
+
+from align_keras.planning.chips import parse_topology
+from align_keras.planning.compile import DoesNotFit
+from align_keras.planning.compile import compile_step
+from align_keras.planning.local import local_capacity
+from align_keras.planning.local import measure_device
+from align_keras.planning.program import Program
+from align_keras.planning.program import transfer_seconds
+from align_keras.planning.step import lower_step
+from align_keras.planning.topology import hush_libtpu
+from align_keras.planning.topology import topology_devices
+from align_keras.training.recipes import load_recipe
+
+
+def plan(
+    model,
+    recipe="align",
+    topology=None,
+    batch_per_core=None,
+    vocabulary_size=None,
+    shard_optimizer=False,
+    **overrides,
+):
+    """Plan a training run: memory, time and cost, without the hardware.
+
+    The step that `train` runs on the JAX backend is compiled for the devices,
+    with shapes in the place of weights and data. A core is what JAX calls a
+    device: half a chip of v3, a whole one of v4 and later.
+
+    Args:
+        model: string or callable. Name or directory of a preset, or a
+            function that takes the size of the vocabulary and returns an
+            `AlignDualEncoder`.
+        recipe: string or `Recipe`. See `align_keras.training.load_recipe`.
+        topology: string. Such as `"v3:16x32"`, see `parse_topology`. Defaults
+            to `None`: the devices of this machine.
+        batch_per_core: int. Number of pairs on each core. Defaults to `None`:
+            the batch of the recipe, divided among the cores.
+        vocabulary_size: int. Number of tokens. Defaults to `None`: that of
+            the preset.
+        shard_optimizer: bool. Whether each core holds a part of the
+            optimizer's state. `train` does not offer that; the plan shows
+            what it would save. Defaults to `False`.
+        **overrides: Fields of the recipe to replace, such as `remat`.
+
+    Returns:
+        A dict, see docs/planning.md. Bytes and FLOPs are ints, times are in
+        seconds.
+
+    Raises:
+        DoesNotFit: The step needs more memory than a core has.
+        ImportError: libtpu is needed and not installed.
+        ValueError: The topology is unknown, the batch does not divide, or the
+            backend of Keras is not JAX.
+
+    Example:
+
+    ```python
+    found = plan("align_b1_bert_mini", topology="v5e:2x2", batch_per_core=64)
+    found["memory"]["total"], found["seconds"]["step"]
+    ```
+    """
+    if keras.config.backend() != "jax":
+        raise ValueError(
+            "Plans are compiled on the JAX backend of Keras. Set the "
+            "environment variable KERAS_BACKEND to `jax` before Python "
+            f"starts. Received: backend={keras.config.backend()!r}"
+        )
+    recipe = load_recipe(recipe, **overrides)
+    whole = recipe.steps * recipe.batch_size
+    if topology is None:
+        hush_libtpu()
+        devices = jax.devices()
+    else:
+        devices = topology_devices(topology)
+    recipe = _with_batch(recipe, batch_per_core, len(devices))
+    step = lower_step(model, recipe, devices, vocabulary_size, shard_optimizer)
+    compiled = compile_step(step.lowered)
+    machine = _Machine.of(topology, devices, recipe)
+    memory = _memory(step, compiled)
+    memory["capacity"] = machine.capacity
+    # For a TPU, the compiler has refused already what does not fit.
+    if topology is None and memory["total"] > machine.capacity:
+        raise DoesNotFit.by(memory["total"], machine.capacity)
+    program = Program(compiled.text)
+    collectives = program.collectives()
+    flops, traffic, expected = _with_loops(step, compiled, program, devices)
+    seconds = {
+        "compute": flops / machine.peak_flops,
+        "memory": traffic / machine.bandwidth,
+    }
+    if topology is not None:
+        seconds["interconnect"] = transfer_seconds(
+            collectives, len(devices), machine.interconnect
+        )
+    seconds["roofline"] = max(seconds.values())
+    if topology is not None:
+        seconds["compiler"] = expected
+        seconds["cycles"] = program.cycles()[0] / machine.clock
+    seconds["step"] = max(seconds.values())
+    return {
+        "preset": model if isinstance(model, str) else "custom",
+        "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
+        "cores": len(devices),
+        "batch_per_core": recipe.batch_size // len(devices),
+        "batch_size": recipe.batch_size,
+        "recipe": dataclasses.asdict(recipe),
+        "vocabulary_size": vocabulary_size,
+        "shard_optimizer": shard_optimizer,
+        "parameters": step.parameters,
+        "memory": memory,
+        "flops": {
+            "model": step.model_flops,
+            "compiled": int(flops * len(devices)),
+        },
+        "bytes": int(traffic * len(devices)),
+        "collectives": collectives,
+        "seconds": seconds,
+        "schedule": _schedule(
+            whole, recipe.batch_size, seconds["step"], len(devices)
+        ),
+        "planning": {
+            "compile_seconds": compiled.compile_seconds,
+            "host_peak_bytes": host_peak(),
+            "jax": jax.__version__,
+        },
+    }
+
+
+def add_price(plan, price_per_core_hour):
+    """Put the price of the whole run into a plan.
+
+    Args:
+        plan: dict. What `plan` returned.
+        price_per_core_hour: float. What you pay, in your currency.
+    """
+    if not price_per_core_hour >= 0:
+        raise ValueError(
+            "`price_per_core_hour` must be at least 0. Received: "
+            f"price_per_core_hour={price_per_core_hour}"
+        )
+    schedule = plan["schedule"]
+    schedule["price"] = schedule["core_hours"] * price_per_core_hour
+
+
+def _schedule(pairs, batch_size, step_seconds, cores):
+    """Reckon up a run that sees so many pairs."""
+    steps = -(-pairs // batch_size)
+    hours = steps * step_seconds / 3600
+    return {
+        "pairs": pairs,
+        "steps": steps,
+        "days": hours / 24,
+        "core_hours": hours * cores,
+    }
+
+
+def host_peak():
+    """Return the most memory that this process ever held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _with_batch(recipe, batch_per_core, cores):
+    if batch_per_core is None:
+        if recipe.batch_size % cores:
+            raise ValueError(
+                f"{cores} cores cannot share a batch of {recipe.batch_size} "
+                "evenly. Give the batch of one with `--batch-per-core`."
+            )
+        return recipe
+    if batch_per_core < 1:
+        raise ValueError(
+            "`batch_per_core` must be at least 1. "
+            f"Received: batch_per_core={batch_per_core}"
+        )
+    if batch_per_core % (recipe.microbatch_size or batch_per_core):
+        raise ValueError(
+            "`microbatch_size` must divide the batch of a core. Received: "
+            f"batch_per_core={batch_per_core}, "
+            f"microbatch_size={recipe.microbatch_size}"
+        )
+    return dataclasses.replace(recipe, batch_size=batch_per_core * cores)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    """What one core can do."""
+
+    peak_flops: float
+    bandwidth: float
+    interconnect: float | None
+    clock: float | None
+    capacity: int
+
+    @classmethod
+    def of(cls, topology, devices, recipe):
+        if topology is None:
+            policy = keras.dtype_policies.get(recipe.precision)
+            peaks = measure_device(policy.compute_dtype)
+            return cls(*peaks, None, None, local_capacity(devices[0]))
+        chip, _ = parse_topology(topology)
+        rates = chip.peak_flops, chip.bandwidth, chip.interconnect
+        capacity = int(chip.capacity * 2**30)
+        rates = (rate / chip.devices for rate in rates)
+        return cls(*rates, chip.clock, capacity)
+
+
+def _memory(step, compiled):
+    """Split the memory of a core by what it is for."""
+    found = compiled.memory
+    known = sum(step.bytes.values())
+    arguments = found.argument_size_in_bytes
+    memory = {
+        **step.bytes,
+        # TPUs keep arrays in tiles, which small arrays do not fill.
+        "padding": max(0, arguments - known),
+        "activations": found.temp_size_in_bytes,
+        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+    memory["total"] = sum(memory.values())
+    return memory
+
+
+def _with_loops(step, compiled, program, devices):
+    """Count the turns of loops, each of which the compiler counts once.
+
+    Returns:
+        A tuple of floats for a core: operations, bytes of memory traffic,
+        and the compiler's estimate of seconds or `None`. For the last two,
+        what is repeated is taken from the share of the loops in the cycles,
+        or in the products where there are no cycles.
+    """
+    whole, once = program.cycles()
+    repeats = whole / once if once else step.repeats
+    seconds = compiled.seconds
+    return (
+        compiled.flops + step.repeated_flops / len(devices),
+        compiled.bytes * repeats,
+        seconds and seconds * repeats,
+    )

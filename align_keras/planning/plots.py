@@ -1,0 +1,103 @@
+"""Plans as pictures."""
+
+from align_keras.files import atomic_file
+from align_keras.planning.report import GIB
+from align_keras.planning.report import MEMORY
+
+
+def plot_search(results, path):
+    """Draw the memory of each batch that was tried.
+
+    Args:
+        results: list of dicts. What `align_keras.planning.search` returned.
+        path: string or `pathlib.Path`. The PNG to write.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    capacity = None
+    for row in results:
+        fitting = [(batch, size) for batch, size in row["tried"] if size]
+        if not fitting:
+            continue
+        capacity = row["plan"]["memory"]["capacity"]
+        batches, sizes = zip(*fitting, strict=True)
+        label = "remat" if row["remat"] else "no remat"
+        if row["microbatch_size"]:
+            label += f", microbatches of {row['microbatch_size']}"
+        axes.plot(
+            batches,
+            [size / GIB for size in sizes],
+            marker="o",
+            linestyle="--" if row["remat"] else "-",
+            label=f"{label}: {row['batch_per_core']}",
+        )
+    if capacity is not None:
+        axes.axhline(capacity / GIB, color="black", linewidth=1)
+        axes.legend(title="largest batch that fits", fontsize="small")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("pairs on a core")
+    axes.set_ylabel("GiB of a core")
+    axes.set_ylim(bottom=0)
+    _save(plt, figure, path)
+
+
+def plot_comparison(results, path):
+    """Draw the memory and the time of each topology side by side.
+
+    Args:
+        results: list of dicts. What `align_keras.planning.compare` returned.
+        path: string or `pathlib.Path`. The PNG to write.
+    """
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.5), layout="constrained"
+    )
+    names = [row["topology"] for row in results]
+    plans = [row.get("plan") for row in results]
+    bottom = [0.0] * len(names)
+    for kind, words in MEMORY.items():
+        heights = [_share(found, kind) for found in plans]
+        left.bar(names, heights, bottom=bottom, label=words)
+        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+    for place, found in enumerate(plans):
+        if found is None:
+            left.annotate("no plan", (place, 0.02), rotation=90, ha="center")
+    left.axhline(1, color="black", linewidth=1)
+    left.set_ylim(0, 1.45)
+    left.set_ylabel("share of the memory of a core")
+    left.legend(fontsize="small", ncols=2, loc="upper center")
+    right.bar(names, [p["seconds"]["step"] if p else 0.0 for p in plans])
+    right.set_ylabel("seconds of a step")
+    figure.suptitle(f"{results[0]['batch_size']:,} pairs in all")
+    _save(plt, figure, path)
+
+
+def _share(plan, kind):
+    if plan is None:
+        return 0.0
+    return plan["memory"][kind] / plan["memory"]["capacity"]
+
+
+def require_matplotlib():
+    """Raise an `ImportError` that says how to get plots."""
+    _pyplot()
+
+
+def _pyplot():
+    """Return `matplotlib.pyplot` without a display."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib. Run `pip install "align-keras[plan]"`.'
+        ) from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(plt, figure, path):
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    plt.close(figure)

@@ -1,0 +1,65 @@
+"""The devices of a TPU that is elsewhere, through libtpu."""
+
+import glob
+import importlib.util
+import os
+
+from align_keras.planning.chips import parse_topology
+
+# What libtpu asks of its surroundings. Without them it looks for the metadata
+# server of a TPU machine, complains that there is none, writes logs, and
+# refuses a second process on the machine through a lock file that matters to
+# those alone who have a TPU.
+ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_LOG_DIR": "disabled",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+def topology_devices(topology):
+    """Return the devices of a topology, which one can compile for.
+
+    Args:
+        topology: string. See `parse_topology`.
+
+    Returns:
+        A list of JAX devices.
+
+    Raises:
+        ImportError: libtpu is not installed.
+        ValueError: There is no such topology.
+    """
+    chip, _ = parse_topology(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError(
+            "Planning for a TPU needs libtpu, which compiles for one without "
+            'having one. Run `pip install "align-keras[plan]"`.'
+        )
+    hush_libtpu()
+    # A run on this machine may hold the lock; compiling does not need it.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    import jax
+    from jax.experimental import topologies
+
+    options = {"chip_config_name": chip.config} if chip.config else {}
+    try:
+        description = topologies.get_topology_desc(topology, "tpu", **options)
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"libtpu refuses the topology `{topology}`: {reason}. Usual ones "
+            f"are {', '.join(f'{chip.name}:{s}' for s in chip.slices)}."
+        ) from None
+    return description.devices
+
+
+def hush_libtpu():
+    """Tell libtpu that no TPU is to be looked for, unless there is one."""
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)

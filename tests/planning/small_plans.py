@@ -1,0 +1,153 @@
+"""Plans of a small model, as JSON; runs on the JAX backend in its own process.
+
+Arguments: the directory to write to, and `tpu` where libtpu is there.
+"""
+
+import dataclasses
+import io
+import json
+import sys
+from contextlib import redirect_stderr
+from contextlib import redirect_stdout
+
+import jax
+import keras
+
+from align_keras import AlignDualEncoder
+from align_keras import BertTextEncoder
+from align_keras import EfficientNetBackbone
+from align_keras import cli
+from align_keras.keras_hub_internals import abstract_variables
+from align_keras.planning import DoesNotFit
+from align_keras.planning import plan
+from align_keras.planning.flops import count_flops
+from align_keras.training import load_recipe
+
+RECIPE = dataclasses.replace(
+    load_recipe("align", image_size=32, sequence_length=8),
+    initial_temperature=None,
+)
+SIZES = ["--resolution", "32", "--set", "sequence_length=8"]
+
+
+def small_model(vocabulary_size):
+    """One convolution, and a vector for each token."""
+    images = keras.Input((32, 32, 3), name="images")
+    features = keras.layers.Conv2D(8, 3, strides=4, use_bias=False)(images)
+    features = keras.layers.BatchNormalization()(features)
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    vectors = keras.layers.Embedding(vocabulary_size, 16)(tokens)
+    return AlignDualEncoder(
+        keras.Model(images, features),
+        keras.Model({"token_ids": tokens}, vectors),
+        embedding_dim=24,
+    )
+
+
+def make(**options):
+    options = {"vocabulary_size": 50, "batch_per_core": 8, **options}
+    return plan(small_model, RECIPE, **options)
+
+
+def too_large(topology):
+    """The error of a vocabulary whose vectors fill any core."""
+    try:
+        make(topology=topology, vocabulary_size=2**28)
+    except DoesNotFit as error:
+        return {
+            "message": str(error),
+            "needed": error.needed,
+            "capacity": error.capacity,
+        }
+
+
+@abstract_variables()
+def tower_flops():
+    """Operations of towers, forward, for pictures and texts of these sizes."""
+    counts = {}
+    for name, tower, size in (
+        ("b0", EfficientNetBackbone(1.0, 1.0), 224),
+        ("l2", EfficientNetBackbone(4.3, 5.3), 800),
+    ):
+        images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+        counts[name] = _count(tower, images)
+    tokens = jax.ShapeDtypeStruct((1, 64), "int32")
+    inputs = {"token_ids": tokens, "padding_mask": tokens}
+    base = BertTextEncoder(100, 12, 12, 768, 3072)
+    counts["base"] = _count(base, inputs)
+    return counts
+
+
+def _count(model, inputs):
+    variables = model.variables
+
+    def forward(values, inputs):
+        mapping = zip(variables, values, strict=True)
+        with keras.StatelessScope(mapping):
+            return model(inputs, training=False)
+
+    values = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables]
+    return count_flops(jax.make_jaxpr(forward)(values, inputs))
+
+
+def command(*arguments):
+    """Run the command line; returns its status and what it says."""
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        status = cli.main(["plan", *arguments])
+    return {
+        "status": status,
+        "output": output.getvalue(),
+        "error": errors.getvalue(),
+    }
+
+
+def without_libtpu(*arguments):
+    """Run the command line where libtpu is not installed."""
+    before = sys.modules.get("libtpu")
+    sys.modules["libtpu"] = None
+    try:
+        return command(*arguments)
+    finally:
+        del sys.modules["libtpu"]
+        if before:
+            sys.modules["libtpu"] = before
+
+
+def plans_of_this_machine(directory, preset):
+    local = ["--preset", preset, "--output", f"{directory}/plan", *SIZES]
+    return {
+        "towers": tower_flops(),
+        "command": command(
+            *local, "--batch-per-core", "8", "--price-per-core-hour", "2.5"
+        ),
+        "unknown": command(*local, "--topology", "v9:2x2"),
+        "no_libtpu": without_libtpu(*local, "--topology", "v5e:2x2"),
+        "uneven": command(*local, "--microbatch", "3", "--batch-per-core", "8"),
+    }
+
+
+def plans_of_tpus(directory, preset):
+    compared = ["--preset", preset, "--output", f"{directory}/chips", *SIZES]
+    compared += ["--set", "batch_size=32", "--json"]
+    compared += ["--compare", "v5e:2x2", "v3:2x2", "v6e:16x16"]
+    return {
+        "compared": command(*compared),
+        "again": command(*compared),
+        "split": make(topology="v3:1x1", shard_optimizer=True),
+        "too_large": too_large("v5e:1x1"),
+    }
+
+
+def main(directory, tpu=None):
+    preset = f"{directory}/preset"
+    small_model(50).save_to_preset(preset)
+    results = plans_of_this_machine(directory, preset)
+    if tpu:
+        results |= plans_of_tpus(directory, preset)
+    with open(f"{directory}/plans.json", "w") as file:
+        json.dump(results, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

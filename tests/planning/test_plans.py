@@ -1,0 +1,183 @@
+"""Plans of a small model, against counts by hand."""
+
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("jax")
+
+from align_keras.planning.chips import CHIPS
+
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(
+    not HAS_LIBTPU,
+    reason='libtpu is not installed: pip install "align-keras[plan]"',
+)
+
+# The model of small_plans.py: a convolution, vectors of 50 tokens, two
+# projections to 24 and the temperature; scale and shift of a normalisation,
+# and its two statistics.
+TRAINED = 3 * 3 * 3 * 8 + 2 * 8 + 50 * 16 + 9 * 24 + 17 * 24 + 1
+STATISTICS = 2 * 8
+# Forward: 8x8 positions of the convolution, and the projections.
+FORWARD = 2 * (8 * 8 * 8 * 27 + 8 * 24 + 16 * 24)
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory, run_once):
+    directory = tmp_path_factory.mktemp("plans")
+    run_once(
+        "small_plans.py",
+        directory,
+        *["tpu"] * HAS_LIBTPU,
+        KERAS_BACKEND="jax",
+        JAX_PLATFORMS="cpu",
+    )
+    return json.loads((directory / "plans.json").read_text()), directory
+
+
+def check_bytes(plan, optimizer_share=1.0):
+    memory, batch = plan["memory"], plan["batch_per_core"]
+    assert plan["parameters"] == TRAINED
+    assert memory["weights"] == 4 * (TRAINED + STATISTICS)
+    # Two moments, and the number of steps.
+    moments = memory["optimizer"] - 4
+    assert moments == pytest.approx(2 * 4 * TRAINED * optimizer_share, rel=1e-3)
+    assert memory["batch"] == batch * 4 * (32 * 32 * 3 + 2 * 8)
+    kinds = [v for k, v in memory.items() if k not in ("total", "capacity")]
+    assert memory["total"] == sum(kinds) <= memory["capacity"]
+    assert memory["activations"] > 0
+
+
+def check_schedule(plan):
+    schedule, seconds = plan["schedule"], plan["seconds"]
+    assert schedule["pairs"] == schedule["steps"] * plan["batch_size"]
+    days = schedule["steps"] * seconds["step"] / 86_400
+    assert schedule["days"] == pytest.approx(days)
+    hours = schedule["days"] * 24 * plan["cores"]
+    assert schedule["core_hours"] == pytest.approx(hours)
+    assert seconds["step"] == max(seconds.values())
+
+
+def test_flops_of_towers(plans):
+    """Against published counts of multiplications, within 1 %.
+
+    At 224 and 800 pixels all ways to pad agree. The counts include the head,
+    which ALIGN leaves out: a convolution to 1280 or 5504 channels and 1000
+    classes.
+    """
+    towers = plans[0]["towers"]
+    b0 = 0.387e9 - 7 * 7 * 320 * 1280 - 1280 * 1000
+    l2 = 475.7e9 - 25 * 25 * 1376 * 5504 - 5504 * 1000
+    assert towers["b0"] / 2 == pytest.approx(b0, rel=0.01)
+    assert towers["l2"] / 2 == pytest.approx(l2, rel=0.01)
+    assert towers["base"] / 2 == pytest.approx(5.51e9, rel=0.01)
+
+
+def test_plan_of_this_machine(plans):
+    results, directory = plans
+    result = results["command"]
+    assert result["status"] == 0, result["error"]
+    plan = json.loads((directory / "plan" / "plan.json").read_text())
+    check_bytes(plan)
+    check_schedule(plan)
+    assert plan["batch_size"] == 8 * plan["cores"]
+    assert plan["flops"]["model"] == 3 * FORWARD * plan["batch_size"]
+    # The compiler counts every operation, and the products of the loss.
+    ratio = plan["flops"]["compiled"] / plan["flops"]["model"]
+    assert 0.8 < ratio < 3
+    assert "interconnect" not in plan["seconds"]
+    schedule = plan["schedule"]
+    assert schedule["price"] == pytest.approx(2.5 * schedule["core_hours"])
+    assert f"{schedule['price']:,.2f}" in result["output"]
+    assert f"{plan['seconds']['step']:.4f} s" in result["output"]
+
+
+def test_command_explains_what_is_wrong(plans):
+    results = plans[0]
+    for name, words in (
+        ("unknown", r"no topology `v9:2x2`.*v3:2x2.*v6e:16x16"),
+        ("no_libtpu", r'pip install "align-keras\[plan\]"'),
+        ("uneven", "microbatch_size=3"),
+    ):
+        assert results[name]["status"] == 2
+        assert re.search(words, results[name]["error"]), results[name]
+
+
+def test_missing_jax_names_the_extra():
+    code = (
+        "import sys; sys.modules['jax'] = None; "
+        "from align_keras.cli import main; main(['plan', '--preset', 'x'])"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert 'pip install "align-keras[plan]"' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@needs_libtpu
+def test_chips_side_by_side(plans):
+    results, directory = plans
+    assert results["compared"]["status"] == 0, results["compared"]["error"]
+    rows = json.loads(results["compared"]["output"])
+    written = json.loads((directory / "chips" / "compare.json").read_text())
+    assert rows == written
+    assert (directory / "chips" / "compare.png").stat().st_size > 10_000
+    # A second time, nothing is compiled: even the durations are the same.
+    assert results["again"]["output"] == results["compared"]["output"]
+    v5e, v3, v6e = rows
+    assert "256 cores cannot share a batch of 32" in v6e["error"]
+    for row, cores in ((v5e, 4), (v3, 8)):
+        plan, chip = row["plan"], CHIPS[row["topology"].partition(":")[0]]
+        assert plan["cores"] == cores
+        assert plan["batch_size"] == 32
+        assert plan["flops"]["model"] == 3 * FORWARD * 32
+        check_bytes(plan)
+        check_schedule(plan)
+        check_times(plan, chip)
+
+
+def check_times(plan, chip):
+    """Times are amounts by published rates of a core."""
+    seconds, cores = plan["seconds"], plan["cores"]
+    peak = chip.peak_flops / chip.devices
+    flops = plan["flops"]["compiled"] / cores
+    assert seconds["compute"] == pytest.approx(flops / peak, rel=1e-3)
+    rate = chip.bandwidth / chip.devices
+    traffic = plan["bytes"] / cores
+    assert seconds["memory"] == pytest.approx(traffic / rate, rel=1e-3)
+    assert 0 < seconds["compiler"] < seconds["cycles"]
+    # All gradients are summed up over the cores, in two or four bytes each.
+    (summed,) = [
+        found["bytes"]
+        for found in plan["collectives"]
+        if found["kind"] == "all-reduce"
+    ]
+    assert 2 * TRAINED <= summed <= 8 * TRAINED
+    sent = 2 * (cores - 1) / cores * summed * chip.devices
+    assert seconds["interconnect"] >= sent / chip.interconnect
+
+
+@needs_libtpu
+def test_optimizer_split_over_cores(plans):
+    """All but what has no even axis is halved over two cores."""
+    plan = plans[0]["split"]
+    assert plan["cores"] == 2
+    check_bytes(plan, (TRAINED + 1) / 2 / TRAINED)
+
+
+@needs_libtpu
+def test_what_does_not_fit_says_by_how_much(plans):
+    found = plans[0]["too_large"]
+    least = 3 * 4 * 2**28 * 16
+    assert found["needed"] > least
+    capacity = CHIPS["v5e"].capacity
+    assert found["capacity"] == pytest.approx(capacity * 2**30, rel=1e-3)
+    more = (found["needed"] - found["capacity"]) / 2**30
+    assert math.isfinite(more) and f"{more:.2f} GiB more" in found["message"]
+    assert "--shard-optimizer" in found["message"]
