@@ -266,27 +266,24 @@ def _exif_orientation_in_graph(contents):
     """`exif_orientation`, as TensorFlow operations."""
     import tensorflow as tf
 
-    head = tf.io.decode_raw(
-        tf.strings.substr(contents, 0, _EXIF_SEARCH_BYTES), tf.uint8
-    )
-    # Zeros behind the end: positions that a broken block invents read as 0.
-    head = tf.concat([head, tf.zeros(8, tf.uint8)], 0)
-    last = tf.shape(head, out_type=tf.int64)[0] - 1
-
-    def byte(position):
-        position = tf.clip_by_value(position, 0, last)
-        return tf.cast(tf.gather(head, position), tf.int64)
-
-    # Few bytes equal "E", so the other five are compared at those alone.
-    starts = tf.where(tf.equal(head, _EXIF_HEADER[0]))[:, 0]
-    matches = tf.ones_like(starts, tf.bool)
-    for offset, value in enumerate(_EXIF_HEADER[1:], start=1):
-        matches &= tf.equal(byte(starts + offset), value)
-    starts = tf.boolean_mask(starts, matches)
+    head = tf.strings.substr(contents, 0, _EXIF_SEARCH_BYTES)
+    # Most files have no such block, which a search of strings finds out in no
+    # time.
+    parts = tf.raw_ops.StringSplitV2(
+        input=head[None], sep=_EXIF_HEADER, maxsplit=1
+    ).values
 
     def parse():
-        tiff = starts[0] + len(_EXIF_HEADER)
-        little = tf.equal(byte(tiff), ord("I"))
+        block = tf.io.decode_raw(parts[1], tf.uint8)
+        # Zeros behind the end: positions that a broken block invents read 0.
+        block = tf.concat([block, tf.zeros(8, tf.uint8)], 0)
+        last = tf.shape(block, out_type=tf.int64)[0] - 1
+
+        def byte(position):
+            position = tf.clip_by_value(position, 0, last)
+            return tf.cast(tf.gather(block, position), tf.int64)
+
+        little = tf.equal(byte(0), ord("I"))
 
         def number(position, size):
             low_first = [byte(position + i) * 256**i for i in range(size)]
@@ -295,7 +292,7 @@ def _exif_orientation_in_graph(contents):
             ]
             return tf.where(little, tf.add_n(low_first), tf.add_n(high_first))
 
-        directory = tiff + number(tiff + 4, 4)
+        directory = number(tf.constant(4, tf.int64), 4)
         count = tf.minimum(number(directory, 2), _MAX_EXIF_ENTRIES)
         entries = directory + 2 + 12 * tf.range(count)
         found = tf.equal(number(entries, 2), _ORIENTATION_TAG)
@@ -303,7 +300,7 @@ def _exif_orientation_in_graph(contents):
         value = tf.concat([values, [1]], 0)[0]
         return tf.where((value >= 1) & (value <= 8), value, 1)
 
-    return tf.cond(tf.size(starts) > 0, parse, lambda: tf.constant(1, tf.int64))
+    return tf.cond(tf.size(parts) > 1, parse, lambda: tf.constant(1, tf.int64))
 
 
 def _upright_in_graph(image, orientation):
