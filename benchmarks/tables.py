@@ -8,7 +8,10 @@ from pathlib import Path
 import turns
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEAD = "| | median | spread | theirs / ours |\n|---|---:|---:|---:|\n"
+HEAD = (
+    "| | median | spread | theirs / ours | in processor time |\n"
+    "|---|---:|---:|---:|---:|\n"
+)
 
 
 def parser(description):
@@ -23,30 +26,38 @@ def parser(description):
     return result
 
 
-def rows(seconds, ours, scale=1e3, unit="ms"):
+def rows(times, ours, scale=1e3, unit="ms"):
     """Describe a comparison, a line for each side.
 
     Args:
-        seconds: dict from the name of a side to its list of seconds.
+        times: what `turns.in_turns` returned.
         ours: list of names. The sides that are ours; every other one is set
             against the best of these.
         scale: float. Multiplies the seconds.
         unit: string. What that makes of them.
     """
-    medians = {n: statistics.median(values) for n, values in seconds.items()}
-    best = min(medians[name] for name in ours)
-    lines = []
-    for name, values in seconds.items():
-        ratio = "" if name in ours else f"{medians[name] / best:.2f}"
-        lines.append(
-            f"| {name} | {scale * medians[name]:.4g} {unit} | "
-            f"{100 * turns.spread(values):.0f} % | {ratio} |\n"
+    seconds, processor = (
+        {name: statistics.median(values) for name, values in kind.items()}
+        for kind in times
+    )
+
+    def ratios(names):
+        return " | ".join(
+            f"{min(kind[n] for n in names) / min(kind[n] for n in ours):.2f}"
+            for kind in (seconds, processor)
         )
-    theirs = [medians[name] for name in seconds if name not in ours]
+
+    lines = []
+    for name, median in seconds.items():
+        lines.append(
+            f"| {name} | {scale * median:.4g} {unit} | "
+            f"{100 * turns.spread(times[0][name]):.0f} % | "
+            f"{' | ' if name in ours else ratios([name])} |\n"
+        )
+    theirs = [name for name in seconds if name not in ours]
     if theirs:
         lines.append(
-            "| **best of theirs / best of ours** | | | "
-            f"**{min(theirs) / best:.2f}** |\n"
+            f"| **best of theirs, best of ours** | | | {ratios(theirs)} |\n"
         )
     return "".join(lines)
 

@@ -74,7 +74,7 @@ def sides(args, tower):
         "batch_size": args.batch,
         "image_size": args.image_size,
     }
-    for backend in ("tensorflow", "jax"):
+    for backend in args.backends:
         yield turns.Side(
             f"align_keras, {backend}",
             "towers:ours",
@@ -94,14 +94,15 @@ def main():
     parser.add_argument("--image-size", type=int, default=289)
     parser.add_argument("--towers", nargs="+", default=["image", "text"])
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    parser.add_argument("--backends", nargs="+", default=["tensorflow", "jax"])
     args = parser.parse_args()
     for tower in args.towers:
-        seconds = turns.in_turns(list(sides(args, tower)), args.rounds)
-        ours = [name for name in seconds if name.startswith("align_keras")]
+        times = turns.in_turns(list(sides(args, tower)), args.rounds)
+        ours = [name for name in times[0] if name.startswith("align_keras")]
         tables.publish(
             args,
             f"{tower} tower, batch {args.batch} at {args.image_size}:",
-            tables.HEAD + tables.rows(seconds, ours),
+            tables.HEAD + tables.rows(times, ours),
             f"{args.case}-{tower}",
         )
 

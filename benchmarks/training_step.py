@@ -146,27 +146,24 @@ def main():
     parser.add_argument("--forms", nargs="*", default=FORMS, choices=FORMS)
     parser.add_argument("--backends", nargs="*", default=["tensorflow", "jax"])
     args = parser.parse_args()
-    all_sides, first = [], {}
+    all_sides, first = [], ({}, {})
     for side in sides(args):
         side.take_turn()
-        first[side.name] = [side.seconds_to_prepare + side.seconds[0]]
+        first[0][side.name] = [side.seconds_to_prepare + side.seconds[0]]
+        first[1][side.name] = [side.processor_to_prepare + side.processor[0]]
         all_sides.append(side)
-    ours = [name for name in first if name.startswith("align_keras")]
+    ours = [name for name in first[0] if name.startswith("align_keras")]
     tables.publish(
         args,
         f"From the start of the process to the end of {STEPS} steps:",
         tables.HEAD + tables.rows(first, ours, 1, "s"),
         f"{args.case}-first-step",
     )
-    seconds = turns.in_turns(all_sides, args.rounds, warm_up=0)
-    seconds = {
-        name: [value / STEPS for value in values]
-        for name, values in seconds.items()
-    }
+    times = turns.in_turns(all_sides, args.rounds, warm_up=0)
     tables.publish(
         args,
-        f"One training step of {args.batch} pairs at {args.image_size}:",
-        tables.HEAD + tables.rows(seconds, ours, 1, "s"),
+        f"{STEPS} training steps of {args.batch} pairs at {args.image_size}:",
+        tables.HEAD + tables.rows(times, ours, 1, "s"),
         f"{args.case}-training-step",
     )
 

@@ -3,7 +3,8 @@
 A side is a Python function that prepares something and returns what is timed.
 It runs in its own process, since backends and thread pools do not share one,
 and waits there for its turn: A B C A B C. The sides of a table have the same
-number of threads; while one runs, the others sleep.
+number of threads; while one runs, the others sleep. Beside the time that
+passes, the time of the processors is kept, which a busy machine bends less.
 """
 
 import importlib
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+# `taskset -c 0` in front of a benchmark gives all its sides one core.
 THREADS = len(os.sched_getaffinity(0))
 HERE = Path(__file__).resolve().parent
 _SERVE = "import turns; turns.serve()"
@@ -35,6 +37,7 @@ class Side:
     def __init__(self, name, function, arguments=None, environment=None):
         self.name = name
         self.seconds = []
+        self.processor = []
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SERVE],
@@ -44,11 +47,14 @@ class Side:
             cwd=HERE,
             env={**quiet(), **(environment or {})},
         )
-        self._ask({"function": function, "arguments": arguments or {}})
+        answer = self._ask({"function": function, "arguments": arguments or {}})
         self.seconds_to_prepare = time.perf_counter() - start
+        self.processor_to_prepare = answer["processor"]
 
     def take_turn(self):
-        self.seconds.append(self._ask({"run": True})["seconds"])
+        answer = self._ask({"run": True})
+        self.seconds.append(answer["seconds"])
+        self.processor.append(answer["processor"])
 
     def close(self):
         self._process.stdin.close()
@@ -88,11 +94,14 @@ def serve():
     module, _, function = first["function"].partition(":")
     function = getattr(importlib.import_module(module), function)
     run = function(**first["arguments"])
-    answer(ready=True)
+    answer(processor=time.process_time())
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         run()
-        answer(seconds=time.perf_counter() - start)
+        answer(
+            seconds=time.perf_counter() - start[0],
+            processor=time.process_time() - start[1],
+        )
 
 
 def in_turns(sides, rounds, warm_up=1):
@@ -104,18 +113,23 @@ def in_turns(sides, rounds, warm_up=1):
         warm_up: int. Runs of each side beforehand, which do not count.
 
     Returns:
-        Dict from name to the list of seconds of each run.
+        Pair of dicts from name to the list of seconds of each run: those that
+        passed, and those of the processors.
     """
     for side in sides:
         for _ in range(warm_up):
             side.take_turn()
         side.seconds.clear()
+        side.processor.clear()
     for _ in range(rounds):
         for side in sides:
             side.take_turn()
     for side in sides:
         side.close()
-    return {side.name: side.seconds for side in sides}
+    return (
+        {side.name: side.seconds for side in sides},
+        {side.name: side.processor for side in sides},
+    )
 
 
 def spread(values):

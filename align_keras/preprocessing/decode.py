@@ -229,6 +229,65 @@ def _decode_jpeg(contents):
     )
 
 
+def is_upright_jpeg(contents):
+    """Whether `decode_window` takes a file: a JPEG that is not to be turned.
+
+    Args:
+        contents: scalar string tensor, a whole picture file.
+
+    Returns:
+        bool scalar tensor.
+    """
+    import tensorflow as tf
+
+    upright = tf.equal(_exif_orientation_in_graph(contents), 1)
+    return tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8") & upright
+
+
+def decode_window(contents, corner, window_size, full_size):
+    """Decode the part of a JPEG file that a crop shows.
+
+    What the picture would be at `full_size` is cropped; here, the part of the
+    file under that crop is decoded, from whole pixels to whole pixels. Where
+    it is larger than the crop by 2, 4 or 8, libjpeg makes it that much
+    smaller while it decodes, out of the lower frequencies of each block.
+
+    Args:
+        contents: scalar string tensor, see `is_upright_jpeg`.
+        corner: int32 tensor `(2,)`, top and left of the crop.
+        window_size: pair of ints, height and width of the crop.
+        full_size: pair of ints, height and width of what it is cropped from.
+
+    Returns:
+        uint8 tensor `(height, width, 3)`, still to be resized to
+        `window_size`.
+    """
+    import tensorflow as tf
+
+    sides = tf.image.extract_jpeg_shape(contents)[:2]
+    scale = tf.cast(sides, tf.float32) / tf.constant(full_size, tf.float32)
+    shrinkage = tf.cast(tf.reduce_min(scale), tf.int32)
+    exponent = sum(tf.cast(shrinkage >= r, tf.int32) for r in (2, 4, 8))
+    ratio = tf.bitwise.left_shift(1, exponent)
+    scale = scale / tf.cast(ratio, tf.float32)
+    extent = tf.round(scale * tf.constant(window_size, tf.float32))
+    extent = tf.maximum(tf.cast(extent, tf.int32), 1)
+    begin = tf.cast(tf.round(scale * tf.cast(corner, tf.float32)), tf.int32)
+    begin = tf.minimum(begin, -(-sides // ratio) - extent)
+    window = tf.concat([begin, extent], 0)
+
+    def decode(ratio):
+        return lambda: tf.image.decode_and_crop_jpeg(
+            contents,
+            window,
+            channels=3,
+            ratio=ratio,
+            dct_method="INTEGER_ACCURATE",
+        )
+
+    return tf.switch_case(exponent, [decode(r) for r in (1, 2, 4, 8)])
+
+
 def _decode_webp(contents):
     import tensorflow as tf
 
@@ -283,7 +342,7 @@ def _exif_orientation_in_graph(contents):
             position = tf.clip_by_value(position, 0, last)
             return tf.cast(tf.gather(block, position), tf.int64)
 
-        little = tf.equal(byte(0), ord("I"))
+        little = tf.equal(block[0], ord("I"))
 
         def number(position, size):
             low_first = [byte(position + i) * 256**i for i in range(size)]
