@@ -1,6 +1,7 @@
 # make quickstart   see ALIGN work: draw data, train, measure, search
 # make test         lint and all tests, on both backends
 # make lint         lint alone
+# make bench        comparisons with others, into benchmarks/RESULTS.md
 # make clean        remove what the other targets made
 
 VENV ?= .venv
@@ -23,7 +24,13 @@ JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed
 # A file's tests share fixtures, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test lint clean
+# What the benchmarks compare with has an environment of its own. Of these, what
+# does not install is left out, and so is its row.
+BENCH_VENV ?= .venv-bench
+BENCH_PEERS := open_clip_torch==3.3.0 clip-benchmark==1.6.2 img2dataset==1.47.0
+PHOTOS ?= ../shared/data/photos
+
+.PHONY: quickstart test lint bench clean
 # A half-made environment must not look like a whole one.
 .DELETE_ON_ERROR:
 
@@ -41,8 +48,12 @@ lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+bench: $(BENCH_VENV)/installed-for-benchmarks
+	$(BENCH_VENV)/bin/python benchmarks/run_all.py \
+		$(if $(wildcard $(PHOTOS)),--photos $(PHOTOS))
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache quickstart
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache quickstart
 
 $(VENV)/installed: $(SETTINGS) | $(VENV)/pyvenv.cfg
 	@echo "Installing into $(VENV); the first time takes some minutes."
@@ -52,6 +63,20 @@ $(VENV)/installed: $(SETTINGS) | $(VENV)/pyvenv.cfg
 $(VENV)/installed-for-tests: $(SETTINGS) | $(VENV)/pyvenv.cfg
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	@$(INSTALL) ".[test]"
+	@touch $@
+
+$(BENCH_VENV)/installed-for-benchmarks: $(SETTINGS) benchmarks/requirements.txt
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) $(BENCH_VENV)/pyvenv.cfg
+	@echo "Installing into $(BENCH_VENV); the first time takes some minutes."
+	@$(BENCH_VENV)/bin/python -m pip install --quiet \
+		--disable-pip-version-check -c constraints.txt \
+		-r benchmarks/requirements.txt \
+		-e ".[curation,evaluation,jax,parity,search]"
+	@for peer in $(BENCH_PEERS); do \
+		$(BENCH_VENV)/bin/python -m pip install --quiet \
+			--disable-pip-version-check -c constraints.txt \
+			-r benchmarks/requirements.txt $$peer \
+			|| echo "$$peer does not install here: it is left out."; done
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

@@ -13,13 +13,17 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import all_reduce_sum
     from align_keras.backend.tensorflow import checkpoint
     from align_keras.backend.tensorflow import compile_inference
+    from align_keras.backend.tensorflow import convolve
+    from align_keras.backend.tensorflow import convolve_depthwise
     from align_keras.backend.tensorflow import densify
+    from align_keras.backend.tensorflow import normalize_batch
     from align_keras.backend.tensorflow import num_replicas
     from align_keras.backend.tensorflow import num_shards
     from align_keras.backend.tensorflow import replica_index
     from align_keras.backend.tensorflow import replicate
     from align_keras.backend.tensorflow import require
     from align_keras.backend.tensorflow import scan
+    from align_keras.backend.tensorflow import silu
     from align_keras.backend.tensorflow import value_and_gradients
     from align_keras.backend.tensorflow import values
 elif keras.config.backend() == "jax":
@@ -29,13 +33,17 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import all_reduce_sum
     from align_keras.backend.jax import checkpoint
     from align_keras.backend.jax import compile_inference
+    from align_keras.backend.jax import convolve
+    from align_keras.backend.jax import convolve_depthwise
     from align_keras.backend.jax import densify
+    from align_keras.backend.jax import normalize_batch
     from align_keras.backend.jax import num_replicas
     from align_keras.backend.jax import num_shards
     from align_keras.backend.jax import replica_index
     from align_keras.backend.jax import replicate
     from align_keras.backend.jax import require
     from align_keras.backend.jax import scan
+    from align_keras.backend.jax import silu
     from align_keras.backend.jax import value_and_gradients
     from align_keras.backend.jax import values
 else:
@@ -52,13 +60,17 @@ __all__ = [
     "all_reduce_sum",
     "checkpoint",
     "compile_inference",
+    "convolve",
+    "convolve_depthwise",
     "densify",
+    "normalize_batch",
     "num_replicas",
     "num_shards",
     "replica_index",
     "replicate",
     "require",
     "scan",
+    "silu",
     "value_and_gradients",
     "values",
 ]

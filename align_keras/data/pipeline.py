@@ -190,9 +190,12 @@ def _decode(dataset, preprocessor, training, seed):
             draw = tf.random.stateless_uniform((), (seed, 2 * place))
             count = tf.cast(tf.size(captions), tf.float32)
             choice = tf.cast(draw * count, tf.int32)
+            crop_seed = tf.stack([tf.constant(seed, tf.int64), 2 * place + 1])
+            images = converter.decode_random_crop(picture, crop_seed)
+        else:
+            images = converter(converter.decode(picture))
         return {
-            "place": place,
-            "images": converter.decode(picture),
+            "images": images,
             # Without captions this index is out of bounds: an error.
             "text": captions[choice],
             "usable": True,
@@ -201,8 +204,7 @@ def _decode(dataset, preprocessor, training, seed):
     def report(place, raw):
         usable = tf.numpy_function(_report, raw, tf.bool)
         return {
-            "place": place,
-            "images": tf.zeros((1, 1, 3), tf.uint8),
+            "images": tf.zeros((*converter.image_size, 3)),
             "text": "",
             "usable": tf.ensure_shape(usable, ()),
         }
@@ -214,23 +216,12 @@ def _decode(dataset, preprocessor, training, seed):
         tried = one.map(attempt).ignore_errors()
         return tried.concatenate(one.map(report)).take(1)
 
-    def convert(example):
-        place = example.pop("place")
-        crop_seed = tf.stack([tf.constant(seed, tf.int64), 2 * place + 1])
-        images = converter(
-            example["images"],
-            training=training,
-            seed=crop_seed if training else None,
-        )
-        return {**example, "images": images}
-
-    dataset = dataset.interleave(
+    return dataset.interleave(
         safely,
         cycle_length=tf.data.AUTOTUNE,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _parse(record):

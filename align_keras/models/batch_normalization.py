@@ -34,12 +34,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         rows = current_mask()
-        if rows is None or not (training and self.trainable):
+        if not (training and self.trainable):
+            return super().call(inputs, training=False)
+        if rows is None and self._has_short_form(inputs):
+            outputs, *statistics = backend.normalize_batch(
+                inputs, self.gamma, self.beta, self.epsilon
+            )
+            self.update_moving(*statistics)
+            return outputs
+        if rows is None:
             return super().call(inputs, training=training, mask=mask)
         x = at_least_float32(inputs)
         mean, variance = self._moments_of_rows(x, rows)
         self.update_moving(mean, variance)
         return self.normalize(x, mean, variance)
+
+    def _has_short_form(self, inputs):
+        """Whether `backend.normalize_batch` can do it: a map, in float32."""
+        alone = not self.synchronized or backend.num_replicas() == 1
+        is_map = len(inputs.shape) == 4 and self.scale and self.center
+        return alone and is_map and self.variable_dtype == "float32"
 
     def _moments_of_rows(self, x, rows):
         axes = tuple(range(len(x.shape) - 1))
@@ -67,6 +81,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
             variable.assign(
                 variable * self.momentum + statistic * (1.0 - self.momentum)
             )
+
+    def scale_and_shift(self):
+        """Return what inference multiplies each channel with, and adds."""
+        mean = ops.convert_to_tensor(self.moving_mean)
+        variance = ops.convert_to_tensor(self.moving_variance)
+        scale = ops.rsqrt(variance + self.epsilon)
+        if self.scale:
+            scale = scale * self.gamma
+        shift = -mean * scale
+        if self.center:
+            shift = shift + self.beta
+        return scale, shift
 
     def normalize(self, x, mean, variance):
         """Scale and shift `x`, whose statistics are given."""

@@ -5,12 +5,9 @@ from keras_hub.layers import PositionEmbedding
 from keras_hub.layers import TransformerEncoder
 from keras_hub.models import Backbone
 
+from align_keras.models.initializers import SmallNormal
 from align_keras.models.presets import PresetMixin
 from align_keras.models.rematerialization import rematerialize
-
-
-def _initializer():
-    return keras.initializers.TruncatedNormal(stddev=0.02)
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -103,20 +100,20 @@ class BertTextEncoder(PresetMixin, Backbone):
         self.token_embedding = layers.Embedding(
             vocabulary_size,
             hidden_dim,
-            embeddings_initializer=_initializer(),
+            embeddings_initializer=SmallNormal(),
             dtype=dtype,
             name="token_embedding",
         )
         self.position_embedding = PositionEmbedding(
             max_sequence_length,
-            initializer=_initializer(),
+            initializer=SmallNormal(),
             dtype=dtype,
             name="position_embedding",
         )
         self.segment_embedding = layers.Embedding(
             num_segments,
             hidden_dim,
-            embeddings_initializer=_initializer(),
+            embeddings_initializer=SmallNormal(),
             dtype=dtype,
             name="segment_embedding",
         )
@@ -133,7 +130,7 @@ class BertTextEncoder(PresetMixin, Backbone):
                 activation=_activation(activation),
                 dropout=dropout,
                 layer_norm_epsilon=1e-12,
-                kernel_initializer=_initializer(),
+                kernel_initializer=SmallNormal(),
                 dtype=dtype,
                 name=f"transformer_layer_{i}",
             )

@@ -5,9 +5,9 @@ import keras
 from keras import layers
 from keras_hub.models import Backbone
 
+from align_keras.models.initializers import FanOutNormal
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
-from align_keras.models.mbconv_block import fan_out_initializer
 from align_keras.models.presets import PresetMixin
 
 Stage = collections.namedtuple(
@@ -133,7 +133,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
             strides=2,
             padding="valid" if padding == "fixed" else "same",
             use_bias=False,
-            kernel_initializer=fan_out_initializer(),
+            kernel_initializer=FanOutNormal(),
             data_format="channels_last",
             dtype=dtype,
             name="stem_conv",

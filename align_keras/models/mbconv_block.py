@@ -3,16 +3,12 @@ from keras import layers
 from keras import ops
 
 from align_keras.models.batch_normalization import BatchNormalization
+from align_keras.models.convolution import activate
+from align_keras.models.convolution import convolve_and_normalize
 from align_keras.models.ghost_batch_normalization import GhostBatchNormalization
+from align_keras.models.initializers import FanOutNormal
 from align_keras.models.pooling import precise_mean
 from align_keras.models.rematerialization import rematerialize
-
-
-def fan_out_initializer():
-    """Normal with variance 2 / fan-out, as EfficientNets are initialised."""
-    return keras.initializers.VarianceScaling(
-        scale=2.0, mode="fan_out", distribution="untruncated_normal"
-    )
 
 
 def batch_normalization(kind, virtual_batch_size, dtype, name):
@@ -112,7 +108,7 @@ class MBConvBlock(layers.Layer):
             strides=strides,
             padding="valid" if self.pad else "same",
             use_bias=False,
-            depthwise_initializer=fan_out_initializer(),
+            depthwise_initializer=FanOutNormal(),
             data_format="channels_last",
             dtype=dtype,
             name="depthwise_conv",
@@ -136,7 +132,7 @@ class MBConvBlock(layers.Layer):
             filters,
             1,
             use_bias=False,
-            kernel_initializer=fan_out_initializer(),
+            kernel_initializer=FanOutNormal(),
             data_format="channels_last",
             dtype=self.dtype_policy,
             name=name,
@@ -146,7 +142,7 @@ class MBConvBlock(layers.Layer):
         # A 1x1 convolution of a 1x1 map.
         return layers.Dense(
             units,
-            kernel_initializer=fan_out_initializer(),
+            kernel_initializer=FanOutNormal(),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -178,14 +174,20 @@ class MBConvBlock(layers.Layer):
     def _run(self, inputs, training):
         x = inputs
         if self.expansion_ratio != 1:
-            x = self.expand_bn(self.expand_conv(x), training=training)
-            x = self.activation(x)
+            x = convolve_and_normalize(
+                self.expand_conv, self.expand_bn, x, training
+            )
+            x = activate(self.activation, x, training)
         if self.pad is not None:
             x = self.pad(x)
-        x = self.depthwise_bn(self.depthwise_conv(x), training=training)
-        x = self.activation(x)
+        x = convolve_and_normalize(
+            self.depthwise_conv, self.depthwise_bn, x, training
+        )
+        x = activate(self.activation, x, training)
         x = x * self._gate(x)
-        x = self.project_bn(self.project_conv(x), training=training)
+        x = convolve_and_normalize(
+            self.project_conv, self.project_bn, x, training
+        )
         if self.residual:
             x = self.drop_connect(x, training=training) + inputs
         return x

@@ -229,6 +229,65 @@ def _decode_jpeg(contents):
     )
 
 
+def is_upright_jpeg(contents):
+    """Whether `decode_window` takes a file: a JPEG that is not to be turned.
+
+    Args:
+        contents: scalar string tensor, a whole picture file.
+
+    Returns:
+        bool scalar tensor.
+    """
+    import tensorflow as tf
+
+    upright = tf.equal(_exif_orientation_in_graph(contents), 1)
+    return tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8") & upright
+
+
+def decode_window(contents, corner, window_size, full_size):
+    """Decode the part of a JPEG file that a crop shows.
+
+    What the picture would be at `full_size` is cropped; here, the part of the
+    file under that crop is decoded, from whole pixels to whole pixels. Where
+    it is larger than the crop by 2, 4 or 8, libjpeg makes it that much
+    smaller while it decodes, out of the lower frequencies of each block.
+
+    Args:
+        contents: scalar string tensor, see `is_upright_jpeg`.
+        corner: int32 tensor `(2,)`, top and left of the crop.
+        window_size: pair of ints, height and width of the crop.
+        full_size: pair of ints, height and width of what it is cropped from.
+
+    Returns:
+        uint8 tensor `(height, width, 3)`, still to be resized to
+        `window_size`.
+    """
+    import tensorflow as tf
+
+    sides = tf.image.extract_jpeg_shape(contents)[:2]
+    scale = tf.cast(sides, tf.float32) / tf.constant(full_size, tf.float32)
+    shrinkage = tf.cast(tf.reduce_min(scale), tf.int32)
+    exponent = sum(tf.cast(shrinkage >= r, tf.int32) for r in (2, 4, 8))
+    ratio = tf.bitwise.left_shift(1, exponent)
+    scale = scale / tf.cast(ratio, tf.float32)
+    extent = tf.round(scale * tf.constant(window_size, tf.float32))
+    extent = tf.maximum(tf.cast(extent, tf.int32), 1)
+    begin = tf.cast(tf.round(scale * tf.cast(corner, tf.float32)), tf.int32)
+    begin = tf.minimum(begin, -(-sides // ratio) - extent)
+    window = tf.concat([begin, extent], 0)
+
+    def decode(ratio):
+        return lambda: tf.image.decode_and_crop_jpeg(
+            contents,
+            window,
+            channels=3,
+            ratio=ratio,
+            dct_method="INTEGER_ACCURATE",
+        )
+
+    return tf.switch_case(exponent, [decode(r) for r in (1, 2, 4, 8)])
+
+
 def _decode_webp(contents):
     import tensorflow as tf
 
@@ -266,27 +325,24 @@ def _exif_orientation_in_graph(contents):
     """`exif_orientation`, as TensorFlow operations."""
     import tensorflow as tf
 
-    head = tf.io.decode_raw(
-        tf.strings.substr(contents, 0, _EXIF_SEARCH_BYTES), tf.uint8
-    )
-    # Zeros behind the end: positions that a broken block invents read as 0.
-    head = tf.concat([head, tf.zeros(8, tf.uint8)], 0)
-    last = tf.shape(head, out_type=tf.int64)[0] - 1
-
-    def byte(position):
-        position = tf.clip_by_value(position, 0, last)
-        return tf.cast(tf.gather(head, position), tf.int64)
-
-    # Few bytes equal "E", so the other five are compared at those alone.
-    starts = tf.where(tf.equal(head, _EXIF_HEADER[0]))[:, 0]
-    matches = tf.ones_like(starts, tf.bool)
-    for offset, value in enumerate(_EXIF_HEADER[1:], start=1):
-        matches &= tf.equal(byte(starts + offset), value)
-    starts = tf.boolean_mask(starts, matches)
+    head = tf.strings.substr(contents, 0, _EXIF_SEARCH_BYTES)
+    # Most files have no such block, which a search of strings finds out in no
+    # time.
+    parts = tf.raw_ops.StringSplitV2(
+        input=head[None], sep=_EXIF_HEADER, maxsplit=1
+    ).values
 
     def parse():
-        tiff = starts[0] + len(_EXIF_HEADER)
-        little = tf.equal(byte(tiff), ord("I"))
+        block = tf.io.decode_raw(parts[1], tf.uint8)
+        # Zeros behind the end: positions that a broken block invents read 0.
+        block = tf.concat([block, tf.zeros(8, tf.uint8)], 0)
+        last = tf.shape(block, out_type=tf.int64)[0] - 1
+
+        def byte(position):
+            position = tf.clip_by_value(position, 0, last)
+            return tf.cast(tf.gather(block, position), tf.int64)
+
+        little = tf.equal(block[0], ord("I"))
 
         def number(position, size):
             low_first = [byte(position + i) * 256**i for i in range(size)]
@@ -295,7 +351,7 @@ def _exif_orientation_in_graph(contents):
             ]
             return tf.where(little, tf.add_n(low_first), tf.add_n(high_first))
 
-        directory = tiff + number(tiff + 4, 4)
+        directory = number(tf.constant(4, tf.int64), 4)
         count = tf.minimum(number(directory, 2), _MAX_EXIF_ENTRIES)
         entries = directory + 2 + 12 * tf.range(count)
         found = tf.equal(number(entries, 2), _ORIENTATION_TAG)
@@ -303,7 +359,7 @@ def _exif_orientation_in_graph(contents):
         value = tf.concat([values, [1]], 0)[0]
         return tf.where((value >= 1) & (value <= 8), value, 1)
 
-    return tf.cond(tf.size(starts) > 0, parse, lambda: tf.constant(1, tf.int64))
+    return tf.cond(tf.size(parts) > 1, parse, lambda: tf.constant(1, tf.int64))
 
 
 def _upright_in_graph(image, orientation):

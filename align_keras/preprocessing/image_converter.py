@@ -12,8 +12,10 @@ from align_keras import keras_hub_internals
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing.decode import decode_in_graph
+from align_keras.preprocessing.decode import decode_window
 from align_keras.preprocessing.decode import decode_with_pillow
 from align_keras.preprocessing.decode import in_tf_graph
+from align_keras.preprocessing.decode import is_upright_jpeg
 
 # The paper resizes to 346 and crops 289 (section 4.1).
 _RESIZE_RATIO = 346 / 289
@@ -44,6 +46,10 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             rounds to whole grey levels, as Pillow and so the Hugging Face
             processor do. Defaults to `False`, as the public reproduction of
             ALIGN was trained.
+        fast: bool. Whether `decode_random_crop`, and so training, decodes of
+            a JPEG only what the crop shows, at a half, a quarter or an eighth
+            of its size where the crop is larger by that much. The window then
+            begins and ends at whole pixels of the file. Defaults to `False`.
         scale: float or three floats, multiplied with the values 0..255.
             Defaults to 1 / 127.5.
         offset: float or three floats, added afterwards. Defaults to -1.
@@ -65,6 +71,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         image_size=(289, 289),
         resize_size=None,
         antialias=False,
+        fast=False,
         scale=1 / 127.5,
         offset=-1.0,
         **kwargs,
@@ -85,6 +92,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             **kwargs,
         )
         self.image_size = image_size
+        self.fast = fast
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
@@ -150,7 +158,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             )
         if "string" in repr(getattr(images, "dtype", None)):
             return self._convert_encoded(images, training, seed)
-        images = _to_float(images)
+        images = _to_tensor(images)
         if len(images.shape) not in (3, 4) or images.shape[-1] != 3:
             raise ValueError(
                 "Pictures must have the shape (height, width, 3) or (batch, "
@@ -161,9 +169,12 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             images = self._random_crop(images, seed)
         else:
             images = self._central_crop(images)
-        images = images * np.asarray(self.scale, "float32")
-        images = images + np.asarray(self.offset, "float32")
+        images = self._scale(images)
         return images if in_tf_graph() else ops.convert_to_tensor(images)
+
+    def _scale(self, images):
+        images = images * np.asarray(self.scale, "float32")
+        return images + np.asarray(self.offset, "float32")
 
     def decode(self, contents):
         """Decode one encoded picture inside a TensorFlow graph.
@@ -179,6 +190,39 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             raises `tf.errors.InvalidArgumentError` when the graph runs.
         """
         return decode_in_graph(contents)
+
+    def decode_random_crop(self, contents, seed):
+        """Decode one encoded picture and crop it at random, for training.
+
+        With `fast=True`, a JPEG is decoded only where the crop is.
+
+        Args:
+            contents: scalar string tensor, see `decode`.
+            seed: two ints. The same crop follows from the same seed, up to
+                half a pixel with `fast`.
+
+        Returns:
+            float32 tensor `(height, width, 3)` with `height, width =
+            image_size`.
+        """
+        import tensorflow as tf
+
+        def whole():
+            return self(self.decode(contents), training=True, seed=seed)
+
+        if not self.fast:
+            return whole()
+
+        def part():
+            corner, mirrored = self._draw_crop(seed)
+            window = decode_window(
+                contents, corner, self.image_size, self.resize_size
+            )
+            image = tf.image.resize(window, self.image_size)
+            return self._scale(_mirror(image, mirrored))
+
+        image = tf.cond(is_upright_jpeg(contents), part, whole)
+        return tf.ensure_shape(image, (*self.image_size, 3))
 
     def load(self, images):
         """Read, decode and convert picture files, without TensorFlow.
@@ -225,6 +269,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             config.pop(name)
         config["image_size"] = self.image_size
         config["resize_size"] = self.resize_size
+        config["fast"] = self.fast
         return config
 
     def _convert_encoded(self, contents, training, seed):
@@ -234,7 +279,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             return self.call(self.decode(contents), training, seed)
         # Files differ in size: resize each, then crop all in one operation.
         images = tf.map_fn(
-            lambda file: self._resize(_to_float(self.decode(file))),
+            lambda file: self._resize(self.decode(file)),
             contents,
             fn_output_signature=tf.TensorSpec(
                 (*self.resize_size, 3), tf.float32
@@ -262,12 +307,28 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
     def _random_crop(self, images, seed):
         unbatched = len(images.shape) == 3
-        images = images[None] if unbatched else images
         if _uses_tensorflow():
-            images = self._random_crop_tf(images, seed)
-        else:
-            images = self._random_crop_numpy(images, seed)
+            if unbatched:
+                return self._random_crop_of_one(images, seed)
+            return self._random_crop_tf(images, seed)
+        images = images[None] if unbatched else images
+        images = self._random_crop_numpy(images, seed)
         return images[0] if unbatched else images
+
+    def _random_crop_of_one(self, image, seed):
+        import tensorflow as tf
+
+        corner, mirrored = self._draw_crop(seed)
+        begin = tf.concat([corner, [0]], 0)
+        return _mirror(tf.slice(image, begin, (*self.image_size, 3)), mirrored)
+
+    def _draw_crop(self, seed):
+        """Draw where a crop begins, `(top, left)`, and whether to mirror it."""
+        import tensorflow as tf
+
+        draws = tf.random.stateless_uniform((3,), tf.convert_to_tensor(seed))
+        margins = [self._margin(axis) + 1 for axis in (0, 1)]
+        return tf.cast(draws[:2] * margins, tf.int32), draws[2] < 0.5
 
     def _random_crop_tf(self, images, seed):
         import tensorflow as tf
@@ -329,12 +390,19 @@ def _uses_tensorflow():
     return in_tf_graph() or keras.backend.backend() == "tensorflow"
 
 
-def _to_float(images):
+def _to_tensor(images):
+    """A tensor as it is, which resizing makes float; or a float array."""
     if _uses_tensorflow():
         import tensorflow as tf
 
-        return tf.cast(images, tf.float32)
+        return tf.convert_to_tensor(images)
     return np.asarray(images, "float32")
+
+
+def _mirror(image, mirrored):
+    import tensorflow as tf
+
+    return tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
 
 
 def _bilinear(images, height, width, antialias=False):
@@ -342,7 +410,9 @@ def _bilinear(images, height, width, antialias=False):
         import tensorflow as tf
 
         height = tf.shape(images)[-3] if height is None else height
-        return tf.image.resize(images, (height, width), antialias=antialias)
+        images = tf.image.resize(images, (height, width), antialias=antialias)
+        # What has the size already is returned as it is.
+        return tf.cast(images, tf.float32)
     for axis, side in ((-2, width), (-3, height)):
         weights = _bilinear_weights(images.shape[axis], side, antialias)
         images = np.tensordot(weights, images, (1, axis))

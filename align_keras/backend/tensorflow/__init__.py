@@ -1,3 +1,5 @@
+from align_keras.backend.tensorflow.convolutions import convolve
+from align_keras.backend.tensorflow.convolutions import convolve_depthwise
 from align_keras.backend.tensorflow.functional import checkpoint
 from align_keras.backend.tensorflow.functional import compile_inference
 from align_keras.backend.tensorflow.functional import densify
@@ -5,6 +7,8 @@ from align_keras.backend.tensorflow.functional import require
 from align_keras.backend.tensorflow.functional import scan
 from align_keras.backend.tensorflow.functional import value_and_gradients
 from align_keras.backend.tensorflow.functional import values
+from align_keras.backend.tensorflow.maps import normalize_batch
+from align_keras.backend.tensorflow.maps import silu
 from align_keras.backend.tensorflow.optimizer import ReplicaClipping
 from align_keras.backend.tensorflow.replicas import all_gather
 from align_keras.backend.tensorflow.replicas import all_reduce_sum
@@ -21,13 +25,17 @@ __all__ = [
     "all_reduce_sum",
     "checkpoint",
     "compile_inference",
+    "convolve",
+    "convolve_depthwise",
     "densify",
+    "normalize_batch",
     "num_replicas",
     "num_shards",
     "replica_index",
     "replicate",
     "require",
     "scan",
+    "silu",
     "value_and_gradients",
     "values",
 ]

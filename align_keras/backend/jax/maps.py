@@ -1,0 +1,29 @@
+"""What a training step does with each number of a map, in few passes."""
+
+import keras
+from keras import ops
+
+
+def normalize_batch(x, gamma, beta, epsilon):
+    """Normalise a map by the statistics of the global batch.
+
+    Args:
+        x: float tensor of shape `(batch, height, width, channels)`.
+        gamma: float32 tensor of shape `(channels,)`.
+        beta: float32 tensor of shape `(channels,)`.
+        epsilon: float. Added to the variance.
+
+    Returns:
+        A tuple of the normalised map, of the dtype of `x`, and the mean and
+        variance of each channel, through which no gradients flow.
+    """
+    wide = ops.cast(x, gamma.dtype)
+    mean, variance = ops.moments(wide, axes=(0, 1, 2))
+    normalized = ops.batch_normalization(
+        wide, mean, variance, -1, beta, gamma, epsilon
+    )
+    statistics = ops.stop_gradient(mean), ops.stop_gradient(variance)
+    return ops.cast(normalized, x.dtype), *statistics
+
+
+silu = keras.activations.silu

@@ -1,0 +1,93 @@
+"""The same network on each side: align_keras, and transformers' AlignModel."""
+
+import os
+
+import numpy as np
+
+# Width and depth of the EfficientNet, channels of its last map; layers, heads
+# and width of BERT.
+CASES = {
+    "tiny": ("align_b0_bert_tiny", (1.0, 1.0, 320), (2, 2, 128)),
+    "b0": ("align_b0_bert_mini", (1.0, 1.0, 320), (4, 4, 256)),
+    "b7": ("align_b7_bert_base", (2.0, 3.1, 640), (12, 12, 768)),
+}
+VOCABULARY_SIZE = 100_000
+TOKENS = 64
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+def batch_of(batch_size, image_size):
+    """Make random pairs; pictures are channels last."""
+    rng = np.random.default_rng(0)
+    shape = (batch_size, image_size, image_size, 3)
+    tokens = rng.integers(5, VOCABULARY_SIZE, (batch_size, TOKENS), "int32")
+    return {
+        "images": rng.uniform(-1, 1, shape).astype("float32"),
+        "token_ids": tokens,
+        "padding_mask": np.ones_like(tokens),
+    }
+
+
+def keras_model(case, dtype=None):
+    """Create the model in align_keras."""
+    import keras
+
+    from align_keras import AlignDualEncoder
+
+    keras.utils.set_random_seed(0)
+    return AlignDualEncoder.from_preset(
+        CASES[case][0], load_weights=False, dtype=dtype
+    )
+
+
+def torch_model(case, image_size):
+    """Create the same architecture in transformers."""
+    import torch
+    from transformers import AlignConfig
+    from transformers import AlignModel
+
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    _, (width, depth, channels), (layers, heads, dim) = CASES[case]
+    vision = {
+        "width_coefficient": width,
+        "depth_coefficient": depth,
+        "hidden_dim": channels,
+        "image_size": image_size,
+    }
+    text = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_size": dim,
+        "intermediate_size": 4 * dim,
+        "vocab_size": VOCABULARY_SIZE,
+    }
+    config = AlignConfig(
+        text_config=text, vision_config=vision, projection_dim=channels
+    )
+    return AlignModel(config)
+
+
+def torch_batch(batch_size, image_size, device="cpu"):
+    """The pairs of `batch_of` as transformers takes them."""
+    import torch
+
+    batch = {
+        name: torch.from_numpy(value).to(device)
+        for name, value in batch_of(batch_size, image_size).items()
+    }
+    return {
+        "pixel_values": batch["images"].permute(0, 3, 1, 2).contiguous(),
+        "input_ids": batch["token_ids"].long(),
+        "attention_mask": batch["padding_mask"].long(),
+    }
+
+
+def set_layout(model, batch, channels_last):
+    """Store pictures and kernels of PyTorch with their channels last."""
+    import torch
+
+    if channels_last:
+        layout = torch.channels_last
+        model.to(memory_format=layout)
+        batch["pixel_values"] = batch["pixel_values"].to(memory_format=layout)
