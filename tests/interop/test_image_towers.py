@@ -26,7 +26,8 @@ TIMM_SCRIPT = Path(__file__).with_name("compare_timm.py")
 
 def assert_close(result, expected):
     scale = np.abs(expected).max()
-    assert np.std(expected / scale, axis=(1, 2)).max() > 0.01
+    # Places of a channel differ by hundreds of times the tolerance.
+    assert np.std(expected / scale, axis=(1, 2)).max() > 0.004
     np.testing.assert_allclose(result, expected, atol=1e-5 * max(scale, 1))
 
 
