@@ -1,10 +1,13 @@
 """Compare our backbone with timm's; a process of its own, for its imports.
 
-Arguments: an empty directory, and sizes whose names and shapes to compare.
+python tests/interop/compare_timm.py DIR --numbers b0 --names b2 l2
+
+`DIR` is an empty directory, for a checkpoint of the network whose outputs are
+compared; of the others, the names and shapes of the tensors are.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import fake_torchvision
@@ -23,7 +26,13 @@ from align_keras import AlignImageConverter
 from align_keras import EfficientNetBackbone
 from align_keras.interop import timm as interop
 
-directory, *sizes = sys.argv[1:]
+parser = argparse.ArgumentParser()
+parser.add_argument("directory")
+parser.add_argument("--numbers", default="b0")
+parser.add_argument("--names", nargs="*", default=[])
+options = parser.parse_args()
+directory = options.directory
+name = f"tf_efficientnet_{options.numbers}"
 
 
 def agrees(size):
@@ -43,14 +52,14 @@ def agrees(size):
 
 
 def make_checkpoint():
-    model = randomize(timm.create_model("tf_efficientnet_b0"), seed=0)
+    model = randomize(timm.create_model(name), seed=0)
     path = Path(directory)
     safetensors.torch.save_file(model.state_dict(), path / "model.safetensors")
     settings = {
-        name: list(model.default_cfg[name])
-        for name in ("input_size", "mean", "std")
+        field: list(model.default_cfg[field])
+        for field in ("input_size", "mean", "std")
     }
-    config = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": settings}
+    config = {"architecture": name, "pretrained_cfg": settings}
     (path / "config.json").write_text(json.dumps(config))
     return model, settings
 
@@ -70,7 +79,7 @@ def compare(model):
 
 
 model, settings = make_checkpoint()
-grey = np.full((224, 224, 3), 100, "uint8")
+grey = np.full((*settings["input_size"][1:], 3), 100, "uint8")
 pixel = np.asarray(AlignImageConverter.from_preset(directory)(grey))[0, 0]
 mean, std = np.array(settings["mean"]), np.array(settings["std"])
 print(
@@ -78,7 +87,7 @@ print(
         {
             "differences": list(compare(model)),
             "pixel": float(np.abs(pixel - (100 / 255 - mean) / std).max()),
-            "agrees": {size: agrees(size) for size in sizes},
+            "agrees": {size: agrees(size) for size in options.names},
         }
     )
 )
