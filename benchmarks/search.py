@@ -23,7 +23,7 @@ from align_keras.search.exact import nearest
 TOPICS, DIRECTIONS, NOISE = 2000, 64, 0.25
 # Changes of the settings that `build` has chosen.
 EFFORTS = {
-    "ivf-pq": ({}, {"probes": 64}, {"probes": 64, "candidates": 400}),
+    "ivf-pq": ({}, {"probes": 64}, {"probes": 256}),
     "hnsw": ({}, {"breadth": 100}, {"breadth": 400}),
 }
 

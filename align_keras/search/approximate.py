@@ -50,7 +50,7 @@ def build(kind, vectors, path, seed=0):
         )
         if recall >= _RECALL or effort >= bound:
             return {**settings, "recall@10": round(recall, 3)}
-        effort *= 2
+        effort = effort * 3 // 2
 
 
 def _nearest_rows(queries, vectors, k):
