@@ -218,7 +218,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             window = decode_window(
                 contents, corner, self.image_size, self.resize_size
             )
-            image = tf.image.resize(window, self.image_size)
+            image = _bilinear(window, *self.image_size, self.antialias)
             return self._scale(_mirror(image, mirrored))
 
         image = tf.cond(is_upright_jpeg(contents), part, whole)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.preprocessing import AlignImageConverter
+from align_keras.preprocessing import decode
 from align_keras.preprocessing import image_converter as module
 
 PHOTOS = Path(__file__).resolve().parents[2] / ".." / "shared/data/photos"
@@ -180,6 +181,7 @@ def test_config_round_trip():
         image_size=(30, 20),
         resize_size=(40, 50),
         antialias=True,
+        fast=True,
         scale=[0.1, 0.2, 0.3],
         offset=[1.0, 2.0, 3.0],
         name="pictures",
@@ -254,3 +256,68 @@ def test_encoded_files_in_a_graph():
     np.testing.assert_allclose(result, converter.load(files), atol=2e-5)
     one = tf.function(lambda x: converter(x))(tf.constant(files[1]))
     np.testing.assert_allclose(one, converter.load(files)[1], atol=2e-5)
+
+
+def _encode(size, form="JPEG", **kwargs):
+    random = np.random.default_rng(4)
+    small = random.integers(0, 256, (7, 9, 3), dtype="uint8")
+    buffer = io.BytesIO()
+    image = Image.fromarray(small).resize(size, Image.BICUBIC)
+    image.save(buffer, form, **kwargs)
+    return buffer.getvalue()
+
+
+# The longer side of the last is 8.8 times that of the picture before the crop.
+@pytest.mark.parametrize("size", [(90, 110), (200, 260), (1020, 1060)])
+def test_fast_crops_are_those_of_the_whole_picture(size):
+    contents = tf.constant(_encode(size, quality=95))
+    options = {"image_size": 96, "resize_size": 115}
+    fast = AlignImageConverter(**options, fast=True)
+    # Where the decoder shrinks, it averages.
+    plain = AlignImageConverter(**options, antialias=size[0] > 230)
+    for number in range(4):
+        seed = tf.constant([3, number])
+        crop = _grey_levels(fast.decode_random_crop(contents, seed))
+        expected = _grey_levels(plain.decode_random_crop(contents, seed))
+        # Half a pixel of the file, where a grey level is a gentle slope.
+        assert np.abs(crop - expected).mean() < 1.5
+        other = tf.constant([3, 4 + number])
+        other = _grey_levels(plain.decode_random_crop(contents, other))
+        assert np.abs(crop - other).mean() > 5
+
+
+def test_fast_decodes_at_a_fraction_of_the_size():
+    contents = tf.constant(_encode((1020, 1060)))
+    corner = tf.constant([19, 19])
+    window = decode.decode_window(contents, corner, (96, 96), (115, 115))
+    # 1060 / 115 is above 8, so that a side of 8 pixels became one.
+    assert window.shape == (
+        round(1060 / 8 * 96 / 115),
+        round(1020 / 8 * 96 / 115),
+        3,
+    )
+    whole = Image.open(io.BytesIO(contents.numpy()))
+    whole.draft("RGB", (1020 // 8, 1060 // 8))
+    whole = np.asarray(whole, "float32")
+    top, left = round(1060 / 8 * 19 / 115), round(1020 / 8 * 19 / 115)
+    expected = whole[top:, left:][: window.shape[0], : window.shape[1]]
+    # Both ask libjpeg for the same; versions of it may round differently.
+    assert np.abs(expected - window.numpy()).mean() < 1
+
+
+def test_fast_leaves_other_files_to_the_whole_decoder():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [
+        _encode((90, 110), "PNG"),
+        _encode((90, 110), exif=exif.tobytes()),
+    ]
+    options = {"image_size": 96, "resize_size": 115}
+    for contents in files:
+        crops = [
+            AlignImageConverter(**options, fast=fast).decode_random_crop(
+                tf.constant(contents), tf.constant([3, 1])
+            )
+            for fast in (True, False)
+        ]
+        np.testing.assert_array_equal(*crops)
