@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from keras import ops
 
+# Compiled, so that outside of a program each shape is compiled once.
+_compile = functools.partial(jax.jit, static_argnums=(2, 3))
+
 
 def convolve(x, kernel, strides, padding):
     """Convolve pictures with a kernel.
@@ -19,15 +22,20 @@ def convolve(x, kernel, strides, padding):
     Returns:
         A float tensor of shape `(batch, new_height, new_width, filters)`.
     """
+    strides = tuple(strides)
+    if kernel.shape[:2] == (1, 1) and strides == (1, 1):
+        return _convolve_places(x, kernel, strides, padding)
+    return ops.conv(x, kernel, strides, padding, "channels_last")
 
+
+@_compile
+def _convolve_places(x, kernel, strides, padding):
     def convolution(x, kernel):
-        return ops.conv(x, kernel, list(strides), padding, "channels_last")
+        return ops.conv(x, kernel, strides, padding, "channels_last")
 
     def product(x, kernel):
         return x @ kernel[0, 0]
 
-    if kernel.shape[:2] != (1, 1) or tuple(strides) != (1, 1):
-        return convolution(x, kernel)
     return jax.lax.platform_dependent(
         x, kernel, cpu=product, default=convolution
     )
@@ -48,11 +56,13 @@ def convolve_depthwise(x, kernel, strides, padding):
     Returns:
         A float tensor of shape `(batch, new_height, new_width, channels)`.
     """
+    return _convolve_depthwise(x, kernel, tuple(strides), padding)
 
+
+@_compile
+def _convolve_depthwise(x, kernel, strides, padding):
     def convolution(x, kernel):
-        return ops.depthwise_conv(
-            x, kernel, tuple(strides), padding, "channels_last"
-        )
+        return ops.depthwise_conv(x, kernel, strides, padding, "channels_last")
 
     def products(x, kernel):
         margins = jax.lax.padtype_to_pads(
@@ -62,7 +72,7 @@ def convolve_depthwise(x, kernel, strides, padding):
         # A convolution sums in 32 bits, whatever comes in and goes out.
         wide = jnp.promote_types(x.dtype, jnp.float32)
         pair = padded.astype(wide), kernel[..., 0].astype(wide)
-        return _sum_of_products(*pair, tuple(strides)).astype(x.dtype)
+        return _sum_of_products(*pair, strides).astype(x.dtype)
 
     return jax.lax.platform_dependent(
         x, kernel, cpu=products, default=convolution
