@@ -24,6 +24,7 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import require
     from align_keras.backend.tensorflow import scan
     from align_keras.backend.tensorflow import silu
+    from align_keras.backend.tensorflow import trace_once
     from align_keras.backend.tensorflow import value_and_gradients
     from align_keras.backend.tensorflow import values
 elif keras.config.backend() == "jax":
@@ -44,6 +45,7 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import require
     from align_keras.backend.jax import scan
     from align_keras.backend.jax import silu
+    from align_keras.backend.jax import trace_once
     from align_keras.backend.jax import value_and_gradients
     from align_keras.backend.jax import values
 else:
@@ -71,6 +73,7 @@ __all__ = [
     "require",
     "scan",
     "silu",
+    "trace_once",
     "value_and_gradients",
     "values",
 ]

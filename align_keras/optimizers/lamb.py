@@ -1,3 +1,5 @@
+import functools
+
 import keras
 from keras import ops
 
@@ -96,27 +98,23 @@ class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
         """Update one variable from its gradient."""
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
+        update = _update(
+            self.beta_1,
+            self.beta_2,
+            self.epsilon,
+            self.decay_rate if self._decayed[index] else 0.0,
+            self._adapted[index],
+        )
         gradient = ops.cast(backend.densify(gradient), variable.dtype)
-        learning_rate = ops.cast(learning_rate, variable.dtype)
-        step = ops.cast(self.iterations + 1, variable.dtype)
-
-        self.assign(
-            momentum, self.beta_1 * momentum + (1 - self.beta_1) * gradient
+        new_momentum, new_velocity, change = update(
+            gradient,
+            *map(ops.convert_to_tensor, (momentum, velocity, variable)),
+            ops.cast(learning_rate, variable.dtype),
+            ops.cast(self.iterations + 1, variable.dtype),
         )
-        self.assign(
-            velocity,
-            self.beta_2 * velocity + (1 - self.beta_2) * ops.square(gradient),
-        )
-        corrected_momentum = momentum / (1 - ops.power(self.beta_1, step))
-        corrected_velocity = velocity / (1 - ops.power(self.beta_2, step))
-        update = corrected_momentum / (
-            ops.sqrt(corrected_velocity) + self.epsilon
-        )
-        if self._decayed[index] and self.decay_rate:
-            update = update + self.decay_rate * variable
-        if self._adapted[index]:
-            update = update * _trust_ratio(variable, update)
-        self.assign_sub(variable, learning_rate * update)
+        self.assign(momentum, new_momentum)
+        self.assign(velocity, new_velocity)
+        self.assign_sub(variable, change)
 
     def exclusions(self):
         """List the paths of excluded variables, once the optimizer is built.
@@ -153,6 +151,28 @@ class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
             }
         )
         return config
+
+
+@functools.cache
+def _update(beta_1, beta_2, epsilon, decay_rate, adapted):
+    """Return what computes the step of a variable, whatever its shape.
+
+    Hundreds of variables share it, so that it is traced once.
+    """
+
+    def update(gradient, momentum, velocity, weight, learning_rate, step):
+        momentum = beta_1 * momentum + (1 - beta_1) * gradient
+        velocity = beta_2 * velocity + (1 - beta_2) * ops.square(gradient)
+        change = momentum / (1 - ops.power(beta_1, step))
+        root = ops.sqrt(velocity / (1 - ops.power(beta_2, step)))
+        change = change / (root + epsilon)
+        if decay_rate:
+            change = change + decay_rate * weight
+        if adapted:
+            change = change * _trust_ratio(weight, change)
+        return momentum, velocity, learning_rate * change
+
+    return backend.trace_once(update)
 
 
 def _trust_ratio(variable, update):

@@ -5,6 +5,7 @@ from align_keras.backend.jax.functional import compile_inference
 from align_keras.backend.jax.functional import densify
 from align_keras.backend.jax.functional import require
 from align_keras.backend.jax.functional import scan
+from align_keras.backend.jax.functional import trace_once
 from align_keras.backend.jax.functional import value_and_gradients
 from align_keras.backend.jax.functional import values
 from align_keras.backend.jax.maps import normalize_batch
@@ -36,6 +37,7 @@ __all__ = [
     "require",
     "scan",
     "silu",
+    "trace_once",
     "value_and_gradients",
     "values",
 ]

@@ -5,6 +5,7 @@ from align_keras.backend.tensorflow.functional import compile_inference
 from align_keras.backend.tensorflow.functional import densify
 from align_keras.backend.tensorflow.functional import require
 from align_keras.backend.tensorflow.functional import scan
+from align_keras.backend.tensorflow.functional import trace_once
 from align_keras.backend.tensorflow.functional import value_and_gradients
 from align_keras.backend.tensorflow.functional import values
 from align_keras.backend.tensorflow.maps import normalize_batch
@@ -36,6 +37,7 @@ __all__ = [
     "require",
     "scan",
     "silu",
+    "trace_once",
     "value_and_gradients",
     "values",
 ]

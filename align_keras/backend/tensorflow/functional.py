@@ -126,6 +126,25 @@ def densify(gradient):
     return gradient
 
 
+def trace_once(function):
+    """Make a function that is traced once for tensors of any shapes.
+
+    Args:
+        function: callable of tensors, all of one dtype. Its operations must
+            do without knowledge of the shapes.
+
+    Returns:
+        A callable of the same tensors.
+    """
+    traced = tf.function(function, autograph=False)
+
+    def call(*tensors):
+        unknown = [tf.TensorSpec(None, tensor.dtype) for tensor in tensors]
+        return traced.get_concrete_function(*unknown)(*tensors)
+
+    return call
+
+
 def compile_inference(model, function):
     """Compile `function`, which runs `model` without training it.
 
