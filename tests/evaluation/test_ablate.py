@@ -1,15 +1,19 @@
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from without_xla import disable_xla
 
+from align_keras import AlignDualEncoder
 from align_keras import ContrastiveLoss
 from align_keras.cli import main
 from align_keras.evaluation import ablate
 from align_keras.evaluation.fewer_negatives import FewerNegatives
 from align_keras.evaluation.results import Result
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ablation.yaml"
 PLAN = """
 data: {scenes: 24, evaluation_scenes: 12}
 recipe: quickstart
@@ -72,6 +76,7 @@ def test_corruption_is_nested():
 
 
 def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
+    disable_xla(monkeypatch)
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN)
     command = ["ablate", str(plan), "--workdir", str(tmp_path / "work")]
@@ -83,8 +88,6 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     assert odd["variant"]["negatives"] == 0.5
     assert set(odd["against_baseline"]) == set(ablate.COLUMNS)
     runs = tmp_path / "work" / "runs"
-    from align_keras import AlignDualEncoder
-
     model = AlignDualEncoder.from_preset(str(runs / "odd/run/model"))
     assert model.embedding_dim == 8
     assert model.temperature == pytest.approx(0.05)
@@ -106,6 +109,12 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     plan.write_text(PLAN.replace("noise: 0.5", "noise: 0.1"))
     assert main(command) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_the_documented_plan_is_valid():
+    _, variants = ablate.read_plan(EXAMPLE)
+    assert variants["half is noise"].noise == 0.5
+    assert variants["baseline"].noise == 0.0
 
 
 @pytest.mark.parametrize(
