@@ -19,7 +19,7 @@ from align_keras.data import iterate_records
 
 # What must be small here, and what learns in a few steps from nothing.
 SETTINGS = {
-    "steps": 40,
+    "steps": 80,
     "batch_size": 8,
     "learning_rate": 0.02,
     "optimizer": "adam",
@@ -98,7 +98,7 @@ def test_fine_tuning_for_retrieval(folder, capsys, monkeypatch):
     before = recall(folder / "pretrained")
     after = recall(result["model"])
     assert before["images"] == 8 and before["texts"] == 16
-    assert before["mean_recall"] < 0.75 < 0.9 < after["mean_recall"]
+    assert before["mean_recall"] < 0.7 < 0.85 < after["mean_recall"]
 
     # What is not replaced is the recipe's, linear decay from the start too.
     asked = json.loads((folder / "tuned" / "recipe.json").read_text())
@@ -112,4 +112,4 @@ def test_fine_tuning_for_retrieval(folder, capsys, monkeypatch):
     }
     assert len(rates) > 1
     for step, rate in rates.items():
-        assert rate == pytest.approx(0.02 * (1 - step / 40), abs=0.02 / 39)
+        assert rate == pytest.approx(0.02 * (1 - step / 80), abs=0.02 / 79)

@@ -177,12 +177,12 @@ class _Handlers:
 
     async def picture(self, request):
         self._spend(request)
+        contents = await self._body(request, self.limits.upload_bytes)
         kind = request.headers.get("content-type", "")
         if not kind.startswith(_PICTURE_TYPES):
             raise _Refusal(
                 415, "Send the picture's file, with the content type image/…."
             )
-        contents = await self._body(request, self.limits.upload_bytes)
         with _as_refusals():
             token = await self.engine.add_picture(contents)
         return _json({"picture": token})
@@ -215,8 +215,9 @@ class _Handlers:
     async def _body(self, request, limit):
         """Read a body that is neither too long nor too slow.
 
-        What is a little too long is read to its end and dropped: a client
-        that is still sending when the connection closes never sees why.
+        It is read before its type is looked at, and what is a little too
+        long is read to its end and dropped: a client whose bytes lie unread
+        when the connection closes never sees why.
         """
         contents, received = bytearray(), 0
         length = request.headers.get("content-length", "0")
@@ -236,10 +237,10 @@ class _Handlers:
         return bytes(contents)
 
     async def _object(self, request):
+        contents = await self._body(request, self.limits.json_bytes)
         kind = request.headers.get("content-type", "")
         if kind.partition(";")[0].strip() != "application/json":
             raise _Refusal(415, "Send JSON, with the type application/json.")
-        contents = await self._body(request, self.limits.json_bytes)
         try:
             value = json.loads(contents)
         except (ValueError, RecursionError):
