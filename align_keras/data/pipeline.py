@@ -110,6 +110,10 @@ def load_dataset(
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.deterministic = True
+    # The thread that tunes a pipeline often misses that it is to end: `fit`
+    # then waits up to a minute for it. Untuned, as many elements are worked on
+    # at once as there are processors.
+    options.autotune.enabled = False
     # The files are not visible to tf.distribute from outside.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
