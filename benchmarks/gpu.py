@@ -41,7 +41,7 @@ def ours(case, batch_size, image_size, microbatch=None):
     model = networks.keras_model(case)
     model.compile(Lamb(1e-3, weight_decay=1e-5), microbatch_size=microbatch)
     batch = networks.batch_of(batch_size, image_size)
-    data = tf.data.Dataset.from_tensors(batch).repeat()
+    data = networks.over_and_over(batch)
     return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0)
 
 

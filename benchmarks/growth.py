@@ -40,14 +40,13 @@ def step(size):
 
 def _step(size, backend):
     os.environ["KERAS_BACKEND"] = backend
-    import tensorflow as tf
 
     from align_keras import Lamb
 
     model = networks.keras_model("tiny")
     model.compile(Lamb(1e-3))
     batch = networks.batch_of(size, 96)
-    data = tf.data.Dataset.from_tensors(batch).repeat()
+    data = networks.over_and_over(batch)
     return lambda: model.fit(data, steps_per_epoch=2, verbose=0)
 
 

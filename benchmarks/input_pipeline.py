@@ -149,11 +149,11 @@ def difference(folder):
 
 def main():
     parser = tables.parser(__doc__)
-    parser.add_argument("--photos", required=True)
+    parser.add_argument("--photos", required=True, type=Path)
     parser.add_argument("--enlarge", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        folder = args.photos
+        folder = args.photos.resolve()
         if args.enlarge > 1:
             folder = Path(directory) / "photos"
             folder.mkdir()

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import networks
+
 FORMS = {
     "plain": {},
     "rematerialised": {"remat": True},
@@ -90,19 +92,13 @@ class Trainee:
         self.model.compile(keras.optimizers.SGD(0.01), **options)
         shape = (size, args.image_size, args.image_size, 3)
         tokens = tf.random.uniform((size, 16), 5, 1000, "int32")
-        # One batch over and over, of which there is one copy. The end of
-        # `fit` may wait for the thread that tunes a data set (see
-        # `load_dataset`).
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        batches = tf.data.Dataset.from_tensors(
+        self.batches = networks.over_and_over(
             {
                 "images": tf.random.uniform(shape, -1, 1),
                 "token_ids": tokens,
                 "padding_mask": tf.ones_like(tokens),
             }
         )
-        self.batches = batches.repeat().with_options(options)
 
     def train(self, steps):
         """Train; returns the seconds and processor seconds that it took."""

@@ -17,15 +17,13 @@ import turns
 def ours(backend, case, batch_size, image_size):
     """Prepare a step of `fit`."""
     os.environ["KERAS_BACKEND"] = backend
-    import tensorflow as tf
 
     from align_keras import Lamb
 
     model = networks.keras_model(case)
     model.compile(Lamb(1e-3, weight_decay=1e-5))
     batch = networks.batch_of(batch_size, image_size)
-    # One batch over and over, of which there is one copy.
-    data = tf.data.Dataset.from_tensors(batch).repeat()
+    data = networks.over_and_over(batch)
 
     def run():
         model.fit(data, steps_per_epoch=STEPS, verbose=0)

@@ -3,13 +3,15 @@
 A side is a Python function that prepares something and returns what is timed.
 It runs in its own process, since backends and thread pools do not share one,
 and waits there for its turn: A B C A B C. The sides of a table have the same
-number of threads; while one runs, the others sleep. Beside the time that
+number of threads; while one runs, the others are stopped, with what they would
+do ahead in the background. Beside the time that
 passes, the time of the processors is kept, which a busy machine bends less.
 """
 
 import importlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -57,15 +59,18 @@ class Side:
         self.processor.append(answer["processor"])
 
     def close(self):
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
 
     def _ask(self, message):
+        self._process.send_signal(signal.SIGCONT)
         print(json.dumps(message), file=self._process.stdin, flush=True)
         # Libraries print, too.
         for line in self._process.stdout:
             if line.startswith(_ANSWER):
+                self._process.send_signal(signal.SIGSTOP)
                 return json.loads(line.removeprefix(_ANSWER))
         raise RuntimeError(f"The side {self.name!r} stopped: see above.")
 

@@ -103,7 +103,8 @@ def plan(
         )
     seconds["roofline"] = max(seconds.values())
     if topology is not None:
-        seconds["compiler"] = expected
+        if expected is not None:
+            seconds["compiler"] = expected
         seconds["cycles"] = program.cycles()[0] / machine.clock
     seconds["step"] = max(seconds.values())
     return {
