@@ -1,6 +1,9 @@
 """Time and memory of a loss and its gradients, at once and tile by tile.
 
     python benchmarks/loss.py --backend jax --output loss.png
+    python benchmarks/loss.py --smoothing 0 --open-clip
+
+With `--open-clip`, the loss of open_clip (PyTorch) stands beside them.
 
 Each case runs in a process of its own, the two forms in turns; the fastest of
 the timed steps counts. The memory is what the process grew by at its peak
@@ -37,9 +40,13 @@ def parse(arguments=None):
     )
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--open-clip", action="store_true")
     parser.add_argument("--output", type=Path, help="PNG of how both grow")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.open_clip and (args.smoothing or args.loss == "sigmoid"):
+        parser.error("open_clip's loss is contrastive, with --smoothing 0")
+    return args
 
 
 def memory(field):
@@ -128,6 +135,28 @@ def jax_step(loss, rows, devices):
     return run
 
 
+def open_clip_step(rows):
+    import importlib.util
+
+    import torch
+
+    # The package as a whole wants torchvision.
+    package = importlib.util.find_spec("open_clip")
+    path = Path(package.origin).with_name("loss.py")
+    spec = importlib.util.spec_from_file_location("open_clip_loss", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loss = module.ClipLoss()
+    leaves = [torch.tensor(array, requires_grad=True) for array in rows]
+    scale = torch.tensor(10.0, requires_grad=True)
+
+    def run():
+        value = loss(*leaves, scale)
+        return value.item(), torch.autograd.grad(value, (*leaves, scale))
+
+    return run
+
+
 def run_case(args):
     """Print the figures of one batch and form as JSON."""
     size, form = args.case.split(":")
@@ -151,8 +180,10 @@ def run_case(args):
         array = rng.standard_normal((int(size), args.dim), "float32")
         array /= np.linalg.norm(array, axis=1, keepdims=True)
         rows.append(array)
-    loss = make_loss(args, FORMS[form])
-    if backend == "jax":
+    loss = make_loss(args, FORMS.get(form))
+    if form == "open_clip":
+        step = open_clip_step(rows)
+    elif backend == "jax":
         step = jax_step(loss, rows, args.devices)
     else:
         jit_compile = args.backend.endswith("xla")
@@ -185,11 +216,12 @@ def measure(args, size, form):
 
 
 def measure_all(args):
-    results = {form: {} for form in FORMS}
+    names = [*FORMS, "open_clip"] if args.open_clip else FORMS
+    results = {form: {} for form in names}
     for size in args.sizes:
         forms = [
             form
-            for form in FORMS
+            for form in names
             if form == "tiled" or size <= args.largest_at_once
         ]
         for _ in range(args.rounds):
@@ -201,13 +233,13 @@ def measure_all(args):
         for form in forms:
             case = results[form][size]
             line = (
-                f"{args.backend:<14} batch {size:>6} {form:<8}"
+                f"{args.backend:<14} batch {size:>6} {form:<10}"
                 f"{case['seconds']:>9.3f} s {case['mebibytes']:>8.0f} MiB"
                 f"  loss {case['loss']:.6f}"
             )
-            if form == "tiled" and len(forms) > 1:
+            if form != "at once" and len(forms) > 1:
                 ratio = case["seconds"] / results["at once"][size]["seconds"]
-                line += f"  {ratio:.2f} times the time of the other"
+                line += f"  {ratio:.2f} times the time at once"
             print(line, flush=True)
     return results
 

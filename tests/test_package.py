@@ -175,6 +175,27 @@ def test_import_chooses_no_backend(tmp_path):
     assert heavy & set(modules) == set()
 
 
+def test_tensorflow_keeps_the_memory_of_tensors(tmp_path):
+    """Large tensors, freed and made again, cost no new pages of memory."""
+    code = """
+        import resource
+
+        import align_keras
+        import tensorflow as tf
+
+        def faults():
+            for _ in range(3):
+                tf.zeros((64, 2**20)) + 1.0
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        print(-faults() + faults())
+        """
+    given = {"PYTHONPATH": str(ROOT), "TF_CPU_ALLOCATOR_USE_BFC": "0"}
+    lost = run_python(code, tmp_path, **given)
+    del given["TF_CPU_ALLOCATOR_USE_BFC"]
+    assert run_python(code, tmp_path, **given) < lost / 10
+
+
 def test_jax_needs_no_tensorflow(tmp_path):
     """Strings and pictures in, vectors out."""
     found = run_python(
