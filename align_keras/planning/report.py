@@ -168,7 +168,7 @@ def _schedule(schedule):
         line += f", at a price of {schedule['price']:,.2f}"
     return [
         line + ".",
-        "These are bounds: a run takes longer, see docs/planning.md.",
+        "What these can be trusted for is told in docs/planning.md.",
     ]
 
 
