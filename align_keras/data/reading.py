@@ -1,9 +1,17 @@
 """Serialized records of TFRecord files, as data sets of TensorFlow."""
 
+import itertools
+
+import numpy as np
+
 from align_keras.data.order import MIXED
 
 # Bytes that are read from a file at once, about.
 READ_BYTES = 256 * 1024
+
+# Records whose order is told at once, about. TensorFlow hangs if an iterator
+# ends while it waits for Python, so that it is to ask seldom.
+BLOCK_RECORDS = 4096
 
 
 def read_in_order(shards, part):
@@ -35,21 +43,42 @@ def read_shuffled(order, start):
     """
     import tensorflow as tf
 
-    def windows():
-        for window in order.windows(start):
-            begins, lengths = order.spans(window)
-            pieces = window.files, begins, lengths, window.firsts
-            yield (*pieces, window.counts, window.order)
+    def blocks():
+        windows = order.windows(start)
+        most = max(1, BLOCK_RECORDS // order.records_of_window)
+        size = 1  # The first records come soon.
+        while True:
+            block = list(itertools.islice(windows, size))
+            spans = [order.spans(window) for window in block]
+            begins, lengths = zip(*spans, strict=True)
+            files, firsts, counts, orders = zip(*block, strict=True)
+            columns = files, begins, lengths, firsts, counts, orders
+            yield (
+                [len(rows) for rows in files],
+                [len(rows) for rows in orders],
+                *map(np.concatenate, columns),
+            )
+            size = min(2 * size, most)
 
     numbers = tf.TensorSpec((None,), tf.int64)
+    names = tf.TensorSpec((None,), tf.string)
     dataset = tf.data.Dataset.from_generator(
-        windows,
-        output_signature=(tf.TensorSpec((None,), tf.string), *[numbers] * 5),
+        blocks, output_signature=(numbers, numbers, names, *[numbers] * 5)
     )
-    dataset = dataset.prefetch(1).flat_map(_read_window)
+    dataset = dataset.prefetch(1).flat_map(_windows).flat_map(_read_window)
     # Records are taken from here while the next window is being read.
     return dataset.enumerate(start).prefetch(
         max(1, order.records_of_window // 4)
+    )
+
+
+def _windows(pieces, records, *columns):
+    """Cut the columns of a block into those of its windows."""
+    import tensorflow as tf
+
+    lengths = [pieces] * (len(columns) - 1) + [records]
+    return tf.data.Dataset.from_tensor_slices(
+        tuple(map(tf.RaggedTensor.from_row_lengths, columns, lengths))
     )
 
 

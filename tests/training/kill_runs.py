@@ -28,7 +28,7 @@ from align_keras.data import pack
 from align_keras.training import train as _  # noqa: F401
 
 FOLDER = Path(sys.argv[1])
-STEPS = 120
+STEPS = 80
 
 
 def start(function, *arguments, said=os.devnull):
