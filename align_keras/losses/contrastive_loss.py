@@ -99,15 +99,14 @@ class ContrastiveLoss(PairLoss):
         # Of a confident pair, the loss is the small difference of large
         # numbers: both must come from the same products.
         losses = (image_sums - text_score) + (text_sums - image_score)
-        matching = ops.sum(images * texts, axis=1)
-        losses = losses - 2.0 * (matching - ops.stop_gradient(matching))
         if self.label_smoothing:
-            # The mean of a row's scores is the score of the columns' mean.
-            losses = losses + self.label_smoothing * ops.sum(
-                images * (texts - self._mean(all_texts, offsets))
-                + texts * (images - self._mean(all_images, offsets)),
-                axis=1,
-            )
+            image_mean = self._mean(all_images, offsets)
+            text_mean = self._mean(all_texts, offsets)
+        else:
+            image_mean = text_mean = ops.zeros_like(images[0])
+        losses = losses + _linear_terms(
+            images, texts, image_mean, text_mean, self.label_smoothing
+        )
         return losses, best_text, best_image
 
     def _mean(self, rows, offsets):
@@ -121,3 +120,34 @@ class ContrastiveLoss(PairLoss):
         config = super().get_config()
         config["label_smoothing"] = self.label_smoothing
         return config
+
+
+def _linear_terms(images, texts, image_mean, text_mean, smoothing):
+    """What a loss has beside log-sums and matching scores, for each pair.
+
+    That is, the smoothing of the labels, since the mean of a row's scores is
+    the score of the columns' mean; and nothing but the gradient of the
+    matching scores. The gradients of all terms are added up here, since each
+    by itself would be as large as the embeddings.
+    """
+
+    @ops.custom_gradient
+    def terms(images, texts, image_mean, text_mean):
+        means = ops.matmul(images, text_mean) + ops.matmul(texts, image_mean)
+        matching = ops.einsum("nd,nd->n", images, texts)
+        losses = smoothing * (2.0 * matching - means)
+
+        def gradient(*upstream):
+            (upstream,) = keras.tree.flatten(upstream)
+            by_row = ops.expand_dims(upstream, 1)
+            weight = 2.0 * (smoothing - 1.0)
+            return (
+                by_row * (weight * texts - smoothing * text_mean),
+                by_row * (weight * images - smoothing * image_mean),
+                -smoothing * ops.matmul(upstream, texts),
+                -smoothing * ops.matmul(upstream, images),
+            )
+
+        return losses, gradient
+
+    return terms(images, texts, image_mean, text_mean)

@@ -94,7 +94,8 @@ class PairLoss(keras.losses.Loss):
         """
         images = ops.cast(image_embeddings, self.dtype)
         texts = ops.cast(text_embeddings, self.dtype)
-        images = images / ops.cast(temperature, self.dtype)
+        # The gradient of a product takes less memory than that of a quotient.
+        images = images * (1.0 / ops.cast(temperature, self.dtype))
         offsets = None
         if mask is not None:
             mask = ops.cast(mask, "bool")
