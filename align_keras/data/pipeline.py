@@ -1,5 +1,6 @@
 """From TFRecord files to training batches, with tf.data."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -19,6 +20,24 @@ from align_keras.data.records import record_key
 from align_keras.preprocessing.decode import decode_with_pillow
 
 
+def _without_autograph(function):
+    """Let data sets take functions as they are.
+
+    AutoGraph's rewriting would take seconds at the start of a process, and
+    finds nothing to rewrite here.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        import tensorflow as tf
+
+        plain = tf.autograph.experimental.do_not_convert(function)
+        return plain(*args, **kwargs)
+
+    return run
+
+
+@_without_autograph
 def load_dataset(
     pattern,
     preprocessor,
@@ -85,53 +104,40 @@ def load_dataset(
             "`image_converter`."
         )
     _check_usable(find_shards(pattern), pattern, preprocessor.image_converter)
+    start = start_step * batch_size
+    if training:
+        order = _order(pattern, seed, shuffle_buffer, shard_index, shard_count)
+        dataset = read_shuffled(order, start)
+    else:
+        shards, part = _part(find_shards(pattern), shard_index, shard_count)
+        dataset = read_in_order(shards, part).skip(start).enumerate()
+    dataset = _decode(dataset, preprocessor, training, seed)
+    if not training:
+        dataset = dataset.filter(lambda example: example["usable"])
+    dataset = dataset.batch(
+        batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    if training:
+        dataset = dataset.filter(lambda batch: tf.reduce_any(batch["usable"]))
 
-    # AutoGraph's rewriting of functions would take seconds at the start, and
-    # there is nothing here for it to rewrite.
-    @tf.autograph.experimental.do_not_convert
-    def make():
-        start = start_step * batch_size
+    def finish(batch):
         if training:
-            order = _order(
-                pattern, seed, shuffle_buffer, shard_index, shard_count
-            )
-            dataset = read_shuffled(order, start)
-        else:
-            shards, part = _part(find_shards(pattern), shard_index, shard_count)
-            dataset = read_in_order(shards, part).skip(start).enumerate()
-        dataset = _decode(dataset, preprocessor, training, seed)
-        if not training:
-            dataset = dataset.filter(lambda example: example["usable"])
-        dataset = dataset.batch(
-            batch_size,
-            drop_remainder=training,
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        if training:
-            dataset = dataset.filter(
-                lambda batch: tf.reduce_any(batch["usable"])
-            )
+            batch = _fill_gaps(batch)
+        tokens = preprocessor.tokenize(batch["text"])
+        return {"images": batch["images"], **tokens}
 
-        def finish(batch):
-            if training:
-                batch = _fill_gaps(batch)
-            tokens = preprocessor.tokenize(batch["text"])
-            return {"images": batch["images"], **tokens}
-
-        dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-        options = tf.data.Options()
-        options.deterministic = True
-        # The thread that tunes a pipeline often misses that it is to end: `fit`
-        # then waits up to a minute for it. Untuned, as many elements are worked
-        # on at once as there are processors.
-        options.autotune.enabled = False
-        # The files are not visible to tf.distribute from outside.
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.DATA
-        )
-        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
-
-    return make()
+    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    # The thread that tunes a pipeline often misses that it is to end: `fit`
+    # then waits up to a minute for it. Untuned, as many elements are worked on
+    # at once as there are processors.
+    options.autotune.enabled = False
+    # The files are not visible to tf.distribute from outside.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def records_of_step(
