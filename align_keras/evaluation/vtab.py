@@ -15,9 +15,9 @@ import numpy as np
 
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.finetune import FinetuneRecipe
-from align_keras.evaluation.finetune import Stage
 from align_keras.evaluation.finetune import finetune_classifier
+from align_keras.evaluation.finetune_recipes import FinetuneRecipe
+from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.evaluation.results import Result
 from align_keras.files import atomic_file
 

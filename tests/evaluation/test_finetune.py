@@ -10,12 +10,12 @@ from align_keras.cli import main
 from align_keras.evaluation import datasets
 from align_keras.evaluation import vtab
 from align_keras.evaluation.compare import compare_results
-from align_keras.evaluation.finetune import RECIPES
-from align_keras.evaluation.finetune import FinetuneRecipe
 from align_keras.evaluation.finetune import ImageClassifier
-from align_keras.evaluation.finetune import Stage
 from align_keras.evaluation.finetune import finetune_classifier
-from align_keras.evaluation.finetune import load_finetune_recipe
+from align_keras.evaluation.finetune_recipes import RECIPES
+from align_keras.evaluation.finetune_recipes import FinetuneRecipe
+from align_keras.evaluation.finetune_recipes import Stage
+from align_keras.evaluation.finetune_recipes import load_finetune_recipe
 
 HEAD = Stage("head", 0.5, 32, 40, steps=6, batch_size=6)
 REST = Stage("all", 0.01, 40, 48, steps=4, batch_size=6, freeze_statistics=True)

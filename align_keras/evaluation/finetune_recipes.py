@@ -1,0 +1,141 @@
+"""Recipes of fine-tuning for classification: the paper's, or from a file."""
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+
+PARTS = ("head", "all")
+AUGMENTATIONS = ("inception", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of fine-tuning.
+
+    Attributes:
+        part: string. `"head"` trains the classifier on frozen features,
+            `"all"` everything.
+        learning_rate: float. To start from.
+        image_size: int. Side of the training pictures in pixels.
+        eval_size: int. Side of the evaluation pictures.
+        epochs: float. Passes over the training pictures; or `steps`.
+        steps: int or `None`. Optimizer steps, in the place of `epochs`.
+        batch_size: int.
+        drop: float. Factor of the learning rate every `drop_every` epochs;
+            `0.0` for a cosine decay to zero.
+        drop_every: float. Epochs between drops.
+        encoder_rate: float. Factor of the encoder's learning rate.
+        freeze_statistics: bool. Whether batch normalisation uses the
+            statistics of pre-training. Drop-connect is off then as well.
+        augmentation: string. `"inception"`, a random part of the picture and
+            a mirror image, or `"none"`.
+    """
+
+    part: str
+    learning_rate: float
+    image_size: int
+    eval_size: int
+    epochs: float = 0.0
+    steps: int | None = None
+    batch_size: int = 256
+    drop: float = 0.0
+    drop_every: float = 30.0
+    encoder_rate: float = 1.0
+    freeze_statistics: bool = False
+    augmentation: str = "inception"
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("part", PARTS),
+            ("augmentation", AUGMENTATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"Stage field `{name}` must be one of {allowed}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        if not (self.steps or self.epochs):
+            raise ValueError("A stage needs `steps` or `epochs` above 0.")
+        for name in ("learning_rate", "image_size", "eval_size", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"Stage field `{name}` must be positive. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneRecipe:
+    """How a classifier is fine-tuned.
+
+    Attributes:
+        stages: tuple of `Stage`, one after the other.
+        weight_decay: float. Decoupled, in proportion to the learning rate.
+        momentum: float.
+        checkpoint_every: int. Steps between checkpoints.
+    """
+
+    stages: tuple
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    checkpoint_every: int = 500
+
+
+_IMAGENET = {"batch_size": 1024, "epochs": 100, "drop": 0.2}
+_FINE_GRAINED = {
+    "image_size": 289,
+    "eval_size": 360,
+    "steps": 20_000,
+    "freeze_statistics": True,
+}
+# Section 5.3 of the paper.
+RECIPES = {
+    "imagenet": FinetuneRecipe(
+        (
+            Stage("head", 0.1, 289, 360, **_IMAGENET),
+            Stage("all", 0.01, 475, 600, encoder_rate=0.1, **_IMAGENET),
+        )
+    ),
+    "fine_grained": FinetuneRecipe(
+        (
+            Stage("head", 1e-2, **_FINE_GRAINED),
+            Stage("all", 1e-3, **_FINE_GRAINED),
+        ),
+        weight_decay=1e-5,
+    ),
+}
+
+
+def load_finetune_recipe(recipe):
+    """Load a fine-tuning recipe.
+
+    Args:
+        recipe: `FinetuneRecipe`; string, `"imagenet"` or `"fine_grained"`, or
+            the path of a YAML file with the fields of `FinetuneRecipe`, where
+            `stages` is a list of the fields of `Stage`.
+
+    Returns:
+        A `FinetuneRecipe`.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: a field is unknown or has a wrong value.
+    """
+    if isinstance(recipe, FinetuneRecipe):
+        return recipe
+    if recipe in RECIPES:
+        return RECIPES[recipe]
+    if not Path(recipe).is_file():
+        raise FileNotFoundError(
+            f"There is no fine-tuning recipe `{recipe}` and no such file. "
+            f"Shipped recipes: {', '.join(RECIPES)}."
+        )
+    fields = yaml.safe_load(Path(recipe).read_text("utf-8"))
+    try:
+        stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
+        return FinetuneRecipe(stages, **fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The fine-tuning recipe `{recipe}` is wrong: {error}"
+        ) from None
