@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 BACKENDS = ("tensorflow", "tensorflow-xla", "jax")
-FORMS = {"at once": None, "tiled": 256}
+FORMS = {"at once": None, "tiled": 128}
 
 
 def parse(arguments=None):

@@ -2,11 +2,12 @@
 
     python benchmarks/memory.py --output memory.png
 
-Compares the plain step with rematerialised blocks and with microbatches
-(gradient caching). Each figure of memory is the peak of a process of its own,
-Python and TensorFlow included. Times are those of one process that takes the
-plain step of the smallest batch and the other step in turns; processor time
-is printed beside, since a busy machine bends the other.
+Compares the plain step (dense) with a tiled loss, with rematerialised blocks
+and with microbatches (gradient caching). Each figure of memory is the peak of
+a process of its own, Python and TensorFlow included. Times are those of one
+process that takes the dense step of the smallest batch and those of the batch
+in turns; processor time is printed beside, since a busy machine bends the
+other.
 """
 
 import argparse
@@ -20,10 +21,12 @@ from pathlib import Path
 
 import networks
 
+# What each form changes: the size of the loss's tiles, and `compile`.
 FORMS = {
-    "plain": {},
-    "rematerialised": {"remat": True},
-    "microbatches": {"microbatch_size": True},
+    "dense": (None, {}),
+    "tiled": (128, {}),
+    "rematerialised": (None, {"remat": True}),
+    "microbatches": ("auto", {"microbatch_size": True}),
 }
 
 
@@ -39,7 +42,7 @@ def parse(arguments=None):
         "--sizes", type=int, nargs="+", default=[64, 256, 1024, 4096]
     )
     parser.add_argument(
-        "--largest-plain",
+        "--largest-whole",
         type=int,
         default=1024,
         help="above this batch, only microbatches run",
@@ -48,8 +51,8 @@ def parse(arguments=None):
         "--timed",
         type=int,
         nargs="*",
-        default=[1024],
-        help="batches whose step in microbatches is timed",
+        default=[256, 1024],
+        help="batches whose steps are timed",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="PNG of how memory grows")
@@ -74,9 +77,11 @@ class Trainee:
 
         from align_keras import AlignDualEncoder
         from align_keras import BertTextEncoder
+        from align_keras import ContrastiveLoss
         from align_keras import EfficientNetBackbone
 
-        options = dict(FORMS[form])
+        tile_size, options = FORMS[form]
+        options = dict(options)
         if "microbatch_size" in options:
             options["microbatch_size"] = args.microbatch
         keras.utils.set_random_seed(0)
@@ -89,7 +94,11 @@ class Trainee:
             ),
             BertTextEncoder(1000, 2, 2, 128, 512),
         )
-        self.model.compile(keras.optimizers.SGD(0.01), **options)
+        self.model.compile(
+            keras.optimizers.SGD(0.01),
+            loss=ContrastiveLoss(tile_size=tile_size),
+            **options,
+        )
         shape = (size, args.image_size, args.image_size, 3)
         tokens = tf.random.uniform((size, 16), 5, 1000, "int32")
         self.batches = networks.over_and_over(
@@ -114,12 +123,15 @@ def measure_memory(args, form, size):
     return {"before": before, "peak": peak()}
 
 
-def measure_time(args, form, size):
-    """Time steps of both in turns; returns the medians of an example."""
+def measure_time(args, forms, size):
+    """Time steps of all in turns; returns the medians of an example."""
     smallest = args.sizes[0]
     sides = {
-        "plain": (Trainee(args, "plain", smallest), size // smallest),
-        form: (Trainee(args, form, size), 1),
+        f"dense, {smallest}": (
+            Trainee(args, "dense", smallest),
+            size // smallest,
+        ),
+        **{form: (Trainee(args, form, size), 1) for form in forms.split("+")},
     }
     for trainee, _ in sides.values():
         trainee.train(2)
@@ -133,8 +145,13 @@ def measure_time(args, form, size):
     }
 
 
+def forms_of(args, size):
+    """The forms whose memory allows for a batch."""
+    return list(FORMS) if size <= args.largest_whole else ["microbatches"]
+
+
 def run_case(args):
-    """Print the figures of one form and batch as JSON."""
+    """Print the figures of a batch as JSON."""
     os.environ["KERAS_BACKEND"] = args.backend
     kind, form, size = args.case.split(":")
     measure = {"memory": measure_memory, "time": measure_time}[kind]
@@ -184,30 +201,30 @@ def main():
         return
     peaks = {form: {} for form in FORMS}
     for size in args.sizes:
-        for form in FORMS:
-            if form != "microbatches" and size > args.largest_plain:
-                continue
+        for form in forms_of(args, size):
             figures = measure("memory", form, size)
             peaks[form][size] = figures["peak"]
-            plain, same = (
+            dense, same = (
                 figures["peak"] / peaks[other][args.sizes[0]]
-                for other in ("plain", form)
+                for other in ("dense", form)
             )
             print(
                 f"batch {size:>6} {form:<15}{figures['peak']:>7.0f} MiB, "
                 f"{figures['before']:.0f} before the first step; "
-                f"{plain:.2f} times the smallest plain step, "
+                f"{dense:.2f} times the smallest dense step, "
                 f"{same:.2f} times the smallest of this form",
                 flush=True,
             )
     for size in args.timed:
-        times = measure("time", "microbatches", size)
+        times = measure("time", "+".join(forms_of(args, size)), size)
+        reference = next(iter(times.values()))
         for side, (seconds, processor) in times.items():
             print(
                 f"batch {size:>6} {side:<15}{1e3 * seconds:>8.2f} ms per "
                 f"example, {1e3 * processor:.2f} ms of processor time; "
-                f"{seconds / times['plain'][0]:.2f} and "
-                f"{processor / times['plain'][1]:.2f} times the plain step"
+                f"{seconds / reference[0]:.2f} and "
+                f"{processor / reference[1]:.2f} times the smallest dense step",
+                flush=True,
             )
     if args.output:
         plot(args, peaks)

@@ -8,7 +8,7 @@ from align_keras.losses.tiles import EXCLUDED
 # From this global batch on, the matrix of scores is computed tile by tile. It
 # would take 64 MiB here, and four times that with each doubling.
 TILED_FROM = 4096
-TILE_SIZE = 256
+TILE_SIZE = 128
 
 
 class PairLoss(keras.losses.Loss):

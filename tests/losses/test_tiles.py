@@ -227,7 +227,7 @@ def test_compiled_and_of_unknown_batch():
 
 def test_large_batches_are_tiled_and_need_little_memory():
     assert ContrastiveLoss().tile_size_of(np.empty((4095, 1))) is None
-    assert ContrastiveLoss().tile_size_of(np.empty((4096, 1))) == 256
+    assert ContrastiveLoss().tile_size_of(np.empty((4096, 1))) == 128
     if keras.config.backend() != "jax":
         return
     import jax
