@@ -8,6 +8,8 @@ from pathlib import Path
 # CPU kernels of oneDNN round differently with the shape of a batch.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# With libtpu installed, JAX would look for a TPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 import pytest

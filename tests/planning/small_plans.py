@@ -20,6 +20,7 @@ from align_keras import cli
 from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning import DoesNotFit
 from align_keras.planning import plan
+from align_keras.planning import search
 from align_keras.planning.flops import count_flops
 from align_keras.training import load_recipe
 
@@ -136,6 +137,14 @@ def plans_of_tpus(directory, preset):
         "again": command(*compared),
         "split": make(topology="v3:1x1", shard_optimizer=True),
         "too_large": too_large("v5e:1x1"),
+        "searched": search(
+            small_model,
+            RECIPE,
+            "v5e:1x1",
+            microbatches=(None, 8),
+            limit=16,
+            vocabulary_size=50,
+        ),
     }
 
 

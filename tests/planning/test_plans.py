@@ -172,6 +172,22 @@ def test_optimizer_split_over_cores(plans):
 
 
 @needs_libtpu
+def test_search_with_the_compiler(plans):
+    rows = plans[0]["searched"]
+    ways = [(row["microbatch_size"], row["remat"]) for row in rows]
+    assert ways == [(None, False), (None, True), (8, False), (8, True)]
+    for row in rows:
+        assert row["batch_per_core"] == row["plan"]["batch_per_core"] == 16
+        assert [size for size, _ in row["tried"]] == [8, 16]
+        check_bytes(row["plan"])
+    # Either way to save memory computes the forward pass again, or most of it.
+    counts = [row["plan"]["flops"]["compiled"] for row in rows]
+    again = FORWARD * 16 / 2
+    assert min(counts[1], counts[2]) > counts[0] + again
+    assert counts[3] > max(counts[1], counts[2]) + again
+
+
+@needs_libtpu
 def test_what_does_not_fit_says_by_how_much(plans):
     found = plans[0]["too_large"]
     least = 3 * 4 * 2**28 * 16
