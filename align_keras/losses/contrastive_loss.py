@@ -33,7 +33,7 @@ class ContrastiveLoss(PairLoss):
             matrix of similarities that are computed at a time, with the same
             result in less memory: for a batch of N, in proportion to N times
             `tile_size` instead of N squared. `None` computes all at once.
-            `"auto"` is 256, or `None` where the global batch is known to be
+            `"auto"` is 128, or `None` where the global batch is known to be
             below 4096. Defaults to `"auto"`.
         name: string. The name of the loss.
         dtype: The dtype of the similarities, the softmax and the result.

@@ -24,7 +24,7 @@ class PairLoss(keras.losses.Loss):
         tile_size: int, `"auto"` or `None`. Greatest number of columns of the
             matrix of scores that are computed at a time. `None` computes all
             at once. `"auto"` is `None` where the global batch is known to be
-            below 4096, and 256 elsewhere.
+            below 4096, and 128 elsewhere.
         name: string. The name of the loss.
         dtype: The dtype of scores and result, whatever the dtype of the
             embeddings.

@@ -49,12 +49,16 @@ class ContrastiveTrainer(backend.Trainer):
                 in the metric `nonfinite_steps`. Defaults to `False`.
             **kwargs: Other arguments of `keras.Model.compile`.
         """
-        if metrics is not None:
-            raise ValueError(
-                "There are no labels to compare with, so `metrics` must be "
-                "None. Recall within the batch is reported anyway. "
-                f"Received: metrics={metrics}"
-            )
+        labelled = {"metrics": metrics}
+        for name in ("weighted_metrics", "loss_weights"):
+            labelled[name] = kwargs.get(name)
+        for name, value in labelled.items():
+            if value is not None:
+                raise ValueError(
+                    "There is one loss, and there are no labels to compare "
+                    f"with, so `{name}` must be None. Recall within the batch "
+                    f"is reported anyway. Received: {name}={value}"
+                )
         if isinstance(loss, (str, dict, list)):
             raise ValueError(
                 "`loss` must compare image with text embeddings, such as "

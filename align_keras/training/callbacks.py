@@ -8,6 +8,9 @@ import keras
 from align_keras.files import atomic_file
 from align_keras.training.ema import averaged_weights
 
+# Seconds, about, within which several workers notice that one has to leave.
+PATIENCE = 5.0
+
 
 class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
@@ -73,7 +76,7 @@ class TrainingLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         before, self.step = self.step, self.first_step + batch + 1
-        self.guard.watch(self.step, logs["loss"])
+        self.guard.watch(range(before + 1, self.step + 1), logs["loss"])
         # The first step tells that the network is compiled and learns.
         if (
             not before
@@ -175,9 +178,9 @@ class SaveBest(keras.callbacks.Callback):
         preemption: `Preemption`. Says when to save and leave.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
-        agree: callable. Takes whether this worker is to leave, and returns
-            whether any is; all of them must ask at the same steps. `None`
-            where there is one worker.
+        sums: callable. Sums numbers up over the workers, which must all ask
+            at the same steps, see `sum_over_workers`. `None` where there is
+            one worker.
     """
 
     def __init__(
@@ -187,7 +190,7 @@ class SaveBest(keras.callbacks.Callback):
         log,
         preemption,
         evaluate=None,
-        agree=None,
+        sums=None,
     ):
         super().__init__()
         self.checkpoints = checkpoints
@@ -195,9 +198,12 @@ class SaveBest(keras.callbacks.Callback):
         self.log = log
         self.evaluate = evaluate
         self.preemption = preemption
-        self.agree = agree
+        self.sums = sums
         self.best = checkpoints.state().get("best")
         self._last_step = log.step
+        self._next_question = log.step + 1
+        self._asked = log.step
+        self._asked_at = time.perf_counter()
 
     def on_train_begin(self, logs=None):
         if self.checkpoints.state().get("pending"):
@@ -212,18 +218,27 @@ class SaveBest(keras.callbacks.Callback):
                 self.preemption.leave()
             self._choose()
             self.log.start_clock()
-        elif self.agree is None or self.log.is_due(before, self.log.every):
+        elif self.sums is None or self.log.step >= self._next_question:
             if self._must_leave():
                 self._save(pending=False)
                 self.preemption.leave()
 
     def _must_leave(self):
         asked = self.preemption.asked
-        return asked if self.agree is None else self.agree(asked)
+        if self.sums is None:
+            return asked
+        # No worker's clock alone may say when all of them ask again.
+        now = time.perf_counter()
+        seconds = (now - self._asked_at) / max(1, self.log.step - self._asked)
+        workers, asked, seconds = self.sums(1.0, float(asked), seconds)
+        steps = int(PATIENCE * workers / seconds)
+        self._next_question = self.log.step + min(max(1, steps), self.log.every)
+        self._asked, self._asked_at = self.log.step, now
+        return asked > 0
 
     def _save(self, pending):
         # On JAX, `self.model` brings the state up to date.
-        self.log.guard.check(self.model, self.log.step)
+        self.log.guard.check(self.model)
         self.checkpoints.save(
             self.model,
             self.log.step,

@@ -87,10 +87,11 @@ def count_once(data, workdir, step):
     return {s: n for s, (_, n) in zip(shards, listed, strict=True)}
 
 
-def name_records(counts, recipe, step, num_workers):
-    """Name the records of a step, those of all workers."""
+def name_records(counts, recipe, steps, num_workers):
+    """Name the records of some steps, those of all workers."""
     return [
         record
+        for step in steps
         for worker in range(num_workers)
         for record in records_of_step(
             counts,

@@ -22,14 +22,17 @@ class Preemption:
 
     A context manager. Where there is nothing to save, the process exits at
     once: before the first step, and while the model is evaluated. Otherwise
-    it exits after the step, see `SaveBest`.
+    it exits after the step, see `SaveBest`. One of several workers never
+    leaves alone, for the others would wait for it.
 
     Args:
         say: callable. Takes a message.
+        alone: bool. Whether there is no other worker. Defaults to `True`.
     """
 
-    def __init__(self, say):
+    def __init__(self, say, alone=True):
         self.say = say
+        self.alone = alone
         self.asked = False
         # Whether steps were taken since the last checkpoint.
         self.unsaved = False
@@ -51,7 +54,7 @@ class Preemption:
 
     def _on_signal(self, number, frame):
         self.asked = True
-        if not self.unsaved:
+        if self.alone and not self.unsaved:
             self.leave()
 
     def leave(self):
@@ -68,17 +71,25 @@ class LossGuard:
     device waits for it.
 
     Args:
-        blame: callable. Takes a step and a reason, and returns the error.
+        blame: callable. Takes a range of steps and a reason, and returns the
+            error.
     """
 
     def __init__(self, blame):
         self.blame = blame
+        self._steps = range(0)
         self._waiting = None
 
-    def watch(self, step, loss):
-        """Look at the loss of the step before, and remember this one."""
+    def watch(self, steps, loss):
+        """Look at the loss of the steps before, and remember these.
+
+        Args:
+            steps: range of ints. One step, or all that Keras takes at once
+                with `steps_per_execution`; nothing tells them apart.
+            loss: float or scalar tensor.
+        """
         self.settle()
-        self._waiting = step, loss
+        self._steps, self._waiting = steps, loss
 
     def settle(self):
         """Look at the loss that is still waiting.
@@ -88,13 +99,12 @@ class LossGuard:
         """
         if self._waiting is None:
             return
-        step, loss = self._waiting
-        self._waiting = None
+        loss, self._waiting = float(self._waiting), None
         # A mean that was not finite once stays so.
-        if not math.isfinite(float(loss)):
-            raise self.blame(step, f"the loss is {float(loss)}")
+        if not math.isfinite(loss):
+            raise self.blame(self._steps, f"the loss is {loss}")
 
-    def check(self, model, step):
+    def check(self, model):
         """Make sure that a model is worth saving.
 
         Raises:
@@ -104,14 +114,16 @@ class LossGuard:
         for variable in (*model.weights, *model.optimizer.variables):
             value = keras.ops.convert_to_numpy(variable)
             if value.dtype.kind not in "iub" and not np.isfinite(value).all():
-                raise self.blame(step, f"`{variable.path}` is no more finite")
+                reason = f"`{variable.path}` is no more finite"
+                raise self.blame(self._steps, reason)
 
 
-def nonfinite_error(step, reason, records, path, last_step):
-    """Make the error of a step that went wrong, and list its records.
+def nonfinite_error(steps, reason, records, path, last_step):
+    """Make the error of steps that went wrong, and list their records.
 
     Args:
-        step: int. The number of the step, from 1.
+        steps: range of ints. Numbers of the steps, from 1; one of them went
+            wrong.
         reason: string.
         records: list of dicts, as `records_of_step` returns them.
         path: string or `pathlib.Path`. The JSON file of all records.
@@ -121,7 +133,7 @@ def nonfinite_error(step, reason, records, path, last_step):
         A `FloatingPointError`.
     """
     with atomic_file(path) as temporary:
-        listed = {"step": step, "reason": reason, "records": records}
+        listed = {"steps": [*steps], "reason": reason, "records": records}
         temporary.write_text(json.dumps(listed, indent=1) + "\n")
     keys = collections.defaultdict(list)
     for record in records[:SHOWN]:
@@ -130,8 +142,11 @@ def nonfinite_error(step, reason, records, path, last_step):
     batch = "; ".join(f"{f}: {', '.join(names)}" for f, names in keys.items())
     if len(records) > SHOWN:
         batch += f"; and {len(records) - SHOWN} more"
+    when = f"step {steps[0]}"
+    if len(steps) > 1:
+        when = f"one of the steps {steps[0]} to {steps[-1]}"
     return FloatingPointError(
-        f"In step {step}, {reason}. Its batch was {batch} (see `{Path(path)}`)."
+        f"In {when}, {reason}. The records were {batch} (see `{Path(path)}`)."
         f" The checkpoint of step {last_step} is kept. Look at the records, "
         "lower `learning_rate`, or set `skip_nonfinite` in the recipe."
     )

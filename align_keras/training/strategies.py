@@ -89,30 +89,31 @@ def worker_of(strategy):
     return resolver.task_id or 0, len(workers)
 
 
-def agreement(strategy):
-    """Return a function that tells whether any worker asks for something.
+def sum_over_workers(strategy):
+    """Return a function that sums numbers up over the workers.
 
     Args:
         strategy: What `make_strategy` returned, or a `tf.distribute.Strategy`.
 
     Returns:
-        A callable of a bool that returns a bool, the same on all workers,
-        which must call it at the same time; `None` where there is one worker.
+        A callable of floats that returns a list of floats, the same on all
+        workers, which must call it at the same time; `None` where there is
+        one worker.
     """
     if worker_of(strategy)[1] == 1:
         return None
     import tensorflow as tf
 
     @tf.function(autograph=False)
-    def total(asked):
+    def total(values):
         # The identity lies on the device of its replica.
-        votes = strategy.run(tf.identity, args=(asked,))
+        votes = strategy.run(tf.identity, args=(values,))
         return strategy.reduce("SUM", votes, axis=None)
 
-    def any_worker(asked):
-        return bool(total(tf.constant(float(asked))) > 0)
+    def sums(*values):
+        return total(tf.constant(values, "float32")).numpy().tolist()
 
-    return any_worker
+    return sums
 
 
 def _detect(tf):
@@ -182,8 +183,16 @@ def _jax_strategy(name):
     if name in ("multi-worker", "tpu"):
         raise ValueError(
             f"The strategy `{name}` belongs to the TensorFlow backend. On JAX "
-            "use `auto`, which takes all devices, and "
-            "`keras.distribution.initialize()` for several processes."
+            "use `auto`, which takes all devices of a process."
+        )
+    import jax
+
+    if jax.process_count() > 1:
+        raise ValueError(
+            "Several processes of JAX cannot share a run of `train`: they "
+            "would write the same files. Call `model.fit` in each of them, "
+            "with its own rows, or start one process for all devices. "
+            f"Received: {jax.process_count()} processes"
         )
     strategy = _NoStrategy()
     devices = keras.distribution.list_devices()

@@ -25,8 +25,8 @@ from align_keras.training.recipes import load_recipe
 from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
 from align_keras.training.safety import nonfinite_error
-from align_keras.training.strategies import agreement
 from align_keras.training.strategies import make_strategy
+from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
 
 # What a run writes into its working directory, whole or not at all.
@@ -126,14 +126,14 @@ def train(
     # variable may take them all; what the first writes is the result.
     workdir = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
     best_directory = workdir / "model"
-    with Preemption(say) as preemption:
+    with Preemption(say, alone=num_workers == 1) as preemption:
         # The data is looked for before anything is written.
         data, validation_data = _find_data(
             data, validation_data, workdir, hold_out, say
         )
         state = begun.state()
         step = state["step"]
-        _claim(workdir, model, recipe, vocabulary, step)
+        _claim(workdir, model, recipe, vocabulary, num_workers, step)
         if step >= recipe.steps and not state.get("pending"):
             say(
                 f"This run is finished: {recipe.steps} steps. "
@@ -169,7 +169,7 @@ def train(
             log,
             preemption,
             _evaluation(evaluate, validation_data, say),
-            agreement(strategy),
+            sum_over_workers(strategy),
         )
         model.fit(
             make_dataset(
@@ -204,11 +204,11 @@ def _find_data(data, validation_data, workdir, hold_out, say):
 def _guard(counts, recipe, num_workers, workdir, checkpoints):
     """Watch the loss; a step that is not finite is blamed on its records."""
 
-    def blame(step, reason):
+    def blame(steps, reason):
         return nonfinite_error(
-            step,
+            steps,
             reason,
-            name_records(counts, recipe, step, num_workers),
+            name_records(counts, recipe, steps, num_workers),
             workdir / "nonfinite.json",
             checkpoints.state()["step"],
         )
@@ -278,11 +278,13 @@ def _report_recall(metrics, say):
             )
 
 
-def _claim(workdir, model, recipe, vocabulary, step):
+def _claim(workdir, model, recipe, vocabulary, num_workers, step):
     """Write down what the directory is for, or check that it still holds."""
     asked = {
         "model": model if isinstance(model, str) else "custom",
         "vocabulary": vocabulary and str(vocabulary),
+        # Workers share out the files, so another number is another order.
+        "workers": num_workers,
         **dataclasses.asdict(recipe),
     }
     remove_leftovers(workdir, WRITTEN)

@@ -22,6 +22,7 @@ import numpy as np
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import ContrastiveLoss
+from align_keras import SigmoidLoss
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
 
@@ -46,9 +47,27 @@ class Case:
     evaluated: bool = False
     # Whether the towers have blocks that can be computed anew.
     blocks: bool = False
+    sigmoid: bool = False
+    tile_size: int | None = None
+
+    def make_loss(self):
+        if self.sigmoid:
+            return SigmoidLoss(dtype=keras.config.floatx())
+        return ContrastiveLoss(
+            0.1, tile_size=self.tile_size, dtype=keras.config.floatx()
+        )
 
 
 TAIL = 2 * BATCH + 9
+# How many devices draw masks of dropout.
+DEVICES = 8 if BACKEND == "jax" else 2
+MANY = {
+    "batch_norm": "ghost",
+    "rows": 3 * BATCH,
+    "broken": BATCH + 3,
+    "optimizer": {"global_clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.5},
+    "compile": {"skip_nonfinite": True},
+}
 CASES = {
     "plain": Case(),
     "tail": Case(rows=TAIL, evaluated=True),
@@ -69,12 +88,40 @@ CASES = {
     "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
     "blocks": Case(blocks=True),
     "remat": Case(blocks=True, compile={"remat": True}),
-    "clipped": Case(optimizer={"global_clipnorm": 0.1}),
+    "clipped": Case(
+        optimizer={
+            "global_clipnorm": 0.1,
+            "use_ema": True,
+            "ema_momentum": 0.5,
+        }
+    ),
     "skipped": Case(
         rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
     ),
     "frozen": Case(frozen=True),
     "frozen cached": Case(frozen=True, compile={"microbatch_size": 4}),
+    "sigmoid": Case("ghost", run=2, sigmoid=True),
+    "sigmoid cached": Case(
+        "ghost", run=2, sigmoid=True, compile={"microbatch_size": 2}
+    ),
+    # Many things at once, for where each of them would take long.
+    "blocks at once": Case(**MANY, blocks=True),
+    "combined": Case(
+        **MANY | {"compile": MANY["compile"] | {"remat": True}},
+        blocks=True,
+        tile_size=5,
+    ),
+    # These give the numbers of one another on as many devices only.
+    "dropout": Case("ghost", blocks=True, dropout=0.5),
+    "dropout remat": Case(
+        "ghost", blocks=True, dropout=0.5, compile={"remat": True}
+    ),
+    "dropout cached": Case(
+        "ghost",
+        blocks=True,
+        dropout=0.5,
+        compile={"microbatch_size": BATCH // DEVICES},
+    ),
 }
 
 
@@ -130,6 +177,7 @@ def make_model(case):
         text_encoder(case),
         embedding_dim=12,
         initial_temperature=0.1,
+        initial_bias=-3.0 if case.sigmoid else None,
     )
     # The same weights whatever the strategy drew.
     rng = np.random.default_rng(1)
@@ -141,7 +189,7 @@ def make_model(case):
     model.image_encoder.trainable = not case.frozen
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9, name="sgd", **case.optimizer),
-        ContrastiveLoss(0.1, dtype=keras.config.floatx()),
+        case.make_loss(),
         jit_compile=BACKEND == "jax",
         **case.compile,
     )

@@ -2,12 +2,13 @@
 
     python multi_worker.py WORKDIR INDEX PORT PORT ...
 
-Runs `CASES` of cases.py, then trains through `train` on packed records;
-without ports, the cases that these must equal.
+Runs cases of cases.py, then trains through `train` on packed records, in one
+go and with a stop; without ports, the cases that these must equal.
 """
 
 import json
 import os
+import signal
 import sys
 
 WORKDIR, INDEX, PORTS = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
@@ -21,6 +22,8 @@ if PORTS:
 import keras
 import numpy as np
 from cases import run_all
+from comparison import OF_WORKERS
+from comparison import TWINS
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
@@ -29,8 +32,6 @@ from align_keras.training import make_strategy
 from align_keras.training import train
 
 BATCH = 8
-# A case, and the one on one device whose numbers it must give.
-CASES = {"steps tail": "tail", "cached tail": "ghost tail"}
 
 
 def make_model(vocabulary_size=50):
@@ -47,29 +48,55 @@ def make_model(vocabulary_size=50):
 
 def main():
     strategy = make_strategy("multi-worker" if PORTS else "one-device")
-    names = CASES if PORTS else CASES.values()
+    names = OF_WORKERS if PORTS else {TWINS[case] for case in OF_WORKERS}
     path = os.path.join(WORKDIR, f"cases-{INDEX}-of-{len(PORTS)}")
     with strategy.scope():
         np.savez(path, **run_all(names))
     if PORTS:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
-        result = train(
-            make_model,
-            Recipe(
-                steps=4,
-                batch_size=BATCH,
-                learning_rate=0.01,
-                warmup_steps=1,
-                image_size=32,
-                resize_size=36,
-                checkpoint_every=2,
-            ),
-            data=os.path.join(WORKDIR, "packed"),
-            workdir=os.path.join(WORKDIR, "run"),
-            strategy=strategy,
-        )
-        print(json.dumps(result))
+        whole = run(strategy, "whole", evaluate)
+        try:
+            run(strategy, "run", evaluate_and_stop)
+        except SystemExit as stop:
+            assert stop.code == 0
+        else:
+            raise AssertionError("SIGTERM has not stopped the run")
+        result = run(strategy, "run", evaluate)
+        print(json.dumps({"whole": whole, "stopped": result}))
+
+
+def run(strategy, name, evaluate):
+    """Train for six steps, with an evaluation after two and four."""
+    return train(
+        make_model,
+        Recipe(
+            steps=6,
+            batch_size=BATCH,
+            learning_rate=0.01,
+            warmup_steps=1,
+            image_size=32,
+            resize_size=36,
+            checkpoint_every=2,
+        ),
+        data=os.path.join(WORKDIR, "packed"),
+        validation_data=os.path.join(WORKDIR, "packed"),
+        evaluate=evaluate,
+        workdir=os.path.join(WORKDIR, name),
+        strategy=strategy,
+    )
+
+
+def evaluate(model, data):
+    step = keras.ops.convert_to_numpy(model.optimizer.iterations)
+    return {"mean_recall": float(step)}
+
+
+def evaluate_and_stop(model, data):
+    """The second worker alone is asked to stop."""
+    if INDEX == 1:
+        signal.raise_signal(signal.SIGTERM)
+    return evaluate(model, data)
 
 
 if __name__ == "__main__":

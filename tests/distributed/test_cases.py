@@ -8,37 +8,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
+from comparison import BACKEND
+from comparison import OF_PROCESSES
+from comparison import OF_WORKERS
+from comparison import TWINS
+from comparison import assert_equal
+from comparison import assert_equal_to_twin
+from comparison import select
 
 SCRIPT = Path(__file__).with_name("cases.py")
-BACKEND = keras.config.backend()
 
-# A case, and the case on one device whose numbers it must give.
-TWINS = {
-    "tail": "tail",
-    "ghost tail": "ghost tail",
-    # A microbatch has statistics of its own, like a run of that length.
-    "pairs cached": "pairs",
-    "frozen cached": "frozen",
-    "remat": "blocks",
-    "skipped": "skipped",
-    "clipped": "clipped",
-}
-COUNTS = {8: [*TWINS]}
-if BACKEND == "tensorflow":
-    TWINS |= {
-        "steps tail": "tail",
-        "cached tail": "ghost tail",
-        "bfloat16": "bfloat16",
-        # On JAX, these statistics are those of all devices.
-        "local": "half batches",
-    }
-    COUNTS = {
-        2: [n for n in TWINS if n not in ("tail", "pairs cached")],
-        4: ["steps tail", "cached tail"],
-    }
+# Masks of dropout depend on the number of devices: a case, and the one on as
+# many devices that draws the same.
+SAME = {"dropout remat": "dropout", "dropout cached": "dropout"}
+if BACKEND == "jax":
+    COUNTS = {8: [*TWINS]}
+else:
+    left_out = ("tail", "pairs cached", "combined", "sigmoid cached")
+    COUNTS = {2: [n for n in TWINS if n not in left_out], 4: OF_WORKERS}
+MOST = max(COUNTS, key=lambda count: len(COUNTS[count]))
 CASES = [(count, name) for count, names in COUNTS.items() for name in names]
 
 pytestmark = pytest.mark.multiprocess
@@ -52,6 +42,8 @@ def results(tmp_path_factory):
     def of(devices, run_script):
         if devices not in found:
             names = COUNTS.get(devices) or {TWINS[name] for _, name in CASES}
+            if devices == MOST:
+                names = [*names, "dropout", *SAME]
             path = folder / f"{devices}.npz"
             found[devices] = {}  # One that fails is not tried again.
             run_script(
@@ -68,54 +60,18 @@ def results(tmp_path_factory):
     return of
 
 
-def select(results, case):
-    """Results of one case; seeds are compared elsewhere."""
-    start = f"{case}: "
-    return {
-        name.removeprefix(start): value
-        for name, value in results.items()
-        if name.startswith(start) and "seed" not in name
-    }
-
-
-# On JAX, Keras computes in float32 at times whatever is asked for.
-TOLERANCE = {"tensorflow": 1e-6, "jax": 1e-5}[BACKEND]
-# Eight bits of mantissa, and replicas round at other places than one device.
-BFLOAT16 = 2e-2
-
-
-def assert_equal(many, one, rtol=TOLERANCE):
-    assert set(one) <= set(many)
-    assert any(name.endswith("moving_variance") for name in one)
-    for name, expected in one.items():
-        assert_close(name, many[name], expected, rtol)
-
-
-def assert_close(name, value, expected, rtol):
-    np.testing.assert_allclose(
-        value,
-        expected,
-        rtol=rtol,
-        # Of a weight, relative to its greatest value.
-        atol=rtol * max(np.abs(expected).max(), 1e-3),
-        err_msg=name,
-    )
-
-
 @pytest.mark.parametrize("devices, case", CASES)
 def test_equals_one_device(devices, case, results, run_script):
     """Losses, metrics, weights, statistics and moments after an epoch."""
-    many = select(results(devices, run_script), case)
-    one = select(results(1, run_script), TWINS[case])
-    if case != "bfloat16":
-        assert_equal(many, one)
-        return
-    # A momentum is a sum of few gradients, each rounded to eight bits.
-    momenta = {name for name in one if name.endswith("momentum")}
-    assert momenta
-    assert_equal(many, {n: one[n] for n in one.keys() - momenta}, BFLOAT16)
-    for name in momenta:
-        assert_close(name, many[name], one[name], 1e-1)
+    many = results(devices, run_script)
+    assert_equal_to_twin(case, many, results(1, run_script))
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_dropout_is_drawn_again(case, results, run_script):
+    """Several devices draw the same masks in a second forward pass."""
+    found = results(MOST, run_script)
+    assert_equal(select(found, case), select(found, SAME[case]))
 
 
 def test_each_case_makes_a_difference(results, run_script):
@@ -142,9 +98,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(results, run_script):
 
 def test_nothing_is_dropped_from_a_smaller_last_batch(results, run_script):
     for devices in COUNTS:
-        found = select(results(devices, run_script), "tail")
-        if found:
-            assert len(found["predicted image_embeddings"]) == 2 * 32 + 9
+        found = select(results(devices, run_script), "steps tail")
+        assert len(found["predicted image_embeddings"]) == 2 * 32 + 9
 
 
 @pytest.mark.skipif(
@@ -158,7 +113,7 @@ def test_two_processes_equal_one_device(results, run_script, tmp_path):
     paths = [tmp_path / f"{process}.npz" for process in range(2)]
     processes = [
         subprocess.Popen(
-            [*command, f"{process}/2/{address}", str(path), "clipped"],
+            [*command, f"{process}/2/{address}", str(path), *OF_PROCESSES],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -167,6 +122,8 @@ def test_two_processes_equal_one_device(results, run_script, tmp_path):
     for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
-    one = select(results(1, run_script), "clipped")
+    one = results(1, run_script)
     for path in paths:
-        assert_equal(select(dict(np.load(path)), "clipped"), one)
+        found = dict(np.load(path))
+        for case in OF_PROCESSES:
+            assert_equal_to_twin(case, found, one)

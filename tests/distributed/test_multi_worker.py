@@ -7,13 +7,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from comparison import OF_WORKERS
+from comparison import assert_equal_to_twin
 from PIL import Image
 
 from align_keras import AlignDualEncoder
 from align_keras.data import pack
-
-# As in multi_worker.py, which must not be imported here.
-CASES = {"steps tail": "tail", "cached tail": "ghost tail"}
 
 SCRIPT = Path(__file__).with_name("multi_worker.py")
 
@@ -24,16 +23,6 @@ pytestmark = [
         reason="`multi-worker` is a strategy of TensorFlow",
     ),
 ]
-
-
-def select(results, case):
-    """Results of one case; the seeds are of no consequence."""
-    start = f"{case}: "
-    return {
-        name.removeprefix(start): results[name]
-        for name in results
-        if name.startswith(start) and "seed" not in name
-    }
 
 
 def free_ports(count):
@@ -91,30 +80,47 @@ def workdir(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("case, twin", [*CASES.items()])
-def test_two_workers_equal_one_device(case, twin, workdir):
-    one = select(np.load(workdir / "cases-0-of-0.npz"), twin)
-    assert one
+@pytest.mark.parametrize("case", OF_WORKERS)
+def test_two_workers_equal_one_device(case, workdir):
+    one = np.load(workdir / "cases-0-of-0.npz")
     for index in range(2):
-        worker = select(np.load(workdir / f"cases-{index}-of-2.npz"), case)
-        assert set(one) <= set(worker)
-        for name, expected in one.items():
-            np.testing.assert_allclose(
-                worker[name],
-                expected,
-                rtol=1e-6,
-                atol=1e-6 * max(np.abs(expected).max(), 1e-3),
-                err_msg=name,
-            )
+        worker = np.load(workdir / f"cases-{index}-of-2.npz")
+        assert_equal_to_twin(case, worker, one)
 
 
-def test_first_worker_writes_the_run(workdir):
-    results = [
+@pytest.fixture(scope="module")
+def runs(workdir):
+    """What `train` returned: of both workers, in one go and with a stop."""
+    return [
         json.loads((workdir / f"result-{i}.json").read_text()) for i in range(2)
     ]
-    assert results[0]["model"] == str(workdir / "run" / "model")
-    assert "worker-1" in results[1]["model"]
-    assert results[0]["step"] == results[1]["step"] == 4
-    models = [AlignDualEncoder.from_preset(r["model"]) for r in results]
-    for ours, theirs in zip(*(m.get_weights() for m in models), strict=True):
+
+
+def weights_of(run):
+    return AlignDualEncoder.from_preset(run["model"]).get_weights()
+
+
+def test_first_worker_writes_the_run(workdir, runs):
+    first, second = (results["stopped"] for results in runs)
+    assert first["model"] == str(workdir / "run" / "model")
+    assert "worker-1" in second["model"]
+    assert first["step"] == second["step"] == 6
+    for ours, theirs in zip(weights_of(first), weights_of(second), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_workers_stop_together_and_go_on(workdir, runs):
+    """One was asked to, in an evaluation; the numbers are those of one go."""
+    whole, stopped = runs[0]["whole"], runs[0]["stopped"]
+    for ours, theirs in zip(
+        weights_of(whole), weights_of(stopped), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+    lines = [
+        [json.loads(line) for line in (workdir / name / "metrics.jsonl").open()]
+        for name in ("whole", "run")
+    ]
+    for one, other in zip(*lines, strict=True):
+        assert one["step"] == other["step"]
+        if "loss" in one:
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)

@@ -271,7 +271,11 @@ def test_errors_say_what_to_do(tiny_model, pairs):
         model.encode_text("a red bus")
     with pytest.raises(ValueError, match="loss='mse'"):
         model.compile("sgd", loss="mse")
-    with pytest.raises(ValueError, match="metrics=\\['accuracy'\\]"):
+    with pytest.raises(ValueError, match="loss_weights=2.0"):
+        model.compile("sgd", loss_weights=2.0)
+    with pytest.raises(ValueError, match="weighted_metrics=\\['accuracy'\\]"):
+        model.compile("sgd", weighted_metrics=["accuracy"])
+    with pytest.raises(ValueError, match=" metrics=\\['accuracy'\\]"):
         model.compile("sgd", metrics=["accuracy"])
     with pytest.raises(ValueError, match="initial_temperature=20"):
         tiny_model(initial_temperature=20)

@@ -8,6 +8,13 @@ from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import PaddingMixin
 
 
+def _is_shared_out(data):
+    distribution = keras.distribution.distribution()
+    automatic = getattr(distribution, "auto_shard_dataset", False)
+    # Arrays stay where they are.
+    return automatic and hasattr(data, "element_spec")
+
+
 class Trainer(PaddingMixin):
     """Steps that are right for any number of devices.
 
@@ -83,6 +90,28 @@ class Trainer(PaddingMixin):
         # All is built but the optimizer; no batch need be drawn for it.
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+
+    def _padded(self, x, y, batch_size, microbatches=False, **kwargs):
+        adapter = super()._padded(x, y, batch_size, microbatches, **kwargs)
+        if jax.process_count() > 1 and _is_shared_out(x):
+            if adapter.batch_size is None or adapter.has_partial_batch:
+                raise ValueError(
+                    "Keras shares this data set out among the processes, and "
+                    "would leave out or wait for a smaller last batch. Batch "
+                    "it with `drop_remainder=True`, or give each process its "
+                    "own rows and `DataParallel(auto_shard_dataset=False)`. "
+                    f"Received: {x}"
+                )
+        return adapter
+
+    def predict(self, x, *args, **kwargs):
+        if jax.process_count() > 1:
+            raise ValueError(
+                "`predict` would have to return rows that another process "
+                "holds. Predict in one process, or call `model` on the rows "
+                f"of each. Received: {jax.process_count()} processes"
+            )
+        return super().predict(x, *args, **kwargs)
 
     def batch_multiple(self):
         # A process supplies the rows of its own devices.

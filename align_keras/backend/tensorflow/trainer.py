@@ -109,10 +109,21 @@ class Trainer(PaddingMixin):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
+    def _refuse_compiled_collectives(self):
+        strategy = self.distribute_strategy
+        is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+        if strategy.num_replicas_in_sync > 1 and not is_tpu:
+            raise ValueError(
+                "TensorFlow compiles no collectives on these devices: leave "
+                "`jit_compile` out under "
+                f"`{type(strategy).__name__}`. Received: jit_compile=True"
+            )
+
     def _make_function(self, step_function):
         strategy = self.distribute_strategy
         compiled = not self.run_eagerly
         if self.jit_compile:
+            self._refuse_compiled_collectives()
             step_function = tf.function(
                 step_function, jit_compile=True, autograph=False
             )
