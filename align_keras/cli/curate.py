@@ -57,7 +57,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--discard-stages",
         action="store_true",
-        help="remove the intermediate tables in the end",
+        help="remove this run's intermediate tables in the end",
     )
     parser.add_argument(
         "--print-sql",

@@ -20,7 +20,11 @@ from align_keras.curation.run import describe_files
 from align_keras.curation.run import execute
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import fingerprint
+from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
+
+# In the stages, which may be a directory of the user's.
+LOCK = ".align_keras.lock"
 
 logger = logging.getLogger("align_keras")
 
@@ -62,8 +66,9 @@ def curate(
             configuration's.
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
-        discard_stages: bool. Whether to remove these in the end; without
-            them, `explain` says less. Defaults to `False`.
+        discard_stages: bool. Whether to remove in the end those that this
+            run made or used; without them, `explain` cannot tell why. What
+            else lies in that directory stays. Defaults to `False`.
         progress: bool. Show a progress bar on standard error.
 
     Returns:
@@ -102,9 +107,9 @@ def curate(
     _check_columns(files[0], config)
     work = Storage(stages or target.address(".stages"))
     work.make_directory()
-    with work.lock("lock"), contextlib.ExitStack() as stack:
+    with work.lock(LOCK), contextlib.ExitStack() as stack:
         show = _progress(stack) if progress else _silent
-        spill = work.address("spill.unfinished")
+        spill = work.address(unfinished_name(f"spill-{key}"))
         backend = open_engine(engine, master, memory, spill)
         stack.callback(backend.close)
         run = Stages(work, backend, show)
@@ -115,7 +120,10 @@ def curate(
         about = {"config": dataclasses.asdict(config), "inputs": files}
         manifest = _publish(run, result, audit, target, key, about)
     if discard_stages:
-        work.remove("")
+        run.discard()
+        work.remove(LOCK)
+        if not work.list():
+            work.remove("")
     return manifest
 
 

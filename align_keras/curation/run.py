@@ -256,6 +256,7 @@ def read_rows(config, files, stages):
         summary = _summarize(files, dict(parts))
         stages.finish(stage, time.perf_counter() - begin, ingest=summary)
         notes = stages.notes(stage)
+    stages.used["rows"] = stage
     return key, notes["ingest"]
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from align_keras.cli import main
 from align_keras.curation import curate
+from align_keras.curation import explain
 from align_keras.curation import load_config
 from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
@@ -320,6 +321,23 @@ def test_nothing_is_overwritten(tmp_path, caplog):
     assert len(kept(tmp_path / "4")) == 1
 
 
+def test_stages_in_a_directory_of_the_users(tmp_path):
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    mine = tmp_path / "mine"
+    (mine / "draft.unfinished").mkdir(parents=True)
+    (mine / "lock").write_text("mine")
+    (mine / "rows-1.json").write_text("mine")
+    before = sorted(mine.rglob("*"))
+    # Of a killed run, which is ours.
+    (mine / f"rows-{'a' * 16}.{'b' * 8}.unfinished").mkdir()
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    curate(*given, stages=mine, discard_stages=True)
+    assert sorted(mine.rglob("*")) == before
+    assert (mine / "lock").read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match="have been discarded"):
+        explain(tmp_path / "out", 0)
+
+
 @pytest.mark.multiprocess
 def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
     """Kill the run in each of several stages, in the midst of writing."""
@@ -403,11 +421,12 @@ def _finished(output):
 
 def test_second_run_at_once_is_refused(tmp_path):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    from align_keras.curation.curate import LOCK
     from align_keras.curation.storage import Storage
 
     work = Storage(tmp_path / "out" / ".stages")
     work.make_directory()
-    with work.lock("lock"), pytest.raises(ValueError, match="Another run"):
+    with work.lock(LOCK), pytest.raises(ValueError, match="Another run"):
         curate(
             [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
         )
