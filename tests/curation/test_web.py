@@ -1,5 +1,6 @@
 """From the web: archives of pages, downloads, and a vocabulary in the end."""
 
+import gzip
 import http.server
 import io
 import json
@@ -9,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +144,9 @@ def test_archives_go_through_curation(tmp_path):
     folder.mkdir()
     write_warc(folder / "crawl.warc.gz")
     whole = (folder / "crawl.warc.gz").read_bytes()
-    (folder / "cut.warc.gz").write_bytes(whole[: len(whole) // 3])
+    cuts = [0, 1, 20, len(whole) // 3, len(whole) // 2, len(whole) - 1]
+    for cut in cuts:
+        (folder / f"cut-{cut}.warc.gz").write_bytes(whole[:cut])
     rules = {"rules": [{"token_count": {"at_least": 3}}]}
     rules["extra_columns"] = ["page"]
     curate([folder], tmp_path / "out", parse_config(rules))
@@ -150,6 +154,38 @@ def test_archives_go_through_curation(tmp_path):
     first = [row for row in kept if row["row_id"] < 10**12]
     assert {(r["url"], r["text"]) for r in first} == set(PAIRS[:3])
     assert {row["page"] for row in first} == {"https://example.org/a/b.html"}
+    assert first == kept
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text("utf-8"))
+    damaged = [Path(d["file"]).name for d in audit["reading"]["damaged_files"]]
+    assert sorted(damaged) == sorted(f"cut-{cut}.warc.gz" for cut in cuts)
+
+
+@pytest.mark.parametrize("suffix, step", [(".warc", 1), (".warc.gz", 5)])
+def test_archive_cut_anywhere_is_damaged(tmp_path, suffix, step):
+    write_warc(tmp_path / "crawl.warc.gz")
+    whole = (tmp_path / "crawl.warc.gz").read_bytes()
+    members, rest = [], whole
+    while rest:
+        member = zlib.decompressobj(31)
+        body = member.decompress(rest)
+        size = len(rest) - len(member.unused_data)
+        rest = member.unused_data
+        members.append((size, len(body)))
+    if suffix == ".warc":
+        whole = gzip.decompress(whole)
+    # Where a record ends nothing tells that another should follow. The two
+    # line ends after each are no part of it.
+    column, blank = (1, 4) if suffix == ".warc" else (0, 0)
+    ends = np.cumsum([member[column] for member in members]).tolist()
+    good = {end - extra for end in ends for extra in range(blank + 1)}
+    path = tmp_path / f"cut{suffix}"
+    for cut in range(0, len(whole), step):
+        path.write_bytes(whole[:cut])
+        try:
+            pairs_of(path)
+            assert cut in good, cut
+        except (OSError, ValueError):
+            assert cut not in good, cut
 
 
 # === Downloading ===
