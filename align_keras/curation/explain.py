@@ -2,6 +2,7 @@
 
 from align_keras.curation.engine import open_engine
 from align_keras.curation.extras import require
+from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_parts import bit_count
 from align_keras.curation.rule_parts import token_grams
 from align_keras.curation.storage import Storage
@@ -138,7 +139,7 @@ class _Result:
             again = len(tokens) - len(set(tokens))
             return f"{again} of {len(tokens)} unigrams came before"
         if "column" in parameters:
-            value = row[parameters["column"]]
+            value = row[input_column(parameters["column"])]
             return f"{parameters['column']} is {value}"
         return getattr(self, f"_{kind}")(rule, parameters, row, number)
 

@@ -203,6 +203,37 @@ def test_formats_give_the_same_rows(tmp_path):
     assert counts["invalid_numbers"] == 8
 
 
+def test_columns_named_like_ours_are_the_inputs(tmp_path):
+    """Names of normalised rows are free; COYO has a `text_length`."""
+    write(
+        tmp_path / "in.parquet",
+        url=["u1", "u2", "u3"],
+        text=["one two three", "one two three four", "one"],
+        text_length=[1, 2, 3],
+        num_tokens=["9", "8", "7"],
+        tokens=["en", "de", "en"],
+    )
+    rules = [
+        {"token_count": {"at_least": 2}},
+        {"number": {"column": "text_length", "at_most": 2}},
+        {"language": {"column": "tokens", "keep": ["en"]}},
+    ]
+    fields = {"rules": rules, "extra_columns": ["num_tokens", "text_length"]}
+    given = [tmp_path / "in.parquet"], tmp_path / "out"
+    curate(*given, parse_config(fields))
+    (row,) = kept(tmp_path / "out")
+    assert row["url"] == "u1"
+    assert row["num_tokens"] == "9" and row["text_length"] == 1
+    whys = {
+        r["name"]: r["why"] for r in explain(tmp_path / "out", 2)[0]["rules"]
+    }
+    assert whys["token_count"].startswith("num_tokens 1")
+    assert whys["number"].startswith("text_length is 3")
+    misspelt = parse_config({"rules": [], "extra_columns": ["num_token"]})
+    with pytest.raises(ValueError, match="`num_token`, which no"):
+        curate(given[0], tmp_path / "2", misspelt)
+
+
 def test_quotation_mark_in_tsv_is_text(tmp_path):
     texts = ['"open and never closed', 'a "b" c', '"', '"whole"', "last"]
     rows = "".join(f"{text}\tu{n}\n" for n, text in enumerate(texts))
@@ -271,6 +302,25 @@ def test_text_is_the_same_everywhere():
         ({"rules": [], "tokenizer": "x"}, "blanks, words"),
         ({"rules": [], "columns": {"txt": "t"}}, "Did you mean `text`"),
         ({"rules": [], "image_identity": "no"}, "image_identity"),
+        ({"rules": [], "image_identity": "width"}, "image_identity"),
+        ({"rules": [], "extra_columns": ["URL"]}, "names `URL`"),
+        ({"rules": [], "extra_columns": ["a", "A"]}, "names `A`"),
+        (
+            {
+                "rules": [{"number": {"column": "a", "above": 1}}],
+                "extra_columns": ["A"],
+            },
+            "another case",
+        ),
+        (
+            {
+                "rules": [
+                    {"number": {"column": "a", "above": 1}},
+                    {"one_of": {"column": "a", "values": ["1"]}},
+                ]
+            },
+            "`a` for a number",
+        ),
         ({"rules": [{"near_duplicate": {"distance": 40}}]}, "0 to 31"),
     ],
 )
