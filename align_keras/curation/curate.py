@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import glob
 import logging
 import os
 import unicodedata
@@ -130,11 +131,24 @@ def curate(
 def _complete(config, test_images, picture_folder):
     """Put the command line's paths in place of the configuration's."""
     rules = []
+    takers = [r.name for r in config.rules if "test_images" in r.parameters]
+    if test_images and not takers:
+        raise ValueError(
+            "No rule of the configuration takes test images; add "
+            "`near_duplicate` to it, or leave `--test-images` out. Its rules: "
+            f"{', '.join(rule.name for rule in config.rules)}."
+        )
     for rule in config.rules:
         if test_images and "test_images" in rule.parameters:
             paths = tuple(os.fspath(path) for path in test_images)
             given = {**rule.parameters, "test_images": paths}
             rule = dataclasses.replace(rule, parameters=given)
+        # At once, and also for a rule that the input leaves out.
+        for path in rule.parameters.get("test_images", ()):
+            if not os.path.exists(path) and not glob.glob(path):
+                raise FileNotFoundError(
+                    f"Rule `{rule.name}`: no test images match `{path}`."
+                )
         if not rule.parameters.get("test_images", True) and not rule.optional:
             raise ValueError(
                 f"Rule `{rule.name}` needs `test_images`: folders, TFRecord "

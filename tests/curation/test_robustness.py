@@ -343,8 +343,14 @@ def test_missing_columns_and_test_sets_are_named(tmp_path, caplog):
     rules = parse_config({"rules": [{"near_duplicate": {}}]})
     with pytest.raises(ValueError, match="needs `test_images`"):
         curate(given, tmp_path / "4", rules)
+    test = [tmp_path / "bare.parquet"]
     with pytest.raises(ValueError, match="master"):
-        curate(given, tmp_path / "5", rules, master="yarn", test_images=["x"])
+        curate(given, tmp_path / "5", rules, master="yarn", test_images=test)
+    with pytest.raises(ValueError, match="No rule .* test images"):
+        curate(given, tmp_path / "5", parse_config(LENGTH), test_images=test)
+    with pytest.raises(FileNotFoundError, match="no test images match `x`"):
+        # Also for a rule that would be left out.
+        curate(given, tmp_path / "5", "align", test_images=["x"])
     optional = {"near_duplicate": {"optional": True}}
     with caplog.at_level(logging.WARNING):
         curate(given, tmp_path / "6", parse_config({"rules": [optional]}))
