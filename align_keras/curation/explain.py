@@ -5,6 +5,7 @@ from align_keras.curation.extras import require
 from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_parts import bit_count
 from align_keras.curation.rule_parts import token_grams
+from align_keras.curation.run import sees_remaining
 from align_keras.curation.storage import Storage
 
 # Of what a rule objects to in one row.
@@ -81,7 +82,9 @@ class _Result:
     def counted(self, number):
         """The rows on which a rule took its counts."""
         rows = self.rows
-        if self.manifest["config"]["counted_rows"] == "remaining":
+        counted = self.manifest["config"]["counted_rows"]
+        parameters = self.manifest["rules"][number]["parameters"]
+        if sees_remaining(counted, parameters):
             for rule in self.manifest["rules"][:number]:
                 drop = self.manifest["tables"][f"drop-{rule['name']}"]
                 rows = rows.anti_join(self.read(drop), "row_id")

@@ -327,11 +327,18 @@ def language(
 
 
 @rule("text_key")
-def repeated_pairs(rows, *, picture: Literal["phash", "image"] = "phash"):
+def repeated_pairs(
+    rows,
+    *,
+    picture: Literal["phash", "image"] = "phash",
+    among: Literal["raw", "remaining"] = "raw",
+):
     """Pairs of a picture and a text that came before; the first one stays.
 
     COYO-700M: `picture: phash`, the perceptual hash tells pictures apart.
-    A row without a hash, or without a text, repeats nothing.
+    A row without a hash, or without a text, repeats nothing. With `among:
+    raw` another rule may drop the first one, and then none stays; with
+    `remaining` the run gives only what the rules before this one have left.
     """
     key = "phash" if picture == "phash" else "image_key"
     return drop_repeated(rows, (key, "text_key"))

@@ -72,7 +72,7 @@ def execute(config, files, stages):
     drops, keys = [], []
     for rule in rules:
         judged, counted = rows, [rows_key]
-        if config.counted_rows == "remaining" and drops:
+        if drops and sees_remaining(config.counted_rows, rule.parameters):
             judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
@@ -92,6 +92,11 @@ def execute(config, files, stages):
         kept=f"kept-{key}",
         seconds=time.perf_counter() - begin,
     )
+
+
+def sees_remaining(counted_rows, parameters):
+    """Whether a rule judges only what those before it have left."""
+    return "remaining" in (counted_rows, parameters.get("among"))
 
 
 def combine(drops):

@@ -234,6 +234,27 @@ def test_columns_named_like_ours_are_the_inputs(tmp_path):
         curate(given[0], tmp_path / "2", misspelt)
 
 
+@pytest.mark.parametrize("among, stays", [("raw", []), ("remaining", ["b"])])
+def test_pair_whose_first_row_another_rule_drops(tmp_path, among, stays):
+    write(
+        tmp_path / "in.parquet",
+        url=["a", "b", "c"],
+        text=["one two three"] * 3,
+        phash=pa.array([7, 7, 7], "uint64"),
+        score=[0.9, 0.1, 0.1],
+    )
+    rules = [
+        {"adult_content": {"column": "score"}},
+        {"repeated_pairs": {"among": among}},
+    ]
+    config = parse_config({"rules": rules})
+    curate([tmp_path / "in.parquet"], tmp_path / "out", config)
+    assert [row["url"] for row in kept(tmp_path / "out")] == stays
+    (rule,) = explain(tmp_path / "out", 2)[0]["rules"]
+    first = 0 if among == "raw" else 1
+    assert rule["why"].startswith(f"row {first} has the same text")
+
+
 def test_quotation_mark_in_tsv_is_text(tmp_path):
     texts = ['"open and never closed', 'a "b" c', '"', '"whole"', "last"]
     rows = "".join(f"{text}\tu{n}\n" for n, text in enumerate(texts))
