@@ -232,12 +232,19 @@ def _publish(stages, result, audit, target, key, about):
     target.make_directory(".stages")
     # Tells a later run that what lies here is its own, and half done.
     target.write_json(".stages/publishing.json", {"key": key})
-    files = {
-        name: _publish_stage(stages, stage, target, name)
-        for name, stage in (("kept", result.kept), ("dropped", result.verdicts))
-    }
     target.write_json("audit.json", audit)
     target.write_text("audit.html", write_report(audit))
+    published = {"dropped": result.verdicts, "kept": result.kept}
+    for name, stage in published.items():
+        target.remove(name)
+        _copy_stage(stages, stage, target, name)
+    # At the very end, so that whoever looks for kept rows finds all or none.
+    for name in published:
+        target.move(f".stages/{name}.unfinished", name)
+    files = {
+        name: [f"{name}/{file}" for file in target.data_files(name)]
+        for name in published
+    }
     manifest = {
         "key": key,
         "align_keras": align_keras.__version__,
@@ -258,9 +265,8 @@ def _publish(stages, result, audit, target, key, about):
     return manifest
 
 
-def _publish_stage(stages, stage, target, name):
-    """Copy a stage's files, as links where possible; return their names."""
-    target.remove(name)
+def _copy_stage(stages, stage, target, name):
+    """Copy a stage's files, as links where possible, out of sight."""
     unfinished = f".stages/{name}.unfinished"
     target.remove(unfinished)
     target.make_directory(unfinished)
@@ -269,9 +275,3 @@ def _publish_stage(stages, stage, target, name):
     for number, file in enumerate(files):
         new = f"data-{number:05d}-of-{len(files):05d}.parquet"
         target.copy(stages.storage, f"{stage}/{file}", f"{unfinished}/{new}")
-    if target.local:
-        target.move(unfinished, name)
-    else:
-        # Nothing can be renamed as a whole there; the manifest comes last.
-        target.move_files(unfinished, name)
-    return [f"{name}/{file}" for file in target.data_files(name)]

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 from align_keras.curation.extras import require
+from align_keras.curation.storage import kept_folder
 from align_keras.files import atomic_file
 
 # What img2dataset writes beside each shard while it runs.
@@ -151,9 +152,7 @@ def write_download_list(kept, path):
     """
     parquet = require("pyarrow.parquet", "curation")
     arrow = require("pyarrow", "curation")
-    folder = Path(kept)
-    if (folder / "kept").is_dir():
-        folder /= "kept"
+    folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
     files = sorted(folder.glob("*.parquet"))
     if not files or not {*columns} <= {*parquet.read_schema(files[0]).names}:

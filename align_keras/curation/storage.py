@@ -11,6 +11,32 @@ from align_keras.curation.extras import require
 from align_keras.files import atomic_file
 
 
+def kept_folder(path):
+    """The kept rows of a finished result.
+
+    Args:
+        path: string. The directory that `curate` wrote, or `kept` in it.
+
+    Returns:
+        `pathlib.Path` of `kept`, or `None` where `path` is neither.
+
+    Raises:
+        FileNotFoundError: The run has not ended, so that rows may be missing.
+    """
+    path = Path(path)
+    output = path.parent if path.name == "kept" else path
+    # A folder may be called `kept` for reasons of its own.
+    ours = (output / "kept").is_dir() and (output / "dropped").is_dir()
+    if not ours and not (output / ".stages").is_dir():
+        return None
+    if not (output / "manifest.json").is_file():
+        raise FileNotFoundError(
+            f"`{output}` has no manifest.json, so the run that writes it has "
+            "not ended; run `align-keras curate` again."
+        )
+    return output / "kept"
+
+
 class Storage:
     """A directory, by names relative to it.
 
@@ -96,15 +122,6 @@ class Storage:
         if self.local:
             self._sync(old)
         self.system.move(self._path(old), self._path(new))
-
-    def move_files(self, old, new):
-        """Move the files of a directory one by one."""
-        self.make_directory(new)
-        for file in self.list(old):
-            self.system.move(
-                self._path(f"{old}/{file}"), self._path(f"{new}/{file}")
-            )
-        self.remove(old)
 
     def _sync(self, name):
         path = Path(self._path(name))

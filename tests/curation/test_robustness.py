@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 
 from align_keras.cli import main
 from align_keras.curation import curate
+from align_keras.curation import download
 from align_keras.curation import explain
+from align_keras.curation import learn_vocabulary
 from align_keras.curation import load_config
 from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
@@ -432,14 +434,19 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
     """Kill the run in each of several stages, in the midst of writing."""
     texts = [f"text number {n % 4000} of file" for n in range(60_000)]
     urls = [f"u{n}" for n in range(60_000)]
-    write(tmp_path / "in.parquet", url=urls, text=texts)
+    source = tmp_path / "in"
+    source.mkdir()
+    write(source / "0.parquet", url=urls[:40_000], text=texts[:40_000])
+    write(source / "1.parquet", url=urls[40_000:], text=texts[40_000:])
     output = tmp_path / "out"
     script = textwrap.dedent(
         """
         import os, signal, sys
         from align_keras.curation import curate
         from align_keras.curation import engine
+        from align_keras.curation import run
         from align_keras.curation.config import parse_config
+        from align_keras.curation.storage import Storage
 
         victim, source, output = sys.argv[1:]
         write = engine.DuckDBEngine.write
@@ -453,14 +460,25 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
                     os.truncate(path, os.path.getsize(path) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        if victim == "publish":
-            from align_keras.curation.storage import Storage
-            write_json = Storage.write_json
-            def last(self, name, value):
-                if name == "manifest.json":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                write_json(self, name, value)
-            Storage.write_json = last
+        def read(task, file):
+            found = ingest_file(task, file)
+            # The first file is whole, and not to be read again.
+            if task.number == 1:
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        def write_text(self, name, text):
+            if name == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write_whole(self, name, text)
+
+        ingest_file, write_whole = run.ingest_file, Storage.write_text
+        Storage.write_text = write_text
+        if victim == "reading":
+            run.ingest_file = read
+            # In this process.
+            os.cpu_count = lambda: 1
         engine.DuckDBEngine.write = killed
         rules = [{"shared_text": {"at_most": 14}}]
         rules += [{"rare_tokens": {"keep": 4000}}]
@@ -470,37 +488,51 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
     (tmp_path / "run.py").write_text(script)
     finished = set()
     for victim in (
+        "reading",
         "shared_text",
         "token_counts",
         "verdicts",
         "kept",
-        "publish",
+        "audit.html",
+        "manifest.json",
     ):
         command = [sys.executable, tmp_path / "run.py", victim]
         result = subprocess.run(
-            [*command, tmp_path / "in.parquet", output],
+            [*command, source, output],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert result.returncode == -signal.SIGKILL
         assert not (output / "manifest.json").exists()
-        if victim != "publish":
-            found = [p for p in output.rglob("*") if p.suffix == ".parquet"]
+        found = [p for p in output.rglob("*") if p.suffix == ".parquet"]
+        if victim == "manifest.json":
+            # All is there, but nothing takes it for a result.
+            with pytest.raises(FileNotFoundError, match="has not ended"):
+                learn_vocabulary([output], tmp_path / "v.txt")
+            with pytest.raises(FileNotFoundError, match="has not ended"):
+                download(output / "kept", tmp_path / "got", sys.executable)
+        else:
             assert found == []
             assert not (output / "kept").exists()
+        if victim == "reading":
+            (part,) = output.rglob("part-*.stage")
+            first_part = part, part.stat().st_mtime_ns
+            continue
         stages = {p.name: p.stat().st_mtime_ns for p in _finished(output)}
         # What was finished before is as it was.
         assert finished <= set(stages.items())
-        assert len(stages) > len(finished)
+        assert len(stages) > len(finished) or victim == "manifest.json"
         finished = set(stages.items())
     rules = [{"shared_text": {"at_most": 14}}, {"rare_tokens": {"keep": 4000}}]
     config = parse_config({"rules": rules})
-    manifest = curate([tmp_path / "in.parquet"], output, config)
+    manifest = curate([source], output, config)
     assert finished == {
         (p.name, p.stat().st_mtime_ns) for p in _finished(output)
     }
-    fresh = curate([tmp_path / "in.parquet"], tmp_path / "fresh", config)
+    fresh = curate([source], tmp_path / "fresh", config)
     assert kept(output) == kept(tmp_path / "fresh")
     assert manifest["kept"] == fresh["kept"]
+    part, written = first_part
+    assert part.stat().st_mtime_ns == written
     assert not list(output.rglob("*.unfinished"))
 
 

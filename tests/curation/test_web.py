@@ -350,6 +350,8 @@ def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
     ] * 3
     folder = tmp_path / "clean" / "kept"
     folder.mkdir(parents=True)
+    (folder.parent / "dropped").mkdir()
+    (folder.parent / "manifest.json").write_text("{}")
     pq.write_table(pa.table({"text": texts[:7]}), folder / "0.parquet")
     pq.write_table(
         pa.table({"text": [*texts[7:], None, " "]}), folder / "1.parquet"
