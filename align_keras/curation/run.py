@@ -42,6 +42,7 @@ class RunResult:
         verdicts: string, of the stage of `row_id` and `mask` of dropped rows.
         kept: string, of the stage of the rows that survive.
         seconds: float, of this run, without stages that were there before.
+        counted_rows: string, see `CurationConfig`.
     """
 
     rules: list
@@ -51,6 +52,7 @@ class RunResult:
     verdicts: str
     kept: str
     seconds: float
+    counted_rows: str = "raw"
 
 
 def execute(config, files, stages):
@@ -91,6 +93,7 @@ def execute(config, files, stages):
         verdicts=f"verdicts-{key}",
         kept=f"kept-{key}",
         seconds=time.perf_counter() - begin,
+        counted_rows=config.counted_rows,
     )
 
 
