@@ -275,7 +275,8 @@ def _rule(entry, directory):
     for key in ("pictures",):
         if parameters.get(key):
             parameters[key] = _path(directory, parameters[key])
-    return Rule(name, kind, parameters, bool(optional))
+    optional = _convert(bool, f"{kind}.optional", optional)
+    return Rule(name, kind, parameters, optional)
 
 
 def _path(directory, value):
@@ -290,6 +291,18 @@ def _check_values(kind, parameters):
     if bounds and all(parameters[name] is None for name in bounds):
         raise ValueError(
             f"rule `{kind}` needs a bound: one of {', '.join(bounds)}."
+        )
+    for name in bounds:
+        # A column may hold numbers of any sign; all else is counted.
+        if kind != "number" and (parameters[name] or 0) < 0:
+            raise ValueError(
+                f"`{kind}.{name}` must not be negative. "
+                f"Received: {parameters[name]}"
+            )
+    if not -1 <= parameters.get("cosine", 0) <= 1:
+        raise ValueError(
+            f"`{kind}.cosine` must be from -1 to 1. "
+            f"Received: {parameters['cosine']}"
         )
     positive = ("keep", "clusters", "nearest", "shared")
     for name in positive:

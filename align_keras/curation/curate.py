@@ -255,7 +255,8 @@ def _publish(stages, result, audit, target, key, about):
         "rules": [dataclasses.asdict(rule) for rule in result.rules],
         "files": files,
         "audit": "audit.json",
-        "stages": stages.storage.root,
+        # Relative inside, so that the directory can be moved.
+        "stages": stages.storage.root.removeprefix(f"{target.root}/"),
         "rows_stage": result.rows,
         "tables": stages.used,
         **about,

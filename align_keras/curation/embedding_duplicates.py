@@ -216,7 +216,8 @@ def find_near_images(rule, rows, stages, key):
     for name in ("model", "pictures"):
         if not given[name]:
             raise ValueError(f"Rule `{rule.name}` lacks `{name}`.")
-    named = rows.filter(rows.image_key.notnull())
+    # A hash may identify a picture that has no name to find it by.
+    named = rows.filter(rows.image_key.notnull() & rows.url.notnull())
     images = named.group_by("image_key").agg(url=named.url.min())
     stages.table(f"{rule.name}-images", key, images)
 

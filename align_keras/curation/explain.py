@@ -62,7 +62,9 @@ class _Result:
     def __init__(self, target, manifest, engine):
         self.engine = engine
         self.manifest = manifest
-        self.stages = Storage(manifest["stages"])
+        place = manifest["stages"]
+        remote = "://" in place
+        self.stages = Storage(place if remote else target.address(place))
         self.rows = self.read(manifest["rows_stage"])
         self.verdicts = engine.read(target.root, manifest["files"]["dropped"])
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from align_keras.curation import learn_vocabulary
 from align_keras.curation import load_config
 from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
+from align_keras.curation.engine import open_engine
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import parse_hash
 from align_keras.curation.text import normalize_text
@@ -326,6 +328,12 @@ def test_text_is_the_same_everywhere():
         ({"rules": [], "columns": {"txt": "t"}}, "Did you mean `text`"),
         ({"rules": [], "image_identity": "no"}, "image_identity"),
         ({"rules": [], "image_identity": "width"}, "image_identity"),
+        ({"rules": [{"shared_text": {"at_most": -3}}]}, "not be negative"),
+        (
+            {"rules": [{"token_count": {"optional": "no"}}]},
+            "`token_count.optional` must be of type bool",
+        ),
+        ({"rules": [{"near_duplicate_embedding": {"cosine": 97.5}}]}, "97.5"),
         ({"rules": [], "extra_columns": ["URL"]}, "names `URL`"),
         ({"rules": [], "extra_columns": ["a", "A"]}, "names `A`"),
         (
@@ -540,6 +548,28 @@ def _finished(output):
     return [p for p in (output / ".stages").glob("*-*.json")]
 
 
+def _fails(item):
+    raise TypeError(f"cannot take {item}")
+
+
+def _process(item):
+    time.sleep(0.2)
+    return os.getpid()
+
+
+@pytest.mark.multiprocess
+def test_helpers_tell_what_went_wrong_and_keep_to_the_budget(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    engine = open_engine(memory="600MiB")
+    try:
+        with pytest.raises(RuntimeError, match="TypeError.*cannot take [123]"):
+            list(engine.map(_fails, [1, 2, 3]))
+        assert len(set(engine.map(_process, range(4)))) <= 2
+    finally:
+        engine.close()
+
+
 def test_second_run_at_once_is_refused(tmp_path):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
     from align_keras.curation.curate import LOCK
@@ -572,6 +602,13 @@ def test_command_line(tmp_path, capsys):
     assert "token_count: num_tokens 1 (at_least 3)" in said
     assert main(["curate", "--output", output, "--explain", "0"]) == 0
     assert capsys.readouterr().out == "Row 0 is kept.\n"
+    moved = str(tmp_path / "moved")
+    os.rename(output, moved)
+    assert main(["curate", "--output", moved, "--explain", "1"]) == 0
+    assert "num_tokens 1" in capsys.readouterr().out
+    given = [str(tmp_path / "in.parquet"), "--output", output]
+    assert main(["curate", *given, "--memory", "1"]) == 2
+    assert "256MiB or more" in capsys.readouterr().err
     assert main(["curate", "--output", output]) == 2
     assert "at least one INPUT" in capsys.readouterr().err
     assert main(["curate", "--print-sql", "bigquery"]) == 0
