@@ -91,6 +91,7 @@ def curate(
     config = _complete(load_config(config), test_images, picture_folder)
     files = find_inputs(inputs)
     target = Storage(output)
+    work = Storage(stages or target.address(".stages"))
     key = fingerprint(
         describe_files(files),
         dataclasses.asdict(config),
@@ -106,7 +107,6 @@ def curate(
             f"another output. Received: {output}"
         )
     _check_columns(files[0], config)
-    work = Storage(stages or target.address(".stages"))
     work.make_directory()
     with work.lock(LOCK), contextlib.ExitStack() as stack:
         show = _progress(stack) if progress else _silent

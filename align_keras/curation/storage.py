@@ -10,6 +10,9 @@ from pathlib import Path
 from align_keras.curation.extras import require
 from align_keras.files import atomic_file
 
+# Inputs may lie there.
+OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "az")
+
 
 def kept_folder(path):
     """The kept rows of a finished result.
@@ -42,12 +45,20 @@ class Storage:
 
     Args:
         root: string or `pathlib.Path`. A local path, or an address such as
-            `s3://bucket/folder` or `hdfs://…`.
+            `hdfs://…`. What is there only as a whole is renamed, so stores
+            of objects, which cannot rename directories, are refused.
     """
 
     def __init__(self, root):
         fs = require("pyarrow.fs", "curation")
         self.root = os.fspath(root)
+        scheme = self.root.partition("://")[0].lower()
+        if scheme in OBJECT_STORES:
+            raise ValueError(
+                "Output and stages need a file system that can rename a "
+                "directory, such as hdfs:// or a local or NFS path; object "
+                f"stores cannot. Received: {self.root}"
+            )
         self.local = "://" not in self.root
         if self.local:
             self.root = os.path.abspath(self.root)

@@ -570,6 +570,16 @@ def test_helpers_tell_what_went_wrong_and_keep_to_the_budget(monkeypatch):
         engine.close()
 
 
+def test_output_on_an_object_store_is_refused(tmp_path):
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"]
+    rules = parse_config(LENGTH)
+    with pytest.raises(ValueError, match="rename.*s3://bucket/out"):
+        curate(given, "s3://bucket/out", rules, engine="spark")
+    with pytest.raises(ValueError, match="rename.*gs://bucket/stages"):
+        curate(given, tmp_path / "out", rules, stages="gs://bucket/stages")
+
+
 def test_second_run_at_once_is_refused(tmp_path):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
     from align_keras.curation.curate import LOCK

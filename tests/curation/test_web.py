@@ -25,6 +25,7 @@ from PIL import Image
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import download
 from align_keras.curation import learn_vocabulary
@@ -299,6 +300,10 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     rules = {"rules": [{"shorter_side": {"above": 200}}]}
     again = curate(result["metadata"], tmp_path / "2", parse_config(rules))
     assert again["kept"] == len(NAMES)
+    command = ["download", str(kept), "--output", str(tmp_path / "cli")]
+    command += ["--img2dataset", str(program), "--timeout", "3", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["downloaded"] == 3
     with pytest.raises(OSError, match="status 3: no luck today"):
         download(kept, tmp_path / "x", str(program), image_size=13, timeout=3)
     with pytest.raises(FileNotFoundError, match="environment of its own"):
@@ -393,3 +398,30 @@ def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
     with pytest.raises(ValueError, match="no column `title`.*text"):
         learn_vocabulary(inputs[:1], tmp_path / "x.txt", text_column="title")
     assert not Path(tmp_path / "x.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "options, size",
+    [([], 100_000), (["--multilingual"], 250_000), (["--size", "40"], 40)],
+)
+def test_command_learns_a_vocabulary(
+    tmp_path, capsys, monkeypatch, options, size
+):
+    from align_keras import AlignTokenizer
+
+    learn, asked = AlignTokenizer.learn_vocabulary, []
+
+    def learn_vocabulary(texts, size):
+        asked.append(size)
+        return learn(texts, size)
+
+    monkeypatch.setattr(AlignTokenizer, "learn_vocabulary", learn_vocabulary)
+    (tmp_path / "in.txt").write_text("a red bus\ntwo dogs\n")
+    output = tmp_path / "v.txt"
+    command = ["vocab", str(tmp_path / "in.txt"), "--output", str(output)]
+    assert main([*command, "--json", *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert asked == [size]
+    vocabulary = output.read_text("utf-8").splitlines()
+    assert said["tokens"] == len(vocabulary) <= size
+    assert said["texts"] == 2
