@@ -20,7 +20,8 @@ def add_arguments(parser):
         "--config",
         default="align",
         metavar="RULES",
-        help="align, coyo, conceptual_captions, or a YAML file "
+        help="align, coyo, conceptual_captions, web_text, web_pictures, or a "
+        "YAML file "
         "(default: %(default)s)",
     )
     parser.add_argument(

@@ -100,9 +100,9 @@ def load_config(config):
 
     Args:
         config: string or `pathlib.Path`. The name of a shipped configuration
-            (`"align"`, `"coyo"`, `"conceptual_captions"`), or the path of a
-            YAML file. Paths in it are relative to it. Or a
-            `CurationConfig`, which is returned.
+            (`"align"`, `"coyo"`, `"conceptual_captions"`, `"web_text"`,
+            `"web_pictures"`), or the path of a YAML file. Paths in it are
+            relative to it. Or a `CurationConfig`, which is returned.
 
     Returns:
         A `CurationConfig`.

@@ -230,21 +230,26 @@ NAMES = ["good1", "good2", "missing", "slow", "broken", "text", "huge", "good3"]
 
 
 @pytest.fixture
-def kept(tmp_path):
-    """The kept directory of a run whose addresses a local server answers."""
+def address():
+    """Of a local server."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    root = f"http://127.0.0.1:{server.server_port}"
-    urls = [f"{root}/{name}.jpg" for name in NAMES]
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def kept(tmp_path, address):
+    """The kept directory of a run whose addresses that server answers."""
+    urls = [f"{address}/{name}.jpg" for name in NAMES]
     texts = [f"a caption of {name}" for name in NAMES]
     pq.write_table(
         pa.table({"url": urls, "text": texts}), tmp_path / "in.parquet"
     )
     rules = parse_config({"rules": [{"token_count": {"at_least": 3}}]})
     curate([tmp_path / "in.parquet"], tmp_path / "clean", rules)
-    yield tmp_path / "clean"
-    server.shutdown()
-    server.server_close()
+    return tmp_path / "clean"
 
 
 # What img2dataset leaves, written by twenty lines in its stead.
@@ -259,8 +264,9 @@ assert given["url_col"] == "url" and given["caption_col"] == "text"
 assert given["input_format"] == "parquet" and given["timeout"] == "3"
 rows = pq.read_table(given["url_list"]).to_pylist()
 out = Path(given["output_folder"]); out.mkdir()
-for row in rows:
-    row.update(status="success", error_message=None, caption=row.pop("text"),
+for number, row in enumerate(rows):
+    row.update(key=f"{{number:09d}}",
+               status="success", error_message=None, caption=row.pop("text"),
                width=64, height=48, original_width=320, original_height=240)
     try:
         patience = 0.5 if "slow" in row["url"] else 60
@@ -268,6 +274,9 @@ for row in rows:
         if not body.endswith(b"\\xff\\xd9"):
             row.update(status="failed_to_resize",
                        error_message="cannot identify image file 0x7f")
+        elif given["output_format"] == "files":
+            (out / "00000").mkdir(exist_ok=True)
+            (out / "00000" / (row["key"] + ".jpg")).write_bytes(body)
     except Exception as error:
         row.update(status="failed_to_download", error_message=str(error))
 pq.write_table(pa.Table.from_pylist(rows), out / "00000.parquet")
@@ -310,6 +319,54 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
         download(kept, tmp_path / "y", "no-such-program")
     with pytest.raises(FileNotFoundError, match="no kept pairs"):
         download(tmp_path, tmp_path / "z", str(program))
+
+
+def test_the_whole_way_from_the_web(tmp_path, address):
+    """Text rules, download, rules of pictures, pack."""
+    from align_keras.data import pack
+
+    program = tmp_path / "img2dataset"
+    program.write_text(STAND_IN.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    html = "".join(
+        f'<img src="/{name}.jpg" alt="a fine caption of {name}">'
+        for name in ("good1", "good22", "missing", "good333")
+    )
+    with open(tmp_path / "crawl.warc.gz", "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        response(writer, f"{address}/page.html", html.encode())
+    crawl = [tmp_path / "crawl.warc.gz"]
+    with pytest.raises(ValueError, match="`width`.*--config web_text"):
+        curate(crawl, tmp_path / "0", "align")
+    assert curate(crawl, tmp_path / "1", "web_text")["kept"] == 4
+    options = {"output_format": "files", "timeout": 3}
+    got = download(tmp_path / "1", tmp_path / "got", str(program), **options)
+    pictures = tmp_path / "got" / "pictures"
+    (tmp_path / "test").mkdir()
+    shutil.copy(pictures / "00000" / "000000001.jpg", tmp_path / "test")
+    curate(
+        [got["table"]],
+        tmp_path / "2",
+        "web_pictures",
+        picture_folder=pictures,
+        test_images=[tmp_path / "test"],
+    )
+    pairs = pq.read_table(tmp_path / "2" / "kept")
+    found = {
+        (row["url"], row["text"], row["width"]) for row in pairs.to_pylist()
+    }
+    assert found == {
+        ("00000/000000000.jpg", "a fine caption of good1", 320),
+        ("00000/000000003.jpg", "a fine caption of good333", 320),
+    }
+    pq.write_table(pairs, tmp_path / "pairs.parquet")
+    packed = pack(
+        pictures,
+        tmp_path / "packed",
+        captions=tmp_path / "pairs.parquet",
+        image_column="url",
+    )
+    assert packed["records"] == 2
 
 
 @pytest.mark.multiprocess
