@@ -232,11 +232,13 @@ def _publish(stages, result, audit, target, key, about):
     target.make_directory(".stages")
     # Tells a later run that what lies here is its own, and half done.
     target.write_json(".stages/publishing.json", {"key": key})
+    published = {"dropped": result.verdicts, "kept": result.kept}
+    for name in published:
+        # Of a killed run, perhaps with other settings.
+        target.remove(name)
     target.write_json("audit.json", audit)
     target.write_text("audit.html", write_report(audit))
-    published = {"dropped": result.verdicts, "kept": result.kept}
     for name, stage in published.items():
-        target.remove(name)
         _copy_stage(stages, stage, target, name)
     # At the very end, so that whoever looks for kept rows finds all or none.
     for name in published:
