@@ -63,4 +63,7 @@ def _expected_errors():
     if "tensorflow" in sys.modules:
         # A damaged file in the midst of training, or too little memory.
         expected += (sys.modules["tensorflow"].errors.OpError,)
+    if "duckdb" in sys.modules:
+        # Too little memory, or no room to spill.
+        expected += (sys.modules["duckdb"].Error,)
     return expected

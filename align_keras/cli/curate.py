@@ -20,7 +20,8 @@ def add_arguments(parser):
         "--config",
         default="align",
         metavar="RULES",
-        help="align, coyo, conceptual_captions, or a YAML file "
+        help="align, coyo, conceptual_captions, web_text, web_pictures, or a "
+        "YAML file "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -57,7 +58,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--discard-stages",
         action="store_true",
-        help="remove the intermediate tables in the end",
+        help="remove this run's intermediate tables in the end",
     )
     parser.add_argument(
         "--print-sql",

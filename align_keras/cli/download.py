@@ -23,7 +23,8 @@ def add_arguments(parser):
         "--format",
         default="webdataset",
         choices=["webdataset", "tfrecord", "files"],
-        help="webdataset is for `pack`; tfrecord trains as it is (default: "
+        help="webdataset is for `pack`; tfrecord trains as it is; files can "
+        "be curated again, as their pictures.parquet lists them (default: "
         "%(default)s)",
     )
     for name, default, text in (

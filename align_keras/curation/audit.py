@@ -47,6 +47,7 @@ def audit_run(result, stages):
     return {
         "rows": total,
         "kept": kept,
+        "counted_rows": result.counted_rows,
         "reading": result.ingest,
         "rules": rules,
         "rules_left_out": result.left_out,
@@ -68,7 +69,8 @@ def rule_counts(masks, num_rules):
     Returns:
         list of dicts of ints: rows that the rule drops `"alone"`, were it
         the only one; `"in_sequence"`, of those that the rules before it have
-        left; and `"only"` it, which no other rule drops.
+        left; and `"only"` it, which no other rule drops. A rule that was
+        given nothing but what others left has one number in all three.
     """
     return [
         {

@@ -22,6 +22,8 @@ _CHOICES = {
     "counted_rows": ("raw", "remaining"),
     "repeated_ids": ("drop", "keep"),
 }
+# What the result has of every row; `extra_columns` come beside.
+OUTPUT_COLUMNS = ("row_id", "id", "url", "text", "width", "height", "phash")
 # The verdict on a row is one bit of a signed 64-bit integer for each rule.
 MAX_RULES = 60
 
@@ -98,9 +100,9 @@ def load_config(config):
 
     Args:
         config: string or `pathlib.Path`. The name of a shipped configuration
-            (`"align"`, `"coyo"`, `"conceptual_captions"`), or the path of a
-            YAML file. Paths in it are relative to it. Or a
-            `CurationConfig`, which is returned.
+            (`"align"`, `"coyo"`, `"conceptual_captions"`, `"web_text"`,
+            `"web_pictures"`), or the path of a YAML file. Paths in it are
+            relative to it. Or a `CurationConfig`, which is returned.
 
     Returns:
         A `CurationConfig`.
@@ -165,13 +167,41 @@ def parse_config(fields, directory="."):
         for name, value in fields.items()
     }
     config = CurationConfig(rules=tuple(rules), **fields)
-    given = (*USUAL_COLUMNS, *config.extra_columns)
-    if config.image_identity not in given:
+    _check_columns(config)
+    if config.image_identity not in ("url", "phash", *config.extra_columns):
         raise ValueError(
             "`image_identity` must be `url`, `phash` or one of "
             f"`extra_columns`. Received: {config.image_identity!r}"
         )
     return config
+
+
+def _check_columns(config):
+    """Refuse two columns of one name; engines compare without case."""
+    taken = list(OUTPUT_COLUMNS)
+    for name in config.extra_columns:
+        if name.lower() in taken:
+            raise ValueError(
+                f"`extra_columns` names `{name}`, and the output has a column "
+                "of that name already; leave it out, or rename the input's."
+            )
+        taken.append(name.lower())
+    numbers = config.further_columns("number")
+    for name in config.further_columns("string"):
+        if name in numbers:
+            raise ValueError(
+                f"one rule takes the column `{name}` for a number and another "
+                "for a string; copy it under a second name in the input."
+            )
+    further = dict.fromkeys(
+        (*numbers, *config.further_columns("string"), *config.extra_columns)
+    )
+    for name in further:
+        if sum(name.lower() == other.lower() for other in further) > 1:
+            raise ValueError(
+                f"the column `{name}` is also named in another case; write "
+                "it as the input does each time."
+            )
 
 
 def _field(name, value, directory):
@@ -245,7 +275,8 @@ def _rule(entry, directory):
     for key in ("pictures",):
         if parameters.get(key):
             parameters[key] = _path(directory, parameters[key])
-    return Rule(name, kind, parameters, bool(optional))
+    optional = _convert(bool, f"{kind}.optional", optional)
+    return Rule(name, kind, parameters, optional)
 
 
 def _path(directory, value):
@@ -260,6 +291,18 @@ def _check_values(kind, parameters):
     if bounds and all(parameters[name] is None for name in bounds):
         raise ValueError(
             f"rule `{kind}` needs a bound: one of {', '.join(bounds)}."
+        )
+    for name in bounds:
+        # A column may hold numbers of any sign; all else is counted.
+        if kind != "number" and (parameters[name] or 0) < 0:
+            raise ValueError(
+                f"`{kind}.{name}` must not be negative. "
+                f"Received: {parameters[name]}"
+            )
+    if not -1 <= parameters.get("cosine", 0) <= 1:
+        raise ValueError(
+            f"`{kind}.cosine` must be from -1 to 1. "
+            f"Received: {parameters['cosine']}"
         )
     positive = ("keep", "clusters", "nearest", "shared")
     for name in positive:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import glob
 import logging
 import os
 import unicodedata
@@ -20,7 +21,11 @@ from align_keras.curation.run import describe_files
 from align_keras.curation.run import execute
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import fingerprint
+from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
+
+# In the stages, which may be a directory of the user's.
+LOCK = ".align_keras.lock"
 
 logger = logging.getLogger("align_keras")
 
@@ -62,8 +67,9 @@ def curate(
             configuration's.
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
-        discard_stages: bool. Whether to remove these in the end; without
-            them, `explain` says less. Defaults to `False`.
+        discard_stages: bool. Whether to remove in the end those that this
+            run made or used; without them, `explain` cannot tell why. What
+            else lies in that directory stays. Defaults to `False`.
         progress: bool. Show a progress bar on standard error.
 
     Returns:
@@ -85,6 +91,7 @@ def curate(
     config = _complete(load_config(config), test_images, picture_folder)
     files = find_inputs(inputs)
     target = Storage(output)
+    work = Storage(stages or target.address(".stages"))
     key = fingerprint(
         describe_files(files),
         dataclasses.asdict(config),
@@ -100,11 +107,10 @@ def curate(
             f"another output. Received: {output}"
         )
     _check_columns(files[0], config)
-    work = Storage(stages or target.address(".stages"))
     work.make_directory()
-    with work.lock("lock"), contextlib.ExitStack() as stack:
+    with work.lock(LOCK), contextlib.ExitStack() as stack:
         show = _progress(stack) if progress else _silent
-        spill = work.address("spill.unfinished")
+        spill = work.address(unfinished_name(f"spill-{key}"))
         backend = open_engine(engine, master, memory, spill)
         stack.callback(backend.close)
         run = Stages(work, backend, show)
@@ -115,18 +121,34 @@ def curate(
         about = {"config": dataclasses.asdict(config), "inputs": files}
         manifest = _publish(run, result, audit, target, key, about)
     if discard_stages:
-        work.remove("")
+        run.discard()
+        work.remove(LOCK)
+        if not work.list():
+            work.remove("")
     return manifest
 
 
 def _complete(config, test_images, picture_folder):
     """Put the command line's paths in place of the configuration's."""
     rules = []
+    takers = [r.name for r in config.rules if "test_images" in r.parameters]
+    if test_images and not takers:
+        raise ValueError(
+            "No rule of the configuration takes test images; add "
+            "`near_duplicate` to it, or leave `--test-images` out. Its rules: "
+            f"{', '.join(rule.name for rule in config.rules)}."
+        )
     for rule in config.rules:
         if test_images and "test_images" in rule.parameters:
             paths = tuple(os.fspath(path) for path in test_images)
             given = {**rule.parameters, "test_images": paths}
             rule = dataclasses.replace(rule, parameters=given)
+        # At once, and also for a rule that the input leaves out.
+        for path in rule.parameters.get("test_images", ()):
+            if not os.path.exists(path) and not glob.glob(path):
+                raise FileNotFoundError(
+                    f"Rule `{rule.name}`: no test images match `{path}`."
+                )
         if not rule.parameters.get("test_images", True) and not rule.optional:
             raise ValueError(
                 f"Rule `{rule.name}` needs `test_images`: folders, TFRecord "
@@ -210,12 +232,21 @@ def _publish(stages, result, audit, target, key, about):
     target.make_directory(".stages")
     # Tells a later run that what lies here is its own, and half done.
     target.write_json(".stages/publishing.json", {"key": key})
-    files = {
-        name: _publish_stage(stages, stage, target, name)
-        for name, stage in (("kept", result.kept), ("dropped", result.verdicts))
-    }
+    published = {"dropped": result.verdicts, "kept": result.kept}
+    for name in published:
+        # Of a killed run, perhaps with other settings.
+        target.remove(name)
     target.write_json("audit.json", audit)
     target.write_text("audit.html", write_report(audit))
+    for name, stage in published.items():
+        _copy_stage(stages, stage, target, name)
+    # At the very end, so that whoever looks for kept rows finds all or none.
+    for name in published:
+        target.move(f".stages/{name}.unfinished", name)
+    files = {
+        name: [f"{name}/{file}" for file in target.data_files(name)]
+        for name in published
+    }
     manifest = {
         "key": key,
         "align_keras": align_keras.__version__,
@@ -226,7 +257,8 @@ def _publish(stages, result, audit, target, key, about):
         "rules": [dataclasses.asdict(rule) for rule in result.rules],
         "files": files,
         "audit": "audit.json",
-        "stages": stages.storage.root,
+        # Relative inside, so that the directory can be moved.
+        "stages": stages.storage.root.removeprefix(f"{target.root}/"),
         "rows_stage": result.rows,
         "tables": stages.used,
         **about,
@@ -236,9 +268,8 @@ def _publish(stages, result, audit, target, key, about):
     return manifest
 
 
-def _publish_stage(stages, stage, target, name):
-    """Copy a stage's files, as links where possible; return their names."""
-    target.remove(name)
+def _copy_stage(stages, stage, target, name):
+    """Copy a stage's files, as links where possible, out of sight."""
     unfinished = f".stages/{name}.unfinished"
     target.remove(unfinished)
     target.make_directory(unfinished)
@@ -247,9 +278,3 @@ def _publish_stage(stages, stage, target, name):
     for number, file in enumerate(files):
         new = f"data-{number:05d}-of-{len(files):05d}.parquet"
         target.copy(stages.storage, f"{stage}/{file}", f"{unfinished}/{new}")
-    if target.local:
-        target.move(unfinished, name)
-    else:
-        # Nothing can be renamed as a whole there; the manifest comes last.
-        target.move_files(unfinished, name)
-    return [f"{name}/{file}" for file in target.data_files(name)]

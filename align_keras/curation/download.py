@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 from align_keras.curation.extras import require
+from align_keras.curation.storage import kept_folder
 from align_keras.files import atomic_file
 
 # What img2dataset writes beside each shard while it runs.
@@ -55,7 +56,8 @@ def download(
         image_size: int. Pixels to resize to. Defaults to `346`.
         resize_mode: string, img2dataset's. Defaults to `"keep_ratio"`.
         output_format: string. `"webdataset"` (for `align-keras pack`),
-            `"tfrecord"` (trains as it is) or `"files"`.
+            `"tfrecord"` (trains as it is) or `"files"` (for `curate` again:
+            `output/pictures.parquet` then names them).
         processes: int. Defaults to the number of cores.
         threads: int. Downloads at once. Defaults to `64`.
         timeout: int. Seconds for one picture. Defaults to `10`.
@@ -65,7 +67,7 @@ def download(
         extra_arguments: list of strings, given to img2dataset as they are.
 
     Returns:
-        dict, see `read_downloads`.
+        dict, see `read_downloads`; with `"files"` also `"table"`.
 
     Raises:
         FileNotFoundError: img2dataset, or the kept pairs, cannot be found.
@@ -109,7 +111,53 @@ def download(
     }
     words = [f"--{name}={value}" for name, value in arguments.items()]
     _run([*program, *words, *extra_arguments], pictures, pairs, progress)
-    return read_downloads(pictures)
+    result = read_downloads(pictures)
+    if output_format == "files":
+        result["table"] = str(output / "pictures.parquet")
+        write_picture_table(result["metadata"], result["table"])
+    return result
+
+
+def write_picture_table(metadata, path):
+    """Write what `curate` needs to judge the pictures that have come.
+
+    Args:
+        metadata: list of strings, as `read_downloads` returns them.
+        path: string. The Parquet file to write: `id` (the row's `row_id`
+            before), `image_path` (relative to img2dataset's folder), `text`,
+            `width` and `height` (before resizing), `source_url`.
+    """
+    parquet = require("pyarrow.parquet", "curation")
+    arrow = require("pyarrow", "curation")
+    schema = arrow.schema(
+        [
+            ("id", "string"),
+            ("image_path", "string"),
+            ("text", "string"),
+            ("width", "int32"),
+            ("height", "int32"),
+            ("source_url", "string"),
+        ]
+    )
+    with (
+        atomic_file(path) as temporary,
+        parquet.ParquetWriter(temporary, schema) as writer,
+    ):
+        for file in metadata:
+            shard = Path(file).stem
+            rows = [
+                {
+                    "id": str(row["row_id"]),
+                    "image_path": f"{shard}/{row['key']}.jpg",
+                    "text": row["caption"],
+                    "width": row["original_width"],
+                    "height": row["original_height"],
+                    "source_url": row["url"],
+                }
+                for row in parquet.read_table(file).to_pylist()
+                if row["status"] == "success"
+            ]
+            writer.write_table(arrow.Table.from_pylist(rows, schema))
 
 
 def find_program(command=None):
@@ -151,9 +199,7 @@ def write_download_list(kept, path):
     """
     parquet = require("pyarrow.parquet", "curation")
     arrow = require("pyarrow", "curation")
-    folder = Path(kept)
-    if (folder / "kept").is_dir():
-        folder /= "kept"
+    folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
     files = sorted(folder.glob("*.parquet"))
     if not files or not {*columns} <= {*parquet.read_schema(files[0]).names}:

@@ -152,18 +152,20 @@ def load_embedder(model):
     """Make a function from pictures to vectors.
 
     Args:
-        model: string, an ALIGN preset; an `AlignDualEncoder`; or any callable
-            from a list of uint8 arrays `(height, width, 3)` to an array
-            `(count, dim)`.
+        model: string, a preset with weights of an `AlignDualEncoder` or of an
+            image tower, such as `EfficientNetBackbone`, whose feature map is
+            averaged; an `AlignDualEncoder`; or any callable from a list of
+            uint8 arrays `(height, width, 3)` to an array `(count, dim)`.
 
     Returns:
         A callable of a list of uint8 arrays, which returns a float32 array of
         rows of unit length.
+
+    Raises:
+        ValueError: There is no such preset, or it has no weights.
     """
     if isinstance(model, (str, os.PathLike)):
-        from align_keras import AlignDualEncoder
-
-        model = AlignDualEncoder.from_preset(os.fspath(model))
+        model = _load_model(os.fspath(model))
     encode = getattr(model, "encode_image", model)
 
     def embed(pictures):
@@ -174,6 +176,34 @@ def load_embedder(model):
         return (vectors / np.maximum(length, 1e-12)).astype("float32")
 
     return embed
+
+
+def _load_model(preset):
+    """A model of both towers, or a function of an image tower alone."""
+    import keras
+
+    import align_keras
+    from align_keras.models import presets
+
+    path = presets.find_preset(preset)
+    if not presets.has_weights(path):
+        raise ValueError(
+            f"The preset `{preset}` is an architecture without weights, which "
+            "tells no pictures apart; name one with weights as `model`."
+        )
+    kind = "AlignDualEncoder"
+    if presets.foreign_checkpoint(path) is None:
+        kind = presets.load_config(path)["class_name"]
+    if kind not in ("EfficientNetBackbone", "EfficientNetL2Backbone"):
+        return align_keras.AlignDualEncoder.from_preset(preset)
+    tower = getattr(align_keras, kind).from_preset(preset)
+    converter = align_keras.AlignImageConverter()
+
+    def encode(pictures):
+        features = tower(converter.load(pictures), training=False)
+        return keras.ops.mean(features, axis=(1, 2))
+
+    return encode
 
 
 def embed_pictures(pictures, embedder, path):
@@ -216,7 +246,8 @@ def find_near_images(rule, rows, stages, key):
     for name in ("model", "pictures"):
         if not given[name]:
             raise ValueError(f"Rule `{rule.name}` lacks `{name}`.")
-    named = rows.filter(rows.image_key.notnull())
+    # A hash may identify a picture that has no name to find it by.
+    named = rows.filter(rows.image_key.notnull() & rows.url.notnull())
     images = named.group_by("image_key").agg(url=named.url.min())
     stages.table(f"{rule.name}-images", key, images)
 

@@ -16,6 +16,9 @@ ENGINES = ("duckdb", "spark")
 DUCKDB_SHARE = 0.75
 DUCKDB_SUFFIX = "stage"
 
+# A batch of rows in Python and Arrow, and what DuckDB wants at the least.
+MIN_MEMORY = 256 * 2**20
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -51,6 +54,11 @@ def open_engine(name="duckdb", master=None, memory=None, temporary=None):
     if master is not None and name != "spark":
         raise ValueError("`master` is Spark's; add `--engine spark`.")
     size = parse_memory(memory) if memory else None
+    if size is not None and size < MIN_MEMORY:
+        raise ValueError(
+            "`memory` must be 256MiB or more, with a unit. "
+            f"Received: {memory!r}"
+        )
     if name == "duckdb":
         return DuckDBEngine(size, temporary)
     return SparkEngine(master, size)
@@ -60,8 +68,9 @@ class DuckDBEngine:
     """DuckDB, out of core, in this process.
 
     Args:
-        memory: int. Bytes for the whole process. Defaults to DuckDB's rule,
-            80 % of the machine.
+        memory: int. Bytes for the whole process. Each that reads files
+            counts for 256 MiB, so that fewer are started. Defaults to
+            DuckDB's rule, 80 % of the machine.
         temporary: string. Directory to which it spills.
     """
 
@@ -70,6 +79,7 @@ class DuckDBEngine:
     def __init__(self, memory=None, temporary=None):
         require("duckdb", "curation")
         ibis = require("ibis", "curation")
+        self.memory = memory
         settings = {"preserve_insertion_order": False}
         if memory:
             limit = int(memory * DUCKDB_SHARE) // 2**20
@@ -107,6 +117,8 @@ class DuckDBEngine:
     def map(self, function, items):
         """Apply a function to items in processes; yield as they finish."""
         workers = min(len(items), os.cpu_count() or 1)
+        if self.memory:
+            workers = min(workers, self.memory // MIN_MEMORY)
         if workers < 2:
             yield from map(function, items)
             return
@@ -118,9 +130,10 @@ class DuckDBEngine:
 
             def work(item):
                 helper = idle.get()
-                result = helper(function, item)
-                idle.put(helper)
-                return result
+                try:
+                    return helper(function, item)
+                finally:
+                    idle.put(helper)
 
             try:
                 waiting = [pool.submit(work, item) for item in items]
@@ -144,14 +157,19 @@ class _Helper:
     """
 
     code = """
-import pickle, sys
+import pickle, sys, traceback
 answers, sys.stdout = sys.stdout.buffer, sys.stderr
 while True:
     try:
         function, item = pickle.load(sys.stdin.buffer)
     except EOFError:
         break
-    pickle.dump(function(item), answers)
+    try:
+        answer = True, function(item)
+        pickle.dumps(answer)
+    except Exception as error:
+        answer = False, (type(error).__name__, traceback.format_exc())
+    pickle.dump(answer, answers)
     answers.flush()
 """
 
@@ -168,12 +186,18 @@ while True:
         try:
             pickle.dump((function, item), self.process.stdin)
             self.process.stdin.flush()
-            return pickle.load(self.process.stdout)
+            good, answer = pickle.load(self.process.stdout)
         except (BrokenPipeError, EOFError) as error:
             raise OSError(
                 "A process that reads input files has ended; perhaps the "
                 "machine had too little memory."
             ) from error
+        if not good:
+            name, trace = answer
+            raise RuntimeError(
+                f"{name} in a process that reads input files:\n{trace}"
+            )
+        return answer
 
     def close(self):
         with contextlib.suppress(BrokenPipeError):

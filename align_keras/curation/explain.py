@@ -2,8 +2,10 @@
 
 from align_keras.curation.engine import open_engine
 from align_keras.curation.extras import require
+from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_parts import bit_count
 from align_keras.curation.rule_parts import token_grams
+from align_keras.curation.run import sees_remaining
 from align_keras.curation.storage import Storage
 
 # Of what a rule objects to in one row.
@@ -60,7 +62,9 @@ class _Result:
     def __init__(self, target, manifest, engine):
         self.engine = engine
         self.manifest = manifest
-        self.stages = Storage(manifest["stages"])
+        place = manifest["stages"]
+        remote = "://" in place
+        self.stages = Storage(place if remote else target.address(place))
         self.rows = self.read(manifest["rows_stage"])
         self.verdicts = engine.read(target.root, manifest["files"]["dropped"])
 
@@ -80,7 +84,9 @@ class _Result:
     def counted(self, number):
         """The rows on which a rule took its counts."""
         rows = self.rows
-        if self.manifest["config"]["counted_rows"] == "remaining":
+        counted = self.manifest["config"]["counted_rows"]
+        parameters = self.manifest["rules"][number]["parameters"]
+        if sees_remaining(counted, parameters):
             for rule in self.manifest["rules"][:number]:
                 drop = self.manifest["tables"][f"drop-{rule['name']}"]
                 rows = rows.anti_join(self.read(drop), "row_id")
@@ -138,7 +144,7 @@ class _Result:
             again = len(tokens) - len(set(tokens))
             return f"{again} of {len(tokens)} unigrams came before"
         if "column" in parameters:
-            value = row[parameters["column"]]
+            value = row[input_column(parameters["column"])]
             return f"{parameters['column']} is {value}"
         return getattr(self, f"_{kind}")(rule, parameters, row, number)
 

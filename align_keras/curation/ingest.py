@@ -18,7 +18,8 @@ A row is what the rules see, and all they see:
 | `text_key`    | int64  | hash of what identifies a text; null when empty  |
 | `phash`       | int64  | perceptual hash of the picture, or null          |
 
-and the columns that rules or `extra_columns` name: strings, or float64.
+and the columns that rules or `extra_columns` name, strings or float64, each
+under its own name after `input_`: COYO's `text_length` is not ours.
 """
 
 import collections
@@ -38,7 +39,7 @@ ROWS_PER_FILE = 10**12
 GROUP_ROWS = 122_880
 GROUP_BYTES = 128 * 2**20
 # Raise when the same input would give other rows.
-VERSION = 1
+VERSION = 2
 
 # Names under which a column is looked for, compared without case. Sizes before
 # resizing come first: img2dataset's `width` is that of the small picture.
@@ -115,9 +116,14 @@ def rows_schema(numbers=(), strings=()):
         ("text_key", arrow.int64()),
         ("phash", arrow.int64()),
     ]
-    fields += [(name, arrow.float64()) for name in numbers]
-    fields += [(name, arrow.string()) for name in strings]
+    fields += [(input_column(name), arrow.float64()) for name in numbers]
+    fields += [(input_column(name), arrow.string()) for name in strings]
     return arrow.schema(fields)
+
+
+def input_column(name):
+    """What a further column of the input is called among normalised rows."""
+    return f"input_{name}"
 
 
 def find_columns(names, given=None):
@@ -148,7 +154,7 @@ def ingest_file(task, target):
 
     Returns:
         Tuple of a dict of counts (`"rows"`, and how many had each blemish)
-        and the list of the columns that the file has, by our names.
+        and the list of the columns that the file has, as rows name them.
 
     Raises:
         OSError, ValueError: The file is damaged, or has no column of texts.
@@ -180,7 +186,8 @@ def ingest_file(task, target):
                 waiting, rows, size = [], 0, 0
         if waiting:
             writer.write_table(arrow.Table.from_batches(waiting))
-    return dict(counts), [*(r for r, n in found.items() if n), *further]
+    columns = [role for role, name in found.items() if name]
+    return dict(counts), [*columns, *map(input_column, further)]
 
 
 def _normalize(task, columns, found, schema, counts):
@@ -220,13 +227,16 @@ def _normalize(task, columns, found, schema, counts):
         "phash": phash,
     }
     for name in task.numbers:
-        data[name] = _numbers(columns.get(name), size, counts)
+        numbers = _numbers(columns.get(name), size, counts)
+        data[input_column(name)] = numbers
     for name in task.strings:
-        data[name] = _strings(columns.get(name), size, counts)
+        strings = _strings(columns.get(name), size, counts)
+        data[input_column(name)] = strings
     if task.image_identity == "phash":
         data["image_key"] = phash
     elif task.image_identity != "url":
-        data["image_key"] = _keys(data[task.image_identity])
+        identity = input_column(task.image_identity)
+        data["image_key"] = _keys(data[identity])
     return arrow.record_batch(
         [_array(data[field.name], field.type) for field in schema],
         schema=schema,

@@ -190,15 +190,20 @@ def _read_delimited(path, wanted):
         bad.append(row.number)
         return "skip"
 
-    delimiter = "\t" if file_format(path) == "tsv" else ","
+    # A tab or line end cannot stand in TSV, so a quotation mark is text, as
+    # in Conceptual Captions: one alone would swallow the rows after it.
+    quoted = file_format(path) == "csv"
+    parsing = {
+        "delimiter": "," if quoted else "\t",
+        "quote_char": '"' if quoted else False,
+        "newlines_in_values": quoted,
+    }
     # Bytes, so that one wrong byte spoils one text and not the file.
     with open_stream(path) as stream:
         first = csv.open_csv(
             stream,
             csv.ReadOptions(block_size=BATCH_BYTES),
-            csv.ParseOptions(
-                delimiter=delimiter, invalid_row_handler=lambda row: "skip"
-            ),
+            csv.ParseOptions(**parsing, invalid_row_handler=lambda row: "skip"),
         )
         names = first.schema.names
         first.close()
@@ -206,11 +211,7 @@ def _read_delimited(path, wanted):
         reader = csv.open_csv(
             stream,
             csv.ReadOptions(block_size=BATCH_BYTES),
-            csv.ParseOptions(
-                delimiter=delimiter,
-                newlines_in_values=True,
-                invalid_row_handler=count,
-            ),
+            csv.ParseOptions(**parsing, invalid_row_handler=count),
             csv.ConvertOptions(
                 check_utf8=False,
                 column_types={name: arrow.binary() for name in names},

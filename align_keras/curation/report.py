@@ -131,6 +131,12 @@ def _rules(audit):
         'what the rules before it left<i style="background:var(--only)"></i>'
         "only it, and no other rule</p>"
     )
+    if audit["counted_rows"] == "remaining":
+        yield (
+            "<p>Counted on remaining rows: each rule saw only what those "
+            "before it left, so all three numbers are those in sequence, and "
+            "no two rules drop the same row.</p>"
+        )
     yield _scrolling(plots.rule_bars(audit["rules"]))
     yield (
         '<div class="scroll"><table class="rules"><tr><th>Rule<th>Settings'

@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Callable
 from typing import Literal
 
+from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_parts import bands
 from align_keras.curation.rule_parts import drop_crowded
 from align_keras.curation.rule_parts import drop_if
@@ -179,7 +180,7 @@ def adult_content(rows, *, column: str, at_most: Number = 0.5):
 
     The score is a column of the input; a row without one is not judged.
     """
-    return drop_if(rows, rows[column] > at_most)
+    return drop_if(rows, rows[input_column(column)] > at_most)
 
 
 # === The text ===
@@ -292,7 +293,9 @@ def number(
     """Rows whose number in a column lies outside bounds."""
     bounds = {"above": above, "at_least": at_least}
     bounds |= {"below": below, "at_most": at_most}
-    kept = within(rows[column], **bounds).fill_null(missing == "keep")
+    kept = within(rows[input_column(column)], **bounds).fill_null(
+        missing == "keep"
+    )
     return drop_unless(rows, kept)
 
 
@@ -306,7 +309,8 @@ def one_of(
 ):
     """Rows whose string in a column is none of some, compared without case."""
     values = [value.lower() for value in values]
-    kept = rows[column].lower().isin(values).fill_null(missing == "keep")
+    found = rows[input_column(column)].lower().isin(values)
+    kept = found.fill_null(missing == "keep")
     return drop_unless(rows, kept)
 
 
@@ -323,11 +327,18 @@ def language(
 
 
 @rule("text_key")
-def repeated_pairs(rows, *, picture: Literal["phash", "image"] = "phash"):
+def repeated_pairs(
+    rows,
+    *,
+    picture: Literal["phash", "image"] = "phash",
+    among: Literal["raw", "remaining"] = "raw",
+):
     """Pairs of a picture and a text that came before; the first one stays.
 
     COYO-700M: `picture: phash`, the perceptual hash tells pictures apart.
-    A row without a hash, or without a text, repeats nothing.
+    A row without a hash, or without a text, repeats nothing. With `among:
+    raw` another rule may drop the first one, and then none stays; with
+    `remaining` the run gives only what the rules before this one have left.
     """
     key = "phash" if picture == "phash" else "image_key"
     return drop_repeated(rows, (key, "text_key"))

@@ -9,11 +9,13 @@ import time
 import unicodedata
 
 from align_keras.curation import rules as rule_functions
+from align_keras.curation.config import OUTPUT_COLUMNS
 from align_keras.curation.config import Rule
 from align_keras.curation.extras import require
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
+from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_files import rule_files
 from align_keras.curation.rule_parts import union
 from align_keras.curation.rules import RULES
@@ -22,9 +24,8 @@ from align_keras.curation.storage import Storage
 
 # Rules that no configuration names.
 ALWAYS = ("unusable", "repeated_ids")
-OUTPUT_COLUMNS = ("row_id", "id", "url", "text", "width", "height", "phash")
 # Raise when a rule comes to mean something else.
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 logger = logging.getLogger("align_keras")
 
@@ -41,6 +42,7 @@ class RunResult:
         verdicts: string, of the stage of `row_id` and `mask` of dropped rows.
         kept: string, of the stage of the rows that survive.
         seconds: float, of this run, without stages that were there before.
+        counted_rows: string, see `CurationConfig`.
     """
 
     rules: list
@@ -50,6 +52,7 @@ class RunResult:
     verdicts: str
     kept: str
     seconds: float
+    counted_rows: str = "raw"
 
 
 def execute(config, files, stages):
@@ -66,11 +69,12 @@ def execute(config, files, stages):
     begin = time.perf_counter()
     rows_key, ingest = read_rows(config, files, stages)
     rows = stages.read(f"rows-{rows_key}")
+    _check_extra_columns(config, ingest["columns"])
     rules, left_out = _active_rules(config, ingest["columns"])
     drops, keys = [], []
     for rule in rules:
         judged, counted = rows, [rows_key]
-        if config.counted_rows == "remaining" and drops:
+        if drops and sees_remaining(config.counted_rows, rule.parameters):
             judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
@@ -78,8 +82,8 @@ def execute(config, files, stages):
         drops.append(_drop(rule, judged, stages, keys[-1]))
     key = fingerprint(keys, config.extra_columns)
     verdicts = stages.table("verdicts", key, combine(drops))
-    columns = [*OUTPUT_COLUMNS, *config.extra_columns]
-    kept = rows.anti_join(verdicts, "row_id").select(*columns)
+    extra = {name: rows[input_column(name)] for name in config.extra_columns}
+    kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
     stages.table("kept", key, kept)
     return RunResult(
         rules=rules,
@@ -89,7 +93,13 @@ def execute(config, files, stages):
         verdicts=f"verdicts-{key}",
         kept=f"kept-{key}",
         seconds=time.perf_counter() - begin,
+        counted_rows=config.counted_rows,
     )
+
+
+def sees_remaining(counted_rows, parameters):
+    """Whether a rule judges only what those before it have left."""
+    return "remaining" in (counted_rows, parameters.get("among"))
 
 
 def combine(drops):
@@ -155,20 +165,34 @@ def _drop(rule, rows, stages, key):
     return stages.table(f"drop-{rule.name}", key, table)
 
 
+def _check_extra_columns(config, columns):
+    """Refuse a name that would be null in every row."""
+    for name in config.extra_columns:
+        if input_column(name) not in columns:
+            raise ValueError(
+                f"`extra_columns` names `{name}`, which no input has; correct "
+                "it as the input writes it, or leave it out."
+            )
+
+
 def _active_rules(config, columns):
     """The rules that can be applied, and why others cannot."""
     rules, left_out = [Rule("unusable", "unusable", {})], {}
     if config.repeated_ids == "drop" and "id" in columns:
         rules.append(Rule("repeated_ids", "repeated_ids", {}))
     roles = {"text_key": "text", "tokens": "text", "image_key": "url"}
-    if config.image_identity != "url":
-        roles["image_key"] = config.image_identity
+    if config.image_identity == "phash":
+        roles["image_key"] = "phash"
+    elif config.image_identity != "url":
+        roles["image_key"] = input_column(config.image_identity)
     available = set(columns)
     if config.picture_folder is not None:
         available |= {"phash", "width", "height"}
     for rule in config.rules:
         needs = [
-            rule.parameters["column"] if need == "<column>" else need
+            input_column(rule.parameters["column"])
+            if need == "<column>"
+            else need
             for need in RULES[rule.kind].needs
         ]
         if rule.kind == "repeated_pairs":
@@ -178,13 +202,12 @@ def _active_rules(config, columns):
         missing = [need for need in needs if need not in available]
         if missing and not rule.optional:
             raise ValueError(
-                f"Rule `{rule.name}` needs the column `{missing[0]}`, which "
-                "no input has: name it under `columns`, or set `optional: "
-                "true` for the rule. The inputs have: "
-                f"{', '.join(sorted(columns))}."
+                f"Rule `{rule.name}` needs the column `{_own(missing[0])}`, "
+                f"which no input has{_remedy(missing[0])}. The inputs have: "
+                f"{', '.join(sorted(map(_own, columns)))}."
             )
         if missing:
-            left_out[rule.name] = f"no input has a column `{missing[0]}`"
+            left_out[rule.name] = f"no input has a column `{_own(missing[0])}`"
         elif not rule.parameters.get("test_images", True):
             left_out[rule.name] = "no test images were named"
         else:
@@ -192,6 +215,23 @@ def _active_rules(config, columns):
     for name, reason in left_out.items():
         logger.warning("Rule `%s` is not applied: %s.", name, reason)
     return rules, left_out
+
+
+def _own(name):
+    """The input's own name of a column of rows."""
+    return name.removeprefix(input_column(""))
+
+
+def _remedy(name):
+    leave = "set `optional: true` for the rule"
+    if name in ("width", "height", "phash"):
+        # Pairs from the web, before their pictures are there.
+        return (
+            ": name it under `columns`; or measure local pictures with "
+            f"`--pictures DIR`; or {leave}, or take `--config web_text` until "
+            "the pictures are downloaded"
+        )
+    return f": correct its name, or {leave}"
 
 
 # === Reading ===
@@ -256,6 +296,7 @@ def read_rows(config, files, stages):
         summary = _summarize(files, dict(parts))
         stages.finish(stage, time.perf_counter() - begin, ingest=summary)
         notes = stages.notes(stage)
+    stages.used["rows"] = stage
     return key, notes["ingest"]
 
 

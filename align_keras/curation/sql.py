@@ -4,9 +4,11 @@ from align_keras.curation.config import Rule
 from align_keras.curation.config import load_config
 from align_keras.curation.extras import require
 from align_keras.curation.ingest import rows_schema
+from align_keras.curation.rule_parts import union
 from align_keras.curation.run import combine
 from align_keras.curation.run import drop
 from align_keras.curation.run import further_columns
+from align_keras.curation.run import sees_remaining
 
 
 def print_sql(config, dialect="bigquery"):
@@ -35,11 +37,6 @@ def print_sql(config, dialect="bigquery"):
     """
     ibis = require("ibis", "curation")
     config = load_config(config)
-    if config.counted_rows != "raw":
-        raise ValueError(
-            "SQL can be printed for `counted_rows: raw`. "
-            f"Received: {config.counted_rows!r}"
-        )
     # Ibis writes its own Spark dialect only where there is a session.
     dialect = "databricks" if dialect == "spark" else dialect
     numbers, strings = further_columns(config)
@@ -54,9 +51,12 @@ def print_sql(config, dialect="bigquery"):
 
     drops = []
     for rule in _all_rules(config):
+        judged = rows
+        if drops and sees_remaining(config.counted_rows, rule.parameters):
+            judged = rows.anti_join(union(drops), "row_id")
         table = drop(
             rule,
-            rows,
+            judged,
             lambda name, table, rule=rule: stage(f"{rule.name}_{name}", table),
             lambda rule=rule: _file_tables(rule),
         )

@@ -8,10 +8,14 @@ contents depend on, so that another input or setting makes another stage.
 
 import hashlib
 import json
+import re
 import secrets
 import time
 
 from align_keras.curation.extras import require
+
+# The directory may be the user's own: nothing else there is touched.
+_OURS = re.compile(r"\w.*-[0-9a-f]{16}\.[0-9a-f]{8}\.unfinished")
 
 
 def fingerprint(*parts):
@@ -22,6 +26,11 @@ def fingerprint(*parts):
     """
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def unfinished_name(stage):
+    """A new name for what becomes a stage, or goes with the run."""
+    return f"{stage}.{secrets.token_hex(4)}.unfinished"
 
 
 class Stages:
@@ -43,7 +52,7 @@ class Stages:
         self.used = {}
         storage.make_directory()
         for name in storage.list():
-            if name.endswith(".unfinished"):
+            if _OURS.fullmatch(name):
                 storage.remove(name)
 
     def table(self, name, key, table):
@@ -82,7 +91,7 @@ class Stages:
             self.progress(name)
             # What a killed run may have left.
             self.storage.remove(stage)
-            unfinished = f"{stage}.{secrets.token_hex(4)}.unfinished"
+            unfinished = unfinished_name(stage)
             begin = time.perf_counter()
             write(unfinished)
             self.storage.move(unfinished, stage)
@@ -104,6 +113,13 @@ class Stages:
         """A finished stage as an Ibis table."""
         files = self.notes(stage)["files"]
         return self.engine.read(self.storage.address(stage), files)
+
+    def discard(self):
+        """Remove the stages that this run has made or read, and no others."""
+        for stage in self.used.values():
+            # The declaration first: what is half removed counts for nothing.
+            self.storage.remove(f"{stage}.json")
+            self.storage.remove(stage)
 
     def values(self, stage, columns):
         """Yield the rows of a finished stage as tuples of some columns."""

@@ -10,18 +10,55 @@ from pathlib import Path
 from align_keras.curation.extras import require
 from align_keras.files import atomic_file
 
+# Inputs may lie there.
+OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "az")
+
+
+def kept_folder(path):
+    """The kept rows of a finished result.
+
+    Args:
+        path: string. The directory that `curate` wrote, or `kept` in it.
+
+    Returns:
+        `pathlib.Path` of `kept`, or `None` where `path` is neither.
+
+    Raises:
+        FileNotFoundError: The run has not ended, so that rows may be missing.
+    """
+    path = Path(path)
+    output = path.parent if path.name == "kept" else path
+    # A folder may be called `kept` for reasons of its own.
+    ours = (output / "kept").is_dir() and (output / "dropped").is_dir()
+    if not ours and not (output / ".stages").is_dir():
+        return None
+    if not (output / "manifest.json").is_file():
+        raise FileNotFoundError(
+            f"`{output}` has no manifest.json, so the run that writes it has "
+            "not ended; run `align-keras curate` again."
+        )
+    return output / "kept"
+
 
 class Storage:
     """A directory, by names relative to it.
 
     Args:
         root: string or `pathlib.Path`. A local path, or an address such as
-            `s3://bucket/folder` or `hdfs://…`.
+            `hdfs://…`. What is there only as a whole is renamed, so stores
+            of objects, which cannot rename directories, are refused.
     """
 
     def __init__(self, root):
         fs = require("pyarrow.fs", "curation")
         self.root = os.fspath(root)
+        scheme = self.root.partition("://")[0].lower()
+        if scheme in OBJECT_STORES:
+            raise ValueError(
+                "Output and stages need a file system that can rename a "
+                "directory, such as hdfs:// or a local or NFS path; object "
+                f"stores cannot. Received: {self.root}"
+            )
         self.local = "://" not in self.root
         if self.local:
             self.root = os.path.abspath(self.root)
@@ -96,15 +133,6 @@ class Storage:
         if self.local:
             self._sync(old)
         self.system.move(self._path(old), self._path(new))
-
-    def move_files(self, old, new):
-        """Move the files of a directory one by one."""
-        self.make_directory(new)
-        for file in self.list(old):
-            self.system.move(
-                self._path(f"{old}/{file}"), self._path(f"{new}/{file}")
-            )
-        self.remove(old)
 
     def _sync(self, name):
         path = Path(self._path(name))

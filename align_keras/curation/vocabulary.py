@@ -7,6 +7,7 @@ from pathlib import Path
 from align_keras.curation import readers
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import read_strings
+from align_keras.curation.storage import kept_folder
 from align_keras.files import atomic_file
 
 # The paper: 100k wordpieces, and 250k for the multilingual model.
@@ -97,8 +98,8 @@ class _MissingColumn(ValueError):
 def _find(inputs):
     files = []
     for path in map(str, inputs):
-        kept = os.path.join(path, "kept")
-        if os.path.isdir(kept):
+        kept = kept_folder(path)
+        if kept is not None:
             # Beside it lie ids of dropped rows, which have no text.
             files += readers.find_inputs([kept])
         elif path.endswith(".txt") and os.path.isfile(path):

@@ -20,7 +20,7 @@ def read_archive(path, wanted=None):
     """Read the pairs of a WARC or WAT file.
 
     A record that cannot be read is counted; an archive that breaks off is
-    damaged.
+    damaged. One that is cut exactly between two records looks whole.
 
     Args:
         path: string. A local path or an address; compressed or not.
@@ -33,34 +33,42 @@ def read_archive(path, wanted=None):
         OSError, ValueError: The archive is damaged.
     """
     iterator = require("warcio.archiveiterator", "curation")
-    errors = require("warcio.exceptions", "curation")
-    zlib = require("zlib", "curation")
     is_wat = readers.file_format(path) == "wat"
     pairs, bad = [], 0
-    try:
-        with _open(path) as stream:
-            for record in iterator.ArchiveIterator(stream):
-                try:
-                    found = (_wat_pairs if is_wat else _warc_pairs)(record)
-                    pairs += found
-                except (ValueError, TypeError, AttributeError, KeyError):
-                    bad += 1
-                if len(pairs) >= BATCH_PAIRS:
-                    yield _columns(pairs, wanted), bad
-                    pairs, bad = [], 0
-    except (errors.ArchiveLoadFailed, zlib.error, EOFError) as error:
-        raise ValueError(f"damaged archive: {error}") from error
+    # warcio takes a cut stream for a whole one, and missing HTTP headers for
+    # the end; so Arrow decompresses, and those are read later.
+    with readers.open_stream(path) as stream:
+        records = iterator.ArchiveIterator(stream, no_record_parse=True)
+        for record in _whole(records):
+            try:
+                found = (_wat_pairs if is_wat else _warc_pairs)(record)
+                pairs += found
+            except (ValueError, TypeError, AttributeError, KeyError):
+                bad += 1
+            if len(pairs) >= BATCH_PAIRS:
+                yield _columns(pairs, wanted), bad
+                pairs, bad = [], 0
     yield _columns(pairs, wanted), bad
 
 
-def _open(path):
-    """A stream of the bytes as they are; warcio decompresses by record."""
-    fs = require("pyarrow.fs", "curation")
-    if "://" in path:
-        system, path = fs.FileSystem.from_uri(path)
-    else:
-        system = fs.LocalFileSystem()
-    return system.open_input_stream(path, compression=None)
+def _whole(records):
+    """Yield records; raise after one that is shorter than it says."""
+    errors = require("warcio.exceptions", "curation")
+    record = None
+    try:
+        for record in records:
+            yield record
+            stream = record.raw_stream
+            while stream.read(2**20):
+                pass
+            # A header that broke off has no length at all, or an empty one.
+            length = record.rec_headers.get_header("Content-Length")
+            if getattr(stream, "limit", 1) or length == "":
+                raise ValueError("damaged archive: a record is cut off")
+    except errors.ArchiveLoadFailed as error:
+        raise ValueError(f"damaged archive: {error}") from error
+    if record is None:
+        raise ValueError("damaged archive: it holds no record")
 
 
 def _columns(pairs, wanted):
@@ -78,14 +86,20 @@ def _columns(pairs, wanted):
 
 
 def _warc_pairs(record):
-    if record.rec_type != "response" or record.http_headers is None:
+    page = record.rec_headers.get_header("WARC-Target-URI") or ""
+    if record.rec_type != "response" or not page.startswith("http"):
+        return []
+    headers = require("warcio.statusandheaders", "curation")
+    parser = headers.StatusAndHeadersParser(("HTTP/",), verify=False)
+    try:
+        record.http_headers = parser.parse(record.raw_stream)
+    except EOFError:
         return []
     if record.http_headers.get_statuscode() != "200":
         return []
     kind = record.http_headers.get_header("Content-Type") or ""
     if "html" not in kind.lower():
         return []
-    page = record.rec_headers.get_header("WARC-Target-URI")
     contents = record.content_stream().read(MAX_PAGE_BYTES)
     return page_pairs(contents, page, _charset(kind))
 

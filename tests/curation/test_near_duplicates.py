@@ -239,3 +239,49 @@ def test_any_tower_embeds_pictures(data_directory, tmp_path):
     (rule,) = found["rules"]
     place = tmp_path / "test" / "0.png"
     assert rule["why"].startswith(f"cosine 1.000 to test picture `{place}`")
+
+
+def test_image_tower_alone_embeds_pictures(tmp_path):
+    import keras
+
+    from align_keras import AlignImageConverter
+    from align_keras import EfficientNetBackbone
+
+    keras.utils.set_random_seed(0)
+    tower = EfficientNetBackbone(0.2, 0.2)
+    tower.save_to_preset(str(tmp_path / "tower"))
+    draw = np.random.default_rng(0)
+    pixels = list(draw.integers(0, 256, (3, 50, 60, 3), "uint8"))
+    vectors = load_embedder(str(tmp_path / "tower"))(pixels)
+    for photo, vector in zip(pixels, vectors, strict=True):
+        features = tower(AlignImageConverter()(photo[None]), training=False)
+        average = keras.ops.convert_to_numpy(features)[0].mean((0, 1))
+        expected = average / np.linalg.norm(average)
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="efficientnet_b0.*without weights"):
+        load_embedder("efficientnet_b0")
+
+
+def test_embedding_rule_passes_over_rows_without_an_address(tmp_path):
+    """By hash they are pictures, but there is nothing to open."""
+    from tiny_align import tiny_align
+
+    tiny_align().save_to_preset(str(tmp_path / "preset"))
+    (tmp_path / "test").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "test" / "0.png")
+    table = {
+        "url": ["0.png", None],
+        "text": ["one two three"] * 2,
+        "phash": pa.array([1, 2], "uint64"),
+    }
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    rule = {"test_images": ["test"], "pictures": "test"}
+    rule["model"] = str(tmp_path / "preset")
+    fields = {
+        "rules": [{"near_duplicate_embedding": rule}],
+        "image_identity": "phash",
+    }
+    config = parse_config(fields, tmp_path)
+    curate([tmp_path / "in.parquet"], tmp_path / "out", config)
+    kept = pq.read_table(tmp_path / "out" / "kept")["phash"].to_pylist()
+    assert kept == [2]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,13 @@ import pyarrow.parquet as pq
 
 from align_keras.cli import main
 from align_keras.curation import curate
+from align_keras.curation import download
+from align_keras.curation import explain
+from align_keras.curation import learn_vocabulary
 from align_keras.curation import load_config
 from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
+from align_keras.curation.engine import open_engine
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import parse_hash
 from align_keras.curation.text import normalize_text
@@ -164,8 +169,11 @@ def test_formats_give_the_same_rows(tmp_path):
     for name, mark in (("2.csv", b","), ("3.tsv", b"\t")):
         lines = [mark.join([b"URL", b"TEXT", b"width"])]
         for url, text in zip(b"abcd", raw, strict=True):
-            quoted = b'"' + text.replace(b'"', b'""') + b'"'
-            lines.append(mark.join([bytes([url]), quoted, b"x"]))
+            if name == "2.csv":
+                text = b'"' + text.replace(b'"', b'""') + b'"'
+            # TSV has no way to write a line end.
+            text = text.replace(b"\n", b" " if name == "3.tsv" else b"\n")
+            lines.append(mark.join([bytes([url]), text, b"x"]))
         # A line of too many fields.
         lines.append(mark.join([b"e"] * 9))
         (folder / name).write_bytes(b"\n".join(lines) + b"\n")
@@ -189,14 +197,75 @@ def test_formats_give_the_same_rows(tmp_path):
     for number in range(5):
         mine = [r for r in rows if r["row_id"] // 10**12 == number]
         assert [row["url"] for row in mine] == list("abcd")
-        assert [row["text"] for row in mine] == [
-            *texts[:3],
-            "caf\ufffd au lait",
-        ]
+        found = [row["text"] for row in mine]
+        if number == 2:
+            found[1] = found[1].replace("two lines", "two\nlines")
+        assert found == [*texts[:3], "caf\ufffd au lait"]
     counts = audit(tmp_path / "out")["reading"]["counts"]
     assert counts["unreadable_lines"] == 5
     assert counts["invalid_utf8_texts"] == 5
     assert counts["invalid_numbers"] == 8
+
+
+def test_columns_named_like_ours_are_the_inputs(tmp_path):
+    """Names of normalised rows are free; COYO has a `text_length`."""
+    write(
+        tmp_path / "in.parquet",
+        url=["u1", "u2", "u3"],
+        text=["one two three", "one two three four", "one"],
+        text_length=[1, 2, 3],
+        num_tokens=["9", "8", "7"],
+        tokens=["en", "de", "en"],
+    )
+    rules = [
+        {"token_count": {"at_least": 2}},
+        {"number": {"column": "text_length", "at_most": 2}},
+        {"language": {"column": "tokens", "keep": ["en"]}},
+    ]
+    fields = {"rules": rules, "extra_columns": ["num_tokens", "text_length"]}
+    given = [tmp_path / "in.parquet"], tmp_path / "out"
+    curate(*given, parse_config(fields))
+    (row,) = kept(tmp_path / "out")
+    assert row["url"] == "u1"
+    assert row["num_tokens"] == "9" and row["text_length"] == 1
+    whys = {
+        r["name"]: r["why"] for r in explain(tmp_path / "out", 2)[0]["rules"]
+    }
+    assert whys["token_count"].startswith("num_tokens 1")
+    assert whys["number"].startswith("text_length is 3")
+    misspelt = parse_config({"rules": [], "extra_columns": ["num_token"]})
+    with pytest.raises(ValueError, match="`num_token`, which no"):
+        curate(given[0], tmp_path / "2", misspelt)
+
+
+@pytest.mark.parametrize("among, stays", [("raw", []), ("remaining", ["b"])])
+def test_pair_whose_first_row_another_rule_drops(tmp_path, among, stays):
+    write(
+        tmp_path / "in.parquet",
+        url=["a", "b", "c"],
+        text=["one two three"] * 3,
+        phash=pa.array([7, 7, 7], "uint64"),
+        score=[0.9, 0.1, 0.1],
+    )
+    rules = [
+        {"adult_content": {"column": "score"}},
+        {"repeated_pairs": {"among": among}},
+    ]
+    config = parse_config({"rules": rules})
+    curate([tmp_path / "in.parquet"], tmp_path / "out", config)
+    assert [row["url"] for row in kept(tmp_path / "out")] == stays
+    (rule,) = explain(tmp_path / "out", 2)[0]["rules"]
+    first = 0 if among == "raw" else 1
+    assert rule["why"].startswith(f"row {first} has the same text")
+
+
+def test_quotation_mark_in_tsv_is_text(tmp_path):
+    texts = ['"open and never closed', 'a "b" c', '"', '"whole"', "last"]
+    rows = "".join(f"{text}\tu{n}\n" for n, text in enumerate(texts))
+    (tmp_path / "in.tsv").write_text("caption\turl\n" + rows)
+    rules = parse_config({"rules": []})
+    curate([tmp_path / "in.tsv"], tmp_path / "out", rules)
+    assert [row["text"] for row in kept(tmp_path / "out")] == texts
 
 
 def test_coyo_and_laion_columns():
@@ -258,6 +327,31 @@ def test_text_is_the_same_everywhere():
         ({"rules": [], "tokenizer": "x"}, "blanks, words"),
         ({"rules": [], "columns": {"txt": "t"}}, "Did you mean `text`"),
         ({"rules": [], "image_identity": "no"}, "image_identity"),
+        ({"rules": [], "image_identity": "width"}, "image_identity"),
+        ({"rules": [{"shared_text": {"at_most": -3}}]}, "not be negative"),
+        (
+            {"rules": [{"token_count": {"optional": "no"}}]},
+            "`token_count.optional` must be of type bool",
+        ),
+        ({"rules": [{"near_duplicate_embedding": {"cosine": 97.5}}]}, "97.5"),
+        ({"rules": [], "extra_columns": ["URL"]}, "names `URL`"),
+        ({"rules": [], "extra_columns": ["a", "A"]}, "names `A`"),
+        (
+            {
+                "rules": [{"number": {"column": "a", "above": 1}}],
+                "extra_columns": ["A"],
+            },
+            "another case",
+        ),
+        (
+            {
+                "rules": [
+                    {"number": {"column": "a", "above": 1}},
+                    {"one_of": {"column": "a", "values": ["1"]}},
+                ]
+            },
+            "`a` for a number",
+        ),
         ({"rules": [{"near_duplicate": {"distance": 40}}]}, "0 to 31"),
     ],
 )
@@ -280,8 +374,14 @@ def test_missing_columns_and_test_sets_are_named(tmp_path, caplog):
     rules = parse_config({"rules": [{"near_duplicate": {}}]})
     with pytest.raises(ValueError, match="needs `test_images`"):
         curate(given, tmp_path / "4", rules)
+    test = [tmp_path / "bare.parquet"]
     with pytest.raises(ValueError, match="master"):
-        curate(given, tmp_path / "5", rules, master="yarn", test_images=["x"])
+        curate(given, tmp_path / "5", rules, master="yarn", test_images=test)
+    with pytest.raises(ValueError, match="No rule .* test images"):
+        curate(given, tmp_path / "5", parse_config(LENGTH), test_images=test)
+    with pytest.raises(FileNotFoundError, match="no test images match `x`"):
+        # Also for a rule that would be left out.
+        curate(given, tmp_path / "5", "align", test_images=["x"])
     optional = {"near_duplicate": {"optional": True}}
     with caplog.at_level(logging.WARNING):
         curate(given, tmp_path / "6", parse_config({"rules": [optional]}))
@@ -320,19 +420,41 @@ def test_nothing_is_overwritten(tmp_path, caplog):
     assert len(kept(tmp_path / "4")) == 1
 
 
+def test_stages_in_a_directory_of_the_users(tmp_path):
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    mine = tmp_path / "mine"
+    (mine / "draft.unfinished").mkdir(parents=True)
+    (mine / "lock").write_text("mine")
+    (mine / "rows-1.json").write_text("mine")
+    before = sorted(mine.rglob("*"))
+    # Of a killed run, which is ours.
+    (mine / f"rows-{'a' * 16}.{'b' * 8}.unfinished").mkdir()
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    curate(*given, stages=mine, discard_stages=True)
+    assert sorted(mine.rglob("*")) == before
+    assert (mine / "lock").read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match="have been discarded"):
+        explain(tmp_path / "out", 0)
+
+
 @pytest.mark.multiprocess
 def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
     """Kill the run in each of several stages, in the midst of writing."""
     texts = [f"text number {n % 4000} of file" for n in range(60_000)]
     urls = [f"u{n}" for n in range(60_000)]
-    write(tmp_path / "in.parquet", url=urls, text=texts)
+    source = tmp_path / "in"
+    source.mkdir()
+    write(source / "0.parquet", url=urls[:40_000], text=texts[:40_000])
+    write(source / "1.parquet", url=urls[40_000:], text=texts[40_000:])
     output = tmp_path / "out"
     script = textwrap.dedent(
         """
         import os, signal, sys
         from align_keras.curation import curate
         from align_keras.curation import engine
+        from align_keras.curation import run
         from align_keras.curation.config import parse_config
+        from align_keras.curation.storage import Storage
 
         victim, source, output = sys.argv[1:]
         write = engine.DuckDBEngine.write
@@ -346,14 +468,25 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
                     os.truncate(path, os.path.getsize(path) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        if victim == "publish":
-            from align_keras.curation.storage import Storage
-            write_json = Storage.write_json
-            def last(self, name, value):
-                if name == "manifest.json":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                write_json(self, name, value)
-            Storage.write_json = last
+        def read(task, file):
+            found = ingest_file(task, file)
+            # The first file is whole, and not to be read again.
+            if task.number == 1:
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        def write_text(self, name, text):
+            if name == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write_whole(self, name, text)
+
+        ingest_file, write_whole = run.ingest_file, Storage.write_text
+        Storage.write_text = write_text
+        if victim == "reading":
+            run.ingest_file = read
+            # In this process.
+            os.cpu_count = lambda: 1
         engine.DuckDBEngine.write = killed
         rules = [{"shared_text": {"at_most": 14}}]
         rules += [{"rare_tokens": {"keep": 4000}}]
@@ -363,37 +496,51 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
     (tmp_path / "run.py").write_text(script)
     finished = set()
     for victim in (
+        "reading",
         "shared_text",
         "token_counts",
         "verdicts",
         "kept",
-        "publish",
+        "audit.html",
+        "manifest.json",
     ):
         command = [sys.executable, tmp_path / "run.py", victim]
         result = subprocess.run(
-            [*command, tmp_path / "in.parquet", output],
+            [*command, source, output],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert result.returncode == -signal.SIGKILL
         assert not (output / "manifest.json").exists()
-        if victim != "publish":
-            found = [p for p in output.rglob("*") if p.suffix == ".parquet"]
+        found = [p for p in output.rglob("*") if p.suffix == ".parquet"]
+        if victim == "manifest.json":
+            # All is there, but nothing takes it for a result.
+            with pytest.raises(FileNotFoundError, match="has not ended"):
+                learn_vocabulary([output], tmp_path / "v.txt")
+            with pytest.raises(FileNotFoundError, match="has not ended"):
+                download(output / "kept", tmp_path / "got", sys.executable)
+        else:
             assert found == []
             assert not (output / "kept").exists()
+        if victim == "reading":
+            (part,) = output.rglob("part-*.stage")
+            first_part = part, part.stat().st_mtime_ns
+            continue
         stages = {p.name: p.stat().st_mtime_ns for p in _finished(output)}
         # What was finished before is as it was.
         assert finished <= set(stages.items())
-        assert len(stages) > len(finished)
+        assert len(stages) > len(finished) or victim == "manifest.json"
         finished = set(stages.items())
     rules = [{"shared_text": {"at_most": 14}}, {"rare_tokens": {"keep": 4000}}]
     config = parse_config({"rules": rules})
-    manifest = curate([tmp_path / "in.parquet"], output, config)
+    manifest = curate([source], output, config)
     assert finished == {
         (p.name, p.stat().st_mtime_ns) for p in _finished(output)
     }
-    fresh = curate([tmp_path / "in.parquet"], tmp_path / "fresh", config)
+    fresh = curate([source], tmp_path / "fresh", config)
     assert kept(output) == kept(tmp_path / "fresh")
     assert manifest["kept"] == fresh["kept"]
+    part, written = first_part
+    assert part.stat().st_mtime_ns == written
     assert not list(output.rglob("*.unfinished"))
 
 
@@ -401,13 +548,46 @@ def _finished(output):
     return [p for p in (output / ".stages").glob("*-*.json")]
 
 
+def _fails(item):
+    raise TypeError(f"cannot take {item}")
+
+
+def _process(item):
+    time.sleep(0.2)
+    return os.getpid()
+
+
+@pytest.mark.multiprocess
+def test_helpers_tell_what_went_wrong_and_keep_to_the_budget(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    engine = open_engine(memory="600MiB")
+    try:
+        with pytest.raises(RuntimeError, match="TypeError.*cannot take [123]"):
+            list(engine.map(_fails, [1, 2, 3]))
+        assert len(set(engine.map(_process, range(4)))) <= 2
+    finally:
+        engine.close()
+
+
+def test_output_on_an_object_store_is_refused(tmp_path):
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"]
+    rules = parse_config(LENGTH)
+    with pytest.raises(ValueError, match="rename.*s3://bucket/out"):
+        curate(given, "s3://bucket/out", rules, engine="spark")
+    with pytest.raises(ValueError, match="rename.*gs://bucket/stages"):
+        curate(given, tmp_path / "out", rules, stages="gs://bucket/stages")
+
+
 def test_second_run_at_once_is_refused(tmp_path):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    from align_keras.curation.curate import LOCK
     from align_keras.curation.storage import Storage
 
     work = Storage(tmp_path / "out" / ".stages")
     work.make_directory()
-    with work.lock("lock"), pytest.raises(ValueError, match="Another run"):
+    with work.lock(LOCK), pytest.raises(ValueError, match="Another run"):
         curate(
             [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
         )
@@ -432,6 +612,13 @@ def test_command_line(tmp_path, capsys):
     assert "token_count: num_tokens 1 (at_least 3)" in said
     assert main(["curate", "--output", output, "--explain", "0"]) == 0
     assert capsys.readouterr().out == "Row 0 is kept.\n"
+    moved = str(tmp_path / "moved")
+    os.rename(output, moved)
+    assert main(["curate", "--output", moved, "--explain", "1"]) == 0
+    assert "num_tokens 1" in capsys.readouterr().out
+    given = [str(tmp_path / "in.parquet"), "--output", output]
+    assert main(["curate", *given, "--memory", "1"]) == 2
+    assert "256MiB or more" in capsys.readouterr().err
     assert main(["curate", "--output", output]) == 2
     assert "at least one INPUT" in capsys.readouterr().err
     assert main(["curate", "--print-sql", "bigquery"]) == 0

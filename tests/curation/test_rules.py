@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("ibis", reason="needs the extra `curation`")
 pytest.importorskip("duckdb", reason="needs the extra `curation`")
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -17,6 +18,7 @@ import yaml
 from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import explain
+from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
 
 RULES = """
@@ -180,6 +182,35 @@ def test_audit_counts_every_row(crawl, result, expected):
     page = (output / "audit.html").read_text("utf-8")
     assert "<svg" in page and "http" not in page.split("<h2>Examples")[0]
     assert f"{manifest['kept']:,}" in page
+    assert "all three numbers" not in page
+
+
+def test_printed_sql_gives_the_same_rows(crawl, result):
+    folder, _, _ = crawl
+    output, manifest = result
+    stages = output / ".stages"
+    tables = {
+        "rows": manifest["rows_stage"],
+        "near_duplicate_test_hashes": manifest["tables"][
+            "near_duplicate-test_hashes"
+        ],
+        "forbidden_words_words": manifest["tables"]["forbidden_words-words"],
+    }
+    with duckdb.connect() as connection:
+        for name, stage in tables.items():
+            files = json.loads((stages / f"{stage}.json").read_text())["files"]
+            paths = [str(stages / stage / file) for file in files]
+            connection.execute(
+                f"CREATE TABLE {name} AS FROM read_parquet(?)", [paths]
+            )
+        connection.execute(print_sql(config(folder), "duckdb"))
+        found = connection.execute("SELECT row_id FROM kept").fetchall()
+        masks = connection.execute("SELECT row_id, mask FROM verdicts")
+        masks = sorted(masks.fetchall())
+    kept = pq.read_table(output / "kept")["row_id"].to_pylist()
+    assert sorted(row_id for (row_id,) in found) == sorted(kept)
+    dropped = pq.read_table(output / "dropped").to_pylist()
+    assert masks == sorted((row["row_id"], row["mask"]) for row in dropped)
 
 
 def test_settings_change_what_is_counted(crawl, result, expected, tmp_path):
@@ -238,6 +269,8 @@ def test_counting_what_earlier_rules_left(crawl, tmp_path):
     assert kept == set(left)
     # The setting matters to these rows.
     assert early
+    page = (tmp_path / "out" / "audit.html").read_text("utf-8")
+    assert "all three numbers are those in sequence" in page
 
 
 def test_explain_names_rule_and_evidence(crawl, result, expected):

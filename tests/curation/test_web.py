@@ -1,5 +1,6 @@
 """From the web: archives of pages, downloads, and a vocabulary in the end."""
 
+import gzip
 import http.server
 import io
 import json
@@ -9,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from PIL import Image
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import download
 from align_keras.curation import learn_vocabulary
@@ -142,7 +145,9 @@ def test_archives_go_through_curation(tmp_path):
     folder.mkdir()
     write_warc(folder / "crawl.warc.gz")
     whole = (folder / "crawl.warc.gz").read_bytes()
-    (folder / "cut.warc.gz").write_bytes(whole[: len(whole) // 3])
+    cuts = [0, 1, 20, len(whole) // 3, len(whole) // 2, len(whole) - 1]
+    for cut in cuts:
+        (folder / f"cut-{cut}.warc.gz").write_bytes(whole[:cut])
     rules = {"rules": [{"token_count": {"at_least": 3}}]}
     rules["extra_columns"] = ["page"]
     curate([folder], tmp_path / "out", parse_config(rules))
@@ -150,6 +155,38 @@ def test_archives_go_through_curation(tmp_path):
     first = [row for row in kept if row["row_id"] < 10**12]
     assert {(r["url"], r["text"]) for r in first} == set(PAIRS[:3])
     assert {row["page"] for row in first} == {"https://example.org/a/b.html"}
+    assert first == kept
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text("utf-8"))
+    damaged = [Path(d["file"]).name for d in audit["reading"]["damaged_files"]]
+    assert sorted(damaged) == sorted(f"cut-{cut}.warc.gz" for cut in cuts)
+
+
+@pytest.mark.parametrize("suffix, step", [(".warc", 1), (".warc.gz", 5)])
+def test_archive_cut_anywhere_is_damaged(tmp_path, suffix, step):
+    write_warc(tmp_path / "crawl.warc.gz")
+    whole = (tmp_path / "crawl.warc.gz").read_bytes()
+    members, rest = [], whole
+    while rest:
+        member = zlib.decompressobj(31)
+        body = member.decompress(rest)
+        size = len(rest) - len(member.unused_data)
+        rest = member.unused_data
+        members.append((size, len(body)))
+    if suffix == ".warc":
+        whole = gzip.decompress(whole)
+    # Where a record ends nothing tells that another should follow. The two
+    # line ends after each are no part of it.
+    column, blank = (1, 4) if suffix == ".warc" else (0, 0)
+    ends = np.cumsum([member[column] for member in members]).tolist()
+    good = {end - extra for end in ends for extra in range(blank + 1)}
+    path = tmp_path / f"cut{suffix}"
+    for cut in range(0, len(whole), step):
+        path.write_bytes(whole[:cut])
+        try:
+            pairs_of(path)
+            assert cut in good, cut
+        except (OSError, ValueError):
+            assert cut not in good, cut
 
 
 # === Downloading ===
@@ -193,21 +230,26 @@ NAMES = ["good1", "good2", "missing", "slow", "broken", "text", "huge", "good3"]
 
 
 @pytest.fixture
-def kept(tmp_path):
-    """The kept directory of a run whose addresses a local server answers."""
+def address():
+    """Of a local server."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    root = f"http://127.0.0.1:{server.server_port}"
-    urls = [f"{root}/{name}.jpg" for name in NAMES]
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def kept(tmp_path, address):
+    """The kept directory of a run whose addresses that server answers."""
+    urls = [f"{address}/{name}.jpg" for name in NAMES]
     texts = [f"a caption of {name}" for name in NAMES]
     pq.write_table(
         pa.table({"url": urls, "text": texts}), tmp_path / "in.parquet"
     )
     rules = parse_config({"rules": [{"token_count": {"at_least": 3}}]})
     curate([tmp_path / "in.parquet"], tmp_path / "clean", rules)
-    yield tmp_path / "clean"
-    server.shutdown()
-    server.server_close()
+    return tmp_path / "clean"
 
 
 # What img2dataset leaves, written by twenty lines in its stead.
@@ -222,8 +264,9 @@ assert given["url_col"] == "url" and given["caption_col"] == "text"
 assert given["input_format"] == "parquet" and given["timeout"] == "3"
 rows = pq.read_table(given["url_list"]).to_pylist()
 out = Path(given["output_folder"]); out.mkdir()
-for row in rows:
-    row.update(status="success", error_message=None, caption=row.pop("text"),
+for number, row in enumerate(rows):
+    row.update(key=f"{{number:09d}}",
+               status="success", error_message=None, caption=row.pop("text"),
                width=64, height=48, original_width=320, original_height=240)
     try:
         patience = 0.5 if "slow" in row["url"] else 60
@@ -231,6 +274,9 @@ for row in rows:
         if not body.endswith(b"\\xff\\xd9"):
             row.update(status="failed_to_resize",
                        error_message="cannot identify image file 0x7f")
+        elif given["output_format"] == "files":
+            (out / "00000").mkdir(exist_ok=True)
+            (out / "00000" / (row["key"] + ".jpg")).write_bytes(body)
     except Exception as error:
         row.update(status="failed_to_download", error_message=str(error))
 pq.write_table(pa.Table.from_pylist(rows), out / "00000.parquet")
@@ -263,12 +309,64 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     rules = {"rules": [{"shorter_side": {"above": 200}}]}
     again = curate(result["metadata"], tmp_path / "2", parse_config(rules))
     assert again["kept"] == len(NAMES)
+    command = ["download", str(kept), "--output", str(tmp_path / "cli")]
+    command += ["--img2dataset", str(program), "--timeout", "3", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["downloaded"] == 3
     with pytest.raises(OSError, match="status 3: no luck today"):
         download(kept, tmp_path / "x", str(program), image_size=13, timeout=3)
     with pytest.raises(FileNotFoundError, match="environment of its own"):
         download(kept, tmp_path / "y", "no-such-program")
     with pytest.raises(FileNotFoundError, match="no kept pairs"):
         download(tmp_path, tmp_path / "z", str(program))
+
+
+def test_the_whole_way_from_the_web(tmp_path, address):
+    """Text rules, download, rules of pictures, pack."""
+    from align_keras.data import pack
+
+    program = tmp_path / "img2dataset"
+    program.write_text(STAND_IN.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    html = "".join(
+        f'<img src="/{name}.jpg" alt="a fine caption of {name}">'
+        for name in ("good1", "good22", "missing", "good333")
+    )
+    with open(tmp_path / "crawl.warc.gz", "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        response(writer, f"{address}/page.html", html.encode())
+    crawl = [tmp_path / "crawl.warc.gz"]
+    with pytest.raises(ValueError, match="`width`.*--config web_text"):
+        curate(crawl, tmp_path / "0", "align")
+    assert curate(crawl, tmp_path / "1", "web_text")["kept"] == 4
+    options = {"output_format": "files", "timeout": 3}
+    got = download(tmp_path / "1", tmp_path / "got", str(program), **options)
+    pictures = tmp_path / "got" / "pictures"
+    (tmp_path / "test").mkdir()
+    shutil.copy(pictures / "00000" / "000000001.jpg", tmp_path / "test")
+    curate(
+        [got["table"]],
+        tmp_path / "2",
+        "web_pictures",
+        picture_folder=pictures,
+        test_images=[tmp_path / "test"],
+    )
+    pairs = pq.read_table(tmp_path / "2" / "kept")
+    found = {
+        (row["url"], row["text"], row["width"]) for row in pairs.to_pylist()
+    }
+    assert found == {
+        ("00000/000000000.jpg", "a fine caption of good1", 320),
+        ("00000/000000003.jpg", "a fine caption of good333", 320),
+    }
+    pq.write_table(pairs, tmp_path / "pairs.parquet")
+    packed = pack(
+        pictures,
+        tmp_path / "packed",
+        captions=tmp_path / "pairs.parquet",
+        image_column="url",
+    )
+    assert packed["records"] == 2
 
 
 @pytest.mark.multiprocess
@@ -314,6 +412,8 @@ def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
     ] * 3
     folder = tmp_path / "clean" / "kept"
     folder.mkdir(parents=True)
+    (folder.parent / "dropped").mkdir()
+    (folder.parent / "manifest.json").write_text("{}")
     pq.write_table(pa.table({"text": texts[:7]}), folder / "0.parquet")
     pq.write_table(
         pa.table({"text": [*texts[7:], None, " "]}), folder / "1.parquet"
@@ -355,3 +455,30 @@ def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
     with pytest.raises(ValueError, match="no column `title`.*text"):
         learn_vocabulary(inputs[:1], tmp_path / "x.txt", text_column="title")
     assert not Path(tmp_path / "x.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "options, size",
+    [([], 100_000), (["--multilingual"], 250_000), (["--size", "40"], 40)],
+)
+def test_command_learns_a_vocabulary(
+    tmp_path, capsys, monkeypatch, options, size
+):
+    from align_keras import AlignTokenizer
+
+    learn, asked = AlignTokenizer.learn_vocabulary, []
+
+    def learn_vocabulary(texts, size):
+        asked.append(size)
+        return learn(texts, size)
+
+    monkeypatch.setattr(AlignTokenizer, "learn_vocabulary", learn_vocabulary)
+    (tmp_path / "in.txt").write_text("a red bus\ntwo dogs\n")
+    output = tmp_path / "v.txt"
+    command = ["vocab", str(tmp_path / "in.txt"), "--output", str(output)]
+    assert main([*command, "--json", *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert asked == [size]
+    vocabulary = output.read_text("utf-8").splitlines()
+    assert said["tokens"] == len(vocabulary) <= size
+    assert said["texts"] == 2
