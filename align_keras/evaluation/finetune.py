@@ -1,9 +1,9 @@
 """Fine-tuning for classification, in the paper's two stages."""
 
 import dataclasses
+import hashlib
 import io
 import itertools
-import json
 from pathlib import Path
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.claim import claim
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import label_ranks
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
@@ -80,6 +81,7 @@ def finetune_classifier(
     seed=0,
     samples=SAMPLES,
     progress=True,
+    identity=None,
 ):
     """Fine-tune a classifier and measure it.
 
@@ -99,16 +101,20 @@ def finetune_classifier(
         seed: integer. Of the first run. Defaults to `0`.
         samples: integer. Resamples of the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
+        identity: string. What tells the model from others, whose runs are
+            not taken for its own. Defaults to `None`, `weights_digest`.
 
     Returns:
         A `Result` with the figures of `classification_figures`, the mean over
         the runs, and `"deviations"` between them.
 
     Raises:
-        ValueError: the data sets have other classes, or `workdir` holds
-            another run.
+        ValueError: the data sets have other classes, `runs` is not positive,
+            or `workdir` holds a run of another model or other settings.
     """
     recipe = load_finetune_recipe(recipe)
+    if runs < 1:
+        raise ValueError(f"`runs` must be positive. Received: runs={runs}")
     if train.class_names != test.class_names:
         raise ValueError(
             f"`{train.name}` and `{test.name}` must have the same classes."
@@ -117,23 +123,25 @@ def finetune_classifier(
     wanted = _read_labels_of(test)
     classes = len(train.class_names or ())
     classes = classes or int(max(labels.max(), wanted.max())) + 1
-    ranks, name = [], None
+    identity = identity or weights_digest(make_model())
+    ranks = []
     for number in range(runs):
         folder = Path(workdir) / f"run-{number}"
         asked = {
+            "model": identity,
             **dataclasses.asdict(recipe),
             "train": train.name,
             "test": test.name,
+            "train_images": len(labels),
+            "test_images": len(wanted),
             "seed": seed + number,
         }
-        _claim(folder, asked)
+        claim(folder / "finetune.json", asked)
         done = folder / "ranks.npy"
         if not done.is_file():
             keras.utils.set_random_seed(seed + number)
-            model = make_model()
-            name = model.name
             scores = _run(
-                ImageClassifier(model, classes),
+                ImageClassifier(make_model(), classes),
                 (pictures, labels),
                 test,
                 recipe,
@@ -157,7 +165,7 @@ def finetune_classifier(
         len(wanted),
         samples,
         dataset=test.name,
-        model=name or "finetuned",
+        model=identity,
         unit="picture",
         images=len(wanted),
         train_images=len(labels),
@@ -184,16 +192,19 @@ def finetune_figures(outcomes, weights=None):
     }
 
 
-def _claim(folder, asked):
-    path = folder / "finetune.json"
-    asked = json.loads(json.dumps(asked))
-    if path.is_file() and json.loads(path.read_text()) != asked:
-        raise ValueError(
-            f"`{folder}` holds a run with other settings (finetune.json): "
-            "use another working directory."
-        )
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(asked, indent=2) + "\n")
+def weights_digest(model):
+    """Tell the image encoder of a model from others, by its weights.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder`.
+
+    Returns:
+        A string.
+    """
+    digest = hashlib.sha256(str(model.image_pooling).encode())
+    for weight in model.image_encoder.weights:
+        digest.update(ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()[:16]
 
 
 # === Training ===

@@ -15,7 +15,9 @@ import numpy as np
 
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.claim import claim
 from align_keras.evaluation.finetune import finetune_classifier
+from align_keras.evaluation.finetune import weights_digest
 from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.evaluation.results import Result
@@ -244,6 +246,7 @@ def evaluate_vtab(
     samples=SAMPLES,
     progress=True,
     say=print,
+    identity=None,
 ):
     """Fine-tune on tasks of VTAB-1k, and take the mean.
 
@@ -265,17 +268,32 @@ def evaluate_vtab(
         samples: integer. Resamples of the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
         say: callable that is told in words what happens.
+        identity: string. See `finetune_classifier`.
 
     Returns:
         A `Result`: `"all"`, the mean top-1 accuracy of the tasks, that of
         each group, and that of each task.
+
+    Raises:
+        ValueError: there is no such task, `runs` is not positive, or
+            `workdir` holds trials of another model or other settings.
     """
     sweep, workdir = sweep or Sweep(), Path(workdir)
+    if runs < 1:
+        raise ValueError(f"`runs` must be positive. Received: runs={runs}")
+    identity = identity or weights_digest(make_model())
+    asked = {
+        "model": identity,
+        "sweep": dataclasses.asdict(sweep),
+        "limits": limits,
+        "seed": seed,
+    }
     results = {}
     for name in tasks or TASKS:
         data = load_task(name, data_dir, limits)
+        claim(workdir / name / "sweep.json", asked)
         best, score = _best_trial(
-            make_model, data, sweep, workdir / name, seed, progress
+            make_model, data, sweep, workdir / name, seed, progress, identity
         )
         say(f"{name}: best of {sweep.trials} trials: {score:.1%}")
         results[name] = finetune_classifier(
@@ -288,12 +306,13 @@ def evaluate_vtab(
             seed,
             samples,
             progress,
+            identity,
         )
         say(f"{name}: {results[name]['top1']:.1%}")
     return _summary(results, runs)
 
 
-def _best_trial(make_model, data, sweep, folder, seed, progress):
+def _best_trial(make_model, data, sweep, folder, seed, progress, identity):
     scores = []
     for trial in range(sweep.trials):
         recipe = sweep.draw(seed, trial)
@@ -308,6 +327,7 @@ def _best_trial(make_model, data, sweep, folder, seed, progress):
                 seed=seed,
                 samples=0,
                 progress=progress,
+                identity=identity,
             )
             with atomic_file(path) as temporary:
                 temporary.write_text(json.dumps({"top1": result["top1"]}))

@@ -12,6 +12,7 @@ from align_keras.evaluation import vtab
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.finetune import ImageClassifier
 from align_keras.evaluation.finetune import finetune_classifier
+from align_keras.evaluation.finetune import weights_digest
 from align_keras.evaluation.finetune_recipes import RECIPES
 from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import Stage
@@ -94,8 +95,20 @@ def test_learns_and_goes_on_after_an_interruption(
     assert finetune(folders, tmp_path / "cut")["top1"] == whole["top1"]
     assert len(calls) == 5
     assert not compare_results(whole, again, 50)["figures"][0]["differs"]
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="another `seed`.*: 0, now 1"):
         finetune(folders, tmp_path / "cut", seed=1)
+    with pytest.raises(ValueError, match="another `model`.*'other'"):
+        finetune(folders, tmp_path / "cut", identity="other")
+    with pytest.raises(ValueError, match="runs=0"):
+        finetune(folders, tmp_path / "cut", runs=0)
+
+
+def test_a_model_is_known_by_its_image_encoder():
+    first, second = small_model(), small_model()
+    assert weights_digest(first) == weights_digest(second)
+    statistics = second.image_encoder.weights[-1]
+    statistics.assign(statistics + 1e-6)
+    assert weights_digest(first) != weights_digest(second)
 
 
 def weights_of(classifier, part):
@@ -242,17 +255,27 @@ def test_vtab_on_mock_data(tmp_path):
         assert counts["train"] == 8 and counts["validation"] == 4
         assert counts["train+validation"] == counts["test"] == 12
         said = []
-        result = vtab.evaluate_vtab(
-            small_model,
-            tmp_path,
-            ["dtd"],
-            sweep,
-            runs=1,
-            limits=(8, 4),
-            samples=20,
-            progress=False,
-            say=said.append,
-        )
+
+        def evaluate(identity, sweep=sweep):
+            return vtab.evaluate_vtab(
+                small_model,
+                tmp_path,
+                ["dtd"],
+                sweep,
+                runs=1,
+                limits=(8, 4),
+                samples=20,
+                progress=False,
+                say=said.append,
+                identity=identity,
+            )
+
+        result = evaluate("A")
+        # The trials of one model choose for no other.
+        with pytest.raises(ValueError, match="another `model`.*'A', now 'B'"):
+            evaluate("B")
+        with pytest.raises(ValueError, match="another `sweep`"):
+            evaluate("A", vtab.Sweep(trials=1))
     assert result["all"] == result["natural"] == result["task_dtd"]
     assert "dtd: best of 2 trials" in said[0]
     assert (tmp_path / "dtd" / "trial-1.json").is_file()

@@ -1,5 +1,7 @@
 """Options that evaluations share, and what becomes of them."""
 
+from pathlib import Path
+
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 
@@ -125,6 +127,13 @@ def loader(args):
     from align_keras import AlignDualEncoder
 
     return lambda: AlignDualEncoder.from_preset(args.model)
+
+
+def identity(args):
+    """Return what tells the model from others: its files, or its handle."""
+    from align_keras.evaluation.embedder import fingerprint_of
+
+    return fingerprint_of(Path(args.model)) or args.model
 
 
 def embedding_options(args):

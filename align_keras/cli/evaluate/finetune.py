@@ -30,6 +30,7 @@ def run(args):
         args.seed,
         args.bootstrap,
         progress=not args.json,
+        identity=common.identity(args),
     )
     result["model"] = args.model
     common.show(args, result)
