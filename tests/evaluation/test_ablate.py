@@ -106,9 +106,17 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert Result.load(runs / "odd" / "result.json").outcomes
-    plan.write_text(PLAN.replace("noise: 0.5", "noise: 0.1"))
-    assert main(command) == 2
-    assert "other settings" in capsys.readouterr().err
+    # Encoders that no run uses may come and go.
+    plan.write_text(PLAN.replace("image: {small", "image: {new: {}, small"))
+    assert main(command) == 0
+    for old, new, field in (
+        ("noise: 0.5", "noise: 0.1", "variant"),
+        ("hidden_dim: 16", "hidden_dim: 32", "encoders"),
+        ("scenes: 24", "scenes: 25", "scenes"),
+    ):
+        plan.write_text(PLAN.replace(old, new))
+        assert main(command) == 2
+        assert f"another `{field}`" in capsys.readouterr().err
 
 
 def test_the_documented_plan_is_valid():
