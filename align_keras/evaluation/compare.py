@@ -13,6 +13,7 @@ from align_keras.evaluation.cxc import cxc_retrieval_figures
 from align_keras.evaluation.finetune import finetune_figures
 from align_keras.evaluation.labelled_runner import knn_figures
 from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import retrieval_figures
 from align_keras.evaluation.words import word_figures
 
@@ -29,6 +30,24 @@ _TASKS = {
     "words": (word_figures, (), ("judgement",)),
 }
 SIGNIFICANCE = 0.05
+# What a result says of the question, not of the model that answered it.
+DEFINITION = (
+    "task",
+    "dataset",
+    "split",
+    "pictures",
+    "train_pictures",
+    "classes",
+    "prompts",
+    "ensemble",
+    "solver",
+    "ks",
+    "folds",
+    "runs",
+    "drop_empty",
+    "positives_options",
+    "correlation_options",
+)
 
 
 def compare_results(first, second, samples=SAMPLES):
@@ -48,11 +67,13 @@ def compare_results(first, second, samples=SAMPLES):
         names of the models), and `"figures"`, a list of dictionaries with
         `"name"`, `"first"`, `"second"`, `"difference"` (second minus first),
         `"low"` and `"high"` (its 95% interval), `"p"` (adjusted) and
-        `"differs"`, whether that is below 0.05.
+        `"differs"`, whether that is below 0.05; and `"samples_needed"`: with
+            fewer, no figure can differ, however large the difference.
 
     Raises:
-        ValueError: the results are not of the same queries, or their
-            outcomes are missing.
+        ValueError: the results are not of the same queries or the same
+            definition, their outcomes are missing, or `samples` is not
+            positive.
 
     Example:
 
@@ -60,6 +81,11 @@ def compare_results(first, second, samples=SAMPLES):
     compare_results("small.json", "large.json")["figures"][0]["differs"]
     ```
     """
+    if samples < 1:
+        raise ValueError(
+            "A comparison needs at least one resample. "
+            f"Received: samples={samples}"
+        )
     first, second = _loaded(first), _loaded(second)
     _require_same(first, second)
     draws = [_replicates(result, samples) for result in (first, second)]
@@ -89,6 +115,7 @@ def compare_results(first, second, samples=SAMPLES):
         "first": first["model"],
         "second": second["model"],
         "samples": samples,
+        "samples_needed": _samples_needed(len(rows)),
         "figures": rows,
     }
 
@@ -98,11 +125,13 @@ def _loaded(result):
 
 
 def _require_same(first, second):
-    for name in ("task", "dataset", "ks", "folds", "drop_empty"):
-        if first.get(name) != second.get(name):
+    for name in DEFINITION:
+        # From a file, tuples come back as lists.
+        values = [plain(result.get(name)) for result in (first, second)]
+        if values[0] != values[1]:
             raise ValueError(
                 "Only results of the same evaluation can be compared. Received "
-                f"{name}={first.get(name)!r} and {second.get(name)!r}."
+                f"{name}={values[0]!r} and {values[1]!r}."
             )
     if first["task"] not in _TASKS:
         raise ValueError(
@@ -143,6 +172,11 @@ def _replicates(result, samples):
 
 def _with_weights(figures, outcomes, options, weights):
     return figures(outcomes, weights, **options)
+
+
+def _samples_needed(figures):
+    """The fewest draws whose smallest p-value survives the adjustment."""
+    return round(2 * figures / SIGNIFICANCE)
 
 
 def _adjust(rows):

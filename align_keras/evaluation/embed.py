@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -181,6 +182,22 @@ def embed_readable(
     return _join(rows), np.concatenate(readable)
 
 
+class Embedded(NamedTuple):
+    """The readable pictures of a data set.
+
+    Attributes:
+        vectors: float32 array `(count, dim)`, rows of unit length.
+        notes: list of their captions or labels.
+        skipped: integer. Number of pictures that were left out.
+        pictures: string. Digest of the names of those that were not.
+    """
+
+    vectors: np.ndarray
+    notes: list
+    skipped: int
+    pictures: str
+
+
 def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
     """Embed the pictures of a data set, with what it says of them.
 
@@ -193,13 +210,13 @@ def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
         cache: string or `pathlib.Path`. See `embed_readable`.
 
     Returns:
-        A tuple of the vectors of the readable pictures, a list of their
-        captions or labels, and the number of pictures that were left out.
+        `Embedded`.
     """
-    notes = []
+    keys, notes = [], []
 
     def pictures():
         for key, picture, note in data.examples():
+            keys.append(key)
             notes.append(note)
             yield key, picture
 
@@ -212,8 +229,13 @@ def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
         cache,
         data.name,
     )
-    kept = [notes[n] for n in np.flatnonzero(readable)]
-    return vectors, kept, int(np.count_nonzero(~readable))
+    kept = np.flatnonzero(readable)
+    return Embedded(
+        vectors,
+        [notes[n] for n in kept],
+        len(keys) - len(kept),
+        _digest([keys[n] for n in kept])[:16],
+    )
 
 
 def _embed_chunk(embedder, pictures, batch_size, bar):

@@ -115,6 +115,11 @@ def describe_comparison(comparison):
         f"Paired bootstrap of {comparison['samples']} draws; p adjusted for "
         f"{len(comparison['figures'])} figures (Holm)."
     )
+    if comparison["samples"] < comparison["samples_needed"]:
+        lines.append(
+            f"With fewer than {comparison['samples_needed']} draws no "
+            "difference can be shown, however large: raise `--bootstrap`."
+        )
     return "\n".join(lines)
 
 

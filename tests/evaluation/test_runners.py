@@ -13,6 +13,7 @@ from align_keras.evaluation import Embedder
 from align_keras.evaluation import datasets
 from align_keras.evaluation import embed
 from align_keras.evaluation import suite
+from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.cxc_runner import measure_cxc
 from align_keras.evaluation.labelled_runner import measure_knn
 from align_keras.evaluation.labelled_runner import measure_linear_probe
@@ -239,6 +240,14 @@ def test_knn_and_linear_probe(root, tmp_path):
         assert result["top1"] == 1.0
         assert (result["decay"] is None) == (solver == "sgd")
     shutil.copytree(root / "imagenet" / "val" / "n0", tmp_path / "other" / "n9")
+    fewer = tmp_path / "fewer"
+    shutil.copytree(root / "imagenet" / "train", fewer)
+    (fewer / "n0" / "0.png").unlink()
+    fewer = datasets.class_folders(fewer, "train")
+    other = measure_knn(Seer().embedder(), fewer, test, **quiet())
+    result = measure_knn(Seer().embedder(), train, test, **quiet())
+    with pytest.raises(ValueError, match="Received train_pictures="):
+        compare_results(result, other)
     other = datasets.class_folders(tmp_path / "other")
     with pytest.raises(ValueError, match="Only one of them has: n0"):
         measure_knn(Seer().embedder(), train, other, **quiet())
@@ -310,6 +319,43 @@ def test_cxc_matches_a_direct_computation(root):
     mean = np.mean([result[f"{t}_correlation"] for t in ("sts", "sis", "sits")])
     assert result["mean_correlation"] == pytest.approx(mean, abs=0.1)
     assert "78.1%" in describe(result)
+
+
+def test_cxc_results_name_their_definition(root, tmp_path):
+    coco = root / "mscoco"
+    for path in (root / "cxc").glob("*_test.csv"):
+        shutil.copy(path, tmp_path / path.name.replace("test", "val"))
+
+    def measure(ratings=root / "cxc", **options):
+        return measure_cxc(
+            Seer().embedder(),
+            ratings,
+            coco / "dataset_coco.json",
+            coco / "images",
+            **quiet(**options),
+        )
+
+    result = measure()
+    # Defaults that are given are the same definition.
+    given = measure(
+        positives={"thresholds": {"sis": 2.5}, "repeated": "keep"},
+        correlation={"query_columns": {}, "replace": False},
+    )
+    compare_results(result, given)
+    validation = measure(tmp_path, split="val")
+    assert validation["dataset"] == "cxc_val"
+    assert "78.1%" not in describe(validation)
+    others = {
+        "dataset": validation,
+        "positives_options": measure(positives={"thresholds": {"sis": 3.0}}),
+        "correlation_options": measure(correlation={"replace": True}),
+    }
+    for field, other in others.items():
+        with pytest.raises(ValueError, match=f"Received {field}="):
+            compare_results(result, other)
+    # So many samples are drawn as the intervals have.
+    with pytest.raises(ValueError, match="'samples': 50.*'samples': 20"):
+        compare_results(result, measure(samples=20))
 
 
 def test_words(root):

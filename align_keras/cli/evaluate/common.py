@@ -1,5 +1,6 @@
 """Options that evaluations share, and what becomes of them."""
 
+import argparse
 from pathlib import Path
 
 from align_keras.cli.options import add_batch_size
@@ -18,10 +19,18 @@ def add_model(parser):
     )
     parser.add_argument(
         "--output",
-        metavar="FILE",
+        type=_result_file,
+        metavar="FILE.json",
         help="write the result as JSON, and what `compare` needs beside it",
     )
     add_bootstrap(parser)
+
+
+def _result_file(name):
+    # Said before hours of work, not after.
+    if not name.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
+    return name
 
 
 def add_embedding(parser):
