@@ -425,3 +425,101 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     assert Result.load(results[1])["top1"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="No evaluation could run"):
         suite.evaluate_all([seer.embedder()], tmp_path, tmp_path, say=str)
+
+
+def test_all_notices_other_names_and_survives_any_error(
+    root, tmp_path, monkeypatch
+):
+    data = tmp_path / "data"
+    shutil.copytree(root / "imagenet", data / "imagenet")
+    shutil.copytree(root / "simlex999", data / "simlex999")
+    ran = []
+
+    def run(root=data):
+        ran.clear()
+        return suite.evaluate_all(
+            [Seer().embedder("f1")], root, tmp_path, 3, False, 20, str
+        )
+
+    measure = suite.measure_zero_shot
+
+    def counted(*args, **options):
+        ran.append("zero-shot")
+        return measure(*args, **options)
+
+    monkeypatch.setattr(suite, "measure_zero_shot", counted)
+    monkeypatch.setattr(suite, "measure_knn", lambda *_, **__: 1 / 0)
+    found = run()
+    reason = found["skipped"]["knn-imagenet of seer"]
+    assert reason == "failed: ZeroDivisionError: division by zero"
+    assert [r["task"] for r in found["results"]] == [
+        "zero-shot",
+        "linear-probe",
+        "words",
+    ]
+    assert found["results"][0]["top1"] == 1.0
+    assert ran == ["zero-shot"] and run() and ran == []
+    # Red and blue change their names, in a file of the same size.
+    names = data / "imagenet" / "classes.json"
+    content = json.loads(names.read_text())
+    content["classes"].update(n0="blue", n2="red")
+    names.write_text(json.dumps(content))
+    assert run()["results"][0]["top1"] < 1.0 and ran == ["zero-shot"]
+    # A directory is known by the number and the sizes of its files.
+    (data / "imagenet" / "val" / "n0" / "note.txt").write_text("new")
+    assert run() and ran == ["zero-shot"]
+
+
+def test_all_runs_tfds_data_sets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path / "data" / "tfds"
+    for name in ("oxford_flowers102", "coco_captions"):
+        (folder / name).mkdir(parents=True)
+
+    def run():
+        return suite.evaluate_all(
+            [Seer().embedder()],
+            tmp_path / "data",
+            tmp_path,
+            3,
+            False,
+            20,
+            str,
+        )
+
+    # Nothing was downloaded, which is said for each, and how to do it.
+    with pytest.raises(ValueError, match="No evaluation could run"):
+        run()
+    command = f"tfds build oxford_flowers102 --data_dir {folder}"
+    with pytest.raises(FileNotFoundError, match=command):
+        datasets.tfds_labels("oxford_flowers102", "test", str(folder))
+    with tfds.testing.mock_data(num_examples=5):
+        found = run()
+    assert {(r["task"], r["dataset"]) for r in found["results"]} == {
+        ("zero-shot", "oxford_flowers102/test"),
+        ("linear-probe", "oxford_flowers102/test"),
+    }
+    probe = found["results"][1]
+    # Training and validation pictures.
+    assert (probe["images"], probe["train_images"]) == (5, 10)
+    skipped = found["skipped"]["retrieval-tfds-coco_captions of seer"]
+    assert skipped.startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[]", "not in Karpathy's form"),
+        ('{"a": 1}', "not in Karpathy's form"),
+        ('{"images": ["a"]}', "not in Karpathy's form"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_malformed_captions_are_named(content, message, root, tmp_path):
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"dataset_coco.json` .*{message}"):
+        datasets.read_sentences(file, ["a:1"])
+    with pytest.raises(ValueError, match="dataset_coco.json`"):
+        datasets.karpathy(file, tmp_path)
