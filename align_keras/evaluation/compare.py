@@ -23,8 +23,9 @@ from align_keras.evaluation.words import word_figures
 _TASKS = {
     "retrieval": (retrieval_figures, ("ks",), ("fold", "text_image")),
     "zero-shot": (classification_figures, ("ks",), ("label",)),
-    "linear-probe": (classification_figures, (), ("label",)),
-    "finetune": (finetune_figures, (), ("label",)),
+    "linear-probe": (classification_figures, ("ks",), ("label",)),
+    "finetune": (finetune_figures, ("ks",), ("label",)),
+    "finetune-head": (finetune_figures, ("ks",), ("label",)),
     "knn": (knn_figures, (), ("label",)),
     "cxc": (cxc_retrieval_figures, ("ks", "drop_empty"), ("caption_image",)),
     "words": (word_figures, (), ("judgement",)),

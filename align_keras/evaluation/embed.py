@@ -234,7 +234,7 @@ def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
         vectors,
         [notes[n] for n in kept],
         len(keys) - len(kept),
-        _digest([keys[n] for n in kept])[:16],
+        names_digest([keys[n] for n in kept]),
     )
 
 
@@ -260,7 +260,7 @@ def _embed_chunk(embedder, pictures, batch_size, bar):
 
     # Where none is readable, there are no rows and so no width.
     vectors = _encode(embedder.images, prepared(), batch_size, bar, empty=True)
-    digest = _digest(names)
+    digest = names_digest(names)
     return {
         "vectors": vectors,
         "readable": np.array(readable, bool),
@@ -284,7 +284,8 @@ def file_name(name):
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
-def _digest(names):
+def names_digest(names):
+    """Return a string that differs for other names, or another order."""
     return hashlib.sha256("\0".join(map(str, names)).encode()).hexdigest()
 
 
@@ -314,7 +315,7 @@ class _Chunks:
         return arrays
 
     def check(self, number, chunk, names):
-        if str(chunk["names"]) != _digest(names):
+        if str(chunk["names"]) != names_digest(names):
             raise ValueError(
                 f"`{self._path(number)}` holds the vectors of other pictures: "
                 "the data have changed. Remove that directory, or choose "

@@ -4,7 +4,10 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import logging
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +17,11 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.claim import claim
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import label_ranks
+from align_keras.evaluation.classification import useful_depths
+from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.embed import ahead
+from align_keras.evaluation.embed import names_digest
+from align_keras.evaluation.embedder import read_pixels
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
@@ -23,6 +31,8 @@ from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
 from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.training.checkpoints import Checkpoints
+
+logger = logging.getLogger("align_keras")
 
 # Share of a picture's shorter side that the evaluation keeps (section 5.3).
 CENTRAL_CROP = 0.875
@@ -106,7 +116,8 @@ def finetune_classifier(
 
     Returns:
         A `Result` with the figures of `classification_figures`, the mean over
-        the runs, and `"deviations"` between them.
+        the runs, and `"deviations"` between them. Its task is `"finetune"`,
+        or `"finetune-head"` for a recipe that trains nothing else.
 
     Raises:
         ValueError: the data sets have other classes, `runs` is not positive,
@@ -119,10 +130,12 @@ def finetune_classifier(
         raise ValueError(
             f"`{train.name}` and `{test.name}` must have the same classes."
         )
-    pictures, labels = _read(train)
-    wanted = _read_labels_of(test)
+    # Before hours of training: what does not decode, neither then nor after.
+    learned, wanted = _check(train), _check(test)
+    labels = learned.labels
+    pictures = [_held(example[1]) for example in learned.examples()]
     classes = len(train.class_names or ())
-    classes = classes or int(max(labels.max(), wanted.max())) + 1
+    classes = classes or int(max(labels.max(), wanted.labels.max())) + 1
     identity = identity or weights_digest(make_model())
     ranks = []
     for number in range(runs):
@@ -132,8 +145,8 @@ def finetune_classifier(
             **dataclasses.asdict(recipe),
             "train": train.name,
             "test": test.name,
-            "train_images": len(labels),
-            "test_images": len(wanted),
+            "train_pictures": learned.pictures,
+            "test_pictures": wanted.pictures,
             "seed": seed + number,
         }
         claim(folder / "finetune.json", asked)
@@ -143,7 +156,7 @@ def finetune_classifier(
             scores = _run(
                 ImageClassifier(make_model(), classes),
                 (pictures, labels),
-                test,
+                wanted,
                 recipe,
                 folder,
                 seed + number,
@@ -151,25 +164,31 @@ def finetune_classifier(
             )
             with atomic_file(done) as temporary:
                 with open(temporary, "wb") as file:
-                    np.save(file, label_ranks(scores, wanted))
+                    np.save(file, label_ranks(scores, wanted.labels))
         ranks.append(np.load(done))
-    outcomes = {"label": wanted, "rank": np.stack(ranks)}
+    outcomes = {"label": wanted.labels, "rank": np.stack(ranks)}
+    ks = useful_depths((1, 5), classes)
     each = [
-        classification_figures({"label": wanted, "rank": rank})
+        classification_figures({"label": wanted.labels, "rank": rank}, ks=ks)
         for rank in ranks
     ]
+    frozen = all(stage.part == "head" for stage in recipe.stages)
     result = summarize(
-        "finetune",
-        finetune_figures,
+        "finetune-head" if frozen else "finetune",
+        partial(finetune_figures, ks=ks),
         outcomes,
-        len(wanted),
+        len(wanted.labels),
         samples,
         dataset=test.name,
         model=identity,
         unit="picture",
-        images=len(wanted),
+        images=len(wanted.labels),
         train_images=len(labels),
+        pictures=wanted.pictures,
+        train_pictures=learned.pictures,
+        pictures_skipped=int(np.count_nonzero(~wanted.readable)),
         runs=runs,
+        ks=ks,
         deviations={
             key: float(np.std([figures[key] for figures in each]))
             for key in each[0]
@@ -178,11 +197,11 @@ def finetune_classifier(
     return Result(result, outcomes)
 
 
-def finetune_figures(outcomes, weights=None):
+def finetune_figures(outcomes, weights=None, ks=(1, 5)):
     """Mean over runs of `classification_figures`; `"rank"` is `(runs, n)`."""
     figures = [
         classification_figures(
-            {"label": outcomes["label"], "rank": rank}, weights
+            {"label": outcomes["label"], "rank": rank}, weights, ks
         )
         for rank in outcomes["rank"]
     ]
@@ -347,19 +366,57 @@ def _to_input(pixels, size):
     return tf.ensure_shape(pixels / 127.5 - 1.0, (size, size, 3))
 
 
-def _read(data):
-    """Pictures as paths or the bytes of files, and their labels."""
-    pictures, labels = [], []
-    for _, picture, label in data.examples():
-        if isinstance(picture, np.ndarray):
-            picture = _bytes(picture)
-        pictures.append(picture)
+class _Checked(NamedTuple):
+    """What a data set holds that decodes.
+
+    Attributes:
+        data: `DataSet`.
+        labels: int64 array, of the readable pictures.
+        readable: bool array, of all pictures.
+        pictures: string. Digest of the names of the readable ones.
+    """
+
+    data: DataSet
+    labels: np.ndarray
+    readable: np.ndarray
+    pictures: str
+
+    def examples(self):
+        return itertools.compress(self.data.examples(), self.readable)
+
+
+def _check(data):
+    """Decode all pictures once; name those that do not."""
+
+    def check(example):
+        key, picture, label = example
+        try:
+            read_pixels(picture)
+        except ValueError as error:
+            return key, label, error
+        return key, label, None
+
+    keys, labels, readable = [], [], []
+    for key, label, error in ahead(check, data.examples()):
+        readable.append(error is None)
+        if error is not None:
+            logger.warning("Picture %s is left out: %s", key, error)
+            continue
+        keys.append(key)
         labels.append(label)
-    return pictures, np.array(labels, "int64")
+    if not keys:
+        raise ValueError(f"No picture of `{data.name}` is readable.")
+    return _Checked(
+        data,
+        np.array(labels, "int64"),
+        np.array(readable),
+        names_digest(keys),
+    )
 
 
-def _read_labels_of(data):
-    return np.array([label for _, _, label in data.examples()], "int64")
+def _held(picture):
+    """A picture as a path or as the bytes of a file, not as pixels."""
+    return _bytes(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def _bytes(picture):

@@ -11,6 +11,7 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
 from align_keras.evaluation.classification import label_ranks
+from align_keras.evaluation.classification import useful_depths
 from align_keras.evaluation.embed import embed_data_set
 from align_keras.evaluation.embed import embed_texts
 from align_keras.evaluation.embedder import as_embedder
@@ -94,8 +95,7 @@ def measure_zero_shot(
         ensemble,
     )
     outcomes = classification_outcomes(images, vectors, labels)
-    # A depth beyond the number of classes would say nothing.
-    ks = [k for k in check_ks(ks) if k == 1 or k < len(chosen)]
+    ks = useful_depths(ks, len(chosen))
     return summarize(
         "zero-shot",
         partial(classification_figures, ks=ks),
@@ -297,9 +297,10 @@ def measure_linear_probe(
         "label": wanted,
         "rank": label_ranks(predict_scores(queries, weights), wanted),
     }
+    ks = useful_depths((1, 5), num_classes)
     return summarize(
         "linear-probe",
-        classification_figures,
+        partial(classification_figures, ks=ks),
         outcomes,
         len(queries),
         samples,
@@ -313,6 +314,7 @@ def measure_linear_probe(
         pictures_skipped=skipped,
         solver=solver,
         decay=decay,
+        ks=ks,
     )
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from align_keras.evaluation.finetune_recipes import RECIPES
 from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
+from align_keras.evaluation.report import describe
+from align_keras.evaluation.results import Result
 
 HEAD = Stage("head", 0.5, 32, 40, steps=6, batch_size=6)
 REST = Stage("all", 0.01, 40, 48, steps=4, batch_size=6, freeze_statistics=True)
@@ -101,6 +105,57 @@ def test_learns_and_goes_on_after_an_interruption(
         finetune(folders, tmp_path / "cut", identity="other")
     with pytest.raises(ValueError, match="runs=0"):
         finetune(folders, tmp_path / "cut", runs=0)
+
+
+def test_unreadable_pictures_are_left_out_before_training(
+    folders, tmp_path, caplog
+):
+    name, path, label = next(folders["test"].examples())
+
+    def with_a_broken_one(data):
+        def examples():
+            yield "broken.png", b"no picture", label
+            yield from data.examples()
+
+        return dataclasses.replace(data, examples=examples)
+
+    broken = {name: with_a_broken_one(data) for name, data in folders.items()}
+    found = finetune(broken, tmp_path / "broken")
+    assert found["pictures_skipped"] == 1
+    assert (found["images"], found["train_images"]) == (12, 18)
+    assert caplog.text.count("Picture broken.png is left out") == 2
+    whole = finetune(folders, tmp_path / "whole")
+    np.testing.assert_array_equal(
+        found.outcomes["rank"], whole.outcomes["rank"]
+    )
+    # Of two classes, the right one is among the first five always.
+    assert set(whole.figures) == {"top1", "mean_per_class"}
+    nothing = dataclasses.replace(
+        folders["test"], examples=lambda: iter([("a", b"", 0)])
+    )
+    with pytest.raises(ValueError, match="No picture of `test` is readable"):
+        finetune({**folders, "test": nothing}, tmp_path / "nothing")
+
+
+def test_frozen_features_stand_beside_their_own_row(folders, tmp_path):
+    (stage,) = RECIPES["imagenet_frozen"].stages
+    assert stage == RECIPES["imagenet"].stages[0] and stage.part == "head"
+    result = finetune_classifier(
+        small_model,
+        folders["train"],
+        dataclasses.replace(folders["test"], name="imagenet"),
+        FinetuneRecipe((HEAD,)),
+        tmp_path,
+        runs=2,
+        samples=20,
+        progress=False,
+    )
+    said = describe(result)
+    assert said.startswith("finetune-head, imagenet: 12 pictures")
+    assert "ALIGN, frozen features" in said and "85.5%" in said
+    assert "± std" in said
+    assert f"{result['deviations']['top1']:8.1%}" in said
+    assert "88.6%" in describe(Result({**result, "task": "finetune"}))
 
 
 def test_a_model_is_known_by_its_image_encoder():

@@ -231,6 +231,9 @@ def test_knn_and_linear_probe(root, tmp_path):
     test = datasets.class_folders(root / "imagenet" / "val", "imagenet")
     result = measure_knn(Seer().embedder(), train, test, ks=(1, 9), **quiet())
     assert result["accuracy@1"] == 1.0 and result["train_images"] == 18
+    # The paper measured neighbours in its ablations alone.
+    assert "B7 + BERT-base, full data" in describe(result)
+    assert "69.3%" in describe(result) and "64.6%" in describe(result)
     assert result["chance_accuracy@1"] == pytest.approx(1 / 3)
     assert result["chance_accuracy@9"] == pytest.approx(1 - (2 / 3) ** 9)
     for solver in ("lbfgs", "sgd"):
@@ -238,6 +241,9 @@ def test_knn_and_linear_probe(root, tmp_path):
             Seer().embedder(), train, test, solver=solver, **quiet()
         )
         assert result["top1"] == 1.0
+        # Of three classes, five are no question.
+        assert set(result.figures) == {"top1", "mean_per_class"}
+        assert describe(result).startswith("linear-probe, imagenet: 12 pict")
         assert (result["decay"] is None) == (solver == "sgd")
     shutil.copytree(root / "imagenet" / "val" / "n0", tmp_path / "other" / "n9")
     fewer = tmp_path / "fewer"
