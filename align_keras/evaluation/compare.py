@@ -15,6 +15,7 @@ from align_keras.evaluation.labelled_runner import knn_figures
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import retrieval_figures
+from align_keras.evaluation.vtab import vtab_draws
 from align_keras.evaluation.words import word_figures
 
 # For each task: its figures, which options of the result they take, and the
@@ -35,6 +36,7 @@ SIGNIFICANCE = 0.05
 DEFINITION = (
     "task",
     "dataset",
+    "tasks",
     "split",
     "pictures",
     "train_pictures",
@@ -134,7 +136,7 @@ def _require_same(first, second):
                 "Only results of the same evaluation can be compared. Received "
                 f"{name}={values[0]!r} and {values[1]!r}."
             )
-    if first["task"] not in _TASKS:
+    if first["task"] not in (*_TASKS, "vtab"):
         raise ValueError(
             f"Results of `{first['task']}` cannot be compared query by query."
         )
@@ -144,7 +146,7 @@ def _require_same(first, second):
                 f"The outcomes of {result['model']!r} are missing: the `.npz` "
                 "file must lie beside the JSON file."
             )
-    for name in _TASKS[first["task"]][2]:
+    for name in _given(first):
         if not np.array_equal(first.outcomes[name], second.outcomes[name]):
             raise ValueError(
                 "The two results are not of the same queries: they differ in "
@@ -152,9 +154,18 @@ def _require_same(first, second):
             )
 
 
+def _given(result):
+    """Names of the outcomes that are of the data."""
+    if result["task"] == "vtab":
+        return [f"{name}_label" for name in result["tasks"]]
+    return _TASKS[result["task"]][2]
+
+
 def _replicates(result, samples):
     """Resampled values of each figure, on draws that are the same for all."""
     outcomes = result.outcomes
+    if result["task"] == "vtab":
+        return vtab_draws(outcomes, samples)
     figures, options, (units, *_) = _TASKS[result["task"]]
     options = {name: result[name] for name in options if name in result}
     if result["task"] == "cxc":

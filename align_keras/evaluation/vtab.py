@@ -15,6 +15,8 @@ import numpy as np
 
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.bootstrap import interval
+from align_keras.evaluation.bootstrap import resample
 from align_keras.evaluation.claim import claim
 from align_keras.evaluation.finetune import finetune_classifier
 from align_keras.evaluation.finetune import weights_digest
@@ -309,7 +311,7 @@ def evaluate_vtab(
             identity,
         )
         say(f"{name}: {results[name]['top1']:.1%}")
-    return _summary(results, runs)
+    return _summary(results, runs, samples)
 
 
 def _best_trial(make_model, data, sweep, folder, seed, progress, identity):
@@ -336,29 +338,69 @@ def _best_trial(make_model, data, sweep, folder, seed, progress, identity):
     return sweep.draw(seed, best), scores[best]
 
 
-def _summary(results, runs):
-    """The mean of the tasks; their test sets are independent."""
-    groups = {"all": list(results)}
-    for name in results:
-        groups.setdefault(TASKS[name].group, []).append(name)
-    values, intervals = {}, {}
-    for group, names in groups.items():
-        values[group] = float(np.mean([results[n]["top1"] for n in names]))
-        ends = [results[n]["intervals"]["top1"] for n in names]
-        half = [(high - low) / 2 for low, high in ends]
-        # Widths of independent means add in squares.
-        half = math.sqrt(sum(width**2 for width in half)) / len(names)
-        intervals[group] = [values[group] - half, values[group] + half]
+def _summary(results, runs, samples):
+    """The mean of the tasks, whose pictures are drawn task by task."""
+    outcomes = {}
     for name, result in results.items():
-        values[f"task_{name}"] = result["top1"]
-        intervals[f"task_{name}"] = result["intervals"]["top1"]
+        right = result.outcomes["rank"] == 0
+        outcomes[f"{name}_label"] = result.outcomes["label"]
+        outcomes[f"{name}_accuracy"] = np.mean(right, axis=0)
+    figures = _with_groups(
+        {n: float(np.mean(outcomes[f"{n}_accuracy"])) for n in results}
+    )
+    draws = vtab_draws(outcomes, samples)
     return Result(
         {
             "task": "vtab",
             "dataset": "vtab",
             "model": next(iter(results.values()))["model"],
+            "tasks": list(results),
             "runs": runs,
-            **values,
-            "intervals": intervals,
-        }
+            **figures,
+            "intervals": {
+                name: interval(draws[name]) if samples else [math.nan] * 2
+                for name in figures
+            },
+        },
+        outcomes,
     )
+
+
+def vtab_draws(outcomes, samples):
+    """Resample the accuracies of the tasks and of their groups.
+
+    Args:
+        outcomes: dictionary of arrays `"TASK_accuracy"`, the share of the
+            runs that were right on each picture.
+        samples: integer.
+
+    Returns:
+        A dictionary from each figure of `evaluate_vtab` to a float64 array
+        `(samples,)`. Each task draws among its own pictures.
+    """
+    names = [
+        n.removesuffix("_accuracy") for n in outcomes if n.endswith("_accuracy")
+    ]
+    draws = {}
+    for name in names:
+        right = outcomes[f"{name}_accuracy"]
+        found = resample(
+            lambda weights, right=right: {"mean": weights @ right / len(right)},
+            len(right),
+            samples,
+            list(TASKS).index(name),
+        )
+        draws[name] = found.get("mean", np.zeros(0))
+    return _with_groups(draws)
+
+
+def _with_groups(tasks):
+    """Means of all tasks and of each group, and the tasks themselves."""
+    groups = {"all": list(tasks)}
+    for name in tasks:
+        groups.setdefault(TASKS[name].group, []).append(name)
+    means = {
+        group: sum(tasks[name] for name in names) / len(names)
+        for group, names in groups.items()
+    }
+    return {**means, **{f"task_{name}": tasks[name] for name in tasks}}

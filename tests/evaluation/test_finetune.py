@@ -334,8 +334,52 @@ def test_vtab_on_mock_data(tmp_path):
     assert result["all"] == result["natural"] == result["task_dtd"]
     assert "dtd: best of 2 trials" in said[0]
     assert (tmp_path / "dtd" / "trial-1.json").is_file()
+    assert not compare_results(result, result, 20)["figures"][0]["differs"]
     with pytest.raises(ValueError, match="no VTAB task 'cats'"):
         vtab.load_task("cats")
+
+
+def test_vtab_draws_the_pictures_of_each_task(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {"dtd": 400, "pets": 100, "eurosat": 900}
+    right = {name: rng.random(count) < 0.6 for name, count in right.items()}
+
+    def result(right, model):
+        labels = {name: np.arange(len(hits)) for name, hits in right.items()}
+        parts = {
+            name: Result(
+                {"model": model},
+                # The second of two runs is always right.
+                {"rank": np.stack([~hits, 0 * hits]), "label": labels[name]},
+            )
+            for name, hits in right.items()
+        }
+        return vtab._summary(parts, 2, 500)
+
+    first = result(right, "A")
+    accuracy = {name: (hits.mean() + 1) / 2 for name, hits in right.items()}
+    assert first["natural"] == pytest.approx(
+        (accuracy["dtd"] + accuracy["pets"]) / 2
+    )
+    assert first["all"] == pytest.approx(np.mean(list(accuracy.values())))
+    # Variances of independent means add.
+    variances = [hits.var() / 4 / len(hits) for hits in right.values()]
+    low, high = first["intervals"]["all"]
+    width = 2 * 1.96 * np.sqrt(sum(variances)) / 3
+    assert high - low == pytest.approx(width, rel=0.15)
+    better = {name: hits.copy() for name, hits in right.items()}
+    better["pets"][:30] = True
+    second = result(better, "B")
+    for number, found in enumerate((first, second)):
+        found.save(tmp_path / f"{number}.json")
+    found = compare_results(tmp_path / "0.json", tmp_path / "1.json")
+    rows = {row["name"]: row for row in found["figures"]}
+    assert rows["task_pets"]["differs"] and rows["natural"]["differs"]
+    assert rows["task_dtd"]["difference"] == 0
+    assert rows["task_dtd"]["p"] == 1.0
+    del second["tasks"][0]
+    with pytest.raises(ValueError, match="Received tasks="):
+        compare_results(first, second)
 
 
 def test_tfds_captions_and_labels_on_mock_data(tmp_path, capsys):
