@@ -1,6 +1,7 @@
 """Options that evaluations share, and what becomes of them."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from align_keras.cli.options import add_batch_size
@@ -115,14 +116,26 @@ def labelled(args, part):
     """Open the labelled pictures of an option, or return `None`."""
     from align_keras.evaluation import datasets
 
+    refuse_without_tfds(args)
     value = getattr(args, part)
     if value is None:
         return None
-    if args.tfds:
-        return datasets.tfds_labels(args.tfds, value, args.tfds_directory)
     # Results are of the test pictures, and bear their name.
     name = args.name if part == "data" else None
+    if args.tfds:
+        data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
+        return dataclasses.replace(data, name=name or data.name)
     return datasets.class_folders(value, name or value.strip("/"))
+
+
+def refuse_without_tfds(args):
+    if args.tfds_directory and not args.tfds:
+        refuse("tfds_directory", "is for `--tfds`: name a data set there too")
+
+
+def refuse(option, reason):
+    """Refuse an option that would do nothing."""
+    raise ValueError(f"`--{option.replace('_', '-')}` {reason}.")
 
 
 def embedder(args):
