@@ -1,10 +1,13 @@
 """The runners on small files, with a model that sees mean colors."""
 
+import csv
+import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from seer import Seer
 from seer import write_root
 
@@ -197,24 +200,103 @@ def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
         embed_all(Seer(), pictures[::-1])
 
 
-def test_cxc_matches_a_direct_computation(root):
+def rated_pairs(path, columns):
+    with open(path, newline="") as file:
+        return [
+            (*(row[name] for name in columns), float(row["agg_score"]))
+            for row in csv.DictReader(file)
+        ]
+
+
+def direct_recalls(root, k, sis=2.5, originals=True, drop_empty=True):
+    """Recall@K of all four tasks, pair by pair, from the files alone."""
+    ratings, images = root / "cxc", root / "mscoco" / "images" / "val2014"
+    coco = json.loads((root / "mscoco" / "dataset_coco.json").read_text())
+    vectors, owner = {}, {}
+    for image in coco["images"]:
+        name = image["filename"]
+        pixels = np.asarray(Image.open(images / name))
+        vectors[name] = Seer().images([pixels])[0]
+        for sentence in image["sentences"][:5]:
+            caption = f"COCO_val2014:sentid:{sentence['sentid']}"
+            vectors[caption] = Seer().texts([sentence["raw"]])[0]
+            owner[caption] = name
+    vectors = {n: v / np.linalg.norm(v) for n, v in vectors.items()}
+    matches = {
+        (caption, image)
+        for caption, image, score in rated_pairs(
+            ratings / "sits_test.csv", ("caption", "image")
+        )
+        if score >= 3 or (originals and owner[caption] == image)
+    }
+    for a, b, score in rated_pairs(
+        ratings / "sts_test.csv", ("caption1", "caption2")
+    ):
+        if score >= 3:
+            matches.add((a, b))
+    matches |= {
+        (a, b) for a in owner for b in owner if owner[a] == owner[b] and a != b
+    }
+    for a, b, score in rated_pairs(
+        ratings / "sis_test.csv", ("image1", "image2")
+    ):
+        if score >= sis:
+            matches.add((a, b))
+    matches |= {(b, a) for a, b in matches}
+    captions = sorted(owner, key=lambda name: (len(name), name))
+    sides = {"image": sorted(set(owner.values())), "text": captions}
+    found = {}
+    for query_kind, candidate_kind in itertools.product(sides, sides):
+        hits = []
+        for query in sides[query_kind]:
+            others = [c for c in sides[candidate_kind] if c != query]
+            # Sorting is stable: equals stay in their order.
+            others.sort(
+                key=lambda c: np.float32(-(vectors[query] @ vectors[c]))
+            )
+            if any((query, c) in matches for c in others):
+                hits.append(any((query, c) in matches for c in others[:k]))
+            elif not drop_empty:
+                hits.append(False)
+        found[f"{query_kind}_to_{candidate_kind}_recall@{k}"] = np.mean(hits)
+    return found
+
+
+@pytest.mark.parametrize(
+    "sis, originals, drop_empty",
+    [(2.5, True, True), (4.8, False, False), (4.8, True, True)],
+)
+def test_cxc_matches_a_direct_computation(root, sis, originals, drop_empty):
     coco = root / "mscoco"
     result = measure_cxc(
         Seer().embedder(),
         root / "cxc",
         coco / "dataset_coco.json",
         coco / "images",
+        ks=(1, 2),
+        drop_empty=drop_empty,
+        positives={"thresholds": {"sis": sis}, "originals": originals},
+        correlation={"share": 1.0, "samples": 30},
         **quiet(),
     )
-    assert result["queries"]["text_to_image"] == 25
-    assert result["positives"]["text_to_text"] >= 5 * 5 * 4
+    for k in (1, 2):
+        expected = direct_recalls(root, k, sis, originals, drop_empty)
+        found = {name: result[name] for name in expected}
+        assert found == pytest.approx(expected)
+    assert len(result.outcomes["sample_sts_correlation"]) == 30
     for name in ("sts", "sis", "sits", "mean"):
-        value = result[f"{name}_correlation"]
-        assert -1 <= value <= 1
-        assert result["deviations"][f"{name}_correlation"] > 0
-    mean = np.mean([result[f"{t}_correlation"] for t in ("sts", "sis", "sits")])
-    assert result["mean_correlation"] == pytest.approx(mean, abs=0.1)
-    assert "78.1%" in describe(result)
+        drawn = result.outcomes[f"sample_{name}_correlation"]
+        assert result[f"{name}_correlation"] == pytest.approx(drawn.mean())
+        assert result["deviations"][f"{name}_correlation"] == pytest.approx(
+            drawn.std()
+        )
+    parts = [result[f"{t}_correlation"] for t in ("sts", "sis", "sits")]
+    assert result["mean_correlation"] == pytest.approx(np.mean(parts))
+    said = describe(result)
+    assert "78.1%" in said and "± std" in said
+    deviation = result["deviations"]["sits_correlation"]
+    (line,) = [line for line in said.splitlines() if "sits corr" in line]
+    assert f"{result['sits_correlation']:8.1%}{deviation:8.1%}" in line
 
 
 def test_cxc_results_name_their_definition(root, tmp_path):
