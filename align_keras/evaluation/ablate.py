@@ -140,7 +140,7 @@ def ablate(path, workdir, samples=1000, verbose=True, say=print):
         )
         figures = ", ".join(f"{results[name][c]:.1%}" for c in COLUMNS)
         say(f"{name}: recall@1 {figures}")
-        _compare_with(results["baseline"], results[name], samples)
+        _compare_with(results["baseline"], results[name], samples, say)
     _write(plan, results, workdir)
     say(f"The table is {workdir / 'ablation.md'}")
     return results
@@ -335,10 +335,15 @@ def corrupt(captions, share, noise, seed=0):
 # === Report ===
 
 
-def _compare_with(baseline, result, samples):
+def _compare_with(baseline, result, samples, say):
     if result is baseline or not samples:
         return
     found = compare_results(baseline, result, samples)
+    if samples < found["samples_needed"]:
+        say(
+            f"{samples} resamples can show no difference from the baseline: "
+            f"it takes {found['samples_needed']}."
+        )
     result["against_baseline"] = {
         row["name"]: row for row in found["figures"] if row["name"] in COLUMNS
     }
