@@ -2,12 +2,9 @@
 
 import dataclasses
 import hashlib
-import io
 import itertools
-import logging
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,24 +15,17 @@ from align_keras.evaluation.claim import claim
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import label_ranks
 from align_keras.evaluation.classification import useful_depths
-from align_keras.evaluation.datasets import DataSet
-from align_keras.evaluation.embed import ahead
-from align_keras.evaluation.embed import names_digest
-from align_keras.evaluation.embedder import read_pixels
+from align_keras.evaluation.finetune_data import as_file
+from align_keras.evaluation.finetune_data import check_pictures
+from align_keras.evaluation.finetune_data import test_batches
+from align_keras.evaluation.finetune_data import training_batches
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
-from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.files import atomic_file
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
-from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.training.checkpoints import Checkpoints
-
-logger = logging.getLogger("align_keras")
-
-# Share of a picture's shorter side that the evaluation keeps (section 5.3).
-CENTRAL_CROP = 0.875
 
 
 class ImageClassifier(keras.Model):
@@ -116,7 +106,7 @@ def finetune_classifier(
 
     Returns:
         A `Result` with the figures of `classification_figures`, the mean over
-        the runs, and `"deviations"` between them. Its task is `"finetune"`,
+        the runs, and `"deviations"` between several. Its task is `"finetune"`,
         or `"finetune-head"` for a recipe that trains nothing else.
 
     Raises:
@@ -131,9 +121,9 @@ def finetune_classifier(
             f"`{train.name}` and `{test.name}` must have the same classes."
         )
     # Before hours of training: what does not decode, neither then nor after.
-    learned, wanted = _check(train), _check(test)
+    learned, wanted = check_pictures(train), check_pictures(test)
     labels = learned.labels
-    pictures = [_held(example[1]) for example in learned.examples()]
+    pictures = [as_file(example[1]) for example in learned.examples()]
     classes = len(train.class_names or ())
     classes = classes or int(max(labels.max(), wanted.labels.max())) + 1
     identity = identity or weights_digest(make_model())
@@ -166,35 +156,45 @@ def finetune_classifier(
                 with open(temporary, "wb") as file:
                     np.save(file, label_ranks(scores, wanted.labels))
         ranks.append(np.load(done))
-    outcomes = {"label": wanted.labels, "rank": np.stack(ranks)}
-    ks = useful_depths((1, 5), classes)
-    each = [
-        classification_figures({"label": wanted.labels, "rank": rank}, ks=ks)
-        for rank in ranks
-    ]
-    frozen = all(stage.part == "head" for stage in recipe.stages)
-    result = summarize(
-        "finetune-head" if frozen else "finetune",
-        partial(finetune_figures, ks=ks),
-        outcomes,
-        len(wanted.labels),
+    return _summary(
+        "finetune"
+        if any(s.part == "all" for s in recipe.stages)
+        else "finetune-head",
+        {"label": wanted.labels, "rank": np.stack(ranks)},
+        useful_depths((1, 5), classes),
         samples,
         dataset=test.name,
         model=identity,
-        unit="picture",
-        images=len(wanted.labels),
         train_images=len(labels),
         pictures=wanted.pictures,
         train_pictures=learned.pictures,
         pictures_skipped=int(np.count_nonzero(~wanted.readable)),
-        runs=runs,
+    )
+
+
+def _summary(task, outcomes, ks, samples, **values):
+    runs = [
+        finetune_figures({**outcomes, "rank": rank[None]}, ks=ks)
+        for rank in outcomes["rank"]
+    ]
+    # One run has no spread.
+    names = runs[0] if len(runs) > 1 else ()
+    return summarize(
+        task,
+        partial(finetune_figures, ks=ks),
+        outcomes,
+        len(outcomes["label"]),
+        samples,
+        **values,
+        unit="picture",
+        images=len(outcomes["label"]),
+        runs=len(runs),
         ks=ks,
         deviations={
-            key: float(np.std([figures[key] for figures in each]))
-            for key in each[0]
+            name: float(np.std([figures[name] for figures in runs]))
+            for name in names
         },
     )
-    return Result(result, outcomes)
 
 
 def finetune_figures(outcomes, weights=None, ks=(1, 5)):
@@ -251,7 +251,7 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
         )
         step = checkpoints.restore(classifier)
         every = min(recipe.checkpoint_every, steps)
-        batches = _training_batches(pictures, labels, stage, seed, step)
+        batches = training_batches(pictures, labels, stage, seed, step)
         batches = iter(batches.take(steps - step))
         while step < steps:
             count = min(every, steps - step)
@@ -263,7 +263,7 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
             )
             step += count
             checkpoints.save(classifier, step)
-    batches = _test_batches(test, recipe.stages[-1])
+    batches = test_batches(test, recipe.stages[-1])
     return np.concatenate(
         [classifier.predict_on_batch(batch) for batch in batches]
     )
@@ -280,152 +280,3 @@ def _schedule(stage, steps, per_epoch):
         stage.drop,
         staircase=True,
     )
-
-
-def _training_batches(pictures, labels, stage, seed, start_step):
-    """Endless batches whose order and crops follow from seed and step."""
-    import tensorflow as tf
-
-    def examples():
-        place = start_step * stage.batch_size
-        while True:
-            epoch, first = divmod(place, len(labels))
-            order = np.random.default_rng([seed, epoch])
-            for index in order.permutation(len(labels))[first:]:
-                yield _bytes(pictures[index]), labels[index], place
-                place += 1
-
-    signature = (
-        tf.TensorSpec((), tf.string),
-        tf.TensorSpec((), tf.int64),
-        tf.TensorSpec((), tf.int64),
-    )
-    dataset = tf.data.Dataset.from_generator(
-        examples, output_signature=signature
-    )
-
-    def convert(contents, label, place):
-        pixels = decode_in_graph(contents)
-        if stage.augmentation == "inception":
-            draws = tf.stack([tf.constant(seed, tf.int64), place])
-            pixels = _random_part(pixels, draws)
-        return _to_input(pixels, stage.image_size), label
-
-    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(stage.batch_size, drop_remainder=True).prefetch(2)
-
-
-def _test_batches(test, stage):
-    import tensorflow as tf
-
-    def pictures():
-        for _, picture, _ in test.examples():
-            yield _bytes(picture)
-
-    def convert(contents):
-        pixels = _central_part(decode_in_graph(contents))
-        return _to_input(pixels, stage.eval_size)
-
-    dataset = tf.data.Dataset.from_generator(
-        pictures, output_signature=tf.TensorSpec((), tf.string)
-    )
-    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(min(stage.batch_size, 64)).as_numpy_iterator()
-
-
-def _random_part(pixels, seed):
-    """A part of 8% to 100% of the area, and perhaps its mirror image."""
-    import tensorflow as tf
-
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(pixels),
-        tf.zeros((1, 0, 4)),
-        seed,
-        area_range=(0.08, 1.0),
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        use_image_if_no_bounding_boxes=True,
-    )
-    part = tf.slice(pixels, begin, size)
-    return tf.image.stateless_random_flip_left_right(part, seed)
-
-
-def _central_part(pixels):
-    import tensorflow as tf
-
-    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    side = tf.cast(tf.round(CENTRAL_CROP * tf.reduce_min(shape)), tf.int32)
-    side = tf.maximum(side, 1)
-    top, left = tf.unstack((tf.shape(pixels)[:2] - side) // 2)
-    return pixels[top : top + side, left : left + side]
-
-
-def _to_input(pixels, size):
-    import tensorflow as tf
-
-    pixels = tf.image.resize(pixels, (size, size), antialias=True)
-    return tf.ensure_shape(pixels / 127.5 - 1.0, (size, size, 3))
-
-
-class _Checked(NamedTuple):
-    """What a data set holds that decodes.
-
-    Attributes:
-        data: `DataSet`.
-        labels: int64 array, of the readable pictures.
-        readable: bool array, of all pictures.
-        pictures: string. Digest of the names of the readable ones.
-    """
-
-    data: DataSet
-    labels: np.ndarray
-    readable: np.ndarray
-    pictures: str
-
-    def examples(self):
-        return itertools.compress(self.data.examples(), self.readable)
-
-
-def _check(data):
-    """Decode all pictures once; name those that do not."""
-
-    def check(example):
-        key, picture, label = example
-        try:
-            read_pixels(picture)
-        except ValueError as error:
-            return key, label, error
-        return key, label, None
-
-    keys, labels, readable = [], [], []
-    for key, label, error in ahead(check, data.examples()):
-        readable.append(error is None)
-        if error is not None:
-            logger.warning("Picture %s is left out: %s", key, error)
-            continue
-        keys.append(key)
-        labels.append(label)
-    if not keys:
-        raise ValueError(f"No picture of `{data.name}` is readable.")
-    return _Checked(
-        data,
-        np.array(labels, "int64"),
-        np.array(readable),
-        names_digest(keys),
-    )
-
-
-def _held(picture):
-    """A picture as a path or as the bytes of a file, not as pixels."""
-    return _bytes(picture) if isinstance(picture, np.ndarray) else picture
-
-
-def _bytes(picture):
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, np.ndarray):
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(picture).convert("RGB").save(file, "PNG")
-        return file.getvalue()
-    return Path(picture).read_bytes()
