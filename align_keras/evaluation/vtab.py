@@ -196,6 +196,7 @@ def load_task(name, data_dir=None, limits=(TRAIN, VALIDATION)):
         `"train+validation"`, and `"test"`.
 
     Raises:
+        FileNotFoundError: TFDS does not have the data yet.
         ImportError: tensorflow-datasets is not installed.
         ValueError: there is no such task.
     """
@@ -277,12 +278,17 @@ def evaluate_vtab(
         each group, and that of each task.
 
     Raises:
-        ValueError: there is no such task, `runs` is not positive, or
-            `workdir` holds trials of another model or other settings.
+        FileNotFoundError: TFDS does not have the data of a task yet.
+        ValueError: there is no such task, `runs` or the number of trials is
+            not positive, or `workdir` holds trials of another model or other
+            settings.
     """
     sweep, workdir = sweep or Sweep(), Path(workdir)
-    if runs < 1:
-        raise ValueError(f"`runs` must be positive. Received: runs={runs}")
+    for option, value in (("runs", runs), ("trials", sweep.trials)):
+        if value < 1:
+            raise ValueError(
+                f"`{option}` must be positive. Received: {option}={value}"
+            )
     identity = identity or weights_digest(make_model())
     asked = {
         "model": identity,
@@ -290,9 +296,10 @@ def evaluate_vtab(
         "limits": limits,
         "seed": seed,
     }
+    # What is missing is said before the first day of training.
+    loaded = {n: load_task(n, data_dir, limits) for n in tasks or TASKS}
     results = {}
-    for name in tasks or TASKS:
-        data = load_task(name, data_dir, limits)
+    for name, data in loaded.items():
         claim(workdir / name / "sweep.json", asked)
         best, score = _best_trial(
             make_model, data, sweep, workdir / name, seed, progress, identity

@@ -339,6 +339,34 @@ def test_vtab_on_mock_data(tmp_path):
         vtab.load_task("cats")
 
 
+def test_vtab_says_at_once_what_it_lacks(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def evaluate(**options):
+        vtab.evaluate_vtab(None, tmp_path, identity="A", **options)
+
+    missing = tmp_path / "none"
+    for name in ("dtd", "eurosat"):
+        with pytest.raises(FileNotFoundError, match=f"tfds build {name}.* --d"):
+            evaluate(tasks=[name], data_dir=str(missing))
+    load, asked = vtab.load_task, []
+
+    def load_task(name, *rest):
+        asked.append(name)
+        if name == "pets":
+            raise FileNotFoundError(name)
+        return load(name, *rest)
+
+    monkeypatch.setattr(vtab, "load_task", load_task)
+    with tfds.testing.mock_data(num_examples=3):
+        # No model was asked for, and so none trained.
+        with pytest.raises(FileNotFoundError, match="pets"):
+            evaluate(tasks=["dtd", "pets"])
+    assert asked == ["dtd", "pets"]
+    with pytest.raises(ValueError, match="trials=0"):
+        evaluate(sweep=vtab.Sweep(trials=0))
+
+
 def test_vtab_draws_the_pictures_of_each_task(tmp_path):
     rng = np.random.default_rng(0)
     right = {"dtd": 400, "pets": 100, "eurosat": 900}
