@@ -32,7 +32,8 @@ _TASKS = {
     "words": (word_figures, (), ("judgement",)),
 }
 SIGNIFICANCE = 0.05
-# What a result says of the question, not of the model that answered it.
+# What a result says of the question, not of the model that answered it. The
+# recipe of fine-tuning is part of the answer: VTAB chooses one for each model.
 DEFINITION = (
     "task",
     "dataset",
