@@ -226,6 +226,11 @@ def _read_json(path):
                 f"Picture number {number} in the caption file `{path}` has no "
                 f"field {error}, which Karpathy's form needs."
             ) from error
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"Picture number {number} in the caption file `{path}` is not "
+                f"in Karpathy's form: {error}."
+            ) from error
         yield {"image": name, "caption": texts, "split": image.get("split")}
 
 

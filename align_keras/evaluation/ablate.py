@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from align_keras.evaluation.claim import claim
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.embedder import load_embedder
 from align_keras.evaluation.fewer_negatives import FewerNegatives
@@ -123,11 +124,12 @@ def ablate(path, workdir, samples=1000, verbose=True, say=print):
         additional fields `"variant"` and `"against_baseline"`.
 
     Raises:
-        ValueError: the file is wrong, or `workdir` holds another ablation's
-            run of the same name.
+        ValueError: the file is wrong, or `workdir` holds other data, or
+            another ablation's run of the same name.
     """
     plan, variants = read_plan(path)
     workdir = Path(workdir)
+    claim(workdir / "data.json", plan["data"])
     source, evaluation = _prepare_data(plan["data"], workdir)
     results = {}
     for name, variant in variants.items():
@@ -138,7 +140,7 @@ def ablate(path, workdir, samples=1000, verbose=True, say=print):
         )
         figures = ", ".join(f"{results[name][c]:.1%}" for c in COLUMNS)
         say(f"{name}: recall@1 {figures}")
-        _compare_with(results["baseline"], results[name], samples)
+        _compare_with(results["baseline"], results[name], samples, say)
     _write(plan, results, workdir)
     say(f"The table is {workdir / 'ablation.md'}")
     return results
@@ -167,19 +169,15 @@ def _run(plan, name, variant, source, evaluation, folder, samples, verbose):
     encoders = plan.get("encoders") or {}
     asked = {
         "variant": dataclasses.asdict(variant),
-        "encoders": encoders,
+        "encoders": {
+            kind: _arguments(encoders, kind, getattr(variant, kind))
+            for kind in ("image", "text")
+        },
         "recipe": plan.get("recipe", "quickstart"),
         "overrides": plan.get("overrides") or {},
         "samples": samples,
     }
-    claimed = folder / "variant.json"
-    if claimed.is_file() and json.loads(claimed.read_text()) != asked:
-        raise ValueError(
-            f"`{folder}` holds a run with other settings: remove it, or use "
-            "another working directory."
-        )
-    with atomic_file(claimed) as temporary:
-        temporary.write_text(json.dumps(asked, indent=2) + "\n")
+    claim(folder / "variant.json", asked)
     if path.is_file():
         return Result.load(path)
     trained = train(
@@ -202,6 +200,11 @@ def _run(plan, name, variant, source, evaluation, folder, samples, verbose):
     return Result.load(path)
 
 
+def _arguments(encoders, kind, given):
+    """What a name under `encoders` stands for, or what was given itself."""
+    return (encoders.get(kind) or {}).get(str(given), given)
+
+
 def build_variant(variant, encoders, vocabulary_size):
     """Create the model of a run.
 
@@ -218,7 +221,7 @@ def build_variant(variant, encoders, vocabulary_size):
     from align_keras import EfficientNetBackbone
 
     def make(backbone, kind, given, **extra):
-        given = (encoders.get(kind) or {}).get(str(given), given)
+        given = _arguments(encoders, kind, given)
         if isinstance(given, dict):
             return backbone(**{**given, **extra})
         return backbone.from_preset(given, load_weights=False, **extra)
@@ -332,10 +335,15 @@ def corrupt(captions, share, noise, seed=0):
 # === Report ===
 
 
-def _compare_with(baseline, result, samples):
+def _compare_with(baseline, result, samples, say):
     if result is baseline or not samples:
         return
     found = compare_results(baseline, result, samples)
+    if samples < found["samples_needed"]:
+        say(
+            f"{samples} resamples can show no difference from the baseline: "
+            f"it takes {found['samples_needed']}."
+        )
     result["against_baseline"] = {
         row["name"]: row for row in found["figures"] if row["name"] in COLUMNS
     }

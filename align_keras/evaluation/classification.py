@@ -77,6 +77,11 @@ def classification_figures(outcomes, weights=None, ks=(1, 5)):
     return {**figures, "mean_per_class": mean}
 
 
+def useful_depths(ks, num_classes):
+    """Leave out the depths that every ranking of the classes reaches."""
+    return [k for k in check_ks(ks) if k == 1 or k < num_classes]
+
+
 def check_labels(labels, num_images, num_classes):
     """Return the labels as int64, or say which one is wrong."""
     labels = np.asarray(labels)

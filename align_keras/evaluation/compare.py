@@ -13,7 +13,9 @@ from align_keras.evaluation.cxc import cxc_retrieval_figures
 from align_keras.evaluation.finetune import finetune_figures
 from align_keras.evaluation.labelled_runner import knn_figures
 from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import retrieval_figures
+from align_keras.evaluation.vtab import vtab_draws
 from align_keras.evaluation.words import word_figures
 
 # For each task: its figures, which options of the result they take, and the
@@ -22,13 +24,34 @@ from align_keras.evaluation.words import word_figures
 _TASKS = {
     "retrieval": (retrieval_figures, ("ks",), ("fold", "text_image")),
     "zero-shot": (classification_figures, ("ks",), ("label",)),
-    "linear-probe": (classification_figures, (), ("label",)),
-    "finetune": (finetune_figures, (), ("label",)),
+    "linear-probe": (classification_figures, ("ks",), ("label",)),
+    "finetune": (finetune_figures, ("ks",), ("label",)),
+    "finetune-head": (finetune_figures, ("ks",), ("label",)),
     "knn": (knn_figures, (), ("label",)),
     "cxc": (cxc_retrieval_figures, ("ks", "drop_empty"), ("caption_image",)),
     "words": (word_figures, (), ("judgement",)),
 }
 SIGNIFICANCE = 0.05
+# What a result says of the question, not of the model that answered it. The
+# recipe of fine-tuning is part of the answer: VTAB chooses one for each model.
+DEFINITION = (
+    "task",
+    "dataset",
+    "tasks",
+    "split",
+    "pictures",
+    "train_pictures",
+    "classes",
+    "prompts",
+    "ensemble",
+    "solver",
+    "ks",
+    "folds",
+    "runs",
+    "drop_empty",
+    "positives_options",
+    "correlation_options",
+)
 
 
 def compare_results(first, second, samples=SAMPLES):
@@ -48,11 +71,13 @@ def compare_results(first, second, samples=SAMPLES):
         names of the models), and `"figures"`, a list of dictionaries with
         `"name"`, `"first"`, `"second"`, `"difference"` (second minus first),
         `"low"` and `"high"` (its 95% interval), `"p"` (adjusted) and
-        `"differs"`, whether that is below 0.05.
+        `"differs"`, whether that is below 0.05; and `"samples_needed"`: with
+            fewer, no figure can differ, however large the difference.
 
     Raises:
-        ValueError: the results are not of the same queries, or their
-            outcomes are missing.
+        ValueError: the results are not of the same queries or the same
+            definition, their outcomes are missing, or `samples` is not
+            positive.
 
     Example:
 
@@ -60,6 +85,11 @@ def compare_results(first, second, samples=SAMPLES):
     compare_results("small.json", "large.json")["figures"][0]["differs"]
     ```
     """
+    if samples < 1:
+        raise ValueError(
+            "A comparison needs at least one resample. "
+            f"Received: samples={samples}"
+        )
     first, second = _loaded(first), _loaded(second)
     _require_same(first, second)
     draws = [_replicates(result, samples) for result in (first, second)]
@@ -89,6 +119,7 @@ def compare_results(first, second, samples=SAMPLES):
         "first": first["model"],
         "second": second["model"],
         "samples": samples,
+        "samples_needed": _samples_needed(len(rows)),
         "figures": rows,
     }
 
@@ -98,13 +129,15 @@ def _loaded(result):
 
 
 def _require_same(first, second):
-    for name in ("task", "dataset", "ks", "folds", "drop_empty"):
-        if first.get(name) != second.get(name):
+    for name in DEFINITION:
+        # From a file, tuples come back as lists.
+        values = [plain(result.get(name)) for result in (first, second)]
+        if values[0] != values[1]:
             raise ValueError(
                 "Only results of the same evaluation can be compared. Received "
-                f"{name}={first.get(name)!r} and {second.get(name)!r}."
+                f"{name}={values[0]!r} and {values[1]!r}."
             )
-    if first["task"] not in _TASKS:
+    if first["task"] not in (*_TASKS, "vtab"):
         raise ValueError(
             f"Results of `{first['task']}` cannot be compared query by query."
         )
@@ -114,7 +147,7 @@ def _require_same(first, second):
                 f"The outcomes of {result['model']!r} are missing: the `.npz` "
                 "file must lie beside the JSON file."
             )
-    for name in _TASKS[first["task"]][2]:
+    for name in _given(first):
         if not np.array_equal(first.outcomes[name], second.outcomes[name]):
             raise ValueError(
                 "The two results are not of the same queries: they differ in "
@@ -122,9 +155,18 @@ def _require_same(first, second):
             )
 
 
+def _given(result):
+    """Names of the outcomes that are of the data."""
+    if result["task"] == "vtab":
+        return [f"{name}_label" for name in result["tasks"]]
+    return _TASKS[result["task"]][2]
+
+
 def _replicates(result, samples):
     """Resampled values of each figure, on draws that are the same for all."""
     outcomes = result.outcomes
+    if result["task"] == "vtab":
+        return vtab_draws(outcomes, samples)
     figures, options, (units, *_) = _TASKS[result["task"]]
     options = {name: result[name] for name in options if name in result}
     if result["task"] == "cxc":
@@ -143,6 +185,11 @@ def _replicates(result, samples):
 
 def _with_weights(figures, outcomes, options, weights):
     return figures(outcomes, weights, **options)
+
+
+def _samples_needed(figures):
+    """The fewest draws whose smallest p-value survives the adjustment."""
+    return round(2 * figures / SIGNIFICANCE)
 
 
 def _adjust(rows):

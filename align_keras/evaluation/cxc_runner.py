@@ -1,5 +1,6 @@
 """Crisscrossed Captions of a model, on the files of the data set."""
 
+import inspect
 from functools import partial
 
 import numpy as np
@@ -84,7 +85,20 @@ def measure_cxc(
             "decode; Crisscrossed Captions needs all of them."
         )
     text_vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
-    pairs = cxc.retrieval_positives(rated, **(positives or {}))
+    positives = _options(cxc.retrieval_positives, positives)
+    positives["thresholds"] = {
+        **cxc.THRESHOLDS,
+        **(positives["thresholds"] or {}),
+    }
+    correlation = _options(
+        cxc.rating_correlations,
+        {"samples": samples or SAMPLES, **(correlation or {})},
+    )
+    correlation["query_columns"] = {
+        **cxc.QUERY_COLUMNS,
+        **(correlation["query_columns"] or {}),
+    }
+    pairs = cxc.retrieval_positives(rated, **positives)
     ranks = cxc.cxc_ranks(image_vectors, text_vectors, pairs)
     outcomes = {f"{task}_rank": rank for task, rank in ranks.items()}
     outcomes["caption_image"] = rated.caption_image
@@ -94,7 +108,7 @@ def measure_cxc(
         outcomes,
         len(rated.images),
         samples,
-        dataset="cxc",
+        dataset="cxc" if split == "test" else f"cxc_{split}",
         model=embedder.name,
         unit="image with its captions",
         split=split,
@@ -102,14 +116,21 @@ def measure_cxc(
         positives={task: len(found) for task, found in pairs.items()},
         drop_empty=drop_empty,
         ks=list(ks),
-        positives_options=positives or {},
-        correlation_options=correlation or {},
+        positives_options=positives,
+        correlation_options=correlation,
     )
     scores = cxc.model_scores(rated, image_vectors, text_vectors)
-    drawn = cxc.rating_correlations(
-        rated, scores, **{"samples": samples or SAMPLES, **(correlation or {})}
-    )
+    drawn = cxc.rating_correlations(rated, scores, **correlation)
     return _with_correlations(result, drawn)
+
+
+def _options(function, given):
+    """All options of a function, so that results name their definition."""
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {
+        p.name: p.default for p in parameters if p.default is not p.empty
+    }
+    return {**defaults, **(given or {})}
 
 
 def _with_correlations(result, drawn):

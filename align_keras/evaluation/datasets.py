@@ -97,15 +97,20 @@ def read_sentences(path, names):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a caption is missing.
+        ValueError: a caption is missing, or the file has another form.
     """
     path = Path(path)
-    content = json.loads(path.read_text("utf-8"))
-    texts = {
-        str(sentence["sentid"]): sentence["raw"].strip()
-        for image in content["images"]
-        for sentence in image["sentences"]
-    }
+    try:
+        texts = {
+            str(sentence["sentid"]): sentence["raw"].strip()
+            for image in _read_json(path)["images"]
+            for sentence in image["sentences"]
+        }
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(
+            f"The caption file `{path}` is not in Karpathy's form: an object "
+            "with `images`, each with `sentences` that have `sentid` and `raw`."
+        ) from None
     try:
         return [texts[name.rpartition(":")[2]] for name in names]
     except KeyError as error:
@@ -113,6 +118,13 @@ def read_sentences(path, names):
             f"The caption file `{path}` has no sentence with the id {error}, "
             "which Crisscrossed Captions names."
         ) from None
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{path}` is not JSON: {error}.") from error
 
 
 def find_picture(folder, name):
@@ -219,6 +231,7 @@ def tfds_captions(
         `DataSet` with lists of captions.
 
     Raises:
+        FileNotFoundError: the data set is not there yet.
         ImportError: tensorflow-datasets is not installed.
     """
 
@@ -293,6 +306,7 @@ def tfds_labels(
         `DataSet` with integer labels.
 
     Raises:
+        FileNotFoundError: the data set is not there yet.
         ImportError: tensorflow-datasets is not installed.
     """
 
@@ -305,19 +319,27 @@ def tfds_labels(
 def _tfds(name, split, data_dir, note, label=None, picture=None, limit=None):
     tfds = import_tfds()
     builder = tfds.builder(name, data_dir=data_dir)
-    classes = None
-    if isinstance(label, str):
-        classes = getattr(builder.info.features[label], "names", None)
-
-    def examples():
+    try:
         # Pictures stay files: a reader in threads decodes them as it needs.
         stream = builder.as_dataset(
             split=split,
             shuffle_files=False,
             decoders={"image": tfds.decode.SkipDecoding()},
         )
-        if limit is not None:
-            stream = stream.take(limit)
+    except AssertionError:
+        where = "" if data_dir is None else f" --data_dir {data_dir}"
+        raise FileNotFoundError(
+            f"The TFDS data set `{name}` is not in `{builder.data_dir}`: fetch "
+            f"it with `tfds build {name}{where}`, which also says what must be "
+            "downloaded by hand."
+        ) from None
+    if limit is not None:
+        stream = stream.take(limit)
+    classes = None
+    if isinstance(label, str):
+        classes = getattr(builder.info.features[label], "names", None)
+
+    def examples():
         for number, example in enumerate(tfds.as_numpy(stream)):
             image = example["image"]
             image = image if picture is None else picture(image)
@@ -414,11 +436,7 @@ def read_classes(path):
     read_classes("classes.json").names  # [["cat"], ["dog"]]
     ```
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"`{path}` is not JSON: {error}.") from error
+    content = _read_json(Path(path))
     templates = None
     if isinstance(content, dict) and "classes" in content:
         templates = content.get("templates")

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -181,6 +182,22 @@ def embed_readable(
     return _join(rows), np.concatenate(readable)
 
 
+class Embedded(NamedTuple):
+    """The readable pictures of a data set.
+
+    Attributes:
+        vectors: float32 array `(count, dim)`, rows of unit length.
+        notes: list of their captions or labels.
+        skipped: integer. Number of pictures that were left out.
+        pictures: string. Digest of the names of those that were not.
+    """
+
+    vectors: np.ndarray
+    notes: list
+    skipped: int
+    pictures: str
+
+
 def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
     """Embed the pictures of a data set, with what it says of them.
 
@@ -193,13 +210,13 @@ def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
         cache: string or `pathlib.Path`. See `embed_readable`.
 
     Returns:
-        A tuple of the vectors of the readable pictures, a list of their
-        captions or labels, and the number of pictures that were left out.
+        `Embedded`.
     """
-    notes = []
+    keys, notes = [], []
 
     def pictures():
         for key, picture, note in data.examples():
+            keys.append(key)
             notes.append(note)
             yield key, picture
 
@@ -212,8 +229,13 @@ def embed_data_set(embedder, data, batch_size=64, progress=True, cache=None):
         cache,
         data.name,
     )
-    kept = [notes[n] for n in np.flatnonzero(readable)]
-    return vectors, kept, int(np.count_nonzero(~readable))
+    kept = np.flatnonzero(readable)
+    return Embedded(
+        vectors,
+        [notes[n] for n in kept],
+        len(keys) - len(kept),
+        names_digest([keys[n] for n in kept]),
+    )
 
 
 def _embed_chunk(embedder, pictures, batch_size, bar):
@@ -238,7 +260,7 @@ def _embed_chunk(embedder, pictures, batch_size, bar):
 
     # Where none is readable, there are no rows and so no width.
     vectors = _encode(embedder.images, prepared(), batch_size, bar, empty=True)
-    digest = _digest(names)
+    digest = names_digest(names)
     return {
         "vectors": vectors,
         "readable": np.array(readable, bool),
@@ -262,7 +284,8 @@ def file_name(name):
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
-def _digest(names):
+def names_digest(names):
+    """Return a string that differs for other names, or another order."""
     return hashlib.sha256("\0".join(map(str, names)).encode()).hexdigest()
 
 
@@ -292,7 +315,7 @@ class _Chunks:
         return arrays
 
     def check(self, number, chunk, names):
-        if str(chunk["names"]) != _digest(names):
+        if str(chunk["names"]) != names_digest(names):
             raise ValueError(
                 f"`{self._path(number)}` holds the vectors of other pictures: "
                 "the data have changed. Remove that directory, or choose "

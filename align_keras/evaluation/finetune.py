@@ -1,9 +1,9 @@
 """Fine-tuning for classification, in the paper's two stages."""
 
 import dataclasses
-import io
+import hashlib
 import itertools
-import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -11,20 +11,21 @@ import numpy as np
 from keras import ops
 
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.claim import claim
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import label_ranks
+from align_keras.evaluation.classification import useful_depths
+from align_keras.evaluation.finetune_data import as_file
+from align_keras.evaluation.finetune_data import check_pictures
+from align_keras.evaluation.finetune_data import test_batches
+from align_keras.evaluation.finetune_data import training_batches
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
-from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.files import atomic_file
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
-from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.training.checkpoints import Checkpoints
-
-# Share of a picture's shorter side that the evaluation keeps (section 5.3).
-CENTRAL_CROP = 0.875
 
 
 class ImageClassifier(keras.Model):
@@ -80,6 +81,7 @@ def finetune_classifier(
     seed=0,
     samples=SAMPLES,
     progress=True,
+    identity=None,
 ):
     """Fine-tune a classifier and measure it.
 
@@ -99,43 +101,52 @@ def finetune_classifier(
         seed: integer. Of the first run. Defaults to `0`.
         samples: integer. Resamples of the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
+        identity: string. What tells the model from others, whose runs are
+            not taken for its own. Defaults to `None`, `weights_digest`.
 
     Returns:
         A `Result` with the figures of `classification_figures`, the mean over
-        the runs, and `"deviations"` between them.
+        the runs, and `"deviations"` between several. Its task is `"finetune"`,
+        or `"finetune-head"` for a recipe that trains nothing else.
 
     Raises:
-        ValueError: the data sets have other classes, or `workdir` holds
-            another run.
+        ValueError: the data sets have other classes, `runs` is not positive,
+            or `workdir` holds a run of another model or other settings.
     """
     recipe = load_finetune_recipe(recipe)
+    if runs < 1:
+        raise ValueError(f"`runs` must be positive. Received: runs={runs}")
     if train.class_names != test.class_names:
         raise ValueError(
             f"`{train.name}` and `{test.name}` must have the same classes."
         )
-    pictures, labels = _read(train)
-    wanted = _read_labels_of(test)
+    # Before hours of training: what does not decode, neither then nor after.
+    learned, wanted = check_pictures(train), check_pictures(test)
+    labels = learned.labels
+    pictures = [as_file(example[1]) for example in learned.examples()]
     classes = len(train.class_names or ())
-    classes = classes or int(max(labels.max(), wanted.max())) + 1
-    ranks, name = [], None
+    classes = classes or int(max(labels.max(), wanted.labels.max())) + 1
+    identity = identity or weights_digest(make_model())
+    ranks = []
     for number in range(runs):
         folder = Path(workdir) / f"run-{number}"
         asked = {
+            "model": identity,
             **dataclasses.asdict(recipe),
             "train": train.name,
             "test": test.name,
+            "train_pictures": learned.pictures,
+            "test_pictures": wanted.pictures,
             "seed": seed + number,
         }
-        _claim(folder, asked)
+        claim(folder / "finetune.json", asked)
         done = folder / "ranks.npy"
         if not done.is_file():
             keras.utils.set_random_seed(seed + number)
-            model = make_model()
-            name = model.name
             scores = _run(
-                ImageClassifier(model, classes),
+                ImageClassifier(make_model(), classes),
                 (pictures, labels),
-                test,
+                wanted,
                 recipe,
                 folder,
                 seed + number,
@@ -143,38 +154,54 @@ def finetune_classifier(
             )
             with atomic_file(done) as temporary:
                 with open(temporary, "wb") as file:
-                    np.save(file, label_ranks(scores, wanted))
+                    np.save(file, label_ranks(scores, wanted.labels))
         ranks.append(np.load(done))
-    outcomes = {"label": wanted, "rank": np.stack(ranks)}
-    each = [
-        classification_figures({"label": wanted, "rank": rank})
-        for rank in ranks
-    ]
-    result = summarize(
-        "finetune",
-        finetune_figures,
-        outcomes,
-        len(wanted),
+    return _summary(
+        "finetune"
+        if any(s.part == "all" for s in recipe.stages)
+        else "finetune-head",
+        {"label": wanted.labels, "rank": np.stack(ranks)},
+        useful_depths((1, 5), classes),
         samples,
         dataset=test.name,
-        model=name or "finetuned",
-        unit="picture",
-        images=len(wanted),
+        model=identity,
         train_images=len(labels),
-        runs=runs,
+        pictures=wanted.pictures,
+        train_pictures=learned.pictures,
+        pictures_skipped=int(np.count_nonzero(~wanted.readable)),
+    )
+
+
+def _summary(task, outcomes, ks, samples, **values):
+    runs = [
+        finetune_figures({**outcomes, "rank": rank[None]}, ks=ks)
+        for rank in outcomes["rank"]
+    ]
+    # One run has no spread.
+    names = runs[0] if len(runs) > 1 else ()
+    return summarize(
+        task,
+        partial(finetune_figures, ks=ks),
+        outcomes,
+        len(outcomes["label"]),
+        samples,
+        **values,
+        unit="picture",
+        images=len(outcomes["label"]),
+        runs=len(runs),
+        ks=ks,
         deviations={
-            key: float(np.std([figures[key] for figures in each]))
-            for key in each[0]
+            name: float(np.std([figures[name] for figures in runs]))
+            for name in names
         },
     )
-    return Result(result, outcomes)
 
 
-def finetune_figures(outcomes, weights=None):
+def finetune_figures(outcomes, weights=None, ks=(1, 5)):
     """Mean over runs of `classification_figures`; `"rank"` is `(runs, n)`."""
     figures = [
         classification_figures(
-            {"label": outcomes["label"], "rank": rank}, weights
+            {"label": outcomes["label"], "rank": rank}, weights, ks
         )
         for rank in outcomes["rank"]
     ]
@@ -184,16 +211,19 @@ def finetune_figures(outcomes, weights=None):
     }
 
 
-def _claim(folder, asked):
-    path = folder / "finetune.json"
-    asked = json.loads(json.dumps(asked))
-    if path.is_file() and json.loads(path.read_text()) != asked:
-        raise ValueError(
-            f"`{folder}` holds a run with other settings (finetune.json): "
-            "use another working directory."
-        )
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(asked, indent=2) + "\n")
+def weights_digest(model):
+    """Tell the image encoder of a model from others, by its weights.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder`.
+
+    Returns:
+        A string.
+    """
+    digest = hashlib.sha256(str(model.image_pooling).encode())
+    for weight in model.image_encoder.weights:
+        digest.update(ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()[:16]
 
 
 # === Training ===
@@ -221,7 +251,7 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
         )
         step = checkpoints.restore(classifier)
         every = min(recipe.checkpoint_every, steps)
-        batches = _training_batches(pictures, labels, stage, seed, step)
+        batches = training_batches(pictures, labels, stage, seed, step)
         batches = iter(batches.take(steps - step))
         while step < steps:
             count = min(every, steps - step)
@@ -233,7 +263,7 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
             )
             step += count
             checkpoints.save(classifier, step)
-    batches = _test_batches(test, recipe.stages[-1])
+    batches = test_batches(test, recipe.stages[-1])
     return np.concatenate(
         [classifier.predict_on_batch(batch) for batch in batches]
     )
@@ -250,114 +280,3 @@ def _schedule(stage, steps, per_epoch):
         stage.drop,
         staircase=True,
     )
-
-
-def _training_batches(pictures, labels, stage, seed, start_step):
-    """Endless batches whose order and crops follow from seed and step."""
-    import tensorflow as tf
-
-    def examples():
-        place = start_step * stage.batch_size
-        while True:
-            epoch, first = divmod(place, len(labels))
-            order = np.random.default_rng([seed, epoch])
-            for index in order.permutation(len(labels))[first:]:
-                yield _bytes(pictures[index]), labels[index], place
-                place += 1
-
-    signature = (
-        tf.TensorSpec((), tf.string),
-        tf.TensorSpec((), tf.int64),
-        tf.TensorSpec((), tf.int64),
-    )
-    dataset = tf.data.Dataset.from_generator(
-        examples, output_signature=signature
-    )
-
-    def convert(contents, label, place):
-        pixels = decode_in_graph(contents)
-        if stage.augmentation == "inception":
-            draws = tf.stack([tf.constant(seed, tf.int64), place])
-            pixels = _random_part(pixels, draws)
-        return _to_input(pixels, stage.image_size), label
-
-    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(stage.batch_size, drop_remainder=True).prefetch(2)
-
-
-def _test_batches(test, stage):
-    import tensorflow as tf
-
-    def pictures():
-        for _, picture, _ in test.examples():
-            yield _bytes(picture)
-
-    def convert(contents):
-        pixels = _central_part(decode_in_graph(contents))
-        return _to_input(pixels, stage.eval_size)
-
-    dataset = tf.data.Dataset.from_generator(
-        pictures, output_signature=tf.TensorSpec((), tf.string)
-    )
-    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(min(stage.batch_size, 64)).as_numpy_iterator()
-
-
-def _random_part(pixels, seed):
-    """A part of 8% to 100% of the area, and perhaps its mirror image."""
-    import tensorflow as tf
-
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(pixels),
-        tf.zeros((1, 0, 4)),
-        seed,
-        area_range=(0.08, 1.0),
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        use_image_if_no_bounding_boxes=True,
-    )
-    part = tf.slice(pixels, begin, size)
-    return tf.image.stateless_random_flip_left_right(part, seed)
-
-
-def _central_part(pixels):
-    import tensorflow as tf
-
-    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    side = tf.cast(tf.round(CENTRAL_CROP * tf.reduce_min(shape)), tf.int32)
-    side = tf.maximum(side, 1)
-    top, left = tf.unstack((tf.shape(pixels)[:2] - side) // 2)
-    return pixels[top : top + side, left : left + side]
-
-
-def _to_input(pixels, size):
-    import tensorflow as tf
-
-    pixels = tf.image.resize(pixels, (size, size), antialias=True)
-    return tf.ensure_shape(pixels / 127.5 - 1.0, (size, size, 3))
-
-
-def _read(data):
-    """Pictures as paths or the bytes of files, and their labels."""
-    pictures, labels = [], []
-    for _, picture, label in data.examples():
-        if isinstance(picture, np.ndarray):
-            picture = _bytes(picture)
-        pictures.append(picture)
-        labels.append(label)
-    return pictures, np.array(labels, "int64")
-
-
-def _read_labels_of(data):
-    return np.array([label for _, _, label in data.examples()], "int64")
-
-
-def _bytes(picture):
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, np.ndarray):
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(picture).convert("RGB").save(file, "PNG")
-        return file.getvalue()
-    return Path(picture).read_bytes()

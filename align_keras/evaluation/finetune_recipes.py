@@ -89,11 +89,14 @@ _FINE_GRAINED = {
     "steps": 20_000,
     "freeze_statistics": True,
 }
+_IMAGENET_HEAD = Stage("head", 0.1, 289, 360, **_IMAGENET)
 # Section 5.3 of the paper.
 RECIPES = {
+    # The frozen features of Table 5.
+    "imagenet_frozen": FinetuneRecipe((_IMAGENET_HEAD,)),
     "imagenet": FinetuneRecipe(
         (
-            Stage("head", 0.1, 289, 360, **_IMAGENET),
+            _IMAGENET_HEAD,
             Stage("all", 0.01, 475, 600, encoder_rate=0.1, **_IMAGENET),
         )
     ),
@@ -111,9 +114,10 @@ def load_finetune_recipe(recipe):
     """Load a fine-tuning recipe.
 
     Args:
-        recipe: `FinetuneRecipe`; string, `"imagenet"` or `"fine_grained"`, or
-            the path of a YAML file with the fields of `FinetuneRecipe`, where
-            `stages` is a list of the fields of `Stage`.
+        recipe: `FinetuneRecipe`; string, `"imagenet"`, `"imagenet_frozen"` or
+            `"fine_grained"`, or the path of a YAML file with the fields of
+            `FinetuneRecipe`, where `stages` is a list of the fields of
+            `Stage`.
 
     Returns:
         A `FinetuneRecipe`.

@@ -1,5 +1,7 @@
 """Classification by a model's vectors, on labelled pictures from disk."""
 
+import hashlib
+import json
 from functools import partial
 
 import numpy as np
@@ -9,6 +11,7 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
 from align_keras.evaluation.classification import label_ranks
+from align_keras.evaluation.classification import useful_depths
 from align_keras.evaluation.embed import embed_data_set
 from align_keras.evaluation.embed import embed_texts
 from align_keras.evaluation.embedder import as_embedder
@@ -80,19 +83,19 @@ def measure_zero_shot(
         classes = datasets.read_classes(classes)
     templates = check_templates(templates, "templates")
     templates = templates or classes.templates or list(TEMPLATES)
-    images, labels, skipped = _embed_labelled(
+    images, labels, skipped, pictures = _embed_labelled(
         embedder, data, batch_size, progress, cache
     )
     labels, chosen = _match_classes(data, labels, classes, all_classes)
+    names = [classes.names[position] for position in chosen]
     vectors = class_vectors(
         partial(embed_texts, embedder, progress=progress, cache=cache),
-        [classes.names[position] for position in chosen],
+        names,
         templates,
         ensemble,
     )
     outcomes = classification_outcomes(images, vectors, labels)
-    # A depth beyond the number of classes would say nothing.
-    ks = [k for k in check_ks(ks) if k == 1 or k < len(chosen)]
+    ks = useful_depths(ks, len(chosen))
     return summarize(
         "zero-shot",
         partial(classification_figures, ks=ks),
@@ -105,12 +108,18 @@ def measure_zero_shot(
         images=len(images),
         classes=len(chosen),
         classes_without_pictures=int(len(chosen) - len(np.unique(labels))),
+        pictures=pictures,
         pictures_skipped=skipped,
         templates=len(templates),
+        prompts=_digest([names, templates]),
         ensemble=ensemble,
         ks=ks,
         **{f"chance_top{k}": min(1.0, k / len(chosen)) for k in ks},
     )
+
+
+def _digest(prompts):
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
 
 
 def _match_classes(data, labels, classes, all_classes):
@@ -126,9 +135,8 @@ def _match_classes(data, labels, classes, all_classes):
 
 
 def _embed_labelled(*args):
-    """Vectors, labels, and the number of pictures that were left out."""
-    vectors, labels, skipped = embed_data_set(*args)
-    return vectors, np.array(labels, "int64"), skipped
+    found = embed_data_set(*args)
+    return found._replace(notes=np.array(found.notes, "int64"))
 
 
 def measure_knn(
@@ -169,10 +177,10 @@ def measure_knn(
     ks = check_ks(ks)
     embedder = as_embedder(model)
     _same_classes(train, test)
-    rows, labels, _ = _embed_labelled(
+    rows, labels, _, train_pictures = _embed_labelled(
         embedder, train, batch_size, progress, cache
     )
-    queries, wanted, skipped = _embed_labelled(
+    queries, wanted, skipped, pictures = _embed_labelled(
         embedder, test, batch_size, progress, cache
     )
     found, _ = nearest_neighbours(queries, rows, max(ks))
@@ -190,6 +198,8 @@ def measure_knn(
         unit="picture",
         images=len(queries),
         train_images=len(rows),
+        train_pictures=train_pictures,
+        pictures=pictures,
         pictures_skipped=skipped,
         **{f"chance_accuracy@{k}": _knn_chance(labels, wanted, k) for k in ks},
     )
@@ -261,18 +271,19 @@ def measure_linear_probe(
     def embed(data):
         return _embed_labelled(embedder, data, batch_size, progress, cache)
 
-    rows, labels, _ = embed(train)
+    rows, labels, _, train_pictures = embed(train)
     if validation is None:
         held = np.zeros(len(rows), bool)
         order = np.random.default_rng(0).permutation(len(rows))
         held[order[: len(rows) // 5]] = True
     else:
         _same_classes(train, validation)
-        more, more_labels, _ = embed(validation)
+        more, more_labels, _, more_pictures = embed(validation)
+        train_pictures += more_pictures
         held = np.repeat([False, True], [len(rows), len(more)])
         rows = np.concatenate([rows, more])
         labels = np.concatenate([labels, more_labels])
-    queries, wanted, skipped = embed(test)
+    queries, wanted, skipped, pictures = embed(test)
     num_classes = len(train.class_names or range(labels.max() + 1))
     decay = None
     if solver == "lbfgs":
@@ -286,9 +297,10 @@ def measure_linear_probe(
         "label": wanted,
         "rank": label_ranks(predict_scores(queries, weights), wanted),
     }
+    ks = useful_depths((1, 5), num_classes)
     return summarize(
         "linear-probe",
-        classification_figures,
+        partial(classification_figures, ks=ks),
         outcomes,
         len(queries),
         samples,
@@ -297,9 +309,12 @@ def measure_linear_probe(
         unit="picture",
         images=len(queries),
         train_images=len(rows),
+        train_pictures=train_pictures,
+        pictures=pictures,
         pictures_skipped=skipped,
         solver=solver,
         decay=decay,
+        ks=ks,
     )
 
 

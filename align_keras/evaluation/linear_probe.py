@@ -90,6 +90,11 @@ def fit_sgd(
     which vectors that were computed once cannot show; for that, see the first
     stage of `finetune_classifier`.
 
+    The paper's rate is for features before the projection. Those of unit
+    vectors are so small that it would hardly move the weights, so each
+    dimension is brought to a mean of 0 and a deviation of 1 on `features`;
+    the weights that are returned take the vectors as they are.
+
     Args:
         features: float array `(count, dim)`.
         labels: integer array `(count,)`.
@@ -108,6 +113,10 @@ def fit_sgd(
     """
     features = as_vectors(features, "features")
     labels = check_labels(labels, len(features), num_classes)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    deviation[deviation == 0] = 1.0
+    features = features - mean
+    features /= deviation
     rng = np.random.default_rng(seed)
     weights = np.zeros((features.shape[1] + 1, num_classes))
     velocity = np.zeros_like(weights)
@@ -122,6 +131,8 @@ def fit_sgd(
             gradient[:-1] += decay * weights[:-1]
             velocity = momentum * velocity - rate * gradient
             weights += velocity
+    weights[:-1] /= deviation[:, None]
+    weights[-1] -= mean @ weights[:-1]
     return weights
 
 

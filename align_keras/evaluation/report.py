@@ -22,7 +22,10 @@ def describe(result):
     """
     paper = paper_rows_of(result["task"], result["dataset"])
     lines = [_counts(result)]
-    header = f"{'':26}{'model':>8}{'chance':>9}{'95% interval':>18}"
+    deviations = result.get("deviations", {})
+    header = f"{'':26}{'model':>8}"
+    header += f"{'± std':>8}" * bool(deviations)
+    header += f"{'chance':>9}{'95% interval':>18}"
     lines.append(header + "".join(f"  {name}" for name in paper))
     for name in result.get("intervals", {}):
         line = f"{name.replace('_', ' '):26}"
@@ -32,6 +35,8 @@ def describe(result):
             line += f"{_number(low, '.1f')} – {_number(high, '.1f')}".rjust(18)
         else:
             line += _number(result[name], "8.1%")
+            if deviations:
+                line += _number(deviations.get(name), "8.1%")
             line += _number(result.get(f"chance_{name}"), "9.2%")
             line += _interval(result, name).rjust(18)
         for heading, figures in paper.items():
@@ -69,7 +74,7 @@ def _counts(result):
         )
     if result.get("pictures_skipped") is not None:
         notes.append(f"{result['pictures_skipped']} left out as not readable")
-    line = f"{result['dataset']}: " + ", ".join(parts)
+    line = f"{result['task']}, {result['dataset']}: " + ", ".join(parts)
     return line + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -115,6 +120,11 @@ def describe_comparison(comparison):
         f"Paired bootstrap of {comparison['samples']} draws; p adjusted for "
         f"{len(comparison['figures'])} figures (Holm)."
     )
+    if comparison["samples"] < comparison["samples_needed"]:
+        lines.append(
+            f"With fewer than {comparison['samples_needed']} draws no "
+            "difference can be shown, however large: raise `--bootstrap`."
+        )
     return "\n".join(lines)
 
 

@@ -32,18 +32,25 @@ class Result(dict):
         self.outcomes = outcomes or {}
 
     def save(self, path):
-        """Write `path`, a JSON file, and the outcomes beside it."""
-        path = Path(path)
+        """Write `path`, and the outcomes, if any, beside it.
+
+        Raises:
+            ValueError: the name does not end in `.json`.
+        """
+        path = check_name(path)
         # The JSON file comes last: where it is, all is.
-        with atomic_file(path.with_suffix(".npz")) as temporary:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, **self.outcomes)
+        outcomes = path.with_suffix(".npz")
+        outcomes.unlink(missing_ok=True)
+        if self.outcomes:
+            with atomic_file(outcomes) as temporary:
+                with open(temporary, "wb") as file:
+                    np.savez_compressed(file, **self.outcomes)
         with atomic_file(path) as temporary:
             temporary.write_text(self.to_json() + "\n", "utf-8")
 
     def to_json(self):
         """Return the figures as text; what has no value is `null`."""
-        return json.dumps(_plain(self), indent=2, allow_nan=False)
+        return json.dumps(plain(self), indent=2, allow_nan=False)
 
     @classmethod
     def load(cls, path):
@@ -53,7 +60,7 @@ class Result(dict):
             FileNotFoundError: There is no such file.
             ValueError: The file is not the result of an evaluation.
         """
-        path = Path(path)
+        path = check_name(path)
         try:
             values = json.loads(path.read_text("utf-8"))
         except json.JSONDecodeError as error:
@@ -73,6 +80,18 @@ class Result(dict):
     def figures(self):
         """The figures alone, a dictionary of floats."""
         return {name: self[name] for name in self.get("intervals", {})}
+
+
+def check_name(path):
+    """Return a result's path if it ends in `.json`.
+
+    With any other ending, two results could share one `.npz`.
+    """
+    if Path(path).suffix != ".json":
+        raise ValueError(
+            f"The name of a result must end in `.json`. Received: `{path}`"
+        )
+    return Path(path)
 
 
 def summarize(task, figures, outcomes, units, samples=SAMPLES, **values):
@@ -102,13 +121,14 @@ def summarize(task, figures, outcomes, units, samples=SAMPLES, **values):
     )
 
 
-def _plain(value):
+def plain(value):
+    """Return what JSON can hold: lists for tuples and arrays."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -108,7 +108,7 @@ def measure_retrieval(
     if not isinstance(data, datasets.DataSet):
         data = datasets.records(data)
     embedder = as_embedder(model)
-    images, captions, skipped = embed_data_set(
+    images, captions, skipped, pictures = embed_data_set(
         embedder, data, batch_size, progress, cache
     )
     texts = [text for group in captions for text in group]
@@ -128,6 +128,7 @@ def measure_retrieval(
         images=len(images),
         texts=len(texts),
         images_without_text=int(without),
+        pictures=pictures,
         pictures_skipped=skipped,
         folds=folds,
         ks=list(ks),

@@ -1,5 +1,7 @@
 """All evaluations for which a directory holds the data."""
 
+import functools
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -216,10 +218,12 @@ def evaluate_all(
 ):
     """Run every evaluation that the data allow, and write one report.
 
-    A finished evaluation of the same model is not repeated, and an
-    interrupted one goes on from the vectors that are on disk. Neither holds
-    for an `Embedder` without a fingerprint, which may have changed. An
-    evaluation that fails is named, and the others go on.
+    A finished evaluation of the same model on the same data is not repeated,
+    and an interrupted one goes on from the vectors that are on disk. Neither
+    holds for an `Embedder` without a fingerprint, which may have changed. The
+    data are the same where its files are, and where its directories hold as
+    many files of the same total size. An evaluation that fails is named, and
+    the others go on.
 
     Args:
         models: list of `Embedder`, `align_keras.AlignDualEncoder`, or strings
@@ -246,6 +250,7 @@ def evaluate_all(
     if not root.is_dir():
         raise FileNotFoundError(f"There is no directory `{root}`.")
     jobs, results, skipped = list_jobs(root), [], {}
+    state = functools.cache(_state)
     for model in models:
         embedder = None
         if isinstance(model, Embedder) or not isinstance(model, (str, Path)):
@@ -260,12 +265,24 @@ def evaluate_all(
             # A model that was named is known by its name where it is not
             # a directory.
             known = embedder.fingerprint or isinstance(model, (str, Path))
-            result = _run(
-                job, embedder, known, output, batch_size, progress, samples
-            )
-            if isinstance(result, Exception):
-                skipped[f"{job.name} of {name}"] = f"failed: {result}"
-                say(f"{job.name}: failed: {result}")
+            identity = {
+                "fingerprint": embedder.fingerprint,
+                "samples": samples,
+                "data": {path.name: state(path) for path in job.needs},
+            }
+            try:
+                result = _run(
+                    job, embedder, known, output, batch_size, progress, identity
+                )
+            # Whatever one of them stumbles over, the others may be right.
+            except Exception as error:
+                expected = isinstance(error, (ValueError, OSError, ImportError))
+                logger.warning(
+                    "%s failed: %s", job.name, error, exc_info=not expected
+                )
+                reason = f"failed: {type(error).__name__}: {error}"
+                skipped[f"{job.name} of {name}"] = reason
+                say(f"{job.name}: {reason}")
                 continue
             results.append(result)
             say(f"{result['model']}\n{describe(result)}\n")
@@ -282,28 +299,32 @@ def evaluate_all(
     return {"results": results, "skipped": skipped, "report": str(report)}
 
 
-def _run(job, embedder, known, output, batch_size, progress, samples):
-    """The result of a job, from disk where it is finished, or the error."""
+def _state(path):
+    """Tell the content of a file, or of a directory as far as is quick."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    sizes = [f.stat().st_size for f in path.rglob("*") if f.is_file()]
+    return f"{len(sizes)} files of {sum(sizes)} bytes"
+
+
+def _run(job, embedder, known, output, batch_size, progress, identity):
+    """The result of a job, from disk where it is finished."""
     name = "".join(
         c if c.isalnum() or c in "-_." else "-" for c in embedder.name
     )
     path = output / name.strip("-.") / f"{job.name}.json"
-    identity = {"fingerprint": embedder.fingerprint, "samples": samples}
     if known and path.is_file():
         result = Result.load(path)
         if all(result.get(key) == value for key, value in identity.items()):
             return result
-    try:
-        result = job.run(
-            embedder,
-            batch_size=batch_size,
-            progress=progress,
-            cache=output / "vectors",
-            samples=samples,
-        )
-    except (ValueError, OSError, ImportError) as error:
-        logger.warning("%s failed: %s", job.name, error)
-        return error
+    result = job.run(
+        embedder,
+        batch_size=batch_size,
+        progress=progress,
+        cache=output / "vectors",
+        samples=identity["samples"],
+    )
     result.update(identity)
     result.save(path)
     return Result.load(path)

@@ -15,7 +15,11 @@ import numpy as np
 
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.bootstrap import interval
+from align_keras.evaluation.bootstrap import resample
+from align_keras.evaluation.claim import claim
 from align_keras.evaluation.finetune import finetune_classifier
+from align_keras.evaluation.finetune import weights_digest
 from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.evaluation.results import Result
@@ -192,6 +196,7 @@ def load_task(name, data_dir=None, limits=(TRAIN, VALIDATION)):
         `"train+validation"`, and `"test"`.
 
     Raises:
+        FileNotFoundError: TFDS does not have the data yet.
         ImportError: tensorflow-datasets is not installed.
         ValueError: there is no such task.
     """
@@ -244,6 +249,7 @@ def evaluate_vtab(
     samples=SAMPLES,
     progress=True,
     say=print,
+    identity=None,
 ):
     """Fine-tune on tasks of VTAB-1k, and take the mean.
 
@@ -265,17 +271,38 @@ def evaluate_vtab(
         samples: integer. Resamples of the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
         say: callable that is told in words what happens.
+        identity: string. See `finetune_classifier`.
 
     Returns:
         A `Result`: `"all"`, the mean top-1 accuracy of the tasks, that of
         each group, and that of each task.
+
+    Raises:
+        FileNotFoundError: TFDS does not have the data of a task yet.
+        ValueError: there is no such task, `runs` or the number of trials is
+            not positive, or `workdir` holds trials of another model or other
+            settings.
     """
     sweep, workdir = sweep or Sweep(), Path(workdir)
+    for option, value in (("runs", runs), ("trials", sweep.trials)):
+        if value < 1:
+            raise ValueError(
+                f"`{option}` must be positive. Received: {option}={value}"
+            )
+    identity = identity or weights_digest(make_model())
+    asked = {
+        "model": identity,
+        "sweep": dataclasses.asdict(sweep),
+        "limits": limits,
+        "seed": seed,
+    }
+    # What is missing is said before the first day of training.
+    loaded = {n: load_task(n, data_dir, limits) for n in tasks or TASKS}
     results = {}
-    for name in tasks or TASKS:
-        data = load_task(name, data_dir, limits)
+    for name, data in loaded.items():
+        claim(workdir / name / "sweep.json", asked)
         best, score = _best_trial(
-            make_model, data, sweep, workdir / name, seed, progress
+            make_model, data, sweep, workdir / name, seed, progress, identity
         )
         say(f"{name}: best of {sweep.trials} trials: {score:.1%}")
         results[name] = finetune_classifier(
@@ -288,12 +315,13 @@ def evaluate_vtab(
             seed,
             samples,
             progress,
+            identity,
         )
         say(f"{name}: {results[name]['top1']:.1%}")
-    return _summary(results, runs)
+    return _summary(results, runs, samples)
 
 
-def _best_trial(make_model, data, sweep, folder, seed, progress):
+def _best_trial(make_model, data, sweep, folder, seed, progress, identity):
     scores = []
     for trial in range(sweep.trials):
         recipe = sweep.draw(seed, trial)
@@ -308,6 +336,7 @@ def _best_trial(make_model, data, sweep, folder, seed, progress):
                 seed=seed,
                 samples=0,
                 progress=progress,
+                identity=identity,
             )
             with atomic_file(path) as temporary:
                 temporary.write_text(json.dumps({"top1": result["top1"]}))
@@ -316,29 +345,69 @@ def _best_trial(make_model, data, sweep, folder, seed, progress):
     return sweep.draw(seed, best), scores[best]
 
 
-def _summary(results, runs):
-    """The mean of the tasks; their test sets are independent."""
-    groups = {"all": list(results)}
-    for name in results:
-        groups.setdefault(TASKS[name].group, []).append(name)
-    values, intervals = {}, {}
-    for group, names in groups.items():
-        values[group] = float(np.mean([results[n]["top1"] for n in names]))
-        ends = [results[n]["intervals"]["top1"] for n in names]
-        half = [(high - low) / 2 for low, high in ends]
-        # Widths of independent means add in squares.
-        half = math.sqrt(sum(width**2 for width in half)) / len(names)
-        intervals[group] = [values[group] - half, values[group] + half]
+def _summary(results, runs, samples):
+    """The mean of the tasks, whose pictures are drawn task by task."""
+    outcomes = {}
     for name, result in results.items():
-        values[f"task_{name}"] = result["top1"]
-        intervals[f"task_{name}"] = result["intervals"]["top1"]
+        right = result.outcomes["rank"] == 0
+        outcomes[f"{name}_label"] = result.outcomes["label"]
+        outcomes[f"{name}_accuracy"] = np.mean(right, axis=0)
+    figures = _with_groups(
+        {n: float(np.mean(outcomes[f"{n}_accuracy"])) for n in results}
+    )
+    draws = vtab_draws(outcomes, samples)
     return Result(
         {
             "task": "vtab",
             "dataset": "vtab",
             "model": next(iter(results.values()))["model"],
+            "tasks": list(results),
             "runs": runs,
-            **values,
-            "intervals": intervals,
-        }
+            **figures,
+            "intervals": {
+                name: interval(draws[name]) if samples else [math.nan] * 2
+                for name in figures
+            },
+        },
+        outcomes,
     )
+
+
+def vtab_draws(outcomes, samples):
+    """Resample the accuracies of the tasks and of their groups.
+
+    Args:
+        outcomes: dictionary of arrays `"TASK_accuracy"`, the share of the
+            runs that were right on each picture.
+        samples: integer.
+
+    Returns:
+        A dictionary from each figure of `evaluate_vtab` to a float64 array
+        `(samples,)`. Each task draws among its own pictures.
+    """
+    names = [
+        n.removesuffix("_accuracy") for n in outcomes if n.endswith("_accuracy")
+    ]
+    draws = {}
+    for name in names:
+        right = outcomes[f"{name}_accuracy"]
+        found = resample(
+            lambda weights, right=right: {"mean": weights @ right / len(right)},
+            len(right),
+            samples,
+            list(TASKS).index(name),
+        )
+        draws[name] = found.get("mean", np.zeros(0))
+    return _with_groups(draws)
+
+
+def _with_groups(tasks):
+    """Means of all tasks and of each group, and the tasks themselves."""
+    groups = {"all": list(tasks)}
+    for name in tasks:
+        groups.setdefault(TASKS[name].group, []).append(name)
+    means = {
+        group: sum(tasks[name] for name in names) / len(names)
+        for group, names in groups.items()
+    }
+    return {**means, **{f"task_{name}": tasks[name] for name in tasks}}

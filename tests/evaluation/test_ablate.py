@@ -106,13 +106,66 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert Result.load(runs / "odd" / "result.json").outcomes
-    plan.write_text(PLAN.replace("noise: 0.5", "noise: 0.1"))
-    assert main(command) == 2
-    assert "other settings" in capsys.readouterr().err
+    # Encoders that no run uses may come and go.
+    plan.write_text(PLAN.replace("image: {small", "image: {new: {}, small"))
+    assert main(command) == 0
+    for old, new, field in (
+        ("noise: 0.5", "noise: 0.1", "variant"),
+        ("hidden_dim: 16", "hidden_dim: 32", "encoders"),
+        ("scenes: 24", "scenes: 25", "scenes"),
+    ):
+        plan.write_text(PLAN.replace(old, new))
+        assert main(command) == 2
+        assert f"another `{field}`" in capsys.readouterr().err
+
+
+def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    ran, figures = {}, []
+
+    def run(plan, name, variant, *_):
+        ran[name] = variant
+        found = dict.fromkeys((*ablate.COLUMNS, "mean_recall"), len(ran) / 100)
+        ends = dict.fromkeys(ablate.COLUMNS, (None, None))
+        return Result({**found, "intervals": ends})
+
+    monkeypatch.setattr(ablate, "_run", run)
+    monkeypatch.setattr(ablate, "_prepare_data", lambda *_: (None, None))
+    monkeypatch.setattr(plt, "close", figures.append)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN + "grid: {image: [small, b0], text: [small, base]}\n")
+    ablate.ablate(plan, tmp_path, samples=0, say=str)
+    crossed = {
+        name: (variant.image, variant.text)
+        for name, variant in list(ran.items())[2:]
+    }
+    assert crossed == {
+        "small + small": ("small", "small"),
+        "small + base": ("small", "base"),
+        "b0 + small": ("b0", "small"),
+        "b0 + base": ("b0", "base"),
+    }
+    # A line for each text encoder over the image encoders, and the others as
+    # bars: baseline, odd.
+    lines, bars = figures[0].axes
+    drawn = {
+        line.get_label(): list(line.get_ydata()) for line in lines.get_lines()
+    }
+    assert drawn == {
+        "small": pytest.approx([3.0, 5.0]),
+        "base": pytest.approx([4.0, 6.0]),
+    }
+    labels = [label.get_text() for label in bars.get_yticklabels()]
+    assert labels == ["baseline", "odd"]
+    assert (tmp_path / "ablation.png").stat().st_size > 5000
+    assert "| b0 + base | 6.0 |" in (tmp_path / "ablation.md").read_text()
 
 
 def test_the_documented_plan_is_valid():
     _, variants = ablate.read_plan(EXAMPLE)
+    assert variants["large + mini"].image == "large"
+    assert variants["a tenth of the data"].data_share == 0.1
     assert variants["half is noise"].noise == 0.5
     assert variants["baseline"].noise == 0.0
 

@@ -111,6 +111,56 @@ def test_results_of_other_queries_are_refused(models, tmp_path):
         compare_results(path, path)
 
 
+@pytest.mark.parametrize(
+    "field, values",
+    [
+        ("split", ("val", "test")),
+        ("solver", ("sgd", "lbfgs")),
+        ("train_pictures", ("ab", "cd")),
+        ("prompts", ("ab", "cd")),
+        ("correlation_options", ({"samples": 20}, {"samples": 50})),
+        ("positives_options", ({"originals": True}, {"originals": False})),
+    ],
+)
+def test_results_of_other_definitions_are_refused(models, field, values):
+    first, second = (
+        Result({**models[0], field: value}, models[0].outcomes)
+        for value in values
+    )
+    with pytest.raises(ValueError, match=rf"{field}=.*{values[1]}"):
+        compare_results(first, second)
+    # A tuple and the list that JSON makes of it are the same.
+    first[field], second[field] = (1, 2), [1, 2]
+    compare_results(first, second, 1)
+
+
+def test_too_few_draws_are_said_to_show_nothing(models):
+    first, second, _ = models
+    with pytest.raises(ValueError, match="samples=0"):
+        compare_results(first, second, 0)
+    # Three figures, and the smallest p-value of n draws is 2 / (n + 1).
+    worst = Result({**first}, {**first.outcomes, "rank": np.full(1000, 9)})
+    few, enough = (compare_results(worst, second, n) for n in (119, 120))
+    assert not any(row["differs"] for row in few["figures"])
+    assert enough["figures"][0]["differs"]
+    assert "fewer than 120 draws no" in describe_comparison(few)
+    assert "fewer than" not in describe_comparison(enough)
+
+
+def test_two_results_never_share_outcomes(models, tmp_path):
+    for name in ("res.a", "res", "res.npz"):
+        with pytest.raises(ValueError, match="must end in `.json`.*res"):
+            models[0].save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    models[0].save(tmp_path / "res.a.json")
+    models[1].save(tmp_path / "res.b.json")
+    found = Result.load(tmp_path / "res.a.json").outcomes
+    np.testing.assert_array_equal(found["rank"], models[0].outcomes["rank"])
+    # Without outcomes there is no file of them, nor an older one.
+    Result(models[0]).save(tmp_path / "res.a.json")
+    assert not (tmp_path / "res.a.npz").exists()
+
+
 def test_result_survives_the_disk(models, tmp_path):
     models[0]["nothing"] = float("nan")
     models[0].save(tmp_path / "a.json")

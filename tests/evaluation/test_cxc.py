@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,89 @@ def test_correlation_and_its_spread(ratings):
         rated.scores["sits"][rows], scores["sits"][rows]
     ).statistic
     assert found["sits"][0] == pytest.approx(expected, abs=1e-12)
+
+
+def reference_samples(pairs, columns, human, scores, samples):
+    """The protocol once more, query by query, with other random numbers."""
+    draw = random.Random(0)
+    rated = {}
+    for row, pair in enumerate(pairs.tolist()):
+        for column in columns:
+            rated.setdefault(pair[column], []).append(row)
+    found = []
+    for _ in range(samples):
+        queries = draw.sample(sorted(rated), len(rated) // 2)
+        rows = [draw.choice(rated[query]) for query in queries]
+        result = scipy.stats.spearmanr(human[rows], scores[rows])
+        found.append(result.statistic)
+    return len(rated), np.array(found)
+
+
+@pytest.mark.parametrize(
+    "task, columns, queries",
+    [("sts", (0, 1), 25000), ("sis", (0, 1), 5000), ("sits", (1,), 5000)],
+)
+@pytest.mark.parametrize("split", SPLITS)
+def test_correlations_match_a_reference(ratings, split, task, columns, queries):
+    rated = ratings[split]
+    scores = noisy(rated)
+    counted, expected = reference_samples(
+        rated.pairs[task], columns, rated.scores[task], scores[task], 20
+    )
+    assert counted == queries
+    found = cxc.rating_correlations(rated, scores, samples=20)[task]
+    # Means of 20 samples each, four of their standard errors apart at most.
+    error = np.hypot(found.std(), expected.std()) / np.sqrt(20)
+    assert abs(found.mean() - expected.mean()) < 4 * error < 0.03
+    assert 0.5 < found.std() / expected.std() < 2
+
+
+def small_ratings(pairs, scores):
+    """The same rated pairs for all tasks, of as many captions as images."""
+    count = int(np.max(pairs)) + 1
+    tasks = ("sts", "sis", "sits")
+    return cxc.Ratings(
+        [f"c{n}" for n in range(count)],
+        [f"i{n}" for n in range(count)],
+        np.arange(count),
+        {task: np.array(pairs) for task in tasks},
+        {task: np.array(scores, "float64") for task in tasks},
+        {task: np.array(["x"] * len(pairs)) for task in tasks},
+    )
+
+
+def test_replacement_and_repeated_ratings():
+    rng = np.random.default_rng(3)
+    # One rating for each query: without replacement, all samples are alike.
+    pairs = np.stack([np.arange(12), np.roll(np.arange(12), 5)], axis=1)
+    rated = small_ratings(pairs, rng.random(12))
+    scores = {task: rng.random(12) for task in cxc.COLUMNS}
+    once = {task: (0,) for task in cxc.COLUMNS}
+    for replace in (False, True):
+        found = cxc.rating_correlations(
+            rated, scores, 30, 0, once, share=1.0, replace=replace
+        )
+        assert all((found[t].std() > 1e-6) == replace for t in found), replace
+    expected = scipy.stats.spearmanr(rated.scores["sts"], scores["sts"])
+    found = cxc.rating_correlations(rated, scores, 1, 0, once, share=1.0)
+    assert found["sts"][0] == pytest.approx(expected.statistic)
+
+    # Both orders of each pair, whose ratings agree with the model in their
+    # mean alone; a pair of a caption and an image has no other order.
+    pairs = [(0, 1), (1, 0), (2, 3), (3, 2), (4, 5), (5, 4)]
+    rated = small_ratings(pairs, [5, 1, 0, 8, 3, 7])  # Means 3, 4, 5.
+    scores = {task: np.array([0, 0.2, 1, 1.2, 2, 2.2]) for task in cxc.COLUMNS}
+    everything = {"share": 1.0, "query_columns": once, "samples": 1}
+    found = cxc.rating_correlations(
+        rated, scores, repeated="mean", **everything
+    )
+    kept = cxc.rating_correlations(rated, scores, **everything)
+    assert found["sts"] == found["sis"] == pytest.approx(1.0)
+    assert kept["sts"] == kept["sis"] == found["sits"] == kept["sits"]
+    assert kept["sts"][0] == pytest.approx(
+        scipy.stats.spearmanr([5, 1, 0, 8, 3, 7], scores["sts"]).statistic
+    )
+    assert kept["sts"] < 0.9
 
 
 def test_model_scores_are_cosines(ratings, embeddings):

@@ -1,18 +1,22 @@
 """The runners on small files, with a model that sees mean colors."""
 
 import csv
+import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from seer import Seer
+from seer import write_root
 
 from align_keras.cli import main
 from align_keras.evaluation import Embedder
 from align_keras.evaluation import datasets
 from align_keras.evaluation import embed
 from align_keras.evaluation import suite
+from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.cxc_runner import measure_cxc
 from align_keras.evaluation.labelled_runner import measure_knn
 from align_keras.evaluation.labelled_runner import measure_linear_probe
@@ -22,120 +26,10 @@ from align_keras.evaluation.results import Result
 from align_keras.evaluation.runner import measure_retrieval
 from align_keras.evaluation.runner import measure_words
 
-COLORS = {"red": (230, 20, 30), "green": (20, 200, 40), "blue": (10, 40, 240)}
-
-
-class Seer:
-    """Embeds pictures by their mean color and texts by the colors in them."""
-
-    def __init__(self):
-        self.pictures = 0
-
-    def images(self, batch):
-        self.pictures += len(batch)
-        return np.stack([p.mean(axis=(0, 1)) / 255 - 0.4 for p in batch])
-
-    def texts(self, texts):
-        rows = []
-        for text in texts:
-            seen = [COLORS[word] for word in text.split() if word in COLORS]
-            rows.append(np.mean(seen or [(90, 90, 110)], axis=0) / 255 - 0.4)
-        return np.array(rows)
-
-    def embedder(self, fingerprint=None):
-        return Embedder(
-            "seer", self.images, self.texts, fingerprint=fingerprint
-        )
-
-
-def paint(path, color, seed):
-    rng = np.random.default_rng(seed)
-    noise = rng.integers(-9, 10, 3)
-    pixels = np.full((4, 4, 3), np.clip(np.add(color, noise), 0, 255), "uint8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A data root with a little of most things, and nothing of others."""
-    root = tmp_path_factory.mktemp("root")
-    _write_coco(root / "mscoco", root / "cxc")
-    for split, count in (("train", 6), ("val", 4)):
-        for place, color in enumerate(COLORS.values()):
-            folder = root / "imagenet" / split / f"n{place}"
-            for number in range(count):
-                seed = 10 * place + number + (split == "val") * 99
-                paint(folder / f"{number}.png", color, seed)
-    classes = {"n0": "red", "n1": ["green", "leaf green"], "n2": "blue"}
-    (root / "imagenet" / "classes.json").write_text(
-        json.dumps({"classes": {**classes, "n3": "grey"}})
-    )
-    (root / "imagenet_r").mkdir()
-    (root / "simlex999").mkdir()
-    header = "word1 word2 POS SimLex999 c1 c2 concQ Assoc SimAssoc333 SD"
-    words = [
-        "red red A 9.5 1 1 1 1 1 1",
-        "red green N 5.5 1 1 2 1 1 1",
-        "red blue N 2.5 1 1 2 1 0 1",
-        "blue green V 1.5 1 1 3 1 0 1",
-        "thing green V 6.5 1 1 3 1 0 1",
-    ]
-    lines = [line.replace(" ", "\t") for line in (header, *words)]
-    (root / "simlex999" / "SimLex-999.txt").write_text("\n".join(lines))
-    return root
-
-
-def _write_coco(folder, ratings):
-    """Five pictures with six captions each, and ratings of some pairs."""
-    images = []
-    names = list(COLORS)
-    for number in range(5):
-        name = f"COCO_val2014_{number:012d}.jpg"
-        color = names[number % 3]
-        paint(folder / "images" / "val2014" / name, COLORS[color], number)
-        other = names[(number + number // 3) % 3]
-        texts = [f"{color} and {other}", color, other, color, "what", "sixth"]
-        sentences = [
-            {"raw": text, "sentid": 10 * number + place}
-            for place, text in enumerate(texts)
-        ]
-        images.append(
-            {
-                "filepath": "val2014",
-                "filename": name,
-                "split": "test" if number < 4 else "restval",
-                "sentences": sentences,
-            }
-        )
-    (folder / "dataset_coco.json").write_text(json.dumps({"images": images}))
-    rng = np.random.default_rng(0)
-    rows = {"sts": [], "sis": [], "sits": []}
-    captions = [
-        (f"COCO_val2014:sentid:{s['sentid']}", image["filename"])
-        for image in images
-        for s in image["sentences"][:5]
-    ]
-    for caption, image in captions:
-        score = round(rng.uniform(2, 5), 2)
-        rows["sits"].append((caption, image, score, "c2i_original"))
-    for _ in range(40):
-        (a, left), (b, right) = (captions[n] for n in rng.choice(25, 2, False))
-        rows["sts"].append((a, b, round(rng.uniform(0, 5), 2), "c2c_isim"))
-        rows["sits"].append((a, right, round(rng.uniform(0, 5), 2), "x"))
-        if left != right:
-            rows["sis"].append((left, right, round(rng.uniform(0, 5), 2), "y"))
-    ratings.mkdir()
-    headers = {
-        "sts": ("caption1", "caption2"),
-        "sis": ("image1", "image2"),
-        "sits": ("caption", "image"),
-    }
-    for task, found in rows.items():
-        with open(ratings / f"{task}_test.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow((*headers[task], "agg_score", "sampling_method"))
-            writer.writerows(found)
+    return write_root(tmp_path_factory.mktemp("root"))
 
 
 def quiet(**options):
@@ -230,6 +124,9 @@ def test_knn_and_linear_probe(root, tmp_path):
     test = datasets.class_folders(root / "imagenet" / "val", "imagenet")
     result = measure_knn(Seer().embedder(), train, test, ks=(1, 9), **quiet())
     assert result["accuracy@1"] == 1.0 and result["train_images"] == 18
+    # The paper measured neighbours in its ablations alone.
+    assert "B7 + BERT-base, full data" in describe(result)
+    assert "69.3%" in describe(result) and "64.6%" in describe(result)
     assert result["chance_accuracy@1"] == pytest.approx(1 / 3)
     assert result["chance_accuracy@9"] == pytest.approx(1 - (2 / 3) ** 9)
     for solver in ("lbfgs", "sgd"):
@@ -237,8 +134,19 @@ def test_knn_and_linear_probe(root, tmp_path):
             Seer().embedder(), train, test, solver=solver, **quiet()
         )
         assert result["top1"] == 1.0
+        # Of three classes, five are no question.
+        assert set(result.figures) == {"top1", "mean_per_class"}
+        assert describe(result).startswith("linear-probe, imagenet: 12 pict")
         assert (result["decay"] is None) == (solver == "sgd")
     shutil.copytree(root / "imagenet" / "val" / "n0", tmp_path / "other" / "n9")
+    fewer = tmp_path / "fewer"
+    shutil.copytree(root / "imagenet" / "train", fewer)
+    (fewer / "n0" / "0.png").unlink()
+    fewer = datasets.class_folders(fewer, "train")
+    other = measure_knn(Seer().embedder(), fewer, test, **quiet())
+    result = measure_knn(Seer().embedder(), train, test, **quiet())
+    with pytest.raises(ValueError, match="Received train_pictures="):
+        compare_results(result, other)
     other = datasets.class_folders(tmp_path / "other")
     with pytest.raises(ValueError, match="Only one of them has: n0"):
         measure_knn(Seer().embedder(), train, other, **quiet())
@@ -292,24 +200,140 @@ def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
         embed_all(Seer(), pictures[::-1])
 
 
-def test_cxc_matches_a_direct_computation(root):
+def rated_pairs(path, columns):
+    with open(path, newline="") as file:
+        return [
+            (*(row[name] for name in columns), float(row["agg_score"]))
+            for row in csv.DictReader(file)
+        ]
+
+
+def direct_recalls(root, k, sis=2.5, originals=True, drop_empty=True):
+    """Recall@K of all four tasks, pair by pair, from the files alone."""
+    ratings, images = root / "cxc", root / "mscoco" / "images" / "val2014"
+    coco = json.loads((root / "mscoco" / "dataset_coco.json").read_text())
+    vectors, owner = {}, {}
+    for image in coco["images"]:
+        name = image["filename"]
+        pixels = np.asarray(Image.open(images / name))
+        vectors[name] = Seer().images([pixels])[0]
+        for sentence in image["sentences"][:5]:
+            caption = f"COCO_val2014:sentid:{sentence['sentid']}"
+            vectors[caption] = Seer().texts([sentence["raw"]])[0]
+            owner[caption] = name
+    vectors = {n: v / np.linalg.norm(v) for n, v in vectors.items()}
+    matches = {
+        (caption, image)
+        for caption, image, score in rated_pairs(
+            ratings / "sits_test.csv", ("caption", "image")
+        )
+        if score >= 3 or (originals and owner[caption] == image)
+    }
+    for a, b, score in rated_pairs(
+        ratings / "sts_test.csv", ("caption1", "caption2")
+    ):
+        if score >= 3:
+            matches.add((a, b))
+    matches |= {
+        (a, b) for a in owner for b in owner if owner[a] == owner[b] and a != b
+    }
+    for a, b, score in rated_pairs(
+        ratings / "sis_test.csv", ("image1", "image2")
+    ):
+        if score >= sis:
+            matches.add((a, b))
+    matches |= {(b, a) for a, b in matches}
+    captions = sorted(owner, key=lambda name: (len(name), name))
+    sides = {"image": sorted(set(owner.values())), "text": captions}
+    found = {}
+    for query_kind, candidate_kind in itertools.product(sides, sides):
+        hits = []
+        for query in sides[query_kind]:
+            others = [c for c in sides[candidate_kind] if c != query]
+            # Sorting is stable: equals stay in their order.
+            others.sort(
+                key=lambda c: np.float32(-(vectors[query] @ vectors[c]))
+            )
+            if any((query, c) in matches for c in others):
+                hits.append(any((query, c) in matches for c in others[:k]))
+            elif not drop_empty:
+                hits.append(False)
+        found[f"{query_kind}_to_{candidate_kind}_recall@{k}"] = np.mean(hits)
+    return found
+
+
+@pytest.mark.parametrize(
+    "sis, originals, drop_empty",
+    [(2.5, True, True), (4.8, False, False), (4.8, True, True)],
+)
+def test_cxc_matches_a_direct_computation(root, sis, originals, drop_empty):
     coco = root / "mscoco"
     result = measure_cxc(
         Seer().embedder(),
         root / "cxc",
         coco / "dataset_coco.json",
         coco / "images",
+        ks=(1, 2),
+        drop_empty=drop_empty,
+        positives={"thresholds": {"sis": sis}, "originals": originals},
+        correlation={"share": 1.0, "samples": 30},
         **quiet(),
     )
-    assert result["queries"]["text_to_image"] == 25
-    assert result["positives"]["text_to_text"] >= 5 * 5 * 4
+    for k in (1, 2):
+        expected = direct_recalls(root, k, sis, originals, drop_empty)
+        found = {name: result[name] for name in expected}
+        assert found == pytest.approx(expected)
+    assert len(result.outcomes["sample_sts_correlation"]) == 30
     for name in ("sts", "sis", "sits", "mean"):
-        value = result[f"{name}_correlation"]
-        assert -1 <= value <= 1
-        assert result["deviations"][f"{name}_correlation"] > 0
-    mean = np.mean([result[f"{t}_correlation"] for t in ("sts", "sis", "sits")])
-    assert result["mean_correlation"] == pytest.approx(mean, abs=0.1)
-    assert "78.1%" in describe(result)
+        drawn = result.outcomes[f"sample_{name}_correlation"]
+        assert result[f"{name}_correlation"] == pytest.approx(drawn.mean())
+        assert result["deviations"][f"{name}_correlation"] == pytest.approx(
+            drawn.std()
+        )
+    parts = [result[f"{t}_correlation"] for t in ("sts", "sis", "sits")]
+    assert result["mean_correlation"] == pytest.approx(np.mean(parts))
+    said = describe(result)
+    assert "78.1%" in said and "± std" in said
+    deviation = result["deviations"]["sits_correlation"]
+    (line,) = [line for line in said.splitlines() if "sits corr" in line]
+    assert f"{result['sits_correlation']:8.1%}{deviation:8.1%}" in line
+
+
+def test_cxc_results_name_their_definition(root, tmp_path):
+    coco = root / "mscoco"
+    for path in (root / "cxc").glob("*_test.csv"):
+        shutil.copy(path, tmp_path / path.name.replace("test", "val"))
+
+    def measure(ratings=root / "cxc", **options):
+        return measure_cxc(
+            Seer().embedder(),
+            ratings,
+            coco / "dataset_coco.json",
+            coco / "images",
+            **quiet(**options),
+        )
+
+    result = measure()
+    # Defaults that are given are the same definition.
+    given = measure(
+        positives={"thresholds": {"sis": 2.5}, "repeated": "keep"},
+        correlation={"query_columns": {}, "replace": False},
+    )
+    compare_results(result, given)
+    validation = measure(tmp_path, split="val")
+    assert validation["dataset"] == "cxc_val"
+    assert "78.1%" not in describe(validation)
+    others = {
+        "dataset": validation,
+        "positives_options": measure(positives={"thresholds": {"sis": 3.0}}),
+        "correlation_options": measure(correlation={"replace": True}),
+    }
+    for field, other in others.items():
+        with pytest.raises(ValueError, match=f"Received {field}="):
+            compare_results(result, other)
+    # So many samples are drawn as the intervals have.
+    with pytest.raises(ValueError, match="'samples': 50.*'samples': 20"):
+        compare_results(result, measure(samples=20))
 
 
 def test_words(root):
@@ -379,3 +403,101 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     assert Result.load(results[1])["top1"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="No evaluation could run"):
         suite.evaluate_all([seer.embedder()], tmp_path, tmp_path, say=str)
+
+
+def test_all_notices_other_names_and_survives_any_error(
+    root, tmp_path, monkeypatch
+):
+    data = tmp_path / "data"
+    shutil.copytree(root / "imagenet", data / "imagenet")
+    shutil.copytree(root / "simlex999", data / "simlex999")
+    ran = []
+
+    def run(root=data):
+        ran.clear()
+        return suite.evaluate_all(
+            [Seer().embedder("f1")], root, tmp_path, 3, False, 20, str
+        )
+
+    measure = suite.measure_zero_shot
+
+    def counted(*args, **options):
+        ran.append("zero-shot")
+        return measure(*args, **options)
+
+    monkeypatch.setattr(suite, "measure_zero_shot", counted)
+    monkeypatch.setattr(suite, "measure_knn", lambda *_, **__: 1 / 0)
+    found = run()
+    reason = found["skipped"]["knn-imagenet of seer"]
+    assert reason == "failed: ZeroDivisionError: division by zero"
+    assert [r["task"] for r in found["results"]] == [
+        "zero-shot",
+        "linear-probe",
+        "words",
+    ]
+    assert found["results"][0]["top1"] == 1.0
+    assert ran == ["zero-shot"] and run() and ran == []
+    # Red and blue change their names, in a file of the same size.
+    names = data / "imagenet" / "classes.json"
+    content = json.loads(names.read_text())
+    content["classes"].update(n0="blue", n2="red")
+    names.write_text(json.dumps(content))
+    assert run()["results"][0]["top1"] < 1.0 and ran == ["zero-shot"]
+    # A directory is known by the number and the sizes of its files.
+    (data / "imagenet" / "val" / "n0" / "note.txt").write_text("new")
+    assert run() and ran == ["zero-shot"]
+
+
+def test_all_runs_tfds_data_sets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path / "data" / "tfds"
+    for name in ("oxford_flowers102", "coco_captions"):
+        (folder / name).mkdir(parents=True)
+
+    def run():
+        return suite.evaluate_all(
+            [Seer().embedder()],
+            tmp_path / "data",
+            tmp_path,
+            3,
+            False,
+            20,
+            str,
+        )
+
+    # Nothing was downloaded, which is said for each, and how to do it.
+    with pytest.raises(ValueError, match="No evaluation could run"):
+        run()
+    command = f"tfds build oxford_flowers102 --data_dir {folder}"
+    with pytest.raises(FileNotFoundError, match=command):
+        datasets.tfds_labels("oxford_flowers102", "test", str(folder))
+    with tfds.testing.mock_data(num_examples=5):
+        found = run()
+    assert {(r["task"], r["dataset"]) for r in found["results"]} == {
+        ("zero-shot", "oxford_flowers102/test"),
+        ("linear-probe", "oxford_flowers102/test"),
+    }
+    probe = found["results"][1]
+    # Training and validation pictures.
+    assert (probe["images"], probe["train_images"]) == (5, 10)
+    skipped = found["skipped"]["retrieval-tfds-coco_captions of seer"]
+    assert skipped.startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[]", "not in Karpathy's form"),
+        ('{"a": 1}', "not in Karpathy's form"),
+        ('{"images": ["a"]}', "not in Karpathy's form"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_malformed_captions_are_named(content, message, root, tmp_path):
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"dataset_coco.json` .*{message}"):
+        datasets.read_sentences(file, ["a:1"])
+    with pytest.raises(ValueError, match="dataset_coco.json`"):
+        datasets.karpathy(file, tmp_path)

@@ -1,5 +1,9 @@
 """Options that evaluations share, and what becomes of them."""
 
+import argparse
+import dataclasses
+from pathlib import Path
+
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 
@@ -16,10 +20,18 @@ def add_model(parser):
     )
     parser.add_argument(
         "--output",
-        metavar="FILE",
+        type=_result_file,
+        metavar="FILE.json",
         help="write the result as JSON, and what `compare` needs beside it",
     )
     add_bootstrap(parser)
+
+
+def _result_file(name):
+    # Said before hours of work, not after.
+    if not name.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
+    return name
 
 
 def add_embedding(parser):
@@ -104,14 +116,26 @@ def labelled(args, part):
     """Open the labelled pictures of an option, or return `None`."""
     from align_keras.evaluation import datasets
 
+    refuse_without_tfds(args)
     value = getattr(args, part)
     if value is None:
         return None
-    if args.tfds:
-        return datasets.tfds_labels(args.tfds, value, args.tfds_directory)
     # Results are of the test pictures, and bear their name.
     name = args.name if part == "data" else None
+    if args.tfds:
+        data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
+        return dataclasses.replace(data, name=name or data.name)
     return datasets.class_folders(value, name or value.strip("/"))
+
+
+def refuse_without_tfds(args):
+    if args.tfds_directory and not args.tfds:
+        refuse("tfds_directory", "is for `--tfds`: name a data set there too")
+
+
+def refuse(option, reason):
+    """Refuse an option that would do nothing."""
+    raise ValueError(f"`--{option.replace('_', '-')}` {reason}.")
 
 
 def embedder(args):
@@ -125,6 +149,13 @@ def loader(args):
     from align_keras import AlignDualEncoder
 
     return lambda: AlignDualEncoder.from_preset(args.model)
+
+
+def identity(args):
+    """Return what tells the model from others: its files, or its handle."""
+    from align_keras.evaluation.embedder import fingerprint_of
+
+    return fingerprint_of(Path(args.model)) or args.model
 
 
 def embedding_options(args):

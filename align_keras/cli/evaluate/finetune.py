@@ -11,7 +11,8 @@ def add_arguments(parser):
         "--recipe",
         default="fine_grained",
         metavar="NAME",
-        help="fine_grained, imagenet, or a YAML file (default: %(default)s)",
+        help="fine_grained, imagenet, imagenet_frozen, or a YAML file "
+        "(default: %(default)s)",
     )
     common.add_runs(parser, 1)
 
@@ -30,6 +31,7 @@ def run(args):
         args.seed,
         args.bootstrap,
         progress=not args.json,
+        identity=common.identity(args),
     )
     result["model"] = args.model
     common.show(args, result)

@@ -1,5 +1,7 @@
 """`align-keras evaluate retrieval`."""
 
+import dataclasses
+
 from align_keras.cli.evaluate import common
 
 
@@ -25,9 +27,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--captions-per-image",
         type=int,
-        default=5,
         metavar="N",
-        help="take the first N of a caption file (default: %(default)s)",
+        help="take the first N of a caption file or of TFDS (default: 5)",
     )
     parser.add_argument(
         "--folds",
@@ -45,9 +46,10 @@ def run(args):
     """Measure retrieval and print the result."""
     from align_keras.evaluation.runner import measure_retrieval
 
+    data = _captioned(args)
     result = measure_retrieval(
         common.embedder(args),
-        _captioned(args),
+        data,
         ks=args.k,
         folds=args.folds,
         **common.embedding_options(args),
@@ -60,18 +62,25 @@ def _captioned(args):
 
     if (args.tfds is None) == (args.data is None):
         raise ValueError("Give either `--data` or `--tfds`.")
+    common.refuse_without_tfds(args)
+    if args.tfds and args.captions:
+        common.refuse("captions", "is for files: a TFDS data set has its own")
+    if not (args.tfds or args.captions):
+        for option in ("split", "captions_per_image"):
+            if getattr(args, option) is not None:
+                common.refuse(
+                    option,
+                    "is for `--captions` and `--tfds`: TFRecord files are "
+                    "taken as they are",
+                )
+        return datasets.records(args.data, args.name)
+    first = args.captions_per_image or datasets.CAPTIONS_PER_IMAGE
     if args.tfds:
-        return datasets.tfds_captions(
-            args.tfds,
-            args.split or "test",
-            args.tfds_directory,
-            args.captions_per_image,
+        data = datasets.tfds_captions(
+            args.tfds, args.split or "test", args.tfds_directory, first
         )
-    if args.captions:
-        split = args.split
-        if split is None and args.captions.endswith(".json"):
-            split = "test"
-        return datasets.karpathy(
-            args.captions, args.data, split, args.name, args.captions_per_image
-        )
-    return datasets.records(args.data, args.name)
+        return dataclasses.replace(data, name=args.name or data.name)
+    split = args.split
+    if split is None and args.captions.endswith(".json"):
+        split = "test"
+    return datasets.karpathy(args.captions, args.data, split, args.name, first)

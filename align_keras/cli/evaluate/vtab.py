@@ -40,6 +40,7 @@ def run(args):
         samples=args.bootstrap,
         progress=not args.json,
         say=silent if args.json else print,
+        identity=common.identity(args),
     )
     result["model"] = args.model
     common.show(args, result)

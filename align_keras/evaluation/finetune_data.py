@@ -1,0 +1,179 @@
+"""The pictures of fine-tuning, on their way into a classifier."""
+
+import io
+import itertools
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.embed import ahead
+from align_keras.evaluation.embed import names_digest
+from align_keras.evaluation.embedder import read_pixels
+from align_keras.preprocessing.decode import decode_in_graph
+
+logger = logging.getLogger("align_keras")
+
+# Share of a picture's shorter side that the evaluation keeps (section 5.3).
+CENTRAL_CROP = 0.875
+
+
+class Checked(NamedTuple):
+    """What a data set holds that decodes.
+
+    Attributes:
+        data: `DataSet`.
+        labels: int64 array, of the readable pictures.
+        readable: bool array, of all pictures.
+        pictures: string. Digest of the names of the readable ones.
+    """
+
+    data: DataSet
+    labels: np.ndarray
+    readable: np.ndarray
+    pictures: str
+
+    def examples(self):
+        return itertools.compress(self.data.examples(), self.readable)
+
+
+def check_pictures(data):
+    """Decode all pictures once, and name those that do not.
+
+    Args:
+        data: `DataSet` with labels.
+
+    Returns:
+        `Checked`.
+
+    Raises:
+        ValueError: no picture is readable.
+    """
+
+    def check(example):
+        key, picture, label = example
+        try:
+            read_pixels(picture)
+        except ValueError as error:
+            return key, label, error
+        return key, label, None
+
+    keys, labels, readable = [], [], []
+    for key, label, error in ahead(check, data.examples()):
+        readable.append(error is None)
+        if error is not None:
+            logger.warning("Picture %s is left out: %s", key, error)
+            continue
+        keys.append(key)
+        labels.append(label)
+    if not keys:
+        raise ValueError(f"No picture of `{data.name}` is readable.")
+    return Checked(
+        data,
+        np.array(labels, "int64"),
+        np.array(readable),
+        names_digest(keys),
+    )
+
+
+def as_file(picture):
+    """A picture as a path or as the bytes of a file, not as pixels."""
+    return _bytes(picture) if isinstance(picture, np.ndarray) else picture
+
+
+def _bytes(picture):
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(picture).convert("RGB").save(file, "PNG")
+        return file.getvalue()
+    return Path(picture).read_bytes()
+
+
+def training_batches(pictures, labels, stage, seed, start_step):
+    """Endless batches whose order and crops follow from seed and step."""
+    import tensorflow as tf
+
+    def examples():
+        place = start_step * stage.batch_size
+        while True:
+            epoch, first = divmod(place, len(labels))
+            order = np.random.default_rng([seed, epoch])
+            for index in order.permutation(len(labels))[first:]:
+                yield _bytes(pictures[index]), labels[index], place
+                place += 1
+
+    signature = (
+        tf.TensorSpec((), tf.string),
+        tf.TensorSpec((), tf.int64),
+        tf.TensorSpec((), tf.int64),
+    )
+    dataset = tf.data.Dataset.from_generator(
+        examples, output_signature=signature
+    )
+
+    def convert(contents, label, place):
+        pixels = decode_in_graph(contents)
+        if stage.augmentation == "inception":
+            draws = tf.stack([tf.constant(seed, tf.int64), place])
+            pixels = _random_part(pixels, draws)
+        return _to_input(pixels, stage.image_size), label
+
+    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(stage.batch_size, drop_remainder=True).prefetch(2)
+
+
+def test_batches(test, stage):
+    import tensorflow as tf
+
+    def pictures():
+        for _, picture, _ in test.examples():
+            yield _bytes(picture)
+
+    def convert(contents):
+        pixels = _central_part(decode_in_graph(contents))
+        return _to_input(pixels, stage.eval_size)
+
+    dataset = tf.data.Dataset.from_generator(
+        pictures, output_signature=tf.TensorSpec((), tf.string)
+    )
+    dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(min(stage.batch_size, 64)).as_numpy_iterator()
+
+
+def _random_part(pixels, seed):
+    """A part of 8% to 100% of the area, and perhaps its mirror image."""
+    import tensorflow as tf
+
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(pixels),
+        tf.zeros((1, 0, 4)),
+        seed,
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        use_image_if_no_bounding_boxes=True,
+    )
+    part = tf.slice(pixels, begin, size)
+    return tf.image.stateless_random_flip_left_right(part, seed)
+
+
+def _central_part(pixels):
+    import tensorflow as tf
+
+    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    side = tf.cast(tf.round(CENTRAL_CROP * tf.reduce_min(shape)), tf.int32)
+    side = tf.maximum(side, 1)
+    top, left = tf.unstack((tf.shape(pixels)[:2] - side) // 2)
+    return pixels[top : top + side, left : left + side]
+
+
+def _to_input(pixels, size):
+    import tensorflow as tf
+
+    pixels = tf.image.resize(pixels, (size, size), antialias=True)
+    return tf.ensure_shape(pixels / 127.5 - 1.0, (size, size, 3))
