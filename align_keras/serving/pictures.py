@@ -2,6 +2,8 @@
 
 import functools
 
+# The signature, and the chunk that comes first.
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # Pictures of a request that are decoded at the same time.
 _AT_ONCE = 4
 # Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
@@ -93,7 +95,8 @@ def bounded(contents, max_pixels):
     def png():
         width = _number(head[::-1], 12, 4)
         height = _number(head[::-1], 8, 4)
-        return contents, width * height
+        # Behind another chunk the size would lie elsewhere.
+        return contents, tf.where(begins(_PNG), width * height, max_pixels + 1)
 
     contents, pixels = tf.case(
         [

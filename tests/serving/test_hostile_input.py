@@ -16,7 +16,7 @@ from align_keras.serving.pictures import bounded
 MAX_PIXELS = 32_000_000
 
 
-def png(width, height, data=b""):
+def png(width, height, data=b"", before=b""):
     """A PNG file of any claimed size."""
 
     def chunk(kind, content):
@@ -25,7 +25,7 @@ def png(width, height, data=b""):
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"".join(
-        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header)]
+        [b"\x89PNG\r\n\x1a\n", before, chunk(b"IHDR", header)]
         + [chunk(b"IDAT", data or zlib.compress(b"")), chunk(b"IEND", b"")]
     )
 
@@ -84,6 +84,12 @@ BOMBS = {
     "JPEG": with_size("JPEG", 65000, 65000),
     "PNG": png(50_000, 50_000),
     "PNG with pixels": png(6000, 6000, zlib.compress(bytes(6000 * 18001))),
+    # Where a first chunk has its size, this one claims 1 x 1.
+    "PNG behind another chunk": png(
+        7000,
+        7000,
+        before=b"\0\0\0\x08teXt" + b"\0\0\0\x01" * 2 + b"\xf4\x9c\xc4\x3d",
+    ),
     "GIF": with_size("GIF", 65535, 65535),
     "BMP": with_size("BMP", 60_000, 60_000),
     "BMP upside down": with_size("BMP", 60_000, -60_000),
