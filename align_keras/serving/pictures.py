@@ -4,6 +4,8 @@ import functools
 
 # The signature, and the chunk that comes first.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+# A BMP file of the 32 million pixels that are the default.
+_MAX_BYTES = 128 * 2**20
 # Pictures of a request that are decoded at the same time.
 _AT_ONCE = 4
 # Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
@@ -14,7 +16,7 @@ def read_pictures(contents, converter, max_pixels):
     """Decode and convert pictures; one that cannot be read costs only its row.
 
     Memory is bounded by `max_pixels`, of which four pictures at a time need
-    about 15 bytes each, whatever the number of pictures.
+    about 16 bytes each, whatever the number of pictures.
 
     Args:
         contents: string tensor `(batch,)`, the bytes of picture files.
@@ -53,7 +55,8 @@ def read_pictures(contents, converter, max_pixels):
 def bounded(contents, max_pixels):
     """Return the file, or no bytes where its header claims too many pixels.
 
-    Of a GIF only the first frame remains: the decoder would lay out all.
+    No bytes either where the file has more than 128 MiB. Of a GIF only the
+    first frame remains: the decoder would lay out all.
 
     Args:
         contents: scalar string tensor, the bytes of a file.
@@ -65,6 +68,8 @@ def bounded(contents, max_pixels):
     """
     import tensorflow as tf
 
+    short = tf.strings.length(contents) <= _MAX_BYTES
+    contents = tf.where(short, contents, b"")
     # Zeros behind the end, because positions beyond it would be errors.
     head = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
     head = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int64)[:32]
@@ -123,13 +128,13 @@ def _first_frame(contents, number):
     """
     import tensorflow as tf
 
-    values = tf.cast(tf.io.decode_raw(contents, tf.uint8), tf.int64)
+    values = tf.io.decode_raw(contents, tf.uint8)
     size = tf.size(values, tf.int64)
     # Read as 0, which ends sub-blocks and is no block.
-    values = tf.concat([values, tf.zeros(16, tf.int64)], 0)
+    values = tf.concat([values, tf.zeros(16, tf.uint8)], 0)
 
     def at(position):
-        return values[tf.minimum(position, size)]
+        return tf.cast(values[tf.minimum(position, size)], tf.int64)
 
     def colours(flags):
         count = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)

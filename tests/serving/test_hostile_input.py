@@ -1,8 +1,10 @@
 """What strangers may send: each row of the table in docs/serving.md."""
 
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from tiny_align import picture_file
 
+from align_keras.serving import pictures
 from align_keras.serving.pictures import bounded
 
 MAX_PIXELS = 32_000_000
@@ -154,6 +157,52 @@ def test_bombs_never_reach_a_decoder():
         content = encoded(form)
         assert bounded(content, 60 * 45).numpy() == content, form
         assert bounded(content, 60 * 45 - 1).numpy() == b"", form
+
+
+def test_a_file_may_be_too_long(monkeypatch):
+    long = JPEG + bytes(1000)
+    assert bounded(long, MAX_PIXELS).numpy() == long
+    monkeypatch.setattr(pictures, "_MAX_BYTES", len(long) - 1)
+    assert bounded(long, MAX_PIXELS).numpy() == b""
+
+
+def peak_memory(call, *arguments):
+    """Bytes that the process took beside what it had."""
+    status = Path("/proc/self/status")
+
+    def read(name):
+        line = re.search(rf"{name}:\s+(\d+) kB", status.read_text())
+        return 1024 * int(line[1])
+
+    try:
+        # Makes the peak what is in use now.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("The peak of memory cannot be measured here.")
+    before = read("VmRSS")
+    call(*arguments)
+    return read("VmHWM") - before
+
+
+def test_memory_is_bounded(model):
+    converter = model.preprocessor.image_converter
+    strings = tf.TensorSpec((None,), tf.string)
+
+    @tf.function(input_signature=[strings], autograph=False)
+    def read(contents):
+        return pictures.read_pictures(contents, converter, MAX_PIXELS)
+
+    side = 3000
+    buffer = io.BytesIO()
+    Image.new("RGBA", (side, side), (1, 2, 3, 4)).save(buffer, "PNG")
+    read(tf.constant([JPEG]))
+    peak = peak_memory(read, tf.constant([buffer.getvalue()]))
+    assert peak < 20 * side**2
+
+    # An extension that goes on and on.
+    content = b"GIF89a\x05\0\x05\0\0\0\0\x21\xfe" + b"\xff" * 40_000_000
+    peak = peak_memory(read, tf.constant([content]))
+    assert peak < 5 * len(content)
 
 
 def test_one_frame_of_an_animation():
