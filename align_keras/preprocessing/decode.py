@@ -20,6 +20,11 @@ _ORIENTATION_TAG = 0x0112
 # More entries than any camera writes in the first directory.
 _MAX_EXIF_ENTRIES = 128
 
+# What each scan of a JPEG begins with, and how many may be: encoders write ten
+# or so, and each costs a pass over the whole picture.
+JPEG_SCAN = b"\xff\xda\x00"
+MAX_JPEG_SCANS = 100
+
 # Formats that hold photographs. Others of Pillow's run programs (EPS) or are
 # rarely tested.
 _PILLOW_FORMATS = (
@@ -93,6 +98,7 @@ def decode_and_describe(contents, max_pixels=None):
         formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
         image = Image.open(io.BytesIO(contents), formats=formats)
         _check_pixels(image, max_pixels)
+        _check_scans(image, contents)
         pixels = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise TooManyPixels(str(error)) from error
@@ -144,6 +150,12 @@ def _check_pixels(image, max_pixels):
         raise TooManyPixels(
             f"{image.width}x{image.height} pixels, more than {max_pixels}"
         )
+
+
+def _check_scans(image, contents):
+    scans = contents.count(JPEG_SCAN)
+    if image.format in ("JPEG", "MPO") and scans > MAX_JPEG_SCANS:
+        raise ValueError(f"a JPEG of {scans} scans, more than {MAX_JPEG_SCANS}")
 
 
 def _to_rgb(image):

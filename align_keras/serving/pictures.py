@@ -2,6 +2,9 @@
 
 import functools
 
+from align_keras.preprocessing.decode import JPEG_SCAN
+from align_keras.preprocessing.decode import MAX_JPEG_SCANS
+
 # The signature, and the chunk that comes first.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # A BMP file of the 32 million pixels that are the default.
@@ -81,7 +84,12 @@ def bounded(contents, max_pixels):
 
     def jpeg():
         shape = tf.image.extract_jpeg_shape(contents)
-        return contents, tf.reduce_prod(tf.cast(shape[:2], tf.int64))
+        pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
+        parts = tf.raw_ops.StringSplitV2(
+            input=contents[None], sep=JPEG_SCAN, maxsplit=MAX_JPEG_SCANS + 1
+        )
+        few = tf.size(parts.values) <= MAX_JPEG_SCANS + 1
+        return tf.where(few, contents, b""), pixels
 
     def webp():
         extended = (number(24, 3) + 1) * (number(27, 3) + 1)

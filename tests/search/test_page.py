@@ -15,6 +15,7 @@ import pytest
 from chromium import Chromium
 from chromium import find_chromium
 from PIL import Image
+from tiny_align import many_scans
 from tiny_align import picture_file
 
 from align_keras.search import Index
@@ -136,6 +137,7 @@ HOSTILE = {
     "a program as a picture": ("/api/picture", JPEG, b"%!PS\nshowpage", 422),
     "half a picture": ("/api/picture", JPEG, picture_file(1)[:300], 422),
     "a decompression bomb": ("/api/picture", "image/png", bomb(), 422),
+    "a JPEG of 101 scans": ("/api/picture", JPEG, many_scans(101), 422),
     "a huge file": ("/api/picture", JPEG, b"\xff" * 300_000, 413),
     "a picture as a form": (
         "/api/picture",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny_align import many_scans
 from tiny_align import picture_file
 
 from align_keras.serving import pictures
@@ -80,6 +81,7 @@ BAD = {
     "an animated WebP": encoded(
         "WEBP", save_all=True, append_images=[Image.new("RGB", (60, 45))]
     ),
+    "a JPEG of 101 scans": many_scans(101),
     "zeros": b"\0" * 100_000,
     "a path": b"../../../etc/passwd",
 }
@@ -112,10 +114,10 @@ def signatures(folder):
 
 def test_bad_pictures_cost_their_row_alone(signatures, model):
     good = [picture_file(7), animation(1), encoded("WEBP", lossless=True)]
-    good += [encoded("BMP"), animation(12)]
+    good += [encoded("BMP"), animation(12), many_scans(100)]
     files = [*BAD.values(), good[0], *BOMBS.values(), *good[1:]]
     outputs = signatures["encode_image"](image_bytes=tf.constant(files))
-    names = [*BAD, "good", *BOMBS, *["good"] * 4]
+    names = [*BAD, "good", *BOMBS, *["good"] * 5]
     answers = zip(names, outputs["valid"].numpy(), strict=True)
     assert [n for n, valid in answers if valid != (n == "good")] == []
     rows = outputs["embeddings"].numpy()
