@@ -173,6 +173,12 @@ HOSTILE = {
         b'{"parts": [{"text": "a", "weight": Infinity}]}',
         422,
     ),
+    "a weight of 401 digits": (
+        "/api/search",
+        JSON,
+        b'{"parts": [{"text": "a", "weight": 1%s}]}' % (b"0" * 400),
+        422,
+    ),
     "parts that cancel out": (
         "/api/search",
         JSON,
@@ -245,6 +251,8 @@ def test_a_slow_body_is_given_up(library, model):
         "/thumbnails/-1",
         "/thumbnails/30",
         "/thumbnails/99999999999999999999",
+        "/thumbnails/" + 5000 * "9",
+        "/thumbnails/%C2%B2",
         "/index.json",
         "/model/config.json",
         "/..%2f..%2fetc/passwd",

@@ -84,7 +84,7 @@ def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
             Route("/api/search", handlers.search, **post),
             Route("/api/picture", handlers.picture, **post),
             Route("/api/labels", handlers.labels, **post),
-            Route("/thumbnails/{row:int}", handlers.thumbnail),
+            Route("/thumbnails/{row}", handlers.thumbnail),
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
@@ -191,8 +191,9 @@ class _Handlers:
         from starlette.responses import Response
 
         self._spend(request, _THUMBNAIL_COST)
-        row = request.path_params["row"]
-        index = self.engine.index
+        name, index = request.path_params["row"], self.engine.index
+        # Python refuses to read thousands of digits.
+        row = int(name) if name.isdecimal() and len(name) < 20 else index.count
         contents = index.thumbnail(row) if row < index.count else b""
         if not contents:
             raise _Refusal(404, "There is no such thumbnail.")
@@ -270,7 +271,8 @@ class _Handlers:
             return {name: value}
         weight = part.get("weight", 1.0)
         number = isinstance(weight, (int, float)) and weight is not True
-        if not number or not math.isfinite(weight) or abs(weight) > 100:
+        # False of NaN, too, and of integers that no float can hold.
+        if not number or not abs(weight) <= 100:
             raise _Refusal(422, "`weight` must lie between -100 and 100.")
         return {name: value, "weight": float(weight)}
 
