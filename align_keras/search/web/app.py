@@ -26,6 +26,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _THUMBNAIL_COST = 1 / 50
+# So many go through the text tower together.
+_PROMPT_COST = 1 / 32
 # Bytes beyond the limit that are read, so that the refusal arrives.
 _DROPPED = 4 * 2**20
 _PICTURE_TYPES = ("image/", "application/octet-stream")
@@ -115,6 +117,8 @@ class _Handlers:
     def __init__(self, engine, limits):
         self.engine, self.limits = engine, limits
         self.rate = RateLimit(limits.rate, limits.burst)
+        # Their files lie in memory until they are embedded.
+        self.uploads = asyncio.Semaphore(limits.uploads)
         self.html = Path(__file__).with_name("page.html").read_text("utf-8")
 
     async def page(self, request):
@@ -172,19 +176,22 @@ class _Handlers:
         if len(labels) > self.limits.labels:
             raise _Refusal(422, f"`labels`: {self.limits.labels} at most.")
         labels = [self._text(label) for label in labels]
+        self._spend(request, _PROMPT_COST * self.engine.prompts(labels))
         with _as_refusals():
             return _json({"labels": await self.engine.labels(part, labels)})
 
     async def picture(self, request):
         self._spend(request)
-        contents = await self._body(request, self.limits.upload_bytes)
-        kind = request.headers.get("content-type", "")
-        if not kind.startswith(_PICTURE_TYPES):
-            raise _Refusal(
-                415, "Send the picture's file, with the content type image/…."
-            )
-        with _as_refusals():
-            token = await self.engine.add_picture(contents)
+        async with self.uploads:
+            contents = await self._body(request, self.limits.upload_bytes)
+            kind = request.headers.get("content-type", "")
+            if not kind.startswith(_PICTURE_TYPES):
+                raise _Refusal(
+                    415,
+                    "Send the picture's file, with the content type image/….",
+                )
+            with _as_refusals():
+                token = await self.engine.add_picture(contents)
         return _json({"picture": token})
 
     async def thumbnail(self, request):
