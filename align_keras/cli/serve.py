@@ -61,7 +61,7 @@ def run(args):
         upload_bytes=int(args.max_upload_mib * 2**20),
         max_pixels=args.max_pixels,
         rate=args.rate,
-        burst=3 * args.rate,
+        burst=max(1, 3 * args.rate),
     )
     serve(
         args.index,

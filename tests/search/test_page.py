@@ -18,9 +18,11 @@ from PIL import Image
 from tiny_align import many_scans
 from tiny_align import picture_file
 
+from align_keras.cli import main
 from align_keras.search import Index
 from align_keras.search import search
 from align_keras.search.search import classify
+from align_keras.search.web.app import _Handlers
 from align_keras.search.web.app import make_app
 from align_keras.search.web.limits import Limits
 from align_keras.search.web.limits import RateLimit
@@ -304,6 +306,112 @@ def test_too_many_requests_are_refused(library, model):
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert 1 <= int(answers[2].headers["retry-after"]) <= 100
     assert client.get("/thumbnails/0").status_code == 429
+
+
+def test_a_cost_beyond_the_bucket_leaves_a_debt():
+    now = [0.0]
+    rate = RateLimit(rate=2, burst=3, clock=lambda: now[0])
+    assert rate.take("a", 11) == 0
+    assert rate.take("a", 11) == pytest.approx(5.5)
+    now[0] = 4.4
+    assert rate.take("a") > 0
+    now[0] = 4.6
+    assert rate.take("a") == 0
+
+
+def test_new_labels_cost_what_they_embed(library, model):
+    from starlette.testclient import TestClient
+
+    limits = Limits(rate=0.01, burst=8)
+    app = make_app(Index(library.index), model, limits, ["*"])
+    client = TestClient(app)
+
+    def ask(names):
+        body = {"part": {"row": 3}, "labels": names}
+        return client.post("/api/labels", json=body).status_code
+
+    # Those of the index are free, and so is what is remembered.
+    assert ask(["a bus", "a dog", "a house"]) == 200
+    names = [f"label {number}" for number in range(64)]
+    assert ask(names) == 200
+    assert ask(names) == 200
+    assert ask(["one more"]) == 429
+
+
+def test_few_uploads_lie_in_memory():
+    import asyncio
+
+    now, most = 0, 0
+
+    class Engine:
+        async def add_picture(self, contents):
+            nonlocal now
+            await asyncio.sleep(0.01)
+            now -= 1
+            return "token"
+
+    class Request:
+        client, headers = None, {"content-type": "image/jpeg"}
+
+        async def stream(self):
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            yield b"a"
+            await asyncio.sleep(0.01)
+
+    async def upload():
+        handlers = _Handlers(Engine(), Limits(uploads=4))
+        await asyncio.gather(*[handlers.picture(Request()) for _ in range(9)])
+
+    asyncio.run(upload())
+    assert (now, most) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "0"], "`rate` must be positive"),
+        (["--rate", "nan"], "`rate` must be positive"),
+        (["--max-pixels", "-1"], "`max_pixels` must be positive"),
+        (["--port", "99999"], "between 0 and 65535. Received: port=99999"),
+    ],
+)
+def test_wrong_command_lines(library, capsys, options, message):
+    assert main(["serve", str(library.index), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--host", "::1"], ["[::1]:8080", "localhost"]),
+        (["--host", "0.0.0.0", "--allow-host", "box"], ["box:8080"]),
+        (["--rate", "0.2"], ["localhost"]),
+    ],
+)
+def test_names_of_the_page(library, capsys, monkeypatch, options, names):
+    from starlette.testclient import TestClient
+
+    def run(server, sockets):
+        sockets[0].close()
+        client = TestClient(server.config.app)
+        for name in [*names, "evil.example"]:
+            answer = client.get("/thumbnails/1", headers={"Host": name})
+            assert answer.status_code == (200 if name in names else 400)
+        # Nobody is kept out for good.
+        client.get("/", headers={"Host": names[0]}).raise_for_status()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr("align_keras.search.web.app._THUMBNAIL_COST", 1e-9)
+    # Whether or not this machine has the address.
+    create = socket.create_server
+    monkeypatch.setattr(
+        socket, "create_server", lambda *_, **__: create(("127.0.0.1", 0))
+    )
+    assert main(["serve", str(library.index), *options]) == 0
+    line = capsys.readouterr().out
+    assert ("--allow-host" in line) == ("0.0.0.0" in options)
 
 
 def test_a_hundred_queries_at_once(library, site):
