@@ -17,6 +17,7 @@ def serve(
     limits=None,
     hosts=(),
     open_browser=False,
+    qdrant=None,
 ):
     """Serve the web page until it is interrupted.
 
@@ -32,8 +33,10 @@ def serve(
             loopback and `host`.
         open_browser: bool. Whether to open the page in a browser. Defaults to
             `False`.
+        qdrant: string. See `Index`. Defaults to `None`.
 
     Raises:
+        ConnectionError: the Qdrant server does not answer.
         FileNotFoundError: there is no such index.
         ImportError: starlette or uvicorn is not installed.
         OSError: the port is taken.
@@ -50,7 +53,7 @@ def serve(
         raise ValueError(
             f"`port` must lie between 0 and 65535. Received: port={port}"
         )
-    index = Index(directory)
+    index = Index(directory, qdrant)
     # A port that is taken is better known before the model is loaded.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
