@@ -21,6 +21,7 @@ from tiny_align import picture_file
 from align_keras.cli import main
 from align_keras.search import Index
 from align_keras.search import search
+from align_keras.search.model import load_search_model
 from align_keras.search.search import classify
 from align_keras.search.web.app import _Handlers
 from align_keras.search.web.app import make_app
@@ -100,7 +101,7 @@ def test_page_answers_like_the_function(library, model, site):
 
 
 def test_labels_are_a_softmax_at_the_models_temperature(
-    library, model, dual_encoder, site
+    library, model, dual_encoder, saved_model, site
 ):
     names = ["a bus", "the dog", "blue"]
     answer = site.post(
@@ -119,6 +120,10 @@ def test_labels_are_a_softmax_at_the_models_temperature(
     assert [entry["label"] for entry in answer] == [
         names[i] for i in np.argsort(-shares)
     ]
+    exported = load_search_model(saved_model)
+    np.testing.assert_allclose(
+        classify(exported, vector, texts)[1], shares, atol=1e-4
+    )
     no_temperature = type(model)(model.embedder)
     assert classify(no_temperature, vector, texts)[1] is None
 
