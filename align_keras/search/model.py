@@ -132,13 +132,27 @@ def _signature(path):
     return encode
 
 
+def local_replicas(strategy):
+    """Over how many replicas of this process a batch is split.
+
+    Args:
+        strategy: as in `load_search_model`.
+
+    Returns:
+        int. 1 where it is not split.
+    """
+    if not hasattr(strategy, "run"):
+        return 1
+    from align_keras.training.strategies import worker_of
+
+    return strategy.num_replicas_in_sync // worker_of(strategy)[1]
+
+
 def _spread(embedder, strategy, encode):
     """Return the embedder with its pictures split over the replicas."""
     import tensorflow as tf
 
-    from align_keras.training.strategies import worker_of
-
-    local = strategy.num_replicas_in_sync // worker_of(strategy)[1]
+    local = local_replicas(strategy)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def run(values):
