@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tiny_align import tiny_align
 from align_keras.cli import main
 from align_keras.search import Index
 from align_keras.search import build_index
+from align_keras.search import index as index_module
 from align_keras.search import search
 from align_keras.search import write_index
 
@@ -202,6 +204,28 @@ def test_other_searchers_find_what_the_exact_one_finds(
         hits += len(set(where) & set(right))
     assert hits / expected.size > 0.95
     assert index.key(7) == "../../7"
+
+
+def test_auto_changes_to_faiss_and_maps_its_files(
+    library, drawn, tmp_path, monkeypatch
+):
+    pytest.importorskip("faiss")
+    vectors = drawn[0]
+    rows = [([""] * COUNT, [""] * COUNT, vectors, [b""] * COUNT)]
+    for most, kind in ((COUNT, "exact"), (COUNT - 1, "ivf-pq")):
+        monkeypatch.setattr(index_module, "EXACT_UP_TO", most)
+        path = tmp_path / kind
+        about = write_index(rows, COUNT, path, library.preset)
+        assert about["kind"] == kind
+    index = Index(path)
+    assert isinstance(index.vectors, np.memmap)
+    found = index.search(vectors[:5], 1)
+    assert [rows[0] for rows, _ in found] == list(range(5))
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        mapped = maps.read_text()
+        for name in ("vectors.npy", "index.faiss"):
+            assert str(path / name) in mapped
 
 
 def test_a_collection_of_other_vectors_is_refused(qdrant_index):

@@ -73,7 +73,7 @@ def test_classify(served, model, expected):
         served["float32/classify/probabilities"],
         [*np.take_along_axis(scores, order, axis=1), [0, 0]],
         rtol=0,
-        atol=1e-4,
+        atol=1e-5,
     )
     labels = [[CLASSES[i].encode() for i in row] for row in order]
     assert served["float32/classify/labels"].tolist() == [*labels, [b"", b""]]
@@ -152,7 +152,10 @@ def test_bfloat16_from_the_command_line(folder, pictures, capsys):
     assert embeddings.dtype == tf.float32
     # The graph may fuse operations, which moves roundings to 8 bits.
     rounded = keras.ops.convert_to_numpy(model.encode_image(pictures))
-    np.testing.assert_allclose(embeddings, rounded, rtol=0, atol=0.02)
+    cosines = np.sum(embeddings.numpy() * rounded, axis=1)
+    np.testing.assert_allclose(cosines, 1, rtol=0, atol=1e-3)
+    # Another picture's vector would not do.
+    assert (embeddings.numpy() @ rounded.T).min() < 0.99
     best = loaded.signatures["classify"](image_bytes=tf.constant(pictures))
     assert best["labels"].shape == (5, 1)
 
