@@ -549,3 +549,48 @@ def test_phone_and_dark(site, browser):
     color = browser.run("getComputedStyle(document.body).backgroundColor")
     assert color == "rgb(20, 22, 26)"
     assert browser.errors == []
+
+
+# Labels with the word "late" are answered late, and pictures are forgotten or
+# refused as often as a test says.
+FETCH = """
+(() => {
+  const real = fetch;
+  window.uploads = window.forgotten = window.refused = 0;
+  const no = (status) => new Response('{"error": "no"}', {status});
+  window.fetch = async (path, options) => {
+    if (path === "/api/picture") {
+      window.uploads++;
+      if (refused-- > 0) return no(422);
+    }
+    if (path === "/api/labels") {
+      if (forgotten-- > 0) return no(410);
+      if (options.body.includes("late"))
+        await new Promise((done) => setTimeout(done, 500));
+    }
+    return real(path, options);
+  };
+})()
+"""
+
+
+def test_labels_that_come_late_or_not_at_all(library, site, browser):
+    browser.resize(1280, 900)
+    browser.open(str(site.base_url))
+    browser.wait("$('names').value != ''")
+    browser.run(FETCH)
+    # Uploaded again where it is forgotten.
+    browser.run("forgotten = 1")
+    browser.drop(library.pictures / "04.jpg")
+    browser.wait("document.querySelectorAll('#guesses li').length == 3")
+    assert browser.run("uploads") == 2
+
+    # An answer to an earlier question does not replace a later one.
+    browser.run("$('names').value = 'late'; guess(); 0")
+    browser.run("$('names').value = 'soon'; guess()")
+    time.sleep(1)
+    assert "soon" in browser.run("$('guesses').textContent")
+
+    browser.run("forgotten = refused = 1; guess()")
+    browser.wait("$('status').textContent == 'no'")
+    assert browser.errors == []
