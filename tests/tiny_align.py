@@ -50,6 +50,17 @@ def tiny_align(dtype="float32", seed=0):
     return model
 
 
+def many_scans(count):
+    """A progressive JPEG that says its last scan again and again."""
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(picture_file(0)))
+    picture.save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    more = count - content.count(b"\xff\xda")
+    return content[:-2] + more * scan + content[-2:]
+
+
 def picture_file(seed, size=(60, 45), form="JPEG", mode="RGB"):
     """Make the bytes of a smooth picture."""
     rng = np.random.default_rng(seed)

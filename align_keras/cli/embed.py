@@ -25,9 +25,8 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--strategy",
-        default="auto",
-        help="auto, one-device, mirrored, multi-worker or tpu "
-        "(default: %(default)s)",
+        help="auto, one-device, mirrored, multi-worker or tpu (default: auto); "
+        "not with --spark",
     )
     parser.add_argument(
         "--spark",
@@ -64,6 +63,11 @@ def run(args):
     """Embed, and print a summary."""
     from align_keras.search import embed
 
+    if args.spark and args.strategy:
+        raise ValueError(
+            "On Spark each task has one device: leave out --strategy or "
+            f"--spark. Received: --strategy {args.strategy}"
+        )
     strategy = spark = None
     if args.spark:
         from align_keras.search.spark import make_session
@@ -72,7 +76,7 @@ def run(args):
     else:
         from align_keras.training.strategies import make_strategy
 
-        strategy = make_strategy(args.strategy)
+        strategy = make_strategy(args.strategy or "auto")
     manifest = embed(
         args.source,
         args.output,

@@ -44,9 +44,8 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--collection",
-        default="align_keras",
         metavar="NAME",
-        help="name in Qdrant (default: %(default)s)",
+        help="name in Qdrant (default: align_keras)",
     )
     add_json(parser)
 

@@ -40,3 +40,13 @@ def add_batch_size(parser):
 
 def silent(words):
     """Take the place of `print` where only JSON is to be printed."""
+
+
+def add_qdrant(parser):
+    """Declare `--qdrant`, for what reads an index."""
+    parser.add_argument(
+        "--qdrant",
+        metavar="URL",
+        help="server that holds the vectors, where the index was built with "
+        "one",
+    )

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import add_qdrant
 
 
 def add_arguments(parser):
@@ -55,6 +56,7 @@ def add_arguments(parser):
         metavar="FILE",
         help="also draw the results, as a PNG file",
     )
+    add_qdrant(parser)
     add_json(parser)
 
 
@@ -64,7 +66,7 @@ def run(args):
     from align_keras.search import draw_results
     from align_keras.search import search
 
-    index = Index(args.index)
+    index = Index(args.index, args.qdrant)
     results = search(
         index,
         text=args.text,

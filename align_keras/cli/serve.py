@@ -1,5 +1,7 @@
 """`align-keras serve`: the web page on an index."""
 
+from align_keras.cli.options import add_qdrant
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -29,6 +31,7 @@ def add_arguments(parser):
         metavar="DIR",
         help="another copy of the index's model; another model is refused",
     )
+    add_qdrant(parser)
     parser.add_argument(
         "--max-upload-mib",
         type=float,
@@ -61,7 +64,7 @@ def run(args):
         upload_bytes=int(args.max_upload_mib * 2**20),
         max_pixels=args.max_pixels,
         rate=args.rate,
-        burst=3 * args.rate,
+        burst=max(1, 3 * args.rate),
     )
     serve(
         args.index,
@@ -71,4 +74,5 @@ def run(args):
         limits,
         args.allow_host,
         args.open,
+        args.qdrant,
     )

@@ -309,14 +309,14 @@ def keras_hub_embedder(backbone, preprocessor, name=None, fingerprint=None):
     )
 
 
-def saved_model_embedder(path):
-    """Make an `Embedder` of a SavedModel that `align-keras export` wrote.
+def load_saved_model(path):
+    """Load a SavedModel that `align-keras export` wrote.
 
     Args:
         path: string or `pathlib.Path`. Its directory.
 
     Returns:
-        An `Embedder`.
+        What `tf.saved_model.load` returns.
 
     Raises:
         ImportError: TensorFlow is not installed.
@@ -333,6 +333,27 @@ def saved_model_embedder(path):
                 "with `align-keras export`. Received: "
                 f"{', '.join(served.signatures)}"
             )
+    return served
+
+
+def saved_model_embedder(path, served=None):
+    """Make an `Embedder` of a SavedModel that `align-keras export` wrote.
+
+    Args:
+        path: string or `pathlib.Path`. Its directory.
+        served: what `load_saved_model` returned for it. Defaults to `None`:
+            it is loaded.
+
+    Returns:
+        An `Embedder`.
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        ValueError: it lacks one of the signatures.
+    """
+    import tensorflow as tf
+
+    served = served or load_saved_model(path)
 
     def read(picture):
         if isinstance(picture, np.ndarray):

@@ -20,6 +20,11 @@ _ORIENTATION_TAG = 0x0112
 # More entries than any camera writes in the first directory.
 _MAX_EXIF_ENTRIES = 128
 
+# What each scan of a JPEG begins with, and how many may be: encoders write ten
+# or so, and each costs a pass over the whole picture.
+JPEG_SCAN = b"\xff\xda\x00"
+MAX_JPEG_SCANS = 100
+
 # Formats that hold photographs. Others of Pillow's run programs (EPS) or are
 # rarely tested.
 _PILLOW_FORMATS = (
@@ -93,6 +98,7 @@ def decode_and_describe(contents, max_pixels=None):
         formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
         image = Image.open(io.BytesIO(contents), formats=formats)
         _check_pixels(image, max_pixels)
+        _check_scans(image, contents)
         pixels = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise TooManyPixels(str(error)) from error
@@ -146,6 +152,12 @@ def _check_pixels(image, max_pixels):
         )
 
 
+def _check_scans(image, contents):
+    scans = contents.count(JPEG_SCAN)
+    if image.format in ("JPEG", "MPO") and scans > MAX_JPEG_SCANS:
+        raise ValueError(f"a JPEG of {scans} scans, more than {MAX_JPEG_SCANS}")
+
+
 def _to_rgb(image):
     if image.mode.startswith("I;16"):
         high_byte = (np.asarray(image).astype("uint16") >> 8).astype("uint8")
@@ -155,7 +167,8 @@ def _to_rgb(image):
     )
     if not transparent:
         return np.asarray(image.convert("RGB"))
-    pixels = np.asarray(image.convert("RGBA")).astype("int32")
+    # As in the graph, in 16 bits.
+    pixels = np.asarray(image.convert("RGBA")).astype("uint16")
     alpha = pixels[..., 3:]
     pixels = pixels[..., :3] * alpha + 255 * (255 - alpha)
     return ((pixels + 127) // 255).astype("uint8")
@@ -304,10 +317,12 @@ def _over_white(image):
     channels = tf.shape(image)[-1]
 
     def blend():
-        pixels = tf.cast(image, tf.int32)
-        alpha = pixels[..., -1:]
-        pixels = pixels[..., :-1] * alpha + 255 * (255 - alpha)
-        return tf.cast((pixels + 127) // 255, tf.uint8)
+        # The largest value, 255 * 255 + 127, fits into 16 bits, which halves
+        # the memory of a large picture.
+        alpha = tf.cast(image[..., -1:], tf.uint16)
+        pixels = tf.cast(image[..., :-1], tf.uint16) * alpha
+        pixels += 255 * (255 - alpha) + 127
+        return tf.cast(pixels // 255, tf.uint8)
 
     image = tf.cond(tf.equal(channels % 2, 0), blend, lambda: image)
     repeats = tf.where(tf.less(channels, 3), 3, 1)

@@ -17,6 +17,7 @@ from align_keras.preprocessing.decode import decode_and_describe
 from align_keras.search.inputs import plan_inputs
 from align_keras.search.inputs import read_input
 from align_keras.search.model import load_search_model
+from align_keras.search.model import local_replicas
 from align_keras.search.model import model_path
 
 VERSION = 1
@@ -85,6 +86,7 @@ def embed(
         FileNotFoundError: there are no pictures, or there is no model.
         FileExistsError: `output` holds vectors of other arguments.
         ImportError: pyarrow is not installed.
+        ValueError: a batch has fewer pictures than there are replicas.
 
     Example:
 
@@ -93,6 +95,11 @@ def embed(
     ```
     """
     require_pyarrow()
+    if batch_size < local_replicas(strategy):
+        raise ValueError(
+            f"`batch_size` must be at least {local_replicas(strategy)}, the "
+            f"number of replicas here. Received: batch_size={batch_size}"
+        )
     path = model_path(model)
     output = Path(output)
     parts = plan_inputs(source, pictures_per_shard)
@@ -142,11 +149,17 @@ def require_pyarrow():
 
 def _digest(parts):
     """What the inputs are, so that changed ones are noticed."""
+
+    def state(path):
+        # What is not on this machine has its name alone.
+        about = path.stat() if path.is_file() else None
+        return about and [about.st_size, about.st_mtime_ns]
+
     described = []
     for part in parts:
         path = Path(part["path"])
-        size = path.stat().st_size if path.is_file() else None
-        described.append([part, size])
+        paths = [path / name for name in part.get("names", [""])]
+        described.append([part, [state(path) for path in paths]])
     text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

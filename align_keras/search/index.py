@@ -40,7 +40,7 @@ def build_index(
     labels=(),
     templates=("{}",),
     qdrant=None,
-    collection="align_keras",
+    collection=None,
 ):
     """Make an index of what `embed` wrote.
 
@@ -58,16 +58,18 @@ def build_index(
         templates: list of strings with `{}` where the name of a class goes;
             see `align_keras.prompts.class_vectors`. Defaults to the name
             alone.
-        qdrant: string. The URL of a Qdrant server. Defaults to `None`, the
-            embedded form inside the index.
-        collection: string. The name in Qdrant.
+        qdrant: string. The URL of a Qdrant server, for that kind alone.
+            Defaults to `None`, the embedded form inside the index.
+        collection: string. The name in Qdrant, for that kind alone. Defaults
+            to `None`, `"align_keras"`.
 
     Returns:
         dict, that of `index.json`.
 
     Raises:
         FileExistsError: `output` exists.
-        ValueError: the vectors are of another model, or not complete.
+        ValueError: the vectors are of another model, or not complete, or an
+            argument is wrong.
 
     Example:
 
@@ -105,7 +107,7 @@ def write_index(
     labels=(),
     templates=("{}",),
     qdrant=None,
-    collection="align_keras",
+    collection=None,
 ):
     """Make an index of vectors in memory or of a stream of them.
 
@@ -127,6 +129,7 @@ def write_index(
         raise ValueError(
             f"`kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}"
         )
+    _check_qdrant(kind, qdrant, collection)
     templates = check_templates(list(templates), "templates")
     if kind == "auto":
         kind = "exact" if count <= EXACT_UP_TO else "ivf-pq"
@@ -157,6 +160,26 @@ def write_index(
         text = json.dumps(about, indent=2, ensure_ascii=False)
         (directory / "index.json").write_text(text + "\n", "utf-8")
     return about
+
+
+def _check_qdrant(kind, url, collection):
+    for name, value in (("qdrant", url), ("collection", collection)):
+        if value is not None and kind != "qdrant":
+            raise ValueError(
+                f"`{name}` is of the kind qdrant alone: leave it out, or "
+                f"choose that kind. Received: kind={kind!r}, {name}={value!r}"
+            )
+    if url is not None:
+        _check_url(url)
+
+
+def _check_url(url):
+    # Qdrant's client would take it for a directory, and make that.
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(
+            "`qdrant` must be a URL such as http://host:6333. "
+            f"Received: qdrant={url!r}"
+        )
 
 
 def _finished_manifest(directory):
@@ -247,6 +270,7 @@ def _build(kind, vectors, directory, qdrant, collection, count):
 
         keys = Column(directory, "keys", count)
         names = (keys[row].decode("utf-8", "replace") for row in range(count))
+        collection = collection or "align_keras"
         upload(vectors, names, qdrant or directory / "qdrant", collection)
         return {"location": qdrant, "collection": collection}
     from align_keras.search.approximate import build
@@ -259,10 +283,16 @@ class Index:
 
     Args:
         directory: string or `pathlib.Path`.
+        qdrant: string. The URL of the Qdrant server that holds the vectors of
+            an index that was built with one. It is not taken from the index,
+            which may be a stranger's: queries and `QDRANT_API_KEY` go there.
+            Defaults to `None`, there is none.
 
     Raises:
+        ConnectionError: the server does not answer.
         FileNotFoundError: there is no index.
-        ValueError: it is damaged, or of a newer version.
+        ValueError: it is damaged, or of a newer version, or its vectors are
+            on a server that was not named.
 
     Example:
 
@@ -273,7 +303,7 @@ class Index:
     ```
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, qdrant=None):
         self.directory = Path(directory)
         about = _read_about(self.directory)
         self.count, self.dim = about["count"], about["dim"]
@@ -295,9 +325,10 @@ class Index:
         self._keys, self._texts, self._thumbnails = (
             Column(self.directory, name, self.count) for name in _COLUMNS
         )
-        self._nearest = self._open(about["settings"])
+        self._nearest = self._open(about["settings"], qdrant)
 
-    def _open(self, settings):
+    def _open(self, settings, qdrant):
+        location = self._location(settings, qdrant)
         if self.kind == "exact":
 
             def exact(queries, k):
@@ -308,12 +339,30 @@ class Index:
         if self.kind == "qdrant":
             from align_keras.search.qdrant import QdrantSearch
 
-            location = settings["location"] or self.directory / "qdrant"
             return QdrantSearch(location, settings["collection"], self.count)
         from align_keras.search.approximate import FaissSearch
 
         path = self.directory / "index.faiss"
         return FaissSearch(path, self.vectors, settings)
+
+    def _location(self, settings, qdrant):
+        """Where Qdrant is: a URL, or a directory of the index."""
+        built_with = settings.get("location")
+        if qdrant is None and built_with is None:
+            return self.directory / "qdrant"
+        if built_with is None:
+            raise ValueError(
+                f"`{self.directory}` holds its vectors itself: leave out "
+                f"`qdrant`. Received: qdrant={qdrant!r}"
+            )
+        if qdrant is None:
+            raise ValueError(
+                f"The vectors of `{self.directory}` were sent to the Qdrant "
+                f"server {built_with!r}: name it yourself with --qdrant, if "
+                "you trust it with your queries."
+            )
+        _check_url(qdrant)
+        return qdrant
 
     def search(self, queries, k):
         """Find the vectors nearest to each query.

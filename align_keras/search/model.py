@@ -9,6 +9,7 @@ import numpy as np
 from align_keras.evaluation.embedder import Embedder
 from align_keras.evaluation.embedder import as_embedder
 from align_keras.evaluation.embedder import fingerprint_of
+from align_keras.evaluation.embedder import load_saved_model
 from align_keras.evaluation.embedder import saved_model_embedder
 
 __all__ = ["SearchModel", "load_search_model", "model_path"]
@@ -21,7 +22,7 @@ class SearchModel:
     Args:
         embedder: an `align_keras.evaluation.Embedder`.
         temperature: float. What cosines are divided by before a softmax, or
-            `None` where it is not known, as in a SavedModel.
+            `None` where it is not known, as in a SavedModel on replicas.
         takes_files: bool. Whether the model decodes pictures itself.
     """
 
@@ -90,11 +91,14 @@ def load_search_model(model, strategy=None):
     many = replicas > 1 and hasattr(strategy, "run")
     with scope:
         if is_saved_model(path):
-            embedder = saved_model_embedder(path)
+            served = load_saved_model(path)
+            embedder = saved_model_embedder(path, served)
+            # Searching needs it, and that is on one device.
+            temperature = None if many else _temperature(served)
             if many:
                 encode = _signature(path)
                 embedder = _spread(embedder, strategy, encode)
-            return SearchModel(embedder, takes_files=True)
+            return SearchModel(embedder, temperature, takes_files=True)
         from align_keras import AlignDualEncoder
 
         dual_encoder = AlignDualEncoder.from_preset(str(path))
@@ -102,6 +106,17 @@ def load_search_model(model, strategy=None):
     if many:
         embedder = _spread(embedder, strategy, dual_encoder.encode_image)
     return SearchModel(embedder, float(dual_encoder.temperature))
+
+
+def _temperature(served):
+    """What an export tells beside the similarities of its default."""
+    import tensorflow as tf
+
+    ask = served.signatures.get("serving_default")
+    if ask is None or "temperature" not in ask.structured_outputs:
+        return None
+    nothing = tf.constant([b""])
+    return float(ask(image_bytes=nothing, texts=nothing)["temperature"])
 
 
 def _signature(path):
@@ -117,13 +132,27 @@ def _signature(path):
     return encode
 
 
+def local_replicas(strategy):
+    """Over how many replicas of this process a batch is split.
+
+    Args:
+        strategy: as in `load_search_model`.
+
+    Returns:
+        int. 1 where it is not split.
+    """
+    if not hasattr(strategy, "run"):
+        return 1
+    from align_keras.training.strategies import worker_of
+
+    return strategy.num_replicas_in_sync // worker_of(strategy)[1]
+
+
 def _spread(embedder, strategy, encode):
     """Return the embedder with its pictures split over the replicas."""
     import tensorflow as tf
 
-    from align_keras.training.strategies import worker_of
-
-    local = strategy.num_replicas_in_sync // worker_of(strategy)[1]
+    local = local_replicas(strategy)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def run(values):

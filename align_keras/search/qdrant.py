@@ -3,6 +3,7 @@
 The same client works embedded, in a directory, and against a server.
 """
 
+import contextlib
 import os
 
 import numpy as np
@@ -22,12 +23,12 @@ def upload(vectors, keys, location, collection):
         collection: string.
 
     Raises:
+        ConnectionError: the server does not answer, or not as Qdrant does.
         ImportError: the client is not installed.
         FileExistsError: the collection exists.
     """
     models = _client_module().models
-    client = connect(location)
-    try:
+    with contextlib.closing(connect(location)) as client, _errors_of(location):
         if client.collection_exists(collection):
             raise FileExistsError(
                 f"The collection `{collection}` exists in `{location}`: "
@@ -50,8 +51,6 @@ def upload(vectors, keys, location, collection):
                     payloads=[{"key": next(keys)} for _ in part],
                 ),
             )
-    finally:
-        client.close()
 
 
 def connect(location):
@@ -65,12 +64,39 @@ def connect(location):
         A `qdrant_client.QdrantClient`.
 
     Raises:
+        BlockingIOError: another process has the directory open.
         ImportError: the client is not installed.
     """
     client = _client_module().QdrantClient
     if "://" in str(location):
-        return client(url=location, api_key=os.environ.get("QDRANT_API_KEY"))
-    return client(path=str(location))
+        return client(
+            url=location,
+            api_key=os.environ.get("QDRANT_API_KEY"),
+            # The first request tells more than the warning of this one.
+            check_compatibility=False,
+        )
+    try:
+        return client(path=str(location))
+    except RuntimeError as error:
+        raise BlockingIOError(
+            f"`{location}` is open already, such as in `align-keras serve`, "
+            "and embedded Qdrant takes one user at a time: end the other, or "
+            f"use a server. Received: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _errors_of(location):
+    from qdrant_client.http.exceptions import ApiException
+
+    try:
+        yield
+    except ApiException as error:
+        raise ConnectionError(
+            f"Qdrant at `{location}` does not answer as it should: check that "
+            "the server runs and QDRANT_API_KEY is right. "
+            f"Received: {error}"
+        ) from error
 
 
 class QdrantSearch:
@@ -82,16 +108,19 @@ class QdrantSearch:
         count: int. The vectors that it must hold.
 
     Raises:
+        BlockingIOError: another process has the directory open.
+        ConnectionError: the server does not answer, or not as Qdrant does.
         ValueError: the collection is missing or holds another number.
     """
 
     def __init__(self, location, collection, count):
         self._models = _client_module().models
         self._client = connect(location)
-        self._collection = collection
+        self._location, self._collection = location, collection
         found = None
-        if self._client.collection_exists(collection):
-            found = self._client.count(collection, exact=True).count
+        with _errors_of(location):
+            if self._client.collection_exists(collection):
+                found = self._client.count(collection, exact=True).count
         if found != count:
             self._client.close()
             holds = "does not exist" if found is None else f"holds {found}"
@@ -107,7 +136,10 @@ class QdrantSearch:
             self._models.QueryRequest(query=query.tolist(), limit=k)
             for query in np.asarray(queries, "float32")
         ]
-        answers = self._client.query_batch_points(self._collection, requests)
+        with _errors_of(self._location):
+            answers = self._client.query_batch_points(
+                self._collection, requests
+            )
         return [
             (
                 np.array([point.id for point in answer.points], "int64"),

@@ -127,7 +127,7 @@ def export_saved_model(
     with atomic_directory(path) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=functions)
         if can_write_warmup() if warmup is None else warmup:
-            write_warmup_requests(temporary, inputs)
+            write_warmup_requests(temporary, _batchable(inputs))
     return inputs
 
 
@@ -150,6 +150,15 @@ def export_preset(preset, path):
         return False
     export_saved_model(AlignDualEncoder.from_preset(str(preset)), path)
     return True
+
+
+def _batchable(inputs):
+    """The signatures that a server which merges requests answers.
+
+    It refuses pictures with texts, and a refused request to warm up with
+    would keep the model from loading.
+    """
+    return {name: names for name, names in inputs.items() if len(names) == 1}
 
 
 def require_preprocessor(model):

@@ -2,6 +2,13 @@
 
 import functools
 
+from align_keras.preprocessing.decode import JPEG_SCAN
+from align_keras.preprocessing.decode import MAX_JPEG_SCANS
+
+# The signature, and the chunk that comes first.
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+# A BMP file of the 32 million pixels that are the default.
+_MAX_BYTES = 128 * 2**20
 # Pictures of a request that are decoded at the same time.
 _AT_ONCE = 4
 # Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
@@ -12,7 +19,7 @@ def read_pictures(contents, converter, max_pixels):
     """Decode and convert pictures; one that cannot be read costs only its row.
 
     Memory is bounded by `max_pixels`, of which four pictures at a time need
-    about 15 bytes each, whatever the number of pictures.
+    about 16 bytes each, whatever the number of pictures.
 
     Args:
         contents: string tensor `(batch,)`, the bytes of picture files.
@@ -51,7 +58,8 @@ def read_pictures(contents, converter, max_pixels):
 def bounded(contents, max_pixels):
     """Return the file, or no bytes where its header claims too many pixels.
 
-    Of a GIF only the first frame remains: the decoder would lay out all.
+    No bytes either where the file has more than 128 MiB. Of a GIF only the
+    first frame remains: the decoder would lay out all.
 
     Args:
         contents: scalar string tensor, the bytes of a file.
@@ -63,6 +71,8 @@ def bounded(contents, max_pixels):
     """
     import tensorflow as tf
 
+    short = tf.strings.length(contents) <= _MAX_BYTES
+    contents = tf.where(short, contents, b"")
     # Zeros behind the end, because positions beyond it would be errors.
     head = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
     head = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int64)[:32]
@@ -74,7 +84,12 @@ def bounded(contents, max_pixels):
 
     def jpeg():
         shape = tf.image.extract_jpeg_shape(contents)
-        return contents, tf.reduce_prod(tf.cast(shape[:2], tf.int64))
+        pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
+        parts = tf.raw_ops.StringSplitV2(
+            input=contents[None], sep=JPEG_SCAN, maxsplit=MAX_JPEG_SCANS + 1
+        )
+        few = tf.size(parts.values) <= MAX_JPEG_SCANS + 1
+        return tf.where(few, contents, b""), pixels
 
     def webp():
         extended = (number(24, 3) + 1) * (number(27, 3) + 1)
@@ -93,7 +108,8 @@ def bounded(contents, max_pixels):
     def png():
         width = _number(head[::-1], 12, 4)
         height = _number(head[::-1], 8, 4)
-        return contents, width * height
+        # Behind another chunk the size would lie elsewhere.
+        return contents, tf.where(begins(_PNG), width * height, max_pixels + 1)
 
     contents, pixels = tf.case(
         [
@@ -120,13 +136,13 @@ def _first_frame(contents, number):
     """
     import tensorflow as tf
 
-    values = tf.cast(tf.io.decode_raw(contents, tf.uint8), tf.int64)
+    values = tf.io.decode_raw(contents, tf.uint8)
     size = tf.size(values, tf.int64)
     # Read as 0, which ends sub-blocks and is no block.
-    values = tf.concat([values, tf.zeros(16, tf.int64)], 0)
+    values = tf.concat([values, tf.zeros(16, tf.uint8)], 0)
 
     def at(position):
-        return values[tf.minimum(position, size)]
+        return tf.cast(values[tf.minimum(position, size)], tf.int64)
 
     def colours(flags):
         count = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)

@@ -29,6 +29,11 @@ def predict(url, model, signature, inputs):
         raise SystemExit(f"{error.code}: {error.read().decode()}") from error
 
 
+def cosine(first, second):
+    """Compare two vectors of unit length."""
+    return sum(a * b for a, b in zip(first, second, strict=True))
+
+
 def main():
     """Read the command line, ask, and print."""
     parser = argparse.ArgumentParser()
@@ -43,20 +48,28 @@ def main():
         {"b64": base64.b64encode(path.read_bytes()).decode()}
         for path in args.pictures
     ]
+
+    def ask(signature, **inputs):
+        return predict(args.url, args.model, signature, inputs)
+
     if args.text:
-        inputs = {"image_bytes": pictures, "texts": args.text}
-        outputs = predict(args.url, args.model, "serving_default", inputs)
-        names = [args.text] * len(pictures)
-        scores = outputs["similarities"]
+        # A server with batching refuses pictures and texts in one request.
+        images = ask("encode_image", image_bytes=pictures)
+        texts = ask("encode_text", texts=args.text)["embeddings"]
+        valid, names = images["valid"], [args.text] * len(pictures)
+        scores = [
+            [cosine(image, text) for text in texts]
+            for image in images["embeddings"]
+        ]
     else:
-        inputs = {"image_bytes": pictures}
-        outputs = predict(args.url, args.model, "classify", inputs)
-        names, scores = outputs["labels"], outputs["probabilities"]
-    rows = zip(args.pictures, outputs["valid"], names, scores, strict=True)
-    for path, valid, row_names, row_scores in rows:
-        print(path if valid else f"{path}: not a readable picture")
+        outputs = ask("classify", image_bytes=pictures)
+        valid, names = outputs["valid"], outputs["labels"]
+        scores = outputs["probabilities"]
+    rows = zip(args.pictures, valid, names, scores, strict=True)
+    for path, is_valid, row_names, row_scores in rows:
+        print(path if is_valid else f"{path}: not a readable picture")
         for name, score in zip(row_names, row_scores, strict=True):
-            if valid:
+            if is_valid:
                 print(f"  {score:6.3f}  {name}")
 
 

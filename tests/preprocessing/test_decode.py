@@ -109,6 +109,14 @@ def test_png_alpha_is_blended_over_white():
     assert np.abs(result - expected).max() <= 0.5 + 1e-6
 
 
+def test_every_value_under_every_alpha():
+    pixels = np.stack(np.meshgrid(*[np.arange(256, dtype="uint8")] * 2), -1)
+    result = _both(_encode(Image.fromarray(pixels, "LA"), "PNG"))
+    value, alpha = pixels[..., 0].astype(int), pixels[..., 1].astype(int)
+    expected = (value * alpha + 255 * (255 - alpha) + 127) // 255
+    np.testing.assert_array_equal(result[..., 0], expected)
+
+
 def test_png_gray_and_bilevel():
     gray = Image.fromarray(_noise(20, 30))
     expected = np.repeat(np.asarray(gray)[..., None], 3, -1)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import tarfile
 
@@ -86,6 +87,27 @@ def test_it_goes_on_with_what_is_missing(library, tmp_path, monkeypatch):
         again(pictures_per_shard=5)
 
 
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_changed_sources_are_noticed(tmp_path, kind):
+    path = tmp_path / "a"
+    path.write_bytes(b"some bytes")
+    part = {"kind": kind, "path": str(path)}
+    if kind == "folder":
+        part = {"kind": kind, "path": str(tmp_path), "names": ["a"]}
+
+    def digest():
+        return embedding._digest([part])
+
+    first = digest()
+    assert digest() == first
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(b"more bytes than before")
+    os.utime(path, ns=times)
+    larger = digest()
+    os.utime(path, ns=(times[0], times[1] + 1_000_000_000))
+    assert len({first, larger, digest()}) == 3
+
+
 def test_records_and_archives_give_the_same_vectors(library, tmp_path, capsys):
     expected = dict(
         zip(library.names, vectors_of(read(library.vectors)), strict=True)
@@ -129,7 +151,12 @@ def test_damage_is_counted_and_the_rest_embedded(library, tmp_path):
     assert manifest["skipped"] == 1
 
 
-def test_refusals(library, tmp_path):
+def test_refusals(library, tmp_path, capsys):
+    command = ["embed", library.pictures, "--model", library.preset]
+    command += ["--output", tmp_path / "out"]
+    command += ["--spark", "local[2]", "--strategy", "mirrored"]
+    assert main([str(word) for word in command]) == 2
+    assert "leave out --strategy or --spark" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="no model directory `nowhere`"):
         embed(library.pictures, tmp_path / "out", "nowhere")
     with pytest.raises(ValueError, match="neither a preset directory"):
@@ -180,6 +207,12 @@ from align_keras.training.strategies import make_strategy
 pictures, preset, saved_model, output = sys.argv[1:]
 strategy = make_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2
+try:
+    embed(pictures, f"{output}/small", preset, strategy, batch_size=1)
+except ValueError as error:
+    assert "at least 2, the number of replicas" in str(error)
+else:
+    raise AssertionError("A batch of one was taken.")
 for name, model in (("preset", preset), ("saved_model", saved_model)):
     embed(pictures, f"{output}/{name}", model, strategy, batch_size=8)
 """
@@ -187,7 +220,6 @@ for name, model in (("preset", preset), ("saved_model", saved_model)):
 
 @pytest.fixture(scope="module")
 def replicas(library, saved_model, tmp_path_factory):
-    import os
     import subprocess
     import sys
 

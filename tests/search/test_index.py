@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tiny_align import tiny_align
 from align_keras.cli import main
 from align_keras.search import Index
 from align_keras.search import build_index
+from align_keras.search import index as index_module
 from align_keras.search import search
 from align_keras.search import write_index
 
@@ -204,11 +206,98 @@ def test_other_searchers_find_what_the_exact_one_finds(
     assert index.key(7) == "../../7"
 
 
-def test_a_collection_of_other_vectors_is_refused(library, drawn, tmp_path):
-    pytest.importorskip("qdrant_client")
-    vectors = drawn[0][:20]
-    rows = [(["a"] * 20, [""] * 20, vectors, [b""] * 20)]
-    write_index(rows, 20, tmp_path / "index", library.preset, "qdrant")
-    shutil.rmtree(tmp_path / "index" / "qdrant")
+def test_auto_changes_to_faiss_and_maps_its_files(
+    library, drawn, tmp_path, monkeypatch
+):
+    pytest.importorskip("faiss")
+    vectors = drawn[0]
+    rows = [([""] * COUNT, [""] * COUNT, vectors, [b""] * COUNT)]
+    for most, kind in ((COUNT, "exact"), (COUNT - 1, "ivf-pq")):
+        monkeypatch.setattr(index_module, "EXACT_UP_TO", most)
+        path = tmp_path / kind
+        about = write_index(rows, COUNT, path, library.preset)
+        assert about["kind"] == kind
+    index = Index(path)
+    assert isinstance(index.vectors, np.memmap)
+    found = index.search(vectors[:5], 1)
+    assert [rows[0] for rows, _ in found] == list(range(5))
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        mapped = maps.read_text()
+        for name in ("vectors.npy", "index.faiss"):
+            assert str(path / name) in mapped
+
+
+def test_a_collection_of_other_vectors_is_refused(qdrant_index):
+    shutil.rmtree(qdrant_index / "qdrant")
     with pytest.raises(ValueError, match="`align_keras` in .* does not exist"):
-        Index(tmp_path / "index")
+        Index(qdrant_index)
+
+
+@pytest.fixture
+def qdrant_index(library, drawn, tmp_path):
+    """Twenty vectors, embedded."""
+    pytest.importorskip("qdrant_client")
+    rows = [(["a"] * 20, [""] * 20, drawn[0][:20], [b""] * 20)]
+    write_index(rows, 20, tmp_path / "index", library.preset, "qdrant")
+    return tmp_path / "index"
+
+
+def test_embedded_qdrant_takes_one_user(qdrant_index, capsys):
+    index = Index(qdrant_index)
+    assert main(["search", str(qdrant_index), "--text", "a bus"]) == 2
+    assert "is open already" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="holds its vectors itself"):
+        Index(qdrant_index, qdrant="http://localhost:6333")
+    index.close()
+
+
+def test_an_index_does_not_say_where_queries_go(qdrant_index, monkeypatch):
+    path = qdrant_index / "index.json"
+    about = json.loads(path.read_text())
+    about["settings"]["location"] = "http://evil.example:6333"
+    path.write_text(json.dumps(about))
+    asked = []
+
+    def ask(location, *_):
+        asked.append(location)
+
+    monkeypatch.setattr("align_keras.search.qdrant.QdrantSearch", ask)
+    with pytest.raises(ValueError, match="evil.example.*name it yourself"):
+        Index(qdrant_index)
+    with pytest.raises(ValueError, match="`qdrant` must be a URL"):
+        Index(qdrant_index, qdrant="localhost:6333")
+    Index(qdrant_index, qdrant="http://localhost:6333")
+    assert asked == ["http://localhost:6333"]
+
+
+def test_a_server_that_does_not_answer(library, qdrant_index, tmp_path, capsys):
+    path = qdrant_index / "index.json"
+    path.write_text(path.read_text().replace(": null", ': "http://qdrant:1"'))
+    # Nobody listens on port 1.
+    server = ["--qdrant", "http://127.0.0.1:1"]
+    build = ["index", library.vectors, "--model", library.preset]
+    build += ["--kind", "qdrant", "--output", tmp_path / "other"]
+    for command in (build, ["search", qdrant_index, "--text", "a bus"]):
+        assert main([str(word) for word in command + server]) == 2
+        assert "127.0.0.1:1` does not answer" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--qdrant", "http://a:6333"], "of the kind qdrant alone"),
+        (["--kind", "exact", "--collection", "a"], "of the kind qdrant alone"),
+        (["--kind", "qdrant", "--qdrant", "a:6333"], "must be a URL"),
+    ],
+)
+def test_options_of_qdrant(
+    library, tmp_path, monkeypatch, capsys, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["index", library.vectors, "--model", library.preset]
+    command += ["--output", "index", *options]
+    assert main([str(word) for word in command]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,8 @@
 """TensorFlow Serving's two protocols in front of a SavedModel, for clients.
 
 It follows the documented forms of `Predict` and of `:predict` with `inputs`
-in columns. It is not TensorFlow Serving: no batching, one model, no versions.
+in columns. It is not TensorFlow Serving: one model, no versions, and of
+batching only the checks that the server makes on each request it could merge.
 """
 
 import base64
@@ -28,8 +29,9 @@ class Refused(Exception):
 class Model:
     """Runs the signatures of a SavedModel by their names."""
 
-    def __init__(self, path, name):
+    def __init__(self, path, name, batching=False):
         self.name = name
+        self._batching = batching
         # Kept, because the signatures do not keep their variables alive.
         self._loaded = tf.saved_model.load(str(path))
 
@@ -47,9 +49,35 @@ class Model:
                 key: tf.convert_to_tensor(inputs[key], spec.dtype)
                 for key, spec in specs.items()
             }
-            return function(**tensors)
+            outputs = function(**tensors)
         except (TypeError, ValueError, tf.errors.OpError) as error:
             raise Refused("INVALID_ARGUMENT", str(error)) from error
+        if self._batching:
+            _require_batchable(tensors, outputs)
+        return outputs
+
+
+def _require_batchable(inputs, outputs):
+    """What the server's `BatchingSession` and `SplitOutputTensors` check."""
+    sizes = {len(value) for value in inputs.values()}
+    if len(sizes) > 1:
+        raise Refused(
+            "INVALID_ARGUMENT",
+            "Batching session Run() input tensors must have equal "
+            "0th-dimension size",
+        )
+    for value in outputs.values():
+        if not value.shape.rank:
+            raise Refused(
+                "FAILED_PRECONDITION",
+                "Batched output tensor has 0 dimensions",
+            )
+        if {len(value)} != sizes:
+            raise Refused(
+                "FAILED_PRECONDITION",
+                "Batched output tensor's 0th dimension does not equal the sum "
+                "of the 0th dimension sizes of the input tensors",
+            )
 
 
 class _Service(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -123,9 +151,9 @@ def _handler(model):
 
 
 @contextlib.contextmanager
-def serve(path, name):
+def serve(path, name, batching=False):
     """Yield the gRPC address and the URL of a server on this machine."""
-    model = Model(path, name)
+    model = Model(path, name, batching)
     workers = concurrent.futures.ThreadPoolExecutor(2)
     rpc = grpc.server(workers)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

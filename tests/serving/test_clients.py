@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from stand_in_server import Model
+from stand_in_server import Refused
 from stand_in_server import serve
 from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc
@@ -21,9 +23,9 @@ from tensorflow_serving.config import model_server_config_pb2
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "serving"
 
 
-@pytest.fixture(scope="module")
-def server(folder):
-    with serve(folder / "float32", "align") as addresses:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "batching"])
+def server(folder, request):
+    with serve(folder / "float32", "align", request.param) as addresses:
         yield addresses
 
 
@@ -110,6 +112,16 @@ def test_wrong_requests_to_grpc(server):
         with pytest.raises(grpc.RpcError) as caught:
             service.Predict(request, timeout=60)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_batching_refuses_pictures_with_texts(folder, pictures):
+    """Rows of merged requests would be compared with one another."""
+    inputs = {"image_bytes": pictures[:2], "texts": ["a bus", "dog"]}
+    served = Model(folder / "float32", "align", batching=True)
+    with pytest.raises(Refused, match="0 dimensions"):
+        served.predict("align", "serving_default", inputs)
+    served = Model(folder / "float32", "align")
+    assert served.predict("align", "serving_default", inputs)["valid"].shape
 
 
 def test_model_config():

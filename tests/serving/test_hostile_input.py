@@ -1,22 +1,26 @@
 """What strangers may send: each row of the table in docs/serving.md."""
 
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny_align import many_scans
 from tiny_align import picture_file
 
+from align_keras.serving import pictures
 from align_keras.serving.pictures import bounded
 
 MAX_PIXELS = 32_000_000
 
 
-def png(width, height, data=b""):
+def png(width, height, data=b"", before=b""):
     """A PNG file of any claimed size."""
 
     def chunk(kind, content):
@@ -25,7 +29,7 @@ def png(width, height, data=b""):
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"".join(
-        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header)]
+        [b"\x89PNG\r\n\x1a\n", before, chunk(b"IHDR", header)]
         + [chunk(b"IDAT", data or zlib.compress(b"")), chunk(b"IEND", b"")]
     )
 
@@ -77,6 +81,7 @@ BAD = {
     "an animated WebP": encoded(
         "WEBP", save_all=True, append_images=[Image.new("RGB", (60, 45))]
     ),
+    "a JPEG of 101 scans": many_scans(101),
     "zeros": b"\0" * 100_000,
     "a path": b"../../../etc/passwd",
 }
@@ -84,6 +89,12 @@ BOMBS = {
     "JPEG": with_size("JPEG", 65000, 65000),
     "PNG": png(50_000, 50_000),
     "PNG with pixels": png(6000, 6000, zlib.compress(bytes(6000 * 18001))),
+    # Where a first chunk has its size, this one claims 1 x 1.
+    "PNG behind another chunk": png(
+        7000,
+        7000,
+        before=b"\0\0\0\x08teXt" + b"\0\0\0\x01" * 2 + b"\xf4\x9c\xc4\x3d",
+    ),
     "GIF": with_size("GIF", 65535, 65535),
     "BMP": with_size("BMP", 60_000, 60_000),
     "BMP upside down": with_size("BMP", 60_000, -60_000),
@@ -103,10 +114,10 @@ def signatures(folder):
 
 def test_bad_pictures_cost_their_row_alone(signatures, model):
     good = [picture_file(7), animation(1), encoded("WEBP", lossless=True)]
-    good += [encoded("BMP"), animation(12)]
+    good += [encoded("BMP"), animation(12), many_scans(100)]
     files = [*BAD.values(), good[0], *BOMBS.values(), *good[1:]]
     outputs = signatures["encode_image"](image_bytes=tf.constant(files))
-    names = [*BAD, "good", *BOMBS, *["good"] * 4]
+    names = [*BAD, "good", *BOMBS, *["good"] * 5]
     answers = zip(names, outputs["valid"].numpy(), strict=True)
     assert [n for n, valid in answers if valid != (n == "good")] == []
     rows = outputs["embeddings"].numpy()
@@ -148,6 +159,52 @@ def test_bombs_never_reach_a_decoder():
         content = encoded(form)
         assert bounded(content, 60 * 45).numpy() == content, form
         assert bounded(content, 60 * 45 - 1).numpy() == b"", form
+
+
+def test_a_file_may_be_too_long(monkeypatch):
+    long = JPEG + bytes(1000)
+    assert bounded(long, MAX_PIXELS).numpy() == long
+    monkeypatch.setattr(pictures, "_MAX_BYTES", len(long) - 1)
+    assert bounded(long, MAX_PIXELS).numpy() == b""
+
+
+def peak_memory(call, *arguments):
+    """Bytes that the process took beside what it had."""
+    status = Path("/proc/self/status")
+
+    def read(name):
+        line = re.search(rf"{name}:\s+(\d+) kB", status.read_text())
+        return 1024 * int(line[1])
+
+    try:
+        # Makes the peak what is in use now.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("The peak of memory cannot be measured here.")
+    before = read("VmRSS")
+    call(*arguments)
+    return read("VmHWM") - before
+
+
+def test_memory_is_bounded(model):
+    converter = model.preprocessor.image_converter
+    strings = tf.TensorSpec((None,), tf.string)
+
+    @tf.function(input_signature=[strings], autograph=False)
+    def read(contents):
+        return pictures.read_pictures(contents, converter, MAX_PIXELS)
+
+    side = 3000
+    buffer = io.BytesIO()
+    Image.new("RGBA", (side, side), (1, 2, 3, 4)).save(buffer, "PNG")
+    read(tf.constant([JPEG]))
+    peak = peak_memory(read, tf.constant([buffer.getvalue()]))
+    assert peak < 20 * side**2
+
+    # An extension that goes on and on.
+    content = b"GIF89a\x05\0\x05\0\0\0\0\x21\xfe" + b"\xff" * 40_000_000
+    peak = peak_memory(read, tf.constant([content]))
+    assert peak < 5 * len(content)
 
 
 def test_one_frame_of_an_animation():

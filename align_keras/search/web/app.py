@@ -26,6 +26,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _THUMBNAIL_COST = 1 / 50
+# So many go through the text tower together.
+_PROMPT_COST = 1 / 32
 # Bytes beyond the limit that are read, so that the refusal arrives.
 _DROPPED = 4 * 2**20
 _PICTURE_TYPES = ("image/", "application/octet-stream")
@@ -84,7 +86,7 @@ def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
             Route("/api/search", handlers.search, **post),
             Route("/api/picture", handlers.picture, **post),
             Route("/api/labels", handlers.labels, **post),
-            Route("/thumbnails/{row:int}", handlers.thumbnail),
+            Route("/thumbnails/{row}", handlers.thumbnail),
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
@@ -115,6 +117,8 @@ class _Handlers:
     def __init__(self, engine, limits):
         self.engine, self.limits = engine, limits
         self.rate = RateLimit(limits.rate, limits.burst)
+        # Their files lie in memory until they are embedded.
+        self.uploads = asyncio.Semaphore(limits.uploads)
         self.html = Path(__file__).with_name("page.html").read_text("utf-8")
 
     async def page(self, request):
@@ -172,27 +176,31 @@ class _Handlers:
         if len(labels) > self.limits.labels:
             raise _Refusal(422, f"`labels`: {self.limits.labels} at most.")
         labels = [self._text(label) for label in labels]
+        self._spend(request, _PROMPT_COST * self.engine.prompts(labels))
         with _as_refusals():
             return _json({"labels": await self.engine.labels(part, labels)})
 
     async def picture(self, request):
         self._spend(request)
-        contents = await self._body(request, self.limits.upload_bytes)
-        kind = request.headers.get("content-type", "")
-        if not kind.startswith(_PICTURE_TYPES):
-            raise _Refusal(
-                415, "Send the picture's file, with the content type image/…."
-            )
-        with _as_refusals():
-            token = await self.engine.add_picture(contents)
+        async with self.uploads:
+            contents = await self._body(request, self.limits.upload_bytes)
+            kind = request.headers.get("content-type", "")
+            if not kind.startswith(_PICTURE_TYPES):
+                raise _Refusal(
+                    415,
+                    "Send the picture's file, with the content type image/….",
+                )
+            with _as_refusals():
+                token = await self.engine.add_picture(contents)
         return _json({"picture": token})
 
     async def thumbnail(self, request):
         from starlette.responses import Response
 
         self._spend(request, _THUMBNAIL_COST)
-        row = request.path_params["row"]
-        index = self.engine.index
+        name, index = request.path_params["row"], self.engine.index
+        # Python refuses to read thousands of digits.
+        row = int(name) if name.isdecimal() and len(name) < 20 else index.count
         contents = index.thumbnail(row) if row < index.count else b""
         if not contents:
             raise _Refusal(404, "There is no such thumbnail.")
@@ -270,7 +278,8 @@ class _Handlers:
             return {name: value}
         weight = part.get("weight", 1.0)
         number = isinstance(weight, (int, float)) and weight is not True
-        if not number or not math.isfinite(weight) or abs(weight) > 100:
+        # False of NaN, too, and of integers that no float can hold.
+        if not number or not abs(weight) <= 100:
             raise _Refusal(422, "`weight` must lie between -100 and 100.")
         return {name: value, "weight": float(weight)}
 

@@ -134,6 +134,22 @@ class Engine:
             for i in np.argsort(-scores, kind="stable")
         ]
 
+    def prompts(self, labels):
+        """Count the prompts that `labels` would embed for a client.
+
+        Those of the index do not count: there are no more than its owner
+        chose.
+
+        Args:
+            labels: list of strings.
+
+        Returns:
+            int.
+        """
+        own = set(self.index.labels)
+        new = {label for label in labels if self._classes.get(label) is None}
+        return len(new - own) * len(self.index.templates)
+
     async def _vector(self, part):
         if "row" in part:
             return np.array(self.index.vectors[part["row"]])

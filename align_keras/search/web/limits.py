@@ -19,10 +19,17 @@ class Limits:
         labels: int. Labels of one question. Defaults to `1000`.
         results: int. Results of one query. Defaults to `200`.
         rate: float. Requests per second from one address; thumbnails count a
-            fiftieth. Defaults to `20.0`.
-        burst: float. Requests at once after a pause. Defaults to `60.0`.
+            fiftieth, and each new prompt of a label a thirty-second more.
+            Defaults to `20.0`.
+        burst: float. Requests at once after a pause, one or more. Defaults to
+            `60.0`.
         seconds: float. How long a request may take to arrive. Defaults to
             `30.0`.
+        uploads: int. Pictures that are received and embedded at the same
+            time; others wait. Defaults to `4`.
+
+    Raises:
+        ValueError: one of them is not positive, or `burst` is less than 1.
     """
 
     upload_bytes: int = 20 * 2**20
@@ -35,6 +42,19 @@ class Limits:
     rate: float = 20.0
     burst: float = 60.0
     seconds: float = 30.0
+    uploads: int = 4
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not value > 0:
+                raise ValueError(
+                    f"`{name}` must be positive. Received: {name}={value}"
+                )
+        if self.burst < 1:
+            raise ValueError(
+                "`burst` must be 1 or more, for a request costs 1. Received: "
+                f"burst={self.burst}"
+            )
 
 
 class RateLimit:
@@ -57,7 +77,8 @@ class RateLimit:
 
         Args:
             address: string.
-            cost: float. Defaults to `1.0`.
+            cost: float. One that is more than a full bucket takes it all,
+                and leaves a debt. Defaults to `1.0`.
 
         Returns:
             float. 0 where they were taken, else the seconds to wait.
@@ -66,10 +87,11 @@ class RateLimit:
         tokens, then = self._buckets.pop(address, (self._burst, now))
         tokens = min(self._burst, tokens + (now - then) * self._rate)
         wait = 0.0
-        if tokens >= cost:
+        needed = min(cost, self._burst)
+        if tokens >= needed:
             tokens -= cost
         else:
-            wait = (cost - tokens) / self._rate
+            wait = (needed - tokens) / self._rate
         self._buckets[address] = tokens, now
         if len(self._buckets) > self._addresses:
             self._buckets.popitem(last=False)

@@ -17,6 +17,7 @@ def serve(
     limits=None,
     hosts=(),
     open_browser=False,
+    qdrant=None,
 ):
     """Serve the web page until it is interrupted.
 
@@ -32,12 +33,15 @@ def serve(
             loopback and `host`.
         open_browser: bool. Whether to open the page in a browser. Defaults to
             `False`.
+        qdrant: string. See `Index`. Defaults to `None`.
 
     Raises:
+        ConnectionError: the Qdrant server does not answer.
         FileNotFoundError: there is no such index.
         ImportError: starlette or uvicorn is not installed.
         OSError: the port is taken.
-        ValueError: the index is damaged, or the model is another one.
+        ValueError: the index is damaged, the model is another one, or there
+            is no such port.
     """
     try:
         import uvicorn
@@ -45,13 +49,18 @@ def serve(
         raise ImportError(
             'The web page needs uvicorn: pip install "align-keras[serve]".'
         ) from error
-    index = Index(directory)
+    if not 0 <= port <= 65535:
+        raise ValueError(
+            f"`port` must lie between 0 and 65535. Received: port={port}"
+        )
+    index = Index(directory, qdrant)
     # A port that is taken is better known before the model is loaded.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
-    allowed = ["localhost", "127.0.0.1", host, *hosts]
-    app = make_app(index, index.load_model(model), limits, allowed)
+    # An address with colons stands in brackets, also in a request's header.
     shown = f"[{host}]" if ":" in host else host
+    allowed = ["localhost", "127.0.0.1", "[::1]", shown, *hosts]
+    app = make_app(index, index.load_model(model), limits, allowed)
     url = f"http://{shown}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         app,
@@ -67,7 +76,8 @@ def serve(
         + (
             ""
             if _is_loopback(host)
-            else "; other machines can reach it, unencrypted"
+            else "; other machines can reach it, unencrypted, under the "
+            f"names {', '.join(allowed[3:])}; --allow-host NAME adds one"
         ),
         flush=True,
     )
