@@ -115,6 +115,27 @@ def without_libtpu(*arguments):
             sys.modules["libtpu"] = before
 
 
+def refusals(directory, preset):
+    """Command lines that must end before anything is compiled."""
+    common = ["--preset", preset, "--output", f"{directory}/none", *SIZES]
+    search = [*common, "--search"]
+    lines = {
+        "no field": [*common, "--set", "topology=v5e:2x2"],
+        "rows by --set": [*common, "--set", "vocabulary_size=50"],
+        "searched remat": [*search, "--set", "remat=true"],
+        "searched size": [*search, "--set", "microbatch_size=8"],
+        "limit alone": [*common, "--limit", "0"],
+        "limit": [*search, "--limit", "-5"],
+        "limit of 0": [*search, "--limit", "0"],
+        "microbatch": [*search, "--microbatch", "0"],
+        "price": [*common, "--price-per-core-hour", "-1"],
+        "vocabulary": [*common, "--vocabulary-size", "60"],
+        "no vocabulary": [*common, "--vocabulary-size", "0"],
+        "no preset": ["--preset", "align_b3", "--compare", "v5e:1x1"],
+    }
+    return {name: command(*line) for name, line in lines.items()}
+
+
 def plans_of_this_machine(directory, preset):
     local = ["--preset", preset, "--output", f"{directory}/plan", *SIZES]
     return {
@@ -122,6 +143,12 @@ def plans_of_this_machine(directory, preset):
         "command": command(
             *local, "--batch-per-core", "8", "--price-per-core-hour", "2.5"
         ),
+        "assigned": command(
+            *local,
+            *("--batch-per-core", "8", "--json", "--set", "remat=true"),
+            *("--set", "microbatch_size=4", "--output", f"{directory}/other"),
+        ),
+        "refusals": refusals(directory, preset),
         "unknown": command(*local, "--topology", "v9:2x2"),
         "no_libtpu": without_libtpu(*local, "--topology", "v5e:2x2"),
         "uneven": command(*local, "--microbatch", "3", "--batch-per-core", "8"),

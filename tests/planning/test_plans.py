@@ -96,6 +96,8 @@ def test_plan_of_this_machine(plans):
     assert schedule["price"] == pytest.approx(2.5 * schedule["core_hours"])
     assert f"{schedule['price']:,.2f}" in result["output"]
     assert f"{plan['seconds']['step']:.4f} s" in result["output"]
+    roofline = plan["seconds"]["roofline"]
+    assert re.search(rf"the roofline, .* {roofline:.4f} s", result["output"])
 
 
 def test_command_explains_what_is_wrong(plans):
@@ -107,6 +109,38 @@ def test_command_explains_what_is_wrong(plans):
     ):
         assert results[name]["status"] == 2
         assert re.search(words, results[name]["error"]), results[name]
+
+
+def test_fields_are_assigned(plans):
+    result = plans[0]["assigned"]
+    assert result["status"] == 0, result["error"]
+    recipe = json.loads(result["output"])["recipe"]
+    assert (recipe["remat"], recipe["microbatch_size"]) == (True, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no field", "unknown field `topology`"),
+        ("rows by --set", "give `--vocabulary-size`"),
+        ("searched remat", "`--search` tries batches.*`remat`"),
+        ("searched size", "`--search` tries batches.*`--microbatch N`"),
+        ("limit alone", "`--limit` belongs to `--search`"),
+        ("limit", "`limit` must be at least 1.*limit=-5"),
+        ("limit of 0", "`limit` must be at least 1.*limit=0"),
+        ("microbatch", "`microbatch_size` must be positive"),
+        ("price", "price_per_core_hour=-1"),
+        ("vocabulary", "50 tokens.*vocabulary of 60"),
+        ("no vocabulary", "vocabulary_size=0"),
+        ("no preset", "no preset named `align_b3`"),
+    ],
+)
+def test_command_line_is_checked_first(name, words, plans):
+    results, directory = plans
+    result = results["refusals"][name]
+    assert result["status"] == 2 and result["output"] == ""
+    assert re.search(words, result["error"]), result
+    assert not (directory / "none").exists()
 
 
 def test_missing_jax_names_the_extra():
