@@ -63,6 +63,8 @@ $(VENV)/installed: $(SETTINGS) | $(VENV)/pyvenv.cfg
 $(VENV)/installed-for-tests: $(SETTINGS) | $(VENV)/pyvenv.cfg
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	@$(INSTALL) ".[test]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt --no-deps timm
 	@touch $@
 
 $(BENCH_VENV)/installed-for-benchmarks: $(SETTINGS) benchmarks/requirements.txt

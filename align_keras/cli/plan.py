@@ -95,15 +95,6 @@ def add_arguments(parser):
 
 
 def run(options):
-    from align_keras.cli.train import read_assignments
-
-    if options.search and (options.batch_per_core or options.remat):
-        raise ValueError(
-            "`--search` tries batches, with and without remat: leave out "
-            "`--batch-per-core` and `--remat`."
-        )
-    if options.limit and not options.search:
-        raise ValueError("`--limit` belongs to `--search`: give both.")
     # Only JAX compiles for hardware that is elsewhere; and then it must not
     # look for hardware here.
     os.environ["KERAS_BACKEND"] = "jax"
@@ -113,32 +104,67 @@ def run(options):
     from align_keras.planning import run as planning
 
     settings = {
-        "recipe": options.recipe,
+        "recipe": _recipe(options),
         "topology": options.topology,
         "vocabulary_size": options.vocabulary_size,
         "shard_optimizer": options.shard_optimizer,
-        "optimizer": options.optimizer,
-        "image_size": options.resolution,
-        **read_assignments(options.set),
+        "price": options.price_per_core_hour,
     }
     common = options.preset, options.output
-    price = {"price": options.price_per_core_hour}
-    ways = {"remat": options.remat, "microbatch_size": options.microbatch}
     batch = {"batch_per_core": options.batch_per_core}
     if options.search:
         found, text = planning.write_search(
             *common,
             microbatch=options.microbatch,
-            limit=options.limit or 1024,
-            **price,
+            limit=1024 if options.limit is None else options.limit,
             **settings,
         )
     elif options.compare is not None:
         found, text = planning.write_comparison(
-            *common, options.compare, **price, **batch, **ways, **settings
+            *common, options.compare, **batch, **settings
         )
     else:
-        found, text = planning.write_plan(
-            *common, **price, **batch, **ways, **settings
-        )
+        found, text = planning.write_plan(*common, **batch, **settings)
     print(json.dumps(found) if options.json else text)
+
+
+def _recipe(options):
+    """Load the recipe with the fields that options replace."""
+    from align_keras.cli.train import read_assignments
+    from align_keras.training import load_recipe
+
+    fields = read_assignments(options.set)
+    if "vocabulary_size" in fields:
+        raise ValueError(
+            "In a recipe, `vocabulary_size` is that of a vocabulary to be "
+            "learned. For the rows of the table, give `--vocabulary-size`."
+        )
+    if options.search:
+        _refuse_what_is_searched(options, fields)
+    elif options.limit is not None:
+        raise ValueError("`--limit` belongs to `--search`: give both.")
+    else:
+        fields = {
+            "remat": options.remat,
+            "microbatch_size": options.microbatch,
+            **fields,
+        }
+    return load_recipe(
+        options.recipe,
+        **{
+            "optimizer": options.optimizer,
+            "image_size": options.resolution,
+            **fields,
+        },
+    )
+
+
+def _refuse_what_is_searched(options, fields):
+    given = {"remat", "microbatch_size"}.intersection(fields)
+    if given or options.remat or options.batch_per_core is not None:
+        raise ValueError(
+            "`--search` tries batches, with and without remat and "
+            "microbatches: leave out `--batch-per-core`, `--remat`, and "
+            "`--set` with `remat` or `microbatch_size`; `--microbatch N` "
+            "gives the size to try."
+        )

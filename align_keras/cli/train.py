@@ -82,7 +82,8 @@ def read_assignments(assignments):
             raise ValueError(
                 f"`--set` needs the form FIELD=VALUE. Received: {assignment!r}"
             )
-        fields[name] = value
+        # All else is converted by the recipe.
+        fields[name] = {"true": True, "false": False}.get(value, value)
     return fields
 
 

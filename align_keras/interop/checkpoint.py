@@ -141,3 +141,22 @@ def require_values(config, expected, path, reason):
                 f"`{name}` in {path} must be {value!r}: {reason}. "
                 f"Received: {received!r}."
             )
+
+
+def require_numbers(config, names, path):
+    """Refuse a configuration with something else where numbers stand.
+
+    Args:
+        config: dict. Fields that it lacks are left to their defaults.
+        names: sequence of strings. The fields.
+        path: string. Where the configuration stands.
+
+    Raises:
+        ValueError: A field is no number; the message names it.
+    """
+    for name in names:
+        value = config.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(
+                f"`{name}` in {path} must be a number. Received: {value!r}."
+            )

@@ -10,6 +10,7 @@ import numpy as np
 from align_keras.files import atomic_directory
 from align_keras.interop import huggingface_processor
 from align_keras.interop.checkpoint import Checkpoint
+from align_keras.interop.checkpoint import require_numbers
 from align_keras.interop.checkpoint import require_values
 from align_keras.interop.efficientnet import torch_efficientnet_links
 from align_keras.interop.huggingface_bert import ACTIVATIONS
@@ -41,6 +42,11 @@ _VISION_FIXED = {
     "pooling_type": "mean",
     "batch_norm_eps": 1e-3,
 }
+_VISION_NUMBERS = (
+    "width_coefficient",
+    "depth_coefficient",
+    "drop_connect_rate",
+)
 _POOLER = "text_model.pooler.dense"
 _COUNTER = "num_batches_tracked"
 # BERT's pooler, which `AlignModel` computes and drops; the step counters of
@@ -79,6 +85,9 @@ class HuggingFaceAlign(Checkpoint):
         )
         if preprocessor is None:
             preprocessor = self._optional_preprocessor()
+        path = f"`{self.directory}/config.json`"
+        numbers = ("temperature_init_value", "projection_dim")
+        require_numbers(self.config, numbers, path)
         initial = float(self.config.get("temperature_init_value", 1.0))
         model = cls(
             image_encoder,
@@ -92,16 +101,30 @@ class HuggingFaceAlign(Checkpoint):
                 **kwargs,
             },
         )
+        self._require_rows(model)
         width = self.config.get("projection_dim", 640)
         own_width = model.image_encoder.output.shape[-1]
         if width != own_width:
             raise ValueError(
-                f"`projection_dim` in `{self.directory}/config.json` must "
-                f"equal the {own_width} channels of the image tower, which "
-                "`AlignModel` compares with texts as they are. "
+                f"`projection_dim` in {path} must equal the {own_width} "
+                "channels of the image tower, which `AlignModel` compares "
+                "with texts as they are. "
                 f"Received: {width}."
             )
         return model
+
+    def _require_rows(self, model):
+        """Refuse a tokenizer with ids beyond the table of the text tower."""
+        rows = getattr(model.text_encoder, "vocabulary_size", None)
+        tokenizer = getattr(model.preprocessor, "tokenizer", None)
+        if None in (rows, tokenizer) or tokenizer.vocabulary_size() <= rows:
+            return
+        raise ValueError(
+            f"The tokenizer of `{self.directory}` has "
+            f"{tokenizer.vocabulary_size()} tokens, and the text tower only "
+            f"{rows} (`vocab_size` in config.json). Take the vocabulary that "
+            "the weights were trained with."
+        )
 
     def load_weights(self, model):
         tensors = SafetensorsFiles(self.directory)
@@ -146,6 +169,7 @@ class HuggingFaceAlign(Checkpoint):
         require_values(
             config, _VISION_FIXED, f"`{path}`", "no other network was trained"
         )
+        require_numbers(config, _VISION_NUMBERS, f"`{path}`")
         activation = config.get("hidden_act", "swish")
         if activation not in ACTIVATIONS:
             raise ValueError(

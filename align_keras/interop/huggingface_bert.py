@@ -4,6 +4,7 @@ import re
 
 from align_keras.interop import huggingface_processor
 from align_keras.interop.checkpoint import Checkpoint
+from align_keras.interop.checkpoint import require_numbers
 from align_keras.interop.checkpoint import require_values
 from align_keras.interop.links import assign
 from align_keras.interop.links import torch_links
@@ -20,6 +21,17 @@ ACTIVATIONS = {
     "swish": "silu",
     "silu": "silu",
     "tanh": "tanh",
+}
+# Their fields, with our argument and the default of each.
+_NUMBERS = {
+    "vocab_size": ("vocabulary_size", 30522),
+    "num_hidden_layers": ("num_layers", 12),
+    "num_attention_heads": ("num_heads", 12),
+    "hidden_size": ("hidden_dim", 768),
+    "intermediate_size": ("intermediate_dim", 3072),
+    "hidden_dropout_prob": ("dropout", 0.1),
+    "max_position_embeddings": ("max_sequence_length", 512),
+    "type_vocab_size": ("num_segments", 2),
 }
 _FIXED = {
     "layer_norm_eps": 1e-12,
@@ -78,6 +90,7 @@ def encoder_arguments(config, path):
     Raises:
         ValueError: Our encoder cannot express the network.
     """
+    require_numbers(config, _NUMBERS, f"`{path}`")
     require_values(
         config, _FIXED, f"`{path}`", "`BertTextEncoder` has no other"
     )
@@ -87,17 +100,11 @@ def encoder_arguments(config, path):
             f"`hidden_act` in `{path}` must be one of "
             f"{', '.join(ACTIVATIONS)}. Received: {activation!r}."
         )
-    return {
-        "vocabulary_size": config.get("vocab_size", 30522),
-        "num_layers": config.get("num_hidden_layers", 12),
-        "num_heads": config.get("num_attention_heads", 12),
-        "hidden_dim": config.get("hidden_size", 768),
-        "intermediate_dim": config.get("intermediate_size", 3072),
-        "dropout": config.get("hidden_dropout_prob", 0.1),
-        "max_sequence_length": config.get("max_position_embeddings", 512),
-        "num_segments": config.get("type_vocab_size", 2),
-        "activation": ACTIVATIONS[activation],
+    numbers = {
+        ours: config.get(name, default)
+        for name, (ours, default) in _NUMBERS.items()
     }
+    return {**numbers, "activation": ACTIVATIONS[activation]}
 
 
 def bert_layers(encoder):

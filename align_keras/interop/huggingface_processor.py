@@ -58,7 +58,7 @@ def read_tokenizer(directory, **kwargs):
 
     Returns:
         An `AlignTokenizer` with equal token ids. As there, `[MASK]` and the
-        like in a text are those tokens.
+        like in a text are those tokens, unless `split_special_tokens` is set.
 
     Raises:
         ValueError: There is no vocabulary, or it is not BERT's kind.
@@ -99,7 +99,9 @@ def read_tokenizer(directory, **kwargs):
                 lowercase if strip_accents is None else strip_accents
             ),
             "split_on_cjk": settings.get("tokenize_chinese_chars", True),
-            "special_tokens_in_strings": True,
+            "special_tokens_in_strings": not settings.get(
+                "split_special_tokens", False
+            ),
             **kwargs,
         },
     )
@@ -108,7 +110,11 @@ def read_tokenizer(directory, **kwargs):
 def _read_fast_tokenizer(path, settings):
     """Return the vocabulary of a tokenizer.json; its settings win."""
     content = read_json(path)
-    model = content.get("model", {})
+    model, normalizer, pre_tokenizer = (
+        _part(content, name, path)
+        for name in ("model", "normalizer", "pre_tokenizer")
+    )
+    reason = "`AlignTokenizer` is BERT's"
     require_values(
         model,
         {
@@ -117,15 +123,20 @@ def _read_fast_tokenizer(path, settings):
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100,
         },
-        f"`{path}`",
-        "`AlignTokenizer` is BERT's",
+        f"`model` of `{path}`",
+        reason,
     )
-    normalizer = content.get("normalizer") or {}
     require_values(
         normalizer,
         {"type": "BertNormalizer", "clean_text": True},
-        f"`{path}`",
-        "`AlignTokenizer` is BERT's",
+        f"`normalizer` of `{path}`",
+        reason,
+    )
+    require_values(
+        pre_tokenizer,
+        {"type": "BertPreTokenizer"},
+        f"`pre_tokenizer` of `{path}`",
+        reason,
     )
     for theirs, ours in (
         ("lowercase", "do_lower_case"),
@@ -134,8 +145,14 @@ def _read_fast_tokenizer(path, settings):
     ):
         if theirs in normalizer:
             settings[ours] = normalizer[theirs]
-    ids = dict(model.get("vocab", {}))
-    for token in content.get("added_tokens", ()):
+    ids = dict(_part(model, "vocab", path))
+    for token in content.get("added_tokens") or ():
+        if token["content"] not in _SPECIAL.values():
+            raise ValueError(
+                f"`added_tokens` in `{path}` must be among "
+                f"{', '.join(_SPECIAL.values())}: `AlignTokenizer` cuts words "
+                f"by its vocabulary alone. Received: {token['content']!r}."
+            )
         ids.setdefault(token["content"], token["id"])
     vocabulary = sorted(ids, key=ids.get)
     if [ids[token] for token in vocabulary] != list(range(len(ids))):
@@ -143,6 +160,16 @@ def _read_fast_tokenizer(path, settings):
             f"The token ids in `{path}` must be 0 to {len(ids) - 1}, each once."
         )
     return vocabulary
+
+
+def _part(content, name, path):
+    part = content.get(name)
+    if not isinstance(part, dict) or not part:
+        raise ValueError(
+            f"`{name}` in `{path}` must be there, as a tokenizer of BERT's "
+            f"kind has it. Received: {part!r}."
+        )
+    return part
 
 
 # === Image processors ===
@@ -189,6 +216,11 @@ def read_image_converter(directory, **kwargs):
     crop = size
     if settings["do_center_crop"]:
         crop = _side_lengths(settings, "crop_size", path)
+        if any(c > s for c, s in zip(crop, size, strict=True)):
+            raise ValueError(
+                f"`crop_size` in `{path}` must fit into `size`, {size}. "
+                f"Received: {crop}."
+            )
     scale, offset = _scale_and_offset(settings)
     return AlignImageConverter(
         **{
@@ -275,6 +307,7 @@ def write_processor(preprocessor, directory):
             "do_lower_case": tokenizer.lowercase,
             "strip_accents": tokenizer.strip_accents,
             "tokenize_chinese_chars": tokenizer.split_on_cjk,
+            "split_special_tokens": not tokenizer.special_tokens_in_strings,
             **_SPECIAL,
         }
         text = "".join(f"{token}\n" for token in tokenizer.get_vocabulary())

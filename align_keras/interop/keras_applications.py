@@ -10,6 +10,7 @@ from align_keras.interop.links import copy_layers
 from align_keras.models import EfficientNetBackbone
 
 _BLOCK = re.compile(r"block(\d)([a-z])_project_bn")
+_SIZES = ("image_size", "resize_size")
 _NAMES = {
     "expand_conv": "expand_conv",
     "expand_bn": "expand_bn",
@@ -50,20 +51,7 @@ def from_keras_applications(model, **kwargs):
     ```
     """
     theirs = {layer.name: layer for layer in model.layers}
-    stages = {}
-    for name, layer in theirs.items():
-        match = _BLOCK.fullmatch(name)
-        if match:
-            stages.setdefault(match[1], []).append(layer.gamma.shape[0])
-    if not stages or "stem_conv" not in theirs:
-        raise ValueError(
-            "`model` must be one of keras.applications.EfficientNetB0 to "
-            f"EfficientNetB7. Received: {model.name}"
-        )
-    width, depth = find_coefficients(
-        [len(stage) for stage in stages.values()],
-        [stage[0] for stage in stages.values()],
-    )
+    width, depth = application_coefficients(model)
     known = None not in model.input_shape[1:3]
     backbone = EfficientNetBackbone(
         width,
@@ -84,11 +72,36 @@ def from_keras_applications(model, **kwargs):
     return backbone
 
 
+def application_coefficients(model):
+    """Return the width and depth coefficients of a model.
+
+    Args:
+        model: `keras.Model`, as in `from_keras_applications`.
+
+    Raises:
+        ValueError: It is no such network.
+    """
+    stages = {}
+    for layer in model.layers:
+        if match := _BLOCK.fullmatch(layer.name):
+            stages.setdefault(match[1], []).append(layer.gamma.shape[0])
+    if not stages:
+        raise ValueError(
+            "`model` must be one of keras.applications.EfficientNetB0 to "
+            f"EfficientNetB7. Received: {model.name}"
+        )
+    return find_coefficients(
+        [len(stage) for stage in stages.values()],
+        [stage[0] for stage in stages.values()],
+    )
+
+
 def keras_applications_converter(model, **kwargs):
     """Return the converter that prepares pictures as the model does inside.
 
     `keras.applications.EfficientNet` models rescale and normalise pictures
-    themselves; our backbone leaves it to the converter.
+    themselves; our backbone leaves it to the converter. A model of a known
+    size takes pictures resized to it as a whole, without a crop.
 
     Args:
         model: `keras.Model`, as in `from_keras_applications`.
@@ -114,7 +127,8 @@ def keras_applications_converter(model, **kwargs):
             deviation = np.maximum(np.sqrt(variance), 1e-7)
             scale, offset = scale / deviation, (offset - mean) / deviation
     height, width = model.input_shape[1:3]
-    size = {} if None in (height, width) else {"image_size": (height, width)}
+    side = kwargs.get("image_size", (height, width))
+    size = {} if side == (None, None) else dict.fromkeys(_SIZES, side)
     return AlignImageConverter(
         **{**size, "scale": scale.tolist(), "offset": offset.tolist(), **kwargs}
     )

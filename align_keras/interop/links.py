@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 # Names in an error message, of each kind of disagreement.
-_MOST_NAMES = 5
+_MOST_NAMES = 50
 
 
 @dataclasses.dataclass(frozen=True)

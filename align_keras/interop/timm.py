@@ -22,7 +22,8 @@ class Timm(Checkpoint):
     """A directory of timm's: config.json and model.safetensors.
 
     The head convolution and the classifier stay behind. Pictures are prepared
-    with the mean and deviation that timm's config tells.
+    with the size, crop, mean and deviation that timm's config tells, though
+    bilinearly and without keeping their proportions.
     """
 
     model_class = EfficientNetBackbone
@@ -59,15 +60,31 @@ class Timm(Checkpoint):
         config = self._pretrained()
         mean = np.asarray(config["mean"], "float64")
         std = np.asarray(config["std"], "float64")
-        size = tuple(config.get("input_size", (3, 289, 289))[1:])
+        size = kwargs.get("image_size", config.get("input_size", [3])[1:])
         return AlignImageConverter(
             **{
-                "image_size": size,
+                **self._sizes(size or 289),
                 "scale": (1 / (255 * std)).tolist(),
                 "offset": (-mean / std).tolist(),
                 **kwargs,
             }
         )
+
+    def _sizes(self, image_size):
+        """Sizes of the crop and, where it is told, before the crop."""
+        sides = [int(side) for side in np.broadcast_to(image_size, 2)]
+        share = self._pretrained().get("crop_pct")
+        if share is None:
+            return {"image_size": tuple(sides)}
+        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ValueError(
+                f"`crop_pct` in `{self.directory}/config.json` must be above "
+                f"0 and at most 1. Received: {share!r}."
+            )
+        return {
+            "image_size": tuple(sides),
+            "resize_size": tuple(round(side / share) for side in sides),
+        }
 
     def _pretrained(self):
         return self.config.get("pretrained_cfg") or self.config

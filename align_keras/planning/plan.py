@@ -20,6 +20,10 @@ from align_keras.planning.topology import topology_devices
 from align_keras.training.recipes import load_recipe
 
 
+class DoesNotDivide(ValueError):
+    """A batch that cores, or microbatches, cannot share evenly."""
+
+
 def plan(
     model,
     recipe="align",
@@ -73,6 +77,11 @@ def plan(
             "Plans are compiled on the JAX backend of Keras. Set the "
             "environment variable KERAS_BACKEND to `jax` before Python "
             f"starts. Received: backend={keras.config.backend()!r}"
+        )
+    if vocabulary_size is not None and vocabulary_size < 1:
+        raise ValueError(
+            "`vocabulary_size` must be at least 1. Received: "
+            f"vocabulary_size={vocabulary_size}"
         )
     recipe = load_recipe(recipe, **overrides)
     whole = recipe.steps * recipe.batch_size
@@ -143,13 +152,18 @@ def add_price(plan, price_per_core_hour):
         plan: dict. What `plan` returned.
         price_per_core_hour: float. What you pay, in your currency.
     """
-    if not price_per_core_hour >= 0:
+    check_price(price_per_core_hour)
+    schedule = plan["schedule"]
+    schedule["price"] = schedule["core_hours"] * price_per_core_hour
+
+
+def check_price(price_per_core_hour):
+    """Refuse a price below 0; a long compilation should not end in that."""
+    if price_per_core_hour is not None and not price_per_core_hour >= 0:
         raise ValueError(
             "`price_per_core_hour` must be at least 0. Received: "
             f"price_per_core_hour={price_per_core_hour}"
         )
-    schedule = plan["schedule"]
-    schedule["price"] = schedule["core_hours"] * price_per_core_hour
 
 
 def _schedule(pairs, batch_size, step_seconds, cores):
@@ -173,7 +187,7 @@ def host_peak():
 def _with_batch(recipe, batch_per_core, cores):
     if batch_per_core is None:
         if recipe.batch_size % cores:
-            raise ValueError(
+            raise DoesNotDivide(
                 f"{cores} cores cannot share a batch of {recipe.batch_size} "
                 "evenly. Give the batch of one with `--batch-per-core`."
             )
@@ -184,7 +198,7 @@ def _with_batch(recipe, batch_per_core, cores):
             f"Received: batch_per_core={batch_per_core}"
         )
     if batch_per_core % (recipe.microbatch_size or batch_per_core):
-        raise ValueError(
+        raise DoesNotDivide(
             "`microbatch_size` must divide the batch of a core. Received: "
             f"batch_per_core={batch_per_core}, "
             f"microbatch_size={recipe.microbatch_size}"

@@ -24,12 +24,13 @@ def plot_search(results, path):
         label = "remat" if row["remat"] else "no remat"
         if row["microbatch_size"]:
             label += f", microbatches of {row['microbatch_size']}"
+        least = ">= " if row["at_limit"] else ""
         axes.plot(
             batches,
             [size / GIB for size in sizes],
             marker="o",
             linestyle="--" if row["remat"] else "-",
-            label=f"{label}: {row['batch_per_core']}",
+            label=f"{label}: {least}{row['batch_per_core']}",
         )
     if capacity is not None:
         axes.axhline(capacity / GIB, color="black", linewidth=1)

@@ -14,6 +14,7 @@ TIMES = {
     "compute": "arithmetic at its peak",
     "memory": "memory traffic at its peak",
     "interconnect": "collectives at their peak",
+    "roofline": "the roofline, their longest",
     "compiler": "the compiler's optimum",
     "cycles": "the compiler's cycles",
 }
@@ -85,18 +86,20 @@ def describe_plan(plan):
 def describe_search(results):
     """Put what `align_keras.planning.search` returned into a table."""
     lines = [
-        f"{'remat':<7}{'microbatch':>11}{'largest batch':>15}{'GiB':>9}"
+        f"{'remat':<7}{'microbatch':>11}{'largest batch':>20}{'GiB':>9}"
         f"{'s a step':>11}{'pairs/s a core':>16}"
     ]
     for row in results:
         microbatch = row["microbatch_size"] or "–"
         line = f"{'yes' if row['remat'] else 'no':<7}{microbatch:>11}"
         if row["plan"] is None:
-            lines.append(f"{line}{'none fits':>15}")
+            lines.append(f"{line}{'none fits':>20}")
             continue
-        plan = row["plan"]
+        plan, batch = row["plan"], f"{row['batch_per_core']:,}"
+        if row["at_limit"]:
+            batch = f">= {batch}, the limit"
         lines.append(
-            f"{line}{row['batch_per_core']:>15,}"
+            f"{line}{batch:>20}"
             f"{plan['memory']['total'] / GIB:>9.2f}"
             f"{plan['seconds']['step']:>11.4f}{_speed(plan):>16,.1f}"
         )

@@ -10,6 +10,7 @@ from align_keras.planning import plots
 from align_keras.planning import report
 from align_keras.planning.chips import parse_topology
 from align_keras.planning.plan import add_price
+from align_keras.planning.plan import check_price
 from align_keras.planning.search import compare
 from align_keras.planning.search import search
 from align_keras.planning.store import PlanStore
@@ -28,6 +29,7 @@ def write_plan(model, output, price=None, **options):
     Returns:
         A pair of the plan, a dict, and its description, a string.
     """
+    check_price(price)
     with _status(f"Compiling {model}; large models take minutes"):
         found = _store(output).plan(model, **options)
     _add_price([found], price)
@@ -48,11 +50,12 @@ def write_search(model, output, price=None, microbatch=None, **options):
     Returns:
         A pair of a list of dicts and a string.
     """
+    check_price(price)
     plots.require_matplotlib()
     with _status(f"Searching for {model}") as status:
         found = search(
             model,
-            microbatches=(None, microbatch or 16),
+            microbatches=(None, 16 if microbatch is None else microbatch),
             store=_store(output),
             say=status.console.print,
             **options,
@@ -76,6 +79,7 @@ def write_comparison(model, output, topologies, price=None, **options):
     Returns:
         A pair of a list of dicts and a string.
     """
+    check_price(price)
     plots.require_matplotlib()
     for topology in topologies:
         parse_topology(topology)

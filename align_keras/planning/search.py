@@ -1,11 +1,13 @@
 """The largest batch that fits, and how chips compare."""
 
+import dataclasses
 import itertools
 
 from align_keras.planning.chips import CHIPS
 from align_keras.planning.chips import parse_topology
 from align_keras.planning.chips import slice_of
 from align_keras.planning.compile import DoesNotFit
+from align_keras.planning.plan import DoesNotDivide
 from align_keras.planning.store import PlanStore
 from align_keras.planning.topology import topology_devices
 from align_keras.training.recipes import load_recipe
@@ -41,40 +43,46 @@ def search(
 
     Returns:
         A list of dicts, one for each way: `"remat"`, `"microbatch_size"`,
-        `"batch_per_core"` (`None` if none fits), `"plan"` of that batch, and
+        `"batch_per_core"` (`None` if none fits), `"at_limit"`, whether all
+        that was tried fits and more might, `"plan"` of that batch, and
         `"tried"`, a list of pairs of a batch and its bytes, or `None` where
         it did not fit.
     """
+    if limit < 1:
+        raise ValueError(
+            f"`limit` must be at least 1 pair. Received: limit={limit}"
+        )
     store = store or PlanStore()
-    ghost = load_recipe(recipe, **_fields(options)).batch_norm == "ghost"
+    base, options = _split(recipe, options)
+    # All of them first: what is wrong with one should not wait for hours.
+    ways = [
+        dataclasses.replace(base, microbatch_size=microbatch, remat=remat)
+        for microbatch, remat in itertools.product(microbatches, (False, True))
+    ]
     results = []
-    for microbatch, remat in itertools.product(microbatches, (False, True)):
-        plans = {}
+    for way in ways:
+        microbatch, plans = way.microbatch_size, {}
 
-        def fits(batch, plans=plans, microbatch=microbatch, remat=remat):
+        def fits(batch, plans=plans, way=way):
             try:
                 plans[batch] = store.plan(
-                    model,
-                    recipe,
-                    topology,
-                    batch,
-                    remat=remat,
-                    microbatch_size=microbatch,
-                    **options,
+                    model, way, topology, batch, **options
                 )
             except DoesNotFit:
                 plans[batch] = None
             words = "fits" if plans[batch] else "does not fit"
-            say(f"{_name(remat, microbatch)}: {batch} per core {words}")
+            say(f"{_name(way)}: {batch} per core {words}")
             return plans[batch] is not None
 
+        ghost = way.batch_norm == "ghost"
         unit = microbatch or (GHOST_UNIT if ghost else UNIT)
         best = largest(fits, unit, limit, divisible=microbatch is None)
         results.append(
             {
-                "remat": remat,
+                "remat": way.remat,
                 "microbatch_size": microbatch,
                 "batch_per_core": best,
+                "at_limit": all(plans.values()) and best is not None,
                 "plan": plans.get(best),
                 "tried": [
                     (batch, found and found["memory"]["total"])
@@ -134,7 +142,7 @@ def compare(
         recipe: string or `Recipe`. Its batch is that of all, unless
             `topology` and `batch_per_core` say another.
         topologies: sequence of strings. Defaults to every kind of chip, each
-            with as many chips as `topology` has.
+            with as many chips as `topology` has, or its largest slice.
         topology: string. See `topologies`. Defaults to one machine, of 4
             chips.
         batch_per_core: int. Number of pairs on each core of `topology`.
@@ -147,7 +155,8 @@ def compare(
         `"error"`, why there is none.
     """
     store = store or PlanStore()
-    batch = load_recipe(recipe, **_fields(options)).batch_size
+    recipe, options = _split(recipe, options)
+    batch = recipe.batch_size
     if batch_per_core is not None:
         if topology is None:
             raise ValueError(
@@ -163,25 +172,33 @@ def compare(
         row = {"topology": name, "cores": count, "batch_size": batch}
         try:
             if batch % count:
-                raise ValueError(
+                raise DoesNotDivide(
                     f"{count} cores cannot share a batch of {batch} evenly."
                 )
             row["plan"] = store.plan(
                 model, recipe, name, batch // count, **options
             )
-        except ValueError as error:
+        except (DoesNotFit, DoesNotDivide) as error:
             row["error"] = str(error)
         say(f"{name}: {row.get('error', 'planned')}")
         results.append(row)
     return results
 
 
-def _name(remat, microbatch):
-    words = f"microbatches of {microbatch}" if microbatch else "whole batch"
-    return words + (", remat" if remat else "")
+def _name(recipe):
+    words = "whole batch"
+    if recipe.microbatch_size:
+        words = f"microbatches of {recipe.microbatch_size}"
+    return words + (", remat" if recipe.remat else "")
 
 
-def _fields(options):
-    """Pick the fields of the recipe among the arguments of `plan`."""
-    others = ("vocabulary_size", "shard_optimizer")
-    return {k: v for k, v in options.items() if k not in others}
+def _split(recipe, options):
+    """Put the fields among the arguments of `plan` into the recipe.
+
+    Returns:
+        A pair of a `Recipe` and a dict of the other arguments.
+    """
+    names = ("vocabulary_size", "shard_optimizer")
+    others = {k: v for k, v in options.items() if k in names}
+    fields = {k: v for k, v in options.items() if k not in names}
+    return load_recipe(recipe, **fields), others

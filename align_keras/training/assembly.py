@@ -84,8 +84,7 @@ def _refuse_fields(recipe, names):
 def _from_preset(preset, recipe, size, replicas, load_weights):
     overrides = {}
     path = presets.find_preset(preset)
-    trained = presets.has_weights(path)
-    if size is not None and not trained:
+    if size is not None and not presets.has_weights(path):
         overrides["text_encoder"] = {"vocabulary_size": size}
     batch_norm = recipe.batch_norm
     whole = replicas > 1 and recipe.microbatch_size is None
@@ -99,7 +98,7 @@ def _from_preset(preset, recipe, size, replicas, load_weights):
     if recipe.loss == "sigmoid" and not _has_bias(path):
         overrides["initial_bias"] = INITIAL_BIAS
     model = AlignDualEncoder.from_preset(preset, load_weights, **overrides)
-    if size is not None and trained:
+    if size is not None:
         _check_vocabulary(model, preset, size)
     if recipe.initial_temperature is not None:
         # Weights of the preset would have replaced it.
@@ -122,13 +121,24 @@ def _has_bias(path):
 
 
 def _check_vocabulary(model, preset, size):
-    trained = getattr(model.text_encoder, "vocabulary_size", size)
-    if trained != size:
+    rows = _table_sizes(model.text_encoder)
+    if rows and size not in rows:
         raise ValueError(
-            f"The weights of preset `{preset}` belong to a vocabulary of "
-            f"{trained} tokens. Received a vocabulary of {size}; pass the one "
-            "that the preset was trained with."
+            f"The text encoder of preset `{preset}` belongs to a vocabulary of "
+            f"{rows[0]} tokens. Received a vocabulary of {size}; pass the one "
+            "that the preset was made for."
         )
+
+
+def _table_sizes(encoder):
+    """List the rows of the tables in an encoder; one is that of the tokens."""
+    if hasattr(encoder, "vocabulary_size"):
+        return [encoder.vocabulary_size]
+    return [
+        layer.input_dim
+        for layer in getattr(encoder, "layers", ())
+        if isinstance(layer, keras.layers.Embedding)
+    ]
 
 
 def compile_model(model, recipe):

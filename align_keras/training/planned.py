@@ -38,11 +38,17 @@ def load_plan(path, preset, recipe):
         plan = json.loads(Path(path).read_text())
         planned = {"preset": plan["preset"], **plan["recipe"]}
         float(plan["seconds"]["step"])
+        split, _ = plan["shard_optimizer"], plan["topology"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"`{path}` is no plan. Write one with `align-keras plan --output "
             f"DIR` and give its plan.json. Received: {error!r}"
         ) from None
+    if split:
+        raise ValueError(
+            f"The plan `{path}` has shard_optimizer=True, which training does "
+            "not offer. Plan again without `--shard-optimizer`."
+        )
     asked = {"preset": preset, **{f: getattr(recipe, f) for f in FIELDS}}
     for name, value in asked.items():
         if planned.get(name) != value:
@@ -61,9 +67,10 @@ def compare_with_plan(plan, workdir):
         workdir: string or `pathlib.Path`. The directory of the run.
 
     Returns:
-        A dict with `"measured"`, the median over the reports of the run but
-        the first, which compiles; `"planned"`, both in seconds; and
-        `"ratio"`, the first by the second. `None` if there are no reports.
+        A dict with `"topology"`, which the plan is for; `"measured"`, the
+        median over the reports of the run but the first, which compiles;
+        `"planned"`, both in seconds; and `"ratio"`, the first of these by the
+        second. `None` if there are no reports.
     """
     speeds = [
         figures["images_per_second"]
@@ -76,6 +83,7 @@ def compare_with_plan(plan, workdir):
     measured = size / statistics.median(speeds[1:])
     planned = plan["seconds"]["step"]
     return {
+        "topology": plan["topology"],
         "measured": measured,
         "planned": planned,
         "ratio": measured / planned,
@@ -88,5 +96,6 @@ def describe_step_time(found):
         return "The run is too short to compare with the plan."
     return (
         f"A step took {found['measured']:.4f} s (median), "
-        f"{found['ratio']:.2f} times the planned {found['planned']:.4f} s."
+        f"{found['ratio']:.2f} times the {found['planned']:.4f} s planned for "
+        f"{found['topology']}."
     )

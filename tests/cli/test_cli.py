@@ -1,6 +1,8 @@
 """The commands one after the other, as a user types them."""
 
+import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from align_keras.cli import COMMANDS
 from align_keras.cli import main
 from align_keras.data import iterate_records
 from align_keras.evaluation import evaluate_retrieval
+from align_keras.training import load_recipe
 
 
 def run(*arguments):
@@ -98,6 +101,29 @@ def trained(folder, packed):
     arguments += ["--seed", "5", "--set", "steps=6", "--set", "batch_size=4"]
     assert run(*arguments, "--set", "learning_rate=1e-2") == 0
     return folder / "run" / "model"
+
+
+def test_train_beside_a_plan(folder, packed, tmp_path, capsys):
+    """Six steps, of which every report but the first is counted."""
+    fields = {**FIELDS, "steps": 6, "batch_size": 4, "checkpoint_every": 2}
+    recipe = load_recipe(str(folder / "recipe.yaml"), **fields)
+    plan = {
+        "preset": str(folder / "preset"),
+        "recipe": dataclasses.asdict(recipe),
+        "seconds": {"step": 0.25},
+        "topology": "v5e:2x2",
+        "shard_optimizer": False,
+    }
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    arguments = train_arguments(folder, workdir=tmp_path / "run", plan=path)
+    arguments += ["--no-export", "--set", "steps=6", "--set", "batch_size=4"]
+    arguments += ["--set", "checkpoint_every=2"]
+    assert run(*arguments) == 0
+    words = r"A step took .* times the 0.2500 s planned for v5e:2x2\."
+    assert re.search(words, capsys.readouterr().out)
+    assert run(*arguments, "--set", "batch_size=8") == 2
+    assert "has batch_size=4" in capsys.readouterr().err
 
 
 def test_presets_as_a_table(capsys):

@@ -3,7 +3,8 @@
 python tests/interop/compare_keras_applications.py [SIZE ...]
 
 Prints the largest difference, relative to the largest output, for pictures of
-any size and of a known odd size. The tests run B0 and B2, which take seconds.
+any size and of a known odd size. The tests do so with the smallest, which take
+seconds.
 """
 
 import sys

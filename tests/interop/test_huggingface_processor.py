@@ -174,12 +174,19 @@ def test_other_pixel_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scale", "offset"),
-    [(1 / 127.5, -1.0), ((0.01, 0.02, 0.03), (-0.5, 0.0, 0.25))],
+    ("scale", "offset", "settings"),
+    [
+        (1 / 127.5, -1.0, {}),
+        (
+            (0.01, 0.02, 0.03),
+            (-0.5, 0.0, 0.25),
+            {"special_tokens_in_strings": True},
+        ),
+    ],
 )
-def test_way_out(scale, offset, tmp_path):
+def test_way_out(scale, offset, settings, tmp_path):
     ours = AlignPreprocessor(
-        AlignTokenizer(VOCABULARY, special_tokens_in_strings=True),
+        AlignTokenizer(VOCABULARY, **settings),
         AlignImageConverter(
             image_size=(33, 30), resize_size=40, scale=scale, offset=offset
         ),
@@ -197,6 +204,9 @@ def test_way_out(scale, offset, tmp_path):
     difference = np.abs(difference) / np.asarray(scale)
     assert difference.mean() < 0.07 and difference.max() < 1.01
     again = open_checkpoint(tmp_path).preprocessor()
+    np.testing.assert_array_equal(
+        again.tokenize(TEXTS)["token_ids"], ours.tokenize(TEXTS)["token_ids"]
+    )
     assert again.image_converter.antialias is False
     np.testing.assert_allclose(
         again.image_converter.load(images),
@@ -212,8 +222,19 @@ def test_way_out(scale, offset, tmp_path):
         ("preprocessor_config.json", "size", {"shortest_edge": 3}),
         ("preprocessor_config.json", "image_processor_type", "ViTImage"),
         ("tokenizer_config.json", "unk_token", "<unk>"),
+        ("preprocessor_config.json", "crop_size", {"height": 9, "width": 347}),
         ("tokenizer.json", "model", {"type": "BPE"}),
+        ("tokenizer.json", "model", {"type": "WordPiece"}),
+        ("tokenizer.json", "model", None),
         ("tokenizer.json", "normalizer", {"type": "Lowercase"}),
+        ("tokenizer.json", "normalizer", None),
+        ("tokenizer.json", "pre_tokenizer", {"type": "Whitespace"}),
+        ("tokenizer.json", "pre_tokenizer", None),
+        (
+            "tokenizer.json",
+            "added_tokens",
+            [{"id": len(VOCABULARY), "content": "<x>"}],
+        ),
     ],
 )
 def test_what_our_preprocessing_lacks_is_refused(

@@ -133,6 +133,10 @@ def test_damaged_files_are_named(copy, tmp_path, reference):
         ("vision_config", "hidden_act", "mish"),
         ("text_config", "layer_norm_eps", 1e-5),
         ("text_config", "hidden_act", "mish"),
+        ("vision_config", "width_coefficient", "wide"),
+        ("vision_config", "drop_connect_rate", None),
+        ("text_config", "hidden_size", [32]),
+        (None, "temperature_init_value", "hot"),
         (None, "projection_dim", 64),
         (None, "model_type", "clip"),
     ],
@@ -143,6 +147,30 @@ def test_networks_that_we_lack_are_refused(part, field, value, copy):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"`{field}`.*config.json"):
         AlignDualEncoder.from_preset(str(copy))
+
+
+def test_a_tokenizer_beyond_the_table_is_refused(copy):
+    """A vocabulary of one token more than there are rows; fewer are padded."""
+    tokens = AlignDualEncoder.from_preset(str(copy)).preprocessor.tokenizer
+    tokens = tokens.get_vocabulary()
+    (copy / "tokenizer.json").unlink()
+    (copy / "vocab.txt").write_text("\n".join(tokens[:-1]) + "\n", "utf-8")
+    assert AlignDualEncoder.from_preset(str(copy)).preprocessor is not None
+    (copy / "vocab.txt").write_text("\n".join([*tokens, "more"]), "utf-8")
+    words = f"has {len(tokens) + 1} tokens.* only {len(tokens)} "
+    with pytest.raises(ValueError, match=words):
+        AlignDualEncoder.from_preset(str(copy))
+
+
+def test_every_wrong_tensor_is_named(copy):
+    names = [f"new.{i}" for i in range(40)]
+    array = np.zeros(1, "float32")
+    change_tensors(
+        copy, lambda tensors: tensors.update({name: array for name in names})
+    )
+    with pytest.raises(ValueError) as error:
+        AlignDualEncoder.from_preset(str(copy))
+    assert all(f"{name} (1,)" in str(error.value) for name in names)
 
 
 def test_wrong_class_and_same_directory_are_refused(directory, converted):

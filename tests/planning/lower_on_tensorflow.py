@@ -2,10 +2,11 @@
 
 Arguments: pairs of towers such as `b0-tiny`. Prints one JSON object a line.
 The towers have all their blocks and channels; pictures, texts and vocabulary
-are small, on which no operation depends. These are loss and gradients, whose
-weights need not exist. `small:whole` is a small model with optimizer and
-metrics in the step, and `small:microbatch` the same in microbatches, with
-rematerialisation; `b0-tiny:whole` works too, in half a minute.
+are small, on which no operation depends. `b0-tiny:whole` has optimizer and
+metrics in the step; without `:whole` it is loss and gradients, whose weights
+need not exist. `small` is a small model, `small:microbatch` its step in
+microbatches, with rematerialisation. `dynamic` and `foreign` are functions that
+a TPU could not run.
 """
 
 import dataclasses
@@ -99,7 +100,17 @@ def gradient_step(towers):
     return model, step, [*values, batch_spec()]
 
 
-def lower(name, model, step, arguments):
+def dynamic(values):
+    """The size of the result follows from the values."""
+    return tf.boolean_mask(values, values > 0)
+
+
+def foreign(values):
+    """A decomposition, which the compiler leaves to a library."""
+    return tf.linalg.eigh(tf.reshape(values, (2, 2)))
+
+
+def lower(name, step, arguments, parameters=0):
     start = time.process_time()
     specs = tf.nest.flatten(arguments)
     # TensorFlow takes a description of the arguments if they are flat.
@@ -113,7 +124,7 @@ def lower(name, model, step, arguments):
         json.dumps(
             {
                 "towers": name,
-                "parameters": model.count_params(),
+                "parameters": parameters,
                 "products": len(re.findall(r" (convolution|dot)\(", text)),
                 "dynamic": sorted(set(DYNAMIC.findall(text))),
                 "foreign": sorted(set(FOREIGN.findall(text))),
@@ -127,12 +138,17 @@ def lower(name, model, step, arguments):
 def main(arguments):
     for name in arguments:
         towers, _, how = name.partition(":")
+        if name in ("dynamic", "foreign"):
+            values = tf.TensorSpec((4,), "float32")
+            lower(name, globals()[name], [values])
+            continue
         if how == "whole":
-            lower(name, *whole_step(towers))
+            model, *step = whole_step(towers)
         elif how == "microbatch":
-            lower(name, *whole_step(towers, microbatch_size=2, remat=True))
+            model, *step = whole_step(towers, microbatch_size=2, remat=True)
         else:
-            lower(name, *gradient_step(towers))
+            model, *step = gradient_step(towers)
+        lower(name, *step, model.count_params())
 
 
 if __name__ == "__main__":

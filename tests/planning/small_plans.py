@@ -17,6 +17,7 @@ from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
 from align_keras import cli
+from align_keras.interop.efficientnet import coefficients
 from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning import DoesNotFit
 from align_keras.planning import plan
@@ -28,6 +29,18 @@ RECIPE = dataclasses.replace(
     load_recipe("align", image_size=32, sequence_length=8),
     initial_temperature=None,
 )
+# Of the pictures that each network is published with.
+SIDES = {
+    "b0": 224,
+    "b1": 240,
+    "b2": 260,
+    "b3": 300,
+    "b4": 380,
+    "b5": 456,
+    "b6": 528,
+    "b7": 600,
+    "l2": 800,
+}
 SIZES = ["--resolution", "32", "--set", "sequence_length=8"]
 
 
@@ -43,6 +56,22 @@ def small_model(vocabulary_size):
         keras.Model({"token_ids": tokens}, vectors),
         embedding_dim=24,
     )
+
+
+def wide_text_model(vocabulary_size):
+    """All but all of its operations are products of matrices."""
+    images = keras.Input((32, 32, 3), name="images")
+    features = keras.layers.Conv2D(8, 8, strides=8, use_bias=False)(images)
+    return AlignDualEncoder(
+        keras.Model(images, features),
+        BertTextEncoder(vocabulary_size, 1, 4, 512, 2048),
+        embedding_dim=24,
+    )
+
+
+def plan_of_products():
+    recipe = dataclasses.replace(RECIPE, sequence_length=64, optimizer="sgd")
+    return plan(wide_text_model, recipe, batch_per_core=16, vocabulary_size=50)
 
 
 def make(**options):
@@ -66,10 +95,9 @@ def too_large(topology):
 def tower_flops():
     """Operations of towers, forward, for pictures and texts of these sizes."""
     counts = {}
-    for name, tower, size in (
-        ("b0", EfficientNetBackbone(1.0, 1.0), 224),
-        ("l2", EfficientNetBackbone(4.3, 5.3), 800),
-    ):
+    for name, size in SIDES.items():
+        # Odd maps are padded as in the published networks.
+        tower = EfficientNetBackbone(*coefficients(name), padding="same")
         images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
         counts[name] = _count(tower, images)
     tokens = jax.ShapeDtypeStruct((1, 64), "int32")
@@ -115,13 +143,41 @@ def without_libtpu(*arguments):
             sys.modules["libtpu"] = before
 
 
+def refusals(directory, preset):
+    """Command lines that must end before anything is compiled."""
+    common = ["--preset", preset, "--output", f"{directory}/none", *SIZES]
+    search = [*common, "--search"]
+    lines = {
+        "no field": [*common, "--set", "topology=v5e:2x2"],
+        "rows by --set": [*common, "--set", "vocabulary_size=50"],
+        "searched remat": [*search, "--set", "remat=true"],
+        "searched size": [*search, "--set", "microbatch_size=8"],
+        "limit alone": [*common, "--limit", "0"],
+        "limit": [*search, "--limit", "-5"],
+        "limit of 0": [*search, "--limit", "0"],
+        "microbatch": [*search, "--microbatch", "0"],
+        "price": [*common, "--price-per-core-hour", "-1"],
+        "vocabulary": [*common, "--vocabulary-size", "60"],
+        "no vocabulary": [*common, "--vocabulary-size", "0"],
+        "no preset": ["--preset", "align_b3", "--compare", "v5e:1x1"],
+    }
+    return {name: command(*line) for name, line in lines.items()}
+
+
 def plans_of_this_machine(directory, preset):
     local = ["--preset", preset, "--output", f"{directory}/plan", *SIZES]
     return {
         "towers": tower_flops(),
+        "products": plan_of_products(),
         "command": command(
             *local, "--batch-per-core", "8", "--price-per-core-hour", "2.5"
         ),
+        "assigned": command(
+            *local,
+            *("--batch-per-core", "8", "--json", "--set", "remat=true"),
+            *("--set", "microbatch_size=4", "--output", f"{directory}/other"),
+        ),
+        "refusals": refusals(directory, preset),
         "unknown": command(*local, "--topology", "v9:2x2"),
         "no_libtpu": without_libtpu(*local, "--topology", "v5e:2x2"),
         "uneven": command(*local, "--microbatch", "3", "--batch-per-core", "8"),

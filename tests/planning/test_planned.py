@@ -21,6 +21,8 @@ def plan_file(tmp_path):
         "preset": "align_b0_bert_mini",
         "recipe": dataclasses.asdict(RECIPE),
         "seconds": {"step": 0.25},
+        "topology": "v5e:2x2",
+        "shard_optimizer": False,
     }
     path.write_text(json.dumps(plan))
     return path
@@ -37,9 +39,15 @@ def test_median_without_the_first_report(tmp_path, plan_file):
     plan = load_plan(plan_file, "align_b0_bert_mini", RECIPE)
     write_metrics(tmp_path, [1.0, 64.0, 32.0, 128.0])
     found = compare_with_plan(plan, tmp_path)
-    assert found == {"measured": 0.5, "planned": 0.25, "ratio": 2.0}
+    assert found == {
+        "topology": "v5e:2x2",
+        "measured": 0.5,
+        "planned": 0.25,
+        "ratio": 2.0,
+    }
     assert "0.5000 s" in describe_step_time(found)
     assert "2.00 times" in describe_step_time(found)
+    assert "v5e:2x2" in describe_step_time(found)
     write_metrics(tmp_path, [1.0])
     assert compare_with_plan(plan, tmp_path) is None
     assert "too short" in describe_step_time(None)
@@ -51,6 +59,14 @@ def test_plan_of_another_run_is_refused(field, plan_file):
     plan["recipe"][field] = "other"
     plan_file.write_text(json.dumps(plan))
     with pytest.raises(ValueError, match=f"{field}='other'"):
+        load_plan(plan_file, "align_b0_bert_mini", RECIPE)
+
+
+def test_plan_of_a_split_optimizer_is_refused(plan_file):
+    plan = json.loads(plan_file.read_text())
+    plan["shard_optimizer"] = True
+    plan_file.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match="without `--shard-optimizer`"):
         load_plan(plan_file, "align_b0_bert_mini", RECIPE)
 
 

@@ -11,6 +11,7 @@ from align_keras.planning.report import GIB
 from align_keras.planning.report import describe_search
 from align_keras.planning.search import largest
 from align_keras.planning.search import search
+from align_keras.training import load_recipe
 
 
 class LinearStore:
@@ -18,9 +19,10 @@ class LinearStore:
 
     capacity = 16 * GIB
 
-    def plan(self, model, recipe, topology, batch, remat, microbatch_size):
-        pairs = microbatch_size or batch
-        total = 4 * GIB + pairs * GIB // (12 if remat else 3) + batch * 2**16
+    def plan(self, model, recipe, topology, batch):
+        pairs = recipe.microbatch_size or batch
+        share = pairs * GIB // (12 if recipe.remat else 3)
+        total = 4 * GIB + share + batch * 2**16
         if total > self.capacity:
             raise DoesNotFit.by(total, self.capacity)
         return {
@@ -31,28 +33,37 @@ class LinearStore:
 
 
 def test_search_over_remat_and_microbatches(tmp_path):
-    """Of 12 GiB, a pair takes a third or a twelfth."""
+    """Of 12 GiB, a pair takes a third or a twelfth.
+
+    What the recipe says of either is not what is searched.
+    """
     said = []
     rows = search(
         "align_b0_bert_tiny",
+        load_recipe("align", microbatch_size=8, remat=True),
         microbatches=(None, 16, 64),
         limit=256,
         store=LinearStore(),
         say=said.append,
     )
     ways = [
-        (row["microbatch_size"], row["remat"], row["batch_per_core"])
+        (
+            row["microbatch_size"],
+            row["remat"],
+            row["batch_per_core"],
+            row["at_limit"],
+        )
         for row in rows
     ]
     # 35.99 and 143.9 pairs fit, in multiples of 8; of microbatches any number
     # does, or none.
     assert ways == [
-        (None, False, 32),
-        (None, True, 136),
-        (16, False, 256),
-        (16, True, 256),
-        (64, False, None),
-        (64, True, 256),
+        (None, False, 32, False),
+        (None, True, 136, False),
+        (16, False, 256, True),
+        (16, True, 256, True),
+        (64, False, None, False),
+        (64, True, 256, True),
     ]
     for row in rows:
         sizes = dict(row["tried"])
@@ -62,7 +73,8 @@ def test_search_over_remat_and_microbatches(tmp_path):
     assert len(said) == sum(len(row["tried"]) for row in rows)
     table = describe_search(rows).splitlines()
     assert len(table) == 7
-    assert "136" in table[2] and "100.0" in table[2]
+    assert " 136 " in table[2] and "100.0" in table[2]
+    assert ">= 256, the limit " in table[3] and "limit" not in table[2]
     assert table[5].endswith("none fits")
     pytest.importorskip("matplotlib")
     plot_search(rows, tmp_path / "search.png")

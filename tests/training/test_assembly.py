@@ -9,6 +9,7 @@ from align_keras import SigmoidLoss
 from align_keras import optimizers
 from align_keras.training import Recipe
 from align_keras.training.assembly import build_model
+from align_keras.training.assembly import build_network
 from align_keras.training.assembly import compile_model
 
 FIELDS = {
@@ -72,3 +73,25 @@ def test_optimizers_follow_the_recipe(preset, name):
     compile_model(model, Recipe(**fields))
     config = model.optimizer.get_config()
     assert config["global_clipnorm"] is None and not config["use_ema"]
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path):
+    """The table of a text encoder that does not tell its vocabulary."""
+    images = keras.Input((33, 33, 3), name="images")
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    model = AlignDualEncoder(
+        keras.Model(images, keras.layers.Conv2D(4, 3)(images)),
+        keras.Model(
+            {"token_ids": tokens}, keras.layers.Embedding(50, 8)(tokens)
+        ),
+        embedding_dim=4,
+    )
+    path = str(tmp_path / "preset")
+    model.save_to_preset(path)
+    recipe = Recipe(**FIELDS)
+    assert build_network(path, recipe, 50).text_encoder is not None
+    for size in (30, 0, -5):
+        with pytest.raises(
+            ValueError, match=f"50 tokens.*vocabulary of {size}"
+        ):
+            build_network(path, recipe, size)
