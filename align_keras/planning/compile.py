@@ -57,7 +57,7 @@ class Compiled:
         bytes: float. Bytes that go to and from the device's memory.
         seconds: float or `None`. The compiler's own estimate of the time,
             where it has one.
-        text: string. The program in HLO.
+        text: string or `None`. The program in HLO, where JAX can read it.
         compile_seconds: float. How long it took.
     """
 
@@ -65,7 +65,7 @@ class Compiled:
     flops: float
     bytes: float
     seconds: float | None
-    text: str
+    text: str | None
     compile_seconds: float
 
 
@@ -97,9 +97,17 @@ def compile_step(lowered):
         bytes=costs["bytes accessed"],
         # The compiler subtracts a second for what it cannot judge.
         seconds=seconds if seconds > 0 else None,
-        text=compiled.as_text(),
+        text=_text(compiled),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def _text(compiled):
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        # A libtpu may write programs that the JAX beside it cannot parse.
+        return None
 
 
 def read_shortage(message):

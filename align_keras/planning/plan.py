@@ -99,14 +99,17 @@ def plan(
     # For a TPU, the compiler has refused already what does not fit.
     if topology is None and memory["total"] > machine.capacity:
         raise DoesNotFit.by(memory["total"], machine.capacity)
-    program = Program(compiled.text)
-    collectives = program.collectives()
-    flops, traffic, expected = _with_loops(step, compiled, program, devices)
+    # Without the program, it is not known what it exchanges.
+    collectives, cycles = None, (0, 0)
+    if compiled.text is not None:
+        program = Program(compiled.text)
+        collectives, cycles = program.collectives(), program.cycles()
+    flops, traffic, expected = _with_loops(step, compiled, cycles, devices)
     seconds = {
         "compute": flops / machine.peak_flops,
         "memory": traffic / machine.bandwidth,
     }
-    if topology is not None:
+    if topology is not None and collectives is not None:
         seconds["interconnect"] = transfer_seconds(
             collectives, len(devices), machine.interconnect
         )
@@ -114,7 +117,8 @@ def plan(
     if topology is not None:
         if expected is not None:
             seconds["compiler"] = expected
-        seconds["cycles"] = program.cycles()[0] / machine.clock
+        if cycles[0]:
+            seconds["cycles"] = cycles[0] / machine.clock
     seconds["step"] = max(seconds.values())
     return {
         "preset": model if isinstance(model, str) else "custom",
@@ -246,7 +250,7 @@ def _memory(step, compiled):
     return memory
 
 
-def _with_loops(step, compiled, program, devices):
+def _with_loops(step, compiled, cycles, devices):
     """Count the turns of loops, each of which the compiler counts once.
 
     Returns:
@@ -255,7 +259,7 @@ def _with_loops(step, compiled, program, devices):
         what is repeated is taken from the share of the loops in the cycles,
         or in the products where there are no cycles.
     """
-    whole, once = program.cycles()
+    whole, once = cycles
     repeats = whole / once if once else step.repeats
     seconds = compiled.seconds
     return (

@@ -60,8 +60,9 @@ def describe_plan(plan):
                 f"{found['kind']}, {found['count']} times",
                 f"{found['bytes'] / 1e6:,.1f} MB",
             )
-            for found in plan["collectives"]
+            for found in plan["collectives"] or ()
         ),
+        *_unread(plan),
         "",
         "Time of a step",
         *(
@@ -81,6 +82,15 @@ def describe_plan(plan):
         "this machine.",
     ]
     return "\n".join(lines)
+
+
+def _unread(plan):
+    if plan["collectives"] is not None:
+        return []
+    return [
+        "  This JAX cannot read the program that libtpu made: collectives and "
+        "cycles are unknown."
+    ]
 
 
 def describe_search(results):

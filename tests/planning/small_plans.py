@@ -131,6 +131,20 @@ def command(*arguments):
     }
 
 
+def unread(*arguments):
+    """Run the command line where JAX cannot parse the program."""
+
+    def fail(compiled):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    before = jax.stages.Compiled.as_text
+    jax.stages.Compiled.as_text = fail
+    try:
+        return command(*arguments)
+    finally:
+        jax.stages.Compiled.as_text = before
+
+
 def without_libtpu(*arguments):
     """Run the command line where libtpu is not installed."""
     before = sys.modules.get("libtpu")
@@ -193,6 +207,10 @@ def plans_of_tpus(directory, preset):
         "again": command(*compared),
         "split": make(topology="v3:1x1", shard_optimizer=True),
         "too_large": too_large("v5e:1x1"),
+        "unread": unread(
+            *("--preset", preset, "--output", f"{directory}/unread", *SIZES),
+            *("--topology", "v5e:2x2", "--batch-per-core", "8"),
+        ),
         "searched": search(
             small_model,
             RECIPE,

@@ -272,6 +272,19 @@ def test_search_with_the_compiler(plans):
 
 
 @needs_libtpu
+def test_a_program_that_jax_cannot_read(plans):
+    results, directory = plans
+    assert results["unread"]["status"] == 0, results["unread"]["error"]
+    assert "collectives and cycles are unknown" in results["unread"]["output"]
+    plan = json.loads((directory / "unread" / "plan.json").read_text())
+    check_bytes(plan)
+    check_schedule(plan)
+    assert plan["collectives"] is None
+    assert {"compute", "memory"} < set(plan["seconds"])
+    assert not {"cycles", "interconnect"} & set(plan["seconds"])
+
+
+@needs_libtpu
 def test_what_does_not_fit_says_by_how_much(plans):
     found = plans[0]["too_large"]
     least = 3 * 4 * 2**28 * 16
