@@ -3,6 +3,7 @@
 from align_keras.files import atomic_file
 from align_keras.planning.report import GIB
 from align_keras.planning.report import MEMORY
+from align_keras.planning.report import common_time
 
 
 def plot_search(results, path):
@@ -67,8 +68,10 @@ def plot_comparison(results, path):
     left.set_ylim(0, 1.45)
     left.set_ylabel("share of the memory of a core")
     left.legend(fontsize="small", ncols=2, loc="upper center")
-    right.bar(names, [p["seconds"]["step"] if p else 0.0 for p in plans])
-    right.set_ylabel("seconds of a step")
+    measure = common_time(results)
+    right.bar(names, [p["seconds"][measure] if p else 0.0 for p in plans])
+    by = ", by the roofline" if measure == "roofline" else ""
+    right.set_ylabel(f"seconds of a step{by}")
     figure.suptitle(f"{results[0]['batch_size']:,} pairs in all")
     _save(plt, figure, path)
 

@@ -123,6 +123,7 @@ def describe_comparison(results):
         f"{'of':>7}{'s a step':>11}{'days':>9}{'core hours':>13}"
         + ("price".rjust(13) if _prices(results) else "")
     ]
+    measure = common_time(results)
     for row in results:
         line = f"{row['topology']:<13}{row['cores']:>7,}"
         if "error" in row:
@@ -130,16 +131,38 @@ def describe_comparison(results):
             continue
         plan = row["plan"]
         memory, schedule = plan["memory"], plan["schedule"]
+        seconds = plan["seconds"][measure]
+        share = seconds / plan["seconds"]["step"]
         line += (
             f"{plan['batch_per_core']:>14,}"
             f"{memory['total'] / GIB:>7.2f}{memory['capacity'] / GIB:>7.2f}"
-            f"{plan['seconds']['step']:>11.4f}{schedule['days']:>9,.2f}"
-            f"{schedule['core_hours']:>13,.0f}"
+            f"{seconds:>11.4f}{share * schedule['days']:>9,.2f}"
+            f"{share * schedule['core_hours']:>13,.0f}"
         )
         if "price" in schedule:
-            line += f"{schedule['price']:>13,.0f}"
+            line += f"{share * schedule['price']:>13,.0f}"
         lines.append(line)
+    if measure == "roofline":
+        lines.append(
+            "This JAX cannot read all of the programs, so that all times are "
+            "the roofline's."
+        )
     return "\n".join(lines)
+
+
+def common_time(results):
+    """Name the estimate of time by which all plans can be compared.
+
+    Args:
+        results: list of dicts. What `align_keras.planning.compare` returned.
+
+    Returns:
+        `"step"`, or `"roofline"` if a program could not be read, whose
+        cycles are unknown then.
+    """
+    plans = [row["plan"] for row in results if "plan" in row]
+    is_read = all(plan["collectives"] is not None for plan in plans)
+    return "step" if is_read else "roofline"
 
 
 def _prices(results):

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("jax")
 
 from align_keras.planning.chips import CHIPS
+from align_keras.planning.report import describe_comparison
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(
@@ -224,6 +225,24 @@ def test_chips_side_by_side(plans):
         check_bytes(plan)
         check_schedule(plan)
         check_times(plan, chip)
+
+
+@needs_libtpu
+def test_chips_are_compared_by_what_is_known_of_all(plans):
+    """The cycles of one are unknown; the table has the roofline's times."""
+    rows = json.loads(plans[0]["compared"]["output"])
+    known = describe_comparison(rows)
+    unread = rows[0]["plan"]
+    unread["collectives"] = None
+    lines = describe_comparison(rows).splitlines()
+    assert "all times are the roofline's" in lines[-1]
+    assert lines[-1] not in known
+    for row, line in zip(rows[:2], lines[1:], strict=False):
+        plan = row["plan"]
+        seconds = plan["seconds"]["roofline"]
+        assert f"{seconds:.4f}" in line
+        days = plan["schedule"]["steps"] * seconds / 86_400
+        assert f"{days:,.2f}" in line.split()
 
 
 def check_times(plan, chip):
