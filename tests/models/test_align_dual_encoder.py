@@ -1,5 +1,6 @@
 import json
 import math
+import types
 
 import keras
 import numpy as np
@@ -281,3 +282,26 @@ def test_errors_say_what_to_do(tiny_model, pairs):
         tiny_model(initial_temperature=20)
     with pytest.raises(ValueError, match="image_pooling='max'"):
         tiny_model(image_pooling="max")
+
+
+def test_what_several_replicas_cannot_do_is_refused(
+    tiny_model, pairs, monkeypatch
+):
+    """Compiled collectives of TensorFlow; rows of another process of JAX."""
+    model = tiny_model()
+    model.compile("sgd", jit_compile=True)
+    if keras.config.backend() == "tensorflow":
+        replicas = types.SimpleNamespace(num_replicas_in_sync=2)
+        monkeypatch.setattr(type(model), "distribute_strategy", replicas)
+        with pytest.raises(ValueError, match="jit_compile=True"):
+            model._make_function(model.train_step)
+    else:
+        import jax
+
+        from align_keras.training import make_strategy
+
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(ValueError, match="2 processes"):
+            model.predict(pairs(4))
+        with pytest.raises(ValueError, match="2 processes"):
+            make_strategy("auto")
