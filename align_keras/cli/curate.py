@@ -21,8 +21,7 @@ def add_arguments(parser):
         default="align",
         metavar="RULES",
         help="align, coyo, conceptual_captions, web_text, web_pictures, or a "
-        "YAML file "
-        "(default: %(default)s)",
+        "YAML file (default: %(default)s)",
     )
     parser.add_argument(
         "--test-images",

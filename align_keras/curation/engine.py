@@ -165,11 +165,11 @@ while True:
     except EOFError:
         break
     try:
-        answer = True, function(item)
-        pickle.dumps(answer)
+        answer = pickle.dumps((True, function(item)))
     except Exception as error:
-        answer = False, (type(error).__name__, traceback.format_exc())
-    pickle.dump(answer, answers)
+        reason = type(error).__name__, traceback.format_exc()
+        answer = pickle.dumps((False, reason))
+    answers.write(answer)
     answers.flush()
 """
 

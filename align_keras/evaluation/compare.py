@@ -72,7 +72,7 @@ def compare_results(first, second, samples=SAMPLES):
         `"name"`, `"first"`, `"second"`, `"difference"` (second minus first),
         `"low"` and `"high"` (its 95% interval), `"p"` (adjusted) and
         `"differs"`, whether that is below 0.05; and `"samples_needed"`: with
-            fewer, no figure can differ, however large the difference.
+        fewer, no figure can differ, however large the difference.
 
     Raises:
         ValueError: the results are not of the same queries or the same

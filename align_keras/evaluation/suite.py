@@ -10,6 +10,7 @@ from typing import NamedTuple
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.cxc_runner import measure_cxc
+from align_keras.evaluation.embed import file_name
 from align_keras.evaluation.embedder import Embedder
 from align_keras.evaluation.embedder import as_embedder
 from align_keras.evaluation.embedder import load_embedder
@@ -310,10 +311,8 @@ def _state(path):
 
 def _run(job, embedder, known, output, batch_size, progress, identity):
     """The result of a job, from disk where it is finished."""
-    name = "".join(
-        c if c.isalnum() or c in "-_." else "-" for c in embedder.name
-    )
-    path = output / name.strip("-.") / f"{job.name}.json"
+    name = file_name(embedder.name).strip("-.")
+    path = output / name / f"{job.name}.json"
     if known and path.is_file():
         result = Result.load(path)
         if all(result.get(key) == value for key, value in identity.items()):

@@ -49,15 +49,13 @@ class ContrastiveTrainer(backend.Trainer):
                 in the metric `nonfinite_steps`. Defaults to `False`.
             **kwargs: Other arguments of `keras.Model.compile`.
         """
-        labelled = {"metrics": metrics}
-        for name in ("weighted_metrics", "loss_weights"):
-            labelled[name] = kwargs.get(name)
-        for name, value in labelled.items():
-            if value is not None:
+        given = {**kwargs, "metrics": metrics}
+        for name in ("metrics", "weighted_metrics", "loss_weights"):
+            if given.get(name) is not None:
                 raise ValueError(
                     "There is one loss, and there are no labels to compare "
                     f"with, so `{name}` must be None. Recall within the batch "
-                    f"is reported anyway. Received: {name}={value}"
+                    f"is reported anyway. Received: {name}={given[name]}"
                 )
         if isinstance(loss, (str, dict, list)):
             raise ValueError(

@@ -61,11 +61,12 @@ class Case:
 TAIL = 2 * BATCH + 9
 # How many devices draw masks of dropout.
 DEVICES = 8 if BACKEND == "jax" else 2
+CLIPPED = {"global_clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.5}
 MANY = {
     "batch_norm": "ghost",
     "rows": 3 * BATCH,
     "broken": BATCH + 3,
-    "optimizer": {"global_clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.5},
+    "optimizer": CLIPPED,
     "compile": {"skip_nonfinite": True},
 }
 CASES = {
@@ -88,13 +89,7 @@ CASES = {
     "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
     "blocks": Case(blocks=True),
     "remat": Case(blocks=True, compile={"remat": True}),
-    "clipped": Case(
-        optimizer={
-            "global_clipnorm": 0.1,
-            "use_ema": True,
-            "ema_momentum": 0.5,
-        }
-    ),
+    "clipped": Case(optimizer=CLIPPED),
     "skipped": Case(
         rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
     ),
