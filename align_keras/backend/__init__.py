@@ -27,6 +27,7 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import trace_once
     from align_keras.backend.tensorflow import value_and_gradients
     from align_keras.backend.tensorflow import values
+    from align_keras.backend.tensorflow import wait_for
 elif keras.config.backend() == "jax":
     from align_keras.backend.jax import ReplicaClipping
     from align_keras.backend.jax import Trainer
@@ -48,6 +49,7 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import trace_once
     from align_keras.backend.jax import value_and_gradients
     from align_keras.backend.jax import values
+    from align_keras.backend.jax import wait_for
 else:
     raise ImportError(
         "align_keras runs on the `tensorflow` and `jax` backends of Keras. "
@@ -76,4 +78,5 @@ __all__ = [
     "trace_once",
     "value_and_gradients",
     "values",
+    "wait_for",
 ]

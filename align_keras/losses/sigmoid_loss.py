@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from align_keras import backend
+from align_keras.losses.exchange import exchanged_softplus_sums
 from align_keras.losses.gather import cross_replica_gather
 from align_keras.losses.pair_loss import PairLoss
 from align_keras.losses.tiles import best_columns
@@ -20,7 +21,9 @@ class SigmoidLoss(PairLoss):
     where training starts in the reference.
 
     Under `tf.distribute`, each replica scores its own images against the
-    texts of all replicas; there is nothing to configure.
+    texts of all replicas; there is nothing to configure. Where the scores are
+    computed in tiles, the replicas send their rows one after another, so that
+    none holds those of all.
 
     Args:
         reduction: string. See `ContrastiveLoss`. Defaults to
@@ -71,17 +74,21 @@ class SigmoidLoss(PairLoss):
     def compare(self, images, texts, labels, offsets, bias=-10.0):
         bias = ops.convert_to_tensor(bias, self.dtype)
         tile_size = self.tile_size_of(images)
-        all_texts = cross_replica_gather(texts)
-        both_ways = backend.num_replicas() == 1
-        sums, best_text, *best_image = softplus_sums(
-            images, all_texts, bias, offsets, tile_size, both_ways
-        )
-        if not both_ways:
-            best_image = [
-                best_columns(
-                    texts, cross_replica_gather(images), offsets, tile_size
-                )
-            ]
+        if backend.num_replicas() == 1:
+            sums, best_text, best_image = softplus_sums(
+                images, texts, bias, offsets, tile_size, both_ways=True
+            )
+        elif tile_size is None:
+            sums, best_text = softplus_sums(
+                images, cross_replica_gather(texts), bias, offsets
+            )
+            best_image = best_columns(
+                texts, cross_replica_gather(images), offsets
+            )
+        else:
+            sums, best_text, best_image = exchanged_softplus_sums(
+                images, texts, bias, offsets, tile_size
+            )
         # Of the matching pair, softplus(-logit) = softplus(logit) - logit.
         logits = ops.sum(images * texts, axis=1) + bias
-        return sums - logits, best_text, best_image[0]
+        return sums - logits, best_text, best_image

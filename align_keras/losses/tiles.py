@@ -49,7 +49,7 @@ def log_sums(
           log-sums in one pass.
     """
     if tile_size is None:
-        scores = _Tiles(rows, columns, offsets, None, both_ways).all_scores()
+        scores = Tiles(rows, columns, offsets, None, both_ways).all_scores()
         matching = ops.stop_gradient(_pick(scores, labels))
         sums = (ops.logsumexp(scores, axis=1), _first_best(scores, 1)[1])
         if both_ways:
@@ -58,7 +58,7 @@ def log_sums(
 
     @ops.custom_gradient
     def tiled(rows, columns):
-        tiles = _Tiles(rows, columns, offsets, tile_size, both_ways)
+        tiles = Tiles(rows, columns, offsets, tile_size, both_ways)
         outputs = _tiled_log_sums(tiles, labels)
 
         def gradient(*upstream):
@@ -95,7 +95,7 @@ def softplus_sums(
         shape `(num_columns,)`.
     """
     if tile_size is None:
-        scores = _Tiles(rows, columns, offsets, None, both_ways).all_scores()
+        scores = Tiles(rows, columns, offsets, None, both_ways).all_scores()
         sums = ops.sum(ops.softplus(scores + bias), axis=1)
         outputs = (sums, _first_best(scores, 1)[1])
         if both_ways:
@@ -104,13 +104,16 @@ def softplus_sums(
 
     @ops.custom_gradient
     def tiled(rows, columns, bias):
-        tiles = _Tiles(rows, columns, offsets, tile_size, both_ways)
+        tiles = Tiles(rows, columns, offsets, tile_size, both_ways)
 
         def gradient(*upstream):
             upstream = keras.tree.flatten(upstream)
-            return _tiled_softplus_sums_gradient(tiles, bias, upstream[0])
+            return tiled_softplus_sums_gradient(tiles, bias, upstream[0])
 
-        return _tiled_softplus_sums(tiles, bias), gradient
+        (_, position), sums, *of_columns = tiled_softplus_sums(
+            tiles, bias, tiles.no_best(), ops.zeros_like(rows[:, 0])
+        )
+        return (sums, position, *of_columns), gradient
 
     return tiled(rows, columns, bias)
 
@@ -129,20 +132,31 @@ def best_columns(rows, columns, offsets=None, tile_size=None):
         An int32 tensor of shape `(num_rows,)`, without a gradient.
     """
     rows, columns = ops.stop_gradient(rows), ops.stop_gradient(columns)
-    tiles = _Tiles(rows, columns, offsets, tile_size)
+    tiles = Tiles(rows, columns, offsets, tile_size)
     if tile_size is None:
         return _first_best(tiles.all_scores(), 1)[1]
+    return tiled_best(tiles, tiles.no_best())[1]
+
+
+def tiled_best(tiles, best):
+    """The better of `best`, of columns before, and the best of the tiles'."""
 
     def step(best, tile):
         return _better(best, _first_best(tiles.scores(tile), 1), tile), {}
 
-    return tiles.scan(step, tiles.no_best())[0][1]
+    return tiles.scan(step, best)[0]
 
 
-class _Tiles:
-    """Scores of rows and columns, for so many columns at a time."""
+class Tiles:
+    """Scores of rows and columns, for so many columns at a time.
 
-    def __init__(self, rows, columns, offsets, tile_size, both_ways=False):
+    `first` is the position of the first column, of which the best is told.
+    """
+
+    def __init__(
+        self, rows, columns, offsets, tile_size, both_ways=False, first=0
+    ):
+        self.first = first
         self.rows = rows
         self.columns = columns
         self.offsets = offsets
@@ -185,7 +199,8 @@ class _Tiles:
         if self.is_padded and offsets is None:
             offsets = ops.zeros((self.num_columns,), self.dtype)
         tiles = {
-            "first": ops.arange(self.num_tiles, dtype="int32") * self.size,
+            "first": self.first
+            + ops.arange(self.num_tiles, dtype="int32") * self.size,
             "columns": self._cut(backend.replicate(self.columns)),
             **{name: self._cut(value) for name, value in of_columns.items()},
         }
@@ -292,26 +307,28 @@ def _tiled_log_sums_gradient(tiles, log_sums, upstream):
     return row_gradient, outputs["columns"]
 
 
-def _tiled_softplus_sums(tiles, bias):
+def tiled_softplus_sums(tiles, bias, best, sums):
+    """Add the tiles to the best and the sums of columns before.
+
+    Returns both, and with `both_ways` the best row of each column.
+    """
+
     def step(carry, tile):
-        best, total = carry
+        best, sums = carry
         scores = tiles.scores(tile)
         best = _better(best, _first_best(scores, 1), tile)
-        total = total + ops.sum(ops.softplus(scores + bias), axis=1)
+        sums = sums + ops.sum(ops.softplus(scores + bias), axis=1)
         if not tiles.both_ways:
-            return (best, total), {}
-        return (best, total), {"position": _first_best(scores, 0)[1]}
+            return (best, sums), {}
+        return (best, sums), {"position": _first_best(scores, 0)[1]}
 
-    best = tiles.no_best()
     dtypes = {"position": "int32"} if tiles.both_ways else None
-    carry, of_columns = tiles.scan(
-        step, (best, ops.zeros_like(best[0])), dtypes
-    )
-    (_, position), total = carry
-    return (total, position, *of_columns.values())
+    (best, sums), of_columns = tiles.scan(step, (best, sums), dtypes)
+    return (best, sums, *of_columns.values())
 
 
-def _tiled_softplus_sums_gradient(tiles, bias, upstream):
+def tiled_softplus_sums_gradient(tiles, bias, upstream):
+    """The gradients of rows, columns and bias, given that of the sums."""
     upstream = ops.expand_dims(upstream, 1)
 
     def step(carry, tile):

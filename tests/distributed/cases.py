@@ -52,7 +52,9 @@ class Case:
 
     def make_loss(self):
         if self.sigmoid:
-            return SigmoidLoss(dtype=keras.config.floatx())
+            return SigmoidLoss(
+                tile_size=self.tile_size, dtype=keras.config.floatx()
+            )
         return ContrastiveLoss(
             0.1, tile_size=self.tile_size, dtype=keras.config.floatx()
         )
@@ -97,7 +99,11 @@ CASES = {
     "frozen cached": Case(frozen=True, compile={"microbatch_size": 4}),
     "sigmoid": Case("ghost", run=2, sigmoid=True),
     "sigmoid cached": Case(
-        "ghost", run=2, sigmoid=True, compile={"microbatch_size": 2}
+        "ghost",
+        run=2,
+        sigmoid=True,
+        tile_size=5,
+        compile={"microbatch_size": 2},
     ),
     # Many things at once, for where each of them would take long.
     "blocks at once": Case(**MANY, blocks=True),

@@ -22,9 +22,12 @@ import numpy as np
 
 from align_keras import ContrastiveLoss
 from align_keras import SigmoidLoss
+from align_keras.losses import exchange
 
+# Of five replicas, two, two and one then send their rows at a time.
+exchange.MOST_ROUNDS = 3
 # Divisible by the devices, but not by the tiles.
-BATCH, TILE = 16, 5
+BATCH, TILE = 2 * DEVICES, 3
 BIAS, SMOOTHING, TEMPERATURE = -3.0, 0.1, 0.1
 
 

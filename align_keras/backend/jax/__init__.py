@@ -8,6 +8,7 @@ from align_keras.backend.jax.functional import scan
 from align_keras.backend.jax.functional import trace_once
 from align_keras.backend.jax.functional import value_and_gradients
 from align_keras.backend.jax.functional import values
+from align_keras.backend.jax.functional import wait_for
 from align_keras.backend.jax.maps import normalize_batch
 from align_keras.backend.jax.maps import silu
 from align_keras.backend.jax.optimizer import ReplicaClipping
@@ -40,4 +41,5 @@ __all__ = [
     "trace_once",
     "value_and_gradients",
     "values",
+    "wait_for",
 ]

@@ -8,6 +8,7 @@ from align_keras.backend.tensorflow.functional import scan
 from align_keras.backend.tensorflow.functional import trace_once
 from align_keras.backend.tensorflow.functional import value_and_gradients
 from align_keras.backend.tensorflow.functional import values
+from align_keras.backend.tensorflow.functional import wait_for
 from align_keras.backend.tensorflow.maps import normalize_batch
 from align_keras.backend.tensorflow.maps import silu
 from align_keras.backend.tensorflow.optimizer import ReplicaClipping
@@ -40,4 +41,5 @@ __all__ = [
     "trace_once",
     "value_and_gradients",
     "values",
+    "wait_for",
 ]

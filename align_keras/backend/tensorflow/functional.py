@@ -89,7 +89,7 @@ def checkpoint(function, *inputs):
         output, state[:] = function(*tf.nest.pack_sequence_as(inputs, flat))
 
         def backward(gradient):
-            copies = [_after(gradient, tensor) for tensor in flat]
+            copies = [wait_for(gradient, tensor) for tensor in flat]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(copies)
                 again, _ = function(*tf.nest.pack_sequence_as(inputs, copies))
@@ -105,15 +105,23 @@ def checkpoint(function, *inputs):
     return run(*tf.nest.flatten(inputs)), state
 
 
-def _after(gradient, tensor):
-    """Copy `tensor` in a way that has to wait for `gradient`.
+def wait_for(known, tensor):
+    """Copy `tensor` in a way that has to wait until another is known.
 
-    Without it, all would be computed anew as early as possible. XLA heeds no
-    control dependencies, hence a zero that depends on the gradient.
+    Without it, a graph computes and keeps as early as possible what is needed
+    late. XLA heeds no control dependencies, hence a zero that depends on the
+    other.
+
+    Args:
+        known: float tensor.
+        tensor: float tensor.
+
+    Returns:
+        A tensor equal to `tensor`.
     """
     if tf.executing_eagerly():
         return tf.identity(tensor)
-    first = tf.reduce_max(tf.reshape(gradient, [-1])[:1])
+    first = tf.reduce_max(tf.reshape(known, [-1])[:1])
     defined = tf.cast(first, "bool")
     zero = tf.where(defined == defined, 0.0, float("nan"))
     return tensor + tf.cast(zero, tensor.dtype)

@@ -1,0 +1,112 @@
+"""Sums over the columns of all replicas, few of which are held at a time."""
+
+import keras
+from keras import ops
+
+from align_keras import backend
+from align_keras.losses.tiles import Tiles
+from align_keras.losses.tiles import tiled_best
+from align_keras.losses.tiles import tiled_softplus_sums
+from align_keras.losses.tiles import tiled_softplus_sums_gradient
+
+# Each round is a part of the program, which is not to grow with the replicas.
+MOST_ROUNDS = 8
+
+
+def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
+    """Compute sums of `log(1 + exp(score + bias))` over all replicas' texts.
+
+    Round by round, one replica sends its rows to all (of more than eight
+    replicas, an eighth does). The backward pass sends them again, so that no
+    replica ever holds those of all.
+
+    Args:
+        images: float tensor of shape `(batch, dim)`.
+        texts: float tensor of shape `(batch, dim)`.
+        bias: float scalar tensor.
+        offsets: float tensor of shape `(global_batch,)` to add to the scores
+            of each column, without a gradient, or `None`.
+        tile_size: int. Greatest number of columns of a tile.
+
+    Returns:
+        A tuple of three tensors of shape `(batch,)`: the sums of the images;
+        and, without a gradient, the int32 positions in the global batch of
+        the best text of each image and of the best image of each text.
+
+    Reference:
+        - [Zhai et al., 2023](https://arxiv.org/abs/2303.15343), section 3.3.
+          There, each replica passes its texts on to its neighbour, for which
+          `tf.distribute` has no operation.
+    """
+
+    @ops.custom_gradient
+    def exchanged(images, texts, bias):
+        def gradients(*upstream):
+            upstream = keras.tree.flatten(upstream)[0]
+            image_gradient = ops.zeros_like(images)
+            text_gradient = ops.zeros_like(texts)
+            bias_gradient = ops.zeros_like(bias)
+            for senders in _rounds(images, offsets, tile_size):
+                columns = senders.send(texts, after=image_gradient)
+                by_row, by_column, by_bias = tiled_softplus_sums_gradient(
+                    senders.tiles(images, columns), bias, upstream
+                )
+                image_gradient = image_gradient + by_row
+                text_gradient = text_gradient + senders.take_back(by_column)
+                bias_gradient = bias_gradient + by_bias
+            return image_gradient, text_gradient, bias_gradient
+
+        sums = ops.zeros_like(images[:, 0])
+        best_text = best_image = None
+        for senders in _rounds(images, offsets, tile_size):
+            tiles = senders.tiles(images, senders.send(texts, after=sums))
+            best_text, sums = tiled_softplus_sums(
+                tiles, bias, best_text or tiles.no_best(), sums
+            )
+            tiles = senders.tiles(texts, senders.send(images, after=sums))
+            best_image = tiled_best(tiles, best_image or tiles.no_best())
+        return (sums, best_text[1], best_image[1]), gradients
+
+    return exchanged(images, texts, bias)
+
+
+def _rounds(local, offsets, tile_size):
+    replicas = backend.num_replicas()
+    at_once = -(-replicas // MOST_ROUNDS)
+    for first in range(0, replicas, at_once):
+        number = min(at_once, replicas - first)
+        yield _Senders(first, number, ops.shape(local)[0], offsets, tile_size)
+
+
+class _Senders:
+    """Some consecutive replicas, whose rows come next to each other."""
+
+    def __init__(self, first, number, local_size, offsets, tile_size):
+        self.first = first * local_size
+        self.size = number * local_size
+        self.tile_size = tile_size
+        self.offsets = offsets
+        if offsets is not None:
+            self.offsets = offsets[self.first : self.first + self.size]
+        replicas = first + ops.arange(number, dtype="int32")
+        is_me = ops.equal(replicas, backend.replica_index())
+        self.is_me = ops.reshape(is_me, (number, 1, 1))
+
+    def send(self, rows, after):
+        """The rows of the senders, on all replicas, once `after` is known."""
+        parts = ops.where(self.is_me, ops.expand_dims(rows, 0), 0.0)
+        parts = backend.wait_for(after, parts)
+        parts = ops.reshape(parts, (self.size, ops.shape(rows)[1]))
+        return backend.all_reduce_sum([parts])[0]
+
+    def take_back(self, gradient):
+        """The part of this replica of what all replicas derived, or zeros."""
+        (gradient,) = backend.all_reduce_sum([gradient])
+        shape = (ops.shape(self.is_me)[0], -1, ops.shape(gradient)[1])
+        parts = ops.where(self.is_me, ops.reshape(gradient, shape), 0.0)
+        return ops.sum(parts, axis=0)
+
+    def tiles(self, rows, columns):
+        return Tiles(
+            rows, columns, self.offsets, self.tile_size, first=self.first
+        )
