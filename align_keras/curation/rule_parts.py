@@ -17,25 +17,23 @@ def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
     Returns:
         Ibis table of `columns` and `gram` (string).
     """
+    ibis = require("ibis", "curation")
+    exceptions = require("ibis.common.exceptions", "curation")
     words = rows.filter(rows.num_tokens > 0)
     words = words.select(*columns, words=words.tokens.split(" "))
-    # One list of all would need a test for null, which makes it twice.
-    return union(_explode(words, length, columns) for length in ngrams)
-
-
-def _explode(words, length, columns):
-    """A row for each n-gram of a length."""
-    exceptions = require("ibis.common.exceptions", "curation")
-    grams = _joined(words.words, length)
+    lists = [_joined(words.words, length) for length in ngrams]
     try:
         words.get_backend()
     except exceptions.IbisError:
-        # To be printed for any engine: the other form becomes a quadratic
-        # join on BigQuery.
-        return words.select(*columns, gram=grams).unnest("gram")
+        # To be printed for any engine. BigQuery has no lists of lists, and
+        # would make a quadratic join of the form below.
+        return union(
+            words.select(*columns, gram=grams).unnest("gram") for grams in lists
+        )
     # In one step, because Ibis would merge two and split the text again for
-    # every word of it.
-    return words.select(*columns, gram=grams.unnest())
+    # every word of it; and in one list, because DuckDB would make and keep a
+    # table of the words that a union of two took them from.
+    return words.select(*columns, gram=ibis.array(lists).flatten().unnest())
 
 
 def _joined(words, length):
