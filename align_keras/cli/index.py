@@ -23,8 +23,8 @@ def add_arguments(parser):
         "--kind",
         default="auto",
         choices=("auto", "exact", "ivf-pq", "hnsw", "qdrant"),
-        help="auto is exact up to 250,000 vectors, ivf-pq above "
-        "(default: %(default)s)",
+        help="auto is exact up to 250,000 vectors, hnsw up to 4,000,000, "
+        "ivf-pq above (default: %(default)s)",
     )
     parser.add_argument(
         "--labels",

@@ -29,6 +29,8 @@ KINDS = ("auto", "exact", "ivf-pq", "hnsw", "qdrant")
 # Above this, `auto` takes FAISS: a scan of so many vectors of 640 values
 # reads 640 MB for each query.
 EXACT_UP_TO = 250_000
+# A graph is built in memory, 0.9 kB for each vector of 640 values.
+GRAPH_UP_TO = 4_000_000
 _COLUMNS = ("keys", "texts", "thumbnails")
 
 
@@ -52,7 +54,8 @@ def build_index(
             copied into the index.
         kind: string. `"exact"` compares with every vector; `"ivf-pq"` and
             `"hnsw"` ask FAISS for candidates; `"qdrant"` asks that database;
-            `"auto"` is `"exact"` up to 250,000 vectors and `"ivf-pq"` above.
+            `"auto"` is `"exact"` up to 250,000 vectors, `"hnsw"` up to
+            4,000,000 and `"ivf-pq"` above.
         labels: list of strings. Classes that the web page tells apart in a
             picture. Defaults to none.
         templates: list of strings with `{}` where the name of a class goes;
@@ -132,7 +135,7 @@ def write_index(
     _check_qdrant(kind, qdrant, collection)
     templates = check_templates(list(templates), "templates")
     if kind == "auto":
-        kind = "exact" if count <= EXACT_UP_TO else "ivf-pq"
+        kind = _kind_for(count)
     path = Path(output)
     if path.exists():
         raise FileExistsError(
@@ -160,6 +163,12 @@ def write_index(
         text = json.dumps(about, indent=2, ensure_ascii=False)
         (directory / "index.json").write_text(text + "\n", "utf-8")
     return about
+
+
+def _kind_for(count):
+    if count <= EXACT_UP_TO:
+        return "exact"
+    return "hnsw" if count <= GRAPH_UP_TO else "ivf-pq"
 
 
 def _check_qdrant(kind, url, collection):

@@ -212,20 +212,29 @@ def test_auto_changes_to_faiss_and_maps_its_files(
     pytest.importorskip("faiss")
     vectors = drawn[0]
     rows = [([""] * COUNT, [""] * COUNT, vectors, [b""] * COUNT)]
-    for most, kind in ((COUNT, "exact"), (COUNT - 1, "ivf-pq")):
-        monkeypatch.setattr(index_module, "EXACT_UP_TO", most)
+    # Each is kept up to its bound, and the next is taken one above.
+    bounds = {
+        "exact": (COUNT, COUNT),
+        "hnsw": (COUNT - 1, COUNT),
+        "ivf-pq": (COUNT - 2, COUNT - 1),
+    }
+    for kind, (exact, graph) in bounds.items():
+        monkeypatch.setattr(index_module, "EXACT_UP_TO", exact)
+        monkeypatch.setattr(index_module, "GRAPH_UP_TO", graph)
         path = tmp_path / kind
         about = write_index(rows, COUNT, path, library.preset)
         assert about["kind"] == kind
-    index = Index(path)
-    assert isinstance(index.vectors, np.memmap)
-    found = index.search(vectors[:5], 1)
-    assert [rows[0] for rows, _ in found] == list(range(5))
-    maps = Path("/proc/self/maps")
-    if maps.exists():
-        mapped = maps.read_text()
-        for name in ("vectors.npy", "index.faiss"):
-            assert str(path / name) in mapped
+    for kind in ("hnsw", "ivf-pq"):
+        path = tmp_path / kind
+        index = Index(path)
+        assert isinstance(index.vectors, np.memmap)
+        found = index.search(vectors[:5], 1)
+        assert [rows[0] for rows, _ in found] == list(range(5))
+        maps = Path("/proc/self/maps")
+        if maps.exists():
+            mapped = maps.read_text()
+            for name in ("vectors.npy", "index.faiss"):
+                assert str(path / name) in mapped
 
 
 def test_a_collection_of_other_vectors_is_refused(qdrant_index):
