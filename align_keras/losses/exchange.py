@@ -5,6 +5,7 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.losses.tiles import Tiles
+from align_keras.losses.tiles import no_best
 from align_keras.losses.tiles import tiled_best
 from align_keras.losses.tiles import tiled_softplus_sums
 from align_keras.losses.tiles import tiled_softplus_sums_gradient
@@ -16,9 +17,9 @@ MOST_ROUNDS = 8
 def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
     """Compute sums of `log(1 + exp(score + bias))` over all replicas' texts.
 
-    Round by round, one replica sends its rows to all (of more than eight
-    replicas, an eighth does). The backward pass sends them again, so that no
-    replica ever holds those of all.
+    In tiles, one replica after another sends its rows to all (of more than
+    eight replicas, several at a time, in eight rounds at most). The backward
+    pass sends them again, so that no replica ever holds those of all.
 
     Args:
         images: float tensor of shape `(batch, dim)`.
@@ -26,7 +27,8 @@ def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
         bias: float scalar tensor.
         offsets: float tensor of shape `(global_batch,)` to add to the scores
             of each column, without a gradient, or `None`.
-        tile_size: int. Greatest number of columns of a tile.
+        tile_size: int. Greatest number of columns of a tile; `None` sends all
+            rows and computes all scores at once.
 
     Returns:
         A tuple of three tensors of shape `(batch,)`: the sums of the images;
@@ -41,9 +43,23 @@ def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
 
     @ops.custom_gradient
     def exchanged(images, texts, bias):
+        sums = ops.zeros_like(images[:, 0])
+        best_text, best_image = no_best(images), no_best(texts)
+        for senders in _rounds(images, offsets, tile_size):
+            # Each waits for what the one before was needed for.
+            columns = senders.send(texts, after=best_image[0])
+            best_text, sums = tiled_softplus_sums(
+                senders.tiles(images, columns), bias, best_text, sums
+            )
+            columns = senders.send(images, after=best_text[0])
+            best_image = tiled_best(senders.tiles(texts, columns), best_image)
+
         def gradients(*upstream):
             upstream = keras.tree.flatten(upstream)[0]
-            image_gradient = ops.zeros_like(images)
+            # The upstream gradient of a mean is known before all else.
+            image_gradient = backend.wait_for(
+                best_image[0], ops.zeros_like(images)
+            )
             text_gradient = ops.zeros_like(texts)
             bias_gradient = ops.zeros_like(bias)
             for senders in _rounds(images, offsets, tile_size):
@@ -56,26 +72,18 @@ def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
                 bias_gradient = bias_gradient + by_bias
             return image_gradient, text_gradient, bias_gradient
 
-        sums = ops.zeros_like(images[:, 0])
-        best_text = best_image = None
-        for senders in _rounds(images, offsets, tile_size):
-            tiles = senders.tiles(images, senders.send(texts, after=sums))
-            best_text, sums = tiled_softplus_sums(
-                tiles, bias, best_text or tiles.no_best(), sums
-            )
-            tiles = senders.tiles(texts, senders.send(images, after=sums))
-            best_image = tiled_best(tiles, best_image or tiles.no_best())
         return (sums, best_text[1], best_image[1]), gradients
 
     return exchanged(images, texts, bias)
 
 
-def _rounds(local, offsets, tile_size):
+def _rounds(rows, offsets, tile_size):
+    """Yield the `_Senders` of each round; `rows` are those of one replica."""
     replicas = backend.num_replicas()
-    at_once = -(-replicas // MOST_ROUNDS)
+    at_once = replicas if tile_size is None else -(-replicas // MOST_ROUNDS)
     for first in range(0, replicas, at_once):
         number = min(at_once, replicas - first)
-        yield _Senders(first, number, ops.shape(local)[0], offsets, tile_size)
+        yield _Senders(first, number, ops.shape(rows)[0], offsets, tile_size)
 
 
 class _Senders:
@@ -84,7 +92,7 @@ class _Senders:
     def __init__(self, first, number, local_size, offsets, tile_size):
         self.first = first * local_size
         self.size = number * local_size
-        self.tile_size = tile_size
+        self.tile_size = self.size if tile_size is None else tile_size
         self.offsets = offsets
         if offsets is not None:
             self.offsets = offsets[self.first : self.first + self.size]
@@ -107,6 +115,7 @@ class _Senders:
         return ops.sum(parts, axis=0)
 
     def tiles(self, rows, columns):
+        """The scores of rows of this replica and columns that were sent."""
         return Tiles(
             rows, columns, self.offsets, self.tile_size, first=self.first
         )

@@ -3,9 +3,7 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.losses.exchange import exchanged_softplus_sums
-from align_keras.losses.gather import cross_replica_gather
 from align_keras.losses.pair_loss import PairLoss
-from align_keras.losses.tiles import best_columns
 from align_keras.losses.tiles import softplus_sums
 
 
@@ -74,21 +72,12 @@ class SigmoidLoss(PairLoss):
     def compare(self, images, texts, labels, offsets, bias=-10.0):
         bias = ops.convert_to_tensor(bias, self.dtype)
         tile_size = self.tile_size_of(images)
-        if backend.num_replicas() == 1:
-            sums, best_text, best_image = softplus_sums(
-                images, texts, bias, offsets, tile_size, both_ways=True
-            )
-        elif tile_size is None:
-            sums, best_text = softplus_sums(
-                images, cross_replica_gather(texts), bias, offsets
-            )
-            best_image = best_columns(
-                texts, cross_replica_gather(images), offsets
-            )
-        else:
-            sums, best_text, best_image = exchanged_softplus_sums(
-                images, texts, bias, offsets, tile_size
-            )
+        compute = softplus_sums
+        if backend.num_replicas() > 1:
+            compute = exchanged_softplus_sums
+        sums, best_text, best_image = compute(
+            images, texts, bias, offsets, tile_size
+        )
         # Of the matching pair, softplus(-logit) = softplus(logit) - logit.
         logits = ops.sum(images * texts, axis=1) + bias
         return sums - logits, best_text, best_image

@@ -72,70 +72,41 @@ def log_sums(
     return tiled(rows, columns)
 
 
-def softplus_sums(
-    rows, columns, bias, offsets=None, tile_size=None, both_ways=False
-):
-    """Compute sums of `log(1 + exp(score + bias))`, and the best columns.
+def softplus_sums(rows, columns, bias, offsets=None, tile_size=None):
+    """Compute sums of `log(1 + exp(score + bias))`, and what scores best.
 
     Args:
-        rows: float tensor of shape `(num_rows, dim)`.
-        columns: float tensor of shape `(num_columns, dim)`.
+        rows: float tensor of shape `(batch, dim)`.
+        columns: float tensor of shape `(batch, dim)`.
         bias: float scalar tensor.
-        offsets: float tensor of shape `(num_columns,)` without a gradient.
-            Defaults to `None`.
+        offsets: float tensor of shape `(batch,)` without a gradient, for the
+            rows as well. Defaults to `None`.
         tile_size: int. Greatest number of columns of a tile; `None` computes
             all scores at once. Defaults to `None`.
-        both_ways: bool. Whether to return the best row of each column, too.
-            The offsets then hold for the rows, too, which are as many.
-            Defaults to `False`.
 
     Returns:
-        A tuple of the sums and the int32 positions of the first maximum, both
-        of shape `(num_rows,)`; with `both_ways`, also of the positions of
-        shape `(num_columns,)`.
+        A tuple of three tensors of shape `(batch,)`: the sums, and the int32
+        positions of the first maximum of each row and of each column.
     """
     if tile_size is None:
-        scores = Tiles(rows, columns, offsets, None, both_ways).all_scores()
+        scores = Tiles(rows, columns, offsets, None, True).all_scores()
         sums = ops.sum(ops.softplus(scores + bias), axis=1)
-        outputs = (sums, _first_best(scores, 1)[1])
-        if both_ways:
-            outputs += (_first_best(scores, 0)[1],)
-        return outputs
+        return sums, _first_best(scores, 1)[1], _first_best(scores, 0)[1]
 
     @ops.custom_gradient
     def tiled(rows, columns, bias):
-        tiles = Tiles(rows, columns, offsets, tile_size, both_ways)
+        tiles = Tiles(rows, columns, offsets, tile_size, True)
 
         def gradient(*upstream):
             upstream = keras.tree.flatten(upstream)
             return tiled_softplus_sums_gradient(tiles, bias, upstream[0])
 
-        (_, position), sums, *of_columns = tiled_softplus_sums(
-            tiles, bias, tiles.no_best(), ops.zeros_like(rows[:, 0])
+        (_, position), sums, best_rows = tiled_softplus_sums(
+            tiles, bias, no_best(rows), ops.zeros_like(rows[:, 0])
         )
-        return (sums, position, *of_columns), gradient
+        return (sums, position, best_rows), gradient
 
     return tiled(rows, columns, bias)
-
-
-def best_columns(rows, columns, offsets=None, tile_size=None):
-    """Compute the int32 position of the best column of each row.
-
-    Args:
-        rows: float tensor of shape `(num_rows, dim)`.
-        columns: float tensor of shape `(num_columns, dim)`.
-        offsets: float tensor of shape `(num_columns,)`. Defaults to `None`.
-        tile_size: int. Greatest number of columns of a tile; `None` computes
-            all scores at once. Defaults to `None`.
-
-    Returns:
-        An int32 tensor of shape `(num_rows,)`, without a gradient.
-    """
-    rows, columns = ops.stop_gradient(rows), ops.stop_gradient(columns)
-    tiles = Tiles(rows, columns, offsets, tile_size)
-    if tile_size is None:
-        return _first_best(tiles.all_scores(), 1)[1]
-    return tiled_best(tiles, tiles.no_best())[1]
 
 
 def tiled_best(tiles, best):
@@ -150,7 +121,16 @@ def tiled_best(tiles, best):
 class Tiles:
     """Scores of rows and columns, for so many columns at a time.
 
-    `first` is the position of the first column, of which the best is told.
+    Args:
+        rows: float tensor of shape `(num_rows, dim)`.
+        columns: float tensor of shape `(num_columns, dim)`.
+        offsets: float tensor of shape `(num_columns,)` or `None`.
+        tile_size: int. Greatest number of columns of a tile, or `None` if
+            all scores are computed at once.
+        both_ways: bool. Whether the offsets hold for the rows, too. Defaults
+            to `False`.
+        first: int. Position of the first column, where the columns are a part
+            of more. Defaults to `0`.
     """
 
     def __init__(
@@ -219,10 +199,11 @@ class Tiles:
         shape = (self.num_tiles * self.size, *ops.shape(x)[2:])
         return ops.reshape(x, shape)[: self.num_columns]
 
-    def no_best(self):
-        """The value and position of the best of no columns, for each row."""
-        lowest = ops.full_like(self.rows[:, 0], -np.inf)
-        return lowest, ops.zeros_like(lowest, "int32")
+
+def no_best(rows):
+    """The score and position of the best of no columns, for each row."""
+    lowest = ops.full_like(rows[:, 0], -np.inf)
+    return lowest, ops.zeros_like(lowest, "int32")
 
 
 def _first_best(scores, axis):
@@ -267,7 +248,7 @@ def _tiled_log_sums(tiles, labels):
         log_sum = highest + ops.log(_exp_sums(scores, highest, 0))
         return carry, {"log_sum": log_sum, "position": position}
 
-    best = tiles.no_best()
+    best = no_best(tiles.rows)
     zeros = ops.zeros_like(best[0])
     dtypes = {"log_sum": tiles.dtype, "position": "int32"}
     carry, of_columns = tiles.scan(

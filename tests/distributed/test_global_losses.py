@@ -21,6 +21,9 @@ def test_replicas_equal_the_equations_on_the_global_batch(run_script, tmp_path):
     for kind, extra in (("contrastive", SMOOTHING), ("sigmoid", BIAS)):
         for masked in (False, True):
             expected = expected_results(results, kind, extra, masked)
+            for name in ("image_hit", "text_hit"):
+                hits = expected[name].reshape(DEVICES[backend], -1)
+                assert hits.any(axis=1).all() and not hits.all(), name
             for tile_size in (None, TILE) if masked else (TILE,):
                 for name, value in expected.items():
                     case = f"{kind} {tile_size} {masked} {name}"
