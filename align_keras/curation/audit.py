@@ -137,11 +137,11 @@ def _histograms(rows, verdicts, engine):
     }
     bars = {n: _bar(value, edges) for n, (value, edges) in measures.items()}
     judged = rows.select("row_id", **bars).left_join(verdicts, "row_id")
-    kept = judged.mask.isnull().cast("int8")
+    kept = judged.mask.isnull()
     # Few combinations of bars occur, so all four are counted in one pass.
     counted = engine.collect(
         judged.group_by(list(measures)).agg(
-            before=judged.count(), after=kept.sum()
+            before=judged.count(), after=judged.count(where=kept)
         )
     )
     return {
@@ -159,8 +159,9 @@ def _histograms(rows, verdicts, engine):
 def _bar(value, edges):
     """Number of the bar; null where there is no value."""
     ibis = require("ibis", "curation")
-    bar = sum((value >= edge).cast("int8") for edge in edges)
-    return ibis.ifelse(value.isnull(), ibis.null("int8"), bar.cast("int8"))
+    lower = ((value < edge, number) for number, edge in enumerate(edges))
+    missing = (value.isnull(), ibis.null("int8"))
+    return ibis.cases(missing, *lower, else_=len(edges))
 
 
 def _sum_bars(found, name, when, count):

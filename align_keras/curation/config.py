@@ -322,9 +322,11 @@ def _check_values(kind, parameters):
             f"Received: {parameters['shared']}"
         )
     ngrams = parameters.get("ngrams", (1,))
-    if not ngrams or any(not 1 <= length <= 5 for length in ngrams):
+    repeated = len(set(ngrams)) < len(ngrams)
+    if not ngrams or repeated or any(not 1 <= n <= 5 for n in ngrams):
         raise ValueError(
-            f"`{kind}.ngrams` must be lengths from 1 to 5. Received: {ngrams}"
+            f"`{kind}.ngrams` must be lengths from 1 to 5, each once. "
+            f"Received: {ngrams}"
         )
 
 

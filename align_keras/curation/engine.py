@@ -112,7 +112,10 @@ class DuckDBEngine:
 
     def collect(self, table):
         """A small table as a list of dicts."""
-        return self.connection.to_pyarrow(table).to_pylist()
+        # Not by Ibis, which would import pandas.
+        found = self.connection.raw_sql(self.connection.compile(table))
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def map(self, function, items):
         """Apply a function to items in processes; yield as they finish."""

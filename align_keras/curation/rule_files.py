@@ -4,6 +4,8 @@ import glob
 import os
 from pathlib import Path
 
+import numpy as np
+
 from align_keras.curation.extras import require
 from align_keras.curation.stages import fingerprint
 from align_keras.curation.text import normalize_text
@@ -24,17 +26,19 @@ def rule_files(rule, rows, stages, key):
     given = rule.parameters
     if rule.kind == "forbidden_words":
         words = _read_words(given["words"])
-        return {"words": _strings(stages, rule.name, words)}
+        name, state = f"{rule.name}-words", fingerprint(words)
+        table = stages.arrow(name, state, lambda: _table(gram=_strings(words)))
+        return {"words": table}
     state = fingerprint(key, describe(given["test_images"]))
     if rule.kind == "near_duplicate":
         from align_keras.curation.test_images import hash_test_images
 
         def hashes():
             found = hash_test_images(given["test_images"], given["mirrored"])
-            arrow = require("pyarrow", "curation")
-            hashes = arrow.array(found.keys(), "int64")
-            names = arrow.array(found.values(), "string")
-            return arrow.table({"phash": hashes, "test_image": names})
+            return _table(
+                phash=_integers(found.keys()),
+                test_image=_strings(found.values()),
+            )
 
         name = f"{rule.name}-test_hashes"
         return {"test_hashes": stages.arrow(name, state, hashes)}
@@ -72,10 +76,27 @@ def _read_words(paths):
     return sorted(words)
 
 
-def _strings(stages, name, values):
+# `pyarrow.array` would import pandas, which takes as long as a rule takes for
+# a million rows.
+
+
+def _table(**columns):
     arrow = require("pyarrow", "curation")
-    return stages.arrow(
-        f"{name}-words",
-        fingerprint(values),
-        lambda: arrow.table({"gram": arrow.array(values, "string")}),
-    )
+    return arrow.Table.from_arrays(list(columns.values()), list(columns))
+
+
+def _integers(values):
+    return _array("int64", len(values), np.fromiter(values, "int64"))
+
+
+def _strings(values):
+    encoded = [value.encode(errors="replace") for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype="int32")
+    return _array("string", len(values), ends, b"".join(encoded))
+
+
+def _array(kind, length, *parts):
+    arrow = require("pyarrow", "curation")
+    buffers = [None, *map(arrow.py_buffer, parts)]
+    kind = arrow.type_for_alias(kind)
+    return arrow.Array.from_buffers(kind, length, buffers)

@@ -5,7 +5,7 @@ import functools
 from align_keras.curation.extras import require
 
 
-def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
+def token_grams(rows, ngrams=(1, 2), columns=("row_id",), longest=False):
     """A row for each occurrence of a token.
 
     Args:
@@ -13,6 +13,8 @@ def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
         ngrams: tuple of ints, lengths of the tokens in unigrams.
         columns: tuple of strings. What is kept of a row. Defaults to
             `("row_id",)`.
+        longest: bool. Whether to take of each text only the tokens of the
+            greatest length that it has. Defaults to `False`.
 
     Returns:
         Ibis table of `columns` and `gram` (string).
@@ -22,6 +24,14 @@ def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
     words = rows.filter(rows.num_tokens > 0)
     words = words.select(*columns, words=words.tokens.split(" "))
     lists = [_joined(words.words, length) for length in ngrams]
+    if longest:
+        by_length = dict(zip(ngrams, lists, strict=True))
+        count = words.words.length()
+        cases = (
+            (count >= length, by_length[length])
+            for length in sorted(ngrams, reverse=True)
+        )
+        lists = [ibis.cases(*cases)]
     try:
         words.get_backend()
     except exceptions.IbisError:
@@ -33,7 +43,8 @@ def token_grams(rows, ngrams=(1, 2), columns=("row_id",)):
     # In one step, because Ibis would merge two and split the text again for
     # every word of it; and in one list, because DuckDB would make and keep a
     # table of the words that a union of two took them from.
-    return words.select(*columns, gram=ibis.array(lists).flatten().unnest())
+    grams = lists[0] if len(lists) == 1 else ibis.array(lists).flatten()
+    return words.select(*columns, gram=grams.unnest())
 
 
 def _joined(words, length):

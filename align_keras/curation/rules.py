@@ -245,6 +245,9 @@ def rare_tokens(
     counts = grams.group_by("gram").agg(occurrences=int64_sum(grams.rows.sum()))
     counts = stage("token_counts", counts)
     frequent = stage("frequent_tokens", most_frequent(counts, keep, ties))
+    # A token occurs at least as often as any longer one that it is part of: of
+    # a frequent bigram both words are frequent, and need no look.
+    grams = token_grams(texts, ngrams, ("text_key",), longest=True)
     # Small table on the right: engines keep that one in memory.
     rare = grams.anti_join(frequent, "gram").select("text_key").distinct()
     return drop_matching(rows, rare, "text_key")

@@ -1,6 +1,8 @@
 """Every rule against plain Python, on DuckDB and on Spark."""
 
+import collections
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -211,6 +213,41 @@ def test_printed_sql_gives_the_same_rows(crawl, result):
     assert sorted(row_id for (row_id,) in found) == sorted(kept)
     dropped = pq.read_table(output / "dropped").to_pylist()
     assert masks == sorted((row["row_id"], row["mask"]) for row in dropped)
+
+
+@pytest.mark.parametrize(
+    ("ngrams", "keep"),
+    [((1,), 9), ((2,), 40), ((2, 3), 90), ((3, 1), 90), ((1, 2, 4), 150)],
+)
+@pytest.mark.parametrize("ties", ["keep", "drop"])
+def test_the_longest_tokens_tell_enough(ngrams, keep, ties, tmp_path):
+    """Only the longest of a text are looked up; the oracle looks up all."""
+    draw = random.Random(0)
+    words, lengths = "a b c d e f g h i j k l m".split(), [1, 1, 2, 3, 4, 6]
+    weights = [1 / rank**1.5 for rank in range(1, len(words) + 1)]
+    texts = [
+        draw.choices(words, weights, k=draw.choice(lengths)) for _ in range(999)
+    ]
+    tokens = [
+        {" ".join(t[i : i + n]) for n in ngrams for i in range(len(t) - n + 1)}
+        for t in texts
+    ]
+    occurrences = collections.Counter(
+        " ".join(text[i : i + n])
+        for text in texts
+        for n in ngrams
+        for i in range(len(text) - n + 1)
+    )
+    frequent = oracle.most_frequent(occurrences, keep, ties)
+    expected = [i for i, grams in enumerate(tokens) if grams <= set(frequent)]
+    lines = [{"url": str(i), "text": " ".join(t)} for i, t in enumerate(texts)]
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("\n".join(map(json.dumps, lines)))
+    rule = {"rare_tokens": {"keep": keep, "ngrams": list(ngrams), "ties": ties}}
+    curate([source], tmp_path / "out", parse_config({"rules": [rule]}))
+    kept = pq.read_table(tmp_path / "out" / "kept")["row_id"].to_pylist()
+    assert 100 < len(expected) < 900
+    assert sorted(kept) == expected
 
 
 def test_settings_change_what_is_counted(crawl, result, expected, tmp_path):

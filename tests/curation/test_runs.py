@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"rules": [{"rare_tokens": {"keep": 0}}]}, "positive"),
         ({"rules": [{"rare_tokens": {"keep": 9, "ties": "x"}}]}, "keep, drop"),
         ({"rules": [{"rare_tokens": {"keep": 9, "ngrams": [9]}}]}, "1 to 5"),
+        ({"rules": [{"rare_tokens": {"keep": 9, "ngrams": [1, 1]}}]}, "once"),
         ({"rules": [{"token_count": {}}] * 2}, "two rules"),
         ({"rules": [], "tokeniser": "words"}, "Did you mean `tokenizer`"),
         ({"rules": [], "tokenizer": "x"}, "blanks, words"),
