@@ -402,7 +402,8 @@ def _to_tensor(images):
 def _mirror(image, mirrored):
     import tensorflow as tf
 
-    return tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
+    # A slice that runs backwards takes ten times as long.
+    return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def _bilinear(images, height, width, antialias=False):
