@@ -16,6 +16,7 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import convolve
     from align_keras.backend.tensorflow import convolve_depthwise
     from align_keras.backend.tensorflow import densify
+    from align_keras.backend.tensorflow import normalize_and_silu
     from align_keras.backend.tensorflow import normalize_batch
     from align_keras.backend.tensorflow import num_replicas
     from align_keras.backend.tensorflow import num_shards
@@ -24,7 +25,7 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import require
     from align_keras.backend.tensorflow import scan
     from align_keras.backend.tensorflow import silu
-    from align_keras.backend.tensorflow import trace_once
+    from align_keras.backend.tensorflow import sum_of_squares
     from align_keras.backend.tensorflow import value_and_gradients
     from align_keras.backend.tensorflow import values
     from align_keras.backend.tensorflow import wait_for
@@ -38,6 +39,7 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import convolve
     from align_keras.backend.jax import convolve_depthwise
     from align_keras.backend.jax import densify
+    from align_keras.backend.jax import normalize_and_silu
     from align_keras.backend.jax import normalize_batch
     from align_keras.backend.jax import num_replicas
     from align_keras.backend.jax import num_shards
@@ -46,7 +48,7 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import require
     from align_keras.backend.jax import scan
     from align_keras.backend.jax import silu
-    from align_keras.backend.jax import trace_once
+    from align_keras.backend.jax import sum_of_squares
     from align_keras.backend.jax import value_and_gradients
     from align_keras.backend.jax import values
     from align_keras.backend.jax import wait_for
@@ -67,6 +69,7 @@ __all__ = [
     "convolve",
     "convolve_depthwise",
     "densify",
+    "normalize_and_silu",
     "normalize_batch",
     "num_replicas",
     "num_shards",
@@ -75,7 +78,7 @@ __all__ = [
     "require",
     "scan",
     "silu",
-    "trace_once",
+    "sum_of_squares",
     "value_and_gradients",
     "values",
     "wait_for",

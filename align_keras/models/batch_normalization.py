@@ -36,12 +36,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         rows = current_mask()
         if not (training and self.trainable):
             return super().call(inputs, training=False)
-        if rows is None and self._has_short_form(inputs):
-            outputs, *statistics = backend.normalize_batch(
-                inputs, self.gamma, self.beta, self.epsilon
-            )
-            self.update_moving(*statistics)
-            return outputs
+        if self.has_short_form(inputs):
+            return self._run_short_form(backend.normalize_batch, inputs)
         if rows is None:
             return super().call(inputs, training=training, mask=mask)
         x = at_least_float32(inputs)
@@ -49,11 +45,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.update_moving(mean, variance)
         return self.normalize(x, mean, variance)
 
-    def _has_short_form(self, inputs):
-        """Whether `backend.normalize_batch` can do it: a map, in float32."""
+    def normalize_and_silu(self, inputs):
+        """Run a step of training and `silu` behind it, in the short form."""
+        return self._run_short_form(backend.normalize_and_silu, inputs)
+
+    def has_short_form(self, inputs):
+        """Whether a step of training is one operation of the backend."""
         alone = not self.synchronized or backend.num_replicas() == 1
         is_map = len(inputs.shape) == 4 and self.scale and self.center
-        return alone and is_map and self.variable_dtype == "float32"
+        wide = self.variable_dtype == "float32"
+        return alone and is_map and wide and current_mask() is None
+
+    def _run_short_form(self, function, inputs):
+        outputs, *statistics = function(
+            inputs, self.gamma, self.beta, self.epsilon
+        )
+        self.update_moving(*statistics)
+        return outputs
 
     def _moments_of_rows(self, x, rows):
         axes = tuple(range(len(x.shape) - 1))

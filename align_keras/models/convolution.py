@@ -7,8 +7,10 @@ from keras import ops
 from align_keras import backend
 
 
-def convolve_and_normalize(convolution, normalization, x, training):
-    """Run a convolution and the normalisation behind it.
+def convolve_and_normalize(
+    convolution, normalization, x, training, activation=None
+):
+    """Run a convolution, the normalisation behind it, and an activation.
 
     In inference a normalisation is a scale and a shift of each channel. The
     scale goes into the kernel, so that the map is not read and written for it.
@@ -19,6 +21,7 @@ def convolve_and_normalize(convolution, normalization, x, training):
         normalization: `BatchNormalization`, built.
         x: float tensor of shape `(batch, height, width, channels)`.
         training: bool. Whether batch statistics are on.
+        activation: callable, of `keras.activations`. Defaults to none.
 
     Returns:
         A float tensor of shape `(batch, new_height, new_width, filters)`.
@@ -27,23 +30,18 @@ def convolve_and_normalize(convolution, normalization, x, training):
     run = backend.convolve_depthwise if depthwise else backend.convolve
     kernel = ops.convert_to_tensor(convolution.kernel)
     form = convolution.strides, convolution.padding
+    is_silu = activation is keras.activations.silu
     if training and normalization.trainable:
-        return normalization(run(x, kernel, *form), training=True)
-    scale, shift = normalization.scale_and_shift()
-    factors = scale[:, None] if depthwise else scale
-    folded = ops.cast(kernel, scale.dtype) * factors
-    x = run(x, ops.cast(folded, x.dtype), *form)
-    return x + ops.cast(shift, x.dtype)
-
-
-def activate(activation, x, training):
-    """Apply an activation, in the form that suits the step.
-
-    Args:
-        activation: callable, of `keras.activations`.
-        x: float tensor.
-        training: bool. Whether gradients are asked for.
-    """
-    if training and activation is keras.activations.silu:
-        return backend.silu(x)
-    return activation(x)
+        x = run(x, kernel, *form)
+        if is_silu and normalization.has_short_form(x):
+            return normalization.normalize_and_silu(x)
+        x = normalization(x, training=True)
+    else:
+        scale, shift = normalization.scale_and_shift()
+        factors = scale[:, None] if depthwise else scale
+        folded = ops.cast(kernel, scale.dtype) * factors
+        x = run(x, ops.cast(folded, x.dtype), *form)
+        x = x + ops.cast(shift, x.dtype)
+    if activation is None:
+        return x
+    return backend.silu(x) if training and is_silu else activation(x)

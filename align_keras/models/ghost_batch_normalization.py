@@ -65,6 +65,9 @@ class GhostBatchNormalization(BatchNormalization):
         outputs = self.normalize(runs, mean, variance)
         return ops.reshape(outputs, ops.shape(inputs))
 
+    def has_short_form(self, inputs):
+        return False
+
     def _split(self, inputs):
         """Reshape `(batch, ...)` to `(runs, virtual_batch_size, ...)`."""
         size, batch = self.virtual_batch_size, inputs.shape[0]

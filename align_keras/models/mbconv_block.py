@@ -3,7 +3,6 @@ from keras import layers
 from keras import ops
 
 from align_keras.models.batch_normalization import BatchNormalization
-from align_keras.models.convolution import activate
 from align_keras.models.convolution import convolve_and_normalize
 from align_keras.models.ghost_batch_normalization import GhostBatchNormalization
 from align_keras.models.initializers import FanOutNormal
@@ -175,15 +174,17 @@ class MBConvBlock(layers.Layer):
         x = inputs
         if self.expansion_ratio != 1:
             x = convolve_and_normalize(
-                self.expand_conv, self.expand_bn, x, training
+                self.expand_conv, self.expand_bn, x, training, self.activation
             )
-            x = activate(self.activation, x, training)
         if self.pad is not None:
             x = self.pad(x)
         x = convolve_and_normalize(
-            self.depthwise_conv, self.depthwise_bn, x, training
+            self.depthwise_conv,
+            self.depthwise_bn,
+            x,
+            training,
+            self.activation,
         )
-        x = activate(self.activation, x, training)
         x = x * self._gate(x)
         x = convolve_and_normalize(
             self.project_conv, self.project_bn, x, training

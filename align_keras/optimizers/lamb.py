@@ -1,5 +1,3 @@
-import functools
-
 import keras
 from keras import ops
 
@@ -94,27 +92,43 @@ class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
             not is_excluded(self.adaptation_exclusions, v) for v in variables
         ]
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Update one variable from its gradient."""
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        # Once, and not for each of hundreds of variables.
+        step = ops.cast(self.iterations + 1, "float32")
+        corrections = (
+            1.0 / (1.0 - ops.power(beta, step))
+            for beta in (self.beta_1, self.beta_2)
+        )
+        rates = (learning_rate, *corrections)
+        super()._backend_update_step(gradients, variables, rates)
+
+    def update_step(self, gradient, variable, rates):
+        """Update one variable from its gradient.
+
+        Args:
+            gradient: tensor like the variable.
+            variable: the variable.
+            rates: tuple of scalars: the learning rate, and what the biased
+                moments are multiplied with.
+        """
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
-        update = _update(
-            self.beta_1,
-            self.beta_2,
-            self.epsilon,
-            self.decay_rate if self._decayed[index] else 0.0,
-            self._adapted[index],
-        )
         gradient = ops.cast(backend.densify(gradient), variable.dtype)
-        new_momentum, new_velocity, change = update(
-            gradient,
-            *map(ops.convert_to_tensor, (momentum, velocity, variable)),
-            ops.cast(learning_rate, variable.dtype),
-            ops.cast(self.iterations + 1, variable.dtype),
+        weight = ops.convert_to_tensor(variable)
+        rate, unbias_1, unbias_2 = (
+            ops.cast(rate, variable.dtype) for rate in rates
         )
-        self.assign(momentum, new_momentum)
-        self.assign(velocity, new_velocity)
-        self.assign_sub(variable, change)
+        mean = self.beta_1 * momentum + (1 - self.beta_1) * gradient
+        square = ops.square(gradient)
+        square = self.beta_2 * velocity + (1 - self.beta_2) * square
+        change = unbias_1 * mean / (ops.sqrt(unbias_2 * square) + self.epsilon)
+        if self._decayed[index] and self.decay_rate:
+            change = change + self.decay_rate * weight
+        if self._adapted[index]:
+            change = change * _trust_ratio(weight, change)
+        self.assign(momentum, mean)
+        self.assign(velocity, square)
+        self.assign_sub(variable, rate * change)
 
     def exclusions(self):
         """List the paths of excluded variables, once the optimizer is built.
@@ -153,32 +167,8 @@ class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
         return config
 
 
-@functools.cache
-def _update(beta_1, beta_2, epsilon, decay_rate, adapted):
-    """Return what computes the step of a variable, whatever its shape.
-
-    Hundreds of variables share it, so that it is traced once.
-    """
-
-    def update(gradient, momentum, velocity, weight, learning_rate, step):
-        momentum = beta_1 * momentum + (1 - beta_1) * gradient
-        velocity = beta_2 * velocity + (1 - beta_2) * ops.square(gradient)
-        change = momentum / (1 - ops.power(beta_1, step))
-        root = ops.sqrt(velocity / (1 - ops.power(beta_2, step)))
-        change = change / (root + epsilon)
-        if decay_rate:
-            change = change + decay_rate * weight
-        if adapted:
-            change = change * _trust_ratio(weight, change)
-        return momentum, velocity, learning_rate * change
-
-    return backend.trace_once(update)
-
-
-def _trust_ratio(variable, update):
-    weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
-    update_norm = ops.sqrt(ops.sum(ops.square(update)))
-    defined = ops.logical_and(weight_norm > 0, update_norm > 0)
-    return ops.where(
-        defined, weight_norm / ops.where(defined, update_norm, 1.0), 1.0
-    )
+def _trust_ratio(weight, change):
+    """The norm of the weight over that of the change; 1 where one is 0."""
+    squares = map(backend.sum_of_squares, (weight, change))
+    ratio = ops.sqrt(ops.divide_no_nan(*squares))
+    return ops.where(ratio > 0, ratio, 1.0)

@@ -8,7 +8,6 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.models.batch_normalization import BatchNormalization
-from align_keras.models.convolution import activate
 from align_keras.models.convolution import convolve_and_normalize
 from align_keras.models.initializers import FanOutNormal
 from align_keras.models.initializers import SmallNormal
@@ -116,25 +115,94 @@ def test_inference_folds_the_normalization(convolution):
     )
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def test_silu_of_training_and_its_gradient():
     x = np.linspace(-6, 6, 25).astype("float32")
 
     def total(arguments):
-        outputs = activate(keras.activations.silu, arguments[0], True)
+        outputs = backend.silu(arguments[0])
         return ops.sum(outputs), outputs
 
     _, outputs, (gradient,) = backend.value_and_gradients(
         total, [ops.convert_to_tensor(x)]
     )
-    sigmoid = 1 / (1 + np.exp(-x))
-    np.testing.assert_allclose(outputs, x * sigmoid, atol=1e-6)
+    np.testing.assert_allclose(outputs, x * sigmoid(x), atol=1e-6)
     np.testing.assert_allclose(
-        gradient, sigmoid * (1 + x * (1 - sigmoid)), atol=1e-6
+        gradient, sigmoid(x) * (1 + x * (1 - sigmoid(x))), atol=1e-6
     )
-    np.testing.assert_allclose(
-        activate(keras.activations.relu, ops.convert_to_tensor(x), True),
-        np.maximum(x, 0),
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.03)]
+)
+def test_normalization_with_silu_and_its_gradients(dtype, tolerance):
+    rng = np.random.default_rng(2)
+    x = (rng.standard_normal((3, 5, 4, 6)) * 2 + 1).astype("float32")
+    x = ops.convert_to_tensor(x, dtype)
+    given = ops.convert_to_numpy(ops.cast(x, "float32")).astype("float64")
+    gamma, beta = rng.uniform(0.5, 2.0, (2, 6)).astype("float32")
+    weights = rng.standard_normal(x.shape)
+
+    def total(arguments):
+        outputs, mean, variance = backend.normalize_and_silu(*arguments, 1e-3)
+        wide = ops.cast(outputs, "float32")
+        return ops.sum(wide * weights), (outputs, mean, variance)
+
+    arguments = [x, ops.convert_to_tensor(gamma), ops.convert_to_tensor(beta)]
+    _, (outputs, mean, variance), gradients = backend.value_and_gradients(
+        total, arguments
     )
+    axes = (0, 1, 2)
+    width = np.sqrt(given.var(axes) + 1e-3)
+    unit = (given - given.mean(axes)) / width
+    inner = unit * gamma + beta
+    slope = sigmoid(inner) * (1 + inner * (1 - sigmoid(inner))) * weights
+    centred = slope - slope.mean(axes) - unit * (slope * unit).mean(axes)
+    expected = (
+        gamma / width * centred,
+        (slope * unit).sum(axes),
+        slope.sum(axes),
+    )
+
+    def check(found, wanted):
+        found = ops.convert_to_numpy(ops.cast(found, "float32"))
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, atol=tolerance * scale)
+
+    assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+    check(outputs, inner * sigmoid(inner))
+    check(mean, given.mean(axes))
+    check(variance, given.var(axes))
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        check(gradient, wanted)
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_activation_follows_the_normalization(activation, frozen, training):
+    x = np.random.default_rng(3).standard_normal((2, 4, 4, 3)).astype("float32")
+    convolution = layers.Conv2D(5, 1, use_bias=False)
+    convolution.build(x.shape)
+    results = []
+    for given in (None, keras.activations.get(activation)):
+        normalization = BatchNormalization()
+        normalization.build((2, 4, 4, 5))
+        normalization.trainable = not frozen
+        outputs = convolve_and_normalize(
+            convolution, normalization, x, training, given
+        )
+        statistics = normalization.non_trainable_variables
+        results.append([outputs, *statistics])
+    (plain, *before), (activated, *after) = results
+    plain = ops.convert_to_numpy(plain)
+    factor = sigmoid(plain) if activation == "silu" else plain > 0
+    np.testing.assert_allclose(activated, plain * factor, atol=1e-5)
+    for one, two in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 def test_initializers():

@@ -26,4 +26,17 @@ def normalize_batch(x, gamma, beta, epsilon):
     return ops.cast(normalized, x.dtype), *statistics
 
 
+def normalize_and_silu(x, gamma, beta, epsilon):
+    """Normalise a map and apply `silu`.
+
+    Args:
+        x: see `normalize_batch`, as all other arguments.
+
+    Returns:
+        A tuple, see `normalize_batch`, whose map went through `silu`.
+    """
+    normalized, *statistics = normalize_batch(x, gamma, beta, epsilon)
+    return silu(normalized), *statistics
+
+
 silu = keras.activations.silu

@@ -5,10 +5,11 @@ from align_keras.backend.tensorflow.functional import compile_inference
 from align_keras.backend.tensorflow.functional import densify
 from align_keras.backend.tensorflow.functional import require
 from align_keras.backend.tensorflow.functional import scan
-from align_keras.backend.tensorflow.functional import trace_once
+from align_keras.backend.tensorflow.functional import sum_of_squares
 from align_keras.backend.tensorflow.functional import value_and_gradients
 from align_keras.backend.tensorflow.functional import values
 from align_keras.backend.tensorflow.functional import wait_for
+from align_keras.backend.tensorflow.maps import normalize_and_silu
 from align_keras.backend.tensorflow.maps import normalize_batch
 from align_keras.backend.tensorflow.maps import silu
 from align_keras.backend.tensorflow.optimizer import ReplicaClipping
@@ -30,6 +31,7 @@ __all__ = [
     "convolve",
     "convolve_depthwise",
     "densify",
+    "normalize_and_silu",
     "normalize_batch",
     "num_replicas",
     "num_shards",
@@ -38,7 +40,7 @@ __all__ = [
     "require",
     "scan",
     "silu",
-    "trace_once",
+    "sum_of_squares",
     "value_and_gradients",
     "values",
     "wait_for",
