@@ -97,13 +97,14 @@ def test_central_crop_starts_at_28():
     np.testing.assert_allclose(result[0, :, 0], rows[28:317], atol=1e-3)
 
 
-def _offsets_and_flips(converter, count, seed):
-    """Crop corners and mirrorings, read off a picture of coordinates."""
+def _coordinates(converter):
     height, width = converter.resize_size
     y, x = np.mgrid[:height, :width]
-    image = np.stack([y, x, 0 * x], -1).astype("float32")
-    batch = np.broadcast_to(image, (count, *image.shape))
-    result = np.asarray(converter(batch, training=True, seed=seed))
+    return np.stack([y, x, 0 * x], -1)
+
+
+def _offsets_and_flips(result):
+    """Crop corners and mirrorings, read off crops of `_coordinates`."""
     rows = np.round(result[:, :, 0, 0]).astype(int)
     columns = np.round(result[:, 0, :, 1]).astype(int)
     steps = columns[:, 1] - columns[:, 0]
@@ -114,14 +115,38 @@ def _offsets_and_flips(converter, count, seed):
     return rows[:, 0], columns.min(1), steps < 0
 
 
-@pytest.mark.parametrize("tensorflow", [True, False])
-def test_random_crop_distribution(monkeypatch, tensorflow):
+def _crops_of_batch(converter, count):
+    image = _coordinates(converter).astype("float32")
+    batch = np.broadcast_to(image, (count, *image.shape))
+    return np.asarray(converter(batch, training=True, seed=(3, 4)))
+
+
+def _crops_of_files(converter, count):
+    file = io.BytesIO()
+    Image.fromarray(_coordinates(converter).astype("uint8")).save(file, "PNG")
+    contents = tf.constant(file.getvalue())
+    crops = tf.data.Dataset.range(count).map(
+        lambda n: converter.decode_random_crop(contents, tf.stack([3, n]))
+    )
+    return next(crops.batch(count).as_numpy_iterator())
+
+
+@pytest.mark.parametrize(
+    ("tensorflow", "crop"),
+    [
+        (True, _crops_of_batch),
+        (False, _crops_of_batch),
+        (True, _crops_of_files),
+    ],
+    ids=["tensorflow", "numpy", "files"],
+)
+def test_random_crop_distribution(monkeypatch, tensorflow, crop):
     monkeypatch.setattr(module, "_uses_tensorflow", lambda: tensorflow)
     converter = AlignImageConverter(
         image_size=(6, 5), resize_size=(9, 9), scale=1.0, offset=0.0
     )
     count = 4000
-    top, left, flipped = _offsets_and_flips(converter, count, (3, 4))
+    top, left, flipped = _offsets_and_flips(crop(converter, count))
     for values, choices in ((top, 4), (left, 5)):
         counts = collections.Counter(values.tolist())
         assert sorted(counts) == list(range(choices))
