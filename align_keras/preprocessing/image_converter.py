@@ -192,9 +192,10 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return decode_in_graph(contents)
 
     def decode_random_crop(self, contents, seed):
-        """Decode one encoded picture and crop it at random, for training.
+        """Decode one encoded picture and crop it at random, in a graph.
 
-        With `fast=True`, a JPEG is decoded only where the crop is.
+        For training, inside a TensorFlow graph as `decode` is. With
+        `fast=True`, a JPEG is decoded only where the crop is.
 
         Args:
             contents: scalar string tensor, see `decode`.
