@@ -84,3 +84,17 @@ def saved_model(dual_encoder, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model"
     dual_encoder.export(str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def site(library, model):
+    """A client of a page's server with room for many requests."""
+    from page_server import running
+
+    from align_keras.search.web.limits import Limits
+
+    limits = Limits(
+        upload_bytes=200_000, max_pixels=1_000_000, rate=1e6, burst=1e6
+    )
+    with running(library, model, limits) as client:
+        yield client

@@ -1,19 +1,14 @@
-"""The page's server: values, limits, hostile input; the page itself."""
+"""The page's server: values, limits, hostile input."""
 
-import contextlib
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
-from chromium import Chromium
-from chromium import find_chromium
 from PIL import Image
 from tiny_align import many_scans
 from tiny_align import picture_file
@@ -33,39 +28,8 @@ pytest.importorskip("starlette")
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 
-
-@contextlib.contextmanager
-def running(library, model, limits):
-    """A server on loopback, as a client of it."""
-    app = make_app(Index(library.index), model, limits)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    while not server.started:
-        time.sleep(0.05)
-        assert thread.is_alive()
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def site(library, model):
-    """A server with room for many requests."""
-    limits = Limits(
-        upload_bytes=200_000, max_pixels=1_000_000, rate=1e6, burst=1e6
-    )
-    with running(library, model, limits) as client:
-        yield client
-
-
-def find(site, *parts, **more):
-    answer = site.post("/api/search", json={"parts": parts, **more})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["results"]
+from page_server import find
+from page_server import running
 
 
 def test_page_answers_like_the_function(library, model, site):
@@ -454,143 +418,3 @@ def test_a_hundred_queries_at_once(library, site):
     result = json.loads(done.stdout)
     assert (done.returncode, result["errors"]) == (0, 0), result
     assert result["queries"] >= 100
-
-
-# === In a browser ===
-
-
-@pytest.fixture(scope="module")
-def browser(site, tmp_path_factory):
-    if find_chromium() is None:
-        missing = "There is no chromium: apt-get install chromium"
-        if os.environ.get("ALIGN_REQUIRE_CHROMIUM") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-def shown(browser):
-    return browser.run(
-        "[...document.querySelectorAll('.tile img')].map(i => i.src"
-        ".split('/').pop()).join()"
-    )
-
-
-def test_type_drop_adjust(library, site, browser, tmp_path):
-    browser.open(str(site.base_url))
-    browser.wait("document.activeElement.id == 'query'")
-    browser.type("a red bus")
-    browser.wait("document.querySelectorAll('.tile').length == 30")
-    captions = "[...document.querySelectorAll('.about span')]"
-    captions = browser.run(f"{captions}.map(span => span.textContent)")
-    assert library.caption in captions
-    words = [r["row"] for r in find(site, {"text": "a red bus", "weight": 2})]
-    assert shown(browser) == ",".join(map(str, words))
-
-    browser.drop(library.pictures / "04.jpg")
-    browser.wait("document.querySelectorAll('.part img').length == 1")
-    browser.wait("document.querySelectorAll('#guesses li').length == 3")
-    row = library.names.index("04.jpg")
-    parts = [{"text": "a red bus", "weight": 2}, {"row": row, "weight": 1}]
-    both = ",".join(str(r["row"]) for r in find(site, *parts))
-    src = "[...document.querySelectorAll('.tile img')]"
-    order = f"{src}.map(i => i.src.split('/').pop()).join()"
-    browser.wait(f"{order} == '{both}'")
-
-    # The slider of the picture to the other end.
-    browser.run(
-        "(() => { const s = document.querySelector('.part input[type=range]');"
-        " s.value = -3; s.dispatchEvent(new Event('input')); })()"
-    )
-    parts[1]["weight"] = -3
-    away = ",".join(str(r["row"]) for r in find(site, *parts))
-    assert away != both
-    browser.wait(f"{order} == '{away}'")
-
-    browser.press("ArrowDown")
-    browser.run("document.querySelector('.tile').focus()")
-    browser.press("ArrowRight")
-    assert (
-        browser.run(
-            "[...document.querySelectorAll('.tile')]"
-            ".indexOf(document.activeElement)"
-        )
-        == 1
-    )
-    browser.press("Enter")
-    browser.wait("document.getElementById('detail').open")
-    browser.press("Escape")
-    browser.wait("!document.getElementById('detail').open")
-    browser.press("/")
-    assert browser.run("document.activeElement.id") == "query"
-    browser.screenshot(tmp_path / "page.png")
-    picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
-    assert browser.errors == []
-
-
-def test_phone_and_dark(site, browser):
-    browser.resize(390, 844, phone=True)
-    browser.scheme("dark")
-    browser.open(str(site.base_url))
-    browser.run("document.getElementById('query').focus()")
-    browser.type("a dog")
-    browser.wait("document.querySelectorAll('.tile').length == 30")
-    assert browser.run("document.documentElement.scrollWidth") <= 390
-    # With a further part the words have a slider, which must leave room.
-    browser.run("document.querySelector('.tile').click()")
-    browser.run("document.getElementById('more').click()")
-    browser.wait("document.querySelectorAll('.part img').length == 1")
-    width = "document.getElementById('query').offsetWidth"
-    assert browser.run(width) >= 200
-    assert browser.run("document.documentElement.scrollWidth") <= 390
-    color = browser.run("getComputedStyle(document.body).backgroundColor")
-    assert color == "rgb(20, 22, 26)"
-    assert browser.errors == []
-
-
-# Labels with the word "late" are answered late, and pictures are forgotten or
-# refused as often as a test says.
-FETCH = """
-(() => {
-  const real = fetch;
-  window.uploads = window.forgotten = window.refused = 0;
-  const no = (status) => new Response('{"error": "no"}', {status});
-  window.fetch = async (path, options) => {
-    if (path === "/api/picture") {
-      window.uploads++;
-      if (refused-- > 0) return no(422);
-    }
-    if (path === "/api/labels") {
-      if (forgotten-- > 0) return no(410);
-      if (options.body.includes("late"))
-        await new Promise((done) => setTimeout(done, 500));
-    }
-    return real(path, options);
-  };
-})()
-"""
-
-
-def test_labels_that_come_late_or_not_at_all(library, site, browser):
-    browser.resize(1280, 900)
-    browser.open(str(site.base_url))
-    browser.wait("$('names').value != ''")
-    browser.run(FETCH)
-    # Uploaded again where it is forgotten.
-    browser.run("forgotten = 1")
-    browser.drop(library.pictures / "04.jpg")
-    browser.wait("document.querySelectorAll('#guesses li').length == 3")
-    assert browser.run("uploads") == 2
-
-    # An answer to an earlier question does not replace a later one.
-    browser.run("$('names').value = 'late'; guess(); 0")
-    browser.run("$('names').value = 'soon'; guess()")
-    time.sleep(1)
-    assert "soon" in browser.run("$('guesses').textContent")
-
-    browser.run("forgotten = refused = 1; guess()")
-    browser.wait("$('status').textContent == 'no'")
-    assert browser.errors == []
