@@ -119,7 +119,9 @@ def _read_piece(shard, begin, length, first, count):
     records = tf.data.experimental.from_variant(
         records, tf.TensorSpec((), tf.string)
     )
-    numbered = records.take(count).enumerate(first)
+    # `enumerate` would have TensorFlow rewrite a graph for each piece.
+    indices = tf.data.Dataset.range(first, first + count)
+    numbered = tf.data.Dataset.zip((indices, records))
     return numbered.map(lambda index, record: (shard, index, record))
 
 

@@ -351,26 +351,21 @@ def _exif_orientation_in_graph(contents):
         block = tf.io.decode_raw(parts[1], tf.uint8)
         # Zeros behind the end: positions that a broken block invents read 0.
         block = tf.concat([block, tf.zeros(8, tf.uint8)], 0)
-        last = tf.shape(block, out_type=tf.int64)[0] - 1
-
-        def byte(position):
-            position = tf.clip_by_value(position, 0, last)
-            return tf.cast(tf.gather(block, position), tf.int64)
-
+        last = tf.size(block, tf.int64) - 1
         little = tf.equal(block[0], ord("I"))
 
         def number(position, size):
-            low_first = [byte(position + i) * 256**i for i in range(size)]
-            high_first = [
-                byte(position + i) * 256 ** (size - 1 - i) for i in range(size)
-            ]
-            return tf.where(little, tf.add_n(low_first), tf.add_n(high_first))
+            places = tf.expand_dims(position, -1) + np.arange(size)
+            digits = tf.gather(block, tf.minimum(places, last))
+            weights = 256 ** np.arange(size)
+            weights = tf.where(little, weights, weights[::-1])
+            return tf.reduce_sum(tf.cast(digits, tf.int64) * weights, -1)
 
         directory = number(tf.constant(4, tf.int64), 4)
         count = tf.minimum(number(directory, 2), _MAX_EXIF_ENTRIES)
         entries = directory + 2 + 12 * tf.range(count)
         found = tf.equal(number(entries, 2), _ORIENTATION_TAG)
-        values = number(tf.boolean_mask(entries, found) + 8, 2)
+        values = number(tf.gather_nd(entries, tf.where(found)) + 8, 2)
         value = tf.concat([values, [1]], 0)[0]
         return tf.where((value >= 1) & (value <= 8), value, 1)
 
