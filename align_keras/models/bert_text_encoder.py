@@ -5,6 +5,7 @@ from keras_hub.layers import PositionEmbedding
 from keras_hub.layers import TransformerEncoder
 from keras_hub.models import Backbone
 
+from align_keras.keras_hub_internals import transform_some
 from align_keras.models.initializers import SmallNormal
 from align_keras.models.presets import PresetMixin
 from align_keras.models.rematerialization import rematerialize
@@ -144,11 +145,15 @@ class BertTextEncoder(PresetMixin, Backbone):
         x = tokens + self.position_embedding(tokens)
         x = x + self.segment_embedding(ops.zeros_like(token_ids))
         x = self.embeddings_dropout(self.embeddings_norm(x))
-        for layer in self.transformer_layers:
+        *layers_before, last = self.transformer_layers
+        for layer in layers_before:
             x = layer(x, padding_mask=padding_mask)
+        # Graphs and compilers leave out the one that is not asked for.
+        sequence = last(x, padding_mask=padding_mask)
+        first = last(x, padding_mask=padding_mask, first_only=True)
         super().__init__(
             inputs={"token_ids": token_ids, "padding_mask": padding_mask},
-            outputs={"sequence_output": x, "pooled_output": x[:, 0, :]},
+            outputs={"sequence_output": sequence, "pooled_output": first},
             dtype=dtype,
             **kwargs,
         )
@@ -172,7 +177,8 @@ class BertTextEncoder(PresetMixin, Backbone):
 
         Returns:
             int. The number of multiply-accumulate operations of the matrix
-            products.
+            products, for the vectors of all tokens; the pooled output alone
+            takes less in the last layer.
         """
         per_token = 4 * self.hidden_dim**2
         per_token += 2 * self.hidden_dim * self.intermediate_dim
@@ -199,12 +205,21 @@ class BertTextEncoder(PresetMixin, Backbone):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class BertLayer(TransformerEncoder):
-    """A transformer layer that can compute its activations anew."""
+    """A transformer layer that can compute its activations anew.
 
-    def call(self, inputs, padding_mask=None, training=None):
+    With `first_only` it returns the vector of the first token alone, `(batch,
+    hidden_dim)`, and computes what only the others need no more.
+    """
+
+    def call(self, inputs, padding_mask=None, first_only=False, training=None):
         def run(inputs):
-            return super(BertLayer, self).call(
-                inputs, padding_mask=padding_mask, training=training
+            if not first_only:
+                return super(BertLayer, self).call(
+                    inputs, padding_mask=padding_mask, training=training
+                )
+            first = transform_some(
+                self, inputs[:, :1], inputs, padding_mask, training
             )
+            return first[:, 0]
 
         return rematerialize(self, run, inputs)
