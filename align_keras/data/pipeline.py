@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_counts
 from align_keras.data.records import record_key
 from align_keras.preprocessing.decode import decode_with_pillow
+
+# Records that are decoded one after the other, as one piece of work.
+GROUP = 8
 
 
 def _without_autograph(function):
@@ -111,7 +115,9 @@ def load_dataset(
     else:
         shards, part = _part(find_shards(pattern), shard_index, shard_count)
         dataset = read_in_order(shards, part).skip(start).enumerate()
-    dataset = _decode(dataset, preprocessor, training, seed)
+    # Whole groups make up a batch, so that each record stays in its own.
+    group = math.gcd(batch_size, GROUP)
+    dataset = _decode(dataset, preprocessor, training, seed, group)
     if not training:
         dataset = dataset.filter(lambda example: example["usable"])
     dataset = dataset.batch(
@@ -158,7 +164,8 @@ def records_of_step(
     Returns:
         list of dicts with `"file"`, `"index"` (the number of the record in
         it, from 0) and `"key"` (string, empty where it has none), in the
-        order of the batch.
+        order of the batch. Records that cannot be used come behind the
+        others of their group of eight.
 
     Example:
 
@@ -200,12 +207,14 @@ def _order(pattern, seed, shuffle_buffer, shard_index, shard_count):
 # === Decoding ===
 
 
-def _decode(dataset, preprocessor, training, seed):
+def _decode(dataset, preprocessor, training, seed, group):
     """Raw elements to examples; unusable ones are marked and reported."""
     import tensorflow as tf
 
     converter = preprocessor.image_converter
 
+    # Traced once, though two data sets use it.
+    @tf.function(autograph=False)
     def attempt(place, raw):
         picture, captions = _parse(raw[2])
         choice = 0
@@ -232,18 +241,27 @@ def _decode(dataset, preprocessor, training, seed):
             "usable": tf.ensure_shape(usable, ()),
         }
 
-    def safely(place, raw):
-        # The second part runs only where the first gave nothing, so that
-        # good records never enter Python. TensorFlow goes through all
-        # operations of the first for each record, even those of branches not
-        # taken, so that few of them are fast.
+    # TensorFlow looks at all operations of `attempt`, even those of branches
+    # not taken, whenever a data set of records is made. Groups and few
+    # operations are fast.
+    def safely(places, raw):
+        records = tf.data.Dataset.from_tensor_slices((places, raw))
+        good = records.map(attempt).ignore_errors()
+        # This part runs only where the first gave less than all, so that good
+        # records never enter Python.
+        broken = records.flat_map(report_if_broken)
+        return good.concatenate(broken).take(tf.size(places, tf.int64))
+
+    def report_if_broken(place, raw):
         one = tf.data.Dataset.from_tensors((place, raw))
         tried = one.map(attempt).ignore_errors()
-        return tried.concatenate(one.map(report)).take(1)
+        tried = tried.concatenate(one.map(report)).take(1)
+        return tried.filter(lambda example: ~example["usable"])
 
-    return dataset.interleave(
+    return dataset.batch(group).interleave(
         safely,
         cycle_length=tf.data.AUTOTUNE,
+        block_length=group,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

@@ -160,7 +160,7 @@ def test_determinism(packed, preprocessor):
 def test_start_step_continues_exactly(packed, preprocessor, broken):
     if broken:
         _write(packed / "data-bad.tfrecord", [b"?", _record(5)[:-30]])
-    options = {"batch_size": 8, "seed": 3, "shuffle_buffer": 16}
+    options = {"batch_size": 12, "seed": 3, "shuffle_buffer": 16}
     whole = _batches(load_dataset(packed, preprocessor, **options), 16)
     # In the first epoch, across its end, and far into the third.
     for step in (1, 5, 13):
