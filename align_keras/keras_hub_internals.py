@@ -87,31 +87,25 @@ def transformer_parts(layer):
     }
 
 
-def transform_some(layer, queries, inputs, padding_mask, training):
+def transform_some(layer, queries, inputs, padding_mask):
     """Run a `keras_hub.layers.TransformerEncoder` for some of its positions.
 
     Each attends to all positions, as when the layer is called; its other parts
-    know no neighbours.
+    know no neighbours. For inference: there is no dropout.
 
     Args:
         layer: `TransformerEncoder`, built, without `normalize_first`.
         queries: float tensor `(batch, positions, dim)`, of `inputs`.
         inputs: float tensor `(batch, length, dim)`.
         padding_mask: int tensor `(batch, length)`.
-        training: bool. Whether dropout is on.
 
     Returns:
         Float tensor `(batch, positions, dim)`.
     """
     x = layer._self_attention_layer(
-        query=queries,
-        value=inputs,
-        attention_mask=padding_mask[:, None, :],
-        training=training,
+        query=queries, value=inputs, attention_mask=padding_mask[:, None, :]
     )
-    x = layer._self_attention_dropout(x, training=training)
     x = layer._self_attention_layer_norm(x + queries)
     y = layer._feedforward_intermediate_dense(x)
     y = layer._feedforward_output_dense(y)
-    y = layer._feedforward_dropout(y, training=training)
     return layer._feedforward_layer_norm(x + y)
