@@ -32,7 +32,8 @@ FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 COMMANDS = (
     "towers.py --case b0 --batch 8",
-    "towers.py --case b7 --batch 2 --rounds 3",
+    "towers.py --case b7 --batch 8 --rounds 5",
+    "towers.py --case b7 --batch 2 --rounds 5",
     "training_step.py --case b0 --batch 32 --rounds 3",
     "export_latency.py --batch 1",
     "export_latency.py --batch 8",

@@ -103,7 +103,7 @@ def main():
             args,
             f"{tower} tower, batch {args.batch} at {args.image_size}:",
             tables.HEAD + tables.rows(times, ours),
-            f"{args.case}-{tower}",
+            f"{args.case}-{tower}-{args.batch}",
         )
 
 
