@@ -113,7 +113,7 @@ def _count(model, inputs):
     def forward(values, inputs):
         mapping = zip(variables, values, strict=True)
         with keras.StatelessScope(mapping):
-            return model(inputs, training=False)
+            return model(inputs, training=True)
 
     values = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables]
     return count_flops(jax.make_jaxpr(forward)(values, inputs))
