@@ -164,8 +164,8 @@ def records_of_step(
     Returns:
         list of dicts with `"file"`, `"index"` (the number of the record in
         it, from 0) and `"key"` (string, empty where it has none), in the
-        order of the batch. Records that cannot be used come behind the
-        others of their group of eight.
+        order of the batch, but that a record that cannot be used stands up
+        to seven places later there.
 
     Example:
 

@@ -97,6 +97,11 @@ class BertTextEncoder(PresetMixin, Backbone):
                 "`hidden_dim` must be a multiple of `num_heads`. Received: "
                 f"hidden_dim={hidden_dim}, num_heads={num_heads}"
             )
+        if num_layers < 1:
+            raise ValueError(
+                "`num_layers` must be at least 1. Received: "
+                f"num_layers={num_layers}"
+            )
         # === Layers ===
         self.token_embedding = layers.Embedding(
             vocabulary_size,

@@ -11,18 +11,15 @@ from PIL import Image
 from seer import Seer
 from seer import write_root
 
-from align_keras.cli import main
 from align_keras.evaluation import Embedder
 from align_keras.evaluation import datasets
 from align_keras.evaluation import embed
-from align_keras.evaluation import suite
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.cxc_runner import measure_cxc
 from align_keras.evaluation.labelled_runner import measure_knn
 from align_keras.evaluation.labelled_runner import measure_linear_probe
 from align_keras.evaluation.labelled_runner import measure_zero_shot
 from align_keras.evaluation.report import describe
-from align_keras.evaluation.results import Result
 from align_keras.evaluation.runner import measure_retrieval
 from align_keras.evaluation.runner import measure_words
 
@@ -343,146 +340,6 @@ def test_words(root):
     assert result["hard"] == pytest.approx(1.0)
     assert np.isnan(result["adjectives"])  # One pair has no order.
     assert result["dataset"] == "simlex999"
-
-
-def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
-    seer = Seer()
-    said = []
-
-    def run(model):
-        return suite.evaluate_all(
-            [model], root, tmp_path, 3, False, 20, said.append
-        )
-
-    found = run(seer.embedder("f1"))
-    names = {(r["task"], r["dataset"]) for r in found["results"]}
-    assert names == {
-        ("retrieval", "mscoco"),
-        ("cxc", "cxc"),
-        ("zero-shot", "imagenet"),
-        ("knn", "imagenet"),
-        ("linear-probe", "imagenet"),
-        ("words", "simlex999"),
-    }
-    skipped = found["skipped"]
-    assert "flickr30k" in skipped["retrieval-flickr30k"]
-    # Four pictures cannot be cut into five folds: named, and no end.
-    assert "folds=5" in skipped["retrieval-mscoco_5_folds of seer"]
-    assert "no subfolders" in skipped["zero-shot-imagenet_r of seer"]
-    report = (tmp_path / "report.md").read_text()
-    assert "| text to image recall@1 |" in report and "| 45.6 |" in report
-    assert "retrieval-flickr30k: there is no" in report
-    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert "zero-shot-imagenet.png" in plots and len(plots) == 6
-
-    seen = seer.pictures
-    again = run(seer.embedder("f1"))
-    assert seer.pictures == seen
-    assert [dict(r) for r in again["results"]] == [
-        dict(r) for r in found["results"]
-    ]
-    # What went before an interruption is kept, the rest is done from vectors.
-    (tmp_path / "seer" / "knn-imagenet.json").unlink()
-    assert dict(run(seer.embedder("f1"))["results"][3]) == dict(
-        found["results"][3]
-    )
-    assert seer.pictures == seen
-    # One without a fingerprint may have changed under its name.
-    run(Embedder("blind", seer.images, seer.texts))
-    assert seer.pictures > seen
-    # Another model is measured anew, and the two can be compared.
-    run(Embedder("blind", lambda b: np.ones((len(b), 3)), seer.texts))
-    results = [
-        str(tmp_path / name / "zero-shot-imagenet.json")
-        for name in ("seer", "blind")
-    ]
-    assert main(["evaluate", "compare", *results, "--bootstrap", "200"]) == 0
-    said = capsys.readouterr().out
-    row = next(line for line in said.splitlines() if line.startswith("top1"))
-    assert row.endswith("A is better")
-    assert Result.load(results[1])["top1"] == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="No evaluation could run"):
-        suite.evaluate_all([seer.embedder()], tmp_path, tmp_path, say=str)
-
-
-def test_all_notices_other_names_and_survives_any_error(
-    root, tmp_path, monkeypatch
-):
-    data = tmp_path / "data"
-    shutil.copytree(root / "imagenet", data / "imagenet")
-    shutil.copytree(root / "simlex999", data / "simlex999")
-    ran = []
-
-    def run(root=data):
-        ran.clear()
-        return suite.evaluate_all(
-            [Seer().embedder("f1")], root, tmp_path, 3, False, 20, str
-        )
-
-    measure = suite.measure_zero_shot
-
-    def counted(*args, **options):
-        ran.append("zero-shot")
-        return measure(*args, **options)
-
-    monkeypatch.setattr(suite, "measure_zero_shot", counted)
-    monkeypatch.setattr(suite, "measure_knn", lambda *_, **__: 1 / 0)
-    found = run()
-    reason = found["skipped"]["knn-imagenet of seer"]
-    assert reason == "failed: ZeroDivisionError: division by zero"
-    assert [r["task"] for r in found["results"]] == [
-        "zero-shot",
-        "linear-probe",
-        "words",
-    ]
-    assert found["results"][0]["top1"] == 1.0
-    assert ran == ["zero-shot"] and run() and ran == []
-    # Red and blue change their names, in a file of the same size.
-    names = data / "imagenet" / "classes.json"
-    content = json.loads(names.read_text())
-    content["classes"].update(n0="blue", n2="red")
-    names.write_text(json.dumps(content))
-    assert run()["results"][0]["top1"] < 1.0 and ran == ["zero-shot"]
-    # A directory is known by the number and the sizes of its files.
-    (data / "imagenet" / "val" / "n0" / "note.txt").write_text("new")
-    assert run() and ran == ["zero-shot"]
-
-
-def test_all_runs_tfds_data_sets(tmp_path):
-    import tensorflow_datasets as tfds
-
-    folder = tmp_path / "data" / "tfds"
-    for name in ("oxford_flowers102", "coco_captions"):
-        (folder / name).mkdir(parents=True)
-
-    def run():
-        return suite.evaluate_all(
-            [Seer().embedder()],
-            tmp_path / "data",
-            tmp_path,
-            3,
-            False,
-            20,
-            str,
-        )
-
-    # Nothing was downloaded, which is said for each, and how to do it.
-    with pytest.raises(ValueError, match="No evaluation could run"):
-        run()
-    command = f"tfds build oxford_flowers102 --data_dir {folder}"
-    with pytest.raises(FileNotFoundError, match=command):
-        datasets.tfds_labels("oxford_flowers102", "test", str(folder))
-    with tfds.testing.mock_data(num_examples=5):
-        found = run()
-    assert {(r["task"], r["dataset"]) for r in found["results"]} == {
-        ("zero-shot", "oxford_flowers102/test"),
-        ("linear-probe", "oxford_flowers102/test"),
-    }
-    probe = found["results"][1]
-    # Training and validation pictures.
-    assert (probe["images"], probe["train_images"]) == (5, 10)
-    skipped = found["skipped"]["retrieval-tfds-coco_captions of seer"]
-    assert skipped.startswith("failed: ")
 
 
 @pytest.mark.parametrize(

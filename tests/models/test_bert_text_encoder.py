@@ -132,6 +132,25 @@ def test_default_activation_is_the_exact_gelu():
     )
 
 
+def test_in_training_dropout_falls_alike_in_both_outputs():
+    model = BertTextEncoder(40, 2, 2, 16, 32, dropout=0.5)
+    tokens = np.array([[2, 7, 3, 5]])
+    inputs = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+    one, other = (model(inputs, training=True) for _ in range(2))
+    pooled, sequence = map(
+        ops.convert_to_numpy, (one["pooled_output"], one["sequence_output"])
+    )
+    np.testing.assert_array_equal(pooled, sequence[:, 0])
+    # There is dropout at all.
+    again = ops.convert_to_numpy(other["pooled_output"])
+    assert np.abs(again - pooled).max() > 0.01
+
+
+def test_refuses_an_encoder_without_layers():
+    with pytest.raises(ValueError, match="at least 1.*num_layers=0"):
+        BertTextEncoder(10, 0, 2, 8, 16)
+
+
 def test_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="hidden_dim=10, num_heads=3"):
         BertTextEncoder(10, 1, 3, 10, 16)
