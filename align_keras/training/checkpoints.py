@@ -11,7 +11,7 @@ import keras
 import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 # Bytes that a file spends on a variable beside its values, rounded up.
 HDF5_OVERHEAD = 4096

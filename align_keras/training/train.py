@@ -5,8 +5,8 @@ from pathlib import Path
 import keras
 
 from align_keras.data import skipped
-from align_keras.files import atomic_file
-from align_keras.files import remove_leftovers
+from align_keras.io.atomic import atomic_file
+from align_keras.io.atomic import remove_leftovers
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions

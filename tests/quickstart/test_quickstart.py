@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from align_keras import AlignDualEncoder
-from align_keras import quickstart
 from align_keras.cli import main
 from align_keras.data import iterate_records
-from align_keras.data.scene_queries import ask_by_changes
-from align_keras.data.scene_queries import ask_by_words
-from align_keras.data.scenes import plan_scenes
+from align_keras.quickstart import run as quickstart
 from align_keras.quickstart import run_quickstart
+from align_keras.quickstart.scene_queries import ask_by_changes
+from align_keras.quickstart.scene_queries import ask_by_words
+from align_keras.quickstart.scenes import plan_scenes
 from align_keras.search import Index
 from align_keras.search.contact_sheet import RIGHT
 from align_keras.training import Recipe

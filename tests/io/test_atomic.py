@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from align_keras.files import atomic_directory
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_directory
+from align_keras.io.atomic import atomic_file
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
