@@ -156,7 +156,7 @@ def test_exit_status_tells_whether_it_learned(monkeypatch, passed, capsys):
         assert (workdir, seed, steps, verbose) == ("here", 3, 7, False)
         return {"passed": passed, "times_chance": 1.0}
 
-    monkeypatch.setattr(quickstart, "run_quickstart", run)
+    monkeypatch.setattr("align_keras.quickstart.run_quickstart", run)
     command = "quickstart --workdir here --seed 3 --steps 7 --json"
     assert main(command.split()) == (0 if passed else 1)
     assert json.loads(capsys.readouterr().out)["passed"] == passed
