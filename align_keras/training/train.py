@@ -287,8 +287,8 @@ def _claim(workdir, model, recipe, vocabulary, num_workers, step):
         "workers": num_workers,
         **dataclasses.asdict(recipe),
     }
-    remove_leftovers(workdir, WRITTEN)
-    remove_leftovers(workdir / "checkpoints", ["step-*"])
+    remove_leftovers(workdir)
+    remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
