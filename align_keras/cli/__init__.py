@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from align_keras import __version__
 from align_keras.cli.options import add_commands
 
 # Command, in the order of the data's way, and its one-line help.
@@ -39,6 +40,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="align-keras",
         description="Train, evaluate and serve ALIGN in Keras.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"align-keras {__version__}"
     )
     parsers = parser.add_subparsers(dest="command", required=True)
     add_commands(parsers, __name__, COMMANDS)
