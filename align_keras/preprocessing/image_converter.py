@@ -112,6 +112,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         checkpoint = presets.foreign_checkpoint(path)
         if checkpoint is not None:
             return checkpoint.image_converter(**kwargs)
+        presets.require_files(path)
         loader = keras_hub_internals.get_preset_loader(path)
         return loader.load_image_converter(cls, **kwargs)
 

@@ -82,6 +82,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         checkpoint = presets.foreign_checkpoint(path)
         if checkpoint is not None:
             return checkpoint.preprocessor(**kwargs)
+        presets.require_files(path)
         return super().from_preset(path, **kwargs)
 
     def build(self, input_shape=None):

@@ -94,6 +94,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
         checkpoint = presets.foreign_checkpoint(path)
         if checkpoint is not None:
             return checkpoint.tokenizer(**kwargs)
+        presets.require_files(path)
         loader = keras_hub_internals.get_preset_loader(path)
         return loader.load_tokenizer(cls, **kwargs)
 
