@@ -15,10 +15,11 @@ from pathlib import Path
 import keras
 
 from align_keras import keras_hub_internals
+from align_keras import registry
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
-# Any of these makes a directory a checkpoint, ours or that of others.
+# Any of these makes a directory a preset of ours or weights of others.
 _CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
@@ -194,7 +195,7 @@ def has_weights(preset):
     """Tell whether a preset holds weights, not an architecture alone."""
     if is_shipped(preset):
         return False
-    if "://" in preset or foreign_checkpoint(preset) is not None:
+    if "://" in preset or foreign_weights(preset) is not None:
         return True
     return any((Path(preset) / name).is_file() for name in _WEIGHT_FILES)
 
@@ -210,14 +211,14 @@ def load_config(preset):
 
 
 def require_class(preset, cls):
-    """Refuse a preset or checkpoint of another class than `cls`.
+    """Refuse a preset or foreign weights of another class than `cls`.
 
     Raises:
         ValueError: The preset is of another class; the message names it.
     """
-    checkpoint = foreign_checkpoint(preset)
-    if checkpoint is not None:
-        checkpoint.require_class(cls)
+    foreign = foreign_weights(preset)
+    if foreign is not None:
+        foreign.require_class(cls)
         return
     name = load_config(preset).get("class_name")
     if name is not None and name not in _class_names(cls):
@@ -231,23 +232,19 @@ def _class_names(cls):
     return {cls.__name__}.union(*map(_class_names, cls.__subclasses__()))
 
 
-def foreign_checkpoint(path):
-    """Open the checkpoint of another library.
+def foreign_weights(path):
+    """Open the weights of another library.
 
     Args:
         path: string. What `find_preset` returned.
 
     Returns:
-        An `align_keras.interop.Checkpoint`, or `None` where `path` is a
-        preset of ours.
+        A `ForeignWeights` of `align_keras.interop`, or `None` where `path` is
+        a preset of ours.
     """
     if is_shipped(path):
         return None
-    # Conversion stands floors above the models; only loading a checkpoint of
-    # others reaches up to it.
-    from align_keras.interop import open_checkpoint
-
-    return open_checkpoint(path)
+    return registry.find("open_foreign_weights")(path)
 
 
 class PresetMixin:
@@ -269,8 +266,8 @@ class PresetMixin:
         Args:
             preset: string. The name of a shipped preset, a local preset
                 directory, or a handle that KerasHub knows, such as
-                `kaggle://` or `hf://`; or a checkpoint of another library,
-                whose weights are converted (docs/checkpoints.md).
+                `kaggle://` or `hf://`; or a directory of another library,
+                whose weights are converted (docs/foreign_weights.md).
             load_weights: bool. Whether to load the weights of the preset.
                 Shipped presets are architectures without weights; a notice
                 says so once. Defaults to `True`.
@@ -284,9 +281,9 @@ class PresetMixin:
             ValueError: There is no such preset.
         """
         path = find_preset(preset)
-        checkpoint = foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.load(cls, load_weights, **kwargs)
+        foreign = foreign_weights(path)
+        if foreign is not None:
+            return foreign.load(cls, load_weights, **kwargs)
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
             load_weights = False
@@ -313,10 +310,10 @@ def has_preprocessor(preset):
 
 
 def has_tokenizer(preset):
-    """Tell whether a preset or checkpoint holds the vocabulary of a model."""
-    checkpoint = foreign_checkpoint(preset)
-    if checkpoint is not None:
-        return "tokenizer" in checkpoint.parts()
+    """Tell whether a preset or foreign directory holds a vocabulary."""
+    foreign = foreign_weights(preset)
+    if foreign is not None:
+        return "tokenizer" in foreign.parts()
     return has_preprocessor(preset)
 
 

@@ -1,9 +1,9 @@
-"""Recognise whose checkpoint a directory or handle is."""
+"""Recognise whose weights a directory or handle holds."""
 
 from pathlib import Path
 
 from align_keras import keras_hub_internals
-from align_keras.interop.checkpoint import read_json
+from align_keras.interop.foreign_weights import read_json
 from align_keras.interop.safetensors_file import INDEX
 from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import shard_of_each_tensor
@@ -19,19 +19,19 @@ _OPTIONAL_FILES = (
 )
 
 
-def open_checkpoint(preset):
-    """Open a checkpoint of another library.
+def open_foreign_weights(preset):
+    """Open the weights of another library.
 
     Args:
         preset: string. A local directory, or a handle with a scheme that
             KerasHub knows: `hf://`, `kaggle://`, `modelscope://`, `gs://`.
 
     Returns:
-        A `Checkpoint`, or `None` where `preset` is in Keras' own format and
+        A `ForeignWeights`, or `None` where `preset` is in Keras' own format and
         not of a class that is converted.
 
     Raises:
-        ValueError: The checkpoint is of a kind that is not read.
+        ValueError: They are of a kind that is not read.
     """
     if "://" in str(preset):
         return _open_handle(str(preset))

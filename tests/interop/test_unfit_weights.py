@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit are refused with names; pickles never open."""
+"""Weights that do not fit are refused with names; pickles never open."""
 
 import json
 import os

@@ -1,11 +1,13 @@
-"""What every kind of foreign checkpoint can be asked for."""
+"""What the weights of every other library can be asked for."""
 
 import json
 from pathlib import Path
 
+from align_keras.preprocessing import AlignPreprocessor
 
-class Checkpoint:
-    """A checkpoint of another library, in a local directory.
+
+class ForeignWeights:
+    """The weights of another library, in a local directory.
 
     A subclass tells which model it becomes, how to build that model, and how
     to set its weights.
@@ -15,7 +17,7 @@ class Checkpoint:
         config: dict. The configuration, as the other library wrote it.
     """
 
-    # The class of ours that the checkpoint becomes.
+    # The class of ours that the weights become.
     model_class = None
 
     def __init__(self, directory, config):
@@ -29,14 +31,14 @@ class Checkpoint:
             cls: The class whose `from_preset` was called.
             load_weights: bool. Whether to set the weights.
             **kwargs: Arguments of the constructor that replace those of the
-                checkpoint.
+                directory.
 
         Returns:
             An instance of `cls`.
 
         Raises:
-            ValueError: The checkpoint is for another class, its network
-                cannot be expressed, or its tensors do not fit.
+            ValueError: The weights are for another class, their network
+                cannot be expressed, or their tensors do not fit.
         """
         self.require_class(cls)
         model = self.build(cls, **kwargs)
@@ -66,7 +68,7 @@ class Checkpoint:
         raise NotImplementedError
 
     def parts(self):
-        """Name the parts of a preprocessor that the checkpoint describes.
+        """Name the parts of a preprocessor that the directory describes.
 
         Returns:
             A list of `"tokenizer"`, `"image_converter"`, both or neither.
@@ -77,7 +79,7 @@ class Checkpoint:
         """Return the `AlignTokenizer`, or raise where there is no vocabulary.
 
         Args:
-            **kwargs: Arguments that replace those of the checkpoint.
+            **kwargs: Arguments that replace those of the directory.
         """
         raise ValueError(
             f"`{self.directory}` holds no vocabulary for a tokenizer."
@@ -87,7 +89,7 @@ class Checkpoint:
         """Return the `AlignImageConverter`, or raise where none is described.
 
         Args:
-            **kwargs: Arguments that replace those of the checkpoint.
+            **kwargs: Arguments that replace those of the directory.
         """
         raise ValueError(
             f"`{self.directory}` does not describe how pictures are prepared."
@@ -97,10 +99,8 @@ class Checkpoint:
         """Return the `AlignPreprocessor`.
 
         Args:
-            **kwargs: Arguments that replace those of the checkpoint.
+            **kwargs: Arguments that replace those of the directory.
         """
-        from align_keras.preprocessing import AlignPreprocessor
-
         parts = {
             "tokenizer": self.tokenizer,
             "image_converter": self.image_converter,
