@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.curation.extras import require
 from align_keras.curation.test_images import read_test_pictures
+from align_keras.io.optional import require
 
 # k-means wants at least so many pictures for each cluster, and uses no more
 # than the second number.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import keras
 
-from align_keras.files import atomic_directory
 from align_keras.interop.huggingface_align import save_huggingface
 from align_keras.interop.keras_applications import from_keras_applications
 from align_keras.interop.keras_applications import keras_applications_converter
 from align_keras.interop.recognize import open_foreign_weights
+from align_keras.io.atomic import atomic_directory
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 

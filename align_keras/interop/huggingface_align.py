@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.files import atomic_directory
 from align_keras.interop import huggingface_processor
 from align_keras.interop.efficientnet import torch_efficientnet_links
 from align_keras.interop.foreign_weights import ForeignWeights
@@ -21,6 +20,7 @@ from align_keras.interop.links import torch_links
 from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.interop.safetensors_file import write_safetensors
+from align_keras.io.atomic import atomic_directory
 from align_keras.models import AlignDualEncoder
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone

@@ -6,7 +6,7 @@ from keras import ops
 from keras_hub.models import Backbone
 
 from align_keras import registry
-from align_keras.files import atomic_directory
+from align_keras.io.atomic import atomic_directory
 from align_keras.models import presets
 from align_keras.models.carried import Carried
 from align_keras.models.contrastive_head import ContrastiveHead

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 import align_keras
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.models import presets
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.plan import plan

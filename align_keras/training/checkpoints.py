@@ -11,7 +11,7 @@ import keras
 import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 # Bytes that a file spends on a variable beside its values, rounded up.
 HDF5_OVERHEAD = 4096
@@ -112,7 +112,8 @@ class Checkpoints:
         path = self.directory / f"step-{step:09d}"
         try:
             self._require_room(model)
-            with atomic_file(_weights(path)) as temporary:
+            # Keras chooses the format by the suffix.
+            with atomic_file(_weights(path), ".weights.h5") as temporary:
                 model.save_weights(temporary, overwrite=True)
                 digest = _digest(temporary)
             state = {

@@ -6,8 +6,8 @@ import keras
 
 from align_keras import registry
 from align_keras.data import skipped
-from align_keras.files import atomic_file
-from align_keras.files import remove_leftovers
+from align_keras.io.atomic import atomic_file
+from align_keras.io.atomic import remove_leftovers
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -288,8 +288,8 @@ def _claim(workdir, model, recipe, vocabulary, num_workers, step):
         "workers": num_workers,
         **dataclasses.asdict(recipe),
     }
-    remove_leftovers(workdir, WRITTEN)
-    remove_leftovers(workdir / "checkpoints", ["step-*"])
+    remove_leftovers(workdir)
+    remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:

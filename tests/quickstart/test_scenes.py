@@ -11,22 +11,22 @@ from PIL import Image
 
 from align_keras.data import pack
 from align_keras.data import read_captions
-from align_keras.data.scene_captions import BACKGROUNDS
-from align_keras.data.scene_captions import COLORS
-from align_keras.data.scene_captions import RELATIONS
-from align_keras.data.scene_captions import SHAPES
-from align_keras.data.scene_captions import SIZES
-from align_keras.data.scene_pictures import BACKGROUND_VALUES
-from align_keras.data.scene_pictures import COLOR_VALUES
-from align_keras.data.scene_pictures import draw_picture
-from align_keras.data.scenes import HELD_OUT_ARRANGEMENTS
-from align_keras.data.scenes import HELD_OUT_PAIRS
-from align_keras.data.scenes import NOISE_SHARES
-from align_keras.data.scenes import Scene
-from align_keras.data.scenes import Thing
-from align_keras.data.scenes import draw_scenes
-from align_keras.data.scenes import plan_scenes
-from align_keras.data.scenes import write_scenes
+from align_keras.quickstart.scene_captions import BACKGROUNDS
+from align_keras.quickstart.scene_captions import COLORS
+from align_keras.quickstart.scene_captions import RELATIONS
+from align_keras.quickstart.scene_captions import SHAPES
+from align_keras.quickstart.scene_captions import SIZES
+from align_keras.quickstart.scene_images import BACKGROUND_VALUES
+from align_keras.quickstart.scene_images import COLOR_VALUES
+from align_keras.quickstart.scene_images import draw_picture
+from align_keras.quickstart.scenes import HELD_OUT_ARRANGEMENTS
+from align_keras.quickstart.scenes import HELD_OUT_PAIRS
+from align_keras.quickstart.scenes import NOISE_SHARES
+from align_keras.quickstart.scenes import Scene
+from align_keras.quickstart.scenes import Thing
+from align_keras.quickstart.scenes import draw_scenes
+from align_keras.quickstart.scenes import plan_scenes
+from align_keras.quickstart.scenes import write_scenes
 
 # Adjectives that name the background, so that they are no thing's color.
 TINTS = {

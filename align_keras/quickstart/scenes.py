@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.data.scene_captions import BACKGROUNDS
-from align_keras.data.scene_captions import COLORS
-from align_keras.data.scene_captions import SHAPES
-from align_keras.data.scene_captions import SIZES
-from align_keras.data.scene_captions import alt_text
-from align_keras.data.scene_captions import boilerplate
-from align_keras.data.scene_captions import describe
-from align_keras.data.scene_captions import truncate
-from align_keras.data.scene_pictures import draw_picture
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.quickstart.scene_captions import BACKGROUNDS
+from align_keras.quickstart.scene_captions import COLORS
+from align_keras.quickstart.scene_captions import SHAPES
+from align_keras.quickstart.scene_captions import SIZES
+from align_keras.quickstart.scene_captions import alt_text
+from align_keras.quickstart.scene_captions import boilerplate
+from align_keras.quickstart.scene_captions import describe
+from align_keras.quickstart.scene_captions import truncate
+from align_keras.quickstart.scene_images import draw_picture
 
 SPLITS = ("train", "evaluation")
 # Shares of the training captions; the rest is true, if often incomplete.

@@ -3,10 +3,10 @@
 import collections
 from typing import NamedTuple
 
-from align_keras.data.scene_captions import BACKGROUNDS
-from align_keras.data.scene_captions import describe
-from align_keras.data.scenes import HELD_OUT_ARRANGEMENTS
-from align_keras.data.scenes import HELD_OUT_PAIRS
+from align_keras.quickstart.scene_captions import BACKGROUNDS
+from align_keras.quickstart.scene_captions import describe
+from align_keras.quickstart.scenes import HELD_OUT_ARRANGEMENTS
+from align_keras.quickstart.scenes import HELD_OUT_PAIRS
 
 
 class Question(NamedTuple):

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.data.scene_captions import COLORS
-from align_keras.data.scene_captions import SHAPES
-from align_keras.data.scene_queries import ask_by_changes
-from align_keras.data.scene_queries import ask_by_words
-from align_keras.data.scenes import NOISE_SHARES
-from align_keras.data.scenes import plan_scenes
-from align_keras.data.scenes import write_scenes
 from align_keras.data.sources import read_captions
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.quickstart.scene_captions import COLORS
+from align_keras.quickstart.scene_captions import SHAPES
+from align_keras.quickstart.scene_queries import ask_by_changes
+from align_keras.quickstart.scene_queries import ask_by_words
+from align_keras.quickstart.scenes import NOISE_SHARES
+from align_keras.quickstart.scenes import plan_scenes
+from align_keras.quickstart.scenes import write_scenes
 
 # The model counts as having learned when it beats chance by this factor.
 REQUIRED_TIMES_CHANCE = 20
@@ -268,7 +268,7 @@ class _Search:
     """The evaluation pictures as a library to search in."""
 
     def __init__(self, model, scenes, pictures):
-        from align_keras.evaluation import embed_images
+        from align_keras.embedding import embed_images
 
         self.model = model
         self.pictures = pictures
@@ -339,9 +339,9 @@ class _Search:
 
     def write_index(self, path, model):
         """Write an index of the pictures for the web page, anew."""
+        from align_keras.embedding.embed_files import thumbnail
         from align_keras.preprocessing.decode import decode_with_pillow
         from align_keras.search import write_index
-        from align_keras.search.embedding import thumbnail
 
         names = [picture.name for picture in self.pictures]
         folder = self.pictures[0].parents[1]

@@ -1,11 +1,8 @@
 """Pictures and texts of any number to rows of unit vectors."""
 
-import collections
-import concurrent.futures
 import hashlib
 import itertools
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from align_keras.evaluation.embedder import as_embedder
-from align_keras.files import atomic_file
+from align_keras.embedding.embedder import as_embedder
+from align_keras.io.atomic import atomic_file
+from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
 
@@ -71,7 +69,7 @@ def embed_images(model, images, batch_size=64, progress=True, total=None):
             )
 
     with _Bar("pictures", total, progress) as bar:
-        prepared = ahead(read, enumerate(images))
+        prepared = map_ahead(read, enumerate(images))
         return _encode(embedder.images, prepared, batch_size, bar)
 
 
@@ -249,7 +247,7 @@ def _embed_chunk(embedder, pictures, batch_size, bar):
             return name, error
 
     def prepared():
-        for name, picture in ahead(read, pictures):
+        for name, picture in map_ahead(read, pictures):
             names.append(str(name))
             readable.append(not isinstance(picture, ValueError))
             if readable[-1]:
@@ -367,31 +365,3 @@ def _unit(vectors):
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     far = ~(np.abs(lengths - 1) < 1e-5) & (lengths > 0)
     return np.where(far, vectors / np.where(far, lengths, 1), vectors)
-
-
-def ahead(function, items, workers=None):
-    """Yield `function(item)` in order, working ahead in threads.
-
-    Args:
-        function: callable of one item.
-        items: iterable. Read only as far ahead as the threads need.
-        workers: int. Number of threads. Defaults to `None`, the number of
-            cores.
-
-    Yields:
-        The results, in the order of `items`.
-    """
-    workers = workers or os.cpu_count()
-    items = iter(items)
-    pending = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in itertools.islice(items, 4 * workers):
-                pending.append(pool.submit(function, item))
-            while pending:
-                result = pending.popleft().result()
-                for item in itertools.islice(items, 1):
-                    pending.append(pool.submit(function, item))
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)

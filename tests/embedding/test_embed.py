@@ -9,9 +9,9 @@ import pytest
 
 from align_keras.cli import main
 from align_keras.data import pack
-from align_keras.search import embed
-from align_keras.search import embedding
-from align_keras.search.embedding import thumbnail
+from align_keras.embedding import embed
+from align_keras.embedding import embed_files as embedding
+from align_keras.embedding.embed_files import thumbnail
 
 
 def read(directory):
@@ -201,7 +201,7 @@ import tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpus[0], two)
-from align_keras.search import embed
+from align_keras.embedding import embed
 from align_keras.training.strategies import make_strategy
 
 pictures, preset, saved_model, output = sys.argv[1:]

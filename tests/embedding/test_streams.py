@@ -8,10 +8,10 @@ from tiny_align import picture_file
 from tiny_align import tiny_align
 
 from align_keras.cli import main
-from align_keras.evaluation import embed_images
-from align_keras.evaluation import embed_texts
+from align_keras.embedding import embed_images
+from align_keras.embedding import embed_texts
 from align_keras.evaluation import evaluate_retrieval
-from align_keras.evaluation.embed import ahead
+from align_keras.io.threads import map_ahead
 from align_keras.search import compose_query
 from align_keras.search import top_k
 
@@ -126,7 +126,7 @@ def test_ahead_keeps_order_and_reads_no_further_than_needed():
             release.set()
         return -number
 
-    results = ahead(work, items(), workers=3)
+    results = map_ahead(work, items(), workers=3)
     assert [next(results) for _ in range(5)] == [0, -1, -2, -3, -4]
     assert len(taken) <= 5 + 4 * 3
     assert list(results) == [-number for number in range(5, 100)]

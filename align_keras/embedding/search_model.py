@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.evaluation.embedder import Embedder
-from align_keras.evaluation.embedder import as_embedder
-from align_keras.evaluation.embedder import fingerprint_of
-from align_keras.evaluation.embedder import load_saved_model
-from align_keras.evaluation.embedder import saved_model_embedder
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.embedder import fingerprint_of
+from align_keras.embedding.embedder import load_saved_model
+from align_keras.embedding.embedder import saved_model_embedder
 
 __all__ = ["SearchModel", "load_search_model", "model_path"]
 

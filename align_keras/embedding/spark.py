@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 
-from align_keras.search.embedding import MAX_PIXELS
-from align_keras.search.embedding import embed_part
-from align_keras.search.embedding import embed_pictures
-from align_keras.search.embedding import record_batch
-from align_keras.search.embedding import schema
-from align_keras.search.model import load_search_model
-from align_keras.search.model import model_path
+from align_keras.embedding.embed_files import MAX_PIXELS
+from align_keras.embedding.embed_files import embed_part
+from align_keras.embedding.embed_files import embed_pictures
+from align_keras.embedding.embed_files import record_batch
+from align_keras.embedding.embed_files import schema
+from align_keras.embedding.search_model import load_search_model
+from align_keras.embedding.search_model import model_path
 
 
 def make_session(master, name="align-keras embed"):

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.evaluation.embed import ahead
-from align_keras.evaluation.embedder import fingerprint_of
-from align_keras.files import atomic_file
+from align_keras.embedding.embedder import fingerprint_of
+from align_keras.embedding.inputs import plan_inputs
+from align_keras.embedding.inputs import read_input
+from align_keras.embedding.search_model import load_search_model
+from align_keras.embedding.search_model import local_replicas
+from align_keras.embedding.search_model import model_path
+from align_keras.io.atomic import atomic_file
+from align_keras.io.threads import map_ahead
 from align_keras.preprocessing.decode import decode_and_describe
-from align_keras.search.inputs import plan_inputs
-from align_keras.search.inputs import read_input
-from align_keras.search.model import load_search_model
-from align_keras.search.model import local_replicas
-from align_keras.search.model import model_path
 
 VERSION = 1
 # Entry of the Parquet files' metadata, in JSON.
@@ -123,7 +123,7 @@ def embed(
     ]
     missing = [task for task in tasks if not Path(task["file"]).is_file()]
     if spark is not None and missing:
-        from align_keras.search.spark import run_tasks
+        from align_keras.embedding.spark import run_tasks
 
         run_tasks(spark, missing)
     elif missing:
@@ -322,7 +322,7 @@ def embed_pictures(
             return key, error, None, None
 
     def readable():
-        for row in ahead(prepare, pictures):
+        for row in map_ahead(prepare, pictures):
             if row[2] is None:
                 skip(row[0], str(row[1]))
             else:

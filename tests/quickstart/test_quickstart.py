@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from align_keras import AlignDualEncoder
-from align_keras import quickstart
 from align_keras.cli import main
 from align_keras.data import iterate_records
-from align_keras.data.scene_queries import ask_by_changes
-from align_keras.data.scene_queries import ask_by_words
-from align_keras.data.scenes import plan_scenes
+from align_keras.quickstart import run as quickstart
 from align_keras.quickstart import run_quickstart
+from align_keras.quickstart.scene_queries import ask_by_changes
+from align_keras.quickstart.scene_queries import ask_by_words
+from align_keras.quickstart.scenes import plan_scenes
 from align_keras.search import Index
 from align_keras.search.contact_sheet import RIGHT
 from align_keras.training import Recipe
@@ -156,7 +156,7 @@ def test_exit_status_tells_whether_it_learned(monkeypatch, passed, capsys):
         assert (workdir, seed, steps, verbose) == ("here", 3, 7, False)
         return {"passed": passed, "times_chance": 1.0}
 
-    monkeypatch.setattr(quickstart, "run_quickstart", run)
+    monkeypatch.setattr("align_keras.quickstart.run_quickstart", run)
     command = "quickstart --workdir here --seed 3 --steps 7 --json"
     assert main(command.split()) == (0 if passed else 1)
     assert json.loads(capsys.readouterr().out)["passed"] == passed

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from align_keras.search import embed
+from align_keras.embedding import embed
 
 pytest.importorskip("pyspark")
 
@@ -15,7 +15,7 @@ def spark():
 
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java 17, and there is none")
-    from align_keras.search.spark import make_session
+    from align_keras.embedding.spark import make_session
 
     session = make_session("local[2]")
     yield session
@@ -30,7 +30,7 @@ def vectors_of(rows):
 def test_executors_give_the_models_vectors(
     library, spark, saved_model, dual_encoder, tmp_path
 ):
-    from align_keras.search.spark import embed_dataframe
+    from align_keras.embedding.spark import embed_dataframe
 
     paths = [str(library.pictures / name) for name in library.names]
     expected = np.asarray(dual_encoder.encode_image(paths))

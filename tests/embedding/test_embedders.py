@@ -10,11 +10,11 @@ from PIL import Image
 from tiny_align import picture_file
 from tiny_align import tiny_align
 
-from align_keras.evaluation import as_embedder
-from align_keras.evaluation import embed_images
-from align_keras.evaluation import embed_texts
-from align_keras.evaluation import load_embedder
-from align_keras.evaluation.embedder import keras_hub_embedder
+from align_keras.embedding import as_embedder
+from align_keras.embedding import embed_images
+from align_keras.embedding import embed_texts
+from align_keras.embedding import load_embedder
+from align_keras.embedding.embedder import keras_hub_embedder
 
 TEXTS = ["a red bus", "the blue dog", "a house"]
 

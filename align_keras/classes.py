@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from align_keras.vectors import as_vectors
+from align_keras.embedding.scores import as_vectors
 
 # Whether each prompt is scaled to unit length before the mean is taken.
 ENSEMBLES = ("normalized", "plain")
