@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": "measure a model",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
-    "convert": "read a checkpoint of another library, or write for one",
+    "convert": "read weights of another library, or write for one",
     "embed": "turn pictures into files of vectors",
     "index": "make a directory of vectors that can be searched",
     "search": "find pictures by words, by a picture, or by both",
