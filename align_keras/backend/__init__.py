@@ -1,4 +1,4 @@
-"""The only model-side code that names TensorFlow or JAX.
+"""The only model-side code that names TensorFlow, JAX or torch.
 
 Each backend is one package with the same functions, so that the models, losses
 and optimizers above stay on `keras.ops`.
@@ -15,6 +15,7 @@ if keras.config.backend() == "tensorflow":
     from align_keras.backend.tensorflow import compile_inference
     from align_keras.backend.tensorflow import convolve
     from align_keras.backend.tensorflow import convolve_depthwise
+    from align_keras.backend.tensorflow import custom_gradient
     from align_keras.backend.tensorflow import densify
     from align_keras.backend.tensorflow import normalize_and_silu
     from align_keras.backend.tensorflow import normalize_batch
@@ -38,6 +39,7 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import compile_inference
     from align_keras.backend.jax import convolve
     from align_keras.backend.jax import convolve_depthwise
+    from align_keras.backend.jax import custom_gradient
     from align_keras.backend.jax import densify
     from align_keras.backend.jax import normalize_and_silu
     from align_keras.backend.jax import normalize_batch
@@ -52,9 +54,34 @@ elif keras.config.backend() == "jax":
     from align_keras.backend.jax import value_and_gradients
     from align_keras.backend.jax import values
     from align_keras.backend.jax import wait_for
+elif keras.config.backend() == "torch":
+    from align_keras.backend.torch import ReplicaClipping
+    from align_keras.backend.torch import Trainer
+    from align_keras.backend.torch import all_gather
+    from align_keras.backend.torch import all_reduce_sum
+    from align_keras.backend.torch import checkpoint
+    from align_keras.backend.torch import compile_inference
+    from align_keras.backend.torch import convolve
+    from align_keras.backend.torch import convolve_depthwise
+    from align_keras.backend.torch import custom_gradient
+    from align_keras.backend.torch import densify
+    from align_keras.backend.torch import normalize_and_silu
+    from align_keras.backend.torch import normalize_batch
+    from align_keras.backend.torch import num_replicas
+    from align_keras.backend.torch import num_shards
+    from align_keras.backend.torch import replica_index
+    from align_keras.backend.torch import replicate
+    from align_keras.backend.torch import require
+    from align_keras.backend.torch import scan
+    from align_keras.backend.torch import silu
+    from align_keras.backend.torch import sum_of_squares
+    from align_keras.backend.torch import value_and_gradients
+    from align_keras.backend.torch import values
+    from align_keras.backend.torch import wait_for
 else:
     raise ImportError(
-        "align_keras runs on the `tensorflow` and `jax` backends of Keras. "
+        "align_keras runs on the `tensorflow`, `jax` and `torch` backends of "
+        "Keras. "
         f"Received: backend={keras.config.backend()!r}. Set the environment "
         "variable KERAS_BACKEND to one of them before Python starts."
     )
@@ -68,6 +95,7 @@ __all__ = [
     "compile_inference",
     "convolve",
     "convolve_depthwise",
+    "custom_gradient",
     "densify",
     "normalize_and_silu",
     "normalize_batch",

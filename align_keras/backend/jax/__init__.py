@@ -2,6 +2,7 @@ from align_keras.backend.jax.convolutions import convolve
 from align_keras.backend.jax.convolutions import convolve_depthwise
 from align_keras.backend.jax.functional import checkpoint
 from align_keras.backend.jax.functional import compile_inference
+from align_keras.backend.jax.functional import custom_gradient
 from align_keras.backend.jax.functional import densify
 from align_keras.backend.jax.functional import require
 from align_keras.backend.jax.functional import scan
@@ -9,10 +10,6 @@ from align_keras.backend.jax.functional import sum_of_squares
 from align_keras.backend.jax.functional import value_and_gradients
 from align_keras.backend.jax.functional import values
 from align_keras.backend.jax.functional import wait_for
-from align_keras.backend.jax.maps import normalize_and_silu
-from align_keras.backend.jax.maps import normalize_batch
-from align_keras.backend.jax.maps import silu
-from align_keras.backend.jax.optimizer import ReplicaClipping
 from align_keras.backend.jax.replicas import all_gather
 from align_keras.backend.jax.replicas import all_reduce_sum
 from align_keras.backend.jax.replicas import num_replicas
@@ -20,6 +17,10 @@ from align_keras.backend.jax.replicas import num_shards
 from align_keras.backend.jax.replicas import replica_index
 from align_keras.backend.jax.replicas import replicate
 from align_keras.backend.jax.trainer import Trainer
+from align_keras.backend.plain_maps import normalize_and_silu
+from align_keras.backend.plain_maps import normalize_batch
+from align_keras.backend.plain_maps import silu
+from align_keras.backend.plain_optimizer import ReplicaClipping
 
 __all__ = [
     "ReplicaClipping",
@@ -30,6 +31,7 @@ __all__ = [
     "compile_inference",
     "convolve",
     "convolve_depthwise",
+    "custom_gradient",
     "densify",
     "normalize_and_silu",
     "normalize_batch",

@@ -2,6 +2,7 @@ from align_keras.backend.tensorflow.convolutions import convolve
 from align_keras.backend.tensorflow.convolutions import convolve_depthwise
 from align_keras.backend.tensorflow.functional import checkpoint
 from align_keras.backend.tensorflow.functional import compile_inference
+from align_keras.backend.tensorflow.functional import custom_gradient
 from align_keras.backend.tensorflow.functional import densify
 from align_keras.backend.tensorflow.functional import require
 from align_keras.backend.tensorflow.functional import scan
@@ -30,6 +31,7 @@ __all__ = [
     "compile_inference",
     "convolve",
     "convolve_depthwise",
+    "custom_gradient",
     "densify",
     "normalize_and_silu",
     "normalize_batch",

@@ -1,4 +1,4 @@
-"""What a training step does with each number of a map, in few passes."""
+"""What a training step does with each number of a map, in Keras operations."""
 
 import keras
 from keras import ops
