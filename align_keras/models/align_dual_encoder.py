@@ -601,7 +601,9 @@ class AlignDualEncoder(
                 Defaults to `"tf_saved_model"`.
             verbose: bool. Whether to print what was written. Defaults to
                 `None`, as the format has it.
-            input_signature: see `keras.Model.export`. Defaults to `None`.
+            input_signature: see `keras.Model.export`. On JAX, networks such as
+                BERT need one that fixes the length of texts. Defaults to
+                `None`.
             **kwargs: Arguments of `export_saved_model`, or those that
                 `keras.Model.export` has for the format.
 

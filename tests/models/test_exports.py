@@ -38,9 +38,10 @@ def test_a_numeric_saved_model(model, expected, tmp_path, capsys):
     import tensorflow as tf
 
     x, y = expected
-    model.export(str(tmp_path / "saved"), verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "saved"))
-    assert_same(served.serve(x), y)
+    if BACKEND == "tensorflow":  # JAX must know that lengths are below 512.
+        model.export(str(tmp_path / "saved"), verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "saved"))
+        assert_same(served.serve(x), y)
     signature = {
         name: keras.InputSpec(shape=(3, *value.shape[1:]), dtype=value.dtype)
         for name, value in x.items()
@@ -87,10 +88,8 @@ def test_a_litert_file(model, expected, tmp_path):
         path, format="litert", verbose=False, input_signature=[signature]
     )
     runner = tf.lite.Interpreter(path).get_signature_runner()
-    names = runner.get_input_details()
-    inputs = {}
-    for node in names:
-        (name,) = [n for n in x if n in node]
-        inputs[node] = x[name]
+    # LiteRT numbers the inputs, in the order of their names.
+    nodes = sorted(runner.get_input_details())
+    inputs = {n: x[k] for n, k in zip(nodes, sorted(x), strict=True)}
     outputs = [value for _, value in sorted(runner(**inputs).items())]
     assert_same(dict(zip(NAMES, outputs, strict=True)), y)
