@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt -e
-SETTINGS := setup.cfg pyproject.toml constraints.txt
+SETTINGS := setup.cfg setup.py pyproject.toml constraints.txt
 
 # What does the same through keras.ops on every backend.
 JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed

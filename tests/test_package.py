@@ -19,7 +19,14 @@ from align_keras.cli import COMMANDS
 from align_keras.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("align_keras", "presets", "LICENSE", "README.md", "setup.cfg")
+SOURCES = (
+    "align_keras",
+    "presets",
+    "LICENSE",
+    "README.md",
+    "setup.cfg",
+    "setup.py",
+)
 
 
 def run(command, cwd, **environment):
