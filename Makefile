@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt -e
-SETTINGS := setup.cfg pyproject.toml constraints.txt
+SETTINGS := setup.cfg setup.py pyproject.toml constraints.txt
 
 # What does the same through keras.ops on every backend.
 JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed
@@ -30,18 +30,24 @@ BENCH_VENV ?= .venv-bench
 BENCH_PEERS := open_clip_torch==3.3.0 clip-benchmark==1.6.2 img2dataset==1.47.0
 PHOTOS ?= ../shared/data/photos
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test test-jax test-tensorflow lint bench clean
 # A half-made environment must not look like a whole one.
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
 	$(BIN)/align-keras quickstart
 
-# The whole suite comes last, so that the closing line speaks of it. JAX spends
-# most of a test on optimising what runs once.
+# The whole suite comes last, so that the closing line speaks of it.
 test: lint
+	@$(MAKE) --no-print-directory test-jax
+	@$(MAKE) --no-print-directory test-tensorflow
+
+# JAX spends most of a test on optimising what runs once.
+test-jax: $(VENV)/installed-for-tests
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 		$(PYTEST) $(JAX_TESTS)
+
+test-tensorflow: $(VENV)/installed-for-tests
 	KERAS_BACKEND=tensorflow $(PYTEST)
 
 lint: $(VENV)/installed-for-tests

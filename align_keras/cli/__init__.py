@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from align_keras import __version__
 from align_keras.cli.options import add_commands
 
 # Command, in the order of the data's way, and its one-line help.
@@ -19,7 +20,7 @@ COMMANDS = {
     "evaluate": "measure a model",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
-    "convert": "read a checkpoint of another library, or write for one",
+    "convert": "read weights of another library, or write for one",
     "embed": "turn pictures into files of vectors",
     "index": "make a directory of vectors that can be searched",
     "search": "find pictures by words, by a picture, or by both",
@@ -39,6 +40,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="align-keras",
         description="Train, evaluate and serve ALIGN in Keras.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"align-keras {__version__}"
     )
     parsers = parser.add_subparsers(dest="command", required=True)
     add_commands(parsers, __name__, COMMANDS)

@@ -5,6 +5,7 @@ from keras import layers
 from keras import ops
 from keras_hub.models import Backbone
 
+from align_keras import registry
 from align_keras.io.atomic import atomic_directory
 from align_keras.models import presets
 from align_keras.models.carried import Carried
@@ -181,11 +182,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     def preprocessor(self, value):
         self.__dict__["_untracked_preprocessor"] = value
 
-    # Nor is what a converted checkpoint brings along and the network does not
+    # Nor is what converted weights bring along and the network does not
     # use: it is of use to those alone who convert the model back.
     @property
     def carried(self):
-        """What a converted checkpoint holds beyond the model, or `None`."""
+        """What converted weights hold beyond the model, or `None`."""
         return self.__dict__.get("_untracked_carried")
 
     @carried.setter
@@ -423,9 +424,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         ```
         """
         path = presets.find_preset(preset)
-        checkpoint = presets.foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.load(cls, load_weights, **kwargs)
+        foreign = presets.foreign_weights(path)
+        if foreign is not None:
+            return foreign.load(cls, load_weights, **kwargs)
         presets.require_class(path, cls)
         for name in ("image_encoder", "text_encoder"):
             if isinstance(kwargs.get(name), dict):
@@ -435,11 +436,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         preprocessor = kwargs.pop("preprocessor", None)
         model = super().from_preset(preset, load_weights, **kwargs)
         if preprocessor is None and presets.has_preprocessor(path):
-            # Preprocessing stands a floor above the models; only loading a
-            # whole preset reaches up to it.
-            from align_keras.preprocessing import AlignPreprocessor
-
-            preprocessor = AlignPreprocessor.from_preset(path)
+            load_preprocessor = registry.find("load_preprocessor")
+            preprocessor = load_preprocessor(path)
         model.preprocessor = preprocessor
         if load_weights and "://" not in path:
             model.carried = Carried.read(path)
@@ -476,6 +474,5 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             filepath: string. The directory to write.
             **kwargs: Arguments of `export_saved_model`.
         """
-        from align_keras.serving import export_saved_model
-
+        export_saved_model = registry.find("export_saved_model")
         return export_saved_model(self, filepath, **kwargs)

@@ -107,7 +107,7 @@ def _from_preset(preset, recipe, size, replicas, load_weights):
 
 
 def _has_local_statistics(path):
-    if presets.foreign_checkpoint(path) is not None:
+    if presets.foreign_weights(path) is not None:
         # Other libraries know no other kind.
         return True
     tower = presets.load_config(path)["config"]["image_encoder"]["config"]
@@ -115,7 +115,7 @@ def _has_local_statistics(path):
 
 
 def _has_bias(path):
-    if presets.foreign_checkpoint(path) is not None:
+    if presets.foreign_weights(path) is not None:
         return False
     return presets.load_config(path)["config"].get("initial_bias") is not None
 

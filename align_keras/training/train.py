@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from align_keras import registry
 from align_keras.data import skipped
 from align_keras.io.atomic import atomic_file
 from align_keras.io.atomic import remove_leftovers
@@ -287,8 +288,8 @@ def _claim(workdir, model, recipe, vocabulary, num_workers, step):
         "workers": num_workers,
         **dataclasses.asdict(recipe),
     }
-    remove_leftovers(workdir, WRITTEN)
-    remove_leftovers(workdir / "checkpoints", ["step-*"])
+    remove_leftovers(workdir)
+    remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
@@ -310,8 +311,7 @@ def _evaluation(evaluate, data, say):
     if data is None:
         return None
     if evaluate is None:
-        # Evaluation stands a floor above; only this default reaches up.
-        from align_keras.evaluation import evaluate_retrieval
+        evaluate_retrieval = registry.find("evaluate_retrieval")
 
         def evaluate(model, data):
             return evaluate_retrieval(model, data, progress=False)
