@@ -38,10 +38,6 @@ def add_batch_size(parser):
     )
 
 
-def silent(words):
-    """Take the place of `print` where only JSON is to be printed."""
-
-
 def add_qdrant(parser):
     """Declare `--qdrant`, for what reads an index."""
     parser.add_argument(

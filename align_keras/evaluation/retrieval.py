@@ -278,9 +278,9 @@ def _check_owners(text_to_image, num_texts, num_images):
 def measure_retrieval(
     model: Embedder | keras.Model,
     data: datasets.DataSet | str | list[str],
-    batch_size: int = 64,
     ks: Sequence[int] = KS,
     folds: int = 1,
+    batch_size: int = 64,
     progress: bool = True,
     cache: str | Path | None = None,
     samples: int = SAMPLES,
@@ -296,11 +296,11 @@ def measure_retrieval(
             `Embedder`.
         data: a `DataSet` with captions; or a string or list of strings,
             TFRecord files.
-        batch_size: int. Images in one call of the network. Defaults to
-            `64`.
         ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
         folds: int. See `retrieval_outcomes`; 5 for MSCOCO's 1K metrics.
             Defaults to `1`.
+        batch_size: int. Images in one call of the network. Defaults to
+            `64`.
         progress: bool. Whether to draw progress bars on the standard error
             stream. Defaults to `True`.
         cache: string or `pathlib.Path`. A directory for vectors, see

@@ -1,13 +1,13 @@
 import dataclasses
-import json
 from pathlib import Path
 
 import keras
 
 from align_keras import registry
 from align_keras.data import skipped
-from align_keras.io.atomic import atomic_file
 from align_keras.io.atomic import remove_leftovers
+from align_keras.io.claims import check_claim
+from align_keras.io.json_files import write_json
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -80,8 +80,8 @@ def train(
         strategy: string or `tf.distribute.Strategy`. See `make_strategy`.
         seed: int. Replaces the seed of the recipe.
         evaluate: callable. Takes the model and the validation data and
-            returns a dict with `"mean_recall"`. Defaults to recall in
-            `align_keras.evaluation.evaluate_retrieval`.
+            returns a dict with `"mean_recall"`; the numbers in it are logged.
+            Defaults to `align_keras.evaluation.measure_retrieval`.
         hold_out: float. Share of a folder of pictures that is set aside for
             evaluation where there is no `validation_data`, see
             `align_keras.data.pack`. Defaults to `0.1`.
@@ -293,17 +293,8 @@ def _claim(workdir, model, recipe, vocabulary, num_workers, step):
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(asked, indent=2) + "\n")
-        return
-    begun = json.loads(path.read_text())
-    for name, value in asked.items():
-        if begun.get(name) != value:
-            raise ValueError(
-                f"`{workdir}` holds a run with {name}={begun.get(name)!r}, "
-                f"but {name}={value!r} was asked for. Use another working "
-                "directory, or the settings of that run."
-            )
+        write_json(path, asked)
+    check_claim(path, asked, "a run")
 
 
 def _evaluation(evaluate, data, say):
@@ -311,13 +302,17 @@ def _evaluation(evaluate, data, say):
     if data is None:
         return None
     if evaluate is None:
-        evaluate_retrieval = registry.find("evaluate_retrieval")
+        measure = registry.find("measure_retrieval")
 
         def evaluate(model, data):
-            return evaluate_retrieval(model, data, progress=False)
+            return measure(model, data, progress=False, samples=0)
 
     def run(model):
-        metrics = evaluate(model, data)
+        metrics = {
+            name: value
+            for name, value in evaluate(model, data).items()
+            if isinstance(value, (int, float))
+        }
         say(f"Evaluation: mean recall {metrics['mean_recall']:.1%} on {data}")
         return metrics
 

@@ -9,7 +9,9 @@ from without_xla import disable_xla
 from align_keras import AlignDualEncoder
 from align_keras import ContrastiveLoss
 from align_keras.cli import main
-from align_keras.evaluation import ablate
+from align_keras.evaluation import ablation
+from align_keras.evaluation.ablation_data import corrupt
+from align_keras.evaluation.ablation_plan import read_plan
 from align_keras.evaluation.fewer_negatives import FewerNegatives
 from align_keras.evaluation.results import Result
 
@@ -64,7 +66,7 @@ def test_fewer_negatives(share):
 
 def test_corruption_is_nested():
     captions = {f"{n}.jpg": [f"text {n}"] for n in range(100)}
-    half = ablate.corrupt(captions, 0.5, 0.2)
+    half = corrupt(captions, 0.5, 0.2)
     assert len(half) == 50
     wrong = {name for name in half if half[name] != captions[name]}
     assert len(wrong) == 10
@@ -72,7 +74,7 @@ def test_corruption_is_nested():
     assert sorted(sum(half.values(), [])) == sorted(
         sum((captions[name] for name in half), [])
     )
-    assert set(ablate.corrupt(captions, 0.25, 0.0)) <= set(half)
+    assert set(corrupt(captions, 0.25, 0.0)) <= set(half)
 
 
 def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
@@ -86,7 +88,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     assert list(found) == ["baseline", "odd"]
     odd = found["odd"]
     assert odd["variant"]["negatives"] == 0.5
-    assert set(odd["against_baseline"]) == set(ablate.COLUMNS)
+    assert set(odd["against_baseline"]) == set(ablation.COLUMNS)
     runs = tmp_path / "work" / "runs"
     model = AlignDualEncoder.from_preset(str(runs / "odd/run/model"))
     assert model.embedding_dim == 8
@@ -102,7 +104,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "work" / "ablation.png").stat().st_size > 5000
 
     # Nothing is trained twice; the table is written again.
-    monkeypatch.setattr("align_keras.training.train", None)
+    monkeypatch.setattr(ablation, "train", None)
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert Result.load(runs / "odd" / "result.json").outcomes
@@ -122,20 +124,22 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
 def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
-    ran, figures = {}, []
+    ran, metrics = {}, []
 
     def run(plan, name, variant, *_):
         ran[name] = variant
-        found = dict.fromkeys((*ablate.COLUMNS, "mean_recall"), len(ran) / 100)
-        ends = dict.fromkeys(ablate.COLUMNS, (None, None))
+        found = dict.fromkeys(
+            (*ablation.COLUMNS, "mean_recall"), len(ran) / 100
+        )
+        ends = dict.fromkeys(ablation.COLUMNS, (None, None))
         return Result({**found, "intervals": ends})
 
-    monkeypatch.setattr(ablate, "_run", run)
-    monkeypatch.setattr(ablate, "_prepare_data", lambda *_: (None, None))
-    monkeypatch.setattr(plt, "close", figures.append)
+    monkeypatch.setattr(ablation, "_run", run)
+    monkeypatch.setattr(ablation, "prepare_data", lambda *_: (None, None))
+    monkeypatch.setattr(plt, "close", metrics.append)
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN + "grid: {image: [small, b0], text: [small, base]}\n")
-    ablate.ablate(plan, tmp_path, samples=0, say=str)
+    ablation.ablate(plan, tmp_path, samples=0)
     crossed = {
         name: (variant.image, variant.text)
         for name, variant in list(ran.items())[2:]
@@ -148,7 +152,7 @@ def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
     }
     # A line for each text encoder over the image encoders, and the others as
     # bars: baseline, odd.
-    lines, bars = figures[0].axes
+    lines, bars = metrics[0].axes
     drawn = {
         line.get_label(): list(line.get_ydata()) for line in lines.get_lines()
     }
@@ -163,7 +167,7 @@ def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
 
 
 def test_the_documented_plan_is_valid():
-    _, variants = ablate.read_plan(EXAMPLE)
+    _, variants = read_plan(EXAMPLE)
     assert variants["large + mini"].image == "large"
     assert variants["a tenth of the data"].data_share == 0.1
     assert variants["half is noise"].noise == 0.5
@@ -184,4 +188,11 @@ def test_wrong_plans_are_named(old, new, message, tmp_path):
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN.replace(old, new))
     with pytest.raises(ValueError, match=message):
-        ablate.read_plan(plan)
+        read_plan(plan)
+
+
+def test_scenes_need_something_that_draws_them(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
+    with pytest.raises(ValueError, match="pass `draw`"):
+        ablation.ablate(plan, tmp_path / "work")

@@ -1,11 +1,11 @@
-"""Options that evaluations share, and what becomes of them."""
+"""Options that several evaluations share, and what they are turned into."""
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.io.fingerprints import directory_fingerprint
 
 
 def add_model(parser):
@@ -28,19 +28,19 @@ def add_model(parser):
 
 
 def _result_file(name):
-    # Said before hours of work, not after.
+    # Better refused before hours of work than after.
     if not name.endswith(".json"):
         raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
     return name
 
 
 def add_embedding(parser):
-    """Declare how pictures are embedded."""
+    """Declare how images are embedded."""
     add_batch_size(parser)
     parser.add_argument(
         "--cache",
         metavar="DIR",
-        help="keep vectors here, and go on from them when interrupted",
+        help="keep vectors here, and resume from them when interrupted",
     )
 
 
@@ -69,7 +69,7 @@ def add_tfds(parser, example):
     parser.add_argument(
         "--tfds",
         metavar="NAME",
-        help=f"a TFDS data set, such as {example}, in the place of files",
+        help=f"a TFDS data set, such as {example}, instead of files",
     )
     add_tfds_directory(parser)
 
@@ -85,13 +85,13 @@ def add_name(parser):
 
 
 def add_labelled(parser, *parts):
-    """Declare labelled pictures; `parts` are train, data, validation."""
+    """Declare labelled images; `parts` are train, data, validation."""
     for part in parts:
         parser.add_argument(
             f"--{part}",
             required=part != "validation",
             metavar="FOLDER",
-            help="one folder of pictures for each class; with --tfds, a split",
+            help="one folder of images for each class; with --tfds, a split",
         )
     add_tfds(parser, "oxford_flowers102")
     add_name(parser)
@@ -113,14 +113,14 @@ def add_runs(parser, default):
 
 
 def labelled(args, part):
-    """Open the labelled pictures of an option, or return `None`."""
+    """Open the labelled images of an option, or return `None`."""
     from align_keras.evaluation import datasets
 
     refuse_without_tfds(args)
     value = getattr(args, part)
     if value is None:
         return None
-    # Results are of the test pictures, and bear their name.
+    # Results are of the test images, and bear their name.
     name = args.name if part == "data" else None
     if args.tfds:
         data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
@@ -153,9 +153,7 @@ def loader(args):
 
 def identity(args):
     """Return what tells the model from others: its files, or its handle."""
-    from align_keras.embedding.embedder import fingerprint_of
-
-    return fingerprint_of(Path(args.model)) or args.model
+    return directory_fingerprint(args.model) or args.model
 
 
 def embedding_options(args):
@@ -168,8 +166,8 @@ def embedding_options(args):
 
 def show(args, result):
     """Print a result, and write it where that is asked for."""
-    from align_keras.evaluation.report import describe
+    from align_keras.evaluation.describe_results import describe_result
 
     if args.output:
         result.save(args.output)
-    print(result.to_json() if args.json else describe(result))
+    print(result.to_json() if args.json else describe_result(result))

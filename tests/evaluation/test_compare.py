@@ -1,56 +1,19 @@
-"""Correlation, bootstrap intervals and the comparison of two models."""
+"""Comparisons of two models with the same queries."""
 
 import numpy as np
 import pytest
-import scipy.stats
 
-from align_keras.evaluation.bootstrap import interval
-from align_keras.evaluation.bootstrap import p_value
-from align_keras.evaluation.bootstrap import resample
-from align_keras.evaluation.classification import classification_figures
+from align_keras.evaluation.accuracy import classification_accuracies
 from align_keras.evaluation.compare import compare_results
-from align_keras.evaluation.correlation import spearman
-from align_keras.evaluation.report import describe_comparison
+from align_keras.evaluation.describe_results import describe_comparison
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
-
-
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_spearman_matches_scipy(levels):
-    rng = np.random.default_rng(levels)
-    first = rng.integers(0, levels, 200)
-    second = first + rng.integers(0, levels, 200)
-    expected = scipy.stats.spearmanr(first, second).statistic
-    assert spearman(first, second) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(spearman(np.ones(5), np.arange(5)))
-    with pytest.raises(ValueError, match="NaN"):
-        spearman([1.0, np.nan], [1.0, 2.0])
-    with pytest.raises(ValueError, match="same length"):
-        spearman([1.0], [1.0, 2.0])
-
-
-def test_interval_has_the_width_of_the_normal_one():
-    rng = np.random.default_rng(0)
-    hits = rng.random(2000) < 0.3
-    draws = resample(lambda w: {"hits": w @ hits / w.sum()}, 2000)["hits"]
-    low, high = interval(draws)
-    error = 1.96 * np.sqrt(hits.mean() * (1 - hits.mean()) / 2000)
-    assert low == pytest.approx(hits.mean() - error, abs=0.003)
-    assert high == pytest.approx(hits.mean() + error, abs=0.003)
-    assert interval([np.nan, 1.0]) == [1.0, 1.0]
-    with pytest.raises(ValueError, match="confidence=2"):
-        interval(draws, 2)
-
-
-def test_p_value():
-    assert p_value(np.ones(999)) == 2 / 1000
-    assert p_value(np.array([-1.0, 1.0] * 50)) == 1.0
 
 
 def result(rank, label, name):
     return summarize(
         "zero-shot",
-        classification_figures,
+        classification_accuracies,
         {"rank": rank, "label": label},
         len(rank),
         200,
@@ -80,15 +43,15 @@ def test_a_paired_difference_is_found_that_intervals_hide(models, tmp_path):
     low, _ = second["intervals"]["top1"]
     assert low < first["top1"] < second["top1"]  # The intervals overlap.
     found = compare_results(*paths)
-    row = next(row for row in found["figures"] if row["name"] == "top1")
+    row = next(row for row in found["metrics"] if row["name"] == "top1")
     assert row["difference"] == pytest.approx(0.02)
     assert row["differs"] and 0 < row["low"] < 0.02 < row["high"]
     text = describe_comparison(found)
     assert "B is better" in text and "A = A, B = B" in text
-    row = compare_results(first, equal)["figures"][0]
+    row = compare_results(first, equal)["metrics"][0]
     assert not row["differs"] and row["low"] < 0 < row["high"]
     # Five-fold top5 is 1.0 in both, and so is no difference.
-    five = next(r for r in found["figures"] if r["name"] == "top5")
+    five = next(r for r in found["metrics"] if r["name"] == "top5")
     assert five["difference"] == 0 and five["p"] == 1.0
 
 
@@ -107,7 +70,7 @@ def test_results_of_other_queries_are_refused(models, tmp_path):
     with pytest.raises(ValueError, match="lacks the field `task`"):
         compare_results(path, path)
     path.write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         compare_results(path, path)
 
 
@@ -116,7 +79,7 @@ def test_results_of_other_queries_are_refused(models, tmp_path):
     [
         ("split", ("val", "test")),
         ("solver", ("sgd", "lbfgs")),
-        ("train_pictures", ("ab", "cd")),
+        ("train_image_digest", ("ab", "cd")),
         ("prompts", ("ab", "cd")),
         ("correlation_options", ({"samples": 20}, {"samples": 50})),
         ("positives_options", ({"originals": True}, {"originals": False})),
@@ -138,11 +101,11 @@ def test_too_few_draws_are_said_to_show_nothing(models):
     first, second, _ = models
     with pytest.raises(ValueError, match="samples=0"):
         compare_results(first, second, 0)
-    # Three figures, and the smallest p-value of n draws is 2 / (n + 1).
+    # Three metrics, and the smallest p-value of n draws is 2 / (n + 1).
     worst = Result({**first}, {**first.outcomes, "rank": np.full(1000, 9)})
     few, enough = (compare_results(worst, second, n) for n in (119, 120))
-    assert not any(row["differs"] for row in few["figures"])
-    assert enough["figures"][0]["differs"]
+    assert not any(row["differs"] for row in few["metrics"])
+    assert enough["metrics"][0]["differs"]
     assert "fewer than 120 draws no" in describe_comparison(few)
     assert "fewer than" not in describe_comparison(enough)
 
@@ -166,6 +129,6 @@ def test_result_survives_the_disk(models, tmp_path):
     models[0].save(tmp_path / "a.json")
     loaded = Result.load(tmp_path / "a.json")
     assert loaded["nothing"] is None
-    assert loaded.figures == models[0].figures
+    assert loaded.metrics == models[0].metrics
     for name, values in models[0].outcomes.items():
         np.testing.assert_array_equal(loaded.outcomes[name], values)
