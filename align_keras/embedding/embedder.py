@@ -65,7 +65,7 @@ class Embedder:
 
     ```python
     embedder = Embedder("mine", images=my_images, texts=my_texts)
-    evaluate_retrieval(embedder, "packed/*.tfrecord")
+    measure_retrieval(embedder, "packed/*.tfrecord")
     ```
     """
 

@@ -68,7 +68,7 @@ def ablate(
     """
     plan, variants = read_plan(path)
     workdir = Path(workdir)
-    claim(workdir / "data.json", plan["data"])
+    claim(workdir / "data.json", plan["data"], "an ablation")
     source, evaluation = prepare_data(plan["data"], workdir / "data", draw)
     results = {}
     for name, variant in variants.items():
@@ -115,7 +115,7 @@ def _run(plan, name, variant, source, evaluation, folder, samples, verbose):
         "overrides": plan.get("overrides") or {},
         "samples": samples,
     }
-    claim(folder / "variant.json", asked)
+    claim(folder / "variant.json", asked, "a run")
     if path.is_file():
         return Result.load(path)
     trained = train(

@@ -143,7 +143,7 @@ def measure_finetune(
             "test_image_digest": wanted.digest,
             "seed": seed + number,
         }
-        claim(folder / "finetune.json", asked)
+        claim(folder / "finetune.json", asked, "a run")
         done = folder / "ranks.npy"
         if not done.is_file():
             keras.utils.set_random_seed(seed + number)

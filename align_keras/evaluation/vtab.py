@@ -134,7 +134,7 @@ def measure_vtab(
     loaded = {n: load_task(n, data_dir, limits) for n in tasks or TASKS}
     results = {}
     for name, data in loaded.items():
-        claim(workdir / name / "sweep.json", asked)
+        claim(workdir / name / "sweep.json", asked, "a sweep")
         best, score = _best_trial(
             make_model, data, sweep, workdir / name, seed, progress, identity
         )

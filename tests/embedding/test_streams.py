@@ -10,7 +10,7 @@ from tiny_align import tiny_align
 from align_keras.cli import main
 from align_keras.embedding import embed_images
 from align_keras.embedding import embed_texts
-from align_keras.evaluation import evaluate_retrieval
+from align_keras.evaluation import measure_retrieval
 from align_keras.io.threads import map_ahead
 from align_keras.search import compose_query
 from align_keras.search import top_k
@@ -191,21 +191,26 @@ def expected_recalls(model, pictures, ks):
     return result
 
 
-def test_evaluate_retrieval(model, pictures, packed, caplog):
-    result = evaluate_retrieval(
-        model, str(packed / "*.tfrecord"), 3, ks=(1, 2, 3), progress=False
+def test_measure_retrieval(model, pictures, packed, caplog):
+    result = measure_retrieval(
+        model,
+        str(packed / "*.tfrecord"),
+        ks=(1, 2, 3),
+        batch_size=3,
+        progress=False,
+        samples=0,
     )
     expected = expected_recalls(model, pictures, (1, 2, 3))
     assert {k: result[k] for k in expected} == pytest.approx(expected)
     # The numbers tell something: neither all hits nor all misses.
     assert 0 < result["text_to_image_recall@2"] < 1
     assert (result["images"], result["texts"]) == (4, 5)
-    assert result["pictures_skipped"] == 1
+    assert result["images_skipped"] == 1
     assert "name2" in caplog.text and "left out" in caplog.text
     assert result["chance_text_to_image_recall@1"] == 0.25
     assert result["chance_image_to_text_recall@1"] == pytest.approx(5 / 4 / 5)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluate_retrieval(model, str(packed / "nowhere*"))
+        measure_retrieval(model, str(packed / "nowhere*"))
 
 
 def test_command_line(model, pictures, packed, tmp_path, capsys):
@@ -219,7 +224,7 @@ def test_command_line(model, pictures, packed, tmp_path, capsys):
 
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "4 pictures, 5 captions" in lines[0] and "1 left out" in lines[0]
+    assert "4 images, 5 captions" in lines[0] and "1 left out" in lines[0]
     recall = result["text_to_image_recall@1"]
     row = next(
         line for line in lines if line.startswith("text to image recall@1")

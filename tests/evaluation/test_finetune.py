@@ -73,7 +73,7 @@ def finetune(folders, workdir, **options):
     )
 
 
-def test_learns_and_goes_on_after_an_interruption(
+def test_learns_and_resumes_after_an_interruption(
     folders, tmp_path, monkeypatch
 ):
     whole = finetune(folders, tmp_path / "whole")
@@ -100,9 +100,9 @@ def test_learns_and_goes_on_after_an_interruption(
     assert finetune(folders, tmp_path / "cut")["top1"] == whole["top1"]
     assert len(calls) == 5
     assert not compare_results(whole, again, 50)["metrics"][0]["differs"]
-    with pytest.raises(ValueError, match="another `seed`.*: 0, now 1"):
+    with pytest.raises(ValueError, match="a run with seed=0, but seed=1"):
         finetune(folders, tmp_path / "cut", seed=1)
-    with pytest.raises(ValueError, match="another `model`.*'other'"):
+    with pytest.raises(ValueError, match="but model='other'"):
         finetune(folders, tmp_path / "cut", identity="other")
     with pytest.raises(ValueError, match="runs=0"):
         finetune(folders, tmp_path / "cut", runs=0)
@@ -124,7 +124,7 @@ def test_unreadable_images_are_left_out_before_training(
     found = finetune(broken, tmp_path / "broken")
     assert found["images_skipped"] == 1
     assert (found["images"], found["train_images"]) == (12, 18)
-    assert caplog.text.count("Picture broken.png is left out") == 2
+    assert caplog.text.count("Image broken.png is left out") == 2
     whole = finetune(folders, tmp_path / "whole")
     np.testing.assert_array_equal(
         found.outcomes["rank"], whole.outcomes["rank"]

@@ -104,10 +104,10 @@ def test_vtab_on_mock_data(tmp_path, caplog):
         # The trials of one model choose for no other.
         with pytest.raises(ValueError, match="model='A', but model='B'"):
             evaluate("B")
-        with pytest.raises(ValueError, match="with sweep="):
+        with pytest.raises(ValueError, match="a sweep with sweep="):
             evaluate("A", vtab.Sweep(trials=1))
     assert result["all"] == result["natural"] == result["task_dtd"]
-    assert "dtd: best of 2 trials" in caplog.messages[0]
+    assert any("dtd: best of 2 trials" in said for said in caplog.messages)
     assert (tmp_path / "dtd" / "trial-1.json").is_file()
     assert not compare_results(result, result, 20)["metrics"][0]["differs"]
     with pytest.raises(ValueError, match="no VTAB task 'cats'"):

@@ -6,11 +6,11 @@ pytest.importorskip("jax")
 
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.compile import read_shortage
-from align_keras.planning.plots import plot_search
-from align_keras.planning.report import GIB
-from align_keras.planning.report import describe_search
-from align_keras.planning.search import largest
-from align_keras.planning.search import search
+from align_keras.planning.describe_plans import GIB
+from align_keras.planning.describe_plans import describe_batches
+from align_keras.planning.largest_batch import find_largest_batch
+from align_keras.planning.largest_batch import largest
+from align_keras.planning.plots import plot_batches
 from align_keras.training import load_recipe
 
 
@@ -38,7 +38,7 @@ def test_search_over_remat_and_microbatches(tmp_path):
     What the recipe says of either is not what is searched.
     """
     said = []
-    rows = search(
+    rows = find_largest_batch(
         "align_b0_bert_tiny",
         load_recipe("align", microbatch_size=8, remat=True),
         microbatches=(None, 16, 64),
@@ -71,13 +71,13 @@ def test_search_over_remat_and_microbatches(tmp_path):
             total = row["plan"]["memory"]["total"]
             assert sizes[row["batch_per_core"]] == total
     assert len(said) == sum(len(row["tried"]) for row in rows)
-    table = describe_search(rows).splitlines()
+    table = describe_batches(rows).splitlines()
     assert len(table) == 7
     assert " 136 " in table[2] and "100.0" in table[2]
     assert ">= 256, the limit " in table[3] and "limit" not in table[2]
     assert table[5].endswith("none fits")
     pytest.importorskip("matplotlib")
-    plot_search(rows, tmp_path / "search.png")
+    plot_batches(rows, tmp_path / "search.png")
     assert (tmp_path / "search.png").stat().st_size > 10_000
 
 

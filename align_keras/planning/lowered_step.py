@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning.flops import count_flops
 from align_keras.training.assembly import build_network
 from align_keras.training.assembly import compile_model
+from align_keras.training.recipes import Recipe
 
 AXIS = "batch"
 
@@ -39,19 +41,23 @@ class LoweredStep:
 
     lowered: Any
     parameters: int
-    bytes: dict
+    bytes: dict[str, int]
     model_flops: int
     repeated_flops: int
     repeats: float
 
 
 def lower_step(
-    model, recipe, devices, vocabulary_size=None, shard_optimizer=False
-):
+    model: str | Callable,
+    recipe: Recipe,
+    devices: list,
+    vocabulary_size: int | None = None,
+    shard_optimizer: bool = False,
+) -> LoweredStep:
     """Lower the step that `align-keras train` runs on these devices.
 
-    The model, its optimizer and the batch are shapes alone. The batch is
-    split over the devices and the weights are on each.
+    The model, its optimizer and the batch are shapes without values. The batch
+    is split over the devices, and each holds the weights.
 
     Args:
         model: string or callable. See `align_keras.training.train`.

@@ -4,7 +4,7 @@ GIB = 2**30
 MEMORY = {
     "weights": "weights and statistics",
     "optimizer": "state of the optimizer",
-    "batch": "pictures and tokens",
+    "batch": "images and tokens",
     "padding": "padding of arrays",
     "activations": "activations and gradients",
     "results": "results",
@@ -20,7 +20,7 @@ TIMES = {
 }
 
 
-def describe_plan(plan):
+def describe_plan(plan: dict) -> str:
     """Put a plan into lines.
 
     Args:
@@ -93,8 +93,8 @@ def _unread(plan):
     ]
 
 
-def describe_search(results):
-    """Put what `align_keras.planning.search` returned into a table."""
+def describe_batches(results: list[dict]) -> str:
+    """Put what `find_largest_batch` returned into a table."""
     lines = [
         f"{'remat':<7}{'microbatch':>11}{'largest batch':>20}{'GiB':>9}"
         f"{'s a step':>11}{'pairs/s a core':>16}"
@@ -116,8 +116,8 @@ def describe_search(results):
     return "\n".join(lines)
 
 
-def describe_comparison(results):
-    """Put what `align_keras.planning.compare` returned into a table."""
+def describe_chips(results: list[dict]) -> str:
+    """Put what `compare_chips` returned into a table."""
     lines = [
         f"{'topology':<13}{'cores':>7}{'batch a core':>14}{'GiB':>7}"
         f"{'of':>7}{'s a step':>11}{'days':>9}{'core hours':>13}"
@@ -150,11 +150,11 @@ def describe_comparison(results):
     return "\n".join(lines)
 
 
-def common_time(results):
+def common_time(results: list[dict]) -> str:
     """Name the estimate of time by which all plans can be compared.
 
     Args:
-        results: list of dicts. What `align_keras.planning.compare` returned.
+        results: list of dicts. What `compare_chips` returned.
 
     Returns:
         `"step"`, or `"roofline"` if a program could not be read, whose
@@ -204,9 +204,9 @@ def _schedule(schedule):
         line += f", at a price of {schedule['price']:,.2f}"
     return [
         line + ".",
-        "What these can be trusted for is told in docs/planning.md.",
+        "docs/planning.md says how far to trust these numbers.",
     ]
 
 
-def _line(words, figures):
-    return f"  {words:<28}{figures}"
+def _line(words, numbers):
+    return f"  {words:<28}{numbers}"

@@ -3,6 +3,7 @@
 import functools
 import os
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ _SIDE = 2048
 _ELEMENTS = 2**26
 
 
-def local_capacity(device):
+def local_capacity(device: Any) -> int:
     """Return the bytes of memory that a local device has."""
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
@@ -22,7 +23,7 @@ def local_capacity(device):
 
 
 @functools.cache
-def measure_device(dtype):
+def measure_device(dtype: str) -> tuple[float, float]:
     """Measure the peak of a local device.
 
     Args:
