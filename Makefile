@@ -47,6 +47,7 @@ test: lint
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache --no-logo
 
 bench: $(BENCH_VENV)/installed-for-benchmarks
 	$(BENCH_VENV)/bin/python benchmarks/run_all.py \
