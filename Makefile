@@ -54,6 +54,7 @@ test-tensorflow: $(VENV)/installed-for-tests
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # Fails at a link that leads nowhere. Material speaks of its successor.
 docs: $(VENV)/installed-for-tests
