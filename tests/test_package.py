@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import align_keras
+from align_keras import registry
 from align_keras.cli import COMMANDS
 from align_keras.cli import main
 
@@ -196,6 +197,25 @@ def test_import_chooses_no_backend(tmp_path):
     assert "align_keras" in modules
     heavy = {"keras", "keras_hub", "tensorflow", "jax", "numpy"}
     assert heavy & set(modules) == set()
+
+
+def test_what_lower_floors_call_on_is_there():
+    assert registry.names() == [
+        "measure_retrieval",
+        "export_saved_model",
+        "load_preprocessor",
+        "open_foreign_weights",
+    ]
+    for name in registry.names():
+        assert callable(registry.find(name)), name
+
+
+def test_readme_lists_the_folders_of_the_package():
+    text = (ROOT / "README.md").read_text()
+    places = text.partition("## Where things are")[2].partition("`presets/`")[0]
+    listed = re.findall(r"`(?:align_keras/)?(\w+)`", places)
+    packages = [path.parent.name for path in ROOT.glob("align_keras/*/*.py")]
+    assert sorted(listed) == sorted(set(packages))
 
 
 def test_tensorflow_keeps_the_memory_of_tensors(tmp_path):

@@ -30,15 +30,8 @@ COMMANDS = {
 }
 
 
-def main(arguments=None):
-    """Run a command and return its exit status.
-
-    Args:
-        arguments: list of strings. Defaults to those of the process.
-
-    Returns:
-        int. 0 on success, 2 after an error, which is printed in one line.
-    """
+def make_parser():
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="align-keras",
         description="Train, evaluate and serve ALIGN in Keras.",
@@ -48,7 +41,19 @@ def main(arguments=None):
     )
     parsers = parser.add_subparsers(dest="command", required=True)
     add_commands(parsers, __name__, COMMANDS)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    """Run a command and return its exit status.
+
+    Args:
+        arguments: list of strings. Defaults to those of the process.
+
+    Returns:
+        int. 0 on success, 2 after an error, which is printed in one line.
+    """
+    options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

@@ -14,8 +14,6 @@ import numpy as np
 
 from align_keras import backend
 from align_keras.models import presets
-from align_keras.models.towers import declared
-from align_keras.models.towers import main_output
 from align_keras.preprocessing.decode import decode_with_pillow
 
 
@@ -127,16 +125,7 @@ def word_features(model, tokens):
     Returns:
         A float tensor of shape `(batch, hidden_dim)`.
     """
-    inputs = declared(model.text_encoder, "input")
-    if isinstance(inputs, dict):
-        if "segment_ids" in inputs:
-            segments = keras.ops.zeros_like(tokens["token_ids"])
-            tokens = {**tokens, "segment_ids": segments}
-        tokens = {name: tokens[name] for name in inputs}
-    else:
-        tokens = tokens["token_ids"]
-    features = model.text_encoder(tokens, training=False)
-    return model.text_pooling_layer(main_output(features, model.text_pooling))
+    return model.text_vectors(tokens, training=False)
 
 
 def picture_reader(model):

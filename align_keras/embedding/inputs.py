@@ -6,8 +6,8 @@ import tarfile
 from pathlib import Path
 
 from align_keras.data import sources
+from align_keras.data.record_files import open_records
 from align_keras.data.records import decode_record
-from align_keras.data.records import find_shards
 from align_keras.data.records import read_shard
 
 
@@ -47,7 +47,7 @@ def plan_inputs(source, pictures_per_shard=4096):
         return _plan_folder(folder, pictures_per_shard)
     return [
         {"kind": "records", "path": path if "://" in path else _absolute(path)}
-        for path in find_shards(source)
+        for path in open_records(source).paths
     ]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
+from align_keras.io.yaml_files import read_yaml
 
 TOP = ("base", "runs", "grid", "encoders", "recipe", "overrides", "data")
 
@@ -68,7 +68,7 @@ def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
         FileNotFoundError: there is no such file.
         ValueError: a field is unknown or has a wrong value.
     """
-    plan = yaml.safe_load(Path(path).read_text("utf-8"))
+    plan = read_yaml(path)
     if not isinstance(plan, dict) or not {"base", "data"} <= set(plan):
         raise ValueError(
             f"The ablation `{path}` must be a mapping with `base` and `data`."

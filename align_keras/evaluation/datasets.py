@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.classes import check_templates
-from align_keras.data import count_records
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data.sources import PICTURE_SUFFIXES
 from align_keras.data.sources import read_captions
 from align_keras.io.json_files import read_json
@@ -116,13 +115,14 @@ def records(pattern: str | list[str], name: str | None = None) -> DataSet:
     Raises:
         FileNotFoundError: no file matches.
     """
+    opened = open_records(pattern)
     return DataSet(
         name or str(pattern),
         lambda: (
             (record["key"], record["image"], record["captions"])
-            for record in iterate_records(pattern)
+            for record in opened
         ),
-        count_records(pattern),
+        opened.total,
     )
 
 

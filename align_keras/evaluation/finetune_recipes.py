@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
+from align_keras.io.yaml_files import read_yaml
 
 PARTS = ("head", "all")
 AUGMENTATIONS = ("inception", "none")
@@ -138,7 +138,7 @@ def load_finetune_recipe(
             f"There is no fine-tuning recipe `{recipe}` and no such file. "
             f"Shipped recipes: {', '.join(RECIPES)}."
         )
-    fields = yaml.safe_load(Path(recipe).read_text("utf-8"))
+    fields = read_yaml(recipe)
     try:
         stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
         return FinetuneRecipe(stages, **fields)

@@ -17,6 +17,7 @@ from align_keras.models.rematerialization import rematerialize_encoder
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
+from align_keras.models.towers import output_mask
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -52,9 +53,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             start from -10 and a temperature of 0.1. Defaults to `None`: there
             is no bias.
         image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
-            averages anything that is not a vector yet. Defaults to `"auto"`.
-        text_pooling: string. The same; `"auto"` takes the encoder's
-            `"pooled_output"`, or else the first token. Defaults to `"auto"`.
+            averages anything that is not a vector yet. A `"padding_mask"`
+            among the encoder's outputs, or a mask that Keras attached, leaves
+            places out of the average. Defaults to `"auto"`.
+        text_pooling: string. The same, where an average is one of the real
+            tokens; `"auto"` takes the encoder's `"pooled_output"`, or else
+            the first token. Defaults to `"auto"`.
         preprocessor: `AlignPreprocessor`. Lets `encode_image` and
             `encode_text` take files and strings, and travels in presets and
             exports. It is not part of `get_config()`.
@@ -231,11 +235,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             training = False
 
         def run():
-            features = self.image_encoder(images, training=training)
-            return main_output(features, self.image_pooling)
+            outputs = self.image_encoder(images, training=training)
+            features = main_output(outputs, self.image_pooling)
+            return self.image_pooling_layer(features, mask=output_mask(outputs))
 
         features = rematerialize_encoder(self.image_encoder, run)
-        features = self.image_pooling_layer(features)
         if self.image_encoder_is_frozen:
             features = ops.stop_gradient(features)
         return features
@@ -261,6 +265,22 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
         """
+        return self.text_projection(self.text_vectors(tokens, training))
+
+    def text_vectors(self, tokens, training=None):
+        """Compute the vector that the text encoder has for each text.
+
+        An average is one over real tokens, without padding.
+
+        Args:
+            tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
+                of shape `(batch, length)`.
+            training: bool. Whether dropout is on.
+
+        Returns:
+            A float tensor of shape `(batch, dim)`.
+        """
+        mask = tokens["padding_mask"]
         inputs = declared(self.text_encoder, "input")
         if isinstance(inputs, dict):
             if "segment_ids" in inputs:
@@ -271,11 +291,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             tokens = tokens["token_ids"]
 
         def run():
-            features = self.text_encoder(tokens, training=training)
-            return main_output(features, self.text_pooling)
+            outputs = self.text_encoder(tokens, training=training)
+            features = main_output(outputs, self.text_pooling)
+            return self.text_pooling_layer(features, mask=mask)
 
-        features = rematerialize_encoder(self.text_encoder, run)
-        return self.text_projection(self.text_pooling_layer(features))
+        return rematerialize_encoder(self.text_encoder, run)
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.
