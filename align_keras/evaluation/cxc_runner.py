@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
+from align_keras.embedding.embed_streams import embed_readable
+from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.streams import embed_readable
-from align_keras.embedding.streams import embed_texts
 from align_keras.evaluation import cxc
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_keras.embedding.embedder import read_pixels
-from align_keras.embedding.streams import names_digest
+from align_keras.embedding.vector_cache import names_digest
 from align_keras.evaluation.datasets import DataSet
 from align_keras.io.threads import map_ahead
 from align_keras.preprocessing.decode import decode_in_graph

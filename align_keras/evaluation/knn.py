@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from align_keras.embedding import scores as vectors
-from align_keras.embedding.scores import as_vectors
+from align_keras.embedding import similarity as vectors
+from align_keras.embedding.similarity import as_vectors
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.ranks import row_lengths
 from align_keras.evaluation.ranks import score_margins

@@ -6,12 +6,14 @@ from functools import partial
 
 import numpy as np
 
+from align_keras.classes import TEMPLATES
+from align_keras.classes import Classes
 from align_keras.classes import check_templates
 from align_keras.classes import class_vectors
+from align_keras.classes import read_classes
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.streams import embed_data_set
-from align_keras.embedding.streams import embed_texts
-from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
@@ -25,7 +27,6 @@ from align_keras.evaluation.linear_probe import predict_scores
 from align_keras.evaluation.linear_probe import sweep_decay
 from align_keras.evaluation.results import summarize
 from align_keras.evaluation.retrieval import check_ks
-from align_keras.evaluation.templates import TEMPLATES
 
 
 def measure_zero_shot(
@@ -74,13 +75,13 @@ def measure_zero_shot(
         if data.class_names is None:
             raise ValueError(
                 f"The data set `{data.name}` does not name its classes: give "
-                "their names in a JSON file."
+                "their names in a file."
             )
         names = [name.replace("_", " ") for name in data.class_names]
         keys = list(data.class_names)
-        classes = datasets.Classes(keys, [[name] for name in names])
-    elif not isinstance(classes, datasets.Classes):
-        classes = datasets.read_classes(classes)
+        classes = Classes(keys, [[name] for name in names])
+    elif not isinstance(classes, Classes):
+        classes = read_classes(classes)
     templates = check_templates(templates, "templates")
     templates = templates or classes.templates or list(TEMPLATES)
     images, labels, skipped, pictures = _embed_labelled(

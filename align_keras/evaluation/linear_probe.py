@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from align_keras.embedding.scores import as_vectors
+from align_keras.embedding.similarity import as_vectors
 from align_keras.evaluation.classification import check_labels
 
 # The closed set of weight decays that the sweep may choose from.

@@ -35,7 +35,8 @@ def progress_bar(description, total=None, shown=True):
         shown: bool. Whether anything is drawn. Defaults to `True`.
 
     Yields:
-        A callable that takes how many more are done, by default 1.
+        A callable that takes how many more are done, by default 1, and, if
+        wanted, another description.
 
     Example:
 
@@ -50,8 +51,8 @@ def progress_bar(description, total=None, shown=True):
     with Progress(*_BAR, console=console, disable=not shown) as bar:
         task = bar.add_task(description, total=total)
 
-        def advance(count=1):
-            bar.advance(task, count)
+        def advance(count=1, description=None):
+            bar.update(task, advance=count, description=description)
 
         yield advance
 

@@ -260,6 +260,22 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
         """
+        return self.text_projection(self.text_vectors(tokens, training))
+
+    def text_vectors(self, tokens, training=None):
+        """Compute the vector that the text encoder has for each text.
+
+        For BERT this is the vector of the `[CLS]` token of the last layer, by
+        which the paper compares words (section 8, Table 12).
+
+        Args:
+            tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
+                of shape `(batch, length)`.
+            training: bool. Whether dropout is on.
+
+        Returns:
+            A float tensor of shape `(batch, dim)`.
+        """
         inputs = declared(self.text_encoder, "input")
         if isinstance(inputs, dict):
             if "segment_ids" in inputs:
@@ -274,7 +290,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             return main_output(features, self.text_pooling)
 
         features = rematerialize_encoder(self.text_encoder, run)
-        return self.text_projection(self.text_pooling_layer(features))
+        return self.text_pooling_layer(features)
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.

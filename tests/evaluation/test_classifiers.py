@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neighbors import NearestNeighbors
 
 from align_keras.classes import class_vectors
-from align_keras.embedding import scores as vectors
+from align_keras.embedding import similarity as vectors
 from align_keras.evaluation import linear_probe
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes

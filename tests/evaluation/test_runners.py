@@ -11,8 +11,11 @@ from PIL import Image
 from seer import Seer
 from seer import write_root
 
+from align_keras.classes import Classes
+from align_keras.classes import read_classes
 from align_keras.embedding import Embedder
-from align_keras.embedding import streams as embed
+from align_keras.embedding import embed_streams as embed
+from align_keras.embedding import vector_cache
 from align_keras.evaluation import datasets
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.cxc_runner import measure_cxc
@@ -96,7 +99,7 @@ def test_zero_shot_restricts_the_classes(root):
     # Without names, folders are called n0, n1, n2: the seer knows nothing.
     assert own["templates"] == 2 and own["top1"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="no entry for the label 'n0'"):
-        classes = datasets.Classes(["a"], [["b"]])
+        classes = Classes(["a"], [["b"]])
         measure_zero_shot(Seer().embedder(), data, classes, **quiet())
 
 
@@ -106,14 +109,14 @@ def test_zero_shot_restricts_the_classes(root):
         ('{"classes": ["a"], "templates": ["none"]}', "hold `{}` once"),
         ('{"classes": ["a", 3]}', "Received for '1': 3"),
         ('"a"', "Received: str"),
-        ("[", "is not JSON"),
+        ("[", "is not valid JSON"),
     ],
 )
 def test_bad_class_names_are_named(content, message, tmp_path):
     path = tmp_path / "classes.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
-        datasets.read_classes(path)
+        read_classes(path)
 
 
 def test_knn_and_linear_probe(root, tmp_path):
@@ -162,12 +165,12 @@ def test_unreadable_pictures_and_nan(root, tmp_path, caplog):
         return np.full((len(batch), 3), np.nan)
 
     nan = Embedder("nan", broken, Seer().texts)
-    with pytest.raises(ValueError, match="image_embeddings.*11 of 11 rows"):
+    with pytest.raises(ValueError, match="NaN or infinity for `n0/0.png`"):
         measure_zero_shot(nan, data, names, **quiet())
 
 
 def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "CHUNK", 5)
+    monkeypatch.setattr(vector_cache, "CHUNK", 5)
     data = datasets.class_folders(root / "imagenet" / "val", "imagenet")
     pictures = [(key, picture) for key, picture, _ in data.examples()]
 
@@ -193,7 +196,7 @@ def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
     assert third.pictures == 0
     fresh = embed.embed_images(Seer().embedder(), [p for _, p in pictures])
     np.testing.assert_allclose(rows, fresh, atol=1e-6)
-    with pytest.raises(ValueError, match="vectors of other pictures"):
+    with pytest.raises(ValueError, match="vectors of other images"):
         embed_all(Seer(), pictures[::-1])
 
 
@@ -348,7 +351,7 @@ def test_words(root):
         ("[]", "not in Karpathy's form"),
         ('{"a": 1}', "not in Karpathy's form"),
         ('{"images": ["a"]}', "not in Karpathy's form"),
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
     ],
 )
 def test_malformed_captions_are_named(content, message, root, tmp_path):

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
@@ -153,9 +152,9 @@ def loader(args):
 
 def identity(args):
     """Return what tells the model from others: its files, or its handle."""
-    from align_keras.embedding.embedder import fingerprint_of
+    from align_keras.io.fingerprints import directory_fingerprint
 
-    return fingerprint_of(Path(args.model)) or args.model
+    return directory_fingerprint(args.model) or args.model
 
 
 def embedding_options(args):
