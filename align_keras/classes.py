@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Classes:
         Raises:
             ValueError: a label is none of these.
         """
-        lookup = {}
+        lookup: dict[str, int] = {}
         for position, names in enumerate(self.names):
             for name in names:
                 lookup.setdefault(name.lower(), position)
@@ -64,13 +65,13 @@ class Classes:
         lookup.update({key: n for n, key in enumerate(self.keys)})
         found = []
         for label in labels:
-            position = lookup.get(label, lookup.get(label.lower()))
-            if position is None:
+            known = label if label in lookup else label.lower()
+            if known not in lookup:
                 raise ValueError(
                     f"The class names have no entry for the label {label!r}: "
                     "it is neither a key, nor a position, nor a name there."
                 )
-            found.append(position)
+            found.append(lookup[known])
         return found
 
 
@@ -127,7 +128,7 @@ def read_classes(path: str | os.PathLike, distinct: bool = False) -> Classes:
             f"`{path}` names no class: write one name on each line, or a JSON "
             "list of names."
         )
-    first = {}
+    first: dict[str, str] = {}
     for (name, *_), place in zip(classes.names, places, strict=True):
         if distinct and name in first:
             raise ValueError(
@@ -186,9 +187,7 @@ def read_templates(path: str | os.PathLike) -> list[str]:
     return check_templates(content or [], path)
 
 
-def check_templates(
-    templates: list[str] | None, origin: str | os.PathLike
-) -> list[str] | None:
+def check_templates(templates: Any, origin: str | os.PathLike) -> Any:
     """Return templates, or say which one is wrong; `None` stays `None`."""
     if templates is None:
         return None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sized
 from typing import Any
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def embed_images(
     ```
     """
     embedder = as_embedder(model)
-    if total is None and hasattr(images, "__len__"):
+    if total is None and isinstance(images, Sized):
         total = len(images)
 
     def named():
@@ -98,13 +99,9 @@ def embed_texts(
     """Embed texts in batches.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
-            `Embedder`.
+        model, progress: as in `embed_images`.
         texts: list of strings.
-        batch_size: int. Texts in one call of the network; the last batch is
-            filled up, so that one shape is compiled. Defaults to `256`.
-        progress: bool. Whether to draw a progress bar on the standard error
-            stream. Defaults to `True`.
+        batch_size: int. Texts in one call of the network. Defaults to `256`.
         cache: string or `pathlib.Path`. A directory where the vectors of an
             embedder with a fingerprint are kept. Defaults to `None`.
 
@@ -152,14 +149,8 @@ def embed_readable(
     """Embed named images, and leave out those that do not decode.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
-            `Embedder`.
-        images: iterable of pairs of a name and an image, in a form of
-            `embed_images`.
-        batch_size: int. Images in one call of the network. Defaults to `64`.
-        progress: bool. Whether to draw a progress bar on the standard error
-            stream. Defaults to `True`.
-        total: int. How many images will come, for the bar.
+        model, batch_size, progress, total: as in `embed_images`.
+        images: iterable of pairs of a name and an image.
         cache: string or `pathlib.Path`. A directory where the vectors of an
             embedder with a fingerprint are kept; when it is interrupted, the
             next call resumes from them. Defaults to `None`.
@@ -226,9 +217,7 @@ def embed_data_set(
     Args:
         embedder: `Embedder`.
         data: `align_keras.evaluation.datasets.DataSet`.
-        batch_size: int. Images in one call of the network. Defaults to `64`.
-        progress: bool. Whether to draw a progress bar. Defaults to `True`.
-        cache: string or `pathlib.Path`. See `embed_readable`.
+        batch_size, progress, cache: as in `embed_readable`.
 
     Returns:
         `Embedded`.

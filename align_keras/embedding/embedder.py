@@ -154,7 +154,7 @@ def keras_hub_embedder(
         pixels = converter(read_pixels(image)[None])
         return keras.ops.convert_to_numpy(pixels)[0]
 
-    blank = np.zeros((1, 8, 8, 3), "uint8")
+    blank: np.ndarray = np.zeros((1, 8, 8, 3), "uint8")
     encode_texts = _compiled(backbone, backbone.get_text_embeddings)
 
     def texts(batch):

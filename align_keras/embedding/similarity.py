@@ -74,10 +74,12 @@ def exact_scores(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     Returns:
         `numpy.ndarray` of float32 `(num_queries, num_candidates)`.
     """
-    scores = np.empty((len(queries), len(candidates)), dtype="float32")
+    scores: np.ndarray = np.empty(
+        (len(queries), len(candidates)), dtype="float32"
+    )
     queries = queries.astype("float64")
     step = max(1, BLOCK // 2 // max(queries.shape))
     for start in range(0, len(candidates), step):
-        block = candidates[start : start + step].astype("float64")
+        block: np.ndarray = candidates[start : start + step].astype("float64")
         scores[:, start : start + step] = queries @ block.T
     return scores

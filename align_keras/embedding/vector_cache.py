@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class VectorCache:
         with np.load(self._path(number), allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def save(self, number: int, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    def save(self, number: int, **arrays: Any) -> dict[str, np.ndarray]:
         """Keep the arrays of a chunk, and return them."""
         if self.directory is not None:
             with atomic_file(self._path(number)) as temporary:

@@ -43,7 +43,7 @@ class VectorWriter:
     def __init__(self, path: str | os.PathLike, dim: int, about: dict):
         self.about = about
         self._schema = schema(dim)
-        self._pending = []
+        self._pending: list = []
         self._writer = parquet.ParquetWriter(
             path,
             self._schema,

@@ -1,7 +1,8 @@
 """What every kind of foreign checkpoint can be asked for."""
 
-import json
 from pathlib import Path
+
+from align_keras.io import json_files
 
 
 class Checkpoint:
@@ -113,12 +114,9 @@ class Checkpoint:
 
 def read_json(path):
     """Read a JSON object, or say which file is none."""
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is no JSON file: {error}.") from error
+    content = json_files.read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"`{path}` holds no JSON object.")
+        raise ValueError(f"`{path}` does not hold a JSON object.")
     return content
 
 

@@ -1,6 +1,7 @@
 """Plans as pictures."""
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.optional import require
 from align_keras.planning.report import GIB
 from align_keras.planning.report import MEMORY
 from align_keras.planning.report import common_time
@@ -89,13 +90,7 @@ def require_matplotlib():
 
 def _pyplot():
     """Return `matplotlib.pyplot` without a display."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            'Plots need matplotlib. Run `pip install "align-keras[plan]"`.'
-        ) from error
-    matplotlib.use("Agg")
+    require("matplotlib", extra="plan").use("Agg")
     import matplotlib.pyplot as plt
 
     return plt

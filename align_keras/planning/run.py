@@ -1,11 +1,10 @@
 """Plans as files: what `align-keras plan` does."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 
-from align_keras.io.atomic import atomic_file
+from align_keras.io.json_files import write_json
 from align_keras.planning import plots
 from align_keras.planning import report
 from align_keras.planning.chips import parse_topology
@@ -33,7 +32,7 @@ def write_plan(model, output, price=None, **options):
     with _status(f"Compiling {model}; large models take minutes"):
         found = _store(output).plan(model, **options)
     _add_price([found], price)
-    _write(output, "plan.json", found)
+    write_json(Path(output) / "plan.json", found)
     return found, report.describe_plan(found)
 
 
@@ -61,7 +60,7 @@ def write_search(model, output, price=None, microbatch=None, **options):
             **options,
         )
     _add_price([row["plan"] for row in found], price)
-    _write(output, "search.json", found)
+    write_json(Path(output) / "search.json", found)
     plots.plot_search(found, Path(output) / "search.png")
     return found, report.describe_search(found)
 
@@ -92,7 +91,7 @@ def write_comparison(model, output, topologies, price=None, **options):
             **options,
         )
     _add_price([row.get("plan") for row in found], price)
-    _write(output, "compare.json", found)
+    write_json(Path(output) / "compare.json", found)
     plots.plot_comparison(found, Path(output) / "compare.png")
     return found, report.describe_comparison(found)
 
@@ -109,8 +108,3 @@ def _add_price(plans, price):
     for plan in plans:
         if plan is not None and price is not None:
             add_price(plan, price)
-
-
-def _write(output, name, found):
-    with atomic_file(Path(output) / name) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n")

@@ -1,15 +1,15 @@
 """Plans that were made before: compiling one takes minutes."""
 
 import dataclasses
-import hashlib
-import json
 from importlib import metadata
 from pathlib import Path
 
 import jax
 
 import align_keras
-from align_keras.io.atomic import atomic_file
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 from align_keras.models import presets
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.plan import plan
@@ -51,14 +51,13 @@ class PlanStore:
         topology_devices(topology)
         path = self.directory / f"{_digest(*arguments, **options)}.json"
         if path.is_file():
-            found = json.loads(path.read_text())
+            found = read_json(path)
         else:
             try:
                 found = _plan(*arguments, **options)
             except DoesNotFit as error:
                 found = {"needed": error.needed, "capacity": error.capacity}
-            with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps(found, indent=2) + "\n")
+            write_json(path, found)
         if "needed" in found:
             raise DoesNotFit.by(found["needed"], found["capacity"])
         return found
@@ -90,5 +89,4 @@ def _digest(model, recipe, topology, batch_per_core, **options):
         + [align_keras.__version__],
         **options,
     }
-    text = json.dumps(asked, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return fingerprint(asked)

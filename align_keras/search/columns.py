@@ -63,8 +63,9 @@ class Column:
                 f"`{path}` does not hold {count} rows, as the index says: it "
                 "is damaged. Build the index again."
             )
-        empty = np.empty(0, "uint8")
-        self._bytes = np.memmap(path, "uint8", "r") if size else empty
+        self._bytes: np.ndarray = np.empty(0, "uint8")
+        if size:
+            self._bytes = np.memmap(path, "uint8", "r")
 
     def __getitem__(self, row):
         # Ends that go astray give fewer bytes, never bytes of another file.

@@ -78,8 +78,8 @@ def nearest(
         As `top_k` for several queries.
     """
     k = min(int(k), len(vectors))
-    indices = np.empty((len(queries), k), "int64")
-    scores = np.empty((len(queries), k), "float32")
+    indices: np.ndarray = np.empty((len(queries), k), "int64")
+    scores: np.ndarray = np.empty((len(queries), k), "float32")
     # The error of a sum of `dim` products, twice, and of rounding the score.
     dim = queries.shape[1]
     margins = (2 * dim + 4) * _ROUNDING * longest * 1.01

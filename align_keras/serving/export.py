@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from align_keras import AlignDualEncoder
 from align_keras.classes import read_classes
@@ -53,7 +54,7 @@ def export(
     Raises:
         ValueError: An option does not fit the format, or a value is wrong.
     """
-    options = {
+    options: dict[str, Any] = {
         "classes": classes,
         "templates": templates,
         "top_k": top_k,
@@ -62,7 +63,7 @@ def export(
         "runs": runs,
     }
     _check_options(form, options)
-    settings = {
+    settings: dict[str, Any] = {
         name: options[name]
         for name in ("top_k", "max_pixels")
         if options[name] is not None

@@ -29,7 +29,7 @@ class Batcher:
         self._function = function
         self._limit = limit
         self._most = waiting
-        self._items = []
+        self._items: list[tuple] = []
         self._running = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
 

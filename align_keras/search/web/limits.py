@@ -78,7 +78,7 @@ class RateLimit:
     ):
         self._rate, self._burst = rate, burst
         self._addresses, self._clock = addresses, clock
-        self._buckets = collections.OrderedDict()
+        self._buckets: collections.OrderedDict = collections.OrderedDict()
 
     def take(self, address: str, cost: float = 1.0) -> float:
         """Take tokens, or tell that there are too few.
@@ -115,7 +115,7 @@ class Memory:
 
     def __init__(self, size: int):
         self._size = size
-        self._values = collections.OrderedDict()
+        self._values: collections.OrderedDict = collections.OrderedDict()
 
     def get(self, key: Any) -> Any:
         """Return a value, or `None` where it is not there any more."""
