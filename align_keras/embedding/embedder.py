@@ -108,7 +108,7 @@ def as_embedder(
     """
     if isinstance(model, Embedder):
         return model
-    preprocessor = _preprocessor(model)
+    preprocessor = model.require_preprocessor()
 
     def tokens(texts):
         return keras.tree.map_structure(
@@ -228,13 +228,3 @@ def _converter(preprocessor):
         convert = tf.function(convert, [pixels], autograph=False)
     graphs[setting] = convert
     return convert
-
-
-def _preprocessor(model):
-    if model.preprocessor is None:
-        raise ValueError(
-            "The model has no preprocessor, so it cannot read images and "
-            "texts: load it from a preset directory that holds one, or set "
-            "`model.preprocessor` to an `AlignPreprocessor`."
-        )
-    return model.preprocessor

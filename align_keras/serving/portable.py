@@ -9,7 +9,6 @@ import numpy as np
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
-from align_keras.serving.saved_model import require_preprocessor
 from align_keras.serving.towers import computing_dtypes
 
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
@@ -63,7 +62,7 @@ def export_towers(model: Any, path: str | os.PathLike, form: str) -> list[str]:
         raise ValueError(
             f"`form` must be one of {sorted(SUFFIXES)}. Received: form={form!r}"
         )
-    require_preprocessor(model)
+    preprocessor = model.require_preprocessor()
     if keras.config.backend() != "tensorflow":
         raise ValueError(
             f"The {form} export converts TensorFlow graphs, and the graphs of "
@@ -82,7 +81,7 @@ def export_towers(model: Any, path: str | os.PathLike, form: str) -> list[str]:
         for name, function in _tower_functions(model).items():
             content = convert(model, function)
             (temporary / f"{name}.{SUFFIXES[form]}").write_bytes(content)
-        _write_preprocessing(model.preprocessor, temporary)
+        _write_preprocessing(preprocessor, temporary)
         return sorted(file.name for file in temporary.iterdir())
 
 

@@ -105,7 +105,7 @@ def export_saved_model(
     )["embeddings"]
     ```
     """
-    require_preprocessor(model)
+    model.require_preprocessor()
     for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
         if value < 1:
             raise ValueError(
@@ -165,16 +165,6 @@ def _batchable(inputs):
     would keep the model from loading.
     """
     return {name: names for name, names in inputs.items() if len(names) == 1}
-
-
-def require_preprocessor(model: Any) -> None:
-    """Raise `ValueError` where the model could not read files and strings."""
-    if model.preprocessor is None:
-        raise ValueError(
-            "The model has no preprocessor, so its export could not read "
-            "images and texts: set `model.preprocessor` to an "
-            "`AlignPreprocessor` before exporting."
-        )
 
 
 def _functions(model, max_pixels, compact):

@@ -71,7 +71,9 @@ def test_it_resumes_with_what_is_missing(library, tmp_path, monkeypatch):
             library.images, output, library.preset, **settings | changes
         )
 
+    (output / "manifest.json").unlink()
     assert again() == library.manifest
+    assert json.loads((output / "manifest.json").read_text()) == again()
     assert done == [str(files[1])]
     after = read(output)
     np.testing.assert_allclose(

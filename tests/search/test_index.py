@@ -144,10 +144,12 @@ def test_damaged_and_newer_indexes_are_refused(library, tmp_path):
 def test_unfinished_vectors_and_existing_outputs(library, tmp_path):
     copy = tmp_path / "vectors"
     shutil.copytree(library.vectors, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["finished"] = False
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").unlink()
     with pytest.raises(ValueError, match="not complete"):
+        build_index(copy, tmp_path / "index", library.preset)
+    # Such as `pack` writes it.
+    (copy / "manifest.json").write_text('{"arguments": {"source": "a"}}')
+    with pytest.raises(FileNotFoundError, match="no manifest.json of vectors"):
         build_index(copy, tmp_path / "index", library.preset)
     with pytest.raises(FileExistsError, match="exists already"):
         build_index(library.vectors, library.index, library.preset)

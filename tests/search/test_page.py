@@ -94,6 +94,33 @@ def test_labels_are_a_softmax_at_the_models_temperature(
     assert class_probabilities(texts @ vector, None) is None
 
 
+def test_a_label_may_have_several_names(library, model, dual_encoder, tmp_path):
+    from starlette.testclient import TestClient
+
+    vectors = np.asarray(Index(library.index).vectors[:2])
+    rows = [(["0", "1"], ["", ""], vectors, [b"", b""])]
+    labels = [["a bus", "the red bus"], "a dog"]
+    write_index(
+        rows,
+        2,
+        tmp_path / "index",
+        library.preset,
+        labels=labels,
+        templates=library.templates,
+    )
+    client = TestClient(make_app(Index(tmp_path / "index"), model, hosts=["*"]))
+    assert client.get("/api/index").json()["labels"] == ["a bus", "a dog"]
+    prompts = [t.replace("{}", n) for n in labels[0] for t in library.templates]
+    mean = np.asarray(dual_encoder.encode_text(prompts)).mean(axis=0)
+    body = {"part": {"row": 1}, "labels": ["a bus"]}
+    (found,) = client.post("/api/labels", json=body).json()["labels"]
+    expected = vectors[1] @ mean / np.linalg.norm(mean)
+    assert found["score"] == pytest.approx(expected, abs=2e-4)
+    alone = np.asarray(dual_encoder.encode_text(prompts[:2])).mean(axis=0)
+    alone = vectors[1] @ alone / np.linalg.norm(alone)
+    assert abs(alone - expected) > 1e-3
+
+
 def bomb():
     """A PNG file of 100 megapixels in 12 kB."""
     file = io.BytesIO()

@@ -286,7 +286,9 @@ def test_wrong_command_lines(folder, tmp_path, capsys):
 
 def test_model_without_preprocessor(model, tmp_path, monkeypatch):
     monkeypatch.setattr(AlignDualEncoder, "preprocessor", None)
-    with pytest.raises(ValueError, match="no preprocessor.*before exporting"):
+    with pytest.raises(
+        ValueError, match="no preprocessor.*not files and strings"
+    ):
         export_saved_model(model, tmp_path / "model")
 
 
