@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.data import sources
+from align_keras.data.record_files import open_records
 from align_keras.data.records import decode_record
-from align_keras.data.records import find_shards
 from align_keras.data.records import read_shard
 
 
@@ -53,7 +53,7 @@ def plan_sources(
             "kind": "records",
             "path": path if "://" in path else os.path.abspath(path),
         }
-        for path in find_shards(source)
+        for path in open_records(source).paths
     ]
 
 

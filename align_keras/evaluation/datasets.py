@@ -150,16 +150,16 @@ def records(pattern, name=None):
     Raises:
         FileNotFoundError: no file matches.
     """
-    from align_keras.data import count_records
-    from align_keras.data import iterate_records
+    from align_keras.data import open_records
 
+    opened = open_records(pattern)
     return DataSet(
         name or str(pattern),
         lambda: (
             (record["key"], record["image"], record["captions"])
-            for record in iterate_records(pattern)
+            for record in opened
         ),
-        count_records(pattern),
+        opened.total,
     )
 
 

@@ -1,12 +1,15 @@
 """Progress of long work, on the standard error stream."""
 
 import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress
 from rich.progress import SpinnerColumn
+from rich.progress import TaskID
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 from rich.progress import TimeRemainingColumn
@@ -26,7 +29,9 @@ _STEPS = (
 
 
 @contextlib.contextmanager
-def progress_bar(description, total=None, shown=True):
+def progress_bar(
+    description: str, total: int | None = None, shown: bool = True
+) -> Iterator[Callable[..., None]]:
     """Show how much of some work is done.
 
     Args:
@@ -58,7 +63,7 @@ def progress_bar(description, total=None, shown=True):
 
 
 @contextlib.contextmanager
-def progress_steps(shown=True):
+def progress_steps(shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show which step of a job is running, and how long each one took.
 
     Args:
@@ -70,7 +75,7 @@ def progress_steps(shown=True):
     """
     console = Console(stderr=True)
     with Progress(*_STEPS, console=console, disable=not shown) as bar:
-        tasks = []
+        tasks: list[TaskID] = []
 
         def step(name, update=False):
             if tasks and update:

@@ -18,7 +18,7 @@ from colors import write_vocabulary
 from align_keras import AlignDualEncoder
 from align_keras.cli import COMMANDS
 from align_keras.cli import main
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.evaluation import evaluate_retrieval
 from align_keras.training import load_recipe
 
@@ -163,7 +163,7 @@ def test_pack(folder, packed, ask, capsys):
         packed,
     )
     assert manifest["records"] == manifest["captions"] == 16
-    captions = [r["captions"] for r in iterate_records(str(packed))]
+    captions = [r["captions"] for r in open_records(str(packed))]
     assert captions == [[f"all {color}"] for color in COLORS]
 
 
