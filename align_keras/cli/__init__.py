@@ -23,9 +23,9 @@ COMMANDS = {
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read weights of another library, or write for one",
-    "embed": "turn pictures into files of vectors",
+    "embed": "turn images into files of vectors",
     "index": "make a directory of vectors that can be searched",
-    "search": "find pictures by words, by a picture, or by both",
+    "search": "find images by words, by an image, or by both",
     "serve": "search on a web page",
 }
 

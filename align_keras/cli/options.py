@@ -34,7 +34,7 @@ def add_batch_size(parser):
         type=int,
         default=64,
         metavar="N",
-        help="pictures in one call of the network (default: %(default)s)",
+        help="images in one call of the network (default: %(default)s)",
     )
 
 

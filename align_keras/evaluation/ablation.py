@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.embedding.embedder import load_embedder
+from align_keras.embedding.loading import load_embedder
 from align_keras.evaluation.ablation_data import pack_variant
 from align_keras.evaluation.ablation_data import prepare_data
 from align_keras.evaluation.ablation_plan import Variant

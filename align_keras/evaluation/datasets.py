@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from align_keras.classes import check_templates
 from align_keras.data import open_records
 from align_keras.data.sources import PICTURE_SUFFIXES
 from align_keras.data.sources import read_captions
-from align_keras.io.json_files import read_json
 from align_keras.io.optional import OptionalModule
 
 tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
@@ -331,101 +329,3 @@ def require_same_classes(first: DataSet, second: DataSet) -> None:
             f"`{first.name}` and `{second.name}` must have the same classes. "
             f"Only one of them has: {', '.join(sorted(odd)[:5])}"
         )
-
-
-# === Names of classes ===
-
-
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """What classes are called, and how prompts are made.
-
-    Args:
-        keys: list of strings, which folders or labels of data sets carry.
-        names: list of lists of strings: the names of each class.
-        templates: list of strings with `{}` where the name goes, or `None`.
-    """
-
-    keys: list
-    names: list
-    templates: list | None = None
-
-    def find(self, labels):
-        """Find the class of each label of a data set.
-
-        Args:
-            labels: list of strings: keys, positions, or names.
-
-        Returns:
-            A list of positions.
-
-        Raises:
-            ValueError: a label is none of these.
-        """
-        lookup = {}
-        for position, names in enumerate(self.names):
-            for name in names:
-                lookup.setdefault(name.lower(), position)
-        for position in range(len(self.keys)):
-            lookup[str(position)] = position
-        lookup.update({key: n for n, key in enumerate(self.keys)})
-        found = []
-        for label in labels:
-            position = lookup.get(label, lookup.get(label.lower()))
-            if position is None:
-                raise ValueError(
-                    f"The class names have no entry for the label {label!r}: "
-                    "it is neither a key, nor a position, nor a name there."
-                )
-            found.append(position)
-        return found
-
-
-def read_classes(path):
-    """Read names of classes, and templates, from a JSON file.
-
-    Args:
-        path: string or `pathlib.Path`. `{"classes": ..., "templates": [...]}`
-            where `classes` is a list of names, in the order of the labels, or
-            an object from folder names to names. A name may be a list of
-            names. `templates` may be missing; a list or object alone stands
-            for `classes`.
-
-    Returns:
-        `Classes`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file has another form.
-
-    Example:
-
-    ```python
-    Path("classes.json").write_text('{"classes": ["cat", "dog"]}')
-    read_classes("classes.json").names  # [["cat"], ["dog"]]
-    ```
-    """
-    content = read_json(path)
-    templates = None
-    if isinstance(content, dict) and "classes" in content:
-        templates = content.get("templates")
-        content = content["classes"]
-    if isinstance(content, list):
-        keys = [str(number) for number in range(len(content))]
-        content = dict(zip(keys, content, strict=True))
-    if not isinstance(content, dict) or not content:
-        raise ValueError(
-            f"`{path}` must hold a list of class names, or an object from "
-            f"folder names to class names. Received: {type(content).__name__}"
-        )
-    names = [
-        [name] if isinstance(name, str) else name for name in content.values()
-    ]
-    for key, entry in zip(content, names, strict=True):
-        is_list = isinstance(entry, list) and entry
-        if not is_list or not all(isinstance(name, str) for name in entry):
-            raise ValueError(
-                f"`{path}` must name each class by a string or a list of "
-                f"strings. Received for {key!r}: {content[key]!r}"
-            )
-    return Classes(list(content), names, check_templates(templates, path))

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from align_keras.embedding import scores as vectors
+from align_keras.embedding import similarity as vectors
+from align_keras.embedding.embed_streams import embed_data_set
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.scores import as_vectors
-from align_keras.embedding.streams import embed_data_set
+from align_keras.embedding.similarity import as_vectors
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.datasets import require_same_classes

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from align_keras.embedding.embed_streams import embed_data_set
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.scores import as_vectors
-from align_keras.embedding.streams import embed_data_set
+from align_keras.embedding.similarity import as_vectors
 from align_keras.evaluation.accuracy import check_labels
 from align_keras.evaluation.accuracy import classification_accuracies
 from align_keras.evaluation.accuracy import label_ranks

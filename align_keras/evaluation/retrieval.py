@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.streams import embed_data_set
-from align_keras.embedding.streams import embed_texts
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.ranks import check_ks

@@ -8,9 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.streams import embed_texts
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.correlation import spearman
 from align_keras.evaluation.ranks import pair_scores

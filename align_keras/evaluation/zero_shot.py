@@ -8,35 +8,25 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from align_keras.classes import TEMPLATES
+from align_keras.classes import Classes
 from align_keras.classes import check_templates
 from align_keras.classes import class_vectors
+from align_keras.classes import read_classes
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.streams import embed_data_set
-from align_keras.embedding.streams import embed_texts
-from align_keras.evaluation import datasets
 from align_keras.evaluation.accuracy import check_labels
 from align_keras.evaluation.accuracy import classification_accuracies
 from align_keras.evaluation.accuracy import useful_depths
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.ranks import check_pair
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.io.fingerprints import fingerprint
-
-# In the place of CLIP's 80 templates and its names of ImageNet's classes, which
-# are not ours to ship; docs/evaluation.md tells how to bring them along.
-TEMPLATES = (
-    "{}",
-    "a photo of {}",
-    "a photo of the {}",
-    "a close view of {}",
-    "{} seen from afar",
-    "a drawing of {}",
-    "a small {}",
-    "a large {}",
-)
 
 
 def classification_outcomes(
@@ -69,8 +59,8 @@ def classification_outcomes(
 
 def measure_zero_shot(
     model: Embedder | keras.Model,
-    data: datasets.DataSet,
-    classes: datasets.Classes | str | Path | None = None,
+    data: DataSet,
+    classes: Classes | str | Path | None = None,
     templates: list[str] | None = None,
     ensemble: str = "normalized",
     all_classes: bool = False,
@@ -109,13 +99,13 @@ def measure_zero_shot(
         if data.class_names is None:
             raise ValueError(
                 f"The data set `{data.name}` does not name its classes: give "
-                "their names in a JSON file."
+                "their names in a file."
             )
         names = [name.replace("_", " ") for name in data.class_names]
         keys = list(data.class_names)
-        classes = datasets.Classes(keys, [[name] for name in names])
-    elif not isinstance(classes, datasets.Classes):
-        classes = datasets.read_classes(classes)
+        classes = Classes(keys, [[name] for name in names])
+    elif not isinstance(classes, Classes):
+        classes = read_classes(classes)
     templates = check_templates(templates, "templates")
     templates = templates or classes.templates or list(TEMPLATES)
     images, notes, skipped, digest = embed_data_set(

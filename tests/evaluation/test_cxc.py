@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from align_keras.embedding.scores import exact_scores
+from align_keras.embedding.similarity import exact_scores
 from align_keras.evaluation import cxc
 
 SPLITS = ("val", "test")

@@ -8,6 +8,7 @@ from seer import Seer
 from seer import write_root
 from tiny_align import tiny_align
 
+from align_keras.classes import read_classes
 from align_keras.cli import main
 from align_keras.evaluation import datasets
 from align_keras.evaluation.cxc_data import read_sentences
@@ -82,7 +83,7 @@ def test_bad_class_names_are_named(content, message, tmp_path):
     path = tmp_path / "classes.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
-        datasets.read_classes(path)
+        read_classes(path)
 
 
 @pytest.mark.parametrize(

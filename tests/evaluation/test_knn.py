@@ -9,7 +9,7 @@ from seer import write_root
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neighbors import NearestNeighbors
 
-from align_keras.embedding import scores as vectors
+from align_keras.embedding import similarity as vectors
 from align_keras.evaluation import datasets
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.describe_results import describe_result

@@ -7,9 +7,11 @@ import pytest
 from seer import Seer
 from seer import write_root
 
+from align_keras.classes import Classes
 from align_keras.classes import class_vectors
 from align_keras.embedding import Embedder
-from align_keras.embedding import streams as embed
+from align_keras.embedding import embed_streams as embed
+from align_keras.embedding import vector_cache
 from align_keras.evaluation import datasets
 from align_keras.evaluation.accuracy import classification_accuracies
 from align_keras.evaluation.describe_results import describe_result
@@ -106,7 +108,7 @@ def test_zero_shot_restricts_the_classes(root):
     # Without names, folders are called n0, n1, n2: the seer knows nothing.
     assert own["templates"] == 2 and own["top1"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="no entry for the label 'n0'"):
-        classes = datasets.Classes(["a"], [["b"]])
+        classes = Classes(["a"], [["b"]])
         measure_zero_shot(Seer().embedder(), data, classes, **quiet())
 
 
@@ -123,12 +125,12 @@ def test_unreadable_images_and_nan(root, tmp_path, caplog):
         return np.full((len(batch), 3), np.nan)
 
     nan = Embedder("nan", broken, Seer().texts)
-    with pytest.raises(ValueError, match="image_embeddings.*11 of 11 rows"):
+    with pytest.raises(ValueError, match="NaN or infinity for `n0/0.png`"):
         measure_zero_shot(nan, data, names, **quiet())
 
 
 def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "CHUNK", 5)
+    monkeypatch.setattr(vector_cache, "CHUNK", 5)
     data = datasets.class_folders(root / "imagenet" / "val", "imagenet")
     images = [(key, image) for key, image, _ in data.examples()]
 
@@ -154,5 +156,5 @@ def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
     assert third.embedded == 0
     fresh = embed.embed_images(Seer().embedder(), [p for _, p in images])
     np.testing.assert_allclose(rows, fresh, atol=1e-6)
-    with pytest.raises(ValueError, match="vectors of other pictures"):
+    with pytest.raises(ValueError, match="vectors of other images"):
         embed_all(Seer(), images[::-1])

@@ -11,7 +11,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="JSON with the names of the classes, and templates if wanted",
+        help="names of the classes: one on each line, or JSON, which may hold "
+        "templates too",
     )
     parser.add_argument(
         "--all-classes",

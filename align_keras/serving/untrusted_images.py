@@ -1,6 +1,7 @@
-"""Pictures from anyone, read inside a TensorFlow graph without a failure."""
+"""Images from anyone, read inside a TensorFlow graph without a failure."""
 
 import functools
+from typing import Any
 
 from align_keras.preprocessing.decode import JPEG_SCAN
 from align_keras.preprocessing.decode import MAX_JPEG_SCANS
@@ -9,34 +10,36 @@ from align_keras.preprocessing.decode import MAX_JPEG_SCANS
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # A BMP file of the 32 million pixels that are the default.
 _MAX_BYTES = 128 * 2**20
-# Pictures of a request that are decoded at the same time.
+# Images of a request that are decoded at the same time.
 _AT_ONCE = 4
 # Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
 _MAX_GIF_BLOCKS = 1 << 14
 
 
-def read_pictures(contents, converter, max_pixels):
-    """Decode and convert pictures; one that cannot be read costs only its row.
+def read_images(
+    contents: Any, converter: Any, max_pixels: int
+) -> tuple[Any, Any]:
+    """Decode and convert images; one that cannot be read costs only its row.
 
-    Memory is bounded by `max_pixels`, of which four pictures at a time need
-    about 16 bytes each, whatever the number of pictures.
+    Memory is bounded by `max_pixels`, of which four images at a time need
+    about 16 bytes each, whatever the number of images.
 
     Args:
-        contents: string tensor `(batch,)`, the bytes of picture files.
+        contents: string tensor `(batch,)`, the bytes of image files.
         converter: `align_keras.AlignImageConverter`.
-        max_pixels: int. Larger pictures are refused before they are decoded.
+        max_pixels: int. Larger images are refused before they are decoded.
 
     Returns:
         Tuple of a float32 tensor `(batch, height, width, 3)`, with zeros
-        where there is no picture, and a bool tensor `(batch,)`.
+        where there is no image, and a bool tensor `(batch,)`.
     """
     import tensorflow as tf
 
     shape = (*converter.image_size, 3)
     count = tf.shape(contents, tf.int64)[0]
 
-    def read(row, picture):
-        return row, converter(converter.decode(bounded(picture, max_pixels)))
+    def read(row, image):
+        return row, converter(converter.decode(bounded(image, max_pixels)))
 
     dataset = tf.data.Dataset.from_tensor_slices(contents).enumerate()
     dataset = dataset.map(read, _AT_ONCE, deterministic=False)
@@ -48,14 +51,14 @@ def read_pictures(contents, converter, max_pixels):
     options = tf.data.Options()
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
-    rows, pictures = dataset.get_single_element()
+    rows, images = dataset.get_single_element()
     rows = rows[:, None]
-    images = tf.scatter_nd(rows, pictures, (count + 1, *shape))
+    images = tf.scatter_nd(rows, images, (count + 1, *shape))
     valid = tf.scatter_nd(rows, tf.ones_like(rows[:, 0]), (count + 1,)) > 0
     return tf.ensure_shape(images[:-1], (None, *shape)), valid[:-1]
 
 
-def bounded(contents, max_pixels):
+def bounded(contents: Any, max_pixels: int) -> Any:
     """Return the file, or no bytes where its header claims too many pixels.
 
     No bytes either where the file has more than 128 MiB. Of a GIF only the
@@ -101,7 +104,7 @@ def bounded(contents, max_pixels):
 
     def bmp():
         sides = tf.stack([number(18, 4), number(22, 4)])
-        # Signed: a picture may be stored upside down.
+        # Signed: an image may be stored upside down.
         sides = tf.minimum(sides, 2**32 - sides)
         return contents, tf.reduce_prod(sides)
 
@@ -149,7 +152,7 @@ def _first_frame(contents, number):
         return tf.where(flags >= 128, 3 * count, 0)
 
     def follow(position, inside, pixels, _):
-        """One step: (position, in a frame's data?, pixels, going on?)."""
+        """One step: (position, in a frame's data?, pixels, more?)."""
         length = at(position)
         frame = tf.equal(length, 0x2C)
 
@@ -180,7 +183,7 @@ def _first_frame(contents, number):
 
     start = 13 + colours(number(10, 1))
     end, inside, pixels, _ = tf.while_loop(
-        lambda position, inside, pixels, goes_on: goes_on & (position < size),
+        lambda position, inside, pixels, more: more & (position < size),
         follow,
         (start, tf.constant(0), tf.constant(0, tf.int64), tf.constant(True)),
         maximum_iterations=_MAX_GIF_BLOCKS,

@@ -1,6 +1,8 @@
 """How large an export is, and how long it takes to answer."""
 
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,16 @@ import numpy as np
 from align_keras.serving.warmup import sample_inputs
 
 
-def size_of(path):
+def size_of(path: str | os.PathLike) -> int:
     """Return the bytes of a file, or of all files of a directory."""
     path = Path(path)
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def measure_latency(path, batch_sizes=(1, 8), runs=20):
+def measure_latency(
+    path: str | os.PathLike, batch_sizes: Sequence[int] = (1, 8), runs: int = 20
+) -> list[dict]:
     """Time the signatures of a SavedModel in this process.
 
     A request holds JPEG files of 640 x 480 pixels, short texts, or both; one
@@ -23,7 +27,7 @@ def measure_latency(path, batch_sizes=(1, 8), runs=20):
 
     Args:
         path: string or `pathlib.Path`. The SavedModel.
-        batch_sizes: sequence of ints. Pictures or texts in a request.
+        batch_sizes: sequence of ints. Images or texts in a request.
         runs: int. Timed calls for each signature and batch size. With less
             than 100 of them the 99th percentile is close to the slowest.
 

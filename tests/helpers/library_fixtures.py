@@ -1,4 +1,4 @@
-"""A tiny trained-looking model, pictures, and an index of them."""
+"""A tiny trained-looking model, images, and an index of them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,27 +15,27 @@ CAPTION = "a red bus <img src=x onerror=document.body.remove()>"
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    """Pictures of which one is broken; preset; vectors; index."""
+    """Images of which one is broken; preset; vectors; index."""
     from align_keras.embedding import embed
     from align_keras.search import build_index
 
     folder = tmp_path_factory.mktemp("library")
-    pictures = folder / "pictures"
-    (pictures / "sub").mkdir(parents=True)
+    images = folder / "images"
+    (images / "sub").mkdir(parents=True)
     for number in range(COUNT):
         name = f"sub/{number:02d}.jpg" if number % 2 else f"{number:02d}.jpg"
         size = (60 + number, 50)
-        (pictures / name).write_bytes(picture_file(number, size))
-    (pictures / "02.txt").write_text(f"{CAPTION}\nanother caption\n")
-    (pictures / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+        (images / name).write_bytes(picture_file(number, size))
+    (images / "02.txt").write_text(f"{CAPTION}\nanother caption\n")
+    (images / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
     preset = folder / "preset"
     tiny_align().save_to_preset(str(preset))
     manifest = embed(
-        pictures,
+        images,
         folder / "vectors",
         preset,
         batch_size=8,
-        pictures_per_shard=12,
+        images_per_shard=12,
         thumbnail_size=32,
     )
     build_index(
@@ -47,7 +47,7 @@ def library(tmp_path_factory):
     )
     return SimpleNamespace(
         folder=folder,
-        pictures=pictures,
+        images=images,
         preset=preset,
         vectors=folder / "vectors",
         index=folder / "index",
@@ -55,8 +55,8 @@ def library(tmp_path_factory):
         caption=CAPTION,
         templates=TEMPLATES,
         names=sorted(
-            path.relative_to(pictures).as_posix()
-            for path in Path(pictures).rglob("*.jpg")
+            path.relative_to(images).as_posix()
+            for path in Path(images).rglob("*.jpg")
             if path.name != "broken.jpg"
         ),
     )

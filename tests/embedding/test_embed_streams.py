@@ -79,7 +79,7 @@ def test_progress_bar_goes_to_standard_error(model, capsys):
     embed_texts(model, TEXTS, progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Embedding texts" in captured.err and "100%" in captured.err
+    assert "Embedding texts" in captured.err and "5/5" in captured.err
     embed_texts(model, TEXTS, progress=False)
     assert capsys.readouterr().err == ""
 
@@ -88,9 +88,7 @@ def test_bad_input_is_named(model, pictures, tmp_path):
     def embed(*images):
         return embed_images(model, images, progress=False)
 
-    with pytest.raises(
-        ValueError, match="Picture 2 is not readable: .*0 bytes"
-    ):
+    with pytest.raises(ValueError, match="Image 2 is not readable: .*0 bytes"):
         embed(pictures[0], pictures[1], b"")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(pictures[0][:100])
@@ -98,7 +96,7 @@ def test_bad_input_is_named(model, pictures, tmp_path):
         embed(pictures[0], broken)
     with pytest.raises(FileNotFoundError, match="none.jpg"):
         embed(tmp_path / "none.jpg")
-    with pytest.raises(ValueError, match="no pictures to embed"):
+    with pytest.raises(ValueError, match="no images to embed"):
         embed()
     with pytest.raises(ValueError, match="no texts to embed"):
         embed_texts(model, [], progress=False)

@@ -1,8 +1,10 @@
-"""Pictures to embed: TFRecord files, WebDataset archives, or a folder."""
+"""Images to embed: TFRecord files, WebDataset archives, or a folder."""
 
 import glob
 import os
 import tarfile
+from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.data import sources
@@ -11,14 +13,16 @@ from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
 
 
-def plan_inputs(source, pictures_per_shard=4096):
+def plan_sources(
+    source: str | os.PathLike, images_per_shard: int = 4096
+) -> list[dict]:
     """Divide a source into parts that are embedded one by one.
 
     Args:
-        source: string or `pathlib.Path`. A folder of pictures (divided by
+        source: string or `pathlib.Path`. A folder of images (divided by
             number), or TFRecord files or `.tar` archives of a WebDataset:
             a folder, a file or a glob of them (each is a part).
-        pictures_per_shard: int. Pictures of a folder in one part. Defaults to
+        images_per_shard: int. Images of a folder in one part. Defaults to
             `4096`.
 
     Returns:
@@ -27,12 +31,11 @@ def plan_inputs(source, pictures_per_shard=4096):
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: `pictures_per_shard` is not positive.
+        ValueError: `images_per_shard` is not positive.
     """
-    if pictures_per_shard < 1:
+    if images_per_shard < 1:
         raise ValueError(
-            "`pictures_per_shard` must be positive. "
-            f"Received: {pictures_per_shard}"
+            f"`images_per_shard` must be positive. Received: {images_per_shard}"
         )
     source = os.fspath(source)
     folder = Path(source)
@@ -44,15 +47,14 @@ def plan_inputs(source, pictures_per_shard=4096):
             for path in sorted(archives)
         ]
     if folder.is_dir() and not any(folder.glob("*.tfrecord")):
-        return _plan_folder(folder, pictures_per_shard)
+        return _plan_folder(folder, images_per_shard)
     return [
-        {"kind": "records", "path": path if "://" in path else _absolute(path)}
+        {
+            "kind": "records",
+            "path": path if "://" in path else os.path.abspath(path),
+        }
         for path in open_records(source).paths
     ]
-
-
-def _absolute(path):
-    return os.path.abspath(path)
 
 
 def _plan_folder(folder, size):
@@ -63,7 +65,7 @@ def _plan_folder(folder, size):
     )
     if not names:
         raise FileNotFoundError(
-            f"`{folder}` holds no pictures, no .tfrecord files and no .tar "
+            f"`{folder}` holds no images, no .tfrecord files and no .tar "
             "archives."
         )
     return [
@@ -76,8 +78,8 @@ def _plan_folder(folder, size):
     ]
 
 
-def read_input(part, skip):
-    """Read the pictures of a part.
+def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
+    """Read the images of a part.
 
     Args:
         part: dict of `plan_inputs`.
@@ -85,8 +87,8 @@ def read_input(part, skip):
             damaged file holds before the damage is yielded.
 
     Yields:
-        Tuples of the key, a string; a callable that reads the picture's
-        bytes; and the picture's first caption, `""` without one.
+        Tuples of the key, a string; a callable that reads the image's
+        bytes; and the image's first caption, `""` without one.
     """
     path = part["path"]
     try:

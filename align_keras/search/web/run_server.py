@@ -1,24 +1,29 @@
 """Run the web page on an index."""
 
 import ipaddress
+import os
 import socket
 import webbrowser
+from collections.abc import Sequence
 
+from align_keras.io.optional import OptionalModule
 from align_keras.search.index import Index
 from align_keras.search.web.app import make_app
 from align_keras.search.web.limits import Limits
 
+uvicorn = OptionalModule("uvicorn", extra="serve")
+
 
 def serve(
-    directory,
-    host="127.0.0.1",
-    port=8080,
-    model=None,
-    limits=None,
-    hosts=(),
-    open_browser=False,
-    qdrant=None,
-):
+    directory: str | os.PathLike,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    model: str | os.PathLike | None = None,
+    limits: Limits | None = None,
+    hosts: Sequence[str] = (),
+    open_browser: bool = False,
+    qdrant: str | None = None,
+) -> None:
     """Serve the web page until it is interrupted.
 
     Args:
@@ -43,12 +48,6 @@ def serve(
         ValueError: the index is damaged, the model is another one, or there
             is no such port.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError(
-            'The web page needs uvicorn: pip install "align-keras[serve]".'
-        ) from error
     if not 0 <= port <= 65535:
         raise ValueError(
             f"`port` must lie between 0 and 65535. Received: port={port}"
@@ -72,7 +71,7 @@ def serve(
         server_header=False,
     )
     print(
-        f"{index.count} pictures at {url} (Ctrl-C ends it)"
+        f"{index.count} images at {url} (Ctrl-C ends it)"
         + (
             ""
             if _is_loopback(host)

@@ -1,12 +1,13 @@
-"""Scores between rows of embeddings, the same on every machine."""
+"""Vectors of unit length and exact scores, the same on every machine."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Values that one block of scores may hold: 64 MiB in float32.
 BLOCK = 1 << 24
 
 
-def as_vectors(values, name):
+def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
     """Return `values` as a float32 matrix, or say what is wrong with it.
 
     Args:
@@ -43,7 +44,22 @@ def as_vectors(values, name):
     return vectors
 
 
-def exact_scores(queries, candidates):
+def unit_rows(vectors: ArrayLike) -> np.ndarray:
+    """Scale rows to unit length.
+
+    Args:
+        vectors: array-like of floats `(count, dim)`.
+
+    Returns:
+        `numpy.ndarray` of float32 `(count, dim)`. A row of zeros stays one.
+    """
+    vectors = np.asarray(vectors, "float64")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    return (vectors / lengths).astype("float32")
+
+
+def exact_scores(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Score every query against every candidate by their dot product.
 
     The sums are taken in float64 and rounded to float32 once. A product in
@@ -58,10 +74,12 @@ def exact_scores(queries, candidates):
     Returns:
         `numpy.ndarray` of float32 `(num_queries, num_candidates)`.
     """
-    scores = np.empty((len(queries), len(candidates)), dtype="float32")
+    scores: np.ndarray = np.empty(
+        (len(queries), len(candidates)), dtype="float32"
+    )
     queries = queries.astype("float64")
     step = max(1, BLOCK // 2 // max(queries.shape))
     for start in range(0, len(candidates), step):
-        block = candidates[start : start + step].astype("float64")
+        block: np.ndarray = candidates[start : start + step].astype("float64")
         scores[:, start : start + step] = queries @ block.T
     return scores

@@ -10,7 +10,7 @@ import pytest
 from align_keras.cli import main
 from align_keras.data import pack
 from align_keras.embedding import embed
-from align_keras.embedding import embed_files as embedding
+from align_keras.embedding import embed_files
 from align_keras.embedding.embed_files import thumbnail
 
 
@@ -29,7 +29,7 @@ def vectors_of(rows):
 def test_folder_gives_the_models_vectors(library, dual_encoder):
     rows = read(library.vectors)
     assert [row["key"] for row in rows] == library.names
-    paths = [str(library.pictures / name) for name in library.names]
+    paths = [str(library.images / name) for name in library.names]
     expected = np.asarray(dual_encoder.encode_image(paths))
     np.testing.assert_allclose(vectors_of(rows), expected, rtol=0, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 0.01
@@ -45,7 +45,7 @@ def test_folder_gives_the_models_vectors(library, dual_encoder):
     ]
 
 
-def test_it_goes_on_with_what_is_missing(library, tmp_path, monkeypatch):
+def test_it_resumes_with_what_is_missing(library, tmp_path, monkeypatch):
     output = tmp_path / "vectors"
     shutil.copytree(library.vectors, output)
     files = sorted(output.glob("*.parquet"))
@@ -53,25 +53,27 @@ def test_it_goes_on_with_what_is_missing(library, tmp_path, monkeypatch):
     kept = [path.stat().st_mtime_ns for path in files]
     files[1].unlink()
     done = []
-    original = embedding.embed_part
+    original = embed_files.embed_task
 
     def watched(task, *arguments):
         done.append(task["file"])
         return original(task, *arguments)
 
-    monkeypatch.setattr(embedding, "embed_part", watched)
+    monkeypatch.setattr(embed_files, "embed_task", watched)
 
     def again(**changes):
         settings = {
             "batch_size": 8,
-            "pictures_per_shard": 12,
+            "images_per_shard": 12,
             "thumbnail_size": 32,
         }
         return embed(
-            library.pictures, output, library.preset, **settings | changes
+            library.images, output, library.preset, **settings | changes
         )
 
+    (output / "manifest.json").unlink()
     assert again() == library.manifest
+    assert json.loads((output / "manifest.json").read_text()) == again()
     assert done == [str(files[1])]
     after = read(output)
     np.testing.assert_allclose(
@@ -81,10 +83,10 @@ def test_it_goes_on_with_what_is_missing(library, tmp_path, monkeypatch):
     assert (now[0], now[2]) == (kept[0], kept[2])
     again()
     assert len(done) == 1
-    with pytest.raises(FileExistsError, match="thumbnail_size=32, but"):
+    with pytest.raises(ValueError, match="thumbnail_size=32, but"):
         again(thumbnail_size=64)
-    with pytest.raises(FileExistsError, match="inputs="):
-        again(pictures_per_shard=5)
+    with pytest.raises(ValueError, match="inputs="):
+        again(images_per_shard=5)
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
@@ -96,7 +98,7 @@ def test_changed_sources_are_noticed(tmp_path, kind):
         part = {"kind": kind, "path": str(tmp_path), "names": ["a"]}
 
     def digest():
-        return embedding._digest([part])
+        return str(embed_files._states(part))
 
     first = digest()
     assert digest() == first
@@ -121,8 +123,8 @@ def test_records_and_archives_give_the_same_vectors(library, tmp_path, capsys):
     )
     with tarfile.open(archive, "w") as tar:
         for name in [*names, "broken.jpg"]:
-            tar.add(library.pictures / name, name)
-    pack(library.pictures, tmp_path / "packed", captions=captions)
+            tar.add(library.images / name, name)
+    pack(library.images, tmp_path / "packed", captions=captions)
     for source, skipped in ((archive.parent, 1), (tmp_path / "packed", 0)):
         output = tmp_path / f"vectors-{source.name}"
         command = ["embed", source, "--model", library.preset, "--output"]
@@ -143,7 +145,7 @@ def test_damage_is_counted_and_the_rest_embedded(library, tmp_path):
     archive = tmp_path / "cut.tar"
     with tarfile.open(archive, "w") as tar:
         for name in library.names[:4]:
-            tar.add(library.pictures / name, name)
+            tar.add(library.images / name, name)
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 3])
     manifest = embed(archive, tmp_path / "out", library.preset, batch_size=8)
@@ -152,17 +154,17 @@ def test_damage_is_counted_and_the_rest_embedded(library, tmp_path):
 
 
 def test_refusals(library, tmp_path, capsys):
-    command = ["embed", library.pictures, "--model", library.preset]
+    command = ["embed", library.images, "--model", library.preset]
     command += ["--output", tmp_path / "out"]
     command += ["--spark", "local[2]", "--strategy", "mirrored"]
     assert main([str(word) for word in command]) == 2
     assert "leave out --strategy or --spark" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="no model directory `nowhere`"):
-        embed(library.pictures, tmp_path / "out", "nowhere")
+        embed(library.images, tmp_path / "out", "nowhere")
     with pytest.raises(ValueError, match="neither a preset directory"):
-        embed(library.pictures, tmp_path / "out", library.pictures)
+        embed(library.images, tmp_path / "out", library.images)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+    with pytest.raises(FileNotFoundError, match="holds no images"):
         embed(tmp_path / "empty", tmp_path / "out", library.preset)
     assert not (tmp_path / "out").exists()
 
@@ -226,7 +228,7 @@ def replicas(library, saved_model, tmp_path_factory):
     output = tmp_path_factory.mktemp("replicas")
     done = subprocess.run(
         [
-            *(sys.executable, "-c", REPLICAS, library.pictures),
+            *(sys.executable, "-c", REPLICAS, library.images),
             *(library.preset, saved_model, output),
         ],
         capture_output=True,
