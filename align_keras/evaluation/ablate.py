@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from align_keras.embedding.embedder import load_embedder
+from align_keras.embedding.loading import load_embedder
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.fewer_negatives import FewerNegatives
 from align_keras.evaluation.results import Result

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.embedder import load_embedder
+from align_keras.embedding.loading import load_embedder
 from align_keras.embedding.vector_cache import file_name
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
