@@ -1,7 +1,6 @@
 """Classes by their names: one reader, their prompts, and their vectors."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +77,7 @@ class Classes:
 # === Files ===
 
 
-def read_classes(path: str | os.PathLike, distinct: bool = False) -> Classes:
+def read_classes(path: str | Path, distinct: bool = False) -> Classes:
     """Read the names of classes, and templates, from a file.
 
     The file holds either one name on each line, where empty lines are
@@ -166,7 +165,7 @@ def _from_json(path):
     return Classes(list(content), names, templates)
 
 
-def read_templates(path: str | os.PathLike) -> list[str]:
+def read_templates(path: str | Path) -> list[str]:
     """Read templates from a JSON file.
 
     Args:
@@ -187,7 +186,7 @@ def read_templates(path: str | os.PathLike) -> list[str]:
     return check_templates(content or [], path)
 
 
-def check_templates(templates: Any, origin: str | os.PathLike) -> Any:
+def check_templates(templates: Any, origin: str | Path) -> Any:
     """Return templates, or say which one is wrong; `None` stays `None`."""
     if templates is None:
         return None

@@ -36,9 +36,9 @@ logger = logging.getLogger("align_keras")
 
 
 def embed(
-    source: str | os.PathLike,
-    output: str | os.PathLike,
-    model: str | os.PathLike,
+    source: str | Path,
+    output: str | Path,
+    model: str | Path,
     strategy: Any = None,
     batch_size: int = 64,
     thumbnail_size: int = 256,

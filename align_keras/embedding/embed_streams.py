@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ def embed_texts(
     texts: list[str],
     batch_size: int = 256,
     progress: bool = True,
-    cache: str | os.PathLike | None = None,
+    cache: str | Path | None = None,
 ) -> np.ndarray:
     """Embed texts in batches.
 
@@ -143,7 +144,7 @@ def embed_readable(
     batch_size: int = 64,
     progress: bool = True,
     total: int | None = None,
-    cache: str | os.PathLike | None = None,
+    cache: str | Path | None = None,
     name: str = "images",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed named images, and leave out those that do not decode.
@@ -210,7 +211,7 @@ def embed_data_set(
     data: Any,
     batch_size: int = 64,
     progress: bool = True,
-    cache: str | os.PathLike | None = None,
+    cache: str | Path | None = None,
 ) -> Embedded:
     """Embed the images of a data set, with what it says of them.
 

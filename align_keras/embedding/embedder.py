@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib.util
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -32,7 +32,7 @@ def read_pixels(image: Any) -> np.ndarray:
     return decode_with_pillow(read_bytes(image))
 
 
-def read_bytes(image: str | os.PathLike | bytes) -> bytes:
+def read_bytes(image: str | Path | bytes) -> bytes:
     """Return the contents of an image file, given its path or these."""
     if isinstance(image, bytes):
         return image

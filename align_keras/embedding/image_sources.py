@@ -14,7 +14,7 @@ from align_keras.data.records import read_shard
 
 
 def plan_sources(
-    source: str | os.PathLike, images_per_shard: int = 4096
+    source: str | Path, images_per_shard: int = 4096
 ) -> list[dict]:
     """Divide a source into parts that are embedded one by one.
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ _KERAS_HUB = {
 }
 
 
-def load_embedder(model: str | os.PathLike, strategy: Any = None) -> Embedder:
+def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
     """Load a model for evaluation, embedding and search.
 
     Args:
@@ -83,7 +82,7 @@ def _kind(path):
     return "AlignDualEncoder"
 
 
-def require_model(model: str | os.PathLike) -> Path:
+def require_model(model: str | Path) -> Path:
     """Return the directory of a trained model, or say what is wrong with it.
 
     Args:
@@ -118,7 +117,7 @@ def require_model(model: str | os.PathLike) -> Path:
 # === SavedModels ===
 
 
-def is_saved_model(path: str | os.PathLike) -> bool:
+def is_saved_model(path: str | Path) -> bool:
     """Tell whether a directory holds a SavedModel."""
     return (Path(path) / "saved_model.pb").is_file()
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def on_spark(spark: Any) -> Callable:
 
 def embed_dataframe(
     frame: Any,
-    model: str | os.PathLike,
+    model: str | Path,
     dim: int,
     batch_size: int = 64,
     thumbnail_size: int = 256,

@@ -1,6 +1,5 @@
 """Vectors of a stream on disk, so that an interruption costs little."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ class VectorCache:
         name: string. Of the stream.
     """
 
-    def __init__(
-        self, cache: str | os.PathLike | None, embedder: Embedder, name: str
-    ):
+    def __init__(self, cache: str | Path | None, embedder: Embedder, name: str):
         self.size = CHUNK
         self.directory = None
         if cache is not None and embedder.fingerprint is not None:

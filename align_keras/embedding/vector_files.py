@@ -1,7 +1,6 @@
 """The store of vectors: Parquet files in a directory, and their manifest."""
 
 import json
-import os
 from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +39,7 @@ class VectorWriter:
     # Rows of one group: 10 MiB of vectors of 640 values.
     GROUP = 4096
 
-    def __init__(self, path: str | os.PathLike, dim: int, about: dict):
+    def __init__(self, path: str | Path, dim: int, about: dict):
         self.about = about
         self._schema = schema(dim)
         self._pending: list = []

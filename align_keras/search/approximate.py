@@ -1,7 +1,7 @@
 """Candidates from FAISS, for more vectors than a scan can score in time."""
 
 import math
-import os
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +27,7 @@ _SAMPLE = 64
 
 
 def build(
-    kind: str, vectors: np.ndarray, path: str | os.PathLike, seed: int = 0
+    kind: str, vectors: np.ndarray, path: str | Path, seed: int = 0
 ) -> dict:
     """Write a FAISS index, and choose how thoroughly it is searched.
 
@@ -154,9 +154,7 @@ class FaissSearch:
         ValueError: the file is not a FAISS index of these vectors.
     """
 
-    def __init__(
-        self, path: str | os.PathLike, vectors: np.ndarray, settings: dict
-    ):
+    def __init__(self, path: str | Path, vectors: np.ndarray, settings: dict):
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
         if "neighbours" in settings:
             flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY

@@ -1,6 +1,5 @@
 """Columns of byte strings on disk, read by row without loading the rest."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ class ColumnWriter:
         name: string. `NAME.bin` and `NAME.npy` are written.
     """
 
-    def __init__(self, directory: str | os.PathLike, name: str):
+    def __init__(self, directory: str | Path, name: str):
         self._ends_path = Path(directory) / f"{name}.npy"
         self._file = open(Path(directory) / f"{name}.bin", "wb")
         self._ends = [0]
@@ -44,7 +43,7 @@ class Column:
         ValueError: the files are damaged or of another number of rows.
     """
 
-    def __init__(self, directory: str | os.PathLike, name: str, count: int):
+    def __init__(self, directory: str | Path, name: str, count: int):
         path = Path(directory) / f"{name}.bin"
         size = path.stat().st_size
         try:

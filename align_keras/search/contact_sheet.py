@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class Row(NamedTuple):
 
 def contact_sheet(
     rows: list[Row],
-    path: str | os.PathLike,
+    path: str | Path,
     title: str = "Search results",
     subtitle: str | None = None,
 ) -> Image.Image:

@@ -47,7 +47,7 @@ class Index:
     ```
     """
 
-    def __init__(self, directory: str | os.PathLike, qdrant: str | None = None):
+    def __init__(self, directory: str | Path, qdrant: str | None = None):
         self.directory = Path(directory)
         about = _read_about(self.directory)
         self.count, self.dim = about["count"], about["dim"]
@@ -164,7 +164,7 @@ class Index:
             for row, score in zip(rows, scores, strict=True)
         ]
 
-    def load_model(self, model: str | os.PathLike | None = None) -> Embedder:
+    def load_model(self, model: str | Path | None = None) -> Embedder:
         """Load the model of the index.
 
         Args:
@@ -196,7 +196,7 @@ def check_url(url: str) -> None:
         )
 
 
-def require_match(model: Path, expected: str, owner: str | os.PathLike) -> None:
+def require_match(model: Path, expected: str, owner: str | Path) -> None:
     """Refuse a model other than the one that embedded the vectors."""
     found = directory_fingerprint(model)
     if found != expected:

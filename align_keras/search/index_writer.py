@@ -1,7 +1,6 @@
 """Build an index of vectors: one directory that holds all a search needs."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -37,9 +36,9 @@ GRAPH_UP_TO = 4_000_000
 
 
 def build_index(
-    vectors: str | os.PathLike,
-    output: str | os.PathLike,
-    model: str | os.PathLike,
+    vectors: str | Path,
+    output: str | Path,
+    model: str | Path,
     kind: str = "auto",
     labels: Sequence[str | list[str]] = (),
     templates: Sequence[str] = ("{}",),
@@ -105,8 +104,8 @@ def build_index(
 def write_index(
     rows: Iterable[tuple],
     count: int,
-    output: str | os.PathLike,
-    model: str | os.PathLike,
+    output: str | Path,
+    model: str | Path,
     kind: str = "auto",
     labels: Sequence[str | list[str]] = (),
     templates: Sequence[str] = ("{}",),

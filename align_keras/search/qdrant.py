@@ -6,6 +6,7 @@ The same client works embedded, in a directory, and against a server.
 import contextlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _BATCH = 256
 def upload(
     vectors: np.ndarray,
     keys: Iterable[str],
-    location: str | os.PathLike,
+    location: str | Path,
     collection: str,
 ) -> None:
     """Write vectors to a collection that does not exist yet.
@@ -64,7 +65,7 @@ def upload(
             )
 
 
-def connect(location: str | os.PathLike) -> Any:
+def connect(location: str | Path) -> Any:
     """Open Qdrant.
 
     Args:
@@ -124,9 +125,7 @@ class QdrantSearch:
         ValueError: the collection is missing or holds another number.
     """
 
-    def __init__(
-        self, location: str | os.PathLike, collection: str, count: int
-    ):
+    def __init__(self, location: str | Path, collection: str, count: int):
         self._models = qdrant_client.models
         self._client = connect(location)
         self._location, self._collection = location, collection

@@ -1,6 +1,6 @@
 """Search an index by words and images."""
 
-import os
+from pathlib import Path
 from typing import Any
 
 from align_keras.embedding.embedder import Embedder
@@ -15,7 +15,7 @@ from align_keras.search.query import compose_query
 
 
 def search(
-    index: Index | str | os.PathLike,
+    index: Index | str | Path,
     text: str | list[str] | None = None,
     image: Any = None,
     minus_text: str | list[str] | None = None,
@@ -23,7 +23,7 @@ def search(
     image_weight: float = IMAGE_WEIGHT,
     minus_weight: float | None = None,
     k: int = 10,
-    model: Embedder | str | os.PathLike | None = None,
+    model: Embedder | str | Path | None = None,
 ) -> list[dict]:
     """Find the images of an index that fit words, an image, or both.
 
@@ -69,7 +69,7 @@ def search(
 def draw_results(
     index: Index,
     results: list[dict],
-    path: str | os.PathLike,
+    path: str | Path,
     text: str | list[str] | None = None,
     image: Any = None,
     minus_text: str | list[str] | None = None,

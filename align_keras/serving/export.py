@@ -1,7 +1,7 @@
 """From a preset directory to an export, with its size and latency."""
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from align_keras import AlignDualEncoder
@@ -16,12 +16,12 @@ from align_keras.serving.warmup import can_write_warmup
 
 
 def export(
-    preset: str | os.PathLike,
-    output: str | os.PathLike,
+    preset: str | Path,
+    output: str | Path,
     form: str = "saved_model",
     precision: str | None = None,
-    classes: str | os.PathLike | None = None,
-    templates: str | os.PathLike | None = None,
+    classes: str | Path | None = None,
+    templates: str | Path | None = None,
     top_k: int | None = None,
     max_pixels: int | None = None,
     batch_sizes: Sequence[int] | None = None,

@@ -1,6 +1,5 @@
 """How large an export is, and how long it takes to answer."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from align_keras.serving.warmup import sample_inputs
 
 
-def size_of(path: str | os.PathLike) -> int:
+def size_of(path: str | Path) -> int:
     """Return the bytes of a file, or of all files of a directory."""
     path = Path(path)
     files = [path] if path.is_file() else path.rglob("*")
@@ -18,7 +17,7 @@ def size_of(path: str | os.PathLike) -> int:
 
 
 def measure_latency(
-    path: str | os.PathLike, batch_sizes: Sequence[int] = (1, 8), runs: int = 20
+    path: str | Path, batch_sizes: Sequence[int] = (1, 8), runs: int = 20
 ) -> list[dict]:
     """Time the signatures of a SavedModel in this process.
 

@@ -1,6 +1,6 @@
 """The towers for ONNX Runtime and LiteRT: numbers in, vectors out."""
 
-import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
 _OPSET = 18
 
 
-def export_towers(model: Any, path: str | os.PathLike, form: str) -> list[str]:
+def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     """Write each tower as an ONNX or LiteRT model.
 
     Neither format holds the decoding of image files or BERT's tokenizer, so

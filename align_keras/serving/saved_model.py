@@ -1,6 +1,5 @@
 """A SavedModel that runs without this package and without KerasHub."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ SIGNATURES = {
 
 def export_saved_model(
     model: Any,
-    path: str | os.PathLike,
+    path: str | Path,
     precision: str | None = None,
     classes: Sequence[str | list[str]] | None = None,
     templates: Sequence[str] = ("{}",),
@@ -135,9 +134,7 @@ def export_saved_model(
     return inputs
 
 
-def update_saved_model(
-    preset: str | os.PathLike, path: str | os.PathLike
-) -> bool:
+def update_saved_model(preset: str | Path, path: str | Path) -> bool:
     """Export the model of a preset directory, unless that is done.
 
     Args:

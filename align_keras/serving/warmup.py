@@ -2,7 +2,7 @@
 
 import importlib.util
 import io
-import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -63,7 +63,7 @@ def sample_inputs(
 
 
 def write_warmup_requests(
-    directory: str | os.PathLike, signatures: dict[str, list[str]]
+    directory: str | Path, signatures: dict[str, list[str]]
 ) -> None:
     """Write one request for each signature into a SavedModel.
 

@@ -1,10 +1,10 @@
 """Run the web page on an index."""
 
 import ipaddress
-import os
 import socket
 import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 
 from align_keras.io.optional import OptionalModule
 from align_keras.search.index import Index
@@ -15,10 +15,10 @@ uvicorn = OptionalModule("uvicorn", extra="serve")
 
 
 def serve(
-    directory: str | os.PathLike,
+    directory: str | Path,
     host: str = "127.0.0.1",
     port: int = 8080,
-    model: str | os.PathLike | None = None,
+    model: str | Path | None = None,
     limits: Limits | None = None,
     hosts: Sequence[str] = (),
     open_browser: bool = False,
