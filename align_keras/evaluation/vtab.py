@@ -228,8 +228,12 @@ def vtab_draws(
     draws = {}
     for name in names:
         right = outcomes[f"{name}_accuracy"]
+
+        def mean(weights, right=right):
+            return {"mean": weights @ right / len(right)}
+
         found = resample(
-            lambda weights, right=right: {"mean": weights @ right / len(right)},
+            mean,
             len(right),
             samples,
             list(TASKS).index(name),
