@@ -7,7 +7,7 @@ from keras import ops
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
-from align_keras.evaluation.embedder import word_features
+from align_keras.embedding.embedder import word_features
 from align_keras.models.pooling import Pooling
 
 
