@@ -212,10 +212,9 @@ def record_counts(pattern):
     for shard in find_shards(pattern):
         folder, name = os.path.split(shard)
         if folder not in manifests:
-            manifest = _read_json(os.path.join(folder, "manifest.json"))
             manifests[folder] = {
                 entry["file"]: entry["records"]
-                for entry in manifest.get("shards", ())
+                for entry in read_manifest(folder).get("shards", ())
             }
         count = manifests[folder].get(name)
         if count is None:
@@ -320,6 +319,11 @@ def index_path(shard):
     form of DALI's `tfrecord2idx`.
     """
     return os.path.splitext(shard)[0] + ".idx"
+
+
+def read_manifest(folder):
+    """Read what `pack` wrote about a folder; empty where there is nothing."""
+    return _read_json(os.path.join(folder, "manifest.json"))
 
 
 def _read_json(path):

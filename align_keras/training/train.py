@@ -1,10 +1,12 @@
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import keras
 
 from align_keras.data import skipped
+from align_keras.data.mixing import describe_order
 from align_keras.files import atomic_file
 from align_keras.files import remove_leftovers
 from align_keras.models import AlignDualEncoder
@@ -28,6 +30,8 @@ from align_keras.training.safety import nonfinite_error
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
+
+logger = logging.getLogger("align_keras")
 
 # What a run writes into its working directory, whole or not at all.
 WRITTEN = ("model", "packed*", "saved_model", "*.json", "*.jsonl", "*.txt")
@@ -142,6 +146,9 @@ def train(
             return _result(begun, best_directory)
 
         counts = count_once(data, workdir, step)
+        sorted_data = None if step or worker else describe_order(counts)
+        if sorted_data:
+            logger.warning("%s", sorted_data)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
             model, vocabulary, data, workdir, step, recipe, say
