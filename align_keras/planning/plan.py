@@ -86,7 +86,7 @@ def plan(
             "`vocabulary_size` must be at least 1. Received: "
             f"vocabulary_size={vocabulary_size}"
         )
-    recipe = load_recipe(recipe, **overrides)
+    recipe = load_recipe(recipe, **overrides).in_steps()
     whole = recipe.steps * recipe.batch_size
     if topology is None:
         hush_libtpu()
