@@ -26,10 +26,19 @@ class TrainingLog(keras.callbacks.Callback):
         guard: `LossGuard`. Sees the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
+        last_step: int. Where this part of the run ends, with a report and a
+            checkpoint. Defaults to `None`: the steps of the recipe.
     """
 
     def __init__(
-        self, workdir, recipe, checkpoints, guard, every=20, verbose=True
+        self,
+        workdir,
+        recipe,
+        checkpoints,
+        guard,
+        every=20,
+        verbose=True,
+        last_step=None,
     ):
         super().__init__()
         self.workdir = Path(workdir)
@@ -38,10 +47,13 @@ class TrainingLog(keras.callbacks.Callback):
         self.guard = guard
         self.every = every
         self.verbose = verbose
+        self.last_step = recipe.steps if last_step is None else last_step
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
         self.reported_step = state.get("reported_step", self.step)
         self._pending = state.get("pending", False)
+        # What is known before the first step goes to the first report.
+        self.first_figures = {}
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -88,7 +100,7 @@ class TrainingLog(keras.callbacks.Callback):
     def is_due(self, before, every):
         """Whether a multiple of `every`, or the end, has just been reached."""
         passed = self.step // every > before // every
-        return passed or self.step >= self.recipe.steps
+        return passed or self.step >= self.last_step
 
     def report(self, logs):
         """Write the means since the last report and start anew."""
@@ -100,7 +112,8 @@ class TrainingLog(keras.callbacks.Callback):
         metrics["temperature"] = model.temperature
         metrics["learning_rate"] = float(model.optimizer.learning_rate)
         metrics["images_per_second"] = pairs / seconds
-        self.write(metrics)
+        self.write({**metrics, **self.first_figures})
+        self.first_figures = {}
         if self.verbose:
             self._print(metrics)
         model.reset_metrics()
@@ -181,6 +194,8 @@ class SaveBest(keras.callbacks.Callback):
         sums: callable. Sums numbers up over the workers, which must all ask
             at the same steps, see `sum_over_workers`. `None` where there is
             one worker.
+        diagnose: callable. Takes the model and returns a dict of numbers for
+            the log. `None` for no diagnostics.
     """
 
     def __init__(
@@ -191,6 +206,7 @@ class SaveBest(keras.callbacks.Callback):
         preemption,
         evaluate=None,
         sums=None,
+        diagnose=None,
     ):
         super().__init__()
         self.checkpoints = checkpoints
@@ -199,6 +215,7 @@ class SaveBest(keras.callbacks.Callback):
         self.evaluate = evaluate
         self.preemption = preemption
         self.sums = sums
+        self.diagnose = diagnose
         self.best = checkpoints.state().get("best")
         self._last_step = log.step
         self._next_question = log.step + 1
@@ -206,6 +223,8 @@ class SaveBest(keras.callbacks.Callback):
         self._asked_at = time.perf_counter()
 
     def on_train_begin(self, logs=None):
+        if self.diagnose and not self.log.step:
+            self.log.first_figures = self.diagnose.of_fresh(self.model)
         if self.checkpoints.state().get("pending"):
             self._choose()
 
@@ -257,8 +276,10 @@ class SaveBest(keras.callbacks.Callback):
     def _choose_weights(self):
         step = self.log.step
         metrics = self.evaluate(self.model) if self.evaluate else {}
-        if metrics:
-            self.log.write({f"validation_{k}": v for k, v in metrics.items()})
+        found = self.diagnose(self.model) if self.diagnose else {}
+        if metrics or found:
+            found = {**metrics, **found}
+            self.log.write({f"validation_{k}": v for k, v in found.items()})
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
         if score is None or best is None or score > best:
