@@ -1,6 +1,7 @@
 """Low-rank updates of a frozen model, through Keras."""
 
 import contextlib
+import math
 
 import keras
 from keras import ops
@@ -56,7 +57,8 @@ def _fits(layer, rank):
     if not isinstance(layer, _KINDS):
         return False
     kernel = _kernel(layer)
-    return kernel.trainable and min(kernel.shape[0], kernel.shape[-1]) > rank
+    *rows, columns = kernel.shape
+    return kernel.trainable and min(math.prod(rows), columns) > rank
 
 
 def lora_layers(model):

@@ -54,7 +54,7 @@ def tower_levels(encoder):
     Returns:
         list of lists of layers.
     """
-    layers = [layer for layer in encoder.layers if layer.variables]
+    layers = [layer for layer in encoder.layers if layer.weights]
     blocks = [_is_block(layer) for layer in layers]
     if not any(blocks):
         groups = itertools.groupby(layers, key=lambda layer: layer.name)
@@ -77,4 +77,4 @@ def tower_levels(encoder):
 
 def _is_block(layer):
     inner = layer._flatten_layers(include_self=False, recursive=False)
-    return bool(_STAGE.match(layer.name)) or any(i.variables for i in inner)
+    return bool(_STAGE.match(layer.name)) or any(i.weights for i in inner)
