@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from align_keras import __version__
 from align_keras.cli.options import add_commands
 
 # Command, in the order of the data's way, and its one-line help.
@@ -16,15 +17,30 @@ COMMANDS = {
     "pack": "turn pictures with captions into TFRecord shards",
     "plan": "tell beforehand whether a run fits, how long it takes, its cost",
     "train": "train a model, or go on with an interrupted run",
+    "average": "average a model with what it was fine-tuned from",
     "evaluate": "measure a model",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
-    "convert": "read a checkpoint of another library, or write for one",
+    "convert": "read weights of another library, or write for one",
     "embed": "turn pictures into files of vectors",
     "index": "make a directory of vectors that can be searched",
     "search": "find pictures by words, by a picture, or by both",
     "serve": "search on a web page",
 }
+
+
+def make_parser():
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="align-keras",
+        description="Train, evaluate and serve ALIGN in Keras.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"align-keras {__version__}"
+    )
+    parsers = parser.add_subparsers(dest="command", required=True)
+    add_commands(parsers, __name__, COMMANDS)
+    return parser
 
 
 def main(arguments=None):
@@ -36,13 +52,7 @@ def main(arguments=None):
     Returns:
         int. 0 on success, 2 after an error, which is printed in one line.
     """
-    parser = argparse.ArgumentParser(
-        prog="align-keras",
-        description="Train, evaluate and serve ALIGN in Keras.",
-    )
-    parsers = parser.add_subparsers(dest="command", required=True)
-    add_commands(parsers, __name__, COMMANDS)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

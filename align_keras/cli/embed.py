@@ -61,7 +61,7 @@ def add_arguments(parser):
 
 def run(args):
     """Embed, and print a summary."""
-    from align_keras.search import embed
+    from align_keras.embedding import embed
 
     if args.spark and args.strategy:
         raise ValueError(
@@ -70,7 +70,7 @@ def run(args):
         )
     strategy = spark = None
     if args.spark:
-        from align_keras.search.spark import make_session
+        from align_keras.embedding.spark import make_session
 
         spark = make_session(args.spark)
     else:

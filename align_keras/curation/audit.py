@@ -1,6 +1,6 @@
 """An account of a run: what came in, what each rule dropped, and why."""
 
-from align_keras.curation.extras import require
+from align_keras.io.optional import require
 
 EXAMPLES = 6
 # Longer texts are cut in the examples.

@@ -15,9 +15,9 @@ import sys
 import threading
 from pathlib import Path
 
-from align_keras.curation.extras import require
 from align_keras.curation.storage import kept_folder
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.io.optional import require
 
 # What img2dataset writes beside each shard while it runs.
 STATISTICS = "*_stats.json"

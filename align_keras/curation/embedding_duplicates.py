@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.curation.extras import require
 from align_keras.curation.test_images import read_test_pictures
+from align_keras.io.optional import require
 
 # k-means wants at least so many pictures for each cluster, and uses no more
 # than the second number.
@@ -192,7 +192,7 @@ def _load_model(preset):
             "tells no pictures apart; name one with weights as `model`."
         )
     kind = "AlignDualEncoder"
-    if presets.foreign_checkpoint(path) is None:
+    if presets.foreign_weights(path) is None:
         kind = presets.load_config(path)["class_name"]
     if kind not in ("EfficientNetBackbone", "EfficientNetL2Backbone"):
         return align_keras.AlignDualEncoder.from_preset(preset)

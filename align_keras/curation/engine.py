@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 
-from align_keras.curation.extras import require
+from align_keras.io.optional import require
 
 ENGINES = ("duckdb", "spark")
 # Of the memory that is asked for; the rest is for Python and Arrow.

@@ -1,12 +1,12 @@
 """Why a row is not in the result."""
 
 from align_keras.curation.engine import open_engine
-from align_keras.curation.extras import require
 from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_parts import bit_count
 from align_keras.curation.rule_parts import token_grams
 from align_keras.curation.run import sees_remaining
 from align_keras.curation.storage import Storage
+from align_keras.io.optional import require
 
 # Of what a rule objects to in one row.
 SHOWN = 5

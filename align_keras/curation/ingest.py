@@ -29,10 +29,10 @@ import unicodedata
 import numpy as np
 
 from align_keras.curation import readers
-from align_keras.curation.extras import require
 from align_keras.curation.text import normalize_text
 from align_keras.curation.text import signed_hash
 from align_keras.curation.text import tokenize
+from align_keras.io.optional import require
 
 ROWS_PER_FILE = 10**12
 # Rows of one row group: what engines read at once.

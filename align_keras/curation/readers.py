@@ -9,7 +9,7 @@ import contextlib
 import json
 import posixpath
 
-from align_keras.curation.extras import require
+from align_keras.io.optional import require
 
 # What a batch may hold, in bytes of the file; a row must be shorter.
 BATCH_BYTES = 32 * 2**20

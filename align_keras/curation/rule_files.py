@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.curation.extras import require
 from align_keras.curation.stages import fingerprint
 from align_keras.curation.text import normalize_text
+from align_keras.io.optional import require
 
 
 def rule_files(rule, rows, stages, key):

@@ -2,7 +2,7 @@
 
 import functools
 
-from align_keras.curation.extras import require
+from align_keras.io.optional import require
 
 
 def token_grams(rows, ngrams=(1, 2), columns=("row_id",), longest=False):

@@ -11,7 +11,6 @@ import unicodedata
 from align_keras.curation import rules as rule_functions
 from align_keras.curation.config import OUTPUT_COLUMNS
 from align_keras.curation.config import Rule
-from align_keras.curation.extras import require
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
@@ -21,6 +20,7 @@ from align_keras.curation.rule_parts import union
 from align_keras.curation.rules import RULES
 from align_keras.curation.stages import fingerprint
 from align_keras.curation.storage import Storage
+from align_keras.io.optional import require
 
 # Rules that no configuration names.
 ALWAYS = ("unusable", "repeated_ids")

@@ -2,13 +2,13 @@
 
 from align_keras.curation.config import Rule
 from align_keras.curation.config import load_config
-from align_keras.curation.extras import require
 from align_keras.curation.ingest import rows_schema
 from align_keras.curation.rule_parts import union
 from align_keras.curation.run import combine
 from align_keras.curation.run import drop
 from align_keras.curation.run import further_columns
 from align_keras.curation.run import sees_remaining
+from align_keras.io.optional import require
 
 
 def print_sql(config, dialect="bigquery"):

@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 
-from align_keras.curation.extras import require
+from align_keras.io.optional import require
 
 # The directory may be the user's own: nothing else there is touched.
 _OURS = re.compile(r"\w.*-[0-9a-f]{16}\.[0-9a-f]{8}\.unfinished")

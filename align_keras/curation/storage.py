@@ -7,8 +7,8 @@ import posixpath
 import shutil
 from pathlib import Path
 
-from align_keras.curation.extras import require
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.io.optional import require
 
 # Inputs may lie there.
 OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "az")

@@ -8,7 +8,7 @@ from align_keras.curation import readers
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import read_strings
 from align_keras.curation.storage import kept_folder
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 # The paper: 100k wordpieces, and 250k for the multilingual model.
 SIZE = 100_000

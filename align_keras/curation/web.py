@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 from urllib.parse import urlsplit
 
 from align_keras.curation import readers
-from align_keras.curation.extras import require
+from align_keras.io.optional import require
 
 # A page beyond this is cut; so large a one is hardly written by hand.
 MAX_PAGE_BYTES = 8 * 2**20

@@ -17,7 +17,7 @@ from align_keras.data import sources
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
-from align_keras.files import atomic_directory
+from align_keras.io.atomic import atomic_directory
 from align_keras.preprocessing.decode import TooManyPixels
 from align_keras.preprocessing.decode import decode_and_describe
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from align_keras.evaluation.claim import claim
+from align_keras.embedding.embedder import load_embedder
 from align_keras.evaluation.compare import compare_results
-from align_keras.evaluation.embedder import load_embedder
 from align_keras.evaluation.fewer_negatives import FewerNegatives
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.runner import measure_retrieval
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.io.claims import claim
 
 TOP = ("base", "runs", "grid", "encoders", "recipe", "overrides", "data")
 COLUMNS = ("image_to_text_recall@1", "text_to_image_recall@1")
@@ -259,7 +259,7 @@ def build_variant(variant, encoders, vocabulary_size):
 def _prepare_data(data, workdir):
     """Return the training source and the evaluation records."""
     from align_keras.data import pack
-    from align_keras.data.scenes import write_scenes
+    from align_keras.quickstart.scenes import write_scenes
 
     if "scenes" not in data:
         for name in ("pictures", "captions", "evaluation"):

@@ -5,13 +5,13 @@ from functools import partial
 
 import numpy as np
 
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.streams import embed_readable
+from align_keras.embedding.streams import embed_texts
 from align_keras.evaluation import cxc
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
-from align_keras.evaluation.embed import embed_readable
-from align_keras.evaluation.embed import embed_texts
-from align_keras.evaluation.embedder import as_embedder
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.evaluation.retrieval import KS

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from align_keras.classes import check_templates
 from align_keras.data.sources import PICTURE_SUFFIXES
 from align_keras.data.sources import read_captions
-from align_keras.prompts import check_templates
 
 # What the literature takes of a picture's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5

@@ -11,7 +11,6 @@ import numpy as np
 from keras import ops
 
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.claim import claim
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import label_ranks
 from align_keras.evaluation.classification import useful_depths
@@ -21,7 +20,8 @@ from align_keras.evaluation.finetune_data import test_batches
 from align_keras.evaluation.finetune_data import training_batches
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
 from align_keras.evaluation.results import summarize
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.io.claims import claim
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output

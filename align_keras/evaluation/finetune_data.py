@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from align_keras.embedding.embedder import read_pixels
+from align_keras.embedding.streams import names_digest
 from align_keras.evaluation.datasets import DataSet
-from align_keras.evaluation.embed import ahead
-from align_keras.evaluation.embed import names_digest
-from align_keras.evaluation.embedder import read_pixels
+from align_keras.io.threads import map_ahead
 from align_keras.preprocessing.decode import decode_in_graph
 
 logger = logging.getLogger("align_keras")
@@ -61,7 +61,7 @@ def check_pictures(data):
         return key, label, None
 
     keys, labels, readable = [], [], []
-    for key, label, error in ahead(check, data.examples()):
+    for key, label, error in map_ahead(check, data.examples()):
         readable.append(error is None)
         if error is not None:
             logger.warning("Picture %s is left out: %s", key, error)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from align_keras import vectors
+from align_keras.embedding import scores as vectors
+from align_keras.embedding.scores import as_vectors
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.ranks import row_lengths
 from align_keras.evaluation.ranks import score_margins
 from align_keras.evaluation.retrieval import check_ks
-from align_keras.vectors import as_vectors
 
 # Queries and neighbours in one product.
 _QUERIES = 4096

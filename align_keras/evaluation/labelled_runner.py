@@ -6,15 +6,17 @@ from functools import partial
 
 import numpy as np
 
+from align_keras.classes import check_templates
+from align_keras.classes import class_vectors
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.streams import embed_data_set
+from align_keras.embedding.streams import embed_texts
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
 from align_keras.evaluation.classification import label_ranks
 from align_keras.evaluation.classification import useful_depths
-from align_keras.evaluation.embed import embed_data_set
-from align_keras.evaluation.embed import embed_texts
-from align_keras.evaluation.embedder import as_embedder
 from align_keras.evaluation.knn import knn_hits
 from align_keras.evaluation.knn import nearest_neighbours
 from align_keras.evaluation.linear_probe import fit_logistic
@@ -24,8 +26,6 @@ from align_keras.evaluation.linear_probe import sweep_decay
 from align_keras.evaluation.results import summarize
 from align_keras.evaluation.retrieval import check_ks
 from align_keras.evaluation.templates import TEMPLATES
-from align_keras.prompts import check_templates
-from align_keras.prompts import class_vectors
 
 
 def measure_zero_shot(

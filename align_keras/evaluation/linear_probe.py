@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from align_keras.embedding.scores import as_vectors
 from align_keras.evaluation.classification import check_labels
-from align_keras.vectors import as_vectors
 
 # The closed set of weight decays that the sweep may choose from.
 DECAYS = tuple(np.logspace(-6, 2, 97).tolist())

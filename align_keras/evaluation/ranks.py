@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from align_keras import vectors
-from align_keras.vectors import as_vectors
-from align_keras.vectors import exact_scores
+from align_keras.embedding import scores as vectors
+from align_keras.embedding.scores import as_vectors
+from align_keras.embedding.scores import exact_scores
 
 # Rows and columns of one product, beyond which it gets no faster.
 _ROWS, _COLUMNS = 1024, 4096

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from align_keras.evaluation.paper import paper_rows_of
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 # Figures that are neither shares nor correlations.
 _RANKS = "_median_rank"

@@ -9,7 +9,7 @@ import numpy as np
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.bootstrap import resample
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 
 class Result(dict):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.streams import embed_data_set
+from align_keras.embedding.streams import embed_texts
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.embed import embed_data_set
-from align_keras.evaluation.embed import embed_texts
-from align_keras.evaluation.embedder import Embedder
-from align_keras.evaluation.embedder import as_embedder
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.results import summarize
 from align_keras.evaluation.retrieval import KS

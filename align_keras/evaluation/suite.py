@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.embedder import load_embedder
+from align_keras.embedding.streams import file_name
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.cxc_runner import measure_cxc
-from align_keras.evaluation.embed import file_name
-from align_keras.evaluation.embedder import Embedder
-from align_keras.evaluation.embedder import as_embedder
-from align_keras.evaluation.embedder import load_embedder
 from align_keras.evaluation.labelled_runner import measure_knn
 from align_keras.evaluation.labelled_runner import measure_linear_probe
 from align_keras.evaluation.labelled_runner import measure_zero_shot

@@ -17,13 +17,13 @@ from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.bootstrap import resample
-from align_keras.evaluation.claim import claim
 from align_keras.evaluation.finetune import finetune_classifier
 from align_keras.evaluation.finetune import weights_digest
 from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.evaluation.results import Result
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
+from align_keras.io.claims import claim
 
 TRAIN, VALIDATION = 800, 200
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.files import atomic_directory
 from align_keras.interop import huggingface_processor
-from align_keras.interop.checkpoint import Checkpoint
-from align_keras.interop.checkpoint import require_numbers
-from align_keras.interop.checkpoint import require_values
 from align_keras.interop.efficientnet import torch_efficientnet_links
+from align_keras.interop.foreign_weights import ForeignWeights
+from align_keras.interop.foreign_weights import require_numbers
+from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.huggingface_bert import ACTIVATIONS
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
@@ -21,6 +20,7 @@ from align_keras.interop.links import torch_links
 from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.interop.safetensors_file import write_safetensors
+from align_keras.io.atomic import atomic_directory
 from align_keras.models import AlignDualEncoder
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
@@ -58,7 +58,7 @@ _UNUSED = re.compile(
 )
 
 
-class HuggingFaceAlign(Checkpoint):
+class HuggingFaceAlign(ForeignWeights):
     """A directory of an `AlignModel`, for an `AlignDualEncoder`.
 
     The temperature is learned as it is (`temperature_form="raw"`), as these

@@ -4,16 +4,17 @@ import numpy as np
 import yaml
 
 from align_keras.interop import huggingface_processor
-from align_keras.interop.checkpoint import Checkpoint
-from align_keras.interop.checkpoint import require_values
 from align_keras.interop.efficientnet import coefficients
 from align_keras.interop.efficientnet import parts
+from align_keras.interop.foreign_weights import ForeignWeights
+from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import copy_layers
 from align_keras.interop.tensorflow_checkpoint import find_prefix
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
+from align_keras.preprocessing import AlignImageConverter
 
 # Where a checkpoint of theirs keeps the network, outermost name first.
 _EFFICIENTNET_PLACES = (
@@ -31,7 +32,7 @@ _STD = (0.229, 0.224, 0.225)
 # === EfficientNet ===
 
 
-class ModelGardenEfficientNet(Checkpoint):
+class ModelGardenEfficientNet(ForeignWeights):
     """A directory with params.yaml and a checkpoint of `official.vision`."""
 
     model_class = EfficientNetBackbone
@@ -61,8 +62,6 @@ class ModelGardenEfficientNet(Checkpoint):
         return ["image_converter"]
 
     def image_converter(self, **kwargs):
-        from align_keras.preprocessing import AlignImageConverter
-
         mean, std = np.asarray(_MEAN), np.asarray(_STD)
         return AlignImageConverter(
             **{
@@ -165,7 +164,7 @@ def _copy_efficientnet(theirs, ours, source):
 # === BERT ===
 
 
-class ModelGardenBert(Checkpoint):
+class ModelGardenBert(ForeignWeights):
     """A directory with bert_config.json, a TensorFlow 2 checkpoint, vocab.txt.
 
     The layout of the Model Garden's BERT downloads.

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -1,6 +1,6 @@
 """Plans as pictures."""
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.planning.report import GIB
 from align_keras.planning.report import MEMORY
 from align_keras.planning.report import common_time

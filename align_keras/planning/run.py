@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.planning import plots
 from align_keras.planning import report
 from align_keras.planning.chips import parse_topology

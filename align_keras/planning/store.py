@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 import align_keras
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.models import presets
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.plan import plan
@@ -78,9 +78,10 @@ def _digest(model, recipe, topology, batch_per_core, **options):
         for name in list(options)
         if name not in ("vocabulary_size", "shard_optimizer")
     }
-    path = Path(presets.find_preset(model)) / "config.json"
+    preset = presets.find_preset(model)
+    local = "://" not in preset
     asked = {
-        "model": [model, path.read_text() if path.is_file() else None],
+        "model": [model, presets.load_config(preset) if local else None],
         "recipe": dataclasses.asdict(load_recipe(recipe, **fields)),
         "topology": topology,
         "batch_per_core": batch_per_core,

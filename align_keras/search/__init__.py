@@ -1,6 +1,5 @@
 """Search over embedded pictures."""
 
-from align_keras.search.embedding import embed
 from align_keras.search.exact import top_k
 from align_keras.search.index import Index
 from align_keras.search.index import build_index
@@ -16,7 +15,6 @@ __all__ = [
     "combine",
     "compose_query",
     "draw_results",
-    "embed",
     "search",
     "top_k",
     "write_index",

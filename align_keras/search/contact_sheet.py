@@ -9,7 +9,7 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 PAPER = (250, 249, 246)
 INK = (42, 46, 54)

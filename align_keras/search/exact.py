@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from align_keras import vectors as scoring
-from align_keras.vectors import as_vectors
-from align_keras.vectors import exact_scores
+from align_keras.embedding import scores as scoring
+from align_keras.embedding.scores import as_vectors
+from align_keras.embedding.scores import exact_scores
 
 _ROUNDING = 2.0**-24
 

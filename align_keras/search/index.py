@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from align_keras import __version__
-from align_keras.evaluation.embedder import fingerprint_of
-from align_keras.files import atomic_directory
-from align_keras.prompts import check_templates
+from align_keras.classes import check_templates
+from align_keras.embedding.embed_files import METADATA
+from align_keras.embedding.embed_files import require_pyarrow
+from align_keras.embedding.embed_files import unit_rows
+from align_keras.embedding.embedder import fingerprint_of
+from align_keras.embedding.scores import as_vectors
+from align_keras.embedding.search_model import load_search_model
+from align_keras.embedding.search_model import model_path
+from align_keras.io.atomic import atomic_directory
 from align_keras.search.columns import Column
 from align_keras.search.columns import ColumnWriter
-from align_keras.search.embedding import METADATA
-from align_keras.search.embedding import require_pyarrow
-from align_keras.search.embedding import unit_rows
 from align_keras.search.exact import check_k
 from align_keras.search.exact import nearest
-from align_keras.search.model import load_search_model
-from align_keras.search.model import model_path
-from align_keras.vectors import as_vectors
 
 FORMAT = "align_keras index"
 VERSION = 1
@@ -59,7 +59,7 @@ def build_index(
         labels: list of strings. Classes that the web page tells apart in a
             picture. Defaults to none.
         templates: list of strings with `{}` where the name of a class goes;
-            see `align_keras.prompts.class_vectors`. Defaults to the name
+            see `align_keras.classes.class_vectors`. Defaults to the name
             alone.
         qdrant: string. The URL of a Qdrant server, for that kind alone.
             Defaults to `None`, the embedded form inside the index.
@@ -417,7 +417,7 @@ class Index:
                 `None`, the one in the index.
 
         Returns:
-            An `align_keras.search.model.SearchModel`.
+            An `align_keras.embedding.search_model.SearchModel`.
 
         Raises:
             ValueError: it is not the model that embedded the vectors.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from align_keras.vectors import as_vectors
+from align_keras.embedding.scores import as_vectors
 
 # The weights that the paper found best (section 7, its footnote on image and
 # text queries).

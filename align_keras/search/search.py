@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from align_keras.embedding.embed_files import MAX_PIXELS
+from align_keras.embedding.embed_files import unit_rows
 from align_keras.preprocessing.decode import decode_with_pillow
-from align_keras.search.embedding import MAX_PIXELS
-from align_keras.search.embedding import unit_rows
 from align_keras.search.index import Index
 from align_keras.search.query import IMAGE_WEIGHT
 from align_keras.search.query import TEXT_WEIGHT

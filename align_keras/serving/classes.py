@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from align_keras import prompts
+from align_keras import classes as prompts
 
 # Texts in one call of the text tower.
 _BATCH_SIZE = 256

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from align_keras.files import atomic_directory
+from align_keras.io.atomic import atomic_directory
 from align_keras.serving.classes import class_vectors
 from align_keras.serving.pictures import read_pictures
 from align_keras.serving.towers import at_precision

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 
-from align_keras.files import atomic_directory
+from align_keras.io.atomic import atomic_directory
 from align_keras.serving.export import require_preprocessor
 from align_keras.serving.towers import computing_dtypes
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 # Where TensorFlow Serving looks for them, inside of a SavedModel.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"

@@ -1,5 +1,7 @@
 """From a recipe to a compiled model."""
 
+import logging
+
 import keras
 
 from align_keras import optimizers
@@ -15,6 +17,8 @@ from align_keras.training.freezing import freeze_statistics
 from align_keras.training.known_towers import copy_weights
 from align_keras.training.known_towers import fit_to_preset
 from align_keras.training.layer_decay import rate_multipliers
+
+logger = logging.getLogger("align_keras")
 
 # Where training with the sigmoid loss starts, as its authors chose.
 INITIAL_BIAS = -10.0
@@ -74,7 +78,10 @@ def build_network(
                 towers or {},
             )
         else:
-            _refuse_fields(recipe, ("batch_norm", "initial_temperature"))
+            _refuse_fields(
+                recipe,
+                ("batch_norm", "initial_temperature", *_OF_FRESH_TOWERS),
+            )
             built = model(vocabulary_size)
         hold_still(built, recipe)
     finally:
@@ -126,9 +133,40 @@ def _refuse_fields(recipe, names):
             )
 
 
+# Fields that say how fresh towers are made, and the argument that they set.
+_OF_FRESH_TOWERS = {
+    "text_pooling": (None, "text_pooling"),
+    "text_dropout": ("text_encoder", "dropout"),
+    "drop_connect": ("image_encoder", "dropout"),
+}
+
+
+def _fresh_towers(recipe, path):
+    """Return arguments of the model that the recipe has for fresh towers."""
+    given = {
+        name: getattr(recipe, name)
+        for name in _OF_FRESH_TOWERS
+        if getattr(recipe, name) is not None
+    }
+    overrides = {"text_encoder": {}, "image_encoder": {}}
+    if not presets.has_weights(path):
+        for name, value in given.items():
+            tower, argument = _OF_FRESH_TOWERS[name]
+            target = overrides if tower is None else overrides[tower]
+            target[argument] = value
+    elif given:
+        logger.info(
+            "The towers of `%s` are trained, and keep their pooling and "
+            "dropout: the fields %s of the recipe are for fresh ones.",
+            path,
+            ", ".join(given),
+        )
+    return overrides
+
+
 def _from_preset(preset, recipe, size, replicas, load_weights, towers):
-    overrides = {"image_encoder": {}, "text_encoder": {}}
     path = presets.find_preset(preset)
+    overrides = _fresh_towers(recipe, path)
     if size is not None and not presets.has_weights(path):
         overrides["text_encoder"]["vocabulary_size"] = size
     known = {}
@@ -138,8 +176,8 @@ def _from_preset(preset, recipe, size, replicas, load_weights, towers):
     batch_norm = _batch_norm(recipe, replicas, _has_local_statistics(path))
     if batch_norm is not None:
         overrides["image_encoder"]["batch_norm"] = batch_norm
-    overrides = {name: value for name, value in overrides.items() if value}
     overrides |= _head(recipe, _has_bias(path), towers)
+    overrides = {k: value for k, value in overrides.items() if value != {}}
     model = AlignDualEncoder.from_preset(preset, load_weights, **overrides)
     for kind, tower in known.items():
         copy_weights(tower, getattr(model, f"{kind}_encoder"))
@@ -153,20 +191,36 @@ def _from_preset(preset, recipe, size, replicas, load_weights, towers):
 
 def _from_towers(towers, recipe, size, replicas, load_weights):
     """Make a pair of known towers, as they are."""
-    batch_norm = None
-    if towers["image"].class_name.startswith("EfficientNet"):
-        batch_norm = _batch_norm(recipe, replicas, True)
-    else:
-        _refuse_fields(recipe, ("batch_norm",))
-    options = {} if batch_norm is None else {"batch_norm": batch_norm}
-    model = AlignDualEncoder(
-        towers["image"].open(load_weights, **options),
-        towers["text"].open(load_weights, **_fresh_table(towers["text"], size)),
-        **_head(recipe, False, towers),
-    )
-    source = towers["text"].source
-    _check_vocabulary(model, f"`{source}`", size)
+    options = {
+        "image": {
+            "batch_norm": _batch_norm(recipe, replicas, True),
+            "dropout": recipe.drop_connect,
+        },
+        "text": {
+            "dropout": recipe.text_dropout,
+            **_fresh_table(towers["text"], size),
+        },
+    }
+    opened = {}
+    for kind, tower in towers.items():
+        given = {k: v for k, v in options[kind].items() if v is not None}
+        if not tower.is_ours():
+            _refuse_fields(recipe, _OF_TOWERS[kind])
+            given = {}
+        opened[kind] = tower.open(load_weights, **given)
+    head = _head(recipe, False, towers)
+    if recipe.text_pooling is not None:
+        head = {"text_pooling": recipe.text_pooling, **head}
+    model = AlignDualEncoder(opened["image"], opened["text"], **head)
+    _check_vocabulary(model, f"`{towers['text'].source}`", size)
     return model
+
+
+# Fields of a recipe that change a tower of a class of ours.
+_OF_TOWERS = {
+    "image": ("batch_norm", "drop_connect"),
+    "text": ("text_dropout",),
+}
 
 
 def _fresh_table(tower, size):
@@ -198,7 +252,7 @@ def _head(recipe, has_bias, towers):
 
 
 def _has_local_statistics(path):
-    if presets.foreign_checkpoint(path) is not None:
+    if presets.foreign_weights(path) is not None:
         # Other libraries know no other kind.
         return True
     tower = presets.load_config(path)["config"]["image_encoder"]["config"]
@@ -206,7 +260,7 @@ def _has_local_statistics(path):
 
 
 def _has_bias(path):
-    if presets.foreign_checkpoint(path) is not None:
+    if presets.foreign_weights(path) is not None:
         return False
     return presets.load_config(path)["config"].get("initial_bias") is not None
 

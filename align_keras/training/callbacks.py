@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.training.ema import averaged_weights
 
 # Seconds, about, within which several workers notice that one has to leave.

@@ -12,7 +12,7 @@ import keras
 import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.models.lora import lora_variables
 from align_keras.models.lora import without_lora
 
@@ -117,7 +117,8 @@ class Checkpoints:
         path = self.directory / f"step-{step:09d}"
         try:
             self._require_room(model)
-            with atomic_file(_weights(path)) as temporary:
+            # Keras chooses the format by the suffix.
+            with atomic_file(_weights(path), ".weights.h5") as temporary:
                 with without_lora(model):
                     model.save_weights(temporary, overwrite=True)
                 _append_lora(temporary, model)

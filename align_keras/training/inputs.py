@@ -11,7 +11,7 @@ from align_keras.data import record_counts
 from align_keras.data import records_of_step
 from align_keras.data.pack import HELD_OUT
 from align_keras.data.records import find_shards
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 

@@ -6,6 +6,7 @@ import json
 import keras
 import keras_hub
 
+from align_keras import models
 from align_keras.models import presets
 from align_keras.models.towers import declared
 
@@ -37,7 +38,7 @@ class KnownTower:
     Args:
         source: string. Whatever `from_preset` of a tower opens: the name of a
             shipped tower, a preset directory, a directory of another library
-            (docs/checkpoints.md), or a handle such as
+            (docs/foreign_weights.md), or a handle such as
             `"hf://google-bert/bert-base-uncased"`.
         kind: string. `"image"` or `"text"`.
     """
@@ -53,10 +54,14 @@ class KnownTower:
     @property
     def class_name(self):
         """The name of the class that it becomes."""
-        checkpoint = presets.foreign_checkpoint(self.path)
-        if checkpoint is not None:
-            return checkpoint.model_class.__name__
+        foreign = presets.foreign_weights(self.path)
+        if foreign is not None:
+            return foreign.model_class.__name__
         return presets.load_config(self.path)["class_name"]
+
+    def is_ours(self):
+        """Whether it becomes a class of this package."""
+        return hasattr(models, self.class_name)
 
     def has_weights(self):
         """Whether it is more than an architecture."""
@@ -80,17 +85,12 @@ class KnownTower:
                 f"`{self.kind}_weights` must be those of one tower, and "
                 f"{self.source!r} holds a whole pair: give it as the preset."
             )
-        checkpoint = presets.foreign_checkpoint(self.path)
-        if checkpoint is not None:
-            cls = checkpoint.model_class
-            tower = checkpoint.load(cls, load_weights, **kwargs)
+        foreign = presets.foreign_weights(self.path)
+        if foreign is not None:
+            cls = foreign.model_class
+            tower = foreign.load(cls, load_weights, **kwargs)
         else:
-            tower = keras_hub.models.Backbone.from_preset(
-                self.path,
-                load_weights=load_weights and self.has_weights(),
-                dtype=keras.config.dtype_policy(),
-                **kwargs,
-            )
+            tower = self._from_keras(load_weights, **kwargs)
         inputs = declared(tower, "input")
         takes_text = isinstance(inputs, dict) and "token_ids" in inputs
         if takes_text != (self.kind == "text"):
@@ -100,6 +100,18 @@ class KnownTower:
                 f"`{type(tower).__name__}`."
             )
         return tower
+
+    def _from_keras(self, load_weights, **kwargs):
+        if presets.is_shipped(self.path):
+            config = presets.load_config(self.path)
+            config["config"].update(kwargs)
+            return keras.saving.deserialize_keras_object(config)
+        return keras_hub.models.Backbone.from_preset(
+            self.path,
+            load_weights=load_weights and self.has_weights(),
+            dtype=keras.config.dtype_policy(),
+            **kwargs,
+        )
 
     def tokenizer(self):
         """Return its `AlignTokenizer`, or `None` where it has none."""
@@ -114,10 +126,10 @@ class KnownTower:
         return self._part("image_converter", AlignImageConverter)
 
     def _part(self, name, cls):
-        checkpoint = presets.foreign_checkpoint(self.path)
-        if checkpoint is not None:
-            has = name in checkpoint.parts()
-            return getattr(checkpoint, name)() if has else None
+        foreign = presets.foreign_weights(self.path)
+        if foreign is not None:
+            has = name in foreign.parts()
+            return getattr(foreign, name)() if has else None
         if presets.preset_file(self.path, f"{name}.json") is None:
             return None
         return cls.from_preset(self.path)
@@ -184,9 +196,9 @@ def fit_to_preset(tower, known, preset):
             f"`{config['class_name']}`. {advice}"
         )
     differences = [
-        f"{size}={found[size]!r}, not {config['config'][size]!r}"
+        f"{size}={found[size]!r}, not {config['config'].get(size)!r}"
         for size in SIZES
-        if size in found and found[size] != config["config"][size]
+        if size in found and found[size] != config["config"].get(size)
     ]
     if differences:
         raise ValueError(

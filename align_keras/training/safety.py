@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from align_keras.files import atomic_file
+from align_keras.io.atomic import atomic_file
 
 # Records that an error names; a file lists them all.
 SHOWN = 12

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import keras
 
+from align_keras import registry
 from align_keras.data import skipped
-from align_keras.files import atomic_file
-from align_keras.files import remove_leftovers
+from align_keras.io.atomic import atomic_file
+from align_keras.io.atomic import remove_leftovers
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -36,8 +37,6 @@ from align_keras.training.strategies import worker_of
 # Images below which fresh towers are mostly limited by the words and shapes
 # that they have never seen.
 FEW = 100_000
-# What a run writes into its working directory, whole or not at all.
-WRITTEN = ("model", "packed*", "saved_model", "*.json", "*.jsonl", "*.txt")
 
 
 def train(
@@ -410,8 +409,8 @@ def _report_recall(metrics, say):
 
 def _claim(workdir, asked, step):
     """Write down what the directory is for, or check that it still holds."""
-    remove_leftovers(workdir, WRITTEN)
-    remove_leftovers(workdir / "checkpoints", ["step-*"])
+    remove_leftovers(workdir)
+    remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
@@ -435,8 +434,7 @@ def _evaluation(evaluate, data, say):
     if data is None:
         return None
     if evaluate is None:
-        # Evaluation stands a floor above; only this default reaches up.
-        from align_keras.evaluation import evaluate_retrieval
+        evaluate_retrieval = registry.find("evaluate_retrieval")
 
         def evaluate(model, data):
             return evaluate_retrieval(model, data, progress=False)

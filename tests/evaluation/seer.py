@@ -6,7 +6,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from align_keras.evaluation import Embedder
+from align_keras.embedding import Embedder
 
 COLORS = {"red": (230, 20, 30), "green": (20, 200, 40), "blue": (10, 40, 240)}
 

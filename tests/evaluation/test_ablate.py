@@ -116,7 +116,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     ):
         plan.write_text(PLAN.replace(old, new))
         assert main(command) == 2
-        assert f"another `{field}`" in capsys.readouterr().err
+        assert f" with {field}=" in capsys.readouterr().err
 
 
 def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):

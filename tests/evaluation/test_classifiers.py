@@ -6,13 +6,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neighbors import NearestNeighbors
 
-from align_keras import vectors
+from align_keras.classes import class_vectors
+from align_keras.embedding import scores as vectors
 from align_keras.evaluation import linear_probe
 from align_keras.evaluation.classification import classification_figures
 from align_keras.evaluation.classification import classification_outcomes
 from align_keras.evaluation.knn import knn_hits
 from align_keras.evaluation.knn import nearest_neighbours
-from align_keras.prompts import class_vectors
 
 
 def unit(rng, *shape):

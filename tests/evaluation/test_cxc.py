@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from align_keras.embedding.scores import exact_scores
 from align_keras.evaluation import cxc
-from align_keras.vectors import exact_scores
 
 SPLITS = ("val", "test")
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from align_keras import vectors
+from align_keras.embedding import scores as vectors
 from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.retrieval import retrieval_figures
 from align_keras.evaluation.retrieval import retrieval_metrics

@@ -11,9 +11,9 @@ from PIL import Image
 from seer import Seer
 from seer import write_root
 
-from align_keras.evaluation import Embedder
+from align_keras.embedding import Embedder
+from align_keras.embedding import streams as embed
 from align_keras.evaluation import datasets
-from align_keras.evaluation import embed
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.cxc_runner import measure_cxc
 from align_keras.evaluation.labelled_runner import measure_knn

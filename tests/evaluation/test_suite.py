@@ -9,7 +9,7 @@ from seer import Seer
 from seer import write_root
 
 from align_keras.cli import main
-from align_keras.evaluation import Embedder
+from align_keras.embedding import Embedder
 from align_keras.evaluation import datasets
 from align_keras.evaluation import suite
 from align_keras.evaluation.results import Result

@@ -14,10 +14,10 @@ from tiny_align import many_scans
 from tiny_align import picture_file
 
 from align_keras.cli import main
+from align_keras.embedding.search_model import load_search_model
 from align_keras.search import Index
 from align_keras.search import search
 from align_keras.search import write_index
-from align_keras.search.model import load_search_model
 from align_keras.search.search import classify
 from align_keras.search.web.app import _Handlers
 from align_keras.search.web.app import make_app

@@ -65,8 +65,8 @@ ON_JAX = """
 import sys
 import numpy as np
 from align_keras import AlignDualEncoder
-from align_keras.evaluation import embed_images
-from align_keras.evaluation import embed_texts
+from align_keras.embedding import embed_images
+from align_keras.embedding import embed_texts
 
 folder = sys.argv[1]
 inputs = np.load(f"{folder}/inputs.npz", allow_pickle=True)

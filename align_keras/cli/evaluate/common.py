@@ -139,7 +139,7 @@ def refuse(option, reason):
 
 
 def embedder(args):
-    from align_keras.evaluation import load_embedder
+    from align_keras.embedding import load_embedder
 
     return load_embedder(args.model)
 
@@ -153,7 +153,7 @@ def loader(args):
 
 def identity(args):
     """Return what tells the model from others: its files, or its handle."""
-    from align_keras.evaluation.embedder import fingerprint_of
+    from align_keras.embedding.embedder import fingerprint_of
 
     return fingerprint_of(Path(args.model)) or args.model
 

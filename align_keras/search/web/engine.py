@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from align_keras.prompts import class_vectors
+from align_keras.classes import class_vectors
 from align_keras.search.query import combine
 from align_keras.search.search import classify
 from align_keras.search.search import embed_picture

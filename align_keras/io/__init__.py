@@ -1,0 +1,1 @@
+"""What every stage shares: files, locks, fingerprints, progress, packages."""

@@ -1,0 +1,50 @@
+"""Digests that tell whether two inputs are the same."""
+
+import hashlib
+import json
+from pathlib import Path
+
+# Hexadecimal digits of a fingerprint: 64 bits tell all inputs of one user
+# apart. What protects a file from damage keeps all 64 digits.
+LENGTH = 16
+
+
+def fingerprint(*parts: object) -> str:
+    """Return the fingerprint of JSON values.
+
+    Args:
+        *parts: JSON values, and whatever `str` tells apart, such as paths.
+
+    Returns:
+        string of 16 hexadecimal digits. Equal for equal parts, whatever the
+        order of a dict.
+    """
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 digest of a file, in 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def directory_fingerprint(path: str | Path) -> str | None:
+    """Return the fingerprint of all files of a directory and their names.
+
+    Args:
+        path: string or `pathlib.Path`.
+
+    Returns:
+        string of 16 hexadecimal digits, or `None` for what is not a
+        directory, such as the name of a preset.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(file.relative_to(path).as_posix().encode())
+            digest.update(bytes.fromhex(file_digest(file)))
+    return digest.hexdigest()[:LENGTH]

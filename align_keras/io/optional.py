@@ -1,0 +1,68 @@
+"""Optional packages, imported when they are first used."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+
+class OptionalModule:
+    """A module of an optional package, which is imported at its first use.
+
+    Files name what they need once, at their top, and still import where it is
+    not installed.
+
+    Args:
+        name: string. The module, such as `"pyarrow.parquet"`.
+        extra: string. The extra of this package that installs it.
+
+    Raises:
+        ImportError: An attribute is asked for and the package is not
+            installed; the message names the extra.
+
+    Example:
+
+    ```python
+    parquet = OptionalModule("pyarrow.parquet", extra="parquet")
+
+    def read(path):
+        return parquet.read_table(path)
+    ```
+    """
+
+    def __init__(self, name: str, extra: str):
+        self._name, self._extra = name, extra
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Special names are asked for by `copy`, `pickle` and `inspect`.
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        value = getattr(require(self._name, self._extra), attribute)
+        # The next use does not come here.
+        self.__dict__[attribute] = value
+        return value
+
+    def __repr__(self):
+        return f"OptionalModule({self._name!r}, extra={self._extra!r})"
+
+
+def require(name: str, extra: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Args:
+        name: string. The module.
+        extra: string. The extra of this package that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: It is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ImportError(
+            f"This needs the package `{package}`: pip install "
+            f'"align-keras[{extra}]" ({error}).'
+        ) from error

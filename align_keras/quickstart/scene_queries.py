@@ -1,0 +1,111 @@
+"""Questions about drawn scenes whose answers are known."""
+
+import collections
+from typing import NamedTuple
+
+from align_keras.quickstart.scene_captions import BACKGROUNDS
+from align_keras.quickstart.scene_captions import describe
+from align_keras.quickstart.scenes import HELD_OUT_ARRANGEMENTS
+from align_keras.quickstart.scenes import HELD_OUT_PAIRS
+
+
+class Question(NamedTuple):
+    """Words, a picture to start from or none, and the right answers.
+
+    `start` and `answers` are indices of scenes; `kind` names what is asked.
+    """
+
+    kind: str
+    text: str
+    answers: frozenset
+    start: int | None = None
+    minus_text: str | None = None
+
+
+def ask_by_words(scenes):
+    """Asks for scenes in words: complete ones, and parts of them.
+
+    Args:
+        scenes: list of `Scene`, all different.
+
+    Returns:
+        A list of `Question`: the complete description of a scene of each
+        relation, then the held-out arrangement and the held-out pair of color
+        and shape that most scenes show.
+    """
+    questions = []
+    for relation in ("above", "inside"):
+        for index, scene in enumerate(scenes):
+            if scene.relation == relation:
+                answers = frozenset({index})
+                questions.append(Question("words", describe(scene), answers))
+                break
+    arrangements = collections.defaultdict(set)
+    pairs = collections.defaultdict(set)
+    for index, scene in enumerate(scenes):
+        shapes = tuple(thing.shape for thing in scene.things)
+        arrangements[(scene.relation, *shapes)].add(index)
+        for thing in scene.things:
+            pairs[thing.color, thing.shape].add(index)
+    found = _most_shown(arrangements, HELD_OUT_ARRANGEMENTS)
+    if found:
+        (relation, first, second), answers = found
+        text = f"a {first} {relation} a {second}"
+        questions.append(Question("words", text, answers))
+    found = _most_shown(pairs, HELD_OUT_PAIRS)
+    if found:
+        (color, shape), answers = found
+        article = "an" if color == "orange" else "a"
+        text = f"{article} {color} {shape}"
+        questions.append(Question("words", text, answers))
+    return questions
+
+
+def ask_by_changes(scenes):
+    """Asks for scenes that are like another but for one thing.
+
+    Args:
+        scenes: list of `Scene`, all different.
+
+    Returns:
+        A list of `Question`. Each starts from a scene, adds the word for a
+        color, shape, size or background and takes off the word for what was
+        there; the scenes that differ from the first one in that alone are its
+        answers.
+    """
+    by_rest = collections.defaultdict(list)
+    for index, scene in enumerate(scenes):
+        for kind, rest, words in _without_one(scene):
+            by_rest[kind, rest].append((index, words))
+    changes = collections.defaultdict(set)
+    for (kind, _), members in by_rest.items():
+        for start, old in members:
+            for answer, new in members:
+                if new != old:
+                    changes[start, kind, new, old].add(answer)
+    return [
+        Question(kind, new, frozenset(answers), start, old)
+        for (start, kind, new, old), answers in sorted(changes.items())
+    ]
+
+
+def _without_one(scene):
+    """Yields each value of a scene as kind, everything else, and its words."""
+    tint = f"{BACKGROUNDS[scene.background][0]} background"
+    yield "background", scene._replace(background=None), tint
+    for place, thing in enumerate(scene.things):
+        for kind in ("color", "shape", "size"):
+            blank = thing._replace(**{kind: None})
+            things = list(scene.things)
+            things[place] = blank
+            rest = scene._replace(things=tuple(things))
+            yield kind, rest, getattr(thing, kind)
+
+
+def _most_shown(found, wanted):
+    # Sorted, because the order of a set changes from process to process.
+    known = [key for key in sorted(wanted) if key in found]
+    if not known:
+        return None
+    best = max(known, key=lambda key: len(found[key]))
+    return best, frozenset(found[best])

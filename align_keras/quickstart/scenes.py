@@ -1,0 +1,256 @@
+"""Drawn scenes with captions: a small world on which ALIGN can be tried.
+
+The pictures show one colored shape, or two in a relation, on a tinted ground.
+The captions vary as alt texts do, and a documented share of them is noise.
+Some pairs of color and shape, and some arrangements of two shapes, never occur
+in the training split, neither in pictures nor in captions; every scene of the
+evaluation split holds at least one of them. A model that finds these scenes
+has learned what the words mean, not which phrases go with which pictures.
+
+The relations survive a horizontal flip, because ALIGN flips its training
+pictures: there is no "left of".
+"""
+
+import csv
+import io
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from align_keras.io.atomic import atomic_file
+from align_keras.quickstart.scene_captions import BACKGROUNDS
+from align_keras.quickstart.scene_captions import COLORS
+from align_keras.quickstart.scene_captions import SHAPES
+from align_keras.quickstart.scene_captions import SIZES
+from align_keras.quickstart.scene_captions import alt_text
+from align_keras.quickstart.scene_captions import boilerplate
+from align_keras.quickstart.scene_captions import describe
+from align_keras.quickstart.scene_captions import truncate
+from align_keras.quickstart.scene_images import draw_picture
+
+SPLITS = ("train", "evaluation")
+# Shares of the training captions; the rest is true, if often incomplete.
+NOISE_SHARES = {"wrong": 0.08, "boilerplate": 0.05, "truncated": 0.07}
+HELD_OUT_PAIRS = frozenset(
+    (color, shape)
+    for color, shapes in {
+        "red": ("star", "ring"),
+        "orange": ("heart", "square"),
+        "yellow": ("circle", "cross"),
+        "green": ("moon", "triangle"),
+        "blue": ("heart", "star"),
+        "purple": ("square", "moon"),
+        "pink": ("triangle", "ring"),
+        "black": ("cross", "circle"),
+    }.items()
+    for shape in shapes
+)
+HELD_OUT_ARRANGEMENTS = frozenset(
+    {
+        ("above", "star", "circle"),
+        ("above", "heart", "triangle"),
+        ("above", "square", "moon"),
+        ("above", "ring", "cross"),
+        ("inside", "star", "circle"),
+        ("inside", "heart", "square"),
+        ("inside", "cross", "ring"),
+        ("beside", "heart", "star"),
+        ("beside", "circle", "moon"),
+        ("beside", "ring", "square"),
+    }
+)
+# A cross and a moon have no room inside.
+_OUTER_SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
+
+
+class Thing(NamedTuple):
+    """One colored shape."""
+
+    size: str
+    color: str
+    shape: str
+
+
+class Scene(NamedTuple):
+    """What a picture shows: one thing, or two in a relation, on a ground.
+
+    `things[0]` is the upper or the inner one. Things beside each other have
+    no order and are kept sorted, so that equal scenes are equal tuples.
+    """
+
+    things: tuple
+    relation: str | None
+    background: str
+
+
+def is_held_out(scene):
+    """Says whether a scene holds a combination that training never shows."""
+    if any((t.color, t.shape) in HELD_OUT_PAIRS for t in scene.things):
+        return True
+    shapes = tuple(thing.shape for thing in scene.things)
+    if scene.relation == "beside":
+        shapes = tuple(sorted(shapes))
+    return (scene.relation, *shapes) in HELD_OUT_ARRANGEMENTS
+
+
+def plan_scenes(count, seed=0, split="train"):
+    """Lists the scenes of a split without drawing them.
+
+    Args:
+        count: int. Number of scenes. A longer plan starts with the shorter
+            one.
+        seed: int. Seed of all draws. Defaults to `0`.
+        split: string, `"train"` or `"evaluation"`. Training scenes may
+            repeat; evaluation scenes are all different, and each holds a
+            combination that training never shows. Defaults to `"train"`.
+
+    Returns:
+        A list of `Scene`.
+
+    Raises:
+        ValueError: for an unknown split, or a negative count.
+    """
+    return [scene for scene, _ in _plan(count, seed, split)]
+
+
+def draw_scenes(count, seed=0, split="train"):
+    """Draws scenes and writes their captions.
+
+    Args:
+        count: int. Number of scenes.
+        seed: int. Seed of all draws. Defaults to `0`.
+        split: string, `"train"` or `"evaluation"`, as in `plan_scenes`.
+            Training captions are varied and noisy (`NOISE_SHARES`);
+            evaluation captions are clean and complete. Defaults to `"train"`.
+
+    Yields:
+        Dictionaries of `key` (string), `image` (bytes of a JPEG file, RGB,
+        96 × 96), `captions` (list of one string), `scene` (`Scene`) and
+        `noise` (one of `NOISE_SHARES`, or `None` for a true caption).
+
+    Example:
+
+    ```python
+    for record in draw_scenes(3, seed=1):
+        print(record["key"], record["captions"][0])
+    ```
+    """
+    for index, (scene, rng) in enumerate(_plan(count, seed, split)):
+        noise = None
+        if split == "train":
+            noise, caption = _noisy_caption(scene, rng)
+        else:
+            caption = describe(scene, rng)
+        file = io.BytesIO()
+        draw_picture(scene, rng).save(file, "JPEG", quality=92, subsampling=0)
+        yield {
+            "key": f"{split}-{index:05d}",
+            "image": file.getvalue(),
+            "captions": [caption],
+            "scene": scene,
+            "noise": noise,
+        }
+
+
+def write_scenes(directory, count, seed=0, split="train"):
+    """Writes drawn scenes as a folder of pictures with a caption file.
+
+    The folder is what `align_keras.data.pack` takes: `images/*.jpg` and
+    `captions.csv` with the columns `image` (path relative to the folder) and
+    `caption`.
+
+    Args:
+        directory: path of the folder; made where it is missing.
+        count: int. Number of scenes.
+        seed: int. Seed of all draws. Defaults to `0`.
+        split: string, `"train"` or `"evaluation"`. Defaults to `"train"`.
+
+    Returns:
+        The path of the caption file, which is written last.
+    """
+    directory = pathlib.Path(directory)
+    (directory / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for record in draw_scenes(count, seed, split):
+        name = f"images/{record['key']}.jpg"
+        (directory / name).write_bytes(record["image"])
+        rows += [(name, caption) for caption in record["captions"]]
+    path = directory / "captions.csv"
+    with atomic_file(path) as part:
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("image", "caption"), *rows])
+    return path
+
+
+def _plan(count, seed, split):
+    """Yields each scene with its own generator, whatever the count."""
+    if split not in SPLITS:
+        raise ValueError(
+            f"`split` must be one of {SPLITS}. Received: split={split!r}"
+        )
+    if count < 0:
+        raise ValueError(f"`count` must be >= 0. Received: count={count}")
+    seen = set()
+    for index in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        scene = _sample(rng, split)
+        while split == "evaluation" and scene in seen:
+            scene = _sample(rng, split)
+        seen.add(scene)
+        yield scene, rng
+
+
+def _sample(rng, split):
+    while True:
+        scene = _sample_any(rng)
+        if is_held_out(scene) == (split == "evaluation"):
+            return scene
+
+
+def _sample_any(rng):
+    kind = rng.random()
+    background = _pick(BACKGROUNDS, rng)
+    if kind < 0.25:
+        return Scene((_sample_thing(rng),), None, background)
+    things = _sample_thing(rng), _sample_thing(rng)
+    if kind < 0.5:
+        inner, outer = things
+        outer = Thing("large", outer.color, _pick(_OUTER_SHAPES, rng))
+        while outer.color == inner.color:
+            outer = outer._replace(color=_pick(COLORS, rng))
+        things = inner._replace(size="small"), outer
+        return Scene(things, "inside", background)
+    if kind < 0.8:
+        return Scene(things, "above", background)
+    return Scene(tuple(sorted(things, key=_by_shape)), "beside", background)
+
+
+def _sample_thing(rng):
+    return Thing(_pick(SIZES, rng), _pick(COLORS, rng), _pick(SHAPES, rng))
+
+
+def _by_shape(thing):
+    return thing.shape, thing.color, thing.size
+
+
+def _noisy_caption(scene, rng):
+    draw = rng.random()
+    limits = np.cumsum(list(NOISE_SHARES.values()))
+    place = int(np.searchsorted(limits, draw, side="right"))
+    noise = (*NOISE_SHARES, None)[place]
+    if noise is None:
+        return None, alt_text(scene, rng)
+    if noise == "boilerplate":
+        return noise, boilerplate(rng)
+    if noise == "truncated":
+        return noise, truncate(alt_text(scene, rng), rng)
+    other = scene
+    while set(other.things) & set(scene.things):
+        other = _sample(rng, "train")
+    return noise, alt_text(other, rng)
+
+
+def _pick(options, rng):
+    options = tuple(options)
+    return options[rng.integers(len(options))]
