@@ -27,6 +27,15 @@ RECIPE = Recipe(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _eagerly():
+    """Tracing a step takes longer than running the twelve of a run."""
+    tf = pytest.importorskip("tensorflow")
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Packed pictures, a vocabulary, and a preset with weights."""
