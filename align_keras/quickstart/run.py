@@ -91,7 +91,7 @@ def run_quickstart(
 
     Returns:
         A dict that is also written to `report.json`: `"retrieval"` (that of
-        `align_keras.evaluation.evaluate_retrieval`); `"times_chance"`, the
+        `align_keras.evaluation.measure_retrieval`); `"times_chance"`, the
         lower recall@1 over chance, and `"passed"`, whether that suffices;
         `"changes"`, how often a picture changed by words found the right one;
         `"answers"` of the exported model; `"seconds"`; and `"files"`.
@@ -227,9 +227,9 @@ def _train(workdir, recipe, data, seed, verbose, overrides):
 
 def _measure(model, data, say):
     """Measure retrieval and how many times better than chance it is."""
-    from align_keras.evaluation import evaluate_retrieval
+    from align_keras.evaluation import measure_retrieval
 
-    result = evaluate_retrieval(model, data, progress=False)
+    result = measure_retrieval(model, data, progress=False)
     times = []
     for way, words in (
         ("image_to_text", "caption of a picture"),
