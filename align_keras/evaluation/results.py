@@ -50,7 +50,7 @@ class Result(dict):
         if self.outcomes:
             with atomic_file(outcomes) as temporary:
                 with open(temporary, "wb") as file:
-                    np.savez_compressed(file, **self.outcomes)
+                    np.savez_compressed(file, **dict[str, Any](self.outcomes))
         write_json(path, plain(self))
 
     def to_json(self) -> str:

@@ -92,7 +92,7 @@ def find_largest_batch(
                 "microbatch_size": microbatch,
                 "batch_per_core": best,
                 "at_limit": all(plans.values()) and best is not None,
-                "plan": plans.get(best),
+                "plan": None if best is None else plans[best],
                 "tried": [
                     (batch, found and found["memory"]["total"])
                     for batch, found in sorted(plans.items())
