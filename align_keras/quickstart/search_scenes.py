@@ -18,7 +18,7 @@ from align_keras.quickstart.scenes import Scene
 from align_keras.search import compose_query
 from align_keras.search import top_k
 from align_keras.search import write_index
-from align_keras.search.contact_sheet import Result
+from align_keras.search.contact_sheet import Match
 from align_keras.search.contact_sheet import Row
 from align_keras.search.contact_sheet import contact_sheet
 
@@ -139,7 +139,7 @@ class SceneSearch:
 
     def _row(self, question):
         results = [
-            Result(self.images[index], score, index in question.answers)
+            Match(self.images[index], score, index in question.answers)
             for index, score in zip(*self.find(question, RESULTS), strict=True)
         ]
         start = question.start
