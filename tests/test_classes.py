@@ -57,7 +57,7 @@ def evaluate_zero_shot(file, tmp_path, monkeypatch, capsys):
     command += ["--data", str(tmp_path / "data"), "--classes", str(file)]
     # Our own templates change words that a class of colors has not got.
     monkeypatch.setattr(
-        "align_keras.evaluation.labelled_runner.TEMPLATES", ("{}",)
+        "align_keras.evaluation.zero_shot.TEMPLATES", ("{}",)
     )
     assert main([*command, "--bootstrap", "0"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == 1
