@@ -17,7 +17,7 @@ COMMANDS = {
     "download": "fetch the pictures of kept pairs with img2dataset",
     "vocab": "learn a WordPiece vocabulary from texts",
     "pack": "turn pictures with captions into TFRecord shards",
-    "plan": "tell beforehand whether a run fits, how long it takes, its cost",
+    "plan": "tell whether a run fits, how long it takes and what it costs",
     "train": "train a model, or go on with an interrupted run",
     "average": "average a model with what it was fine-tuned from",
     "evaluate": "measure a model",

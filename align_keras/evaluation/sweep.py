@@ -1,5 +1,6 @@
 """Averages of two models, from all of one to all of the other."""
 
+import logging
 from pathlib import Path
 
 from keras import ops
@@ -12,6 +13,8 @@ from align_keras.io.plots import save_plot
 from align_keras.training.average import average
 from align_keras.training.average import mix_weights
 
+logger = logging.getLogger("align_keras")
+
 WEIGHTS = tuple(number / 10 for number in range(11))
 
 
@@ -22,7 +25,6 @@ def sweep(
     new_data,
     directory,
     weights=WEIGHTS,
-    say=print,
     batch_size=64,
     samples=1000,
 ):
@@ -39,7 +41,6 @@ def sweep(
         directory: string or `pathlib.Path`. Where the files are written.
         weights: sequence of floats from 0 to 1. Shares of the second model.
             Defaults to tenths.
-        say: callable. Takes a message. Defaults to `print`.
         batch_size: int. Images in one call of the network. Defaults to `64`.
         samples: int. Resamples of the intervals. Defaults to `1000`.
 
@@ -69,10 +70,12 @@ def sweep(
                 progress=False,
                 samples=samples,
             )
-        say(
-            f"weight {weight:.2f}: mean recall "
-            f"{row['old']['mean_recall']:.1%} on the old task, "
-            f"{row['new']['mean_recall']:.1%} on the new one"
+        logger.info(
+            "weight %.2f: mean recall %.1f%% on the old task, %.1f%% on the "
+            "new one",
+            weight,
+            100 * row["old"]["mean_recall"],
+            100 * row["new"]["mean_recall"],
         )
         rows.append(row)
     directory = Path(directory)
@@ -81,7 +84,7 @@ def sweep(
     try:
         plot_sweep(rows, directory / "sweep.png")
     except ImportError as error:
-        say(f"There is no plot: {error}")
+        logger.warning("There is no plot: %s", error)
     return rows
 
 
