@@ -56,6 +56,7 @@ lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
 
 # Fails at a link that leads nowhere. Material speaks of its successor.
 docs: $(VENV)/installed-for-tests

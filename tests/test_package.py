@@ -201,7 +201,7 @@ def test_import_chooses_no_backend(tmp_path):
 
 def test_what_lower_floors_call_on_is_there():
     assert registry.names() == [
-        "evaluate_retrieval",
+        "measure_retrieval",
         "export_saved_model",
         "load_preprocessor",
         "open_foreign_weights",

@@ -1,6 +1,8 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
 
@@ -21,9 +23,9 @@ COMMANDS = {
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read weights of another library, or write for one",
-    "embed": "turn pictures into files of vectors",
+    "embed": "turn images into files of vectors",
     "index": "make a directory of vectors that can be searched",
-    "search": "find pictures by words, by a picture, or by both",
+    "search": "find images by words, by an image, or by both",
     "serve": "search on a web page",
 }
 
@@ -55,7 +57,8 @@ def main(arguments=None):
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return options.run(options) or 0
+        with _messages_shown(quiet=getattr(options, "json", False)):
+            return options.run(options) or 0
     except _expected_errors() as error:
         # Keras and TensorFlow write paragraphs.
         reason = " ".join(str(error).split())
@@ -64,6 +67,28 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("align-keras: interrupted", file=sys.stderr)
         return 130
+
+
+class _Terminal(logging.Handler):
+    """Prints what is logged: progress as output, warnings as errors."""
+
+    def emit(self, record):
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        print(self.format(record), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def _messages_shown(quiet):
+    """Show what this package logs; of progress nothing where it is quiet."""
+    logger, handler = logging.getLogger("align_keras"), _Terminal()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _expected_errors():

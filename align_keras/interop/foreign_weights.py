@@ -1,8 +1,8 @@
 """What the weights of every other library can be asked for."""
 
-import json
 from pathlib import Path
 
+from align_keras.io import json_files
 from align_keras.preprocessing import AlignPreprocessor
 
 
@@ -18,7 +18,7 @@ class ForeignWeights:
     """
 
     # The class of ours that the weights become.
-    model_class = None
+    model_class: type | None = None
 
     def __init__(self, directory, config):
         self.directory = Path(directory)
@@ -113,12 +113,9 @@ class ForeignWeights:
 
 def read_json(path):
     """Read a JSON object, or say which file is none."""
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is no JSON file: {error}.") from error
+    content = json_files.read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"`{path}` holds no JSON object.")
+        raise ValueError(f"`{path}` does not hold a JSON object.")
     return content
 
 

@@ -1,7 +1,6 @@
 """ALIGN in Hugging Face's layout, in and out."""
 
 import copy
-import json
 import re
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.interop.safetensors_file import write_safetensors
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.json_files import write_json
 from align_keras.models import AlignDualEncoder
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
@@ -289,8 +289,7 @@ def save_huggingface(model, directory):
     tensors = {**_unused_tensors(model, tensors), **tensors}
     with atomic_directory(directory) as temporary:
         write_safetensors(Path(temporary) / WEIGHTS, tensors)
-        config = json.dumps(_config(model), indent=2, sort_keys=True)
-        (Path(temporary) / "config.json").write_text(config + "\n", "utf-8")
+        write_json(Path(temporary) / "config.json", _config(model))
         if model.preprocessor is not None:
             huggingface_processor.write_processor(model.preprocessor, temporary)
 

@@ -1,12 +1,12 @@
 """Tokenizers and image processors in Hugging Face's layout, in and out."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from align_keras.interop.foreign_weights import read_json
 from align_keras.interop.foreign_weights import require_values
+from align_keras.io.json_files import write_json
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignTokenizer
 
@@ -311,8 +311,7 @@ def write_processor(preprocessor, directory):
         text = "".join(f"{token}\n" for token in tokenizer.get_vocabulary())
         (Path(directory) / "vocab.txt").write_text(text, "utf-8")
     for name, content in files.items():
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        (Path(directory) / name).write_text(text, "utf-8")
+        write_json(Path(directory) / name, content)
 
 
 def _image_processor(converter):

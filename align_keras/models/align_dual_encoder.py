@@ -270,7 +270,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     def text_vectors(self, tokens, training=None):
         """Compute the vector that the text encoder has for each text.
 
-        An average is one over real tokens, without padding.
+        For BERT this is the vector of the `[CLS]` token of the last layer, by
+        which the paper compares words (section 8, Table 12). An average is one
+        over real tokens, without padding.
 
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
@@ -336,9 +338,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         if isinstance(images, (str, bytes, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)):
-            images = self._require_preprocessor().image_converter.load(images)
+            images = self.require_preprocessor().image_converter.load(images)
         elif "float" not in keras.backend.standardize_dtype(images.dtype):
-            images = self._require_preprocessor().image_converter(images)
+            images = self.require_preprocessor().image_converter(images)
         images = ops.convert_to_tensor(images)
         return self.contrastive_head.normalize(
             self.image_features(images, training=False)
@@ -359,7 +361,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(texts, dict):
-            texts = self._require_preprocessor().tokenize(texts)
+            texts = self.require_preprocessor().tokenize(texts)
         tokens = {
             name: ops.cast(ops.convert_to_tensor(value), "int32")
             for name, value in texts.items()
@@ -368,12 +370,14 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             self.text_features(tokens, training=False)
         )
 
-    def _require_preprocessor(self):
+    def require_preprocessor(self):
+        """Return the preprocessor; raise `ValueError` where there is none."""
         if self.preprocessor is None:
             raise ValueError(
-                "This model has no preprocessor, so it takes float pictures "
-                "and token ids only. Set `model.preprocessor` to an "
-                "`AlignPreprocessor` to pass files and strings."
+                "The model has no preprocessor, so it takes float images and "
+                "token ids, not files and strings: load it from a preset "
+                "directory that holds one, or set `model.preprocessor` to an "
+                "`AlignPreprocessor`."
             )
         return self.preprocessor
 

@@ -107,7 +107,7 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     # A tenth of 167.
     assert "Set 17 pictures aside" in capsys.readouterr().out
     assert metrics["images"] == metrics["texts"] == 17
-    assert metrics["pictures_skipped"] == 0
+    assert metrics["images_skipped"] == 0
     model = AlignDualEncoder.from_preset(tmp_path / "output" / "model")
     assert "bull" in model.preprocessor.tokenizer.detokenize(
         model.preprocessor.tokenizer("bullfrog")
