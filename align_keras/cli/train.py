@@ -111,7 +111,7 @@ def run(options):
 
     recipe = load_recipe(options.recipe, **overrides)
     if options.plan:
-        from align_keras.training.planned import load_plan
+        from align_keras.training.plan_comparison import load_plan
 
         plan = load_plan(options.plan, options.preset, recipe)
     result = train(
@@ -129,8 +129,8 @@ def run(options):
         diagnostics=options.diagnostics,
     )
     if options.plan:
-        from align_keras.training.planned import compare_with_plan
-        from align_keras.training.planned import describe_step_time
+        from align_keras.training.plan_comparison import compare_with_plan
+        from align_keras.training.plan_comparison import describe_step_time
 
         result["step_time"] = compare_with_plan(plan, options.workdir)
         if not options.json:
