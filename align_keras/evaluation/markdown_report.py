@@ -112,8 +112,8 @@ def metric_cell(result: Result, name: str) -> str:
     deviation = result.get("deviations", {}).get(name)
     if deviation is not None:
         text += f" ± {scale * deviation:.1f}"
-    low, high = result["intervals"].get(name) or (None, None)
-    if low is None or math.isnan(low):
+    low, high = result["intervals"].get(name) or (math.nan, math.nan)
+    if math.isnan(low):
         return text
     return f"{text} [{scale * low:.1f}, {scale * high:.1f}]"
 
