@@ -176,7 +176,7 @@ def train(
         state = begun.state()
         step = state["step"]
         asked = {
-            "model": model if isinstance(model, str) else "custom",
+            "model": "custom" if callable(model) else model,
             "vocabulary": vocabulary and str(vocabulary),
             **{f"{kind}_weights": t.source for kind, t in towers.items()},
             # Workers share out the files, so another number is another order.
