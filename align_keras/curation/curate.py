@@ -13,8 +13,8 @@ from align_keras.curation.config import load_config
 from align_keras.curation.engine import open_engine
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import find_columns
-from align_keras.curation.readers import column_names
-from align_keras.curation.readers import find_inputs
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import find_inputs
 from align_keras.curation.report import write_report
 from align_keras.curation.run import RULES_VERSION
 from align_keras.curation.run import describe_files

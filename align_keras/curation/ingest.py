@@ -28,37 +28,34 @@ import unicodedata
 
 import numpy as np
 
-from align_keras.curation import readers
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.text import normalize_text
 from align_keras.curation.text import signed_hash
 from align_keras.curation.text import tokenize
-from align_keras.io.optional import require
+from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import find_column
+from align_keras.io.optional import OptionalModule
+
+arrow = OptionalModule("pyarrow", extra="curation")
+parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 ROWS_PER_FILE = 10**12
 # Rows of one row group: what engines read at once.
 GROUP_ROWS = 122_880
 GROUP_BYTES = 128 * 2**20
 # Raise when the same input would give other rows.
-VERSION = 2
+VERSION = 3
 
-# Names under which a column is looked for, compared without case. Sizes before
-# resizing come first: img2dataset's `width` is that of the small picture.
+# Roles of an input's columns, with the usual names of each. An address tells
+# images apart better than the path that somebody gave a copy.
 USUAL_COLUMNS = {
-    "id": ("id", "sample_id", "key"),
-    "url": (
-        "url",
-        "image_url",
-        "image",
-        "image_path",
-        "file_name",
-        "filename",
-        "filepath",
-        "path",
-    ),
-    "text": ("text", "caption", "alt_text", "alt", "txt", "top_caption"),
-    "width": ("original_width", "width"),
-    "height": ("original_height", "height"),
-    "phash": ("image_phash", "phash"),
+    "id": COLUMNS["id"],
+    "url": COLUMNS["url"] + COLUMNS["image"],
+    "text": COLUMNS["caption"],
+    "width": COLUMNS["width"],
+    "height": COLUMNS["height"],
+    "phash": COLUMNS["phash"],
 }
 
 
@@ -100,7 +97,6 @@ def rows_schema(numbers=(), strings=()):
         numbers: further columns of type float64.
         strings: further columns of type string.
     """
-    arrow = require("pyarrow", "curation")
     fields = [
         ("row_id", arrow.int64()),
         ("id", arrow.string()),
@@ -136,13 +132,11 @@ def find_columns(names, given=None):
     Returns:
         dict with the keys of `USUAL_COLUMNS`; `None` where there is none.
     """
-    by_case = {name.lower(): name for name in reversed(names)}
-    chosen = {}
-    for role, usual in USUAL_COLUMNS.items():
-        wanted = [(given or {}).get(role)] if (given or {}).get(role) else usual
-        found = [by_case[n.lower()] for n in wanted if n.lower() in by_case]
-        chosen[role] = found[0] if found else None
-    return chosen
+    named = {role: (name,) for role, name in (given or {}).items() if name}
+    return {
+        role: find_column(names, usual)
+        for role, usual in (USUAL_COLUMNS | named).items()
+    }
 
 
 def ingest_file(task, target):
@@ -161,11 +155,9 @@ def ingest_file(task, target):
             What has been written then is to be thrown away: a file counts as
             a whole or not at all.
     """
-    arrow = require("pyarrow", "curation")
-    parquet = require("pyarrow.parquet", "curation")
     counts = collections.Counter(rows=0)
     schema = rows_schema(task.numbers, task.strings)
-    names = readers.column_names(task.path)
+    names = column_names(task.path)
     found = find_columns(names, task.columns)
     if names and found["text"] is None:
         raise ValueError(f"no column of texts among {', '.join(names)}")
@@ -173,7 +165,7 @@ def ingest_file(task, target):
     wanted = (set(found.values()) - {None}) | further
     with parquet.ParquetWriter(target, schema, compression="snappy") as writer:
         waiting, rows, size = [], 0, 0
-        for columns, bad_lines in readers.read_batches(task.path, wanted):
+        for columns, bad_lines in read_batches(task.path, wanted):
             counts["unreadable_lines"] += bad_lines
             if not columns:
                 continue
@@ -192,7 +184,7 @@ def ingest_file(task, target):
 
 def _normalize(task, columns, found, schema, counts):
     """One batch of raw columns to one batch of rows."""
-    arrow = require("pyarrow", "curation")
+    columns = _one_text_each(columns, found["text"])
     size = len(next(iter(columns.values())))
     first = task.number * ROWS_PER_FILE + counts["rows"]
     counts["rows"] += size
@@ -205,8 +197,12 @@ def _normalize(task, columns, found, schema, counts):
     tokens = normal
     if task.tokenizer != "blanks":
         tokens = [tokenize(text, task.tokenizer) for text in normal]
-    identity = normal if task.text_identity == "normalized" else texts
-    urls = _strings(column("url"), size, counts)
+    identity = normal
+    if task.text_identity == "exact":
+        # Of white space alone is no text either way.
+        pairs = zip(texts, normal, strict=True)
+        identity = [text if words else "" for text, words in pairs]
+    urls = _strings(_paths(column("url")), size, counts)
     urls = [url and url.strip() for url in urls]
     counts["without_image"] += sum(not url for url in urls)
     ids = _strings(column("id"), size, counts)
@@ -244,7 +240,6 @@ def _normalize(task, columns, found, schema, counts):
 
 
 def _array(values, kind):
-    arrow = require("pyarrow", "curation")
     if isinstance(values, arrow.Array):
         return values
     # NaN is how NumPy says that a number is missing.
@@ -253,7 +248,6 @@ def _array(values, kind):
 
 def _keys(values):
     """Hashes of strings as an Arrow array; nothing has none."""
-    arrow = require("pyarrow", "curation")
     hashes = np.fromiter(
         (signed_hash(value) if value else 0 for value in values),
         "int64",
@@ -264,6 +258,36 @@ def _keys(values):
 
 
 # === Columns ===
+
+
+def _one_text_each(columns, name):
+    """Make a row for each text where rows have lists of them."""
+    column = columns.get(name)
+    if column is None or not _is_list(column.type):
+        return columns
+    # A row without any stays, and is counted.
+    lists = [texts or [None] for texts in column.to_pylist()]
+    rows = np.repeat(np.arange(len(lists)), [len(texts) for texts in lists])
+    texts = [text for texts in lists for text in texts]
+    columns = {n: c.take(arrow.array(rows)) for n, c in columns.items()}
+    return columns | {name: arrow.array(texts, column.type.value_type)}
+
+
+def _is_list(kind):
+    kinds = arrow.types
+    return (
+        kinds.is_list(kind)
+        or kinds.is_large_list(kind)
+        or kinds.is_fixed_size_list(kind)
+    )
+
+
+def _paths(column):
+    """The paths of a column that holds images beside them."""
+    if column is not None and arrow.types.is_struct(column.type):
+        index = column.type.get_field_index("path")
+        return column if index < 0 else column.field(index)
+    return column
 
 
 def _texts(column, size, longest, counts):
@@ -298,7 +322,6 @@ def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
         list of strings and `None`, which also stands for lists and the like.
     """
     counts = collections.Counter() if counts is None else counts
-    arrow = require("pyarrow", "curation")
     kind = column.type
     if arrow.types.is_dictionary(kind):
         kind, column = kind.value_type, column.cast(kind.value_type)
@@ -325,7 +348,6 @@ def _numbers(column, size, counts):
     """float64, with NaN for nothing and, counted, for what is no number."""
     if column is None:
         return np.full(size, np.nan)
-    arrow = require("pyarrow", "curation")
     kind = column.type
     if arrow.types.is_integer(kind) or arrow.types.is_floating(kind):
         numbers = column.cast("float64", safe=False)
@@ -366,7 +388,6 @@ def _picture_columns(task, column, urls, size, counts):
             height[row] = height[row] or found.height
     counts["without_size"] += int(np.sum((width == 0) | (height == 0)))
     counts["without_phash"] += int(np.sum(~known))
-    arrow = require("pyarrow", "curation")
     return (
         arrow.array(width, mask=width == 0),
         arrow.array(height, mask=height == 0),
@@ -392,7 +413,6 @@ def read_hashes(column, size=None, counts=None):
     hashes, known = np.zeros(size, "int64"), np.zeros(size, bool)
     if column is None:
         return hashes, known
-    arrow = require("pyarrow", "curation")
     if column.type in (arrow.uint64(), arrow.int64()):
         filled = column.fill_null(0).to_numpy(zero_copy_only=False)
         known[:] = column.is_valid().to_numpy(zero_copy_only=False)

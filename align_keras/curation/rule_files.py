@@ -9,6 +9,8 @@ import numpy as np
 from align_keras.curation.stages import fingerprint
 from align_keras.curation.text import normalize_text
 from align_keras.io.optional import require
+from align_keras.io.text import decode_text
+from align_keras.io.text import split_lines
 
 
 def rule_files(rule, rows, stages, key):
@@ -64,12 +66,12 @@ def _read_words(paths):
     words = set()
     for path in paths:
         try:
-            lines = Path(path).read_text("utf-8").splitlines()
+            lines = decode_text(Path(path).read_bytes(), "strict")
         except UnicodeDecodeError:
             raise ValueError(
                 f"The list of words `{path}` is not UTF-8; convert it first."
             ) from None
-        words |= {normalize_text(line) for line in lines}
+        words |= {normalize_text(line) for line in split_lines(lines)}
     words.discard("")
     if not words:
         raise ValueError(f"There are no words in {', '.join(map(str, paths))}.")

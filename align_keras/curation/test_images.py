@@ -13,22 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.curation import readers
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import parse_hash
 from align_keras.curation.ingest import read_hashes
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.perceptual_hash import perceptual_hash
-
-PICTURE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-)
+from align_keras.io.batches import BATCH_READERS
+from align_keras.io.batches import table_suffix
+from align_keras.io.file_names import is_image
+from align_keras.io.file_names import list_images
+from align_keras.io.text import decode_text
 
 logger = logging.getLogger("align_keras")
 
@@ -106,13 +101,12 @@ def read_test_pictures(path):
 def _contents(path):
     """Names and bytes of the picture files of a test set."""
     if os.path.isdir(path):
-        files = sorted(Path(path).rglob("*"))
-        records = [str(f) for f in files if f.suffix == ".tfrecord"]
-        files = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
+        records = sorted(map(str, Path(path).rglob("*.tfrecord")))
+        files = [Path(path, name) for name in list_images(path)]
         yield from ((str(file), file.read_bytes()) for file in files)
         if records:
             yield from _records(records)
-    elif Path(path).suffix.lower() in PICTURE_SUFFIXES:
+    elif is_image(path):
         yield path, Path(path).read_bytes()
     elif glob.glob(path):
         yield from _records(sorted(glob.glob(path)))
@@ -134,26 +128,21 @@ def _records(shards):
 def _holds_hashes(path):
     if not os.path.isfile(path):
         return False
-    if path.lower().endswith(".txt"):
-        return True
-    try:
-        return readers.file_format(path) in ("parquet", "csv", "tsv", "jsonl")
-    except ValueError:
-        return False
+    return path.lower().endswith(".txt") or table_suffix(path) in BATCH_READERS
 
 
 def _read_hash_file(path):
     if path.lower().endswith(".txt"):
-        lines = Path(path).read_text("utf-8", "replace").split()
+        lines = decode_text(Path(path).read_bytes()).split()
         try:
             return [parse_hash(line) for line in lines]
         except ValueError as error:
             raise ValueError(f"`{path}`: {error}") from None
-    column = find_columns(readers.column_names(path))["phash"]
+    column = find_columns(column_names(path))["phash"]
     if column is None:
         raise ValueError(f"The file of hashes `{path}` has no column `phash`.")
     found = []
-    for columns, _ in readers.read_batches(path, {column}):
+    for columns, _ in read_batches(path, {column}):
         if columns:
             hashes, known = read_hashes(columns[column])
             found.append(hashes[known])

@@ -13,6 +13,7 @@ TOKENIZERS = ("blanks", "words", "words_and_ideographs")
 
 _IDEOGRAPH = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = r"[\w\p{M}]"
+_JOINERS = "\u200c\u200d"
 
 
 def normalize_text(text):
@@ -56,7 +57,9 @@ def tokenize(text, tokenizer="blanks"):
     """
     if tokenizer == "blanks":
         return text
-    return " ".join(_pattern(tokenizer).findall(text))
+    words = _pattern(tokenizer).findall(text)
+    # A joiner may stand in a word, and is none by itself.
+    return " ".join(word for word in words if word.strip(_JOINERS))
 
 
 @functools.cache

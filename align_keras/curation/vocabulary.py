@@ -4,11 +4,15 @@ import logging
 import os
 from pathlib import Path
 
-from align_keras.curation import readers
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import read_strings
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import find_inputs
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
+from align_keras.io.text import open_text
+from align_keras.io.word_pieces import learn_word_pieces
 
 # The paper: 100k wordpieces, and 250k for the multilingual model.
 SIZE = 100_000
@@ -48,14 +52,12 @@ def learn_vocabulary(
     learn_vocabulary(["clean"], "vocabulary.txt", size=30_000)
     ```
     """
-    from align_keras.preprocessing import AlignTokenizer
-
     files = _find(inputs)
     counts = {"texts": 0, "damaged_files": []}
     texts = read_texts(files, text_column, counts)
     if progress:
         texts = _show(texts, counts)
-    vocabulary = AlignTokenizer.learn_vocabulary(texts, size)
+    vocabulary = learn_word_pieces(texts, size)
     if not counts["texts"]:
         raise ValueError(
             f"There is no text in the {len(files)} input files, the first of "
@@ -101,20 +103,20 @@ def _find(inputs):
         kept = kept_folder(path)
         if kept is not None:
             # Beside it lie ids of dropped rows, which have no text.
-            files += readers.find_inputs([kept])
+            files += find_inputs([kept])
         elif path.endswith(".txt") and os.path.isfile(path):
             files.append(path)
         else:
-            files += readers.find_inputs([path])
+            files += find_inputs([path])
     return files
 
 
 def _texts(file, text_column):
     if file.endswith(".txt"):
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+        with open_text(file, errors="replace") as lines:
+            yield from (line.rstrip("\r\n") for line in lines)
         return
-    names = readers.column_names(file)
+    names = column_names(file)
     column = find_columns(names, {"text": text_column})["text"]
     if column is None:
         wanted = text_column or "text"
@@ -122,7 +124,7 @@ def _texts(file, text_column):
             f"`{Path(file)}` has no column `{wanted}`; name one with "
             f"`text_column`. Its columns are: {', '.join(names)}."
         )
-    for columns, _ in readers.read_batches(file, {column}):
+    for columns, _ in read_batches(file, {column}):
         if columns:
             yield from read_strings(columns[column])
 

@@ -3,10 +3,8 @@
 import collections
 import concurrent.futures
 import contextlib
-import glob
 import hashlib
 import io
-import json
 import logging
 import os
 import posixpath
@@ -14,15 +12,23 @@ import tarfile
 from pathlib import Path
 
 from align_keras.data import sources
+from align_keras.data.captions import find_caption_file
+from align_keras.data.captions import holds_images
+from align_keras.data.captions import read_captions
+from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
+from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.file_names import list_archives
+from align_keras.io.file_names import list_files
+from align_keras.io.file_names import list_images
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 from align_keras.preprocessing.decode import TooManyPixels
 from align_keras.preprocessing.decode import decode_and_describe
 
-# The manifest lists no more skipped files than this; it counts all.
-MAX_LISTED = 1000
 # The folder within the output for pictures that training must not see.
 HELD_OUT = "held_out"
 
@@ -103,6 +109,8 @@ def pack(
             "`records_per_shard` must be at least 1. "
             f"Received: {records_per_shard}."
         )
+    if captions is None:
+        captions = find_caption_file(source)
     arguments = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
@@ -126,7 +134,7 @@ def pack(
             finished["records"],
         )
         return finished
-    skips = _Skips()
+    tally = Tally()
     pairs, held_out, total = _open(
         Path(source),
         captions,
@@ -134,62 +142,43 @@ def pack(
         image_column,
         caption_column,
         hold_out,
-        skips,
+        tally,
     )
     with atomic_directory(output) as directory:
 
         def write(pairs, directory, total):
-            records = _encode(pairs, max_pixels, skips)
+            records = _encode(pairs, max_pixels, tally)
             if progress:
                 records = _show(records, total)
-            return _write(records, directory, records_per_shard, skips)
+            return _write(records, directory, records_per_shard, tally)
 
         aside = {"records": 0}
         if held_out:
             (directory / HELD_OUT).mkdir()
-            pictures = sources.from_caption_file(Path(source), held_out)
-            aside = write(pictures, directory / HELD_OUT, len(held_out))
+            aside = write(held_out, directory / HELD_OUT, None)
             _write_manifest(aside, directory / HELD_OUT, arguments)
         manifest = write(pairs, directory, total)
         if not manifest["records"]:
             raise ValueError(
-                f"No picture of `{source}` could be packed: {skips.summary()}."
+                f"No picture of `{source}` could be packed: {tally.summary()}."
             )
         manifest["held_out"] = aside["records"]
+        manifest["images"] = tally.seen
+        tally.check(manifest["records"] + aside["records"])
         _write_manifest(manifest, directory, arguments)
     return manifest
 
 
 def _write_manifest(manifest, directory, arguments):
     manifest["arguments"] = arguments
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (directory / "manifest.json").write_text(text + "\n", "utf-8")
-
-
-class _Skips:
-    """What was left out, and why."""
-
-    def __init__(self):
-        self.reasons = collections.Counter()
-        self.listed = []
-
-    def add(self, name, reason, detail=None):
-        self.reasons[reason] += 1
-        if len(self.listed) < MAX_LISTED:
-            entry = {"file": str(name), "reason": reason}
-            self.listed.append(entry | ({"detail": detail} if detail else {}))
-
-    def summary(self):
-        counts = sorted(self.reasons.items())
-        counts = [f"{count} {reason}" for reason, count in counts]
-        return ", ".join(counts) or "it holds no pictures with captions"
+    write_json(directory / "manifest.json", manifest)
 
 
 def _finished(output, arguments):
     """The manifest of an earlier run with the same arguments, or `None`."""
     path = output / "manifest.json"
     if path.is_file():
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = read_json(path)
         files = [entry["file"] for entry in manifest["shards"]]
         if manifest.get("arguments") == arguments and all(
             (output / file).is_file() for file in files
@@ -208,65 +197,96 @@ def _finished(output, arguments):
 
 
 def _open(
-    source, captions, split, image_column, caption_column, hold_out, skips
+    source, captions, split, image_column, caption_column, hold_out, tally
 ):
-    """An iterator of pairs; captions set aside; how many pairs, if known."""
+    """An iterator of pairs; captions held out; how many pairs, if known."""
+    columns = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "split": split,
+    }
+    tables = []
     if captions:
         if not source.is_dir():
             raise FileNotFoundError(
-                f"There is no folder `{source}` for the pictures that "
+                f"There is no folder `{source}` for the images that "
                 f"`{captions}` lists."
             )
-        listed = sources.read_captions(
-            captions, image_column, caption_column, split
-        )
-        aside = choose_held_out(source, listed, hold_out)
-        held_out = {name: listed.pop(name) for name in sorted(aside)}
-        pairs = sources.from_caption_file(source, listed)
-        return pairs, held_out, len(listed)
-    if split or image_column or caption_column or hold_out:
+        if not holds_images(captions, image_column):
+            listed = read_captions(captions, **columns, tally=tally)
+            aside = choose_held_out(source, listed, hold_out)
+            held_out = {name: listed.pop(name) for name in sorted(aside)}
+            pairs = sources.from_caption_file(source, listed)
+            held_out = held_out and sources.from_caption_file(source, held_out)
+            return pairs, held_out, len(listed)
+        tables = [captions]
+    archives = [] if tables else list_archives(source)
+    if not (tables or archives) and not list_images(source):
+        tables = list_files(source, lambda name: name.endswith(".parquet"))
+    if not tables and (hold_out or any(columns.values())):
         raise ValueError(
             "`split`, `image_column`, `caption_column` and `hold_out` speak "
             "of a caption file; give one with `captions`."
         )
-    pattern = source / "*.tar" if source.is_dir() else source
-    archives = sorted(glob.glob(str(pattern)))
-    if archives and archives[0].endswith(".tar"):
-        return _from_archives(archives, skips), {}, None
+    if tables:
+        return *_open_tables(tables, tally, source, columns, hold_out), None
+    if archives:
+        return _from_archives(archives, tally), None, None
     if not source.is_dir():
         raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     if not any(source.iterdir()):
         raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return sources.from_folder(source), {}, None
+    return sources.from_folder(source, tally), None, None
 
 
-def _from_archives(archives, skips):
+def _open_tables(tables, tally, source, columns, hold_out):
+    """Pairs of tables that hold their images; those held out, or `None`."""
+    folder = source if source.is_dir() else None
+
+    def pairs(tally):
+        for table in tables:
+            yield from sources.from_table(table, tally, folder, **columns)
+
+    if not hold_out:
+        return pairs(tally), None
+    digests = {}
+    for name, read, _ in pairs(Tally()):
+        with contextlib.suppress(OSError):
+            digests[name] = hashlib.sha256(read()).digest()
+    chosen = choose_by_digest(digests, hold_out)
+    kept = (pair for pair in pairs(tally) if pair[0] not in chosen)
+    # What is held out has been seen among the others.
+    held_out = (pair for pair in pairs(Tally()) if pair[0] in chosen)
+    return kept, held_out if chosen else None
+
+
+def _from_archives(archives, tally):
     for archive in archives:
         try:
-            yield from sources.from_archive(archive)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            skips.add(archive, "damaged archive", str(error))
+            yield from sources.from_archive(archive, tally)
+        except tarfile.TarError as error:
+            tally.leave_out(archive, "damaged archive", str(error))
 
 
-def _encode(pairs, max_pixels, skips):
+def _encode(pairs, max_pixels, tally):
     """Yield `(number of captions, record)` in the order of the pairs."""
     seen = set()
     for name, key, captions, work in _in_threads(pairs, max_pixels):
         if not captions:
-            skips.add(name, "no caption")
+            tally.skip(name, "no caption")
         elif key in seen:
-            skips.add(name, "duplicate key")
+            tally.skip(name, "duplicate key")
         else:
             try:
                 image, width, height = work.result()
             except FileNotFoundError:
-                skips.add(name, "missing file")
+                tally.skip(name, "missing file")
             except OSError as error:
-                skips.add(name, "unreadable file", str(error))
+                tally.skip(name, "unreadable file", str(error))
             except TooManyPixels as error:
-                skips.add(name, "too many pixels", str(error))
+                tally.skip(name, "too many pixels", str(error))
             except ValueError as error:
-                skips.add(name, "not a picture", str(error))
+                tally.skip(name, "not a picture", str(error))
             else:
                 seen.add(key)
                 record = encode_record(key, image, captions, width, height)
@@ -304,7 +324,7 @@ def _check(read, max_pixels):
 # === Writing ===
 
 
-def _write(records, directory, records_per_shard, skips):
+def _write(records, directory, records_per_shard, tally):
     shards = []
     caption_count = 0
     with contextlib.ExitStack() as stack:
@@ -333,9 +353,9 @@ def _write(records, directory, records_per_shard, skips):
     return {
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,
-        "skipped_count": skips.reasons.total(),
-        "skipped_reasons": dict(sorted(skips.reasons.items())),
-        "skipped": skips.listed,
+        "skipped_count": tally.reasons.total(),
+        "skipped_reasons": dict(sorted(tally.reasons.items())),
+        "skipped": tally.listed,
         "shards": shards,
     }
 

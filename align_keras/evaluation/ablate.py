@@ -289,7 +289,7 @@ def _prepare_data(data, workdir):
 def _corrupted(source, variant, folder):
     """Pack a share of the data, some of it with the captions of others."""
     from align_keras.data import pack
-    from align_keras.data.sources import read_captions
+    from align_keras.data import read_captions
 
     name = f"packed_share-{variant.data_share}_noise-{variant.noise}"
     packed = Path(folder) / name

@@ -6,13 +6,17 @@ of captions or its label. It can be read many times, in the same order.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from align_keras.classes import check_templates
-from align_keras.data.sources import PICTURE_SUFFIXES
-from align_keras.data.sources import read_captions
+from align_keras.data.captions import read_captions
+from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import list_images
+from align_keras.io.file_names import natural_order
+from align_keras.io.json_files import read_json
+from align_keras.io.text import decode_text
+from align_keras.io.text import split_lines
 
 # What the literature takes of a picture's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
@@ -50,7 +54,7 @@ def karpathy(
 
     Args:
         captions: string or `pathlib.Path`. A file that
-            `align_keras.data.sources.read_captions` takes, such as
+            `align_keras.data.read_captions` takes, such as
             `dataset_coco.json`.
         folder: string or `pathlib.Path`. The pictures, in the subfolders that
             the file names or all in one place.
@@ -103,7 +107,7 @@ def read_sentences(path, names):
     try:
         texts = {
             str(sentence["sentid"]): sentence["raw"].strip()
-            for image in _read_json(path)["images"]
+            for image in read_json(path)["images"]
             for sentence in image["sentences"]
         }
     except (AttributeError, KeyError, TypeError):
@@ -118,13 +122,6 @@ def read_sentences(path, names):
             f"The caption file `{path}` has no sentence with the id {error}, "
             "which Crisscrossed Captions names."
         ) from None
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is not JSON: {error}.") from error
 
 
 def find_picture(folder, name):
@@ -208,7 +205,8 @@ def multi30k(folder, language, images, split="test"):
 def _lines(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
-    return path.read_text("utf-8").strip("\n").split("\n")
+    lines = split_lines(decode_text(path.read_bytes(), "strict"))
+    return "\n".join(lines).strip("\n").split("\n")
 
 
 def tfds_captions(
@@ -250,8 +248,8 @@ def class_folders(folder, name=None):
 
     Args:
         folder: string or `pathlib.Path`. Its subfolders are the classes, in
-            the order of their names, or of their numbers where all are
-            numbers.
+            the order of their names, in which numbers count as
+            numbers: 1, 2, 10.
         name: string. Defaults to the name of the folder.
 
     Returns:
@@ -261,14 +259,15 @@ def class_folders(folder, name=None):
         FileNotFoundError: there are no subfolders with pictures.
     """
     folder = Path(folder)
-    classes = [path.name for path in folder.glob("*") if path.is_dir()]
-    numbers = all(name.isdecimal() for name in classes)
-    classes.sort(key=int if numbers else str)
+    classes = natural_order(
+        path.name
+        for path in folder.glob("*")
+        if path.is_dir() and not is_junk(path.name)
+    )
     found = [
-        (path, label)
+        (folder / class_name / image, label)
         for label, class_name in enumerate(classes)
-        for path in sorted((folder / class_name).rglob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        for image in list_images(folder / class_name)
     ]
     if not found:
         raise FileNotFoundError(
@@ -436,7 +435,7 @@ def read_classes(path):
     read_classes("classes.json").names  # [["cat"], ["dog"]]
     ```
     """
-    content = _read_json(Path(path))
+    content = read_json(Path(path))
     templates = None
     if isinstance(content, dict) and "classes" in content:
         templates = content.get("templates")

@@ -42,7 +42,7 @@ def read_simlex(path):
         ValueError: a column is missing, or a judgement is no number.
     """
     path = Path(path)
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
         missing = set(COLUMNS) - set(reader.fieldnames or ())
         if missing:

@@ -114,7 +114,7 @@ class Checkpoint:
 def read_json(path):
     """Read a JSON object, or say which file is none."""
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
+        content = json.loads(Path(path).read_text("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"`{path}` is no JSON file: {error}.") from error
     if not isinstance(content, dict):

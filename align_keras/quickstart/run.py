@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.data.sources import read_captions
+from align_keras.data import read_captions
 from align_keras.io.atomic import atomic_file
 from align_keras.quickstart.scene_captions import COLORS
 from align_keras.quickstart.scene_captions import SHAPES

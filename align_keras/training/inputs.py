@@ -9,6 +9,7 @@ from align_keras.data import load_dataset
 from align_keras.data import pack
 from align_keras.data import record_counts
 from align_keras.data import records_of_step
+from align_keras.data.captions import find_caption_file
 from align_keras.data.pack import HELD_OUT
 from align_keras.data.records import find_shards
 from align_keras.io.atomic import atomic_file
@@ -31,17 +32,16 @@ def find_records(data, packed, say, hold_out=0):
         if next(iterate_records(data), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return data, None
-    for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
-        captions = folder / f"captions.{suffix}"
-        if captions.is_file():
-            say(f"Packing {folder} with {captions.name} into {packed}")
-            manifest = pack(folder, packed, captions, hold_out=hold_out)
-            for reason, count in manifest["skipped_reasons"].items():
-                say(f"Skipped {count} {reason}: see {packed}/manifest.json")
-            if not manifest["held_out"]:
-                return str(packed), None
-            say(f"Set {manifest['held_out']} pictures aside to measure on.")
-            return str(packed), str(packed / HELD_OUT)
+    captions = find_caption_file(folder)
+    if captions is not None:
+        say(f"Packing {folder} with {captions.name} into {packed}")
+        manifest = pack(folder, packed, captions, hold_out=hold_out)
+        for reason, count in manifest["skipped_reasons"].items():
+            say(f"Skipped {count} {reason}: see {packed}/manifest.json")
+        if not manifest["held_out"]:
+            return str(packed), None
+        say(f"Set {manifest['held_out']} pictures aside to measure on.")
+        return str(packed), str(packed / HELD_OUT)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
@@ -132,7 +132,7 @@ def find_tokenizer(model, vocabulary, data, workdir, step, recipe, say):
 
 def _read_lines(path):
     """Read a vocabulary; `splitlines` would split within rare tokens."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         return [line.rstrip("\n") for line in file]
 
 

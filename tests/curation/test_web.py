@@ -29,9 +29,10 @@ from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import download
 from align_keras.curation import learn_vocabulary
+from align_keras.curation import vocabulary as vocabulary_of_texts
 from align_keras.curation.config import parse_config
-from align_keras.curation.readers import read_batches
-from align_keras.curation.web import page_pairs
+from align_keras.curation.input_files import read_batches
+from align_keras.curation.web_archives import page_pairs
 
 PAGE = """<html><head><base href="/deep/"><title>x</title></head><body>
 <img src="bus.jpg" alt=" a red  bus ">
@@ -464,15 +465,15 @@ def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
 def test_command_learns_a_vocabulary(
     tmp_path, capsys, monkeypatch, options, size
 ):
-    from align_keras import AlignTokenizer
+    learn, asked = vocabulary_of_texts.learn_word_pieces, []
 
-    learn, asked = AlignTokenizer.learn_vocabulary, []
-
-    def learn_vocabulary(texts, size):
+    def learn_word_pieces(texts, size):
         asked.append(size)
         return learn(texts, size)
 
-    monkeypatch.setattr(AlignTokenizer, "learn_vocabulary", learn_vocabulary)
+    monkeypatch.setattr(
+        vocabulary_of_texts, "learn_word_pieces", learn_word_pieces
+    )
     (tmp_path / "in.txt").write_text("a red bus\ntwo dogs\n")
     output = tmp_path / "v.txt"
     command = ["vocab", str(tmp_path / "in.txt"), "--output", str(output)]

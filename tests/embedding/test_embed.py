@@ -162,7 +162,7 @@ def test_refusals(library, tmp_path, capsys):
     with pytest.raises(ValueError, match="neither a preset directory"):
         embed(library.pictures, tmp_path / "out", library.pictures)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+    with pytest.raises(FileNotFoundError, match="holds no images"):
         embed(tmp_path / "empty", tmp_path / "out", library.preset)
     assert not (tmp_path / "out").exists()
 
