@@ -7,6 +7,8 @@ package costs nothing and chooses no Keras backend.
 import importlib
 import os
 
+from align_keras import registry
+
 # TensorFlow reads these when it is imported. Its faster convolutions are on by
 # themselves on few processors only. Its own allocator keeps the memory of large
 # tensors from step to step, where the C library's gives it back and has it
@@ -20,6 +22,16 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 __version__ = "0.1.0"
+
+for _name, _place in {
+    "export_saved_model": "align_keras.serving:export_saved_model",
+    "measure_retrieval": "align_keras.evaluation:measure_retrieval",
+    "load_preprocessor": (
+        "align_keras.preprocessing:AlignPreprocessor.from_preset"
+    ),
+    "open_foreign_weights": "align_keras.interop:open_foreign_weights",
+}.items():
+    registry.register(_name, _place)
 
 _PUBLIC = {
     "align_keras.models": (

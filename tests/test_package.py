@@ -12,13 +12,22 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 import align_keras
+from align_keras import registry
 from align_keras.cli import COMMANDS
 from align_keras.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("align_keras", "presets", "LICENSE", "README.md", "setup.cfg")
+SOURCES = (
+    "align_keras",
+    "presets",
+    "LICENSE",
+    "README.md",
+    "setup.cfg",
+    "setup.py",
+)
 
 
 def run(command, cwd, **environment):
@@ -72,6 +81,7 @@ def test_wheel_holds_every_module_preset_and_recipe(installed):
     }
     configs = ROOT.glob("align_keras/curation/configs/*.yaml")
     expected |= {path.relative_to(ROOT) for path in configs}
+    expected.add(Path("align_keras/py.typed"))
     for pattern in ("presets/*/*.json", "presets/recipes/*.yaml"):
         expected |= {
             "align_keras" / path.relative_to(ROOT)
@@ -157,6 +167,20 @@ def test_every_command_has_help(command, capsys):
     assert f"usage: align-keras {command}" in capsys.readouterr().out
 
 
+def test_there_is_one_version(installed, tmp_path):
+    """Of the package, the wheel, the command, and the citation."""
+    found = run(
+        [installed / "bin" / "align-keras", "--version"],
+        tmp_path,
+        PYTHONPATH=str(installed),
+    )
+    version = align_keras.__version__
+    assert found.stdout == f"align-keras {version}\n"
+    assert (installed / f"align_keras-{version}.dist-info").is_dir()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == version
+
+
 def test_import_chooses_no_backend(tmp_path):
     modules = run_python(
         """
@@ -173,6 +197,25 @@ def test_import_chooses_no_backend(tmp_path):
     assert "align_keras" in modules
     heavy = {"keras", "keras_hub", "tensorflow", "jax", "numpy"}
     assert heavy & set(modules) == set()
+
+
+def test_what_lower_floors_call_on_is_there():
+    assert registry.names() == [
+        "measure_retrieval",
+        "export_saved_model",
+        "load_preprocessor",
+        "open_foreign_weights",
+    ]
+    for name in registry.names():
+        assert callable(registry.find(name)), name
+
+
+def test_readme_lists_the_folders_of_the_package():
+    text = (ROOT / "README.md").read_text()
+    places = text.partition("## Where things are")[2].partition("`presets/`")[0]
+    listed = re.findall(r"`(?:align_keras/)?(\w+)`", places)
+    packages = [path.parent.name for path in ROOT.glob("align_keras/*/*.py")]
+    assert sorted(listed) == sorted(set(packages))
 
 
 def test_tensorflow_keeps_the_memory_of_tensors(tmp_path):

@@ -1,9 +1,12 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
 
+from align_keras import __version__
 from align_keras.cli.options import add_commands
 
 # Command, in the order of the data's way, and its one-line help.
@@ -19,12 +22,26 @@ COMMANDS = {
     "evaluate": "measure a model",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
-    "convert": "read a checkpoint of another library, or write for one",
-    "embed": "turn pictures into files of vectors",
+    "convert": "read weights of another library, or write for one",
+    "embed": "turn images into files of vectors",
     "index": "make a directory of vectors that can be searched",
-    "search": "find pictures by words, by a picture, or by both",
+    "search": "find images by words, by an image, or by both",
     "serve": "search on a web page",
 }
+
+
+def make_parser():
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="align-keras",
+        description="Train, evaluate and serve ALIGN in Keras.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"align-keras {__version__}"
+    )
+    parsers = parser.add_subparsers(dest="command", required=True)
+    add_commands(parsers, __name__, COMMANDS)
+    return parser
 
 
 def main(arguments=None):
@@ -36,17 +53,12 @@ def main(arguments=None):
     Returns:
         int. 0 on success, 2 after an error, which is printed in one line.
     """
-    parser = argparse.ArgumentParser(
-        prog="align-keras",
-        description="Train, evaluate and serve ALIGN in Keras.",
-    )
-    parsers = parser.add_subparsers(dest="command", required=True)
-    add_commands(parsers, __name__, COMMANDS)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return options.run(options) or 0
+        with _messages_shown(quiet=getattr(options, "json", False)):
+            return options.run(options) or 0
     except _expected_errors() as error:
         # Keras and TensorFlow write paragraphs.
         reason = " ".join(str(error).split())
@@ -55,6 +67,28 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("align-keras: interrupted", file=sys.stderr)
         return 130
+
+
+class _Terminal(logging.Handler):
+    """Prints what is logged: progress as output, warnings as errors."""
+
+    def emit(self, record):
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        print(self.format(record), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def _messages_shown(quiet):
+    """Show what this package logs; of progress nothing where it is quiet."""
+    logger, handler = logging.getLogger("align_keras"), _Terminal()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _expected_errors():

@@ -1,4 +1,4 @@
-"""`align-keras convert`: checkpoints of other libraries, in and out."""
+"""`align-keras convert`: weights of other libraries, in and out."""
 
 import json
 

@@ -117,12 +117,12 @@ def run(options):
         if not options.json:
             print(describe_step_time(result["step_time"]))
     if options.export != "":
-        from align_keras.serving import export_preset
+        from align_keras.serving.saved_model import update_saved_model
 
         directory = options.export
         if directory is None:
             directory = Path(result["model"]).with_name("saved_model")
-        export_preset(result["model"], directory)
+        update_saved_model(result["model"], directory)
         result["export"] = str(directory)
         if not options.json:
             print(f"The SavedModel is in {directory}")

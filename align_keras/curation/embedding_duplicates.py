@@ -192,7 +192,7 @@ def _load_model(preset):
             "tells no pictures apart; name one with weights as `model`."
         )
     kind = "AlignDualEncoder"
-    if presets.foreign_checkpoint(path) is None:
+    if presets.foreign_weights(path) is None:
         kind = presets.load_config(path)["class_name"]
     if kind not in ("EfficientNetBackbone", "EfficientNetL2Backbone"):
         return align_keras.AlignDualEncoder.from_preset(preset)

@@ -119,9 +119,9 @@ def _contents(path):
 
 def _records(shards):
     # Needs TensorFlow, which nothing else here does.
-    from align_keras.data.records import iterate_records
+    from align_keras.data.record_files import open_records
 
-    for record in iterate_records(shards):
+    for record in open_records(shards):
         yield record["key"], record["image"]
 
 

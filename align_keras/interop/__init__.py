@@ -1,4 +1,4 @@
-"""Checkpoints of other libraries, in and out; see docs/checkpoints.md."""
+"""Weights of other libraries, in and out; see docs/foreign_weights.md."""
 
 from align_keras.interop.convert import convert
 from align_keras.interop.huggingface_align import save_huggingface
@@ -7,7 +7,7 @@ from align_keras.interop.keras_applications import keras_applications_converter
 from align_keras.interop.keras_hub import from_keras_hub_bert
 from align_keras.interop.model_garden import from_model_garden_bert
 from align_keras.interop.model_garden import from_model_garden_efficientnet
-from align_keras.interop.open import open_checkpoint
+from align_keras.interop.recognize import open_foreign_weights
 
 __all__ = [
     "convert",
@@ -16,6 +16,6 @@ __all__ = [
     "from_model_garden_bert",
     "from_model_garden_efficientnet",
     "keras_applications_converter",
-    "open_checkpoint",
+    "open_foreign_weights",
     "save_huggingface",
 ]

@@ -1,4 +1,4 @@
-"""Any checkpoint to a preset directory, and a preset to Hugging Face."""
+"""Any weights to a preset directory, and a preset to Hugging Face."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import keras
 from align_keras.interop.huggingface_align import save_huggingface
 from align_keras.interop.keras_applications import from_keras_applications
 from align_keras.interop.keras_applications import keras_applications_converter
-from align_keras.interop.open import open_checkpoint
+from align_keras.interop.recognize import open_foreign_weights
 from align_keras.io.atomic import atomic_directory
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
@@ -17,7 +17,7 @@ _APPLICATIONS = "keras-applications://"
 
 
 def convert(source, destination, to="preset", antialias=None):
-    """Convert a checkpoint of another library to a preset, or a preset back.
+    """Convert weights of another library to a preset, or a preset back.
 
     Args:
         source: string. For `to="preset"`: a directory of Hugging Face (ALIGN
@@ -40,7 +40,7 @@ def convert(source, destination, to="preset", antialias=None):
         or `EfficientNetBackbone`.
 
     Raises:
-        ValueError: `source` is no such checkpoint, its tensors do not fit, or
+        ValueError: `source` is none of these, its tensors do not fit, or
             the model cannot be expressed in the other format.
 
     Example:
@@ -77,19 +77,17 @@ def _read(source):
         theirs = _application(str(source).removeprefix(_APPLICATIONS))
         converter = keras_applications_converter(theirs)
         return from_keras_applications(theirs), {"image_converter": converter}
-    checkpoint = open_checkpoint(presets.find_preset(source))
-    if checkpoint is None:
+    foreign = open_foreign_weights(presets.find_preset(source))
+    if foreign is None:
         raise ValueError(
             f"`{source}` needs no conversion: it is a preset already, or of a "
             "class that `AlignDualEncoder` takes as it is. To write for "
             'Hugging Face, say `to="huggingface"`.'
         )
-    model = checkpoint.load(checkpoint.model_class)
+    model = foreign.load(foreign.model_class)
     parts = {}
     if not isinstance(model, AlignDualEncoder):
-        parts = {
-            name: getattr(checkpoint, name)() for name in checkpoint.parts()
-        }
+        parts = {name: getattr(foreign, name)() for name in foreign.parts()}
     return model, parts
 
 

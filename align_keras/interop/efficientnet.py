@@ -56,13 +56,12 @@ def coefficients(size):
         ValueError: There is no such size.
     """
     name = f"efficientnet_{size}"
-    if name not in presets.preset_names():
+    if not presets.is_shipped(name):
         raise ValueError(
             "The sizes of EfficientNet are b0 to b7 and l2. "
             f"Received: {size!r}."
         )
-    path = presets.presets_directory() / name
-    config = presets.load_config(path)["config"]
+    config = presets.load_config(name)["config"]
     return config["width_coefficient"], config["depth_coefficient"]
 
 

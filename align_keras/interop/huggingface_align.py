@@ -1,17 +1,16 @@
 """ALIGN in Hugging Face's layout, in and out."""
 
 import copy
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from align_keras.interop import huggingface_processor
-from align_keras.interop.checkpoint import Checkpoint
-from align_keras.interop.checkpoint import require_numbers
-from align_keras.interop.checkpoint import require_values
 from align_keras.interop.efficientnet import torch_efficientnet_links
+from align_keras.interop.foreign_weights import ForeignWeights
+from align_keras.interop.foreign_weights import require_numbers
+from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.huggingface_bert import ACTIVATIONS
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
@@ -21,6 +20,7 @@ from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.interop.safetensors_file import write_safetensors
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.json_files import write_json
 from align_keras.models import AlignDualEncoder
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
@@ -58,7 +58,7 @@ _UNUSED = re.compile(
 )
 
 
-class HuggingFaceAlign(Checkpoint):
+class HuggingFaceAlign(ForeignWeights):
     """A directory of an `AlignModel`, for an `AlignDualEncoder`.
 
     The temperature is learned as it is (`temperature_form="raw"`), as these
@@ -289,8 +289,7 @@ def save_huggingface(model, directory):
     tensors = {**_unused_tensors(model, tensors), **tensors}
     with atomic_directory(directory) as temporary:
         write_safetensors(Path(temporary) / WEIGHTS, tensors)
-        config = json.dumps(_config(model), indent=2, sort_keys=True)
-        (Path(temporary) / "config.json").write_text(config + "\n", "utf-8")
+        write_json(Path(temporary) / "config.json", _config(model))
         if model.preprocessor is not None:
             huggingface_processor.write_processor(model.preprocessor, temporary)
 

@@ -3,9 +3,9 @@
 import re
 
 from align_keras.interop import huggingface_processor
-from align_keras.interop.checkpoint import Checkpoint
-from align_keras.interop.checkpoint import require_numbers
-from align_keras.interop.checkpoint import require_values
+from align_keras.interop.foreign_weights import ForeignWeights
+from align_keras.interop.foreign_weights import require_numbers
+from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.links import assign
 from align_keras.interop.links import torch_links
 from align_keras.interop.safetensors_file import SafetensorsFiles
@@ -47,7 +47,7 @@ _UNUSED = re.compile(
 )
 
 
-class HuggingFaceBert(Checkpoint):
+class HuggingFaceBert(ForeignWeights):
     """A directory of a BERT: encoder weights for a `BertTextEncoder`.
 
     The pooler and any head stay behind: ALIGN has no use for them.

@@ -1,12 +1,14 @@
 """Tokenizers and image processors in Hugging Face's layout, in and out."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from align_keras.interop.checkpoint import read_json
-from align_keras.interop.checkpoint import require_values
+from align_keras.interop.foreign_weights import read_json
+from align_keras.interop.foreign_weights import require_values
+from align_keras.io.json_files import write_json
+from align_keras.preprocessing import AlignImageConverter
+from align_keras.preprocessing import AlignTokenizer
 
 # What `AlignProcessor` fills texts up to, whatever the tokenizer says.
 SEQUENCE_LENGTH = 64
@@ -63,8 +65,6 @@ def read_tokenizer(directory, **kwargs):
     Raises:
         ValueError: There is no vocabulary, or it is not BERT's kind.
     """
-    from align_keras.preprocessing import AlignTokenizer
-
     directory = Path(directory)
     settings = {"do_lower_case": True}
     path = directory / "tokenizer_config.json"
@@ -191,8 +191,6 @@ def read_image_converter(directory, **kwargs):
         ValueError: There is no such file, or our converter cannot do what it
             says.
     """
-    from align_keras.preprocessing import AlignImageConverter
-
     path, settings = _image_settings(directory)
     if settings is None:
         raise ValueError(
@@ -313,8 +311,7 @@ def write_processor(preprocessor, directory):
         text = "".join(f"{token}\n" for token in tokenizer.get_vocabulary())
         (Path(directory) / "vocab.txt").write_text(text, "utf-8")
     for name, content in files.items():
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        (Path(directory) / name).write_text(text, "utf-8")
+        write_json(Path(directory) / name, content)
 
 
 def _image_processor(converter):

@@ -8,6 +8,7 @@ from align_keras.interop.efficientnet import find_coefficients
 from align_keras.interop.efficientnet import parts
 from align_keras.interop.links import copy_layers
 from align_keras.models import EfficientNetBackbone
+from align_keras.preprocessing import AlignImageConverter
 
 _BLOCK = re.compile(r"block(\d)([a-z])_project_bn")
 _SIZES = ("image_size", "resize_size")
@@ -110,8 +111,6 @@ def keras_applications_converter(model, **kwargs):
     Returns:
         An `AlignImageConverter` with the picture size of the model.
     """
-    from align_keras.preprocessing import AlignImageConverter
-
     scale, offset = np.ones(3), np.zeros(3)
     for layer in model.layers:
         if layer.name == "stem_conv":

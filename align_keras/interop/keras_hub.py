@@ -2,10 +2,11 @@
 
 import keras_hub
 
-from align_keras.interop.checkpoint import Checkpoint
+from align_keras.interop.foreign_weights import ForeignWeights
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.links import copy_layers
 from align_keras.models import BertTextEncoder
+from align_keras.preprocessing import AlignTokenizer
 
 _ARGUMENTS = (
     "vocabulary_size",
@@ -19,7 +20,7 @@ _ARGUMENTS = (
 )
 
 
-class KerasHubBert(Checkpoint):
+class KerasHubBert(ForeignWeights):
     """A preset of `keras_hub.models.BertBackbone`, with its tokenizer.
 
     Args:
@@ -49,8 +50,6 @@ class KerasHubBert(Checkpoint):
         return ["tokenizer"]
 
     def tokenizer(self, **kwargs):
-        from align_keras.preprocessing import AlignTokenizer
-
         theirs = keras_hub.tokenizers.BertTokenizer.from_preset(self._preset)
         return AlignTokenizer(
             theirs.get_vocabulary(),

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from align_keras.models.batch_normalization import BatchNormalization
+
 # Names in an error message, of each kind of disagreement.
 _MOST_NAMES = 50
 
@@ -77,6 +79,12 @@ def assign(model, links, tensors, unused=lambda name: False, built=()):
     shapes = tensors.shapes
     linked = {id(link.weight) for link in links.values()}
     linked.update(map(id, built))
+    normalizations = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, BatchNormalization)
+    ]
+    linked.update(id(layer.moving_share) for layer in normalizations)
     fresh = [
         f"{weight.path} {tuple(weight.shape)}"
         for weight in model.weights
@@ -117,6 +125,8 @@ def assign(model, links, tensors, unused=lambda name: False, built=()):
         _require_numbers(tensors, name)
     for name, link in links.items():
         link.variable.assign(link.to_keras(tensors.read(name)))
+    for layer in normalizations:
+        layer.settle()
 
 
 def _enumerate(names):

@@ -4,16 +4,18 @@ import numpy as np
 import yaml
 
 from align_keras.interop import huggingface_processor
-from align_keras.interop.checkpoint import Checkpoint
-from align_keras.interop.checkpoint import require_values
 from align_keras.interop.efficientnet import coefficients
 from align_keras.interop.efficientnet import parts
+from align_keras.interop.foreign_weights import ForeignWeights
+from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import copy_layers
 from align_keras.interop.tensorflow_checkpoint import find_prefix
+from align_keras.io.optional import require
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
+from align_keras.preprocessing import AlignImageConverter
 
 # Where a checkpoint of theirs keeps the network, outermost name first.
 _EFFICIENTNET_PLACES = (
@@ -31,7 +33,7 @@ _STD = (0.229, 0.224, 0.225)
 # === EfficientNet ===
 
 
-class ModelGardenEfficientNet(Checkpoint):
+class ModelGardenEfficientNet(ForeignWeights):
     """A directory with params.yaml and a checkpoint of `official.vision`."""
 
     model_class = EfficientNetBackbone
@@ -61,8 +63,6 @@ class ModelGardenEfficientNet(Checkpoint):
         return ["image_converter"]
 
     def image_converter(self, **kwargs):
-        from align_keras.preprocessing import AlignImageConverter
-
         mean, std = np.asarray(_MEAN), np.asarray(_STD)
         return AlignImageConverter(
             **{
@@ -73,7 +73,9 @@ class ModelGardenEfficientNet(Checkpoint):
         )
 
     def _make(self):
-        networks = _official("official.vision.modeling.backbones.efficientnet")
+        networks = require(
+            "official.vision.modeling.backbones.efficientnet", extra="tf-models"
+        )
         return networks.EfficientNet(
             model_id=self._backbone.get("model_id", "b0"),
             se_ratio=self._backbone.get("se_ratio", 0.0),
@@ -165,7 +167,7 @@ def _copy_efficientnet(theirs, ours, source):
 # === BERT ===
 
 
-class ModelGardenBert(Checkpoint):
+class ModelGardenBert(ForeignWeights):
     """A directory with bert_config.json, a TensorFlow 2 checkpoint, vocab.txt.
 
     The layout of the Model Garden's BERT downloads.
@@ -182,7 +184,7 @@ class ModelGardenBert(Checkpoint):
         return arguments
 
     def load_weights(self, model):
-        networks = _official("official.nlp.modeling.networks")
+        networks = require("official.nlp.modeling.networks", extra="tf-models")
         theirs = networks.BertEncoder(
             vocab_size=model.vocabulary_size,
             hidden_size=model.hidden_dim,
@@ -301,15 +303,3 @@ def _restore(network, directory, places):
         f"The checkpoint `{prefix}` does not fit the network, and none of its "
         f"weights was taken over. {' '.join(errors)}"
     )
-
-
-def _official(module):
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            "Networks of the Model Garden need the package tf-models-official: "
-            '`pip install "align-keras[tf-models]"`.'
-        ) from error

@@ -3,7 +3,7 @@
 import re
 
 from align_keras.interop import huggingface_processor
-from align_keras.interop.checkpoint import Checkpoint
+from align_keras.interop.foreign_weights import ForeignWeights
 from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import assign
@@ -19,7 +19,7 @@ _UNUSED = re.compile(
 )
 
 
-class OriginalBert(Checkpoint):
+class OriginalBert(ForeignWeights):
     """A directory with bert_config.json, a checkpoint and vocab.txt.
 
     The published program computes the activation in its tanh form, and so

@@ -4,12 +4,13 @@ import re
 
 import numpy as np
 
-from align_keras.interop.checkpoint import Checkpoint
 from align_keras.interop.efficientnet import coefficients
 from align_keras.interop.efficientnet import torch_efficientnet_links
+from align_keras.interop.foreign_weights import ForeignWeights
 from align_keras.interop.links import assign
 from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.models import EfficientNetBackbone
+from align_keras.preprocessing import AlignImageConverter
 
 # The ports of the original weights; others pad symmetrically.
 _ARCHITECTURE = re.compile(r"tf_efficientnet_(b[0-7]|l2)(\.|_|$)")
@@ -18,7 +19,7 @@ _ARCHITECTURE = re.compile(r"tf_efficientnet_(b[0-7]|l2)(\.|_|$)")
 _UNUSED = re.compile(r"(conv_head|bn2|classifier)\.|.*\.num_batches_tracked$")
 
 
-class Timm(Checkpoint):
+class Timm(ForeignWeights):
     """A directory of timm's: config.json and model.safetensors.
 
     The head convolution and the classifier stay behind. Pictures are prepared
@@ -53,8 +54,6 @@ class Timm(Checkpoint):
         return ["image_converter"] if known else []
 
     def image_converter(self, **kwargs):
-        from align_keras.preprocessing import AlignImageConverter
-
         if not self.parts():
             return super().image_converter()
         config = self._pretrained()

@@ -1,23 +1,36 @@
 """Files and directories that appear whole or not at all."""
 
 import contextlib
+import functools
 import os
+import re
 import shutil
+import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+# No pattern for data files ends like this.
+_SUFFIX = ".unfinished"
+_HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+_writing: set[str] = set()
 
 
 @contextlib.contextmanager
-def atomic_file(path):
+def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block succeeds.
 
     The temporary file lies in the same directory, so that the final step is a
     rename on one file system. When the block raises, the temporary file is
-    removed and whatever stood at `path` before is untouched.
+    removed and whatever stood at `path` before is untouched. What a killed
+    process left is removed by the next one that writes into the directory.
 
     Args:
         path: string or `pathlib.Path`. The file to write. Missing parent
             directories are created.
+        suffix: string. The end of the temporary file's name, for writers that
+            choose a format by it. Defaults to `""`: no pattern for data files
+            takes a temporary file for one of them.
 
     Example:
 
@@ -28,21 +41,24 @@ def atomic_file(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _look_once(path.parent)
     descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix="".join(path.suffixes)
+        dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX + suffix
     )
     os.close(descriptor)
     temporary = Path(name)
+    _writing.add(name)
     try:
         yield temporary
         _make_public(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _writing.discard(name)
 
 
 @contextlib.contextmanager
-def atomic_directory(path):
+def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` on success.
 
     A new directory appears in one rename. Where `path` exists already, each
@@ -67,7 +83,12 @@ def atomic_directory(path):
             "Choose another path or remove the file."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _look_once(path.parent)
+    name = tempfile.mkdtemp(
+        dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX
+    )
+    temporary = Path(name)
+    _writing.add(name)
     try:
         yield temporary
         _make_public(temporary)
@@ -77,6 +98,13 @@ def atomic_directory(path):
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _writing.discard(name)
+
+
+def _prefix(path):
+    # A file system allows names of 255 bytes; the end needs some of them.
+    name = path.name.encode(errors="surrogateescape")[:128]
+    return f".{name.decode(errors='ignore')}.{_HOST}.{os.getpid()}."
 
 
 def _replace_files(source, target):
@@ -95,17 +123,40 @@ def _make_public(path):
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def remove_leftovers(directory, names):
-    """Remove what a killed process left of files that it was writing.
+def remove_leftovers(directory: str | Path) -> None:
+    """Remove what killed processes left of files that they were writing.
+
+    Only those of this host are removed whose process has ended: another one
+    may be writing into the same directory.
 
     Args:
         directory: string or `pathlib.Path`. Need not exist.
-        names: list of strings. Names of files and directories that are
-            written with `atomic_file` or `atomic_directory`; may hold `*`.
     """
-    for name in names:
-        for path in Path(directory).glob(f".{name}.*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path in Path(directory).glob(f".*{_SUFFIX}*"):
+        if not _is_left(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# A directory of many files is not searched again for each of them.
+_look_once = functools.cache(remove_leftovers)
+
+
+def _is_left(path):
+    parts = path.name.partition(_SUFFIX)[0].rsplit(".", 3)
+    if len(parts) != 4 or parts[1] != _HOST or not parts[2].isdigit():
+        return False
+    pid = int(parts[2])
+    if pid == os.getpid():
+        # In a container a process may have the number of the one before it.
+        return str(path) not in _writing
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -9,7 +9,7 @@ from pathlib import Path
 LENGTH = 16
 
 
-def fingerprint(*parts):
+def fingerprint(*parts: object) -> str:
     """Return the fingerprint of JSON values.
 
     Args:
@@ -23,13 +23,13 @@ def fingerprint(*parts):
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
-def file_digest(path):
+def file_digest(path: str | Path) -> str:
     """Return the SHA-256 digest of a file, in 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def directory_fingerprint(path):
+def directory_fingerprint(path: str | Path) -> str | None:
     """Return the fingerprint of all files of a directory and their names.
 
     Args:

@@ -5,6 +5,7 @@ from keras import layers
 from keras import ops
 from keras_hub.models import Backbone
 
+from align_keras import registry
 from align_keras.io.atomic import atomic_directory
 from align_keras.models import presets
 from align_keras.models.carried import Carried
@@ -16,6 +17,7 @@ from align_keras.models.rematerialization import rematerialize_encoder
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
+from align_keras.models.towers import output_mask
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -51,9 +53,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             start from -10 and a temperature of 0.1. Defaults to `None`: there
             is no bias.
         image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
-            averages anything that is not a vector yet. Defaults to `"auto"`.
-        text_pooling: string. The same; `"auto"` takes the encoder's
-            `"pooled_output"`, or else the first token. Defaults to `"auto"`.
+            averages anything that is not a vector yet. A `"padding_mask"`
+            among the encoder's outputs, or a mask that Keras attached, leaves
+            places out of the average. Defaults to `"auto"`.
+        text_pooling: string. The same, where an average is one of the real
+            tokens; `"auto"` takes the encoder's `"pooled_output"`, or else
+            the first token. Defaults to `"auto"`.
         preprocessor: `AlignPreprocessor`. Lets `encode_image` and
             `encode_text` take files and strings, and travels in presets and
             exports. It is not part of `get_config()`.
@@ -181,11 +186,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     def preprocessor(self, value):
         self.__dict__["_untracked_preprocessor"] = value
 
-    # Nor is what a converted checkpoint brings along and the network does not
+    # Nor is what converted weights bring along and the network does not
     # use: it is of use to those alone who convert the model back.
     @property
     def carried(self):
-        """What a converted checkpoint holds beyond the model, or `None`."""
+        """What converted weights hold beyond the model, or `None`."""
         return self.__dict__.get("_untracked_carried")
 
     @carried.setter
@@ -230,11 +235,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             training = False
 
         def run():
-            features = self.image_encoder(images, training=training)
-            return main_output(features, self.image_pooling)
+            outputs = self.image_encoder(images, training=training)
+            features = main_output(outputs, self.image_pooling)
+            return self.image_pooling_layer(features, mask=output_mask(outputs))
 
         features = rematerialize_encoder(self.image_encoder, run)
-        features = self.image_pooling_layer(features)
         if self.image_encoder_is_frozen:
             features = ops.stop_gradient(features)
         return features
@@ -260,6 +265,24 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
         """
+        return self.text_projection(self.text_vectors(tokens, training))
+
+    def text_vectors(self, tokens, training=None):
+        """Compute the vector that the text encoder has for each text.
+
+        For BERT this is the vector of the `[CLS]` token of the last layer, by
+        which the paper compares words (section 8, Table 12). An average is one
+        over real tokens, without padding.
+
+        Args:
+            tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
+                of shape `(batch, length)`.
+            training: bool. Whether dropout is on.
+
+        Returns:
+            A float tensor of shape `(batch, dim)`.
+        """
+        mask = tokens["padding_mask"]
         inputs = declared(self.text_encoder, "input")
         if isinstance(inputs, dict):
             if "segment_ids" in inputs:
@@ -270,11 +293,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             tokens = tokens["token_ids"]
 
         def run():
-            features = self.text_encoder(tokens, training=training)
-            return main_output(features, self.text_pooling)
+            outputs = self.text_encoder(tokens, training=training)
+            features = main_output(outputs, self.text_pooling)
+            return self.text_pooling_layer(features, mask=mask)
 
-        features = rematerialize_encoder(self.text_encoder, run)
-        return self.text_projection(self.text_pooling_layer(features))
+        return rematerialize_encoder(self.text_encoder, run)
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.
@@ -315,9 +338,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         if isinstance(images, (str, bytes, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)):
-            images = self._require_preprocessor().image_converter.load(images)
+            images = self.require_preprocessor().image_converter.load(images)
         elif "float" not in keras.backend.standardize_dtype(images.dtype):
-            images = self._require_preprocessor().image_converter(images)
+            images = self.require_preprocessor().image_converter(images)
         images = ops.convert_to_tensor(images)
         return self.contrastive_head.normalize(
             self.image_features(images, training=False)
@@ -338,7 +361,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(texts, dict):
-            texts = self._require_preprocessor().tokenize(texts)
+            texts = self.require_preprocessor().tokenize(texts)
         tokens = {
             name: ops.cast(ops.convert_to_tensor(value), "int32")
             for name, value in texts.items()
@@ -347,12 +370,14 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             self.text_features(tokens, training=False)
         )
 
-    def _require_preprocessor(self):
+    def require_preprocessor(self):
+        """Return the preprocessor; raise `ValueError` where there is none."""
         if self.preprocessor is None:
             raise ValueError(
-                "This model has no preprocessor, so it takes float pictures "
-                "and token ids only. Set `model.preprocessor` to an "
-                "`AlignPreprocessor` to pass files and strings."
+                "The model has no preprocessor, so it takes float images and "
+                "token ids, not files and strings: load it from a preset "
+                "directory that holds one, or set `model.preprocessor` to an "
+                "`AlignPreprocessor`."
             )
         return self.preprocessor
 
@@ -423,9 +448,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         ```
         """
         path = presets.find_preset(preset)
-        checkpoint = presets.foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.load(cls, load_weights, **kwargs)
+        foreign = presets.foreign_weights(path)
+        if foreign is not None:
+            return foreign.load(cls, load_weights, **kwargs)
         presets.require_class(path, cls)
         for name in ("image_encoder", "text_encoder"):
             if isinstance(kwargs.get(name), dict):
@@ -435,11 +460,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         preprocessor = kwargs.pop("preprocessor", None)
         model = super().from_preset(preset, load_weights, **kwargs)
         if preprocessor is None and presets.has_preprocessor(path):
-            # Preprocessing stands a floor above the models; only loading a
-            # whole preset reaches up to it.
-            from align_keras.preprocessing import AlignPreprocessor
-
-            preprocessor = AlignPreprocessor.from_preset(path)
+            load_preprocessor = registry.find("load_preprocessor")
+            preprocessor = load_preprocessor(path)
         model.preprocessor = preprocessor
         if load_weights and "://" not in path:
             model.carried = Carried.read(path)
@@ -476,6 +498,5 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             filepath: string. The directory to write.
             **kwargs: Arguments of `export_saved_model`.
         """
-        from align_keras.serving import export_saved_model
-
+        export_saved_model = registry.find("export_saved_model")
         return export_saved_model(self, filepath, **kwargs)

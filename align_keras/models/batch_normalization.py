@@ -5,14 +5,25 @@ from align_keras import backend
 from align_keras.models.pooling import at_least_float32
 from align_keras.models.step_scope import current_mask
 
+# The moving statistics reach over the last tenth of the updates, until the
+# momentum ends their growth.
+PART = 10.0
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation that leaves rows of padding out of its statistics.
+    """Batch normalisation whose moving statistics are right from the start.
 
-    The last batch of an epoch may be smaller than the others; under several
-    replicas it is filled up with rows that are no examples. What is true of
-    all else, that a row depends on no other, is not true of a normalisation.
+    With a constant momentum of 0.99, the moving statistics are half made of
+    their initial values after 70 steps, and for long of batches that other
+    weights have seen. Here the share of a batch is `10 / (10 + n)` after `n`
+    updates, until it falls to `1 - momentum`, where it stays: the first batch
+    replaces the initial values, and after 990 updates with a momentum of 0.99
+    the rule is the usual one. The share is a weight of the layer, so that a
+    run that resumes, or starts from trained weights, continues with it.
+
+    Rows of padding, which fill up the last batch of an epoch, are left out of
+    the statistics.
 
     Args:
         **kwargs: Arguments of `keras.layers.BatchNormalization`. The channels
@@ -30,7 +41,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Reference:
         - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167)
+        - [Shamir and Zhang, 2013](https://arxiv.org/abs/1212.1824), on
+          averages that forget the beginning.
     """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.moving_share = self.add_weight(
+            shape=(),
+            name="moving_share",
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+            dtype="float32",
+        )
+
+    def settle(self):
+        """Take the moving statistics for those of a long training.
+
+        To be called when they were set to values from elsewhere, which the
+        next batch would replace otherwise.
+        """
+        self.moving_share.assign(0.0)
 
     def call(self, inputs, training=None, mask=None):
         rows = current_mask()
@@ -38,10 +70,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=False)
         if self.has_short_form(inputs):
             return self._run_short_form(backend.normalize_batch, inputs)
-        if rows is None:
-            return super().call(inputs, training=training, mask=mask)
         x = at_least_float32(inputs)
-        mean, variance = self._moments_of_rows(x, rows)
+        if rows is None:
+            mean, variance = self._moments(x, mask)
+        else:
+            mean, variance = self._moments_of_rows(x, rows)
         self.update_moving(mean, variance)
         return self.normalize(x, mean, variance)
 
@@ -81,14 +114,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def update_moving(self, mean, variance):
         """Move the moving statistics towards those of a batch."""
+        share = ops.maximum(self.moving_share, 1.0 - self.momentum)
         for variable, statistic in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
+            part = ops.cast(share, variable.dtype)
             statistic = ops.cast(statistic, variable.dtype)
-            variable.assign(
-                variable * self.momentum + statistic * (1.0 - self.momentum)
-            )
+            variable.assign(variable * (1.0 - part) + statistic * part)
+        self.moving_share.assign(share / (1.0 + share / PART))
 
     def scale_and_shift(self):
         """Return what inference multiplies each channel with, and adds."""

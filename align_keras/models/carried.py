@@ -1,6 +1,6 @@
-"""What a converted checkpoint holds and our network has no use for.
+"""What converted weights hold and our network has no use for.
 
-A checkpoint that goes out again must be what came in. Tensors such as BERT's
+Weights that go out again must be what came in. Tensors such as BERT's
 pooler, which ALIGN does not use, and fields of the configuration without a
 meaning here stay in a file of their own beside the weights.
 """

@@ -4,6 +4,7 @@ from keras import ops
 from align_keras import backend
 from align_keras.losses import ContrastiveLoss
 from align_keras.models import gradients
+from align_keras.models.batch_normalization import BatchNormalization
 
 IMAGE_RECALL = "image_to_text_recall_at_1"
 TEXT_RECALL = "text_to_image_recall_at_1"
@@ -140,8 +141,6 @@ class ContrastiveTrainer(backend.Trainer):
                 yield layer
 
     def _refuse_foreign_statistics(self):
-        from align_keras.models.batch_normalization import BatchNormalization
-
         for layer in self._batch_normalizations():
             if not isinstance(layer, BatchNormalization):
                 raise ValueError(

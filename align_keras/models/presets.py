@@ -1,16 +1,25 @@
-"""Presets by name: directories in KerasHub's format that ship with us."""
+"""Presets by name.
 
+We ship architectures: one file for each image tower and each text tower, of
+which every pair is a preset of `AlignDualEncoder`. What `save_to_preset` writes
+is a directory in KerasHub's format.
+"""
+
+import copy
 import difflib
 import functools
 import json
 import sys
 from pathlib import Path
 
+import keras
+
 from align_keras import keras_hub_internals
+from align_keras import registry
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
-# Any of these makes a directory a checkpoint, ours or that of others.
+# Any of these makes a directory a preset of ours or weights of others.
 _CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
@@ -25,10 +34,60 @@ def presets_directory():
 
 
 @functools.cache
+def _towers(kind):
+    """Read the shipped towers of a kind, `"image"` or `"text"`, by size."""
+    files = (presets_directory() / kind).glob("*.json")
+    return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+
+
+@functools.cache
+def _pairs():
+    """Map the name of each shipped pair to its image and its text tower."""
+    return {
+        f"align_{size}_{text['config']['name']}": (image, text)
+        for size, image in _towers("image").items()
+        for text in _towers("text").values()
+    }
+
+
+@functools.cache
+def _architectures():
+    """Map the name of each shipped preset to its config, as Keras has it."""
+    towers = (*_towers("image").values(), *_towers("text").values())
+    configs = {tower["config"]["name"]: _tower(tower) for tower in towers}
+    for name, (image, text) in _pairs().items():
+        pair = {
+            "name": name,
+            "image_encoder": _tower(image),
+            "text_encoder": _tower(text),
+            "embedding_dim": image["embedding_dim"],
+        }
+        configs[name] = _serialized("AlignDualEncoder", pair)
+    return configs
+
+
+def _tower(tower):
+    # The caller's dtype, or else Keras' own, takes the place of `None`.
+    config = {**tower["config"], "dtype": None}
+    return _serialized(tower["class_name"], config)
+
+
+def _serialized(class_name, config):
+    return {
+        "class_name": class_name,
+        "config": config,
+        "registered_name": f"align_keras>{class_name}",
+    }
+
+
 def preset_names():
     """Return the names of all shipped model presets, sorted."""
-    directories = presets_directory().glob("*/config.json")
-    return tuple(sorted(path.parent.name for path in directories))
+    return sorted(_architectures())
+
+
+def is_shipped(preset):
+    """Tell whether a preset is a shipped architecture, without any file."""
+    return preset in _architectures()
 
 
 def list_presets():
@@ -51,32 +110,45 @@ def list_presets():
     list_presets()["align_b7_bert_base"]["embedding_dim"]  # 640
     ```
     """
-    table = {}
-    for name in preset_names():
-        if name.startswith("align_"):
-            path = presets_directory() / name / "metadata.json"
-            table[name] = json.loads(path.read_text())["align_keras"]
-    return table
+    return {
+        name: {
+            "image_encoder": image["config"]["name"],
+            "text_encoder": text["config"]["name"],
+            "parameters": _count_parameters(image, text),
+            "embedding_dim": image["embedding_dim"],
+            "gflops": round(2 * (image["macs"] + text["macs"]) / 1e9, 2),
+        }
+        for name, (image, text) in sorted(_pairs().items())
+    }
+
+
+def _count_parameters(image, text):
+    width = image["embedding_dim"]
+    projected = [text["config"]["hidden_dim"]]
+    if image["num_features"] != width:
+        projected.append(image["num_features"])
+    projections = sum((features + 1) * width for features in projected)
+    temperature = 1
+    return image["parameters"] + text["parameters"] + projections + temperature
 
 
 def find_preset(preset):
-    """Turn the name of a shipped preset into its directory.
+    """Find a preset.
 
     Args:
         preset: string. The name of a preset that we or KerasHub ship, a
             directory, or a handle with a scheme such as `hf://`.
 
     Returns:
-        A string: the directory, or the handle.
+        A string: the directory, the handle, or the name of a preset that we
+        ship.
 
     Raises:
         ValueError: `preset` is neither a name nor a directory; the message
             suggests the nearest name.
     """
     preset = str(preset)
-    if preset in preset_names():
-        return str(presets_directory() / preset)
-    if "://" in preset:
+    if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
     if any((path / name).is_file() for name in _CONFIG_FILES):
@@ -108,6 +180,8 @@ def preset_file(preset, name):
         A `pathlib.Path`, or `None` where the preset has no such file.
     """
     preset = str(preset)
+    if is_shipped(preset):
+        return None
     if "://" not in preset:
         path = Path(preset) / name
         return path if path.is_file() else None
@@ -119,13 +193,17 @@ def preset_file(preset, name):
 
 def has_weights(preset):
     """Tell whether a preset holds weights, not an architecture alone."""
-    if "://" in preset or foreign_checkpoint(preset) is not None:
+    if is_shipped(preset):
+        return False
+    if "://" in preset or foreign_weights(preset) is not None:
         return True
     return any((Path(preset) / name).is_file() for name in _WEIGHT_FILES)
 
 
 def load_config(preset):
-    """Read the `config.json` of a preset."""
+    """Return the config of a preset, as Keras serialises a model."""
+    if is_shipped(preset):
+        return copy.deepcopy(_architectures()[preset])
     path = preset_file(preset, "config.json")
     if path is None:
         raise ValueError(f"The preset `{preset}` has no config.json.")
@@ -133,14 +211,14 @@ def load_config(preset):
 
 
 def require_class(preset, cls):
-    """Refuse a preset or checkpoint of another class than `cls`.
+    """Refuse a preset or foreign weights of another class than `cls`.
 
     Raises:
         ValueError: The preset is of another class; the message names it.
     """
-    checkpoint = foreign_checkpoint(preset)
-    if checkpoint is not None:
-        checkpoint.require_class(cls)
+    foreign = foreign_weights(preset)
+    if foreign is not None:
+        foreign.require_class(cls)
         return
     name = load_config(preset).get("class_name")
     if name is not None and name not in _class_names(cls):
@@ -154,23 +232,19 @@ def _class_names(cls):
     return {cls.__name__}.union(*map(_class_names, cls.__subclasses__()))
 
 
-def foreign_checkpoint(path):
-    """Open the checkpoint of another library.
+def foreign_weights(path):
+    """Open the weights of another library.
 
     Args:
         path: string. What `find_preset` returned.
 
     Returns:
-        An `align_keras.interop.Checkpoint`, or `None` where `path` is a
-        preset of ours.
+        A `ForeignWeights` of `align_keras.interop`, or `None` where `path` is
+        a preset of ours.
     """
-    if Path(path).parent == presets_directory():
+    if is_shipped(path):
         return None
-    # Conversion stands floors above the models; only loading a checkpoint of
-    # others reaches up to it.
-    from align_keras.interop import open_checkpoint
-
-    return open_checkpoint(path)
+    return registry.find("open_foreign_weights")(path)
 
 
 class PresetMixin:
@@ -180,9 +254,9 @@ class PresetMixin:
     def presets(cls):
         """Dict of the shipped presets that this class can load."""
         return {
-            name: {"path": str(presets_directory() / name)}
-            for name in preset_names()
-            if _preset_class(name) == cls.__name__
+            name: config
+            for name, config in _architectures().items()
+            if config["class_name"] == cls.__name__
         }
 
     @classmethod
@@ -192,8 +266,8 @@ class PresetMixin:
         Args:
             preset: string. The name of a shipped preset, a local preset
                 directory, or a handle that KerasHub knows, such as
-                `kaggle://` or `hf://`; or a checkpoint of another library,
-                whose weights are converted (docs/checkpoints.md).
+                `kaggle://` or `hf://`; or a directory of another library,
+                whose weights are converted (docs/foreign_weights.md).
             load_weights: bool. Whether to load the weights of the preset.
                 Shipped presets are architectures without weights; a notice
                 says so once. Defaults to `True`.
@@ -207,18 +281,18 @@ class PresetMixin:
             ValueError: There is no such preset.
         """
         path = find_preset(preset)
-        checkpoint = foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.load(cls, load_weights, **kwargs)
+        foreign = foreign_weights(path)
+        if foreign is not None:
+            return foreign.load(cls, load_weights, **kwargs)
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
             load_weights = False
-        return super().from_preset(path, load_weights=load_weights, **kwargs)
-
-
-@functools.cache
-def _preset_class(name):
-    return load_config(presets_directory() / name)["class_name"]
+        if not is_shipped(path):
+            return super().from_preset(path, load_weights, **kwargs)
+        require_class(path, cls)
+        config = load_config(path)
+        config["config"].update(kwargs)
+        return keras.saving.deserialize_keras_object(config)
 
 
 @functools.cache
@@ -236,8 +310,23 @@ def has_preprocessor(preset):
 
 
 def has_tokenizer(preset):
-    """Tell whether a preset or checkpoint holds the vocabulary of a model."""
-    checkpoint = foreign_checkpoint(preset)
-    if checkpoint is not None:
-        return "tokenizer" in checkpoint.parts()
+    """Tell whether a preset or foreign directory holds a vocabulary."""
+    foreign = foreign_weights(preset)
+    if foreign is not None:
+        return "tokenizer" in foreign.parts()
     return has_preprocessor(preset)
+
+
+def require_files(preset):
+    """Refuse a shipped architecture where a part of a preprocessor is asked.
+
+    Raises:
+        ValueError: `preset` is the name of one.
+    """
+    if is_shipped(preset):
+        raise ValueError(
+            f"The preset `{preset}` is an architecture, without a tokenizer "
+            "or image converter. Make an `AlignTokenizer(vocabulary)` and an "
+            "`AlignImageConverter()` instead, or name a directory that "
+            "`save_to_preset` wrote."
+        )

@@ -36,3 +36,11 @@ def main_output(outputs, pooling):
         "'pooled_output' or 'sequence_output'. "
         f"Received outputs: {sorted(outputs)}"
     )
+
+
+def output_mask(outputs):
+    """Return the mask of the places that an encoder's output holds, if named.
+
+    A mask that Keras' layers attach to a tensor finds its own way.
+    """
+    return outputs.get("padding_mask") if isinstance(outputs, dict) else None

@@ -1,4 +1,4 @@
-"""What the chips of Google's TPUs are known to do, and the slices of them."""
+"""What Google's TPU chips can do, and the slices that there are."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Published figures of one kind of chip.
+    """Published numbers of one kind of chip.
 
     Attributes:
         name: string. As topologies begin, such as `"v5e"`.
@@ -36,7 +36,7 @@ class Chip:
     capacity: float
     dimensions: int
     most_chips: int
-    slices: tuple
+    slices: tuple[str, ...]
     config: str | None = None
 
 
@@ -75,7 +75,7 @@ CHIPS = {
 }
 
 
-def parse_topology(topology):
+def parse_topology(topology: str) -> tuple[Chip, int]:
     """Read the name of a topology.
 
     Args:
@@ -93,7 +93,8 @@ def parse_topology(topology):
     name, _, shape = str(topology).partition(":")
     chip = CHIPS.get(name)
     sizes = shape.split("x")
-    # libtpu ends the process over a size of 0, and takes what nobody has.
+    # libtpu ends the process at a size of 0, and accepts slices that are not
+    # to be had.
     if (
         chip is None
         or len(sizes) != chip.dimensions
@@ -104,7 +105,7 @@ def parse_topology(topology):
     return chip, math.prod(map(int, sizes))
 
 
-def known_topologies():
+def known_topologies() -> list[str]:
     """List the usual topologies of every chip."""
     return [
         f"{chip.name}:{shape}"
@@ -113,8 +114,8 @@ def known_topologies():
     ]
 
 
-def slice_of(chip, chips):
-    """Name the smallest usual slice with at least so many chips.
+def slice_of(chip: str, chips: int) -> str:
+    """Name the smallest usual slice with at least that many chips.
 
     Args:
         chip: string. A key of `CHIPS`.

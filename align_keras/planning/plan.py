@@ -1,8 +1,10 @@
-"""One plan: a model, a recipe and devices, compiled and reckoned up."""
+"""One plan: a model, a recipe and devices, compiled and calculated."""
 
 import dataclasses
 import resource
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import keras
@@ -10,13 +12,14 @@ import keras
 from align_keras.planning.chips import parse_topology
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.compile import compile_step
-from align_keras.planning.local import local_capacity
-from align_keras.planning.local import measure_device
+from align_keras.planning.local_devices import local_capacity
+from align_keras.planning.local_devices import measure_device
+from align_keras.planning.lowered_step import lower_step
 from align_keras.planning.program import Program
 from align_keras.planning.program import transfer_seconds
-from align_keras.planning.step import lower_step
 from align_keras.planning.topology import hush_libtpu
 from align_keras.planning.topology import topology_devices
+from align_keras.training.recipes import Recipe
 from align_keras.training.recipes import load_recipe
 
 
@@ -25,14 +28,14 @@ class DoesNotDivide(ValueError):
 
 
 def plan(
-    model,
-    recipe="align",
-    topology=None,
-    batch_per_core=None,
-    vocabulary_size=None,
-    shard_optimizer=False,
-    **overrides,
-):
+    model: str | Callable,
+    recipe: str | Recipe = "align",
+    topology: str | None = None,
+    batch_per_core: int | None = None,
+    vocabulary_size: int | None = None,
+    shard_optimizer: bool = False,
+    **overrides: Any,
+) -> dict:
     """Plan a training run: memory, time and cost, without the hardware.
 
     The step that `train` runs on the JAX backend is compiled for the devices,
@@ -149,7 +152,7 @@ def plan(
     }
 
 
-def add_price(plan, price_per_core_hour):
+def add_price(plan: dict, price_per_core_hour: float) -> None:
     """Put the price of the whole run into a plan.
 
     Args:
@@ -161,8 +164,8 @@ def add_price(plan, price_per_core_hour):
     schedule["price"] = schedule["core_hours"] * price_per_core_hour
 
 
-def check_price(price_per_core_hour):
-    """Refuse a price below 0; a long compilation should not end in that."""
+def check_price(price_per_core_hour: float | None) -> None:
+    """Refuse a price below 0 before a long compilation, not after it."""
     if price_per_core_hour is not None and not price_per_core_hour >= 0:
         raise ValueError(
             "`price_per_core_hour` must be at least 0. Received: "
@@ -171,7 +174,7 @@ def check_price(price_per_core_hour):
 
 
 def _schedule(pairs, batch_size, step_seconds, cores):
-    """Reckon up a run that sees so many pairs."""
+    """Calculate the length of a run that sees this many pairs."""
     steps = -(-pairs // batch_size)
     hours = steps * step_seconds / 3600
     return {
@@ -182,7 +185,7 @@ def _schedule(pairs, batch_size, step_seconds, cores):
     }
 
 
-def host_peak():
+def host_peak() -> int:
     """Return the most memory that this process ever held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

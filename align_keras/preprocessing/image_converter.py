@@ -100,8 +100,8 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
         Args:
             preset: string. A local preset directory, a handle that KerasHub
-                knows, or a checkpoint of another library that tells how
-                pictures are prepared (docs/checkpoints.md).
+                knows, or a directory of another library that tells how
+                pictures are prepared (docs/foreign_weights.md).
             **kwargs: Arguments of the constructor that replace those of the
                 preset, such as `antialias`.
 
@@ -109,9 +109,10 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             An `AlignImageConverter`.
         """
         path = presets.find_preset(preset)
-        checkpoint = presets.foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.image_converter(**kwargs)
+        foreign = presets.foreign_weights(path)
+        if foreign is not None:
+            return foreign.image_converter(**kwargs)
+        presets.require_files(path)
         loader = keras_hub_internals.get_preset_loader(path)
         return loader.load_image_converter(cls, **kwargs)
 

@@ -79,9 +79,10 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
             An `AlignPreprocessor`.
         """
         path = presets.find_preset(preset)
-        checkpoint = presets.foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.preprocessor(**kwargs)
+        foreign = presets.foreign_weights(path)
+        if foreign is not None:
+            return foreign.preprocessor(**kwargs)
+        presets.require_files(path)
         return super().from_preset(path, **kwargs)
 
     def build(self, input_shape=None):

@@ -81,8 +81,8 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
 
         Args:
             preset: string. A local preset directory, a handle that KerasHub
-                knows, or a checkpoint of another library with a vocabulary
-                (docs/checkpoints.md).
+                knows, or a directory of another library with a vocabulary
+                (docs/foreign_weights.md).
             **kwargs: Arguments of the constructor that replace those of the
                 preset.
 
@@ -90,9 +90,10 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
             An `AlignTokenizer`.
         """
         path = presets.find_preset(preset)
-        checkpoint = presets.foreign_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint.tokenizer(**kwargs)
+        foreign = presets.foreign_weights(path)
+        if foreign is not None:
+            return foreign.tokenizer(**kwargs)
+        presets.require_files(path)
         loader = keras_hub_internals.get_preset_loader(path)
         return loader.load_tokenizer(cls, **kwargs)
 

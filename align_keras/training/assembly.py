@@ -1,5 +1,7 @@
 """From a recipe to a compiled model."""
 
+import logging
+
 import keras
 
 from align_keras import optimizers
@@ -9,6 +11,8 @@ from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignPreprocessor
+
+logger = logging.getLogger("align_keras")
 
 # Where training with the sigmoid loss starts, as its authors chose.
 INITIAL_BIAS = -10.0
@@ -52,7 +56,10 @@ def build_network(
                 model, recipe, vocabulary_size, replicas, load_weights
             )
         else:
-            _refuse_fields(recipe, ("batch_norm", "initial_temperature"))
+            _refuse_fields(
+                recipe,
+                ("batch_norm", "initial_temperature", *_OF_FRESH_TOWERS),
+            )
             built = model(vocabulary_size)
     finally:
         keras.config.set_dtype_policy(policy)
@@ -81,22 +88,54 @@ def _refuse_fields(recipe, names):
             )
 
 
+# Fields that say how fresh towers are made, and the argument that they set.
+_OF_FRESH_TOWERS = {
+    "text_pooling": (None, "text_pooling"),
+    "text_dropout": ("text_encoder", "dropout"),
+    "drop_connect": ("image_encoder", "dropout"),
+}
+
+
+def _fresh_towers(recipe, path):
+    """Return arguments of the model that the recipe has for fresh towers."""
+    given = {
+        name: getattr(recipe, name)
+        for name in _OF_FRESH_TOWERS
+        if getattr(recipe, name) is not None
+    }
+    overrides = {"text_encoder": {}, "image_encoder": {}}
+    if not presets.has_weights(path):
+        for name, value in given.items():
+            tower, argument = _OF_FRESH_TOWERS[name]
+            target = overrides if tower is None else overrides[tower]
+            target[argument] = value
+    elif given:
+        logger.info(
+            "The towers of `%s` are trained, and keep their pooling and "
+            "dropout: the fields %s of the recipe are for fresh ones.",
+            path,
+            ", ".join(given),
+        )
+    return overrides
+
+
 def _from_preset(preset, recipe, size, replicas, load_weights):
-    overrides = {}
     path = presets.find_preset(preset)
+    overrides = _fresh_towers(recipe, path)
     if size is not None and not presets.has_weights(path):
-        overrides["text_encoder"] = {"vocabulary_size": size}
+        overrides["text_encoder"]["vocabulary_size"] = size
     batch_norm = recipe.batch_norm
     whole = replicas > 1 and recipe.microbatch_size is None
     if batch_norm is None and whole and _has_local_statistics(path):
         # One device would take the statistics of the whole batch.
         batch_norm = "synchronized"
     if batch_norm is not None:
-        overrides["image_encoder"] = {"batch_norm": batch_norm}
+        overrides["image_encoder"]["batch_norm"] = batch_norm
     if recipe.initial_temperature is not None:
         overrides["initial_temperature"] = recipe.initial_temperature
     if recipe.loss == "sigmoid" and not _has_bias(path):
         overrides["initial_bias"] = INITIAL_BIAS
+    overrides = {k: value for k, value in overrides.items() if value != {}}
     model = AlignDualEncoder.from_preset(preset, load_weights, **overrides)
     if size is not None:
         _check_vocabulary(model, preset, size)
@@ -107,7 +146,7 @@ def _from_preset(preset, recipe, size, replicas, load_weights):
 
 
 def _has_local_statistics(path):
-    if presets.foreign_checkpoint(path) is not None:
+    if presets.foreign_weights(path) is not None:
         # Other libraries know no other kind.
         return True
     tower = presets.load_config(path)["config"]["image_encoder"]["config"]
@@ -115,7 +154,7 @@ def _has_local_statistics(path):
 
 
 def _has_bias(path):
-    if presets.foreign_checkpoint(path) is not None:
+    if presets.foreign_weights(path) is not None:
         return False
     return presets.load_config(path)["config"].get("initial_bias") is not None
 

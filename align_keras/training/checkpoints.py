@@ -112,7 +112,8 @@ class Checkpoints:
         path = self.directory / f"step-{step:09d}"
         try:
             self._require_room(model)
-            with atomic_file(_weights(path)) as temporary:
+            # Keras chooses the format by the suffix.
+            with atomic_file(_weights(path), ".weights.h5") as temporary:
                 model.save_weights(temporary, overwrite=True)
                 digest = _digest(temporary)
             state = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from align_keras.models.pooling import POOLINGS
 from align_keras.models.presets import presets_directory
 
 # Pictures are resized to 346 and cropped to 289 (section 4.1 of the paper).
@@ -67,6 +68,15 @@ class Recipe:
             what the preset says.
         initial_temperature: float or `None`. Softmax temperature to start
             from; `None` keeps what the preset says.
+        text_pooling: string or `None`. How a preset without weights turns
+            tokens into one vector, see `AlignDualEncoder`; `None` keeps what
+            the preset says. Trained towers keep their own, as with the two
+            fields that follow.
+        text_dropout: float or `None`. Dropout rate of the text encoder of a
+            preset without weights.
+        drop_connect: float or `None`. Drop rate of the last residual branch
+            of the image encoder of a preset without weights, see `dropout` of
+            `EfficientNetBackbone`.
         vocabulary_size: int. Greatest number of tokens of a vocabulary that
             is learned from the captions because none was given.
 
@@ -97,6 +107,9 @@ class Recipe:
     seed: int = 0
     batch_norm: str | None = None
     initial_temperature: float | None = None
+    text_pooling: str | None = None
+    text_dropout: float | None = None
+    drop_connect: float | None = None
     vocabulary_size: int = 100_000
 
     def __post_init__(self):
@@ -137,6 +150,12 @@ class Recipe:
         self._require(
             "batch_norm", self.batch_norm in (None, *BATCH_NORMS), BATCH_NORMS
         )
+        self._require(
+            "text_pooling", self.text_pooling in (None, *POOLINGS), POOLINGS
+        )
+        for name in ("text_dropout", "drop_connect"):
+            holds = 0 <= (getattr(self, name) or 0) < 1
+            self._require(name, holds, "in [0, 1)")
         self._require("freeze", self.freeze in (None, "image"), "image or null")
         self._require(
             "microbatch_size",

@@ -1,12 +1,13 @@
 import dataclasses
-import json
 from pathlib import Path
 
 import keras
 
+from align_keras import registry
 from align_keras.data import skipped
-from align_keras.io.atomic import atomic_file
 from align_keras.io.atomic import remove_leftovers
+from align_keras.io.claims import check_claim
+from align_keras.io.json_files import write_json
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -79,8 +80,8 @@ def train(
         strategy: string or `tf.distribute.Strategy`. See `make_strategy`.
         seed: int. Replaces the seed of the recipe.
         evaluate: callable. Takes the model and the validation data and
-            returns a dict with `"mean_recall"`. Defaults to recall in
-            `align_keras.evaluation.evaluate_retrieval`.
+            returns a dict with `"mean_recall"`; the numbers in it are logged.
+            Defaults to `align_keras.evaluation.measure_retrieval`.
         hold_out: float. Share of a folder of pictures that is set aside for
             evaluation where there is no `validation_data`, see
             `align_keras.data.pack`. Defaults to `0.1`.
@@ -128,7 +129,7 @@ def train(
     best_directory = workdir / "model"
     with Preemption(say, alone=num_workers == 1) as preemption:
         # The data is looked for before anything is written.
-        data, validation_data = _find_data(
+        records, validation_data = _find_data(
             data, validation_data, workdir, hold_out, say
         )
         state = begun.state()
@@ -141,10 +142,10 @@ def train(
             )
             return _result(begun, best_directory)
 
-        counts = count_once(data, workdir, step)
+        records = count_once(records, workdir, step)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
-            model, vocabulary, data, workdir, step, recipe, say
+            model, vocabulary, records, workdir, step, recipe, say
         )
         with strategy.scope():
             model = build_model(
@@ -160,7 +161,7 @@ def train(
             workdir,
             recipe,
             checkpoints,
-            _guard(counts, recipe, num_workers, workdir, checkpoints),
+            _guard(records, recipe, num_workers, workdir, checkpoints),
             verbose=say is not _silent,
         )
         save = SaveBest(
@@ -173,7 +174,7 @@ def train(
         )
         model.fit(
             make_dataset(
-                counts, model.preprocessor, recipe, step, strategy, num_workers
+                records, model.preprocessor, recipe, step, strategy, num_workers
             ),
             shuffle=False,  # It is shuffled already.
             # Reports and checkpoints go by steps, so that a run may begin at
@@ -195,20 +196,21 @@ def _find_data(data, validation_data, workdir, hold_out, say):
     """Return the files to train on, and those to measure on or `None`."""
     if validation_data is None:
         return find_records(data, workdir / "packed", say, hold_out)
-    validation_data, _ = find_records(
+    validation, _ = find_records(
         validation_data, workdir / "packed_validation", say
     )
-    return find_records(data, workdir / "packed", say, 0)[0], validation_data
+    records, _ = find_records(data, workdir / "packed", say, 0)
+    return records, validation.source
 
 
-def _guard(counts, recipe, num_workers, workdir, checkpoints):
+def _guard(records, recipe, num_workers, workdir, checkpoints):
     """Watch the loss; a step that is not finite is blamed on its records."""
 
     def blame(steps, reason):
         return nonfinite_error(
             steps,
             reason,
-            name_records(counts, recipe, steps, num_workers),
+            name_records(records, recipe, steps, num_workers),
             workdir / "nonfinite.json",
             checkpoints.state()["step"],
         )
@@ -287,22 +289,13 @@ def _claim(workdir, model, recipe, vocabulary, num_workers, step):
         "workers": num_workers,
         **dataclasses.asdict(recipe),
     }
-    remove_leftovers(workdir, WRITTEN)
-    remove_leftovers(workdir / "checkpoints", ["step-*"])
+    remove_leftovers(workdir)
+    remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(asked, indent=2) + "\n")
-        return
-    begun = json.loads(path.read_text())
-    for name, value in asked.items():
-        if begun.get(name) != value:
-            raise ValueError(
-                f"`{workdir}` holds a run with {name}={begun.get(name)!r}, "
-                f"but {name}={value!r} was asked for. Use another working "
-                "directory, or the settings of that run."
-            )
+        write_json(path, asked)
+    check_claim(path, asked, "a run")
 
 
 def _evaluation(evaluate, data, say):
@@ -310,14 +303,17 @@ def _evaluation(evaluate, data, say):
     if data is None:
         return None
     if evaluate is None:
-        # Evaluation stands a floor above; only this default reaches up.
-        from align_keras.evaluation import evaluate_retrieval
+        measure = registry.find("measure_retrieval")
 
         def evaluate(model, data):
-            return evaluate_retrieval(model, data, progress=False)
+            return measure(model, data, progress=False, samples=0)
 
     def run(model):
-        metrics = evaluate(model, data)
+        metrics = {
+            name: value
+            for name, value in evaluate(model, data).items()
+            if isinstance(value, (int, float))
+        }
         say(f"Evaluation: mean recall {metrics['mean_recall']:.1%} on {data}")
         return metrics
 

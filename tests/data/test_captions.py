@@ -13,14 +13,14 @@ from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
 from align_keras.curation import curate
 from align_keras.curation.config import parse_config
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import read_captions
 from align_keras.data.sources import from_archive
 from align_keras.data.sources import from_folder
 from align_keras.data.tally import Tally
-from align_keras.embedding.inputs import plan_inputs
-from align_keras.embedding.inputs import read_input
+from align_keras.embedding.image_sources import plan_sources
+from align_keras.embedding.image_sources import read_source
 from align_keras.evaluation.datasets import class_folders
 from align_keras.evaluation.datasets import karpathy
 from align_keras.io.text import decode_text
@@ -41,7 +41,7 @@ def image(seed=0, form="PNG"):
 
 
 def captions_of(output):
-    return {r["key"]: r["captions"] for r in iterate_records(output)}
+    return {r["key"]: r["captions"] for r in open_records(output)}
 
 
 def embedded(source):
@@ -52,9 +52,9 @@ def embedded(source):
         reasons.append((key, reason))
 
     rows = []
-    for part in plan_inputs(source):
+    for part in plan_sources(source):
         rows += [
-            (key, read(), text) for key, read, text in read_input(part, skip)
+            (key, read(), text) for key, read, text in read_source(part, skip)
         ]
     assert not reasons
     return {key: text for key, contents, text in rows if contents}
@@ -500,7 +500,7 @@ def test_images_within_parquet(tmp_path, captions):
     pack(tmp_path, tmp_path / "3", path)
     for number in "123":
         assert captions_of(tmp_path / number) == expected
-    records = {r["key"]: r["image"] for r in iterate_records(tmp_path / "1")}
+    records = {r["key"]: r["image"] for r in open_records(tmp_path / "1")}
     assert records["1"] == image(1)
     names = {f"{k}.png" if k == "1" else k: v[0] for k, v in expected.items()}
     assert embedded(path) == embedded(path.parent) == names

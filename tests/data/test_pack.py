@@ -13,8 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.cli import pack as command
-from align_keras.data import count_records
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data.hold_out import choose_held_out
 
@@ -40,7 +39,7 @@ def _folder(folder, count=7):
 
 
 def _read(output):
-    return list(iterate_records(output))
+    return list(open_records(output))
 
 
 def test_folder_with_captions(tmp_path):
@@ -68,7 +67,7 @@ def test_folder_with_captions(tmp_path):
         }
         for number in range(7)
     ]
-    assert count_records(output) == 7
+    assert open_records(output).total == 7
 
 
 def test_fields_are_those_of_img2dataset(tmp_path):
@@ -336,7 +335,7 @@ def test_some_pictures_are_set_aside(tmp_path):
     for number in range(20):
         sides = [str(number) in aside, f"copy{number}" in aside]
         assert sides[0] == sides[1]
-    assert count_records(output / "held_out") == len(aside)
+    assert open_records(output / "held_out").total == len(aside)
     reasons = manifest["skipped_reasons"]
     assert reasons["not a picture"] == reasons["missing file"] == 1
     # Again, under another name: the same choice.

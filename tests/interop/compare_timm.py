@@ -46,8 +46,8 @@ def agrees(size):
     }
     config = {"architecture": f"tf_efficientnet_{size}"}
     with keras.StatelessScope():
-        checkpoint = interop.Timm(directory, config)
-        ours = interop.links(checkpoint.build(EfficientNetBackbone))
+        foreign = interop.Timm(directory, config)
+        ours = interop.links(foreign.build(EfficientNetBackbone))
     return theirs == {name: link.shape for name, link in ours.items()}
 
 

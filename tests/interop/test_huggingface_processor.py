@@ -20,7 +20,7 @@ from huggingface_models import make_processor
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
-from align_keras.interop import open_checkpoint
+from align_keras.interop import open_foreign_weights
 from align_keras.interop.huggingface_processor import write_processor
 
 TEXTS = [
@@ -203,7 +203,7 @@ def test_way_out(scale, offset, settings, tmp_path):
     difference = averaging.load(images) - expected.transpose(0, 2, 3, 1)
     difference = np.abs(difference) / np.asarray(scale)
     assert difference.mean() < 0.07 and difference.max() < 1.01
-    again = open_checkpoint(tmp_path).preprocessor()
+    again = open_foreign_weights(tmp_path).preprocessor()
     np.testing.assert_array_equal(
         again.tokenize(TEXTS)["token_ids"], ours.tokenize(TEXTS)["token_ids"]
     )

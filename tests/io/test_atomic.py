@@ -1,9 +1,12 @@
 """Files and directories that appear whole or not at all."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from align_keras.io import atomic
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.atomic import atomic_file
 
@@ -25,11 +28,11 @@ def mode(path):
 
 def test_a_file_appears_at_the_end(tmp_path):
     path = tmp_path / "new" / "folder" / "data.weights.h5"
-    with atomic_file(path) as temporary:
+    with atomic_file(path, ".weights.h5") as temporary:
         temporary.write_text("all of it")
         assert not path.exists()
-        # The same directory, so that the last step is a rename, and the same
-        # suffixes, which tell writers the format.
+        # The same directory, so that the last step is a rename, and the suffix
+        # that tells the writer the format.
         assert temporary.parent == path.parent
         assert temporary.name.endswith(".weights.h5")
     assert path.read_text() == "all of it"
@@ -144,3 +147,73 @@ def test_a_file_is_not_taken_for_a_directory(tmp_path):
             raise AssertionError("the block must not run")
     assert str(path) in str(caught.value)
     assert path.read_text() == "mine"
+
+
+# === Of a killed process ===
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from align_keras.io.atomic import atomic_directory, atomic_file
+
+with atomic_file(sys.argv[1]) as file, atomic_directory(sys.argv[2]) as folder:
+    file.write_text("half")
+    (folder / "half.parquet").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A directory with what a killed process left in it."""
+    target = tmp_path / "vectors"
+    target.mkdir()
+    (target / "other.parquet").write_text("whole")
+    code = [sys.executable, "-c", KILLED]
+    names = [target / "a.parquet", target / "model.tfrecord"]
+    assert subprocess.run([*code, *names]).returncode == -9
+    return target
+
+
+def test_no_pattern_takes_what_a_killed_process_left(killed):
+    left = [path for path in killed.iterdir() if path.name[0] == "."]
+    assert len(left) == 2
+    assert [path.name for path in killed.glob("*.parquet")] == ["other.parquet"]
+    assert [p for p in killed.rglob("*.tfrecord")] == []
+    files = [path for path in left if path.is_file()]
+    assert not any(path.match("*.parquet") for path in files)
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_directory])
+def test_the_next_writer_removes_what_a_killed_process_left(killed, write):
+    with write(killed / "b") as temporary:
+        hidden = [path for path in killed.iterdir() if path.name[0] == "."]
+        assert hidden == [temporary]
+
+
+def test_what_is_being_written_stays(tmp_path):
+    """By this process, by a living one, by another host, or by the user."""
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
+    host = atomic._HOST
+    kept = [
+        f".a.{host}.{alive.pid}.abc.unfinished",
+        ".a.elsewhere.1.abc.unfinished",
+        ".notes.unfinished",
+        ".a.parquet.abc",
+    ]
+    for name in kept:
+        (tmp_path / name).touch()
+    with atomic_file(tmp_path / "c") as own:
+        atomic.remove_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([*kept, own.name])
+        own.touch()
+    alive.communicate(b"\n")
+    atomic.remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted([*kept[1:], "c"])
+
+
+def test_a_name_of_any_length_and_of_any_bytes_is_written(tmp_path):
+    for name in ("n" * 250, "\udce9" * 100, "一" * 80):
+        with atomic_file(tmp_path / name) as temporary:
+            temporary.write_text(name[0], "utf-8", "surrogateescape")
+    assert len(names(tmp_path)) == 3

@@ -242,7 +242,9 @@ def test_any_keras_towers_train(pairs):
     x = pairs(4)
     vectors = text.layers[-1](x["token_ids"])
     kernel, bias = model.text_projection.get_weights()
-    rows = ops.convert_to_numpy(vectors).mean(axis=1) @ kernel + bias
+    weights = x["padding_mask"] / x["padding_mask"].sum(1, keepdims=True)
+    vectors = ops.convert_to_numpy(vectors) * weights[..., None]
+    rows = vectors.sum(axis=1) @ kernel + bias
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(
         numpy_of(model(x))["text_embeddings"], rows, rtol=1e-4, atol=1e-6
@@ -259,7 +261,9 @@ def test_pooling_that_is_asked_for_applies_to_the_sequence(tiny_model, pairs):
     tokens = {k: x[k] for k in ("token_ids", "padding_mask")}
     sequence = model.text_encoder(tokens)["sequence_output"]
     kernel, bias = model.text_projection.get_weights()
-    rows = ops.convert_to_numpy(sequence).mean(axis=1) @ kernel + bias
+    weights = x["padding_mask"] / x["padding_mask"].sum(1, keepdims=True)
+    sequence = ops.convert_to_numpy(sequence) * weights[..., None]
+    rows = sequence.sum(axis=1) @ kernel + bias
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(
         numpy_of(model(x))["text_embeddings"], rows, rtol=1e-4, atol=1e-5

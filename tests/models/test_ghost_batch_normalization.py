@@ -10,6 +10,7 @@ def test_normalises_each_run_by_its_own_statistics():
     x = rng.normal(2, 3, (12, 5, 5, 4)).astype("float32")
     layer = GhostBatchNormalization(4, momentum=0.9, epsilon=1e-3)
     layer.build(x.shape)
+    layer.settle()
     gamma, beta = rng.normal(size=(2, 4))
     layer.gamma.assign(gamma)
     layer.beta.assign(beta)

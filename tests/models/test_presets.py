@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from align_keras import AlignDualEncoder
+from align_keras import AlignImageConverter
+from align_keras import AlignPreprocessor
+from align_keras import AlignTokenizer
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
 from align_keras import EfficientNetL2Backbone
@@ -46,11 +49,18 @@ def test_paper_widths():
 
 def test_every_preset_composes_the_presets_of_its_towers():
     # Each tower is built once below; composing them is checked in full here.
-    directory = presets_directory()
     for name, row in list_presets().items():
-        config = load_config(directory / name)["config"]
+        config = load_config(name)["config"]
         for kind in ("image_encoder", "text_encoder"):
-            assert config[kind] == load_config(directory / row[kind]), name
+            assert config[kind] == load_config(row[kind]), name
+
+
+def test_a_tower_is_one_file():
+    files = presets_directory().glob("*/*.json")
+    assert sorted(path.relative_to(presets_directory()) for path in files) == [
+        *(Path("image", f"{size}.json") for size in IMAGE_SIZES),
+        *(Path("text", f"{size}.json") for size in sorted(TEXT_SIZES)),
+    ]
 
 
 @once
@@ -67,11 +77,18 @@ def test_presets_build_by_name(size):
     macs = model.image_encoder.count_macs(289)
     macs += model.text_encoder.count_macs(64)
     assert 2 * macs / 1e9 == pytest.approx(row["gflops"], abs=0.006)
-    for tower in (model.image_encoder, model.text_encoder):
-        directory = presets_directory() / tower.name
-        metadata = json.loads((directory / "metadata.json").read_text())
-        total = sum(int(np.prod(v.shape)) for v in tower.weights)
-        assert total == metadata["parameter_count"]
+    files = {"image": model.image_encoder, "text": model.text_encoder}
+    sizes = {"image": size, "text": text_size}
+    for kind, tower in files.items():
+        path = presets_directory() / kind / f"{sizes[kind]}.json"
+        stored = json.loads(path.read_text())
+        assert count(tower) == stored["parameters"]
+        assert (
+            tower.count_macs(289 if kind == "image" else 64) == (stored["macs"])
+        )
+        built = tower.get_config()
+        for name, value in stored["config"].items():
+            assert built[name] == value, name
     assert isinstance(model.image_encoder, EfficientNetL2Backbone) == (
         size == "l2"
     )
@@ -108,6 +125,36 @@ def test_classes_know_their_presets():
     assert "efficientnet_b3" in EfficientNetBackbone.presets
     assert "bert_large" not in EfficientNetBackbone.presets
     assert len(AlignDualEncoder.presets) == 54
+
+
+@pytest.mark.parametrize(
+    "part", [AlignImageConverter, AlignPreprocessor, AlignTokenizer]
+)
+def test_an_architecture_has_no_preprocessing(part):
+    with pytest.raises(ValueError, match="`align_b7_bert_base` is an archi"):
+        part.from_preset("align_b7_bert_base")
+
+
+def test_saved_preset_of_an_architecture_is_the_same_model(tmp_path):
+    model = AlignDualEncoder.from_preset(
+        "align_b0_bert_tiny", text_encoder={"vocabulary_size": 50}
+    )
+    model.save_to_preset(tmp_path / "saved")
+    loaded = AlignDualEncoder.from_preset(tmp_path / "saved")
+    assert loaded.get_config() == model.get_config()
+    for ours, theirs in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+        )
+
+
+def test_dtype_of_the_caller_holds_for_both_towers():
+    with keras.StatelessScope():
+        model = AlignDualEncoder.from_preset(
+            "align_b0_bert_tiny", dtype="mixed_bfloat16"
+        )
+    for part in (model, model.image_encoder, model.text_encoder):
+        assert part.dtype_policy.name == "mixed_bfloat16"
 
 
 def test_misspelt_name_suggests_the_nearest():

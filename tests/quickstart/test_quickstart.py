@@ -10,7 +10,7 @@ from PIL import Image
 
 from align_keras import AlignDualEncoder
 from align_keras.cli import main
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.quickstart import run as quickstart
 from align_keras.quickstart import run_quickstart
 from align_keras.quickstart.scene_queries import ask_by_changes
@@ -52,7 +52,7 @@ def test_report_agrees_with_the_model_and_the_data(finished):
     workdir, report = finished
     assert json.loads((workdir / "report.json").read_text()) == report
     model = AlignDualEncoder.from_preset(str(workdir / "run" / "model"))
-    records = list(iterate_records(str(workdir / "packed" / "evaluation")))
+    records = list(open_records(str(workdir / "packed" / "evaluation")))
     _, images, texts = embed(
         model, workdir, [record["captions"][0] for record in records]
     )
@@ -118,7 +118,7 @@ def test_it_makes_an_index_of_what_it_trained(finished):
     pictures, images, _ = embed(model, workdir, ["a red star"])
     np.testing.assert_allclose(index.vectors, images, rtol=0, atol=1e-5)
     assert [index.key(row) for row in range(40)] == [p.name for p in pictures]
-    records = iterate_records(str(workdir / "packed" / "evaluation"))
+    records = open_records(str(workdir / "packed" / "evaluation"))
     for row, record in enumerate(records):
         assert index.text(row) == record["captions"][0]
     assert "a red star" in index.labels

@@ -23,6 +23,10 @@ COMMON = {
     "precision": "mixed_bfloat16",
     "vocabulary_size": 100_000,
     "seed": 0,
+    # As the presets, and so the paper, have them.
+    "text_pooling": None,
+    "text_dropout": None,
+    "drop_connect": None,
 }
 FIGURES = {
     "align": {
@@ -206,6 +210,9 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("batch_norm", False),
         ("initial_temperature", 0),
         ("initial_temperature", -1.0),
+        ("text_pooling", "mean"),
+        ("text_dropout", 1.0),
+        ("drop_connect", -0.1),
         ("vocabulary_size", 0),
     ],
 )

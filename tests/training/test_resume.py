@@ -12,7 +12,7 @@ import pytest
 from runs import checkpoint
 from runs import metrics_of
 
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import records_of_step
 from align_keras.training.checkpoints import Checkpoints
 
@@ -128,6 +128,6 @@ def test_the_order_by_keys(runs):
         for step in range(8)
         for record in records_of_step(packed, step, batch_size=8)
     ]
-    keys = sorted(record["key"] for record in iterate_records(packed))
+    keys = sorted(record["key"] for record in open_records(packed))
     for epoch in range(4):
         assert sorted(stream[16 * epoch : 16 * epoch + 16]) == keys

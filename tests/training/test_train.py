@@ -28,7 +28,7 @@ from runs import metrics_of
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records
 from align_keras.training import Recipe
@@ -289,7 +289,7 @@ def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
     assert f"Packing {folder} with captions.csv" in said
     assert f"1 not a picture: see {packed}/manifest.json" in said
     kept, aside = (
-        [record["key"] for record in iterate_records(path)]
+        [record["key"] for record in open_records(path)]
         for path in (packed, packed / "held_out")
     )
     assert sorted(kept + aside) == sorted(set(COLORS) - {"red"})

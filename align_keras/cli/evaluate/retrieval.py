@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_embedding(parser)
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
     parser.add_argument(
         "--data",
         metavar="GLOB",
@@ -37,24 +37,24 @@ def add_arguments(parser):
         metavar="N",
         help="search N equal parts by themselves; 5 for MSCOCO 1K",
     )
-    common.add_tfds(parser, "coco_captions")
-    common.add_name(parser)
-    common.add_depths(parser, [1, 5, 10])
+    shared_options.add_tfds(parser, "coco_captions")
+    shared_options.add_name(parser)
+    shared_options.add_depths(parser, [1, 5, 10])
 
 
 def run(args):
     """Measure retrieval and print the result."""
-    from align_keras.evaluation.runner import measure_retrieval
+    from align_keras.evaluation import measure_retrieval
 
     data = open_captioned(args)
     result = measure_retrieval(
-        common.embedder(args),
+        shared_options.embedder(args),
         data,
         ks=args.k,
         folds=args.folds,
-        **common.embedding_options(args),
+        **shared_options.embedding_options(args),
     )
-    common.show(args, result)
+    shared_options.show(args, result)
 
 
 def open_captioned(args):
@@ -64,15 +64,17 @@ def open_captioned(args):
 
     if (args.tfds is None) == (args.data is None):
         raise ValueError("Give either `--data` or `--tfds`.")
-    common.refuse_without_tfds(args)
+    shared_options.refuse_without_tfds(args)
     if args.tfds and args.captions:
-        common.refuse("captions", "is for files: a TFDS data set has its own")
+        shared_options.refuse(
+            "captions", "is for files: a TFDS data set has its own"
+        )
     if args.data and not args.captions:
         args.captions = find_caption_file(args.data)
     if not (args.tfds or args.captions):
         for option in ("split", "captions_per_image"):
             if getattr(args, option) is not None:
-                common.refuse(
+                shared_options.refuse(
                     option,
                     "is for `--captions` and `--tfds`: TFRecord files are "
                     "taken as they are",

@@ -1,0 +1,159 @@
+"""What the weights of every other library can be asked for."""
+
+from pathlib import Path
+
+from align_keras.io import json_files
+from align_keras.preprocessing import AlignPreprocessor
+
+
+class ForeignWeights:
+    """The weights of another library, in a local directory.
+
+    A subclass tells which model it becomes, how to build that model, and how
+    to set its weights.
+
+    Args:
+        directory: string or `pathlib.Path`.
+        config: dict. The configuration, as the other library wrote it.
+    """
+
+    # The class of ours that the weights become.
+    model_class: type | None = None
+
+    def __init__(self, directory, config):
+        self.directory = Path(directory)
+        self.config = config
+
+    def load(self, cls, load_weights=True, **kwargs):
+        """Create the model.
+
+        Args:
+            cls: The class whose `from_preset` was called.
+            load_weights: bool. Whether to set the weights.
+            **kwargs: Arguments of the constructor that replace those of the
+                directory.
+
+        Returns:
+            An instance of `cls`.
+
+        Raises:
+            ValueError: The weights are for another class, their network
+                cannot be expressed, or their tensors do not fit.
+        """
+        self.require_class(cls)
+        model = self.build(cls, **kwargs)
+        if load_weights:
+            self.load_weights(model)
+        return model
+
+    def require_class(self, cls):
+        """Refuse to become a model of another class."""
+        if not issubclass(cls, self.model_class):
+            raise ValueError(
+                f"`{self.directory}` holds the weights of a "
+                f"`{self.model_class.__name__}`, but `{cls.__name__}` was "
+                f"asked for. Call `{self.model_class.__name__}.from_preset()`."
+            )
+
+    def build(self, cls, **kwargs):
+        """Create the model with fresh weights."""
+        return cls(**{**self.arguments(), **kwargs})
+
+    def arguments(self):
+        """Return the constructor's arguments as a dict."""
+        raise NotImplementedError
+
+    def load_weights(self, model):
+        """Set every weight of the model."""
+        raise NotImplementedError
+
+    def parts(self):
+        """Name the parts of a preprocessor that the directory describes.
+
+        Returns:
+            A list of `"tokenizer"`, `"image_converter"`, both or neither.
+        """
+        return []
+
+    def tokenizer(self, **kwargs):
+        """Return the `AlignTokenizer`, or raise where there is no vocabulary.
+
+        Args:
+            **kwargs: Arguments that replace those of the directory.
+        """
+        raise ValueError(
+            f"`{self.directory}` holds no vocabulary for a tokenizer."
+        )
+
+    def image_converter(self, **kwargs):
+        """Return the `AlignImageConverter`, or raise where none is described.
+
+        Args:
+            **kwargs: Arguments that replace those of the directory.
+        """
+        raise ValueError(
+            f"`{self.directory}` does not describe how pictures are prepared."
+        )
+
+    def preprocessor(self, **kwargs):
+        """Return the `AlignPreprocessor`.
+
+        Args:
+            **kwargs: Arguments that replace those of the directory.
+        """
+        parts = {
+            "tokenizer": self.tokenizer,
+            "image_converter": self.image_converter,
+        }
+        for name, make in parts.items():
+            if name not in kwargs:
+                kwargs[name] = make()
+        return AlignPreprocessor(**kwargs)
+
+
+def read_json(path):
+    """Read a JSON object, or say which file is none."""
+    content = json_files.read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"`{path}` does not hold a JSON object.")
+    return content
+
+
+def require_values(config, expected, path, reason):
+    """Refuse a configuration whose fields have other values than expected.
+
+    Args:
+        config: dict. A field that it lacks has the expected value.
+        expected: dict from field to its only value.
+        path: string. Where the configuration stands.
+        reason: string. What our model does instead.
+
+    Raises:
+        ValueError: A field has another value; the message names it.
+    """
+    for name, value in expected.items():
+        received = config.get(name, value)
+        if received != value:
+            raise ValueError(
+                f"`{name}` in {path} must be {value!r}: {reason}. "
+                f"Received: {received!r}."
+            )
+
+
+def require_numbers(config, names, path):
+    """Refuse a configuration with something else where numbers stand.
+
+    Args:
+        config: dict. Fields that it lacks are left to their defaults.
+        names: sequence of strings. The fields.
+        path: string. Where the configuration stands.
+
+    Raises:
+        ValueError: A field is no number; the message names it.
+    """
+    for name in names:
+        value = config.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(
+                f"`{name}` in {path} must be a number. Received: {value!r}."
+            )

@@ -1,0 +1,123 @@
+"""Recognise whose weights a directory or handle holds."""
+
+from pathlib import Path
+
+from align_keras import keras_hub_internals
+from align_keras.interop.foreign_weights import read_json
+from align_keras.interop.safetensors_file import INDEX
+from align_keras.interop.safetensors_file import WEIGHTS
+from align_keras.interop.safetensors_file import shard_of_each_tensor
+from align_keras.models.presets import preset_file
+
+# Files beside config.json that a directory of Hugging Face's may have.
+_OPTIONAL_FILES = (
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def open_foreign_weights(preset):
+    """Open the weights of another library.
+
+    Args:
+        preset: string. A local directory, or a handle with a scheme that
+            KerasHub knows: `hf://`, `kaggle://`, `modelscope://`, `gs://`.
+
+    Returns:
+        A `ForeignWeights`, or `None` where `preset` is in Keras' own format and
+        not of a class that is converted.
+
+    Raises:
+        ValueError: They are of a kind that is not read.
+    """
+    if "://" in str(preset):
+        return _open_handle(str(preset))
+    directory = Path(preset)
+    if (directory / "config.json").is_file():
+        config = read_json(directory / "config.json")
+        return _from_config(directory, config)
+    if (directory / "bert_config.json").is_file():
+        return _open_bert(directory)
+    if (directory / "params.yaml").is_file():
+        from align_keras.interop import model_garden
+
+        params = model_garden.read_params(directory / "params.yaml")
+        return model_garden.ModelGardenEfficientNet(directory, params)
+    return None
+
+
+def _from_config(directory, config):
+    if "model_type" in config:
+        return _open_huggingface(directory, config)
+    if "architecture" in config:
+        from align_keras.interop.timm import Timm
+
+        return Timm(directory, config)
+    if config.get("class_name") == "BertBackbone":
+        from align_keras.interop.keras_hub import KerasHubBert
+
+        return KerasHubBert(directory, config)
+    return None
+
+
+def _open_huggingface(directory, config):
+    from align_keras.interop.huggingface_align import HuggingFaceAlign
+    from align_keras.interop.huggingface_bert import HuggingFaceBert
+
+    kinds = {"align": HuggingFaceAlign, "bert": HuggingFaceBert}
+    kind = config["model_type"]
+    if kind not in kinds:
+        raise ValueError(
+            f"`model_type` in `{directory}/config.json` must be 'align' or "
+            f"'bert'; other models of Hugging Face are not read. Received: "
+            f"{kind!r}."
+        )
+    return kinds[kind](directory, config)
+
+
+def _open_bert(directory):
+    """Open BERT's first layout, or the Model Garden's with the same config."""
+    from align_keras.interop.tensorflow_checkpoint import TensorFlowCheckpoint
+
+    config = read_json(directory / "bert_config.json")
+    names = TensorFlowCheckpoint(directory).shapes
+    if any(name.startswith("bert/") for name in names):
+        from align_keras.interop.original_bert import OriginalBert
+
+        return OriginalBert(directory, config)
+    from align_keras.interop.model_garden import ModelGardenBert
+
+    return ModelGardenBert(directory, config)
+
+
+# === Handles ===
+
+
+def _open_handle(handle):
+    path = Path(keras_hub_internals.get_file(handle, "config.json"))
+    config = read_json(path)
+    if "model_type" in config or "architecture" in config:
+        _download(handle)
+        return _from_config(path.parent, config)
+    return _from_config(handle, config)
+
+
+def _download(handle):
+    """Download what there is to a handle, into the directory of its config."""
+    for name in _OPTIONAL_FILES:
+        preset_file(handle, name)
+    if preset_file(handle, WEIGHTS) is not None:
+        return
+    index = preset_file(handle, INDEX)
+    if index is None:
+        raise ValueError(
+            f"`{handle}` has no {WEIGHTS}, and nothing else is downloaded: "
+            "pickled weights (pytorch_model.bin) can run any program. Where "
+            "you trust them, turn them into safetensors with transformers: "
+            "`AutoModel.from_pretrained(name).save_pretrained(directory)`."
+        )
+    for name in sorted(set(shard_of_each_tensor(index).values())):
+        keras_hub_internals.get_file(handle, name)

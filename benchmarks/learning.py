@@ -1,0 +1,549 @@
+"""What is learned from the same pairs, beside open_clip with timm's towers.
+
+    python benchmarks/learning.py --data emoji --steps 300 --seeds 3
+    python benchmarks/learning.py --data emoji --cpu-seconds 600 --seeds 3
+    python benchmarks/learning.py --data emoji --steps 300 --ablate
+    python benchmarks/learning.py --scenes 8000 --steps 300
+
+`--data` is a folder with `train` and any number of `test_…`, each of images
+and a `captions.csv` (image, caption) in which the first row of an image is its
+name; `--scenes` draws such a folder. Both sides get the same files, batch,
+resolution and length of texts, an EfficientNet-B0 and a text transformer of
+four layers of width 256, and otherwise what each of them does when nothing is
+said: our recipe `small`, and open_clip's own defaults, but for its warm-up of
+10,000 steps, in the place of which both have a tenth of the steps.
+
+Each run has a process of its own. Recall is that of the names among the images
+and back, where ties count against the model; intervals are those of a paired
+bootstrap over the queries, of the mean over the seeds. A finished run is kept
+in `--cache`, and read the next time.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tables
+import turns
+
+PRESET, RECIPE = "align_b0_bert_mini", "small"
+# The same sizes for open_clip: width of the embeddings, layers, width, heads.
+EMBEDDING_DIM, LAYERS, WIDTH, HEADS = 640, 4, 256, 4
+DEPTHS = (1, 5)
+DRAWS = 2000
+# Steps from which the processor time of a step is told.
+PROBE = 12
+
+# What our side does otherwise, one at a time: fields of the recipe, but for
+# `sorted`, `whole` and `plain_statistics`, see `ours`.
+ABLATIONS = {
+    "as it is": {},
+    "rows as they are sorted": {"sorted": True},
+    "moving statistics without a warm-up": {"plain_statistics": True},
+    "the text's first token": {"text_pooling": "first"},
+    "text dropout 0.1": {"text_dropout": 0.1},
+    "drop connect 0.2": {"drop_connect": 0.2},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "temperature 0.07": {"initial_temperature": 0.07},
+    "temperature 0.1": {"initial_temperature": 0.1},
+    "images whole": {"whole": True},
+    "learning rate 1e-3": {"learning_rate": 1e-3},
+    "learning rate 5e-4": {"learning_rate": 5e-4},
+    "weight decay 0.2": {"weight_decay": 0.2},
+    "weight decay 1e-5": {"weight_decay": 1e-5},
+}
+
+
+# === Data ===
+
+
+def read_folder(folder):
+    """Read `captions.csv`: pairs of a file and its captions, sorted."""
+    captions = {}
+    with open(Path(folder) / "captions.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            captions.setdefault(row["image"], []).append(row["caption"])
+    return sorted(captions.items())
+
+
+def test_sets(data):
+    """Return a dict from name to the files, the names and whose is whose."""
+    found = {}
+    for folder in sorted(Path(data).glob("test_*")):
+        rows = read_folder(folder)
+        names = sorted({captions[0] for _, captions in rows})
+        labels = [names.index(captions[0]) for _, captions in rows]
+        files = [str(folder / file) for file, _ in rows]
+        found[folder.name] = files, names, np.array(labels)
+    return found
+
+
+def training_folder(data, cache, seed, shuffled=True):
+    """Write the rows of the training pairs in an order of their own."""
+    source = Path(data).resolve() / "train"
+    rows = [
+        (file, caption)
+        for file, captions in read_folder(source)
+        for caption in captions
+    ]
+    if shuffled:
+        random.Random(seed).shuffle(rows)
+    folder = Path(cache) / (f"train-{seed}" if shuffled else "train-sorted")
+    if not (folder / "captions.csv").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in {file for file, _ in rows}:
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                target.symlink_to(source / file)
+        with open(folder / "captions.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("image", "caption"))
+            writer.writerows(rows)
+    return folder
+
+
+def draw_scenes(folder, count, evaluation=400):
+    """Draw scenes into the form of `--data`."""
+    from align_keras.data.scenes import write_scenes
+
+    for name, size, split in (
+        ("train", count, "train"),
+        ("test_combinations", evaluation, "evaluation"),
+    ):
+        if not (folder / name / "captions.csv").is_file():
+            write_scenes(folder / name, size, 0, split)
+    return folder
+
+
+# === One run of a side ===
+
+
+def ours(data, cache, seed, steps, args, changes):
+    """Train as `align-keras train` does; returns seconds and `embed`."""
+    from align_keras import AlignDualEncoder
+    from align_keras.data import pack
+    from align_keras.evaluation import embed_images
+    from align_keras.evaluation import embed_texts
+    from align_keras.training import train
+
+    changes = dict(changes)
+    in_order = changes.pop("sorted", False)
+    if changes.pop("plain_statistics", False):
+        settle_normalizations()
+    if changes.pop("whole", False):
+        changes["resize_size"] = args["image_size"]
+    source = training_folder(data, cache, seed, not in_order)
+    packed = Path(cache) / f"packed-{source.name}"
+    if not (packed / "manifest.json").is_file():
+        pack(source, packed, captions=source / "captions.csv")
+    fields = {
+        "steps": steps,
+        "warmup_steps": max(1, steps // 10),
+        "checkpoint_every": steps,
+        "batch_size": args["batch"],
+        "image_size": args["image_size"],
+        "sequence_length": args["tokens"],
+        **changes,
+    }
+    start = time.process_time()
+    trained = train(
+        args["preset"],
+        args["recipe"],
+        data=str(packed),
+        workdir=Path(args["workdir"]),
+        strategy="one-device",
+        seed=seed,
+        **fields,
+    )
+    seconds = time.process_time() - start
+    model = AlignDualEncoder.from_preset(trained["model"])
+
+    def embed(files, names):
+        return (
+            embed_images(model, files, progress=False),
+            embed_texts(model, names, progress=False),
+        )
+
+    return seconds, embed
+
+
+def settle_normalizations():
+    """Let moving statistics have the rule of a long run from the start."""
+    from align_keras.models.batch_normalization import BatchNormalization
+
+    build = BatchNormalization.build
+
+    def build_settled(layer, input_shape):
+        build(layer, input_shape)
+        layer.settle()
+
+    BatchNormalization.build = build_settled
+
+
+def theirs(data, cache, seed, steps, args, changes):
+    """Train as open_clip does; returns seconds and `embed`."""
+    import torch
+
+    register_operators(torch)
+    import open_clip
+    from PIL import Image
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.manual_seed(seed)
+    size, tokens = args["image_size"], args["tokens"]
+    model = open_clip.model.CustomTextCLIP(
+        embed_dim=EMBEDDING_DIM,
+        vision_cfg={
+            "timm_model_name": "efficientnet_b0",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "image_size": size,
+        },
+        text_cfg={
+            "context_length": tokens,
+            "width": WIDTH,
+            "heads": HEADS,
+            "layers": LAYERS,
+        },
+    ).to(memory_format=torch.channels_last)
+    tokenizer = open_clip.SimpleTokenizer(context_length=tokens)
+    prepare = open_clip.transform.AugmentationCfg(), open_clip.image_transform
+    into_train = prepare[1](size, is_train=True, aug_cfg=prepare[0])
+    into_test = prepare[1](size, is_train=False)
+    source = Path(data) / "train"
+    pairs = [
+        (source / file, caption)
+        for file, captions in read_folder(source)
+        for caption in captions
+    ]
+
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(pairs)
+
+        def __getitem__(self, index):
+            file, caption = pairs[index]
+            return into_train(Image.open(file)), tokenizer(caption)[0]
+
+    loader = torch.utils.data.DataLoader(
+        Pairs(), args["batch"], shuffle=True, drop_last=True
+    )
+    optimizer = open_clip_optimizer(torch, model)
+    compare = open_clip.ClipLoss()
+    warmup = max(1, steps // 10)
+    start, step = time.process_time(), 0
+    model.train()
+    while step < steps:
+        for images, texts in loader:
+            if step == steps:
+                break
+            rate = 5e-4 * (step + 1) / warmup
+            if step >= warmup:
+                passed = (step - warmup) / max(1, steps - warmup)
+                rate = 0.5 * (1 + np.cos(np.pi * passed)) * 5e-4
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            images = images.to(memory_format=torch.channels_last)
+            features = model(images, texts)
+            loss = compare(*features[:3])
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, np.log(100))
+            step += 1
+            if step % 25 == 0:
+                print(step, round(float(loss.detach()), 3), flush=True)
+    seconds = time.process_time() - start
+    model.eval()
+
+    def embed(files, names):
+        images = torch.stack([into_test(Image.open(file)) for file in files])
+        with torch.no_grad():
+            parts = [
+                torch.cat([run(part) for part in torch.split(inputs, 64)])
+                for run, inputs in (
+                    (model.encode_image, images),
+                    (model.encode_text, tokenizer(names)),
+                )
+            ]
+        return [part.numpy() for part in parts]
+
+    return seconds, embed
+
+
+def open_clip_optimizer(torch, model):
+    """Create open_clip's AdamW, with its defaults for such towers."""
+    decayed, plain = [], []
+    for name, weight in model.named_parameters():
+        alone = weight.ndim < 2 or any(
+            part in name for part in ("bn", "ln", "bias", "logit_scale")
+        )
+        (plain if alone else decayed).append(weight)
+    return torch.optim.AdamW(
+        [
+            {"params": plain, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": 0.2},
+        ],
+        lr=5e-4,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+    )
+
+
+def register_operators(torch):
+    """Let torchvision be imported beside a PyTorch that lacks its operators.
+
+    Detection alone needs them; what open_clip takes of it is made of
+    PyTorch's own and Pillow's.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+    _KEPT.append(library)
+
+
+_KEPT = []  # A library forgets its operators when it is collected.
+
+
+def run_side(work):
+    """What the process of a run does: train, embed, write."""
+    side = {"ours": ours, "theirs": theirs}[work["side"]]
+    settings = work["args"]
+    steps = settings["steps"]
+    if steps is None:
+        steps = steps_within(side, work, settings)
+    settings = {**settings, "workdir": str(Path(work["folder"]) / "run")}
+    seconds, embed = side(
+        work["data"],
+        work["cache"],
+        work["seed"],
+        steps,
+        settings,
+        work["changes"],
+    )
+    for name, (files, names, _) in test_sets(work["data"]).items():
+        images, texts = embed(files, names)
+        path = Path(work["folder"]) / f"{name}.npz"
+        np.savez(path, images=images, texts=texts)
+    result = {"steps": steps, "seconds": seconds}
+    (Path(work["folder"]) / "result.json").write_text(json.dumps(result))
+
+
+def steps_within(side, work, settings):
+    """Find how many steps fit into `--cpu-seconds`, their start included."""
+    seconds = []
+    for steps in (PROBE, 3 * PROBE):
+        part = {
+            **settings,
+            "workdir": str(Path(work["folder"]) / f"probe-{steps}"),
+        }
+        seconds.append(
+            side(
+                work["data"],
+                work["cache"],
+                work["seed"],
+                steps,
+                part,
+                work["changes"],
+            )[0]
+        )
+    each = (seconds[1] - seconds[0]) / (2 * PROBE)
+    start = seconds[0] - PROBE * each
+    return max(1, int((settings["cpu_seconds"] - start) / each))
+
+
+def run(side, seed, args, changes=None):
+    """Run a side once in a process of its own, or read what it did."""
+    settings = {
+        name: getattr(args, name)
+        for name in (
+            "steps",
+            "cpu_seconds",
+            "batch",
+            "image_size",
+            "tokens",
+            "preset",
+            "recipe",
+        )
+    }
+    work = {
+        "side": side,
+        "data": str(Path(args.data).resolve()),
+        "cache": str(Path(args.cache) / Path(args.data).resolve().name),
+        "seed": seed,
+        "args": settings,
+        "changes": changes or {},
+    }
+    name = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+    folder = Path(args.cache) / "runs" / f"{side}-{seed}-{name[:12]}"
+    result = folder / "result.json"
+    if not result.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        work["folder"] = str(folder)
+        with open(folder / "log.txt", "w") as log:
+            subprocess.run(
+                [sys.executable, __file__, "--work", json.dumps(work)],
+                env={**turns.quiet(), **as_many_threads(args.threads)},
+                check=True,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+    return {**json.loads(result.read_text()), "folder": folder}
+
+
+def as_many_threads(count):
+    """The environment of a run: TensorFlow and PyTorch get as many threads."""
+    return {
+        "OMP_NUM_THREADS": str(count),
+        "TF_NUM_INTRAOP_THREADS": str(count),
+        "TF_NUM_INTEROP_THREADS": "1",
+    }
+
+
+# === Recall ===
+
+
+def ranks(run, data):
+    """Rank the right answer of each query, a dict from metric to array."""
+    found = {}
+    for name, (_, _, labels) in test_sets(data).items():
+        with np.load(run["folder"] / f"{name}.npz") as arrays:
+            images, texts = (
+                arrays[part] / np.linalg.norm(arrays[part], axis=1)[:, None]
+                for part in ("images", "texts")
+            )
+        scores = images @ texts.T
+        right = labels[:, None] == np.arange(scores.shape[1])
+        for way, s, r in (
+            ("image→text", scores, right),
+            ("text→image", scores.T, right.T),
+        ):
+            best = np.where(r, s, -np.inf).max(1)
+            # A wrong answer that scores as well stands before the right one.
+            before = (~r & (s >= best[:, None])).sum(1)
+            found[name, way] = 1 + before
+    return found
+
+
+def recalls(runs, data):
+    """Return hits of shape `(seeds, queries)` for each metric."""
+    all_ranks = [ranks(run, data) for run in runs]
+    return {
+        (*key, depth): np.array([r[key] <= depth for r in all_ranks])
+        for key in all_ranks[0]
+        for depth in DEPTHS
+    }
+
+
+def interval(differences):
+    """Bootstrap the mean over queries of `(seeds, queries)` differences."""
+    means = differences.mean(0)
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(means), (DRAWS, len(means)))
+    return np.percentile(means[draws].mean(1), (2.5, 97.5))
+
+
+def mean_rank_score(hits):
+    return 100 * np.mean([h.mean() for h in hits.values()])
+
+
+def table(columns, data, baseline):
+    """Print recall of each side, and its distance from one of them."""
+    hits = {name: recalls(runs, data) for name, runs in columns.items()}
+    lines = ["| | steps | CPU s |"]
+    keys = list(hits[baseline])
+    for name, way, depth in keys:
+        lines[0] += f" {name.removeprefix('test_')}, {way} @{depth} |"
+    lines[0] += " mean |"
+    lines.append("|---|" + "---:|" * (len(keys) + 3))
+    for name, runs in columns.items():
+        steps = np.mean([run["steps"] for run in runs])
+        seconds = np.mean([run["seconds"] for run in runs])
+        row = f"| {name} | {steps:.0f} | {seconds:.0f} |"
+        for key in keys:
+            row += f" {100 * hits[name][key].mean():.1f}"
+            if name != baseline and len(columns) < 4:
+                low, high = 100 * interval(
+                    hits[name][key].astype(float) - hits[baseline][key]
+                )
+                row += f" ({low:+.1f} to {high:+.1f})"
+            row += " |"
+        lines.append(row + f" {mean_rank_score(hits[name]):.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = tables.parser(__doc__)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--data", help="folder of train and test_…")
+    parser.add_argument("--scenes", type=int, help="draw that many scenes")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--cpu-seconds", type=float)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=turns.THREADS)
+    parser.add_argument("--preset", default=PRESET)
+    parser.add_argument("--recipe", default=RECIPE)
+    parser.add_argument("--ablate", nargs="*", help="changes, by name, or all")
+    parser.add_argument("--sides", nargs="+", default=["ours", "theirs"])
+    parser.add_argument(
+        "--cache",
+        default=os.path.expanduser("~/.cache/align_keras/learning"),
+        help="where data and finished runs are kept",
+    )
+    args = parser.parse_args()
+    if args.work:
+        run_side(json.loads(args.work))
+        return
+    if args.scenes:
+        folder = Path(args.cache) / f"scenes-{args.scenes}"
+        args.data = draw_scenes(folder, args.scenes)
+    if args.data is None or (args.steps is None) == (args.cpu_seconds is None):
+        parser.error(
+            "give --data or --scenes, and one of --steps and --cpu-seconds"
+        )
+    seeds = range(args.seeds)
+    if args.ablate is not None:
+        chosen = args.ablate or list(ABLATIONS)
+        columns = {
+            name: [run("ours", seed, args, ABLATIONS[name]) for seed in seeds]
+            for name in chosen
+        }
+        tables.publish(
+            args,
+            f"{args.seeds} seeds, one change at a time",
+            table(columns, args.data, chosen[0]),
+            "learning-ablation",
+        )
+        return
+    names = {"ours": "align_keras, `small`", "theirs": "open_clip"}
+    columns = {
+        names[side]: [run(side, seed, args) for seed in seeds]
+        for side in args.sides
+    }
+    tables.publish(
+        args,
+        f"Recall in %, mean of {args.seeds} seeds; in parentheses what the "
+        "first side has more or less, 95 %",
+        table(columns, args.data, names[args.sides[-1]]),
+        "learning",
+    )
+
+
+if __name__ == "__main__":
+    main()
