@@ -6,7 +6,7 @@ A row is what the rules see, and all they see:
 |---------------|--------|--------------------------------------------------|
 | `row_id`      | int64  | number of the file × 10**12 + number of the row  |
 | `id`          | string | the input's own id, null where it has none       |
-| `url`         | string | what the picture was named by                    |
+| `url`         | string | what the image was named by                    |
 | `text`        | string | the text in Unicode's form NFC                   |
 | `tokens`      | string | its unigrams, lower case, one space between      |
 | `num_tokens`  | int32  | their number                                     |
@@ -14,9 +14,9 @@ A row is what the rules see, and all they see:
 | `width`       | int32  | pixels; null where missing or not positive       |
 | `height`      | int32  | likewise                                         |
 | `id_key`      | int64  | hash of `id`                                     |
-| `image_key`   | int64  | hash of what identifies a picture                |
+| `image_key`   | int64  | hash of what identifies an image                |
 | `text_key`    | int64  | hash of what identifies a text; null when empty  |
-| `phash`       | int64  | perceptual hash of the picture, or null          |
+| `phash`       | int64  | perceptual hash of the image, or null          |
 
 and the columns that rules or `extra_columns` name, strings or float64, each
 under its own name after `input_`: COYO's `text_length` is not ours.
@@ -25,6 +25,7 @@ under its own name after `input_`: COYO's `text_length` is not ours.
 import collections
 import dataclasses
 import unicodedata
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -71,10 +72,10 @@ class IngestTask:
         numbers: tuple of strings. Further columns, read as float64.
         strings: tuple of strings. Further columns, read as strings.
         tokenizer: string. See `tokenize`.
-        image_identity: string. The column that tells pictures apart.
+        image_identity: string. The column that tells images apart.
         text_identity: string. `"normalized"` or `"exact"`.
         max_text_characters: int. What is longer is cut.
-        picture_folder: string or `None`. Where the pictures lie; they are
+        image_folder: string or `None`. Where the images lie; they are
             then read for their size and perceptual hash.
     """
 
@@ -87,10 +88,10 @@ class IngestTask:
     image_identity: str = "url"
     text_identity: str = "normalized"
     max_text_characters: int = 100_000
-    picture_folder: str | None = None
+    image_folder: str | None = None
 
 
-def rows_schema(numbers=(), strings=()):
+def rows_schema(numbers: Iterable[str] = (), strings: Iterable[str] = ()):
     """Return the Arrow schema of normalised rows.
 
     Args:
@@ -117,12 +118,14 @@ def rows_schema(numbers=(), strings=()):
     return arrow.schema(fields)
 
 
-def input_column(name):
+def input_column(name: str) -> str:
     """What a further column of the input is called among normalised rows."""
     return f"input_{name}"
 
 
-def find_columns(names, given=None):
+def find_columns(
+    names: list[str], given: dict | None = None
+) -> dict[str, str | None]:
     """Choose the columns of an input by their usual names.
 
     Args:
@@ -139,7 +142,7 @@ def find_columns(names, given=None):
     }
 
 
-def ingest_file(task, target):
+def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     """Write the normalised rows of one file.
 
     Args:
@@ -147,7 +150,7 @@ def ingest_file(task, target):
         target: string or open binary file for the Parquet file.
 
     Returns:
-        Tuple of a dict of counts (`"rows"`, and how many had each blemish)
+        Tuple of a dict of counts (`"rows"`, and how many had each defect)
         and the list of the columns that the file has, as rows name them.
 
     Raises:
@@ -206,7 +209,7 @@ def _normalize(task, columns, found, schema, counts):
     urls = [url and url.strip() for url in urls]
     counts["without_image"] += sum(not url for url in urls)
     ids = _strings(column("id"), size, counts)
-    width, height, phash = _picture_columns(task, column, urls, size, counts)
+    width, height, phash = _image_columns(task, column, urls, size, counts)
     data = {
         "row_id": np.arange(first, first + size),
         "id": ids,
@@ -303,19 +306,23 @@ def _texts(column, size, longest, counts):
     ]
 
 
-def _strings(column, size, counts, blemish="invalid_utf8_fields"):
+def _strings(column, size, counts, defect="invalid_utf8_fields"):
     if column is None:
         return [None] * size
-    return read_strings(column, counts, blemish)
+    return read_strings(column, counts, defect)
 
 
-def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
+def read_strings(
+    column,
+    counts: collections.Counter | None = None,
+    defect: str = "invalid_utf8_fields",
+) -> list[str | None]:
     """Read a column as Python strings.
 
     Args:
         column: Arrow array.
-        counts: `collections.Counter` of blemishes.
-        blemish: string. What to count a value under that is not UTF-8; its
+        counts: `collections.Counter` of defects.
+        defect: string. What to count a value under that is not UTF-8; its
             wrong bytes become U+FFFD.
 
     Returns:
@@ -339,7 +346,7 @@ def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
         try:
             strings.append(value if value is None else value.decode())
         except UnicodeDecodeError:
-            counts[blemish] += 1
+            counts[defect] += 1
             strings.append(value.decode("utf-8", "replace"))
     return strings
 
@@ -369,18 +376,18 @@ def _sides(column, size, counts):
     return np.where(good, numbers, 0).astype("int32")
 
 
-def _picture_columns(task, column, urls, size, counts):
+def _image_columns(task, column, urls, size, counts):
     """Width and height (0 where not known) and perceptual hashes."""
     width = _sides(column("width"), size, counts)
     height = _sides(column("height"), size, counts)
     phash, known = read_hashes(column("phash"), size, counts)
-    if task.picture_folder is not None:
-        from align_keras.curation.perceptual_hash import measure_pictures
+    if task.image_folder is not None:
+        from align_keras.curation.perceptual_hash import measure_images
 
-        measured = measure_pictures(task.picture_folder, urls)
+        measured = measure_images(task.image_folder, urls)
         for row, found in enumerate(measured):
             if found is None:
-                counts["unreadable_pictures"] += bool(urls[row])
+                counts["unreadable_images"] += bool(urls[row])
                 continue
             if not known[row]:
                 phash[row], known[row] = found.phash, True
@@ -395,7 +402,11 @@ def _picture_columns(task, column, urls, size, counts):
     )
 
 
-def read_hashes(column, size=None, counts=None):
+def read_hashes(
+    column,
+    size: int | None = None,
+    counts: collections.Counter | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Read a column of 64-bit hashes.
 
     Args:
@@ -426,7 +437,7 @@ def read_hashes(column, size=None, counts=None):
     return hashes, known
 
 
-def parse_hash(value):
+def parse_hash(value: int | str) -> int:
     """Read a 64-bit hash as a signed integer.
 
     Args:

@@ -4,8 +4,8 @@ import contextlib
 import glob
 import os
 import posixpath
+from collections.abc import Generator
 from collections.abc import Iterable
-from collections.abc import Iterator
 
 from align_keras.curation.web_archives import read_archive
 from align_keras.io.batches import BATCH_READERS
@@ -105,7 +105,7 @@ def column_names(path: str) -> list[str]:
 
 def read_batches(
     path: str, wanted: set | None = None
-) -> Iterator[tuple[dict, int]]:
+) -> Generator[tuple[dict, int], None, None]:
     """Read one file in batches of bounded size.
 
     Args:

@@ -16,7 +16,7 @@ _WORD = r"[\w\p{M}]"
 _JOINERS = "\u200c\u200d"
 
 
-def normalize_text(text):
+def normalize_text(text: str) -> str:
     """Lower-case a text, compose its characters and make blanks single.
 
     Args:
@@ -40,7 +40,7 @@ def normalize_text(text):
     return " ".join(unicodedata.normalize("NFC", lower).split())
 
 
-def tokenize(text, tokenizer="blanks"):
+def tokenize(text: str, tokenizer: str = "blanks") -> str:
     """Cut a normalised text into unigrams, written with one space between.
 
     Args:
@@ -74,7 +74,7 @@ def _pattern(tokenizer):
     )
 
 
-def signed_hash(text):
+def signed_hash(text: str) -> int:
     """Hash a string to a signed 64-bit integer, the same on every machine.
 
     Among a thousand million different texts, the chance that any two of them

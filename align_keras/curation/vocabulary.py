@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.curation.ingest import find_columns
@@ -11,6 +13,7 @@ from align_keras.curation.input_files import find_inputs
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
+from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
 from align_keras.io.word_pieces import learn_word_pieces
 
@@ -22,8 +25,12 @@ logger = logging.getLogger("align_keras")
 
 
 def learn_vocabulary(
-    inputs, output, size=SIZE, text_column=None, progress=False
-):
+    inputs: Iterable,
+    output: str | Path,
+    size: int = SIZE,
+    text_column: str | None = None,
+    progress: bool = False,
+) -> dict:
     """Learn a vocabulary from files of texts and write it, a token per line.
 
     Texts are read as a stream; what is held in memory grows with the number
@@ -55,9 +62,8 @@ def learn_vocabulary(
     files = _find(inputs)
     counts = {"texts": 0, "damaged_files": []}
     texts = read_texts(files, text_column, counts)
-    if progress:
-        texts = _show(texts, counts)
-    vocabulary = learn_word_pieces(texts, size)
+    with progress_steps(progress) as step:
+        vocabulary = learn_word_pieces(_show(texts, counts, step), size)
     if not counts["texts"]:
         raise ValueError(
             f"There is no text in the {len(files)} input files, the first of "
@@ -68,7 +74,11 @@ def learn_vocabulary(
     return {"output": str(output), "tokens": len(vocabulary), **counts}
 
 
-def read_texts(files, text_column=None, counts=None):
+def read_texts(
+    files: Iterable[str],
+    text_column: str | None = None,
+    counts: dict | None = None,
+) -> Iterator[str]:
     """Yield the texts of files one by one.
 
     Args:
@@ -129,23 +139,10 @@ def _texts(file, text_column):
             yield from read_strings(columns[column])
 
 
-def _show(texts, counts):
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.progress import SpinnerColumn
-    from rich.progress import TextColumn
-    from rich.progress import TimeElapsedColumn
-
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("Reading texts")
-        for text in texts:
-            if counts["texts"] % 10_000 == 0:
-                done = f"Reading texts: {counts['texts']:,}"
-                bar.update(task, description=done)
-            yield text
-        bar.add_task("Learning the vocabulary")
+def _show(texts, counts, step):
+    step("Reading texts")
+    for text in texts:
+        if counts["texts"] % 10_000 == 0:
+            step(f"Reading texts: {counts['texts']:,}", update=True)
+        yield text
+    step("Learning the vocabulary")

@@ -1,10 +1,11 @@
-"""Common Crawl's archives to pairs of a picture's address and its alt-text.
+"""Common Crawl's archives to pairs of an image's address and its alt-text.
 
 A WARC file holds the pages themselves, a WAT file what Common Crawl has found
 in them. Both give the columns `url` (absolute), `text` and `page`.
 """
 
 import json
+from collections.abc import Generator
 from urllib.parse import urljoin
 from urllib.parse import urlsplit
 
@@ -24,7 +25,9 @@ MAX_PAGE_BYTES = 8 * 2**20
 BATCH_PAIRS = 65_536
 
 
-def read_archive(path, wanted=None):
+def read_archive(
+    path: str, wanted: set | None = None
+) -> Generator[tuple[dict, int], None, None]:
     """Read the pairs of a WARC or WAT file.
 
     A record that cannot be read is counted; an archive that breaks off is
@@ -114,8 +117,10 @@ def _charset(content_type):
     return charset.split(";")[0].strip(" \"'") or None
 
 
-def page_pairs(contents, page, charset=None):
-    """Find the pictures of a page that have an alt-text.
+def page_pairs(
+    contents: bytes, page: str, charset: str | None = None
+) -> list[tuple[str, str, str]]:
+    """Find the images of a page that have an alt-text.
 
     Args:
         contents: bytes, the HTML.
@@ -125,7 +130,7 @@ def page_pairs(contents, page, charset=None):
 
     Returns:
         list of tuples `(url, text, page)`, in the page's order. Addresses are
-        absolute; pictures inside the page itself (`data:`) are left out.
+        absolute; images inside the page itself (`data:`) are left out.
     """
     tree = None
     # lxml reads what the page itself says, and would take Latin-1 else.

@@ -24,10 +24,10 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.file_names import list_archives
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import list_images
+from align_keras.io.images import TooManyPixels
+from align_keras.io.images import decode_and_describe
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
-from align_keras.preprocessing.decode import TooManyPixels
-from align_keras.preprocessing.decode import decode_and_describe
 
 # The folder within the output for pictures that training must not see.
 HELD_OUT = "held_out"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from align_keras.data.captions import iterate_captions
 from align_keras.data.tally import Tally
@@ -51,7 +52,7 @@ def from_table(
     path: str | Path,
     tally: Tally | None = None,
     folder: str | Path | None = None,
-    **columns: str | None,
+    **columns: Any,
 ) -> Pairs:
     """Images that lie in a table, or beside it, with their captions.
 
@@ -171,10 +172,10 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                     sample = _Sample(key)
                 # Of what is not an image or text the name alone counts.
                 wanted = is_image(base) or _suffix(base) in _TEXT_SUFFIXES
-                contents = None
+                file = None
                 if wanted and member.isfile():
-                    contents = tar.extractfile(member).read()
-                sample.files[name] = contents
+                    file = tar.extractfile(member)
+                sample.files[name] = None if file is None else file.read()
         if not header.ended:
             raise tarfile.ReadError("it is cut off, so that files may be lost")
     except (

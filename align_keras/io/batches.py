@@ -9,7 +9,7 @@ import contextlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
@@ -28,14 +28,14 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def table_suffix(path: str) -> str:
-    """Return a name's suffix in lower case, that of a compression taken off."""
+    """Return a name's suffix in lower case, before that of a compression."""
     base, suffix = posixpath.splitext(path.lower())
     return posixpath.splitext(base)[1] if suffix in COMPRESSIONS else suffix
 
 
 def read_table_batches(
     path: str, wanted: set | None = None
-) -> Iterator[tuple[dict, int]]:
+) -> Generator[tuple[dict, int], None, None]:
     """Read one table in batches of bounded size.
 
     Args:

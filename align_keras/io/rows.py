@@ -8,6 +8,7 @@ import contextlib
 import csv
 import json
 import posixpath
+from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,7 +217,7 @@ def parquet_batches(file, columns=None) -> Iterator:
     yield from file.iter_batches(rows, columns=columns)
 
 
-ROW_READERS = {
+ROW_READERS: dict[str, Callable] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,

@@ -71,7 +71,7 @@ def learn_word_pieces(texts: Iterable[str], vocabulary_size: int) -> list[str]:
         ),
     )
     ids = learner.get_vocab()
-    return sorted(ids, key=ids.get)[:vocabulary_size]
+    return sorted(ids, key=lambda piece: ids[piece])[:vocabulary_size]
 
 
 def _fits(word):

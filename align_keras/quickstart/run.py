@@ -340,7 +340,7 @@ class _Search:
     def write_index(self, path, model):
         """Write an index of the pictures for the web page, anew."""
         from align_keras.embedding.embed_files import thumbnail
-        from align_keras.preprocessing.decode import decode_with_pillow
+        from align_keras.io.images import decode_with_pillow
         from align_keras.search import write_index
 
         names = [picture.name for picture in self.pictures]

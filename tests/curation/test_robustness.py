@@ -43,8 +43,8 @@ def test_every_blemish_is_counted_and_has_an_outcome(tmp_path):
             b"a red bus",
             None,
             b"",
-            b"a text without picture",
-            b"another text without picture",
+            b"a text without image",
+            b"another text without image",
             b"caf\xe9 au lait",
             "חתול על גדר".encode(),
             "猫 坐在 墙上".encode(),
@@ -78,7 +78,7 @@ def test_every_blemish_is_counted_and_has_an_outcome(tmp_path):
     assert kept(output)[0]["width"] is None
     assert kept(output)[-1]["url"] == "u10"
     dropped = {rule["name"]: rule["dropped"] for rule in audit(output)["rules"]}
-    # Without a text, the second row of id 2 among them; without a picture.
+    # Without a text, the second row of id 2 among them; without an image.
     assert dropped["unusable"]["alone"] == 4
     # A row without an id repeats none.
     assert dropped["repeated_ids"]["alone"] == 1

@@ -103,7 +103,7 @@ def test_warc_gives_absolute_addresses_and_texts(tmp_path):
 def test_wat_gives_the_same_pairs(tmp_path):
     links = [
         {"path": "IMG@/src", "url": "bus.jpg", "alt": " a red  bus "},
-        {"path": "A@/href", "url": "page.html", "alt": "no picture"},
+        {"path": "A@/href", "url": "page.html", "alt": "no image"},
         {"path": "IMG@/src", "url": "no-alt.jpg"},
         {"path": "IMG@/src", "url": "//cdn.org/dog.gif", "alt": "Hund"},
     ]
@@ -193,7 +193,7 @@ def test_archive_cut_anywhere_is_damaged(tmp_path, suffix, step):
 # === Downloading ===
 
 
-def picture(size, seed):
+def image(size, seed):
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), "uint8")
     file = io.BytesIO()
     Image.fromarray(noise).resize(size).save(file, "JPEG")
@@ -201,7 +201,7 @@ def picture(size, seed):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Real pictures, and whatever else the web has."""
+    """Real images, and whatever else the web has."""
 
     def do_GET(self):
         if "slow" in self.path:
@@ -209,7 +209,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "missing" in self.path:
             self.send_error(404)
             return
-        body = picture((320, 240), len(self.path))
+        body = image((320, 240), len(self.path))
         if "broken" in self.path:
             body = body[: len(body) // 2]
         if "huge" in self.path:
@@ -217,7 +217,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             Image.new("1", (12_000, 12_000)).save(file, "PNG")
             body = file.getvalue()
         if "text" in self.path:
-            body = b"<html>not a picture</html>"
+            body = b"<html>not an image</html>"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -323,7 +323,7 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
 
 
 def test_the_whole_way_from_the_web(tmp_path, address):
-    """Text rules, download, rules of pictures, pack."""
+    """Text rules, download, rules of images, pack."""
     from align_keras.data import pack
 
     program = tmp_path / "img2dataset"
@@ -342,14 +342,14 @@ def test_the_whole_way_from_the_web(tmp_path, address):
     assert curate(crawl, tmp_path / "1", "web_text")["kept"] == 4
     options = {"output_format": "files", "timeout": 3}
     got = download(tmp_path / "1", tmp_path / "got", str(program), **options)
-    pictures = tmp_path / "got" / "pictures"
+    images = tmp_path / "got" / "images"
     (tmp_path / "test").mkdir()
-    shutil.copy(pictures / "00000" / "000000001.jpg", tmp_path / "test")
+    shutil.copy(images / "00000" / "000000001.jpg", tmp_path / "test")
     curate(
         [got["table"]],
         tmp_path / "2",
-        "web_pictures",
-        picture_folder=pictures,
+        "web_images",
+        image_folder=images,
         test_images=[tmp_path / "test"],
     )
     pairs = pq.read_table(tmp_path / "2" / "kept")
@@ -362,7 +362,7 @@ def test_the_whole_way_from_the_web(tmp_path, address):
     }
     pq.write_table(pairs, tmp_path / "pairs.parquet")
     packed = pack(
-        pictures,
+        images,
         tmp_path / "packed",
         captions=tmp_path / "pairs.parquet",
         image_column="url",
@@ -389,10 +389,10 @@ def test_img2dataset_itself(kept, tmp_path):
     assert result["downloaded"] >= 3
     assert result["failures"]["HTTP Error 404"] == 1
     assert sum(result["failures"].values()) == result["failed"] >= 3
-    pictures = tmp_path / "got" / "pictures"
+    images = tmp_path / "got" / "images"
     from align_keras.data import pack
 
-    manifest = pack(pictures, tmp_path / "packed")
+    manifest = pack(images, tmp_path / "packed")
     assert manifest["records"] == result["downloaded"]
 
 
