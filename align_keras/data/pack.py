@@ -3,10 +3,8 @@
 import collections
 import concurrent.futures
 import contextlib
-import glob
 import hashlib
 import io
-import json
 import logging
 import os
 import posixpath
@@ -15,17 +13,26 @@ import typing
 from pathlib import Path
 
 from align_keras.data import sources
+from align_keras.data.captions import find_caption_file
+from align_keras.data.captions import holds_images
+from align_keras.data.captions import read_captions
+from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
 from align_keras.data.shuffle import random_place
 from align_keras.data.shuffle import shuffle_stream
+from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
-from align_keras.preprocessing.decode import TooManyPixels
-from align_keras.preprocessing.decode import decode_and_describe
+from align_keras.io.file_names import list_archives
+from align_keras.io.file_names import list_files
+from align_keras.io.file_names import list_images
+from align_keras.io.images import TooManyPixels
+from align_keras.io.images import decode_and_describe
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.io.text import clean_text
 
-# The manifest lists no more skipped files than this; it counts all.
-MAX_LISTED = 1000
 # The folder within the output for pictures that training must not see.
 HELD_OUT = "held_out"
 # The folder for what waits to be put into random order; nobody's `*.tfrecord`
@@ -119,6 +126,8 @@ def pack(
             "`records_per_shard` must be at least 1. "
             f"Received: {records_per_shard}."
         )
+    if captions is None:
+        captions = find_caption_file(source)
     arguments = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
@@ -143,77 +152,53 @@ def pack(
             finished["records"],
         )
         return finished
-    skips = _Skips()
-    found = _open(
-        Path(source),
-        captions,
-        split,
-        image_column,
-        caption_column,
-        hold_out,
-        seed,
-        skips,
-    )
+    tally = Tally()
+    columns = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "split": split,
+    }
+    found = _open(Path(source), captions, columns, hold_out, seed, tally)
     with atomic_directory(output) as directory:
 
-        def write(found, directory):
-            entries = _encode(found.pairs, max_pixels, skips)
+        def write(pairs, total, directory):
+            entries = _encode(pairs, max_pixels, tally)
             if progress:
-                entries = _show(entries, found.total)
+                entries = _show(entries, total)
             if found.stream_bytes is not None:
                 entries = shuffle_stream(
                     entries, seed, directory / BUCKETS, found.stream_bytes
                 )
-            records = _distinct(entries, skips)
-            return _write(records, directory, records_per_shard, skips)
+            records = _distinct(entries, tally)
+            return _write(records, directory, records_per_shard, tally)
 
         aside = {"records": 0}
-        if found.held_out:
+        if found.held_out is not None:
             (directory / HELD_OUT).mkdir()
-            pictures = sources.from_caption_file(Path(source), found.held_out)
-            pictures = _Source(pictures, len(found.held_out))
-            aside = write(pictures, directory / HELD_OUT)
+            aside = write(found.held_out, None, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
-        manifest = write(found, directory)
+        manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
             raise ValueError(
-                f"No picture of `{source}` could be packed: {skips.summary()}."
+                f"No image of `{source}` could be packed: {tally.summary()}."
             )
         manifest["held_out"] = aside["records"]
+        manifest["images"] = tally.seen
+        tally.check(manifest["records"] + aside["records"])
         _write_manifest(manifest, directory, arguments)
     return manifest
 
 
 def _write_manifest(manifest, directory, arguments):
     manifest["arguments"] = arguments
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (directory / "manifest.json").write_text(text + "\n", "utf-8")
-
-
-class _Skips:
-    """What was left out, and why."""
-
-    def __init__(self):
-        self.reasons = collections.Counter()
-        self.listed = []
-
-    def add(self, name, reason, detail=None):
-        self.reasons[reason] += 1
-        if len(self.listed) < MAX_LISTED:
-            entry = {"file": str(name), "reason": reason}
-            self.listed.append(entry | ({"detail": detail} if detail else {}))
-
-    def summary(self):
-        counts = sorted(self.reasons.items())
-        counts = [f"{count} {reason}" for reason, count in counts]
-        return ", ".join(counts) or "it holds no pictures with captions"
+    write_json(directory / "manifest.json", manifest)
 
 
 def _finished(output, arguments):
     """The manifest of an earlier run with the same arguments, or `None`."""
     path = output / "manifest.json"
     if path.is_file():
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = read_json(path)
         files = [entry["file"] for entry in manifest["shards"]]
         if manifest.get("arguments") == arguments and all(
             (output / file).is_file() for file in files
@@ -237,110 +222,143 @@ class _Source(typing.NamedTuple):
     Attributes:
         pairs: iterator, in random order unless it is a stream.
         total: int. How many there are, if that is known.
-        held_out: dict from names of pictures to captions, set aside.
+        held_out: iterator of pairs that are held out, likewise; `None` if
+            there are none.
         stream_bytes: int. The size of a stream that is yet to be put into
             random order; `None` for what has been.
     """
 
     pairs: typing.Iterator
     total: int | None = None
-    held_out: dict = {}
+    held_out: typing.Iterator | None = None
     stream_bytes: int | None = None
 
 
-def _open(
-    source,
-    captions,
-    split,
-    image_column,
-    caption_column,
-    hold_out,
-    seed,
-    skips,
-):
+def _open(source, captions, columns, hold_out, seed, tally):
     def place(name):
-        return random_place(_key(name), seed)
+        return random_place(_key(clean_text(name)), seed)
 
+    tables, files, read = [], [], None
     if captions:
         if not source.is_dir():
             raise FileNotFoundError(
-                f"There is no folder `{source}` for the pictures that "
+                f"There is no folder `{source}` for the images that "
                 f"`{captions}` lists."
             )
-        listed = sources.read_captions(
-            captions, image_column, caption_column, split
-        )
-        aside = choose_held_out(source, listed, hold_out)
-        held_out, kept = (
-            {n: listed[n] for n in sorted(names, key=place)}
-            for names in (
-                [name for name in listed if name in aside],
-                [name for name in listed if name not in aside],
+        if not holds_images(captions, columns["image_column"]):
+            return _open_listed(
+                source, captions, columns, hold_out, place, tally
             )
-        )
-        pairs = sources.from_caption_file(source, kept)
-        return _Source(pairs, len(kept), held_out)
-    if split or image_column or caption_column or hold_out:
+        tables = [captions]
+    else:
+        files, read = list_archives(source), sources.from_archive
+        if not files:
+            files, read = _list(source, ".tfrecord"), sources.from_records
+        if not files and not list_images(source):
+            tables = _list(source, ".parquet")
+    if tables:
+        return _open_tables(tables, tally, source, columns, hold_out)
+    if hold_out or any(columns.values()):
         raise ValueError(
             "`split`, `image_column`, `caption_column` and `hold_out` speak "
             "of a caption file; give one with `captions`."
         )
-    for suffix, read in (
-        (".tar", sources.from_archive),
-        (".tfrecord", sources.from_records),
-    ):
-        pattern = source / f"*{suffix}" if source.is_dir() else source
-        files = sorted(glob.glob(str(pattern)))
-        if files and files[0].endswith(suffix):
-            size = sum(os.path.getsize(file) for file in files)
-            pairs = _from_files(files, read, skips)
-            return _Source(pairs, stream_bytes=size)
+    if files:
+        pairs = _from_files(files, read, tally)
+        return _Source(pairs, stream_bytes=_size(files))
     if not source.is_dir():
         raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     if not any(source.iterdir()):
         raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return _Source(sources.from_folder(source, place))
+    return _Source(sources.from_folder(source, tally, order=place))
 
 
-def _from_files(files, read, skips):
+def _list(source, suffix):
+    return list_files(source, lambda name: name.endswith(suffix))
+
+
+def _size(files):
+    return sum(os.path.getsize(file) for file in files)
+
+
+def _open_listed(source, captions, columns, hold_out, place, tally):
+    """Images that a caption file lists."""
+    listed = read_captions(captions, **columns, tally=tally)
+    aside = choose_held_out(source, listed, hold_out)
+    held_out, kept = (
+        {name: listed[name] for name in sorted(names, key=place)}
+        for names in (aside, listed.keys() - aside)
+    )
+    return _Source(
+        sources.from_caption_file(source, kept),
+        len(kept),
+        sources.from_caption_file(source, held_out) if held_out else None,
+    )
+
+
+def _open_tables(tables, tally, source, columns, hold_out):
+    """Images that lie in tables."""
+    folder = source if source.is_dir() else None
+    size = _size(tables)
+
+    def pairs(tally):
+        for table in tables:
+            yield from sources.from_table(table, tally, folder, **columns)
+
+    if not hold_out:
+        return _Source(pairs(tally), stream_bytes=size)
+    digests = {}
+    for name, read, _ in pairs(Tally()):
+        with contextlib.suppress(OSError):
+            digests[name] = hashlib.sha256(read()).digest()
+    chosen = choose_by_digest(digests, hold_out)
+    kept = (pair for pair in pairs(tally) if pair[0] not in chosen)
+    # What is held out has been seen among the others.
+    held_out = (pair for pair in pairs(Tally()) if pair[0] in chosen)
+    return _Source(
+        kept, held_out=held_out if chosen else None, stream_bytes=size
+    )
+
+
+def _from_files(files, read, tally):
     for file in files:
         try:
-            yield from read(file)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            skips.add(file, "damaged archive", str(error))
+            yield from read(file, tally)
+        except (tarfile.TarError, ValueError) as error:
+            tally.leave_out(file, "damaged archive", str(error))
 
 
 def _key(name):
     return posixpath.splitext(name)[0]
 
 
-def _encode(pairs, max_pixels, skips):
+def _encode(pairs, max_pixels, tally):
     """Yield `(key, name, number of captions, record)`, in the same order."""
     for name, key, captions, work in _in_threads(pairs, max_pixels):
         if not captions:
-            skips.add(name, "no caption")
+            tally.skip(name, "no caption")
             continue
         try:
             image, width, height = work.result()
         except FileNotFoundError:
-            skips.add(name, "missing file")
+            tally.skip(name, "missing file")
         except OSError as error:
-            skips.add(name, "unreadable file", str(error))
+            tally.skip(name, "unreadable file", str(error))
         except TooManyPixels as error:
-            skips.add(name, "too many pixels", str(error))
+            tally.skip(name, "too many pixels", str(error))
         except ValueError as error:
-            skips.add(name, "not a picture", str(error))
+            tally.skip(name, "not a picture", str(error))
         else:
             record = encode_record(key, image, captions, width, height)
             yield key, name, len(captions), record
 
 
-def _distinct(entries, skips):
+def _distinct(entries, tally):
     """Yield the first of each key; in random order they stand together."""
     last = None
     for key, name, count, record in entries:
         if key == last:
-            skips.add(name, "duplicate key")
+            tally.skip(name, "duplicate key")
             continue
         last = key
         yield count, record
@@ -377,7 +395,7 @@ def _check(read, max_pixels):
 # === Writing ===
 
 
-def _write(records, directory, records_per_shard, skips):
+def _write(records, directory, records_per_shard, tally):
     shards = []
     caption_count = 0
     with contextlib.ExitStack() as stack:
@@ -407,9 +425,9 @@ def _write(records, directory, records_per_shard, skips):
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,
         "order": "random",
-        "skipped_count": skips.reasons.total(),
-        "skipped_reasons": dict(sorted(skips.reasons.items())),
-        "skipped": skips.listed,
+        "skipped_count": tally.reasons.total(),
+        "skipped_reasons": dict(sorted(tally.reasons.items())),
+        "skipped": tally.listed,
         "shards": shards,
     }
 

@@ -9,6 +9,7 @@ from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records_of_step
+from align_keras.data.captions import find_caption_file
 from align_keras.data.pack import HELD_OUT
 from align_keras.io.atomic import atomic_file
 from align_keras.models import presets
@@ -31,18 +32,17 @@ def find_records(data, packed, say, hold_out=0):
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return records, None
-    for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
-        captions = folder / f"captions.{suffix}"
-        if captions.is_file():
-            say(f"Packing {folder} with {captions.name} into {packed}")
-            manifest = pack(folder, packed, captions, hold_out=hold_out)
-            for reason, count in manifest["skipped_reasons"].items():
-                say(f"Skipped {count} {reason}: see {packed}/manifest.json")
-            records = open_records(str(packed))
-            if not manifest["held_out"]:
-                return records, None
-            say(f"Set {manifest['held_out']} pictures aside to measure on.")
-            return records, str(packed / HELD_OUT)
+    captions = find_caption_file(folder)
+    if captions is not None:
+        say(f"Packing {folder} with {captions.name} into {packed}")
+        manifest = pack(folder, packed, captions, hold_out=hold_out)
+        for reason, count in manifest["skipped_reasons"].items():
+            say(f"Skipped {count} {reason}: see {packed}/manifest.json")
+        records = open_records(str(packed))
+        if not manifest["held_out"]:
+            return records, None
+        say(f"Set {manifest['held_out']} pictures aside to measure on.")
+        return records, str(packed / HELD_OUT)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
@@ -144,7 +144,7 @@ def find_tokenizer(
 
 def _read_lines(path):
     """Read a vocabulary; `splitlines` would split within rare tokens."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         return [line.rstrip("\n") for line in file]
 
 
