@@ -353,9 +353,9 @@ def test_records_that_cannot_be_used_are_counted(tmp_path):
     found = {r["key"]: r["captions"] for r in _read(tmp_path / "out")}
     assert found == {"a.b": ["one"], "x[1]": ["two"]}
     assert manifest["skipped_reasons"] == {
+        "broken record": 2,
         "damaged archive": 1,
         "no caption": 1,
-        "not a picture": 2,
     }
 
 
