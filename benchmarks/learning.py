@@ -114,7 +114,7 @@ def training_folder(data, cache, seed, shuffled=True):
 
 def draw_scenes(folder, count, evaluation=400):
     """Draw scenes into the form of `--data`."""
-    from align_keras.data.scenes import write_scenes
+    from align_keras.quickstart.scenes import write_scenes
 
     for name, size, split in (
         ("train", count, "train"),

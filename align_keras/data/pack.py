@@ -11,12 +11,15 @@ import logging
 import os
 import posixpath
 import tarfile
+import typing
 from pathlib import Path
 
 from align_keras.data import sources
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
+from align_keras.data.shuffle import random_place
+from align_keras.data.shuffle import shuffle_stream
 from align_keras.io.atomic import atomic_directory
 from align_keras.preprocessing.decode import TooManyPixels
 from align_keras.preprocessing.decode import decode_and_describe
@@ -25,6 +28,9 @@ from align_keras.preprocessing.decode import decode_and_describe
 MAX_LISTED = 1000
 # The folder within the output for pictures that training must not see.
 HELD_OUT = "held_out"
+# The folder for what waits to be put into random order; nobody's `*.tfrecord`
+# finds it, and it is gone when the output appears.
+BUCKETS = "buckets"
 
 logger = logging.getLogger("align_keras")
 
@@ -39,6 +45,7 @@ def pack(
     caption_column=None,
     max_pixels=64_000_000,
     hold_out=0,
+    seed=0,
     progress=False,
 ):
     """Pack pictures with captions into TFRecord files and a manifest.
@@ -49,12 +56,20 @@ def pack(
     as a whole at the end. When it holds the result of the same arguments
     already, nothing is done.
 
+    Records are written in random order, so that neighbours in the source,
+    which are often alike, do not meet in a batch. The order follows from the
+    keys and `seed` alone, see `align_keras.data.shuffle`. What is read as a
+    stream, archives and records, passes through temporary files within the
+    output, which take as much room again until it is finished.
+
     The source is one of:
 
     - a folder of pictures, together with a caption file (`captions`);
     - a folder of pictures with a `.txt` file of captions beside each;
     - a WebDataset: a `.tar` file, a glob of them, or a folder that holds
-      them.
+      them;
+    - records in another order: a `.tfrecord` file, a glob of them, or a
+      folder that holds them.
 
     Args:
         source: string or `pathlib.Path`.
@@ -77,6 +92,7 @@ def pack(
             at most 1000. They go to the folder `held_out` within `output`,
             in the same form, and no picture is on both sides, not even as a
             copy of the same bytes. Needs `captions`. Defaults to 0.
+        seed: int. Another seed gives another order. Defaults to 0.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -84,8 +100,8 @@ def pack(
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
-        of the first 1000), `"held_out"` (number of records set aside) and
-        `"arguments"`.
+        of the first 1000), `"held_out"` (number of records set aside),
+        `"order"` (`"random"`) and `"arguments"`, the seed among them.
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
@@ -111,6 +127,7 @@ def pack(
         "caption_column": caption_column,
         "records_per_shard": records_per_shard,
         "max_pixels": max_pixels,
+        "seed": seed,
     }
     if hold_out:
         arguments["hold_out"] = hold_out
@@ -127,30 +144,37 @@ def pack(
         )
         return finished
     skips = _Skips()
-    pairs, held_out, total = _open(
+    found = _open(
         Path(source),
         captions,
         split,
         image_column,
         caption_column,
         hold_out,
+        seed,
         skips,
     )
     with atomic_directory(output) as directory:
 
-        def write(pairs, directory, total):
-            records = _encode(pairs, max_pixels, skips)
+        def write(found, directory):
+            entries = _encode(found.pairs, max_pixels, skips)
             if progress:
-                records = _show(records, total)
+                entries = _show(entries, found.total)
+            if found.stream_bytes is not None:
+                entries = shuffle_stream(
+                    entries, seed, directory / BUCKETS, found.stream_bytes
+                )
+            records = _distinct(entries, skips)
             return _write(records, directory, records_per_shard, skips)
 
         aside = {"records": 0}
-        if held_out:
+        if found.held_out:
             (directory / HELD_OUT).mkdir()
-            pictures = sources.from_caption_file(Path(source), held_out)
-            aside = write(pictures, directory / HELD_OUT, len(held_out))
+            pictures = sources.from_caption_file(Path(source), found.held_out)
+            pictures = _Source(pictures, len(found.held_out))
+            aside = write(pictures, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
-        manifest = write(pairs, directory, total)
+        manifest = write(found, directory)
         if not manifest["records"]:
             raise ValueError(
                 f"No picture of `{source}` could be packed: {skips.summary()}."
@@ -207,10 +231,36 @@ def _finished(output, arguments):
 # === Reading ===
 
 
+class _Source(typing.NamedTuple):
+    """Pairs to pack, as `sources` yields them.
+
+    Attributes:
+        pairs: iterator, in random order unless it is a stream.
+        total: int. How many there are, if that is known.
+        held_out: dict from names of pictures to captions, set aside.
+        stream_bytes: int. The size of a stream that is yet to be put into
+            random order; `None` for what has been.
+    """
+
+    pairs: typing.Iterator
+    total: int | None = None
+    held_out: dict = {}
+    stream_bytes: int | None = None
+
+
 def _open(
-    source, captions, split, image_column, caption_column, hold_out, skips
+    source,
+    captions,
+    split,
+    image_column,
+    caption_column,
+    hold_out,
+    seed,
+    skips,
 ):
-    """An iterator of pairs; captions set aside; how many pairs, if known."""
+    def place(name):
+        return random_place(_key(name), seed)
+
     if captions:
         if not source.is_dir():
             raise FileNotFoundError(
@@ -221,56 +271,79 @@ def _open(
             captions, image_column, caption_column, split
         )
         aside = choose_held_out(source, listed, hold_out)
-        held_out = {name: listed.pop(name) for name in sorted(aside)}
-        pairs = sources.from_caption_file(source, listed)
-        return pairs, held_out, len(listed)
+        held_out, kept = (
+            {n: listed[n] for n in sorted(names, key=place)}
+            for names in (
+                [name for name in listed if name in aside],
+                [name for name in listed if name not in aside],
+            )
+        )
+        pairs = sources.from_caption_file(source, kept)
+        return _Source(pairs, len(kept), held_out)
     if split or image_column or caption_column or hold_out:
         raise ValueError(
             "`split`, `image_column`, `caption_column` and `hold_out` speak "
             "of a caption file; give one with `captions`."
         )
-    pattern = source / "*.tar" if source.is_dir() else source
-    archives = sorted(glob.glob(str(pattern)))
-    if archives and archives[0].endswith(".tar"):
-        return _from_archives(archives, skips), {}, None
+    for suffix, read in (
+        (".tar", sources.from_archive),
+        (".tfrecord", sources.from_records),
+    ):
+        pattern = source / f"*{suffix}" if source.is_dir() else source
+        files = sorted(glob.glob(str(pattern)))
+        if files and files[0].endswith(suffix):
+            size = sum(os.path.getsize(file) for file in files)
+            pairs = _from_files(files, read, skips)
+            return _Source(pairs, stream_bytes=size)
     if not source.is_dir():
         raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     if not any(source.iterdir()):
         raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return sources.from_folder(source), {}, None
+    return _Source(sources.from_folder(source, place))
 
 
-def _from_archives(archives, skips):
-    for archive in archives:
+def _from_files(files, read, skips):
+    for file in files:
         try:
-            yield from sources.from_archive(archive)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            skips.add(archive, "damaged archive", str(error))
+            yield from read(file)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            skips.add(file, "damaged archive", str(error))
+
+
+def _key(name):
+    return posixpath.splitext(name)[0]
 
 
 def _encode(pairs, max_pixels, skips):
-    """Yield `(number of captions, record)` in the order of the pairs."""
-    seen = set()
+    """Yield `(key, name, number of captions, record)`, in the same order."""
     for name, key, captions, work in _in_threads(pairs, max_pixels):
         if not captions:
             skips.add(name, "no caption")
-        elif key in seen:
-            skips.add(name, "duplicate key")
+            continue
+        try:
+            image, width, height = work.result()
+        except FileNotFoundError:
+            skips.add(name, "missing file")
+        except OSError as error:
+            skips.add(name, "unreadable file", str(error))
+        except TooManyPixels as error:
+            skips.add(name, "too many pixels", str(error))
+        except ValueError as error:
+            skips.add(name, "not a picture", str(error))
         else:
-            try:
-                image, width, height = work.result()
-            except FileNotFoundError:
-                skips.add(name, "missing file")
-            except OSError as error:
-                skips.add(name, "unreadable file", str(error))
-            except TooManyPixels as error:
-                skips.add(name, "too many pixels", str(error))
-            except ValueError as error:
-                skips.add(name, "not a picture", str(error))
-            else:
-                seen.add(key)
-                record = encode_record(key, image, captions, width, height)
-                yield len(captions), record
+            record = encode_record(key, image, captions, width, height)
+            yield key, name, len(captions), record
+
+
+def _distinct(entries, skips):
+    """Yield the first of each key; in random order they stand together."""
+    last = None
+    for key, name, count, record in entries:
+        if key == last:
+            skips.add(name, "duplicate key")
+            continue
+        last = key
+        yield count, record
 
 
 def _in_threads(pairs, max_pixels):
@@ -279,7 +352,7 @@ def _in_threads(pairs, max_pixels):
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         for name, read, captions in pairs:
-            key = posixpath.splitext(name)[0]
+            key = _key(name)
             work = pool.submit(_check, read, max_pixels) if captions else None
             waiting.append((name, key, captions, work))
             if len(waiting) > 4 * workers:
@@ -333,6 +406,7 @@ def _write(records, directory, records_per_shard, skips):
     return {
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,
+        "order": "random",
         "skipped_count": skips.reasons.total(),
         "skipped_reasons": dict(sorted(skips.reasons.items())),
         "skipped": skips.listed,

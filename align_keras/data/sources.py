@@ -11,6 +11,9 @@ import posixpath
 import tarfile
 from pathlib import Path
 
+from align_keras.data.records import decode_record
+from align_keras.data.records import read_shard
+
 PICTURE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -116,17 +119,28 @@ def from_caption_file(folder, captions):
         yield name, (folder / name).read_bytes, texts
 
 
-def from_folder(folder):
+def from_folder(folder, order=None):
     """Pictures of a folder with a `.txt` file of captions beside each.
 
     The text file has the picture's name; each line is a caption.
+
+    Args:
+        folder: `pathlib.Path`.
+        order: callable. Takes a name and returns what to sort it by. Defaults
+            to `None`, the order of the paths.
     """
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-            texts = path.with_suffix(".txt")
-            lines = texts.read_bytes() if texts.is_file() else b""
-            name = path.relative_to(folder).as_posix()
-            yield name, path.read_bytes, _lines(lines)
+    names = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    ]
+    if order is not None:
+        names.sort(key=order)
+    for name in names:
+        path = folder / name
+        texts = path.with_suffix(".txt")
+        lines = texts.read_bytes() if texts.is_file() else b""
+        yield name, path.read_bytes, _lines(lines)
 
 
 def from_archive(archive):
@@ -156,6 +170,25 @@ def from_archive(archive):
                 sample[suffix] = tar.extractfile(member).read()
         if sample:
             yield from _sample(name, sample)
+
+
+def from_records(shard):
+    """Pairs of one TFRecord file, of img2dataset or of `pack`.
+
+    Raises:
+        ValueError: The file is damaged; what came before the damage has been
+            yielded.
+    """
+    for number, record in enumerate(read_shard(shard)):
+        try:
+            example = decode_record(record, require_captions=False)
+        except ValueError as error:
+            # No bytes are not a picture, and as such it will be counted.
+            example = {"key": error.key, "image": b"", "captions": [""]}
+        name = example["key"] or f"{Path(shard).stem}[{number}]"
+        picture = example["image"]
+        # The suffix is cut off again, and not a part of the key.
+        yield f"{name}.jpg", lambda p=picture: p, example["captions"]
 
 
 def _sample(name, files):

@@ -246,7 +246,7 @@ def embed_images_with_thumbnails(
     def leave_out(item, error):
         skip(item[0], str(error))
 
-    stream = embed_stream(embedder, listed(), read, leave_out, batch_size)
+    stream = embed_stream(embedder, listed(), leave_out, batch_size, read)
     for items, vectors in stream:
         keys, _, texts, thumbnails = map(list, zip(*items, strict=True))
         yield keys, texts, vectors, sum(thumbnails, [])

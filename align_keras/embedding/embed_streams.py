@@ -80,14 +80,8 @@ def embed_images(
         )
 
     with progress_bar("Embedding images", total, progress) as advance:
-        rows = embed_stream(
-            embedder,
-            named(),
-            lambda item: embedder.read(item[1]),
-            refuse,
-            batch_size,
-        )
-        return _gather(rows, advance, "images")
+        batches = embed_stream(embedder, named(), refuse, batch_size)
+        return _join(_gather(batches, advance), "images")
 
 
 def embed_texts(
@@ -130,7 +124,7 @@ def embed_texts(
                 batches = encode_batches(
                     embedder.texts, zip(part, part, strict=True), batch_size
                 )
-                vectors = _gather(batches, advance, "texts")
+                vectors = _join(_gather(batches, advance), "texts")
                 chunk = files.save(number, vectors=vectors)
             else:
                 advance(len(part))
@@ -249,20 +243,20 @@ def embed_data_set(
 def embed_stream(
     embedder: Embedder,
     items: Iterable[tuple],
-    read: Callable,
     unreadable: Callable,
     batch_size: int,
+    read: Callable | None = None,
 ) -> Iterator[tuple[list, np.ndarray]]:
     """Embed a stream of images, reading ahead in threads.
 
     Args:
         embedder: `Embedder`.
         items: iterable of tuples, of which the first entry is a name.
+        unreadable: callable of an item that cannot be read, and the error.
+        batch_size: int. See `encode_batches`.
         read: callable of an item, called in threads. Returns what
             `embedder.images` takes, and raises `ValueError` where the image
-            is not readable.
-        unreadable: callable of such an item and that error.
-        batch_size: int. See `encode_batches`.
+            is not readable. Defaults to `None`: the second entry is read.
 
     Yields:
         As `encode_batches`, of the readable items.
@@ -270,7 +264,7 @@ def embed_stream(
 
     def attempt(item):
         try:
-            return item, read(item), None
+            return item, read(item) if read else embedder.read(item[1]), None
         except ValueError as error:
             return item, None, error
 
@@ -323,12 +317,12 @@ def encode_batches(
         yield items, vectors
 
 
-def _gather(batches, advance, unit):
+def _gather(batches, advance):
     rows = []
     for items, vectors in batches:
         rows.append(vectors)
         advance(len(items))
-    return _join(rows, unit)
+    return rows
 
 
 def _join(rows, unit):
@@ -358,16 +352,8 @@ def _embed_chunk(embedder, images, batch_size, advance):
         broken.append(item[2])
         advance(1)
 
-    rows = []
-    for items, vectors in embed_stream(
-        embedder,
-        numbered(),
-        lambda item: embedder.read(item[1]),
-        leave_out,
-        batch_size,
-    ):
-        rows.append(vectors)
-        advance(len(items))
+    batches = embed_stream(embedder, numbered(), leave_out, batch_size)
+    rows = _gather(batches, advance)
     readable = np.ones(len(names), bool)
     readable[broken] = False
     return {

@@ -18,7 +18,7 @@ class ForeignWeights:
     """
 
     # The class of ours that the weights become.
-    model_class = None
+    model_class: type | None = None
 
     def __init__(self, directory, config):
         self.directory = Path(directory)

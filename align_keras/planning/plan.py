@@ -86,7 +86,7 @@ def plan(
             "`vocabulary_size` must be at least 1. Received: "
             f"vocabulary_size={vocabulary_size}"
         )
-    settings = load_recipe(recipe, **overrides)
+    settings = load_recipe(recipe, **overrides).in_steps()
     pairs = settings.steps * settings.batch_size
     if topology is None:
         hush_libtpu()

@@ -69,12 +69,13 @@ def build_network(
 
 
 def _image_converter(preprocessor, recipe):
-    """Take the sizes of the recipe, and the rest from a trained preset."""
+    """Take sizes and mirror of the recipe, and the rest from a preset."""
     config = {}
     if preprocessor is not None and preprocessor.image_converter is not None:
         config = preprocessor.image_converter.get_config()
     config["image_size"] = recipe.image_size
     config["resize_size"] = recipe.resize_size
+    config["mirror"] = recipe.mirror
     return AlignImageConverter.from_config(config)
 
 
@@ -181,6 +182,7 @@ def _table_sizes(encoder):
 
 
 def compile_model(model, recipe):
+    recipe = recipe.in_steps()
     schedule = optimizers.WarmupLinearDecay(
         recipe.learning_rate, recipe.warmup_steps, recipe.steps
     )

@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -6,7 +7,11 @@ from pathlib import Path
 import keras
 
 from align_keras.io.atomic import atomic_file
+from align_keras.training.early_stopping import Patience
+from align_keras.training.early_stopping import describe_overfitting
 from align_keras.training.ema import averaged_weights
+
+logger = logging.getLogger("align_keras")
 
 # Seconds, about, within which several workers notice that one has to leave.
 PATIENCE = 5.0
@@ -38,10 +43,10 @@ class TrainingLog(keras.callbacks.Callback):
         self.guard = guard
         self.every = every
         self.verbose = verbose
+        self._line_open = False
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
         self.reported_step = state.get("reported_step", self.step)
-        self._pending = state.get("pending", False)
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -54,9 +59,10 @@ class TrainingLog(keras.callbacks.Callback):
 
     def _forget_later_steps(self):
         """Drop what an interrupted run did after its last checkpoint."""
+        pending = self.checkpoints.state().get("pending", False)
         lines = []
         for line, figures in read_metrics(self.workdir):
-            again = self._pending and any(
+            again = pending and any(
                 name.startswith("validation_") for name in figures
             )
             if figures["step"] < self.step + (not again):
@@ -136,12 +142,15 @@ class TrainingLog(keras.callbacks.Callback):
             f"{int(remaining) // 60}:{int(remaining) % 60:02d} left"
         )
         if sys.stdout.isatty():
-            end = "\n" if self.step >= steps else ""
+            self._line_open = self.step < steps
+            end = "" if self._line_open else "\n"
             print(f"\r{line}", end=end, flush=True)
         else:
             print(line, flush=True)
 
     def on_train_end(self, logs=None):
+        if self._line_open:
+            print(flush=True)
         self._writer.close()
 
 
@@ -168,7 +177,8 @@ class SaveBest(keras.callbacks.Callback):
     where there is something to evaluate it on. The model with the highest
     mean recall is kept; without evaluation, the newest. With a recipe's `ema`
     it has the averages of the weights. A run that was stopped between the two
-    begins with the evaluation.
+    begins with the evaluation. After `patience` evaluations in a row without a
+    better model, the run ends.
 
     Args:
         checkpoints: `Checkpoints`. Where the run is saved.
@@ -200,6 +210,7 @@ class SaveBest(keras.callbacks.Callback):
         self.preemption = preemption
         self.sums = sums
         self.best = checkpoints.state().get("best")
+        self.patience = Patience(log.recipe.patience, checkpoints.state(), sums)
         self._last_step = log.step
         self._next_question = log.step + 1
         self._asked = log.step
@@ -218,6 +229,7 @@ class SaveBest(keras.callbacks.Callback):
                 self.preemption.leave()
             self._choose()
             self.log.start_clock()
+            self.model.stop_training = self.patience.stopped
         elif self.sums is None or self.log.step >= self._next_question:
             if self._must_leave():
                 self._save(pending=False)
@@ -245,6 +257,7 @@ class SaveBest(keras.callbacks.Callback):
             best=self.best,
             reported_step=self.log.reported_step,
             pending=pending,
+            **self.patience.state(),
         )
         self.preemption.unsaved = False
 
@@ -252,16 +265,24 @@ class SaveBest(keras.callbacks.Callback):
         """Evaluate the model, and keep it if there is none better."""
         with averaged_weights(self.model):
             self._choose_weights()
-        self.checkpoints.update(best=self.best, pending=False)
+        self.checkpoints.update(
+            best=self.best, pending=False, **self.patience.state()
+        )
 
     def _choose_weights(self):
         step = self.log.step
         metrics = self.evaluate(self.model) if self.evaluate else {}
         if metrics:
             self.log.write({f"validation_{k}": v for k, v in metrics.items()})
+            lines = [line for _, line in read_metrics(self.log.workdir)]
+            overfitting = describe_overfitting(lines)
+            if overfitting:
+                logger.warning("%s", overfitting)
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
-        if score is None or best is None or score > best:
+        improved = score is None or best is None or score > best
+        self.patience.count(improved)
+        if improved:
             try:
                 self.model.save_to_preset(self.directory)
             except (OSError, RuntimeError) as error:

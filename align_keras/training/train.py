@@ -1,10 +1,12 @@
 import dataclasses
+import logging
 from pathlib import Path
 
 import keras
 
 from align_keras import registry
 from align_keras.data import skipped
+from align_keras.data.mixing import describe_order
 from align_keras.io.atomic import remove_leftovers
 from align_keras.io.claims import check_claim
 from align_keras.io.json_files import write_json
@@ -29,6 +31,8 @@ from align_keras.training.safety import nonfinite_error
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
+
+logger = logging.getLogger("align_keras")
 
 # What a run writes into its working directory, whole or not at all.
 WRITTEN = ("model", "packed*", "saved_model", "*.json", "*.jsonl", "*.txt")
@@ -90,7 +94,8 @@ def train(
 
     Returns:
         A dict with `"step"`, `"model"` (the preset directory), `"best"` (its
-        step, score and metrics) and `"skipped"` (records left out).
+        step, score and metrics), `"stopped_early"` (bool, see `patience` in
+        `Recipe`) and `"skipped"` (records left out).
 
     Raises:
         ValueError: The recipe does not fit the model, the data or the
@@ -135,14 +140,22 @@ def train(
         state = begun.state()
         step = state["step"]
         _claim(workdir, model, recipe, vocabulary, num_workers, step)
-        if step >= recipe.steps and not state.get("pending"):
-            say(
-                f"This run is finished: {recipe.steps} steps. "
-                f"See {best_directory}"
-            )
-            return _result(begun, best_directory)
-
         records = count_once(records, workdir, step)
+        recipe = recipe.in_steps(records.total)
+        if _is_finished(state, recipe):
+            end = _describe_end(state, recipe)
+            say(f"This run is finished: {end}. See {best_directory}")
+            return _result(begun, best_directory)
+        if recipe.patience and validation_data is None and not worker:
+            logger.warning(
+                "patience=%d has nothing to go by, as no data is held out: the "
+                "run takes all its steps.",
+                recipe.patience,
+            )
+
+        sorted_data = None if step or worker else describe_order(records)
+        if sorted_data:
+            logger.warning("%s", sorted_data)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
             model, vocabulary, records, workdir, step, recipe, say
@@ -172,24 +185,45 @@ def train(
             _evaluation(evaluate, validation_data, say),
             sum_over_workers(strategy),
         )
-        model.fit(
-            make_dataset(
-                records, model.preprocessor, recipe, step, strategy, num_workers
-            ),
-            shuffle=False,  # It is shuffled already.
-            # Reports and checkpoints go by steps, so that a run may begin at
-            # any.
-            steps_per_epoch=max(1, recipe.steps - step),
-            epochs=1 if step < recipe.steps else 0,
-            callbacks=[log, save],
-            verbose=0,
+        dataset = make_dataset(
+            records, model.preprocessor, recipe, step, strategy, num_workers
         )
+        # An evaluation that was cut off comes first, for it may end the run.
+        for epochs in (0, 1) if state.get("pending") else (1,):
+            if epochs and _is_finished(checkpoints.state(), recipe):
+                break
+            model.fit(
+                dataset,
+                shuffle=False,  # It is shuffled already.
+                # Reports and checkpoints go by steps, so that a run may begin
+                # at any.
+                steps_per_epoch=max(1, recipe.steps - step),
+                epochs=epochs,
+                callbacks=[log, save],
+                verbose=0,
+            )
         result = _result(checkpoints, best_directory)
         _report_skipped(result["skipped"], say)
         _report_nonfinite(workdir, say)
         _report_recall(result["best"]["metrics"], say)
-        say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
+        end = _describe_end(checkpoints.state(), recipe)
+        say(f"Finished: {end}. The model is in {best_directory}")
         return result
+
+
+def _is_finished(state, recipe):
+    ended = state["step"] >= recipe.steps or state.get("stopped")
+    return ended and not state.get("pending")
+
+
+def _describe_end(state, recipe):
+    if not state.get("stopped"):
+        return f"{recipe.steps} steps"
+    return (
+        f"it stopped early after step {state['step']} of {recipe.steps}, as "
+        f"{state['waited']} evaluations in a row found no better model than "
+        f"that of step {state['best']['step']}"
+    )
 
 
 def _find_data(data, validation_data, workdir, hold_out, say):
@@ -244,6 +278,7 @@ def _result(checkpoints, directory):
         "step": state["step"],
         "best": state.get("best"),
         "model": str(directory),
+        "stopped_early": state.get("stopped", False),
         "skipped": skipped(),
     }
 

@@ -77,6 +77,41 @@ def test_initial_temperature_replaces_that_of_the_weights(preset):
     assert model.temperature == pytest.approx(0.3)
 
 
+FRESH = {"text_pooling": "average", "text_dropout": 0.3, "drop_connect": 0.4}
+
+
+def test_fresh_towers_are_made_as_the_recipe_says():
+    tokenizer = AlignTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    model = build_model("align_b0_bert_tiny", recipe(**FRESH), tokenizer)
+    assert model.text_pooling == "average"
+    assert model.text_encoder.dropout == 0.3
+    assert model.text_encoder.embeddings_dropout.rate == 0.3
+    assert model.image_encoder.dropout == 0.4
+    assert model.image_encoder.blocks[-1].dropout == pytest.approx(
+        0.4 * 15 / 16
+    )
+    assert model.text_encoder.vocabulary_size == 5
+    plain = build_model("align_b0_bert_tiny", recipe(), tokenizer)
+    assert plain.text_pooling == "auto"
+    assert plain.text_encoder.dropout == 0.1
+    assert plain.image_encoder.dropout == 0.2
+
+
+def test_trained_towers_keep_pooling_and_dropout(preset, caplog):
+    with caplog.at_level("INFO", "align_keras"):
+        model = build_model(preset, recipe(**FRESH), None)
+    assert model.text_pooling == "auto"
+    assert model.text_encoder.dropout == 0.0
+    (record,) = caplog.records
+    assert "text_pooling, text_dropout, drop_connect" in record.getMessage()
+
+
+def test_a_model_of_ones_own_is_not_changed():
+    for field, value in FRESH.items():
+        with pytest.raises(ValueError, match=f"`{field}` changes a preset"):
+            build_model(len, recipe(**{field: value}), None)
+
+
 def test_several_replicas_synchronise_statistics():
     tokenizer = AlignTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     for replicas, fields, expected in (

@@ -1,11 +1,11 @@
-"""What a training step does with each number of a map, in few passes."""
+"""Normalisation and activation of feature maps, in few passes."""
 
 import keras
 from keras import ops
 
 
 def normalize_batch(x, gamma, beta, epsilon):
-    """Normalise a map by the statistics of the global batch.
+    """Normalise a feature map by the statistics of the global batch.
 
     Args:
         x: float tensor of shape `(batch, height, width, channels)`.
@@ -14,8 +14,8 @@ def normalize_batch(x, gamma, beta, epsilon):
         epsilon: float. Added to the variance.
 
     Returns:
-        A tuple of the normalised map, of the dtype of `x`, and the mean and
-        variance of each channel, through which no gradients flow.
+        A tuple of the normalised feature map, of the dtype of `x`, and the mean
+        and variance of each channel, through which no gradients flow.
     """
     wide = ops.cast(x, gamma.dtype)
     mean, variance = ops.moments(wide, axes=(0, 1, 2))
@@ -27,13 +27,13 @@ def normalize_batch(x, gamma, beta, epsilon):
 
 
 def normalize_and_silu(x, gamma, beta, epsilon):
-    """Normalise a map and apply `silu`.
+    """Normalise a feature map and apply `silu`.
 
     Args:
         x: see `normalize_batch`, as all other arguments.
 
     Returns:
-        A tuple, see `normalize_batch`, whose map went through `silu`.
+        A tuple, see `normalize_batch`, whose feature map went through `silu`.
     """
     normalized, *statistics = normalize_batch(x, gamma, beta, epsilon)
     return silu(normalized), *statistics

@@ -1,6 +1,6 @@
-"""What a training step does with each number of a map, in few passes.
+"""Normalisation and activation of feature maps, in few passes.
 
-A map of features is far larger than a processor's caches, so that the time of
+A feature map is far larger than a processor's caches, so that the time of
 these operations is that of reading and writing it.
 """
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def normalize_batch(x, gamma, beta, epsilon):
-    """Normalise a map by the statistics of this replica's batch.
+    """Normalise a feature map by the statistics of this replica's batch.
 
     Args:
         x: float tensor of shape `(batch, height, width, channels)`.
@@ -17,24 +17,24 @@ def normalize_batch(x, gamma, beta, epsilon):
         epsilon: float. Added to the variance.
 
     Returns:
-        A tuple of the normalised map, of the dtype of `x`, and the mean and
-        variance of each channel, through which no gradients flow.
+        A tuple of the normalised feature map, of the dtype of `x`, and the mean
+        and variance of each channel, through which no gradients flow.
     """
     normalized, mean, variance, _ = _normalize(x, gamma, beta, epsilon)
     return normalized, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
 def normalize_and_silu(x, gamma, beta, epsilon):
-    """Normalise a map and apply `silu`, of which nothing but `x` is kept.
+    """Normalise a feature map and apply `silu`, and keep nothing but `x`.
 
-    The normalised map would be kept for the gradient of `silu`, a third of
-    all maps; the pass that computes it has `x` to read in its place.
+    The normalised feature map would be kept for the gradient of `silu`, a third
+    of all that is kept; the pass that computes it reads `x` in its place.
 
     Args:
         x: see `normalize_batch`, as all other arguments.
 
     Returns:
-        A tuple, see `normalize_batch`, whose map went through `silu`.
+        A tuple, see `normalize_batch`, whose feature map went through `silu`.
     """
 
     @tf.custom_gradient
