@@ -19,6 +19,7 @@ COMMANDS = {
     "pack": "turn pictures with captions into TFRecord shards",
     "plan": "tell whether a run fits, how long it takes and what it costs",
     "train": "train a model, or go on with an interrupted run",
+    "average": "average a model with what it was fine-tuned from",
     "evaluate": "measure a model",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",

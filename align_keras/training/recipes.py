@@ -2,6 +2,7 @@ import dataclasses
 import difflib
 import logging
 import math
+import re
 from pathlib import Path
 
 import yaml
@@ -59,8 +60,23 @@ class Recipe:
             of the batch at once.
         remat: bool. Whether activations are computed anew in the backward
             pass, see `AlignDualEncoder.compile`.
-        freeze: string or `None`. `"image"` leaves the image encoder as it is
-            and trains the text encoder to match.
+        freeze: string, list of strings or `None`. What stays as it is:
+            `"image"`, `"text"`, or regular expressions for paths of
+            variables, see `align_keras.training.freezing.freeze`.
+        unfreeze_after: int or `None`. Number of steps after which all is
+            trained, with a fresh optimizer and another warm-up. `None` leaves
+            it frozen to the end.
+        freeze_statistics: bool. Whether batch normalisation runs as in
+            inference, with the statistics, scale and shift that it starts
+            from.
+        layer_decay: float or `None`. Multiplier of the learning rate from a
+            block of a tower to the one below it, see
+            `align_keras.training.layer_decay.rate_multipliers`. `None` trains
+            all at one rate.
+        lora_rank: int or `None`. Rank of updates that are trained in the
+            place of the towers' dense layers, see
+            `align_keras.models.lora.add_lora`; the model that is kept has
+            them merged.
         skip_nonfinite: bool. Whether to leave out and count steps whose loss
             or gradient is not finite.
         steps_per_execution: int. Number of steps between two returns to
@@ -112,7 +128,11 @@ class Recipe:
     ema: float | None = None
     microbatch_size: int | None = None
     remat: bool = False
-    freeze: str | None = None
+    freeze: str | list | None = None
+    unfreeze_after: int | None = None
+    freeze_statistics: bool = False
+    layer_decay: float | None = None
+    lora_rank: int | None = None
     skip_nonfinite: bool = False
     steps_per_execution: int = 1
     precision: str = "float32"
@@ -183,13 +203,18 @@ class Recipe:
         for name in ("text_dropout", "drop_connect"):
             holds = 0 <= (getattr(self, name) or 0) < 1
             self._require(name, holds, "in [0, 1)")
-        self._require("freeze", self.freeze in (None, "image"), "image or null")
+        self._check_freeze()
+        self._require(
+            "layer_decay",
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            "above 0 and at most 1",
+        )
         self._require(
             "microbatch_size",
             self.batch_size % (self.microbatch_size or 1) == 0,
             "a divisor of `batch_size`",
         )
-        for name in ("steps", "checkpoint_every"):
+        for name in ("steps", "checkpoint_every", "unfreeze_after"):
             value = getattr(self, name)
             self._require(
                 "steps_per_execution",
@@ -237,6 +262,26 @@ class Recipe:
             checkpoint_every=every,
         )
 
+    def _check_freeze(self):
+        patterns = self.freeze
+        if isinstance(patterns, str):
+            patterns = [patterns]
+        holds = patterns is None or (
+            patterns and all(map(_is_pattern, patterns))
+        )
+        rule = '"image", "text", or regular expressions'
+        self._require("freeze", holds, rule)
+        after = self.unfreeze_after
+        if after is None:
+            return
+        self._require(
+            "unfreeze_after", after < (self.steps or math.inf), "below `steps`"
+        )
+        rule = "left out where nothing is frozen by `freeze`"
+        self._require("unfreeze_after", patterns is not None, rule)
+        rule = "left out with `lora_rank`, which leaves the towers frozen"
+        self._require("unfreeze_after", self.lora_rank is None, rule)
+
     def _require(self, name, holds, rule):
         if holds:
             return
@@ -261,7 +306,17 @@ _POSITIVE = (
     "checkpoint_every",
     "initial_temperature",
     "vocabulary_size",
+    "unfreeze_after",
+    "lora_rank",
 )
+
+
+def _is_pattern(text):
+    try:
+        re.compile(text)
+    except (re.error, TypeError):
+        return False
+    return bool(text)
 
 
 def _convert(field, value):
@@ -283,7 +338,7 @@ def _convert(field, value):
             if not float(value).is_integer():
                 raise ValueError
             return int(float(value))
-        if not isinstance(value, str):
+        if not isinstance(value, (str, list) if "list" in kind else str):
             raise TypeError
         return value
     except (TypeError, ValueError, OverflowError):
@@ -314,9 +369,9 @@ def load_recipe(recipe, /, **overrides):
 
     Args:
         recipe: string or `Recipe`. The name of a shipped recipe (`"small"`,
-            `"align"`, `"coyo700m"`, `"cc3m"`, `"finetune_flickr30k"`,
-            `"finetune_coco"`, `"quickstart"`), or the path of a YAML file
-            with the fields of `Recipe`.
+            `"finetune"`, `"align"`, `"coyo700m"`, `"cc3m"`,
+            `"finetune_flickr30k"`, `"finetune_coco"`, `"quickstart"`), or the
+            path of a YAML file with the fields of `Recipe`.
         **overrides: Fields that replace those of the recipe, where not
             `None`.
 
