@@ -47,6 +47,8 @@ def test_resized_pictures_follow_the_size_of_the_crop():
     assert load_recipe("cc3m", image_size=128).resize_size == 153
     assert load_recipe(recipe(), image_size=64).resize_size == 77
     assert recipe(image_size=64, resize_size=64).resize_size == 64
+    assert recipe(image_size=64, resize_ratio=1.1).resize_size == 70
+    assert load_recipe("small", image_size=96).resize_size == 96
 
 
 def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
