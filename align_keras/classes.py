@@ -13,6 +13,8 @@ from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
 from align_keras.io.text import split_lines
 
+__all__ = ["Classes", "class_vectors", "read_classes", "read_templates"]
+
 # Prompts of our own, in the place of CLIP's 80, which are not ours to ship;
 # docs/evaluation.md tells how to bring them along in a JSON file.
 TEMPLATES = (

@@ -119,5 +119,5 @@ if __name__ == "__main__":
         args.checkpoints,
         args.output,
         args.preset,
-        load_recipe(args.recipe),
+        load_recipe(args.recipe).in_steps(),
     )

@@ -9,7 +9,7 @@ def add_arguments(parser):
         "source",
         metavar="DIR",
         help="folder of pictures; or a WebDataset: folder, file or glob of "
-        ".tar archives",
+        ".tar archives; or .tfrecord files to be mixed",
     )
     parser.add_argument(
         "--captions",
@@ -56,6 +56,12 @@ def add_arguments(parser):
         "measure on; at most 1000",
     )
     parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the random order of the records; default: %(default)s",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print the manifest as JSON, without the list of files",
@@ -76,6 +82,7 @@ def run(args):
         caption_column=args.caption_column,
         max_pixels=args.max_pixels,
         hold_out=args.hold_out,
+        seed=args.seed,
         progress=not args.json,
     )
     if args.json:

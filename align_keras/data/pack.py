@@ -9,6 +9,7 @@ import logging
 import os
 import posixpath
 import tarfile
+import typing
 from pathlib import Path
 
 from align_keras.data import sources
@@ -19,6 +20,8 @@ from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
+from align_keras.data.shuffle import random_place
+from align_keras.data.shuffle import shuffle_stream
 from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.file_names import list_archives
@@ -28,9 +31,13 @@ from align_keras.io.images import TooManyPixels
 from align_keras.io.images import decode_and_describe
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.text import clean_text
 
 # The folder within the output for pictures that training must not see.
 HELD_OUT = "held_out"
+# The folder for what waits to be put into random order; nobody's `*.tfrecord`
+# finds it, and it is gone when the output appears.
+BUCKETS = "buckets"
 
 logger = logging.getLogger("align_keras")
 
@@ -45,6 +52,7 @@ def pack(
     caption_column=None,
     max_pixels=64_000_000,
     hold_out=0,
+    seed=0,
     progress=False,
 ):
     """Pack pictures with captions into TFRecord files and a manifest.
@@ -55,12 +63,20 @@ def pack(
     as a whole at the end. When it holds the result of the same arguments
     already, nothing is done.
 
+    Records are written in random order, so that neighbours in the source,
+    which are often alike, do not meet in a batch. The order follows from the
+    keys and `seed` alone, see `align_keras.data.shuffle`. What is read as a
+    stream, archives and records, passes through temporary files within the
+    output, which take as much room again until it is finished.
+
     The source is one of:
 
     - a folder of pictures, together with a caption file (`captions`);
     - a folder of pictures with a `.txt` file of captions beside each;
     - a WebDataset: a `.tar` file, a glob of them, or a folder that holds
-      them.
+      them;
+    - records in another order: a `.tfrecord` file, a glob of them, or a
+      folder that holds them.
 
     Args:
         source: string or `pathlib.Path`.
@@ -83,6 +99,7 @@ def pack(
             at most 1000. They go to the folder `held_out` within `output`,
             in the same form, and no picture is on both sides, not even as a
             copy of the same bytes. Needs `captions`. Defaults to 0.
+        seed: int. Another seed gives another order. Defaults to 0.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -90,8 +107,8 @@ def pack(
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
-        of the first 1000), `"held_out"` (number of records set aside) and
-        `"arguments"`.
+        of the first 1000), `"held_out"` (number of records set aside),
+        `"order"` (`"random"`) and `"arguments"`, the seed among them.
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
@@ -119,6 +136,7 @@ def pack(
         "caption_column": caption_column,
         "records_per_shard": records_per_shard,
         "max_pixels": max_pixels,
+        "seed": seed,
     }
     if hold_out:
         arguments["hold_out"] = hold_out
@@ -135,32 +153,34 @@ def pack(
         )
         return finished
     tally = Tally()
-    pairs, held_out, total = _open(
-        Path(source),
-        captions,
-        split,
-        image_column,
-        caption_column,
-        hold_out,
-        tally,
-    )
+    columns = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "split": split,
+    }
+    found = _open(Path(source), captions, columns, hold_out, seed, tally)
     with atomic_directory(output) as directory:
 
-        def write(pairs, directory, total):
-            records = _encode(pairs, max_pixels, tally)
+        def write(pairs, total, directory):
+            entries = _encode(pairs, max_pixels, tally)
             if progress:
-                records = _show(records, total)
+                entries = _show(entries, total)
+            if found.stream_bytes is not None:
+                entries = shuffle_stream(
+                    entries, seed, directory / BUCKETS, found.stream_bytes
+                )
+            records = _distinct(entries, tally)
             return _write(records, directory, records_per_shard, tally)
 
         aside = {"records": 0}
-        if held_out:
+        if found.held_out is not None:
             (directory / HELD_OUT).mkdir()
-            aside = write(held_out, directory / HELD_OUT, None)
+            aside = write(found.held_out, None, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
-        manifest = write(pairs, directory, total)
+        manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
             raise ValueError(
-                f"No picture of `{source}` could be packed: {tally.summary()}."
+                f"No image of `{source}` could be packed: {tally.summary()}."
             )
         manifest["held_out"] = aside["records"]
         manifest["images"] = tally.seen
@@ -196,59 +216,97 @@ def _finished(output, arguments):
 # === Reading ===
 
 
-def _open(
-    source, captions, split, image_column, caption_column, hold_out, tally
-):
-    """An iterator of pairs; captions held out; how many pairs, if known."""
-    columns = {
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "split": split,
-    }
-    tables = []
+class _Source(typing.NamedTuple):
+    """Pairs to pack, as `sources` yields them.
+
+    Attributes:
+        pairs: iterator, in random order unless it is a stream.
+        total: int. How many there are, if that is known.
+        held_out: iterator of pairs that are held out, likewise; `None` if
+            there are none.
+        stream_bytes: int. The size of a stream that is yet to be put into
+            random order; `None` for what has been.
+    """
+
+    pairs: typing.Iterator
+    total: int | None = None
+    held_out: typing.Iterator | None = None
+    stream_bytes: int | None = None
+
+
+def _open(source, captions, columns, hold_out, seed, tally):
+    def place(name):
+        return random_place(_key(clean_text(name)), seed)
+
+    tables, files, read = [], [], None
     if captions:
         if not source.is_dir():
             raise FileNotFoundError(
                 f"There is no folder `{source}` for the images that "
                 f"`{captions}` lists."
             )
-        if not holds_images(captions, image_column):
-            listed = read_captions(captions, **columns, tally=tally)
-            aside = choose_held_out(source, listed, hold_out)
-            held_out = {name: listed.pop(name) for name in sorted(aside)}
-            pairs = sources.from_caption_file(source, listed)
-            held_out = held_out and sources.from_caption_file(source, held_out)
-            return pairs, held_out, len(listed)
+        if not holds_images(captions, columns["image_column"]):
+            return _open_listed(
+                source, captions, columns, hold_out, place, tally
+            )
         tables = [captions]
-    archives = [] if tables else list_archives(source)
-    if not (tables or archives) and not list_images(source):
-        tables = list_files(source, lambda name: name.endswith(".parquet"))
-    if not tables and (hold_out or any(columns.values())):
+    else:
+        files, read = list_archives(source), sources.from_archive
+        if not files:
+            files, read = _list(source, ".tfrecord"), sources.from_records
+        if not files and not list_images(source):
+            tables = _list(source, ".parquet")
+    if tables:
+        return _open_tables(tables, tally, source, columns, hold_out)
+    if hold_out or any(columns.values()):
         raise ValueError(
             "`split`, `image_column`, `caption_column` and `hold_out` speak "
             "of a caption file; give one with `captions`."
         )
-    if tables:
-        return *_open_tables(tables, tally, source, columns, hold_out), None
-    if archives:
-        return _from_archives(archives, tally), None, None
+    if files:
+        pairs = _from_files(files, read, tally)
+        return _Source(pairs, stream_bytes=_size(files))
     if not source.is_dir():
         raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     if not any(source.iterdir()):
         raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return sources.from_folder(source, tally), None, None
+    return _Source(sources.from_folder(source, tally, order=place))
+
+
+def _list(source, suffix):
+    return list_files(source, lambda name: name.endswith(suffix))
+
+
+def _size(files):
+    return sum(os.path.getsize(file) for file in files)
+
+
+def _open_listed(source, captions, columns, hold_out, place, tally):
+    """Images that a caption file lists."""
+    listed = read_captions(captions, **columns, tally=tally)
+    aside = choose_held_out(source, listed, hold_out)
+    held_out, kept = (
+        {name: listed[name] for name in sorted(names, key=place)}
+        for names in (aside, listed.keys() - aside)
+    )
+    return _Source(
+        sources.from_caption_file(source, kept),
+        len(kept),
+        sources.from_caption_file(source, held_out) if held_out else None,
+    )
 
 
 def _open_tables(tables, tally, source, columns, hold_out):
-    """Pairs of tables that hold their images; those held out, or `None`."""
+    """Images that lie in tables."""
     folder = source if source.is_dir() else None
+    size = _size(tables)
 
     def pairs(tally):
         for table in tables:
             yield from sources.from_table(table, tally, folder, **columns)
 
     if not hold_out:
-        return pairs(tally), None
+        return _Source(pairs(tally), stream_bytes=size)
     digests = {}
     for name, read, _ in pairs(Tally()):
         with contextlib.suppress(OSError):
@@ -257,40 +315,53 @@ def _open_tables(tables, tally, source, columns, hold_out):
     kept = (pair for pair in pairs(tally) if pair[0] not in chosen)
     # What is held out has been seen among the others.
     held_out = (pair for pair in pairs(Tally()) if pair[0] in chosen)
-    return kept, held_out if chosen else None
+    return _Source(
+        kept, held_out=held_out if chosen else None, stream_bytes=size
+    )
 
 
-def _from_archives(archives, tally):
-    for archive in archives:
+def _from_files(files, read, tally):
+    for file in files:
         try:
-            yield from sources.from_archive(archive, tally)
-        except tarfile.TarError as error:
-            tally.leave_out(archive, "damaged archive", str(error))
+            yield from read(file, tally)
+        except (tarfile.TarError, ValueError) as error:
+            tally.leave_out(file, "damaged archive", str(error))
+
+
+def _key(name):
+    return posixpath.splitext(name)[0]
 
 
 def _encode(pairs, max_pixels, tally):
-    """Yield `(number of captions, record)` in the order of the pairs."""
-    seen = set()
+    """Yield `(key, name, number of captions, record)`, in the same order."""
     for name, key, captions, work in _in_threads(pairs, max_pixels):
         if not captions:
             tally.skip(name, "no caption")
-        elif key in seen:
-            tally.skip(name, "duplicate key")
+            continue
+        try:
+            image, width, height = work.result()
+        except FileNotFoundError:
+            tally.skip(name, "missing file")
+        except OSError as error:
+            tally.skip(name, "unreadable file", str(error))
+        except TooManyPixels as error:
+            tally.skip(name, "too many pixels", str(error))
+        except ValueError as error:
+            tally.skip(name, "not a picture", str(error))
         else:
-            try:
-                image, width, height = work.result()
-            except FileNotFoundError:
-                tally.skip(name, "missing file")
-            except OSError as error:
-                tally.skip(name, "unreadable file", str(error))
-            except TooManyPixels as error:
-                tally.skip(name, "too many pixels", str(error))
-            except ValueError as error:
-                tally.skip(name, "not a picture", str(error))
-            else:
-                seen.add(key)
-                record = encode_record(key, image, captions, width, height)
-                yield len(captions), record
+            record = encode_record(key, image, captions, width, height)
+            yield key, name, len(captions), record
+
+
+def _distinct(entries, tally):
+    """Yield the first of each key; in random order they stand together."""
+    last = None
+    for key, name, count, record in entries:
+        if key == last:
+            tally.skip(name, "duplicate key")
+            continue
+        last = key
+        yield count, record
 
 
 def _in_threads(pairs, max_pixels):
@@ -299,7 +370,7 @@ def _in_threads(pairs, max_pixels):
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         for name, read, captions in pairs:
-            key = posixpath.splitext(name)[0]
+            key = _key(name)
             work = pool.submit(_check, read, max_pixels) if captions else None
             waiting.append((name, key, captions, work))
             if len(waiting) > 4 * workers:
@@ -353,6 +424,7 @@ def _write(records, directory, records_per_shard, tally):
     return {
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,
+        "order": "random",
         "skipped_count": tally.reasons.total(),
         "skipped_reasons": dict(sorted(tally.reasons.items())),
         "skipped": tally.listed,

@@ -46,8 +46,14 @@ class RecordFiles:
         What `pack` or img2dataset wrote beside the files answers at once;
         otherwise the files' framing is walked.
         """
-        listed = functools.cache(_read_manifest)
+        listed = functools.cache(_read_counts)
         return {path: _count(path, listed) for path in self.paths}
+
+    @property
+    def in_random_order(self):
+        """Whether `pack` says of all files that it put them in random order."""
+        folders = {os.path.dirname(path) for path in self.paths}
+        return all(_read_manifest(f).get("order") == "random" for f in folders)
 
     @property
     def total(self):
@@ -109,10 +115,12 @@ def _find(pattern):
 
 
 def _read_manifest(folder):
-    manifest = _read_json(os.path.join(folder, "manifest.json"))
-    return {
-        entry["file"]: entry["records"] for entry in manifest.get("shards", ())
-    }
+    return _read_json(os.path.join(folder, "manifest.json"))
+
+
+def _read_counts(folder):
+    shards = _read_manifest(folder).get("shards", ())
+    return {entry["file"]: entry["records"] for entry in shards}
 
 
 def _count(path, listed):

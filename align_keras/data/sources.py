@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.data.captions import iterate_captions
+from align_keras.data.records import decode_record
+from align_keras.data.records import read_shard
 from align_keras.data.tally import Tally
 from align_keras.io.columns import COLUMNS
 from align_keras.io.columns import find_column
@@ -81,6 +83,7 @@ def from_folder(
     folder: str | Path,
     tally: Tally | None = None,
     names: Iterable[str] | None = None,
+    order: Callable[[str], Any] | None = None,
 ) -> Pairs:
     """Images of a folder with a `.txt` file of captions beside each.
 
@@ -91,13 +94,15 @@ def from_folder(
         tally: `Tally`.
         names: list of strings. The images to take. Defaults to all; then
             text files without an image are counted, too.
+        order: callable. Takes a name and returns what to sort it by. Defaults
+            to `None`, the order of the paths.
 
     Yields:
         `(name, image, captions)`, see the module.
     """
     folder, tally = Path(folder), Tally() if tally is None else tally
     found = list_images(folder) if names is None else names
-    for name in found:
+    for name in found if order is None else sorted(found, key=order):
         tally.seen += 1
         texts = (folder / name).with_suffix(".txt")
         lines = read_lines(texts) if texts.is_file() else []
@@ -131,7 +136,36 @@ class _Contents:
         return self.contents
 
 
-# === Archives ===
+# === Records and archives ===
+
+
+def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
+    """Pairs of one TFRecord file, of img2dataset or of `pack`.
+
+    Args:
+        shard: string or `pathlib.Path`.
+        tally: `Tally`.
+
+    Yields:
+        `(name, image, captions)`, see the module.
+
+    Raises:
+        ValueError: The file is damaged; what came before the damage has been
+            yielded.
+    """
+    tally = Tally() if tally is None else tally
+    for number, record in enumerate(read_shard(shard)):
+        tally.seen += 1
+        try:
+            example = decode_record(record, require_captions=False)
+        except ValueError as error:
+            tally.skip(
+                f"{Path(shard).name}[{number}]", "broken record", str(error)
+            )
+            continue
+        name = example["key"] or f"{Path(shard).stem}[{number}]"
+        # The suffix is cut off again, and not a part of the key.
+        yield f"{name}.jpg", _Contents(example["image"]), example["captions"]
 
 
 def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:

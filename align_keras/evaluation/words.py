@@ -98,7 +98,7 @@ def word_correlations(
         weights = np.ones(len(judgement), "int64")
     metrics = {}
     for name in CATEGORIES:
-        drawn = np.repeat(
+        drawn: np.ndarray = np.repeat(
             np.arange(len(judgement)), weights * outcomes[f"is_{name}"]
         )
         metrics[name] = (

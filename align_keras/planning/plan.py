@@ -86,17 +86,19 @@ def plan(
             "`vocabulary_size` must be at least 1. Received: "
             f"vocabulary_size={vocabulary_size}"
         )
-    recipe = load_recipe(recipe, **overrides)
-    whole = recipe.steps * recipe.batch_size
+    settings = load_recipe(recipe, **overrides).in_steps()
+    pairs = settings.steps * settings.batch_size
     if topology is None:
         hush_libtpu()
         devices = jax.devices()
     else:
         devices = topology_devices(topology)
-    recipe = _with_batch(recipe, batch_per_core, len(devices))
-    step = lower_step(model, recipe, devices, vocabulary_size, shard_optimizer)
+    settings = _with_batch(settings, batch_per_core, len(devices))
+    step = lower_step(
+        model, settings, devices, vocabulary_size, shard_optimizer
+    )
     compiled = compile_step(step.lowered)
-    machine = _Machine.of(topology, devices, recipe)
+    machine = _Machine.of(topology, devices, settings)
     memory = _memory(step, compiled)
     memory["capacity"] = machine.capacity
     # For a TPU, the compiler has refused already what does not fit.
@@ -127,9 +129,9 @@ def plan(
         "preset": model if isinstance(model, str) else "custom",
         "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
         "cores": len(devices),
-        "batch_per_core": recipe.batch_size // len(devices),
-        "batch_size": recipe.batch_size,
-        "recipe": dataclasses.asdict(recipe),
+        "batch_per_core": settings.batch_size // len(devices),
+        "batch_size": settings.batch_size,
+        "recipe": dataclasses.asdict(settings),
         "vocabulary_size": vocabulary_size,
         "shard_optimizer": shard_optimizer,
         "parameters": step.parameters,
@@ -142,7 +144,7 @@ def plan(
         "collectives": collectives,
         "seconds": seconds,
         "schedule": _schedule(
-            whole, recipe.batch_size, seconds["step"], len(devices)
+            pairs, settings.batch_size, seconds["step"], len(devices)
         ),
         "planning": {
             "compile_seconds": compiled.compile_seconds,

@@ -27,7 +27,8 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
     Every picture is resized to `resize_size` without keeping its proportions,
     then `image_size` is cropped out of it: the centre in evaluation, a random
-    place with a random mirror image in training (section 4.1 of the paper).
+    place with a random mirror image in training (section 4.1 of the paper;
+    `mirror=False` leaves out the mirror).
     Values go from 0..255 to -1..1. The layer runs eagerly on every Keras
     backend, inside tf.data and inside a SavedModel; results are float32 under
     every dtype policy.
@@ -50,6 +51,9 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             a JPEG only what the crop shows, at a half, a quarter or an eighth
             of its size where the crop is larger by that much. The window then
             begins and ends at whole pixels of the file. Defaults to `False`.
+        mirror: bool. Whether training mirrors half of the images, which
+            falsifies captions that name sides or letters. Defaults to `True`,
+            as in the paper.
         scale: float or three floats, multiplied with the values 0..255.
             Defaults to 1 / 127.5.
         offset: float or three floats, added afterwards. Defaults to -1.
@@ -72,6 +76,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         resize_size=None,
         antialias=False,
         fast=False,
+        mirror=True,
         scale=1 / 127.5,
         offset=-1.0,
         **kwargs,
@@ -93,6 +98,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         )
         self.image_size = image_size
         self.fast = fast
+        self.mirror = mirror
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
@@ -272,6 +278,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         config["image_size"] = self.image_size
         config["resize_size"] = self.resize_size
         config["fast"] = self.fast
+        config["mirror"] = self.mirror
         return config
 
     def _convert_encoded(self, contents, training, seed):
@@ -330,7 +337,9 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
         draws = tf.random.stateless_uniform((3,), tf.convert_to_tensor(seed))
         margins = [self._margin(axis) + 1 for axis in (0, 1)]
-        return tf.cast(draws[:2] * margins, tf.int32), draws[2] < 0.5
+        # A draw lies in [0, 1), so that none is below 0.
+        mirrored = draws[2] < 0.5 * self.mirror
+        return tf.cast(draws[:2] * margins, tf.int32), mirrored
 
     def _random_crop_tf(self, images, seed):
         import tensorflow as tf
@@ -342,7 +351,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             lambda bound: tf.range(bound)[None],
             tf.cast(draws[:, :1] * (self._margin(0) + 1), tf.int32),
             tf.cast(draws[:, 1:2] * (self._margin(1) + 1), tf.int32),
-            tf.cast(draws[:, 2:] < 0.5, tf.int32),
+            tf.cast(draws[:, 2:] < 0.5 * self.mirror, tf.int32),
         )
         images = tf.gather(images, rows, axis=1, batch_dims=1)
         return tf.gather(images, columns, axis=2, batch_dims=1)
@@ -354,7 +363,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             lambda bound: np.arange(bound)[None],
             (draws[:, :1] * (self._margin(0) + 1)).astype("int32"),
             (draws[:, 1:2] * (self._margin(1) + 1)).astype("int32"),
-            (draws[:, 2:] < 0.5).astype("int32"),
+            (draws[:, 2:] < 0.5 * self.mirror).astype("int32"),
         )
         pictures = np.arange(images.shape[0])[:, None, None]
         return images[pictures, rows[:, :, None], columns[:, None, :]]

@@ -105,9 +105,20 @@ def name_records(records, recipe, steps, num_workers):
     ]
 
 
-def find_tokenizer(model, vocabulary, records, workdir, step, recipe, say):
+def find_tokenizer(
+    model, vocabulary, records, workdir, step, recipe, say, text_tower=None
+):
     """Find the vocabulary of the run; `None` keeps that of the preset."""
     path = workdir / "vocabulary.txt"
+    if text_tower is not None and vocabulary is None:
+        tokenizer = text_tower.tokenizer()
+        if tokenizer is not None:
+            return tokenizer
+        if text_tower.has_weights():
+            raise ValueError(
+                f"`text_weights` has no vocabulary beside its weights: give "
+                f"one as `vocabulary`. Received: {text_tower.source!r}"
+            )
     if vocabulary is not None:
         if not Path(vocabulary).is_file():
             raise FileNotFoundError(

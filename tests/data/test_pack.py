@@ -1,9 +1,13 @@
 """Packing folders and archives."""
 
 import argparse
+import collections
+import glob
 import hashlib
 import io
 import json
+import os
+import signal
 import tarfile
 import tracemalloc
 
@@ -15,7 +19,9 @@ from PIL import Image
 from align_keras.cli import pack as command
 from align_keras.data import open_records
 from align_keras.data import pack
+from align_keras.data import shuffle
 from align_keras.data.hold_out import choose_held_out
+from align_keras.data.records import encode_record
 
 
 def _bytes(seed, form="JPEG", size=(40, 30), **options):
@@ -42,6 +48,16 @@ def _read(output):
     return list(open_records(output))
 
 
+def _in_order(keys, seed=0):
+    """The order of packed records, as docs/training.md has it."""
+    salt = seed.to_bytes(8, "little")
+
+    def digest(key):
+        return hashlib.blake2b(key.encode(), digest_size=8, key=salt).digest()
+
+    return sorted(keys, key=digest)
+
+
 def test_folder_with_captions(tmp_path):
     captions = _folder(tmp_path / "in")
     output = tmp_path / "out"
@@ -61,12 +77,13 @@ def test_folder_with_captions(tmp_path):
     )
     assert _read(output) == [
         {
-            "key": str(number),
-            "image": _bytes(number),
-            "captions": [f"caption {number}", f"bis {number}"],
+            "key": key,
+            "image": _bytes(int(key)),
+            "captions": [f"caption {key}", f"bis {key}"],
         }
-        for number in range(7)
+        for key in _in_order(map(str, range(7)))
     ]
+    assert manifest["order"] == "random" and manifest["arguments"]["seed"] == 0
     assert open_records(output).total == 7
 
 
@@ -132,7 +149,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
     captions = folder / "captions.csv"
     captions.write_text("image,caption\n" + "\n".join(rows))
     manifest = pack(folder, tmp_path / "out", captions, max_pixels=10_000)
-    assert [r["key"] for r in _read(tmp_path / "out")] == ["0", "1"]
+    assert _keys(tmp_path / "out") == _in_order(["0", "1"])
     assert manifest["skipped_reasons"] == {
         "duplicate key": 1,
         "missing file": 1,
@@ -190,8 +207,9 @@ def test_formats_are_kept_or_become_png(tmp_path):
             np.asarray(Image.open(io.BytesIO(forms[name])).convert("RGB")),
         )
     shard = next((tmp_path / "out").glob("*.tfrecord"))
-    first = next(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
-    feature = tf.train.Example.FromString(first).features.feature
+    stored = tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
+    rotated = list(stored)[list(records).index("a")]
+    feature = tf.train.Example.FromString(rotated).features.feature
     # Upright, the picture is higher than wide.
     assert feature["width"].int64_list.value == [30]
     assert feature["height"].int64_list.value == [40]
@@ -236,7 +254,7 @@ def test_archives(tmp_path):
     (tmp_path / "2.tar").write_bytes(broken)
     manifest = pack(tmp_path, tmp_path / "out", records_per_shard=4)
     records = _read(tmp_path / "out")
-    keys = ["00", "01", "02", "10", "11", "12"]
+    keys = _in_order(["00", "01", "02", "10", "11", "12"])
     assert [r["key"] for r in records] == keys
     assert [r["captions"] for r in records] == [[f"caption {k}"] for k in keys]
     reasons = manifest["skipped_reasons"]
@@ -244,6 +262,165 @@ def test_archives(tmp_path):
     assert str(tmp_path / "2.tar") in [e["file"] for e in manifest["skipped"]]
     by_glob = pack(str(tmp_path / "[01].tar"), tmp_path / "out2")
     assert by_glob["records"] == 6 and by_glob["skipped_count"] == 0
+
+
+def _samples(count):
+    """Tiny pictures in a sorted order, as of an archive."""
+    return [
+        sample
+        for number in range(count)
+        for sample in (
+            (f"{number:03d}.png", _bytes(number, "PNG", (2, 2))),
+            (f"{number:03d}.txt", f"caption {number}".encode()),
+        )
+    ]
+
+
+def test_any_source_gives_one_random_order(tmp_path, monkeypatch):
+    """A folder, archives through many files, and records in another order."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, contents in _samples(60):
+        (folder / name).write_bytes(contents)
+    _archive(tmp_path / "0.tar", _samples(60)[:70])
+    _archive(tmp_path / "1.tar", _samples(60)[70:])
+    expected = _in_order((f"{n:03d}" for n in range(60)), seed=5)
+    whole = pack(folder, tmp_path / "a", seed=5, records_per_shard=16)
+    assert _keys(tmp_path / "a") == expected
+    # Some records wait in memory; a dozen buckets; all of it tidied up.
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2000)
+    opened = []
+    sort = shuffle._sorted_bucket
+    monkeypatch.setattr(
+        shuffle,
+        "_sorted_bucket",
+        lambda path: opened.append(path) or sort(path),
+    )
+    archives = str(tmp_path / "?.tar")
+    mixed = pack(archives, tmp_path / "b", seed=5, records_per_shard=16)
+    assert mixed["shards"] == whole["shards"] and len(opened) > 10
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(
+        p.name for p in (tmp_path / "a").iterdir()
+    )
+    # Another seed, packed again.
+    pack(folder, tmp_path / "c", seed=6)
+    assert _keys(tmp_path / "c") == _in_order(expected, seed=6) != expected
+    again = pack(tmp_path / "c", tmp_path / "d", seed=5, records_per_shard=16)
+    assert again["shards"] == whole["shards"] and not again["skipped"]
+
+
+def test_the_first_of_a_key_is_taken_from_archives(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 500)
+    samples = [
+        ("a.jpg", b"broken"),
+        ("a.txt", b"one"),
+        ("b.jpg", _bytes(0)),
+        ("b.txt", b"two"),
+        ("a.jpg", _bytes(1)),
+        ("a.txt", b"three"),
+        ("a.png", _bytes(2, "PNG")),
+        ("a.txt", b"four"),
+    ]
+    # Names stand together up to the first dot, so that each has a file.
+    for number in range(4):
+        part = samples[2 * number : 2 * number + 2]
+        _archive(tmp_path / f"{number}.tar", part)
+    manifest = pack(tmp_path, tmp_path / "out")
+    captions = {r["key"]: r["captions"] for r in _read(tmp_path / "out")}
+    assert captions == {"a": ["three"], "b": ["two"]}
+    assert manifest["skipped_reasons"] == {
+        "duplicate key": 1,
+        "not a picture": 1,
+    }
+    assert {"file": "a.png", "reason": "duplicate key"} in manifest["skipped"]
+
+
+def test_records_that_cannot_be_used_are_counted(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    records = [
+        encode_record("a.b", _bytes(0), ["one"], 40, 30),
+        encode_record("", _bytes(1), ["two"], 40, 30),
+        encode_record("mute", _bytes(2), [], 40, 30),
+        encode_record("empty", b"", ["three"], 40, 30),
+        b"no record",
+    ]
+    with tf.io.TFRecordWriter(str(folder / "x.tfrecord")) as writer:
+        for record in records:
+            writer.write(record)
+    (folder / "y.tfrecord").write_bytes(b"no records at all")
+    manifest = pack(folder, tmp_path / "out")
+    found = {r["key"]: r["captions"] for r in _read(tmp_path / "out")}
+    assert found == {"a.b": ["one"], "x[1]": ["two"]}
+    assert manifest["skipped_reasons"] == {
+        "damaged archive": 1,
+        "no caption": 1,
+        "not a picture": 2,
+    }
+
+
+def test_every_order_is_as_likely_as_another():
+    """All 24 orders of four keys, over 4800 seeds, by chi-square."""
+    keys = ["a", "b", "c/d", "e"]
+    orders = collections.Counter(
+        tuple(sorted(keys, key=lambda key: shuffle.random_place(key, seed)))
+        for seed in range(4800)
+    )
+    assert len(orders) == 24
+    # 23 degrees of freedom: above 60 once in 40,000 sets of seeds.
+    assert sum((n - 200) ** 2 / 200 for n in orders.values()) < 60
+
+
+@pytest.mark.multiprocess
+def test_killed_and_begun_again(tmp_path, monkeypatch):
+    """Between two buckets; what appears later is what would have."""
+    _archive(tmp_path / "0.tar", _samples(40))
+    whole = pack(tmp_path / "0.tar", tmp_path / "whole")
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2000)
+    pid = os.fork()
+    if not pid:
+        sort = shuffle._sorted_bucket
+
+        def die(path):
+            yield from sort(path)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        shuffle._sorted_bucket = die
+        pack(tmp_path / "0.tar", tmp_path / "out")
+        os._exit(1)
+    status = os.waitpid(pid, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    # What is left of it is hidden, and no record of anybody's.
+    assert not glob.glob(str(tmp_path / "*" / "bucket-*"))
+    assert glob.glob(str(tmp_path / ".out.*" / "buckets" / "bucket-*"))
+    assert (
+        pack(tmp_path / "0.tar", tmp_path / "out")["shards"]
+        == (whole["shards"])
+    )
+
+
+def test_memory_does_not_grow_with_an_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2 * 10**6)
+    count, size = 100, 400_000
+    samples = [
+        sample
+        for number in range(count)
+        for sample in (
+            (f"{number}.jpg", _bytes(number) + b"\0" * size),
+            (f"{number}.txt", b"a"),
+        )
+    ]
+    _archive(tmp_path / "0.tar", samples)
+    pack(tmp_path / "0.tar", tmp_path / "first", max_pixels=10**6)
+    tracemalloc.start()
+    try:
+        pack(tmp_path / "0.tar", tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A bucket and what waits for threads, of forty million bytes.
+    assert peak < count * size / 2
 
 
 def test_wrong_sources(tmp_path):
@@ -300,6 +477,7 @@ def test_command(tmp_path, capsys):
     command.run(parser.parse_args([*arguments, *output]))
     printed = capsys.readouterr().out
     assert "2 pictures with 4 captions" in printed
+    assert _keys(tmp_path / "out") == _in_order(["0", "2"])
     assert "1 missing file" in printed
     command.run(parser.parse_args([*arguments, *output, "--json"]))
     summary = json.loads(capsys.readouterr().out)

@@ -53,13 +53,21 @@ def figures(workdir):
 
 def assert_same_state(ours, theirs):
     ours, theirs = (Checkpoints(workdir).state() for workdir in (ours, theirs))
-    for name in ("step", "random", "best", "metrics", "reported_step"):
+    for name in (
+        "step",
+        "random",
+        "best",
+        "metrics",
+        "reported_step",
+        "waited",
+        "stopped",
+    ):
         assert ours[name] == theirs[name], name
 
 
-def assert_bitwise_equal(ours, theirs):
+def assert_bitwise_equal(ours, theirs, step=STEPS):
     """Weights, moments, iterations; figures; random states."""
-    one, other = checkpoint(ours, STEPS), checkpoint(theirs, STEPS)
+    one, other = checkpoint(ours, step), checkpoint(theirs, step)
     assert one.keys() == other.keys() and len(one) > 30
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
@@ -99,6 +107,19 @@ def test_terminated_within_an_epoch(runs):
         # How often a run is saved makes no difference to it.
         theirs = checkpoint(folder / "whole", STEPS)[name]
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_killed_and_stopped_early(runs):
+    """It has waited before and after it was killed."""
+    folder, ended = runs
+    assert ended["patient"] == 0 and ended["killed patient"] == [KILLED, 0]
+    state = Checkpoints(folder / "patient").state()
+    assert state["stopped"] and state["waited"] == 2 and state["step"] < STEPS
+    assert_bitwise_equal(
+        folder / "killed_patient", folder / "patient", state["step"]
+    )
+    said = (folder / "killed_patient.txt").read_text()
+    assert f"stopped early after step {state['step']} of {STEPS}" in said
 
 
 def test_two_replicas(runs):

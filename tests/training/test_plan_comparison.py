@@ -6,10 +6,10 @@ import json
 import pytest
 
 from align_keras.training import load_recipe
-from align_keras.training.planned import FIELDS
-from align_keras.training.planned import compare_with_plan
-from align_keras.training.planned import describe_step_time
-from align_keras.training.planned import load_plan
+from align_keras.training.plan_comparison import FIELDS
+from align_keras.training.plan_comparison import compare_with_plan
+from align_keras.training.plan_comparison import describe_step_time
+from align_keras.training.plan_comparison import load_plan
 
 RECIPE = load_recipe("small", batch_size=32)
 

@@ -1,4 +1,4 @@
-"""What a run took, beside what was planned."""
+"""The duration of a step in a run, beside the planned one."""
 
 import json
 import statistics
