@@ -71,10 +71,12 @@ def pack(
 
     The source is one of:
 
-    - a folder of pictures, together with a caption file (`captions`);
-    - a folder of pictures with a `.txt` file of captions beside each;
-    - a WebDataset: a `.tar` file, a glob of them, or a folder that holds
-      them;
+    - a folder of images, together with a caption file (`captions`, or a
+      `captions.csv` and the like in it);
+    - a folder of images with a `.txt` file of captions beside each;
+    - a WebDataset: a `.tar` file, compressed or not, a glob of them, or a
+      folder that holds them;
+    - Parquet files that hold images: likewise;
     - records in another order: a `.tfrecord` file, a glob of them, or a
       folder that holds them.
 
@@ -84,8 +86,9 @@ def pack(
             `data-00000-of-00004.tfrecord` and so on, an index of each
             (`.idx`, lines of `offset size`), and `manifest.json`.
         captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
-            file, see `read_captions`. Picture paths in it are relative to
-            `source`. Held in memory as a whole; pictures never are.
+            file, see `read_captions`. Image paths in it are relative to
+            `source`. Held in memory as a whole; images never are. Defaults to
+            the one in `source` that is called `captions`, if there is one.
         split: string. Only these splits of the caption file, separated by
             commas. Defaults to `None`, all.
         records_per_shard: int. Defaults to 1000.

@@ -178,7 +178,8 @@ def test_folders_and_archives(pairs):
         with tarfile.open(archive, "w") as tar:
             for number, (name, text) in enumerate(pairs.items()):
                 stem = f"{number}{name}"
-                contents = writable(one_line(text)).encode()
+                # At its beginning U+FEFF is the mark of a file.
+                contents = writable(one_line(text)).encode("utf-8-sig")
                 files = {".jpg": str(number).encode(), ".txt": contents}
                 for suffix, body in files.items():
                     (photos / (stem + suffix)).write_bytes(body)
