@@ -3,26 +3,22 @@
 import collections
 import concurrent.futures
 import contextlib
-import glob
 import hashlib
-import io
 import json
 import logging
 import os
-import posixpath
-import tarfile
-import typing
 from pathlib import Path
 
 from align_keras.data import sources
-from align_keras.data.hold_out import choose_held_out
+from align_keras.data.open_source import Source
+from align_keras.data.open_source import key_of
+from align_keras.data.open_source import open_source
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
-from align_keras.data.shuffle import random_place
 from align_keras.data.shuffle import shuffle_stream
+from align_keras.data.stored_image import image_to_store
 from align_keras.files import atomic_directory
 from align_keras.preprocessing.decode import TooManyPixels
-from align_keras.preprocessing.decode import decode_and_describe
 
 # The manifest lists no more skipped files than this; it counts all.
 MAX_LISTED = 1000
@@ -46,6 +42,7 @@ def pack(
     max_pixels=64_000_000,
     hold_out=0,
     seed=0,
+    resize=None,
     progress=False,
 ):
     """Pack pictures with captions into TFRecord files and a manifest.
@@ -93,6 +90,10 @@ def pack(
             in the same form, and no picture is on both sides, not even as a
             copy of the same bytes. Needs `captions`. Defaults to 0.
         seed: int. Another seed gives another order. Defaults to 0.
+        resize: int. Height and width to which images are resized, as training
+            does, and stored as JPEG; the `resize_size` of a recipe, 346 in
+            the paper's. Such records are read several times as fast.
+            Defaults to `None`: files stay as they are.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -119,6 +120,11 @@ def pack(
             "`records_per_shard` must be at least 1. "
             f"Received: {records_per_shard}."
         )
+    if resize is not None and (resize != int(resize) or resize < 1):
+        raise ValueError(
+            "`resize` must be a whole number of pixels, at least 1. "
+            f"Received: {resize}."
+        )
     arguments = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
@@ -131,6 +137,8 @@ def pack(
     }
     if hold_out:
         arguments["hold_out"] = hold_out
+    if resize:
+        arguments["resize"] = resize
     if captions and os.path.isfile(captions):
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -144,7 +152,7 @@ def pack(
         )
         return finished
     skips = _Skips()
-    found = _open(
+    found = open_source(
         Path(source),
         captions,
         split,
@@ -157,7 +165,7 @@ def pack(
     with atomic_directory(output) as directory:
 
         def write(found, directory):
-            entries = _encode(found.pairs, max_pixels, skips)
+            entries = _encode(found.pairs, max_pixels, resize, skips)
             if progress:
                 entries = _show(entries, found.total)
             if found.stream_bytes is not None:
@@ -171,7 +179,7 @@ def pack(
         if found.held_out:
             (directory / HELD_OUT).mkdir()
             pictures = sources.from_caption_file(Path(source), found.held_out)
-            pictures = _Source(pictures, len(found.held_out))
+            pictures = Source(pictures, len(found.held_out))
             aside = write(pictures, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
         manifest = write(found, directory)
@@ -231,92 +239,9 @@ def _finished(output, arguments):
 # === Reading ===
 
 
-class _Source(typing.NamedTuple):
-    """Pairs to pack, as `sources` yields them.
-
-    Attributes:
-        pairs: iterator, in random order unless it is a stream.
-        total: int. How many there are, if that is known.
-        held_out: dict from names of pictures to captions, set aside.
-        stream_bytes: int. The size of a stream that is yet to be put into
-            random order; `None` for what has been.
-    """
-
-    pairs: typing.Iterator
-    total: int | None = None
-    held_out: dict = {}
-    stream_bytes: int | None = None
-
-
-def _open(
-    source,
-    captions,
-    split,
-    image_column,
-    caption_column,
-    hold_out,
-    seed,
-    skips,
-):
-    def place(name):
-        return random_place(_key(name), seed)
-
-    if captions:
-        if not source.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder `{source}` for the pictures that "
-                f"`{captions}` lists."
-            )
-        listed = sources.read_captions(
-            captions, image_column, caption_column, split
-        )
-        aside = choose_held_out(source, listed, hold_out)
-        held_out, kept = (
-            {n: listed[n] for n in sorted(names, key=place)}
-            for names in (
-                [name for name in listed if name in aside],
-                [name for name in listed if name not in aside],
-            )
-        )
-        pairs = sources.from_caption_file(source, kept)
-        return _Source(pairs, len(kept), held_out)
-    if split or image_column or caption_column or hold_out:
-        raise ValueError(
-            "`split`, `image_column`, `caption_column` and `hold_out` speak "
-            "of a caption file; give one with `captions`."
-        )
-    for suffix, read in (
-        (".tar", sources.from_archive),
-        (".tfrecord", sources.from_records),
-    ):
-        pattern = source / f"*{suffix}" if source.is_dir() else source
-        files = sorted(glob.glob(str(pattern)))
-        if files and files[0].endswith(suffix):
-            size = sum(os.path.getsize(file) for file in files)
-            pairs = _from_files(files, read, skips)
-            return _Source(pairs, stream_bytes=size)
-    if not source.is_dir():
-        raise FileNotFoundError(f"No folder or archive matches `{source}`.")
-    if not any(source.iterdir()):
-        raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return _Source(sources.from_folder(source, place))
-
-
-def _from_files(files, read, skips):
-    for file in files:
-        try:
-            yield from read(file)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            skips.add(file, "damaged archive", str(error))
-
-
-def _key(name):
-    return posixpath.splitext(name)[0]
-
-
-def _encode(pairs, max_pixels, skips):
+def _encode(pairs, max_pixels, resize, skips):
     """Yield `(key, name, number of captions, record)`, in the same order."""
-    for name, key, captions, work in _in_threads(pairs, max_pixels):
+    for name, key, captions, work in _in_threads(pairs, max_pixels, resize):
         if not captions:
             skips.add(name, "no caption")
             continue
@@ -346,32 +271,22 @@ def _distinct(entries, skips):
         yield count, record
 
 
-def _in_threads(pairs, max_pixels):
+def _in_threads(pairs, *settings):
     """Check pictures in threads, a few ahead; Pillow frees the lock."""
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         for name, read, captions in pairs:
-            key = _key(name)
-            work = pool.submit(_check, read, max_pixels) if captions else None
+            key = key_of(name)
+            work = (
+                pool.submit(image_to_store, read, *settings)
+                if captions
+                else None
+            )
             waiting.append((name, key, captions, work))
             if len(waiting) > 4 * workers:
                 yield waiting.popleft()
         yield from waiting
-
-
-def _check(read, max_pixels):
-    """The bytes to store, width and height of one picture."""
-    contents = read()
-    pixels, keep = decode_and_describe(contents, max_pixels)
-    height, width = pixels.shape[:2]
-    if not keep:
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        contents = file.getvalue()
-    return contents, width, height
 
 
 # === Writing ===

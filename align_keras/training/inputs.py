@@ -11,6 +11,7 @@ from align_keras.data import record_counts
 from align_keras.data import records_of_step
 from align_keras.data.pack import HELD_OUT
 from align_keras.data.records import find_shards
+from align_keras.data.records import read_manifest
 from align_keras.files import atomic_file
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
@@ -85,6 +86,36 @@ def count_once(data, workdir, step):
             "go on with them. Use the same files, or another working directory."
         )
     return {s: n for s, (_, n) in zip(shards, listed, strict=True)}
+
+
+def check_resized(data, converter):
+    """Refuse records that `pack` resized for another preprocessing.
+
+    Args:
+        data: see `load_dataset`.
+        converter: `AlignImageConverter` of the run.
+
+    Raises:
+        ValueError: They were resized to another size, or without averaging
+            where the converter averages.
+    """
+    for folder in sorted({os.path.dirname(s) for s in find_shards(data)}):
+        size = read_manifest(folder).get("arguments", {}).get("resize")
+        if size is None:
+            continue
+        if converter.resize_size != (size, size):
+            raise ValueError(
+                f"The images of `{folder}` were resized to {size} pixels, and "
+                f"this run resizes to {converter.resize_size[0]}. Set "
+                f"`resize_size={size}` in the recipe, or pack again with "
+                f"`--resize {converter.resize_size[0]}`."
+            )
+        if converter.antialias:
+            raise ValueError(
+                f"The images of `{folder}` were resized without averaging, and "
+                "this preset averages (antialias=True). Pack again without "
+                "`--resize`."
+            )
 
 
 def name_records(counts, recipe, steps, num_workers):

@@ -18,6 +18,7 @@ from align_keras.training.callbacks import SaveBest
 from align_keras.training.callbacks import TrainingLog
 from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import count_once
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
@@ -163,6 +164,9 @@ def train(
             model = build_model(
                 model, recipe, tokenizer, strategy.num_replicas_in_sync
             )
+            for records in (counts, validation_data):
+                if records is not None:
+                    check_resized(records, model.preprocessor.image_converter)
             compile_model(model, recipe)
             begun.restore(model)
         if step:
