@@ -64,6 +64,14 @@ def add_arguments(parser):
         help="of the random order of the records; default: %(default)s",
     )
     parser.add_argument(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="resize images to this height and width, the `resize_size` of "
+        "the recipe to train with (346 in the paper's); read several times as "
+        "fast",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print the manifest as JSON, without the list of files",
@@ -85,6 +93,7 @@ def run(args):
         max_pixels=args.max_pixels,
         hold_out=args.hold_out,
         seed=args.seed,
+        resize=args.resize,
         progress=not args.json,
     )
     if args.json:

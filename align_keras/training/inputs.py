@@ -88,6 +88,33 @@ def count_once(records, workdir, step):
     return RecordFiles(records.paths, counts, records.source)
 
 
+def check_resized(source, converter):
+    """Refuse records that `pack` resized for another preprocessing.
+
+    Args:
+        source: what `open_records` takes.
+        converter: `AlignImageConverter` of the run.
+
+    Raises:
+        ValueError: They were resized to another size, or without averaging
+            where the converter averages.
+    """
+    for folder, size in sorted(open_records(source).resized().items()):
+        if converter.resize_size != (size, size):
+            raise ValueError(
+                f"The images of `{folder}` were resized to {size} pixels, and "
+                f"this run resizes to {converter.resize_size[0]}. Set "
+                f"`resize_size={size}` in the recipe, or pack again with "
+                f"`--resize {converter.resize_size[0]}`."
+            )
+        if converter.antialias:
+            raise ValueError(
+                f"The images of `{folder}` were resized without averaging, and "
+                "this preset averages (antialias=True). Pack again without "
+                "`--resize`."
+            )
+
+
 def name_records(records, recipe, steps, num_workers):
     """Name the records of some steps, those of all workers."""
     return [
