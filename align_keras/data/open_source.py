@@ -108,9 +108,11 @@ def _open_listed(source, captions, columns, hold_out, place, tally):
     """Images that a caption file lists."""
     listed = read_captions(captions, **columns, tally=tally)
     aside = choose_held_out(source, listed, hold_out)
+    # Of one key, the first that is listed stays the first.
+    placed = sorted(listed, key=place)
     held_out, kept = (
-        {name: listed[name] for name in sorted(names, key=place)}
-        for names in (aside, listed.keys() - aside)
+        {name: listed[name] for name in placed if (name in aside) == wanted}
+        for wanted in (True, False)
     )
     return Source(
         sources.from_caption_file(source, kept),
