@@ -40,9 +40,9 @@ def quickstart_model(vocabulary_size):
     Returns:
         An `align_keras.AlignDualEncoder` without a preprocessor.
     """
-    from align_keras import AlignDualEncoder
-    from align_keras import BertTextEncoder
-    from align_keras import EfficientNetBackbone
+    from align_keras.models import AlignDualEncoder
+    from align_keras.models import BertTextEncoder
+    from align_keras.models import EfficientNetBackbone
 
     return AlignDualEncoder(
         image_encoder=EfficientNetBackbone(0.35, 0.25, dropout=0.0),
@@ -209,7 +209,7 @@ def _draw(workdir, split, count, seed):
 
 
 def _train(workdir, recipe, data, seed, verbose, overrides):
-    from align_keras import AlignDualEncoder
+    from align_keras.models import AlignDualEncoder
     from align_keras.training import train
 
     trained = train(
