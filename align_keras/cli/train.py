@@ -5,10 +5,20 @@ from pathlib import Path
 def add_arguments(parser):
     parser.add_argument(
         "--preset",
-        required=True,
         help="name, directory or handle of a model preset; or of a checkpoint "
-        "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base",
+        "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base; "
+        "may be left out where both towers have weights",
     )
+    for kind, example in (
+        ("image", "hf://timm/tf_efficientnet_b0.ns_jft_in1k"),
+        ("text", "hf://google-bert/bert-base-uncased"),
+    ):
+        parser.add_argument(
+            f"--{kind}-weights",
+            metavar="TOWER",
+            help=f"{kind} encoder to start from: the name, directory or "
+            f"handle of a tower, such as {example}",
+        )
     parser.add_argument(
         "--recipe", required=True, help="name or YAML file of a recipe"
     )
@@ -53,6 +63,12 @@ def add_arguments(parser):
         action="store_const",
         const="",
         help="write no SavedModel",
+    )
+    parser.add_argument(
+        "--no-diagnostics",
+        dest="diagnostics",
+        action="store_false",
+        help="do not report how well each encoder tells its inputs apart",
     )
     parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
     parser.add_argument(
@@ -108,6 +124,9 @@ def run(options):
         strategy=options.strategy,
         hold_out=options.hold_out,
         verbose=not options.json,
+        image_weights=options.image_weights,
+        text_weights=options.text_weights,
+        diagnostics=options.diagnostics,
     )
     if options.plan:
         from align_keras.training.plan_comparison import compare_with_plan

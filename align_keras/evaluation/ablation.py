@@ -16,6 +16,8 @@ from align_keras.evaluation.ablation_plan import read_plan
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.fewer_negatives import FewerNegatives
+from align_keras.evaluation.markdown_report import markdown_table
+from align_keras.evaluation.markdown_report import metric_cell
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import measure_retrieval
@@ -212,18 +214,18 @@ def _compare_with(baseline, result, samples):
 def _write(plan, results, workdir):
     plotted = _plot(plan, results, workdir / "ablation.png")
     headings = [name.replace("_", " ") for name in COLUMNS]
+    rows = {
+        name: [_cell(result, column) for column in COLUMNS]
+        for name, result in results.items()
+    }
     lines = [
         "# Ablation",
         "",
         "Percentages with 95% bootstrap intervals; a star marks what differs "
         "from the baseline (paired bootstrap, p < 0.05).",
         "",
-        "| | " + " | ".join(headings) + " |",
-        "|---|" + "---:|" * len(headings),
+        *markdown_table(headings, rows),
     ]
-    for name, result in results.items():
-        cells = [_cell(result, column) for column in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if plotted:
         lines += ["", "![Recall of each run](ablation.png)"]
     with atomic_file(workdir / "ablation.md") as temporary:
@@ -232,12 +234,8 @@ def _write(plan, results, workdir):
 
 
 def _cell(result, column):
-    low, high = result["intervals"][column]
-    text = f"{100 * result[column]:.1f}"
-    if low is not None:
-        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
     row = result.get("against_baseline", {}).get(column)
-    return text + (" *" if row and row["differs"] else "")
+    return metric_cell(result, column) + " *" * bool(row and row["differs"])
 
 
 def _plot(plan, results, path):

@@ -95,23 +95,23 @@ def compare_results(
             "A comparison needs at least one resample. "
             f"Received: samples={samples}"
         )
-    first, second = _loaded(first), _loaded(second)
-    _require_same(first, second)
-    draws = [_replicates(result, samples) for result in (first, second)]
+    one, other = _loaded(first), _loaded(second)
+    _require_same(one, other)
+    draws = [_replicates(result, samples) for result in (one, other)]
     rows = []
-    for name in first.metrics:
-        if name not in second.metrics or name not in draws[0]:
+    for name in one.metrics:
+        if name not in other.metrics or name not in draws[0]:
             continue
-        if first[name] is None or second[name] is None:
+        if one[name] is None or other[name] is None:
             continue
         differences = draws[1][name] - draws[0][name]
         low, high = interval(differences)
         rows.append(
             {
                 "name": name,
-                "first": first[name],
-                "second": second[name],
-                "difference": second[name] - first[name],
+                "first": one[name],
+                "second": other[name],
+                "difference": other[name] - one[name],
                 "low": low,
                 "high": high,
                 "p": p_value(differences),
@@ -119,17 +119,17 @@ def compare_results(
         )
     _adjust(rows)
     return {
-        "task": first["task"],
-        "dataset": first["dataset"],
-        "first": first["model"],
-        "second": second["model"],
+        "task": one["task"],
+        "dataset": one["dataset"],
+        "first": one["model"],
+        "second": other["model"],
         "samples": samples,
         "samples_needed": _samples_needed(len(rows)),
         "metrics": rows,
     }
 
 
-def _loaded(result):
+def _loaded(result: Result | str | Path) -> Result:
     return result if isinstance(result, Result) else Result.load(result)
 
 

@@ -1,7 +1,6 @@
 """Fine-tuning for classification, in the paper's two stages."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.io.atomic import atomic_file
 from align_keras.io.claims import claim
-from align_keras.io.fingerprints import LENGTH
+from align_keras.io.fingerprints import arrays_fingerprint
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
@@ -228,10 +227,8 @@ def encoder_fingerprint(model: keras.Model) -> str:
     Returns:
         A string.
     """
-    digest = hashlib.sha256(str(model.image_pooling).encode())
-    for weight in model.image_encoder.weights:
-        digest.update(ops.convert_to_numpy(weight).tobytes())
-    return digest.hexdigest()[:LENGTH]
+    weights = map(ops.convert_to_numpy, model.image_encoder.weights)
+    return arrays_fingerprint(weights, model.image_pooling)
 
 
 # === Training ===

@@ -138,7 +138,7 @@ def load_finetune_recipe(
             f"There is no fine-tuning recipe `{recipe}` and no such file. "
             f"Shipped recipes: {', '.join(RECIPES)}."
         )
-    fields = read_yaml(recipe)
+    fields: Any = read_yaml(recipe)
     try:
         stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
         return FinetuneRecipe(stages, **fields)

@@ -75,8 +75,8 @@ def nearest_neighbours(
     k = min(k, len(candidates))
     if not k:
         raise ValueError("`candidates` must hold at least one row.")
-    indices = np.zeros((len(queries), 0), "int64")
-    scores = np.zeros((len(queries), 0), "float32")
+    indices: np.ndarray = np.zeros((len(queries), 0), "int64")
+    scores: np.ndarray = np.zeros((len(queries), 0), "float32")
     lengths = row_lengths(queries)
     # The blocks go around the queries: each candidate is read once.
     width = max(1, min(_NEIGHBOURS, vectors.BLOCK // queries.shape[1]))

@@ -285,7 +285,7 @@ def measure_linear_probe(
 
     rows, labels, _, train_digest = embed(train)
     if validation is None:
-        held = np.zeros(len(rows), bool)
+        held: np.ndarray = np.zeros(len(rows), bool)
         order = np.random.default_rng(0).permutation(len(rows))
         held[order[: len(rows) // 5]] = True
     else:

@@ -77,12 +77,9 @@ def _table(group):
     names = list(dict.fromkeys(n for r in group for n in r["intervals"]))
     chance = any(f"chance_{name}" in group[0] for name in names)
     headings += ["chance"] * chance
-    lines = [
-        "| | " + " | ".join(headings) + " |",
-        "|---|" + "---:|" * len(headings),
-    ]
+    rows = {}
     for name in names:
-        cells = [_cell(result, name) for result in group]
+        cells = [metric_cell(result, name) for result in group]
         cells += [
             f"{metrics[name]:.1f}" if name in metrics else ""
             for metrics in paper.values()
@@ -90,13 +87,23 @@ def _table(group):
         if chance:
             value = group[0].get(f"chance_{name}")
             cells.append("" if value is None else f"{100 * value:.2f}")
-        lines.append(
-            f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |"
-        )
-    return lines
+        rows[name.replace("_", " ")] = cells
+    return markdown_table(headings, rows)
 
 
-def _cell(result, name):
+def markdown_table(
+    headings: list[str], rows: dict[str, list[str]]
+) -> list[str]:
+    """Return the lines of a table, whose rows begin with their names."""
+    return [
+        "| | " + " | ".join(headings) + " |",
+        "|---|" + "---:|" * len(headings),
+        *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items()),
+    ]
+
+
+def metric_cell(result: Result, name: str) -> str:
+    """Write a metric in percent, with its deviation and its interval."""
     value = result.get(name)
     if value is None or math.isnan(value):
         return "–"
@@ -105,10 +112,10 @@ def _cell(result, name):
     deviation = result.get("deviations", {}).get(name)
     if deviation is not None:
         text += f" ± {scale * deviation:.1f}"
-    low, high = result["intervals"].get(name) or (None, None)
-    if low is None or math.isnan(low):
+    ends = result["intervals"].get(name)
+    if not ends or ends[0] is None or math.isnan(ends[0]):
         return text
-    return f"{text} [{scale * low:.1f}, {scale * high:.1f}]"
+    return f"{text} [{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]"
 
 
 def _plot(group, path):

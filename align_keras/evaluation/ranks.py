@@ -311,7 +311,7 @@ def pair_scores(
     columns: np.ndarray,
 ) -> np.ndarray:
     """Exact scores of single pairs, float32 `(num_pairs,)`."""
-    scores = np.empty(len(rows), "float32")
+    scores: np.ndarray = np.empty(len(rows), "float32")
     step = max(1, vectors.BLOCK // 4 // queries.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)

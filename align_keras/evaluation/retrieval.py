@@ -114,8 +114,8 @@ def retrieval_outcomes(
             f"`folds` must divide the {len(images)} images evenly. "
             f"Received: folds={folds}"
         )
-    fold = np.arange(len(images)) // (len(images) // folds)
-    text_image = np.full(len(texts), -1, "int64")
+    fold: np.ndarray = np.arange(len(images)) // (len(images) // folds)
+    text_image: np.ndarray = np.full(len(texts), -1, "int64")
     text_image[pairs[::-1, 0]] = pairs[::-1, 1]
     if folds == 1:
         image_rank, text_rank = ranks_both_ways(images, texts, pairs[:, ::-1])
@@ -331,7 +331,9 @@ def measure_retrieval(
         embedder, data, batch_size, progress, cache
     )
     texts = [text for group in captions for text in group]
-    owners = np.repeat(np.arange(len(captions)), list(map(len, captions)))
+    owners: np.ndarray = np.repeat(
+        np.arange(len(captions)), list(map(len, captions))
+    )
     vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
     outcomes = retrieval_outcomes(images, vectors, owners, folds)
     without = np.count_nonzero(outcomes["image_rank"] < 0)

@@ -15,6 +15,7 @@ from align_keras.embedding.vector_cache import file_name
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.cxc import measure_cxc
+from align_keras.evaluation.cxc_data import COLUMNS as CXC_FILES
 from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.knn import measure_knn
 from align_keras.evaluation.linear_probe import measure_linear_probe
@@ -108,7 +109,7 @@ def _caption_jobs(root):
     yield Job(
         "cxc",
         (
-            *(root / "cxc" / f"{task}_test.csv" for task in _CXC_FILES),
+            *(root / "cxc" / f"{task}_test.csv" for task in CXC_FILES),
             coco_file,
             coco / "images",
         ),
@@ -116,9 +117,6 @@ def _caption_jobs(root):
             embedder, root / "cxc", coco_file, coco / "images", **options
         ),
     )
-
-
-_CXC_FILES = ("sts", "sis", "sits")
 
 
 def _imagenet_jobs(root):
@@ -253,19 +251,16 @@ def measure_all(
     jobs, results, skipped = list_jobs(root), [], {}
     state = functools.cache(_state)
     for model in models:
-        embedder = None
-        if isinstance(model, Embedder) or not isinstance(model, (str, Path)):
-            embedder = as_embedder(model)
-        name = embedder.name if embedder else str(model)
-        embedder = embedder or load_embedder(name)
+        named = isinstance(model, (str, Path))
+        embedder = load_embedder(str(model)) if named else as_embedder(model)
+        # A model that was named is known by its name where it is not a
+        # directory.
+        known = named or embedder.fingerprint is not None
         for job in jobs:
             missing = [path for path in job.needs if not path.exists()]
             if missing:
                 skipped[job.name] = f"there is no {missing[0]}"
                 continue
-            # A model that was named is known by its name where it is not
-            # a directory.
-            known = embedder.fingerprint or isinstance(model, (str, Path))
             identity = {
                 "fingerprint": embedder.fingerprint,
                 "samples": samples,
@@ -278,12 +273,9 @@ def measure_all(
             # Whatever goes wrong in one of them, the others may be right.
             except Exception as error:
                 expected = isinstance(error, (ValueError, OSError, ImportError))
-                logger.warning(
-                    "%s failed: %s", job.name, error, exc_info=not expected
-                )
                 reason = f"failed: {type(error).__name__}: {error}"
-                skipped[f"{job.name} of {name}"] = reason
-                logger.info("%s: %s", job.name, reason)
+                logger.warning("%s %s", job.name, reason, exc_info=not expected)
+                skipped[f"{job.name} of {embedder.name}"] = reason
                 continue
             results.append(result)
             logger.info("%s\n%s\n", result["model"], describe_result(result))

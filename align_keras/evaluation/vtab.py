@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -227,19 +228,18 @@ def vtab_draws(
     ]
     draws = {}
     for name in names:
-        right = outcomes[f"{name}_accuracy"]
-
-        def mean(weights, right=right):
-            return {"mean": weights @ right / len(right)}
-
         found = resample(
-            mean,
-            len(right),
+            partial(_mean, outcomes[f"{name}_accuracy"]),
+            len(outcomes[f"{name}_accuracy"]),
             samples,
             list(TASKS).index(name),
         )
         draws[name] = found.get("mean", np.zeros(0))
     return _with_groups(draws)
+
+
+def _mean(right, weights):
+    return {"mean": weights @ right / len(right)}
 
 
 def _with_groups(tasks):

@@ -53,7 +53,7 @@ def read_simlex(
         ValueError: a column is missing, or a judgement is not a number.
     """
     path = Path(path)
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
         missing = set(COLUMNS) - set(reader.fieldnames or ())
         if missing:
@@ -98,7 +98,7 @@ def word_correlations(
         weights = np.ones(len(judgement), "int64")
     metrics = {}
     for name in CATEGORIES:
-        drawn = np.repeat(
+        drawn: np.ndarray = np.repeat(
             np.arange(len(judgement)), weights * outcomes[f"is_{name}"]
         )
         metrics[name] = (

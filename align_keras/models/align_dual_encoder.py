@@ -11,6 +11,7 @@ from align_keras.models import presets
 from align_keras.models.carried import Carried
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
+from align_keras.models.lora import merged_lora
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
 from align_keras.models.rematerialization import rematerialize_encoder
@@ -257,6 +258,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     def text_features(self, tokens, training=None):
         """Compute the projected, unnormalised vector of each text.
 
+        A frozen encoder (`text_encoder.trainable = False`) runs as in
+        inference, and no gradient is computed for it.
+
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
                 of shape `(batch, length)`.
@@ -291,13 +295,23 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             tokens = {name: tokens[name] for name in inputs}
         else:
             tokens = tokens["token_ids"]
+        if self.text_encoder_is_frozen:
+            training = False
 
         def run():
             outputs = self.text_encoder(tokens, training=training)
             features = main_output(outputs, self.text_pooling)
             return self.text_pooling_layer(features, mask=mask)
 
-        return rematerialize_encoder(self.text_encoder, run)
+        features = rematerialize_encoder(self.text_encoder, run)
+        if self.text_encoder_is_frozen:
+            features = ops.stop_gradient(features)
+        return features
+
+    @property
+    def text_encoder_is_frozen(self):
+        """Whether no variable of the text encoder is trained."""
+        return not self.text_encoder.trainable_variables
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.
@@ -470,6 +484,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save config, weights and preprocessor to a preset directory.
 
+        Low-rank updates are merged into the weights.
+
         Args:
             preset_dir: string. The directory. Its files appear whole.
             max_shard_size: int or float. Greatest size of a weight file in
@@ -481,7 +497,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         self.optimizer = None
         try:
             with atomic_directory(preset_dir) as temporary:
-                super().save_to_preset(str(temporary), max_shard_size)
+                with merged_lora(self):
+                    super().save_to_preset(str(temporary), max_shard_size)
                 if self.preprocessor is not None:
                     self.preprocessor.save_to_preset(str(temporary))
                 if self.carried is not None:

@@ -40,8 +40,16 @@ class Chip:
     config: str | None = None
 
 
-_FLAT = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")
-_DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+_FLAT: tuple[str, ...] = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")
+_DEEP: tuple[str, ...] = (
+    "2x2x1",
+    "2x2x2",
+    "2x2x4",
+    "2x4x4",
+    "4x4x4",
+    "4x4x8",
+    "4x8x8",
+)
 _DEEP += ("8x8x8", "8x8x16", "8x16x16")
 _V3, _LITE = (*_FLAT, "16x32"), ("1x1", *_FLAT)
 

@@ -49,8 +49,8 @@ def compare_chips(
         `"error"`, why there is none.
     """
     store = store or PlanStore()
-    recipe = load_recipe(recipe, **overrides)
-    batch = recipe.batch_size
+    settings = load_recipe(recipe, **overrides)
+    batch = settings.batch_size
     if batch_per_core is not None:
         if topology is None:
             raise ValueError(
@@ -75,7 +75,7 @@ def compare_chips(
                 )
             row["plan"] = store.plan(
                 model,
-                recipe,
+                settings,
                 name,
                 batch // count,
                 vocabulary_size,

@@ -71,30 +71,28 @@ def lower_step(
         A `LoweredStep`.
     """
     with abstract_variables():
-        model = build_network(
+        network = build_network(
             model, recipe, vocabulary_size, len(devices), load_weights=False
         )
-    compile_model(model, recipe)
-    devices = np.array(devices)
+    compile_model(network, recipe)
+    places = np.array(devices)
     distribution = keras.distribution.DataParallel(
-        device_mesh=keras.distribution.DeviceMesh(
-            devices.shape, [AXIS], devices
-        ),
+        device_mesh=keras.distribution.DeviceMesh(places.shape, [AXIS], places),
         auto_shard_dataset=False,
     )
     mesh = distribution.device_mesh.backend_mesh
     with distribution.scope(), abstract_variables():
-        model.optimizer.build(model.trainable_variables)
-        state, batch = _abstract(model, recipe, mesh, shard_optimizer)
+        network.optimizer.build(network.trainable_variables)
+        state, batch = _abstract(network, recipe, mesh, shard_optimizer)
         whole = NamedSharding(mesh, PartitionSpec())
         step = jax.jit(
-            model.train_step,
+            network.train_step,
             donate_argnums=0,
             out_shardings=(whole, jax.tree.map(lambda x: x.sharding, state)),
         )
         traced = step.trace(state, (batch,))
         lowered = traced.lower()
-        forward = jax.make_jaxpr(_forward(model))(state[:2], batch)
+        forward = jax.make_jaxpr(_forward(network))(state[:2], batch)
     trainable, others, optimizer, _ = state
     whole, once = (count_flops(traced.jaxpr, loops) for loops in (True, False))
     return LoweredStep(

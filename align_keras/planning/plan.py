@@ -86,17 +86,19 @@ def plan(
             "`vocabulary_size` must be at least 1. Received: "
             f"vocabulary_size={vocabulary_size}"
         )
-    recipe = load_recipe(recipe, **overrides).in_steps()
-    whole = recipe.steps * recipe.batch_size
+    settings = load_recipe(recipe, **overrides).in_steps()
+    pairs = settings.steps * settings.batch_size
     if topology is None:
         hush_libtpu()
         devices = jax.devices()
     else:
         devices = topology_devices(topology)
-    recipe = _with_batch(recipe, batch_per_core, len(devices))
-    step = lower_step(model, recipe, devices, vocabulary_size, shard_optimizer)
+    settings = _with_batch(settings, batch_per_core, len(devices))
+    step = lower_step(
+        model, settings, devices, vocabulary_size, shard_optimizer
+    )
     compiled = compile_step(step.lowered)
-    machine = _Machine.of(topology, devices, recipe)
+    machine = _Machine.of(topology, devices, settings)
     memory = _memory(step, compiled)
     memory["capacity"] = machine.capacity
     # For a TPU, the compiler has refused already what does not fit.
@@ -108,28 +110,16 @@ def plan(
         program = Program(compiled.text)
         collectives, cycles = program.collectives(), program.cycles()
     flops, traffic, expected = _with_loops(step, compiled, cycles, devices)
-    seconds = {
-        "compute": flops / machine.peak_flops,
-        "memory": traffic / machine.bandwidth,
-    }
-    if topology is not None and collectives is not None:
-        seconds["interconnect"] = transfer_seconds(
-            collectives, len(devices), machine.interconnect
-        )
-    seconds["roofline"] = max(seconds.values())
-    if topology is not None:
-        if expected is not None:
-            seconds["compiler"] = expected
-        if cycles[0]:
-            seconds["cycles"] = cycles[0] / machine.clock
-    seconds["step"] = max(seconds.values())
+    seconds = machine.seconds(
+        flops, traffic, collectives, expected, cycles[0], len(devices)
+    )
     return {
         "preset": model if isinstance(model, str) else "custom",
         "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
         "cores": len(devices),
-        "batch_per_core": recipe.batch_size // len(devices),
-        "batch_size": recipe.batch_size,
-        "recipe": dataclasses.asdict(recipe),
+        "batch_per_core": settings.batch_size // len(devices),
+        "batch_size": settings.batch_size,
+        "recipe": dataclasses.asdict(settings),
         "vocabulary_size": vocabulary_size,
         "shard_optimizer": shard_optimizer,
         "parameters": step.parameters,
@@ -142,7 +132,7 @@ def plan(
         "collectives": collectives,
         "seconds": seconds,
         "schedule": _schedule(
-            whole, recipe.batch_size, seconds["step"], len(devices)
+            pairs, settings.batch_size, seconds["step"], len(devices)
         ),
         "planning": {
             "compile_seconds": compiled.compile_seconds,
@@ -234,6 +224,26 @@ class _Machine:
         capacity = int(chip.capacity * 2**30)
         rates = (rate / chip.devices for rate in rates)
         return cls(*rates, chip.clock, capacity)
+
+    def seconds(self, flops, traffic, collectives, expected, cycles, devices):
+        """Estimate the time of a step in each way that is possible."""
+        seconds = {
+            "compute": flops / self.peak_flops,
+            "memory": traffic / self.bandwidth,
+        }
+        if self.interconnect is not None and collectives is not None:
+            seconds["interconnect"] = transfer_seconds(
+                collectives, devices, self.interconnect
+            )
+        seconds["roofline"] = max(seconds.values())
+        # Of the devices here, the compiler's estimates are not known.
+        if self.clock is not None:
+            if expected is not None:
+                seconds["compiler"] = expected
+            if cycles:
+                seconds["cycles"] = cycles / self.clock
+        seconds["step"] = max(seconds.values())
+        return seconds
 
 
 def _memory(step, compiled):

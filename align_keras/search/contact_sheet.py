@@ -28,7 +28,7 @@ SECTION_HEIGHT = 62
 _SMOOTH = 4  # Curves are drawn this much larger, then reduced.
 
 
-class Result(NamedTuple):
+class Match(NamedTuple):
     """One image that a query found.
 
     Attributes:
@@ -49,9 +49,9 @@ class Row(NamedTuple):
     Attributes:
         text: string. The words of the query; added to the image if there is
             one. `None` for a query without words.
-        results: list of `Result`, best first.
+        results: list of `Match`, best first.
         image: image that the query starts from, in a form of
-            `Result.image`.
+            `Match.image`.
         minus_text: string. Words that were subtracted.
         section: string. Heading over this row and those after it.
     """
@@ -91,7 +91,7 @@ def contact_sheet(
     Example:
 
     ```python
-    results = [Result("bus.jpg", 0.71, True), Result("tram.jpg", 0.55, False)]
+    results = [Match("bus.jpg", 0.71, True), Match("tram.jpg", 0.55, False)]
     contact_sheet([Row("a red bus", results)], "sheet.png")
     ```
     """

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.embedding.embedder import Embedder
-from align_keras.search.contact_sheet import Result
+from align_keras.search.contact_sheet import Match
 from align_keras.search.contact_sheet import Row
 from align_keras.search.contact_sheet import contact_sheet
 from align_keras.search.index import Index
@@ -93,7 +93,7 @@ def draw_results(
                 f"The index has no thumbnail of `{result['key']}`, so that no "
                 "contact sheet can be drawn: embed with thumbnails."
             )
-        shown.append(Result(thumbnail, result["score"]))
+        shown.append(Match(thumbnail, result["score"]))
     words, minus = (
         ", ".join(as_texts(value)) or None for value in (text, minus_text)
     )

@@ -31,10 +31,19 @@ class TrainingLog(keras.callbacks.Callback):
         guard: `LossGuard`. Sees the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
+        last_step: int. Where this part of the run ends, with a report and a
+            checkpoint. Defaults to `None`: the steps of the recipe.
     """
 
     def __init__(
-        self, workdir, recipe, checkpoints, guard, every=20, verbose=True
+        self,
+        workdir,
+        recipe,
+        checkpoints,
+        guard,
+        every=20,
+        verbose=True,
+        last_step=None,
     ):
         super().__init__()
         self.workdir = Path(workdir)
@@ -44,9 +53,12 @@ class TrainingLog(keras.callbacks.Callback):
         self.every = every
         self.verbose = verbose
         self._line_open = False
+        self.last_step = recipe.steps if last_step is None else last_step
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
         self.reported_step = state.get("reported_step", self.step)
+        # What is known before the first step goes to the first report.
+        self.first_figures = {}
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -94,7 +106,7 @@ class TrainingLog(keras.callbacks.Callback):
     def is_due(self, before, every):
         """Whether a multiple of `every`, or the end, has just been reached."""
         passed = self.step // every > before // every
-        return passed or self.step >= self.recipe.steps
+        return passed or self.step >= self.last_step
 
     def report(self, logs):
         """Write the means since the last report and start anew."""
@@ -106,7 +118,8 @@ class TrainingLog(keras.callbacks.Callback):
         metrics["temperature"] = model.temperature
         metrics["learning_rate"] = float(model.optimizer.learning_rate)
         metrics["images_per_second"] = pairs / seconds
-        self.write(metrics)
+        self.write({**metrics, **self.first_figures})
+        self.first_figures = {}
         if self.verbose:
             self._print(metrics)
         model.reset_metrics()
@@ -191,6 +204,8 @@ class SaveBest(keras.callbacks.Callback):
         sums: callable. Sums numbers up over the workers, which must all ask
             at the same steps, see `sum_over_workers`. `None` where there is
             one worker.
+        diagnose: callable. Takes the model and returns a dict of numbers for
+            the log. `None` for no diagnostics.
     """
 
     def __init__(
@@ -201,6 +216,7 @@ class SaveBest(keras.callbacks.Callback):
         preemption,
         evaluate=None,
         sums=None,
+        diagnose=None,
     ):
         super().__init__()
         self.checkpoints = checkpoints
@@ -209,6 +225,7 @@ class SaveBest(keras.callbacks.Callback):
         self.evaluate = evaluate
         self.preemption = preemption
         self.sums = sums
+        self.diagnose = diagnose
         self.best = checkpoints.state().get("best")
         self.patience = Patience(log.recipe.patience, checkpoints.state(), sums)
         self._last_step = log.step
@@ -217,6 +234,8 @@ class SaveBest(keras.callbacks.Callback):
         self._asked_at = time.perf_counter()
 
     def on_train_begin(self, logs=None):
+        if self.diagnose and not self.log.step:
+            self.log.first_figures = self.diagnose.of_fresh(self.model)
         if self.checkpoints.state().get("pending"):
             self._choose()
 
@@ -272,8 +291,11 @@ class SaveBest(keras.callbacks.Callback):
     def _choose_weights(self):
         step = self.log.step
         metrics = self.evaluate(self.model) if self.evaluate else {}
+        found = self.diagnose(self.model) if self.diagnose else {}
+        if metrics or found:
+            found = {**metrics, **found}
+            self.log.write({f"validation_{k}": v for k, v in found.items()})
         if metrics:
-            self.log.write({f"validation_{k}": v for k, v in metrics.items()})
             lines = [line for _, line in read_metrics(self.log.workdir)]
             overfitting = describe_overfitting(lines)
             if overfitting:

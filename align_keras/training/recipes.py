@@ -2,6 +2,7 @@ import dataclasses
 import difflib
 import logging
 import math
+import re
 from pathlib import Path
 
 import yaml
@@ -41,8 +42,9 @@ class Recipe:
             none.
         image_size: int. Height and width of the pictures in pixels.
         resize_size: int or `None`. Height and width from which they are
-            cropped. `None` takes the paper's proportion, 346 / 289 of
-            `image_size`.
+            cropped. `None` takes `resize_ratio` of `image_size`.
+        resize_ratio: float. How much larger than the crop an image is; 1.0
+            shows it whole. Defaults to the paper's 346 / 289.
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
@@ -59,8 +61,23 @@ class Recipe:
             of the batch at once.
         remat: bool. Whether activations are computed anew in the backward
             pass, see `AlignDualEncoder.compile`.
-        freeze: string or `None`. `"image"` leaves the image encoder as it is
-            and trains the text encoder to match.
+        freeze: string, list of strings or `None`. What stays as it is:
+            `"image"`, `"text"`, or regular expressions for paths of
+            variables, see `align_keras.training.freezing.freeze`.
+        unfreeze_after: int or `None`. Number of steps after which all is
+            trained, with a fresh optimizer and another warm-up. `None` leaves
+            it frozen to the end.
+        freeze_statistics: bool. Whether batch normalisation runs as in
+            inference, with the statistics, scale and shift that it starts
+            from.
+        layer_decay: float or `None`. Multiplier of the learning rate from a
+            block of a tower to the one below it, see
+            `align_keras.training.layer_decay.rate_multipliers`. `None` trains
+            all at one rate.
+        lora_rank: int or `None`. Rank of updates that are trained in the
+            place of the towers' dense layers, see
+            `align_keras.models.lora.add_lora`; the model that is kept has
+            them merged.
         skip_nonfinite: bool. Whether to leave out and count steps whose loss
             or gradient is not finite.
         steps_per_execution: int. Number of steps between two returns to
@@ -106,13 +123,18 @@ class Recipe:
     label_smoothing: float = 0.1
     image_size: int = 289
     resize_size: int | None = None
+    resize_ratio: float = RESIZE_RATIO
     sequence_length: int = 64
     optimizer: str = "lamb"
     clip_norm: float | None = None
     ema: float | None = None
     microbatch_size: int | None = None
     remat: bool = False
-    freeze: str | None = None
+    freeze: str | list | None = None
+    unfreeze_after: int | None = None
+    freeze_statistics: bool = False
+    layer_decay: float | None = None
+    lora_rank: int | None = None
     skip_nonfinite: bool = False
     steps_per_execution: int = 1
     precision: str = "float32"
@@ -131,8 +153,10 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _convert(field, value))
+        holds = 1 <= self.resize_ratio < math.inf
+        self._require("resize_ratio", holds, "at least 1")
         if self.resize_size is None:
-            size = round(self.image_size * RESIZE_RATIO)
+            size = round(self.image_size * self.resize_ratio)
             object.__setattr__(self, "resize_size", size)
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -183,13 +207,18 @@ class Recipe:
         for name in ("text_dropout", "drop_connect"):
             holds = 0 <= (getattr(self, name) or 0) < 1
             self._require(name, holds, "in [0, 1)")
-        self._require("freeze", self.freeze in (None, "image"), "image or null")
+        self._check_freeze()
+        self._require(
+            "layer_decay",
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            "above 0 and at most 1",
+        )
         self._require(
             "microbatch_size",
             self.batch_size % (self.microbatch_size or 1) == 0,
             "a divisor of `batch_size`",
         )
-        for name in ("steps", "checkpoint_every"):
+        for name in ("steps", "checkpoint_every", "unfreeze_after"):
             value = getattr(self, name)
             self._require(
                 "steps_per_execution",
@@ -237,6 +266,26 @@ class Recipe:
             checkpoint_every=every,
         )
 
+    def _check_freeze(self):
+        patterns = self.freeze
+        if isinstance(patterns, str):
+            patterns = [patterns]
+        holds = patterns is None or (
+            patterns and all(map(_is_pattern, patterns))
+        )
+        rule = '"image", "text", or regular expressions'
+        self._require("freeze", holds, rule)
+        after = self.unfreeze_after
+        if after is None:
+            return
+        self._require(
+            "unfreeze_after", after < (self.steps or math.inf), "below `steps`"
+        )
+        rule = "left out where nothing is frozen by `freeze`"
+        self._require("unfreeze_after", patterns is not None, rule)
+        rule = "left out with `lora_rank`, which leaves the towers frozen"
+        self._require("unfreeze_after", self.lora_rank is None, rule)
+
     def _require(self, name, holds, rule):
         if holds:
             return
@@ -261,7 +310,17 @@ _POSITIVE = (
     "checkpoint_every",
     "initial_temperature",
     "vocabulary_size",
+    "unfreeze_after",
+    "lora_rank",
 )
+
+
+def _is_pattern(text):
+    try:
+        re.compile(text)
+    except (re.error, TypeError):
+        return False
+    return bool(text)
 
 
 def _convert(field, value):
@@ -283,7 +342,7 @@ def _convert(field, value):
             if not float(value).is_integer():
                 raise ValueError
             return int(float(value))
-        if not isinstance(value, str):
+        if not isinstance(value, (str, list) if "list" in kind else str):
             raise TypeError
         return value
     except (TypeError, ValueError, OverflowError):
@@ -314,9 +373,9 @@ def load_recipe(recipe, /, **overrides):
 
     Args:
         recipe: string or `Recipe`. The name of a shipped recipe (`"small"`,
-            `"align"`, `"coyo700m"`, `"cc3m"`, `"finetune_flickr30k"`,
-            `"finetune_coco"`, `"quickstart"`), or the path of a YAML file
-            with the fields of `Recipe`.
+            `"finetune"`, `"align"`, `"coyo700m"`, `"cc3m"`,
+            `"finetune_flickr30k"`, `"finetune_coco"`, `"quickstart"`), or the
+            path of a YAML file with the fields of `Recipe`.
         **overrides: Fields that replace those of the recipe, where not
             `None`.
 
@@ -336,7 +395,7 @@ def load_recipe(recipe, /, **overrides):
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
         origin, fields = "The given recipe", dataclasses.asdict(recipe)
-        if "image_size" in overrides:
+        if {"image_size", "resize_ratio"} & set(overrides):
             fields["resize_size"] = None
     else:
         path = _find_recipe(str(recipe))

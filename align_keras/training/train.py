@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 
@@ -19,11 +20,15 @@ from align_keras.training.callbacks import SaveBest
 from align_keras.training.callbacks import TrainingLog
 from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
+from align_keras.training.diagnosis import Diagnosis
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import count_once
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.inputs import make_dataset
 from align_keras.training.inputs import name_records
+from align_keras.training.known_towers import known_towers
+from align_keras.training.recipes import Recipe
 from align_keras.training.recipes import load_recipe
 from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
@@ -34,8 +39,9 @@ from align_keras.training.strategies import worker_of
 
 logger = logging.getLogger("align_keras")
 
-# What a run writes into its working directory, whole or not at all.
-WRITTEN = ("model", "packed*", "saved_model", "*.json", "*.jsonl", "*.txt")
+# Images below which fresh towers are mostly limited by the words and shapes
+# that they have never seen.
+FEW = 100_000
 
 
 def train(
@@ -50,6 +56,9 @@ def train(
     evaluate=None,
     hold_out=0.1,
     verbose=True,
+    image_weights=None,
+    text_weights=None,
+    diagnostics=True,
     **overrides,
 ):
     """Train ALIGN, or go on with a run that was interrupted.
@@ -68,6 +77,8 @@ def train(
             of a checkpoint that `AlignDualEncoder.from_preset` opens; or a
             function that takes the size of the vocabulary and returns an
             `AlignDualEncoder`, called within the scope of the strategy.
+            `None` makes a pair of the towers of `image_weights` and
+            `text_weights`.
         recipe: string or `Recipe`. See `load_recipe`.
         data: string or list of strings. TFRecord files: a directory, a glob
             or paths. Or a folder of pictures with a `captions.csv`, `.tsv`,
@@ -90,6 +101,16 @@ def train(
             evaluation where there is no `validation_data`, see
             `align_keras.data.pack`. Defaults to `0.1`.
         verbose: bool. Whether to report progress. Defaults to `True`.
+        image_weights: string. Image encoder to start from: whatever
+            `from_preset` of a tower opens, see
+            `align_keras.training.known_towers`. Defaults to `None`: fresh
+            weights, or those of the preset.
+        text_weights: string. The same for the text encoder, whose vocabulary
+            the run takes. Defaults to `None`.
+        diagnostics: bool. Whether to report how well each encoder tells its
+            inputs apart, and the norm of its gradient, see
+            `align_keras.training.diagnostics`. Makes no difference to the
+            weights. Defaults to `True`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
     Returns:
@@ -120,10 +141,26 @@ def train(
     ```
     """
     recipe = load_recipe(recipe, seed=seed, **overrides)
-    if isinstance(model, str):
-        presets.require_class(presets.find_preset(model), AlignDualEncoder)
+    towers = known_towers(image_weights, text_weights)
+    _check_model(model, towers)
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
+    resume = functools.partial(
+        train,
+        model,
+        recipe,
+        data,
+        workdir,
+        validation_data,
+        vocabulary,
+        strategy,
+        evaluate=evaluate,
+        hold_out=hold_out,
+        verbose=verbose,
+        image_weights=image_weights,
+        text_weights=text_weights,
+        diagnostics=diagnostics,
+    )
     _check_batch(recipe, strategy.num_replicas_in_sync)
     begun = Checkpoints(workdir)
     worker, num_workers = worker_of(strategy)
@@ -139,9 +176,19 @@ def train(
         )
         state = begun.state()
         step = state["step"]
-        _claim(workdir, model, recipe, vocabulary, num_workers, step)
+        asked = {
+            "model": "custom" if callable(model) else model,
+            "vocabulary": vocabulary and str(vocabulary),
+            **{f"{kind}_weights": t.source for kind, t in towers.items()},
+            # Workers share out the files, so another number is another order.
+            "workers": num_workers,
+            "diagnostics": diagnostics,
+            **dataclasses.asdict(recipe),
+        }
+        _claim(workdir, asked, step)
         records = count_once(records, workdir, step)
         recipe = recipe.in_steps(records.total)
+        part = _part_at_hand(recipe, state)
         if _is_finished(state, recipe):
             end = _describe_end(state, recipe)
             say(f"This run is finished: {end}. See {best_directory}")
@@ -158,24 +205,44 @@ def train(
             logger.warning("%s", sorted_data)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
-            model, vocabulary, records, workdir, step, recipe, say
+            model,
+            vocabulary,
+            records,
+            workdir,
+            step,
+            recipe,
+            say,
+            towers.get("text"),
         )
+        if not step:
+            _advise(model, towers, records.total, say)
         with strategy.scope():
             model = build_model(
-                model, recipe, tokenizer, strategy.num_replicas_in_sync
+                model,
+                part.recipe,
+                tokenizer,
+                strategy.num_replicas_in_sync,
+                towers,
             )
-            compile_model(model, recipe)
-            begun.restore(model)
+            for source in (records, validation_data):
+                if source is not None:
+                    check_resized(source, model.preprocessor.image_converter)
+            compile_model(model, part.recipe, part.first_step, diagnostics)
+            begun.restore(model, fresh_optimizer=step == part.first_step)
         if step:
             say(f"Going on after step {step}.")
         say(describe_exclusions(model.optimizer, model.trainable_variables))
         checkpoints = Checkpoints(workdir, state) if worker else begun
+        diagnose = None
+        if diagnostics:
+            diagnose = Diagnosis(validation_data or records, model, recipe, say)
         log = TrainingLog(
             workdir,
             recipe,
             checkpoints,
             _guard(records, recipe, num_workers, workdir, checkpoints),
             verbose=say is not _silent,
+            last_step=part.last_step,
         )
         save = SaveBest(
             checkpoints,
@@ -184,24 +251,34 @@ def train(
             preemption,
             _evaluation(evaluate, validation_data, say),
             sum_over_workers(strategy),
+            diagnose,
         )
         dataset = make_dataset(
             records, model.preprocessor, recipe, step, strategy, num_workers
         )
         # An evaluation that was cut off comes first, for it may end the run.
         for epochs in (0, 1) if state.get("pending") else (1,):
-            if epochs and _is_finished(checkpoints.state(), recipe):
+            ended = _is_finished(checkpoints.state(), recipe)
+            if epochs and (ended or step == part.last_step):
                 break
             model.fit(
                 dataset,
                 shuffle=False,  # It is shuffled already.
                 # Reports and checkpoints go by steps, so that a run may begin
                 # at any.
-                steps_per_epoch=max(1, recipe.steps - step),
+                steps_per_epoch=max(1, part.last_step - step),
                 epochs=epochs,
                 callbacks=[log, save],
                 verbose=0,
             )
+        if not _is_finished(checkpoints.state(), recipe) and (
+            checkpoints.state()["step"] == part.last_step
+        ):
+            say(f"From step {part.last_step} on, nothing is frozen.")
+            if num_workers > 1:
+                # None may read what the first has not written yet.
+                sum_over_workers(strategy)(1.0)
+            return resume()
         result = _result(checkpoints, best_directory)
         _report_skipped(result["skipped"], say)
         _report_nonfinite(workdir, say)
@@ -235,6 +312,63 @@ def _find_data(data, validation_data, workdir, hold_out, say):
     )
     records, _ = find_records(data, workdir / "packed", say, 0)
     return records, validation.source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A part of a run in which the same variables are trained.
+
+    Attributes:
+        recipe: `Recipe`. That of the run, with what this part freezes.
+        first_step: int. The step at which its optimizer begins.
+        last_step: int. The step after which it ends.
+    """
+
+    recipe: Recipe
+    first_step: int
+    last_step: int
+
+
+def _part_at_hand(recipe, state):
+    """Find the part of the run that a checkpoint begins or is within."""
+    after = recipe.unfreeze_after
+    if after is None:
+        return _Part(recipe, 0, recipe.steps)
+    step = state["step"]
+    # An evaluation that is due belongs to the part that made the weights.
+    if step < after or (step == after and state.get("pending")):
+        return _Part(recipe, 0, after)
+    whole = dataclasses.replace(recipe, freeze=None, unfreeze_after=None)
+    return _Part(whole, after, recipe.steps)
+
+
+def _check_model(model, towers):
+    if isinstance(model, str):
+        presets.require_class(presets.find_preset(model), AlignDualEncoder)
+    elif model is not None and towers:
+        raise ValueError(
+            "`image_weights` and `text_weights` go with a preset or without "
+            "one, and this run has a model of its own: set its weights there."
+        )
+    elif model is None and len(towers) < 2:
+        raise ValueError(
+            "A run needs a preset, or both `image_weights` and "
+            f"`text_weights`. Received: {', '.join(towers) or 'neither'}"
+        )
+
+
+def _advise(model, towers, pairs, say):
+    """Tell who has little data and fresh weights that there is a better way."""
+    fresh = isinstance(model, str) and not presets.has_weights(
+        presets.find_preset(model)
+    )
+    if fresh and not towers and pairs < FEW:
+        say(
+            f"{pairs} images are few for fresh weights: known towers "
+            "(`--image-weights`, `--text-weights`) or a trained pair with "
+            "the recipe `finetune` learn more from them, see "
+            "docs/finetuning.md."
+        )
 
 
 def _guard(records, recipe, num_workers, workdir, checkpoints):
@@ -315,15 +449,8 @@ def _report_recall(metrics, say):
             )
 
 
-def _claim(workdir, model, recipe, vocabulary, num_workers, step):
+def _claim(workdir, asked, step):
     """Write down what the directory is for, or check that it still holds."""
-    asked = {
-        "model": model if isinstance(model, str) else "custom",
-        "vocabulary": vocabulary and str(vocabulary),
-        # Workers share out the files, so another number is another order.
-        "workers": num_workers,
-        **dataclasses.asdict(recipe),
-    }
     remove_leftovers(workdir)
     remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"

@@ -285,6 +285,7 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("label_smoothing", -0.1),
         ("image_size", 0),
         ("resize_size", 288),
+        ("resize_ratio", 0.9),
         ("sequence_length", 2),
         ("loss", "softmax"),
         ("clip_norm", 0),
@@ -328,7 +329,20 @@ def test_what_a_file_gets_wrong_names_the_file(write_recipe):
         ("microbatch_size: 7", "must be a divisor of `batch_size`"),
         ("microbatch_size: 0", "must be positive"),
         ("steps_per_execution: 2", "must be a divisor of `steps`"),
-        ("freeze: text", "must be image or null"),
+        ("freeze: 7", "must be of type str | list | None"),
+        ("freeze: []", 'must be "image", "text", or regular expressions'),
+        ("freeze: [image, 7]", 'must be "image", "text", or regular'),
+        ("freeze: '('", 'must be "image", "text", or regular expressions'),
+        ("unfreeze_after: 3", "left out where nothing is frozen by `freeze`"),
+        ("unfreeze_after: 9\nfreeze: text", "must be below `steps`"),
+        (
+            "unfreeze_after: 4\nfreeze: text\nlora_rank: 2",
+            "left out with `lora_rank`",
+        ),
+        ("lora_rank: 0", "must be positive"),
+        ("layer_decay: 1.5", "must be above 0 and at most 1"),
+        ("layer_decay: 0", "must be above 0 and at most 1"),
+        ("freeze_statistics: 1", "of type bool"),
         ("remat: 1", "of type bool"),
         ("skip_nonfinite: perhaps", "of type bool"),
     ],
@@ -339,6 +353,17 @@ def test_what_does_not_fit_a_step(field, words, write_recipe):
     )
     message = refusal(path)
     assert words in message and field.partition(":")[0] in message
+
+
+def test_steps_at_once_meet_the_end_of_what_is_frozen(write_recipe):
+    path = write_recipe(
+        "steps: 8\nbatch_size: 4\nlearning_rate: 0.1\ncheckpoint_every: 4\n"
+        "freeze: text\nunfreeze_after: 3\nsteps_per_execution: 2\n"
+    )
+    assert "must be a divisor of `unfreeze_after`" in refusal(path)
+    recipe = load_recipe(path, steps_per_execution=1)
+    assert (recipe.freeze, recipe.unfreeze_after) == ("text", 3)
+    assert load_recipe(recipe, freeze=["image", "x$"]).freeze == ["image", "x$"]
 
 
 @pytest.mark.parametrize(
