@@ -201,10 +201,10 @@ def test_import_chooses_no_backend(tmp_path):
 
 def test_what_lower_floors_call_on_is_there():
     assert registry.names() == [
-        "measure_retrieval",
         "export_saved_model",
         "load_image_encoder",
         "load_preprocessor",
+        "measure_retrieval",
         "open_foreign_weights",
     ]
     for name in registry.names():
