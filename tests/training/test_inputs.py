@@ -174,6 +174,7 @@ def test_ghost_statistics_need_whole_runs(tmp_path):
 def test_a_run_without_scores_can_go_on_with_them(tmp_path):
     class Recorder:
         step = 7
+        recipe = recipe()
         said = []
 
         def state(self):
