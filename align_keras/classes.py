@@ -11,6 +11,7 @@ import numpy as np
 from align_keras.embedding.similarity import as_vectors
 from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
+from align_keras.io.text import split_lines
 
 __all__ = ["Classes", "class_vectors", "read_classes", "read_templates"]
 
@@ -120,7 +121,7 @@ def read_classes(path: str | Path, distinct: bool = False) -> Classes:
         classes = _from_json(path)
         places = [f"under {key!r}" for key in classes.keys]
     else:
-        lines = [line.strip() for line in text.splitlines()]
+        lines = [line.strip() for line in split_lines(text)]
         places = [f"on line {n}" for n, line in enumerate(lines, 1) if line]
         names = [[line] for line in lines if line]
         classes = Classes([str(n) for n in range(len(names))], names)

@@ -1,4 +1,4 @@
-"""`align-keras pack`: pictures with captions to TFRecord files."""
+"""`align-keras pack`: images with captions to TFRecord files."""
 
 import json
 
@@ -8,14 +8,16 @@ def add_arguments(parser):
     parser.add_argument(
         "source",
         metavar="DIR",
-        help="folder of pictures; or a WebDataset: folder, file or glob of "
-        ".tar archives; or .tfrecord files to be mixed",
+        help="folder of images; or folder, file or glob of .tar archives (a "
+        "WebDataset), of Parquet files that hold images, or of .tfrecord "
+        "files to be mixed",
     )
     parser.add_argument(
         "--captions",
         metavar="FILE",
         help="CSV, TSV, JSONL, JSON (Karpathy's form) or Parquet file; "
-        "without it, captions are read from .txt files beside the pictures",
+        "without it, DIR/captions.csv or the like, else .txt files beside the "
+        "images",
     )
     parser.add_argument(
         "--output",
@@ -28,7 +30,7 @@ def add_arguments(parser):
         help="take only these splits of the caption file, as in train,restval",
     )
     parser.add_argument(
-        "--image-column", metavar="NAME", help="column of picture paths"
+        "--image-column", metavar="NAME", help="column of image paths"
     )
     parser.add_argument(
         "--caption-column", metavar="NAME", help="column of captions"
@@ -62,6 +64,14 @@ def add_arguments(parser):
         help="of the random order of the records; default: %(default)s",
     )
     parser.add_argument(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="resize images to this height and width, the `resize_size` of "
+        "the recipe to train with (346 in the paper's); read several times as "
+        "fast",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print the manifest as JSON, without the list of files",
@@ -83,6 +93,7 @@ def run(args):
         max_pixels=args.max_pixels,
         hold_out=args.hold_out,
         seed=args.seed,
+        resize=args.resize,
         progress=not args.json,
     )
     if args.json:

@@ -27,16 +27,39 @@ def choose_held_out(folder, names, share):
     Returns:
         Set of names, empty where `share` is 0.
     """
+    names = [name for name in names if (folder / name).is_file()]
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    shared = collections.Counter(sizes.values())
+
+    def digest(name):
+        # Only files of equal size can have equal bytes.
+        if shared[sizes[name]] < 2:
+            return name
+        return hashlib.sha256((folder / name).read_bytes()).digest()
+
+    return choose_by_digest({name: digest(name) for name in names}, share)
+
+
+def choose_by_digest(digests, share):
+    """Choose images that training must not see; see `choose_held_out`.
+
+    Args:
+        digests: dict from names of images to what is equal for equal bytes.
+        share: float from 0 to 0.5.
+
+    Returns:
+        Set of names.
+    """
     if not 0 <= share <= 0.5:
         raise ValueError(
-            "`hold_out` must be a share from 0 to 0.5 of the pictures. "
+            "`hold_out` must be a share from 0 to 0.5 of the images. "
             f"Received: hold_out={share}"
         )
-    names = [name for name in names if (folder / name).is_file()]
+    names = list(digests)
     wanted = max(round(share * len(names)), min(FEWEST, len(names) // 4))
     wanted = min(wanted, MOST) if share else 0
     chosen = set()
-    for group in sorted(_groups(folder, names), key=_draw):
+    for group in sorted(_groups(digests), key=_draw):
         # A group that does not fit, such as one picture a thousand times,
         # stays in training.
         if len(chosen) + len(group) <= wanted:
@@ -44,10 +67,8 @@ def choose_held_out(folder, names, share):
     return chosen
 
 
-def _groups(folder, names):
+def _groups(digests):
     """Lists of names that belong on one side."""
-    sizes = {name: (folder / name).stat().st_size for name in names}
-    shared = collections.Counter(sizes.values())
     parent = {}
 
     def root(item):
@@ -55,18 +76,14 @@ def _groups(folder, names):
             item = parent[item]
         return item
 
-    for name in names:
+    for name, digest in digests.items():
         parent[root(name)] = root(("key", posixpath.splitext(name)[0]))
-        # Only files of equal size can have equal bytes.
-        if shared[sizes[name]] > 1:
-            contents = (folder / name).read_bytes()
-            digest = hashlib.sha256(contents).digest()
-            parent[root(name)] = root(("bytes", digest))
+        parent[root(name)] = root(("bytes", digest))
     groups = collections.defaultdict(list)
-    for name in names:
+    for name in digests:
         groups[root(name)].append(name)
     return groups.values()
 
 
 def _draw(group):
-    return hashlib.sha256(min(group).encode()).digest()
+    return hashlib.sha256(min(group).encode("utf-8", "surrogatepass")).digest()

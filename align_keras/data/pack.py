@@ -3,29 +3,24 @@
 import collections
 import concurrent.futures
 import contextlib
-import glob
 import hashlib
-import io
-import json
 import logging
 import os
-import posixpath
-import tarfile
-import typing
 from pathlib import Path
 
-from align_keras.data import sources
-from align_keras.data.hold_out import choose_held_out
+from align_keras.data.captions import find_caption_file
+from align_keras.data.open_source import key_of
+from align_keras.data.open_source import open_source
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
-from align_keras.data.shuffle import random_place
 from align_keras.data.shuffle import shuffle_stream
+from align_keras.data.stored_image import image_to_store
+from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
-from align_keras.preprocessing.decode import TooManyPixels
-from align_keras.preprocessing.decode import decode_and_describe
+from align_keras.io.images import TooManyPixels
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 
-# The manifest lists no more skipped files than this; it counts all.
-MAX_LISTED = 1000
 # The folder within the output for pictures that training must not see.
 HELD_OUT = "held_out"
 # The folder for what waits to be put into random order; nobody's `*.tfrecord`
@@ -46,6 +41,7 @@ def pack(
     max_pixels=64_000_000,
     hold_out=0,
     seed=0,
+    resize=None,
     progress=False,
 ):
     """Pack pictures with captions into TFRecord files and a manifest.
@@ -64,10 +60,12 @@ def pack(
 
     The source is one of:
 
-    - a folder of pictures, together with a caption file (`captions`);
-    - a folder of pictures with a `.txt` file of captions beside each;
-    - a WebDataset: a `.tar` file, a glob of them, or a folder that holds
-      them;
+    - a folder of images, together with a caption file (`captions`, or a
+      `captions.csv` and the like in it);
+    - a folder of images with a `.txt` file of captions beside each;
+    - a WebDataset: a `.tar` file, compressed or not, a glob of them, or a
+      folder that holds them;
+    - Parquet files that hold images: likewise;
     - records in another order: a `.tfrecord` file, a glob of them, or a
       folder that holds them.
 
@@ -77,8 +75,9 @@ def pack(
             `data-00000-of-00004.tfrecord` and so on, an index of each
             (`.idx`, lines of `offset size`), and `manifest.json`.
         captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
-            file, see `read_captions`. Picture paths in it are relative to
-            `source`. Held in memory as a whole; pictures never are.
+            file, see `read_captions`. Image paths in it are relative to
+            `source`. Held in memory as a whole; images never are. Defaults to
+            the one in `source` that is called `captions`, if there is one.
         split: string. Only these splits of the caption file, separated by
             commas. Defaults to `None`, all.
         records_per_shard: int. Defaults to 1000.
@@ -93,6 +92,10 @@ def pack(
             in the same form, and no picture is on both sides, not even as a
             copy of the same bytes. Needs `captions`. Defaults to 0.
         seed: int. Another seed gives another order. Defaults to 0.
+        resize: int. Height and width to which images are resized, as training
+            does, and stored as JPEG; the `resize_size` of a recipe, 346 in
+            the paper's. Such records are read several times as fast.
+            Defaults to `None`: files stay as they are.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -119,6 +122,13 @@ def pack(
             "`records_per_shard` must be at least 1. "
             f"Received: {records_per_shard}."
         )
+    if resize is not None and (resize != int(resize) or resize < 1):
+        raise ValueError(
+            "`resize` must be a whole number of pixels, at least 1. "
+            f"Received: {resize}."
+        )
+    if captions is None:
+        captions = find_caption_file(source)
     arguments = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
@@ -131,6 +141,8 @@ def pack(
     }
     if hold_out:
         arguments["hold_out"] = hold_out
+    if resize:
+        arguments["resize"] = resize
     if captions and os.path.isfile(captions):
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,77 +155,53 @@ def pack(
             finished["records"],
         )
         return finished
-    skips = _Skips()
-    found = _open(
-        Path(source),
-        captions,
-        split,
-        image_column,
-        caption_column,
-        hold_out,
-        seed,
-        skips,
-    )
+    tally = Tally()
+    columns = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "split": split,
+    }
+    found = open_source(Path(source), captions, columns, hold_out, seed, tally)
     with atomic_directory(output) as directory:
 
-        def write(found, directory):
-            entries = _encode(found.pairs, max_pixels, skips)
+        def write(pairs, total, directory):
+            entries = _encode(pairs, max_pixels, resize, tally)
             if progress:
-                entries = _show(entries, found.total)
+                entries = _show(entries, total)
             if found.stream_bytes is not None:
                 entries = shuffle_stream(
                     entries, seed, directory / BUCKETS, found.stream_bytes
                 )
-            records = _distinct(entries, skips)
-            return _write(records, directory, records_per_shard, skips)
+            records = _distinct(entries, tally)
+            return _write(records, directory, records_per_shard, tally)
 
         aside = {"records": 0}
-        if found.held_out:
+        if found.held_out is not None:
             (directory / HELD_OUT).mkdir()
-            pictures = sources.from_caption_file(Path(source), found.held_out)
-            pictures = _Source(pictures, len(found.held_out))
-            aside = write(pictures, directory / HELD_OUT)
+            aside = write(found.held_out, None, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
-        manifest = write(found, directory)
+        manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
             raise ValueError(
-                f"No picture of `{source}` could be packed: {skips.summary()}."
+                f"No image of `{source}` could be packed: {tally.summary()}."
             )
         manifest["held_out"] = aside["records"]
+        manifest["images"] = tally.seen
+        tally.check(manifest["records"] + aside["records"])
         _write_manifest(manifest, directory, arguments)
     return manifest
 
 
 def _write_manifest(manifest, directory, arguments):
     manifest["arguments"] = arguments
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (directory / "manifest.json").write_text(text + "\n", "utf-8")
-
-
-class _Skips:
-    """What was left out, and why."""
-
-    def __init__(self):
-        self.reasons = collections.Counter()
-        self.listed = []
-
-    def add(self, name, reason, detail=None):
-        self.reasons[reason] += 1
-        if len(self.listed) < MAX_LISTED:
-            entry = {"file": str(name), "reason": reason}
-            self.listed.append(entry | ({"detail": detail} if detail else {}))
-
-    def summary(self):
-        counts = sorted(self.reasons.items())
-        counts = [f"{count} {reason}" for reason, count in counts]
-        return ", ".join(counts) or "it holds no pictures with captions"
+    write_json(directory / "manifest.json", manifest)
 
 
 def _finished(output, arguments):
     """The manifest of an earlier run with the same arguments, or `None`."""
     path = output / "manifest.json"
     if path.is_file():
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = read_json(path)
         files = [entry["file"] for entry in manifest["shards"]]
         if manifest.get("arguments") == arguments and all(
             (output / file).is_file() for file in files
@@ -231,153 +219,60 @@ def _finished(output, arguments):
 # === Reading ===
 
 
-class _Source(typing.NamedTuple):
-    """Pairs to pack, as `sources` yields them.
-
-    Attributes:
-        pairs: iterator, in random order unless it is a stream.
-        total: int. How many there are, if that is known.
-        held_out: dict from names of pictures to captions, set aside.
-        stream_bytes: int. The size of a stream that is yet to be put into
-            random order; `None` for what has been.
-    """
-
-    pairs: typing.Iterator
-    total: int | None = None
-    held_out: dict = {}
-    stream_bytes: int | None = None
-
-
-def _open(
-    source,
-    captions,
-    split,
-    image_column,
-    caption_column,
-    hold_out,
-    seed,
-    skips,
-):
-    def place(name):
-        return random_place(_key(name), seed)
-
-    if captions:
-        if not source.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder `{source}` for the pictures that "
-                f"`{captions}` lists."
-            )
-        listed = sources.read_captions(
-            captions, image_column, caption_column, split
-        )
-        aside = choose_held_out(source, listed, hold_out)
-        held_out, kept = (
-            {n: listed[n] for n in sorted(names, key=place)}
-            for names in (
-                [name for name in listed if name in aside],
-                [name for name in listed if name not in aside],
-            )
-        )
-        pairs = sources.from_caption_file(source, kept)
-        return _Source(pairs, len(kept), held_out)
-    if split or image_column or caption_column or hold_out:
-        raise ValueError(
-            "`split`, `image_column`, `caption_column` and `hold_out` speak "
-            "of a caption file; give one with `captions`."
-        )
-    for suffix, read in (
-        (".tar", sources.from_archive),
-        (".tfrecord", sources.from_records),
-    ):
-        pattern = source / f"*{suffix}" if source.is_dir() else source
-        files = sorted(glob.glob(str(pattern)))
-        if files and files[0].endswith(suffix):
-            size = sum(os.path.getsize(file) for file in files)
-            pairs = _from_files(files, read, skips)
-            return _Source(pairs, stream_bytes=size)
-    if not source.is_dir():
-        raise FileNotFoundError(f"No folder or archive matches `{source}`.")
-    if not any(source.iterdir()):
-        raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return _Source(sources.from_folder(source, place))
-
-
-def _from_files(files, read, skips):
-    for file in files:
-        try:
-            yield from read(file)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            skips.add(file, "damaged archive", str(error))
-
-
-def _key(name):
-    return posixpath.splitext(name)[0]
-
-
-def _encode(pairs, max_pixels, skips):
+def _encode(pairs, max_pixels, resize, tally):
     """Yield `(key, name, number of captions, record)`, in the same order."""
-    for name, key, captions, work in _in_threads(pairs, max_pixels):
+    for name, key, captions, work in _in_threads(pairs, max_pixels, resize):
         if not captions:
-            skips.add(name, "no caption")
+            tally.skip(name, "no caption")
             continue
         try:
             image, width, height = work.result()
         except FileNotFoundError:
-            skips.add(name, "missing file")
+            tally.skip(name, "missing file")
         except OSError as error:
-            skips.add(name, "unreadable file", str(error))
+            tally.skip(name, "unreadable file", str(error))
         except TooManyPixels as error:
-            skips.add(name, "too many pixels", str(error))
+            tally.skip(name, "too many pixels", str(error))
         except ValueError as error:
-            skips.add(name, "not a picture", str(error))
+            tally.skip(name, "not a picture", str(error))
         else:
             record = encode_record(key, image, captions, width, height)
             yield key, name, len(captions), record
 
 
-def _distinct(entries, skips):
+def _distinct(entries, tally):
     """Yield the first of each key; in random order they stand together."""
     last = None
     for key, name, count, record in entries:
         if key == last:
-            skips.add(name, "duplicate key")
+            tally.skip(name, "duplicate key")
             continue
         last = key
         yield count, record
 
 
-def _in_threads(pairs, max_pixels):
+def _in_threads(pairs, *settings):
     """Check pictures in threads, a few ahead; Pillow frees the lock."""
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         for name, read, captions in pairs:
-            key = _key(name)
-            work = pool.submit(_check, read, max_pixels) if captions else None
+            key = key_of(name)
+            work = (
+                pool.submit(image_to_store, read, *settings)
+                if captions
+                else None
+            )
             waiting.append((name, key, captions, work))
             if len(waiting) > 4 * workers:
                 yield waiting.popleft()
         yield from waiting
 
 
-def _check(read, max_pixels):
-    """The bytes to store, width and height of one picture."""
-    contents = read()
-    pixels, keep = decode_and_describe(contents, max_pixels)
-    height, width = pixels.shape[:2]
-    if not keep:
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        contents = file.getvalue()
-    return contents, width, height
-
-
 # === Writing ===
 
 
-def _write(records, directory, records_per_shard, skips):
+def _write(records, directory, records_per_shard, tally):
     shards = []
     caption_count = 0
     with contextlib.ExitStack() as stack:
@@ -407,9 +302,9 @@ def _write(records, directory, records_per_shard, skips):
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,
         "order": "random",
-        "skipped_count": skips.reasons.total(),
-        "skipped_reasons": dict(sorted(skips.reasons.items())),
-        "skipped": skips.listed,
+        "skipped_count": tally.reasons.total(),
+        "skipped_reasons": dict(sorted(tally.reasons.items())),
+        "skipped": tally.listed,
         "shards": shards,
     }
 

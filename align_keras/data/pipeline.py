@@ -16,7 +16,7 @@ from align_keras.data.records import parse_record
 from align_keras.data.records import read_record
 from align_keras.data.records import read_shard
 from align_keras.data.records import record_key
-from align_keras.preprocessing.decode import decode_with_pillow
+from align_keras.io.images import decode_with_pillow
 
 # Records that are decoded one after the other, as one piece of work.
 GROUP = 8

@@ -24,9 +24,9 @@ from align_keras.embedding.vector_files import write_manifest
 from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.images import decode_and_describe
 from align_keras.io.optional import require
 from align_keras.io.progress import progress_bar
-from align_keras.preprocessing.decode import decode_and_describe
 
 MAX_PIXELS = 64_000_000
 # Skipped images that a file names; it counts all.

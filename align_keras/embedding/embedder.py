@@ -12,7 +12,7 @@ import numpy as np
 from align_keras import backend
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
-from align_keras.preprocessing.decode import decode_with_pillow
+from align_keras.io.images import decode_with_pillow
 
 
 def read_pixels(image: Any) -> np.ndarray:

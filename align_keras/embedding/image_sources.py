@@ -1,6 +1,5 @@
-"""Images to embed: TFRecord files, WebDataset archives, or a folder."""
+"""Images to embed: TFRecord files, archives, Parquet files, or a folder."""
 
-import glob
 import os
 import tarfile
 from collections.abc import Callable
@@ -8,9 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.data import sources
+from align_keras.data.captions import find_caption_file
+from align_keras.data.captions import holds_images
+from align_keras.data.captions import read_captions
 from align_keras.data.record_files import open_records
 from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
+from align_keras.data.tally import Tally
+from align_keras.io.file_names import list_archives
+from align_keras.io.file_names import list_files
+from align_keras.io.file_names import list_images
 
 
 def plan_sources(
@@ -20,14 +26,16 @@ def plan_sources(
 
     Args:
         source: string or `pathlib.Path`. A folder of images (divided by
-            number), or TFRecord files or `.tar` archives of a WebDataset:
-            a folder, a file or a glob of them (each is a part).
+            number), or TFRecord files or archives of a WebDataset,
+            or Parquet files that hold images: a folder, a file or a glob of
+            them (each is a part).
         images_per_shard: int. Images of a folder in one part. Defaults to
             `4096`.
 
     Returns:
-        list of dicts: `"kind"`, which is records, archive or folder; `"path"`;
-        and for a folder `"names"`. All of it fits into JSON.
+        list of dicts: `"kind"`, which is records, archive, table or folder;
+        `"path"`; and for a folder `"names"` and perhaps `"captions"`. All of
+        it fits into JSON.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -39,50 +47,55 @@ def plan_sources(
         )
     source = os.fspath(source)
     folder = Path(source)
-    pattern = str(folder / "*.tar") if folder.is_dir() else source
-    archives = [path for path in glob.glob(pattern) if path.endswith(".tar")]
-    if archives:
-        return [
-            {"kind": "archive", "path": os.path.abspath(path)}
-            for path in sorted(archives)
-        ]
+    if archives := list_archives(source):
+        return _plan_files("archive", archives)
     if folder.is_dir() and not any(folder.glob("*.tfrecord")):
-        return _plan_folder(folder, images_per_shard)
-    return [
-        {
-            "kind": "records",
-            "path": path if "://" in path else os.path.abspath(path),
-        }
-        for path in open_records(source).paths
-    ]
+        parts = _plan_folder(folder, images_per_shard)
+        tables = [] if parts else list_files(source, _is_parquet)
+        if not (parts or tables):
+            raise FileNotFoundError(
+                f"`{folder}` holds no images, no .tfrecord files, no archives "
+                "and no Parquet files."
+            )
+        return parts or _plan_files("table", tables)
+    if not folder.is_dir() and (tables := list_files(source, _is_parquet)):
+        return _plan_files("table", tables)
+    return _plan_files("records", open_records(source).paths)
+
+
+def _plan_files(kind, paths):
+    paths = [p if "://" in p else os.path.abspath(p) for p in paths]
+    return [{"kind": kind, "path": path} for path in paths]
+
+
+def _is_parquet(name):
+    return name.endswith(".parquet")
 
 
 def _plan_folder(folder, size):
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in sources.PICTURE_SUFFIXES and path.is_file()
-    )
-    if not names:
-        raise FileNotFoundError(
-            f"`{folder}` holds no images, no .tfrecord files and no .tar "
-            "archives."
-        )
-    return [
-        {
-            "kind": "folder",
-            "path": os.path.abspath(folder),
-            "names": names[start : start + size],
-        }
-        for start in range(0, len(names), size)
-    ]
+    """Parts of a folder; its table of captions is read once, and here."""
+    table = find_caption_file(folder)
+    if table is not None and holds_images(table):
+        return [{"kind": "table", "path": os.path.abspath(table)}]
+    captions = read_captions(table) if table is not None else {}
+    # Those that the table lists beside images of unknown suffixes, too.
+    names = sorted({*captions, *list_images(folder)})
+    parts = []
+    for start in range(0, len(names), size):
+        chosen = names[start : start + size]
+        part = {"kind": "folder", "path": os.path.abspath(folder)}
+        part["names"] = chosen
+        if table is not None:
+            part["captions"] = [captions.get(name, [])[:1] for name in chosen]
+        parts.append(part)
+    return parts
 
 
 def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
     """Read the images of a part.
 
     Args:
-        part: dict of `plan_inputs`.
+        part: dict of `plan_sources`.
         skip: callable of a key and a reason, for what cannot be read. What a
             damaged file holds before the damage is yielded.
 
@@ -92,26 +105,25 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
     """
     path = part["path"]
     try:
-        if part["kind"] == "folder":
-            yield from _read_folder(Path(path), part["names"])
-        elif part["kind"] == "archive":
-            for name, read, texts in sources.from_archive(path):
-                yield name, read, texts[0] if texts else ""
-        else:
+        if part["kind"] == "records":
             yield from _read_records(path, skip)
-    except (tarfile.TarError, EOFError) as error:
+            return
+        for name, read, texts in _pairs(part, Tally(skip)):
+            yield name, read, texts[0] if texts else ""
+    except tarfile.TarError as error:
         skip(path, f"damaged archive: {error}")
 
 
-def _read_folder(folder, names):
-    for name in names:
-        path = folder / name
-        texts = path.with_suffix(".txt")
-        caption = ""
-        if texts.is_file():
-            lines = texts.read_text("utf-8", "replace").strip().splitlines()
-            caption = lines[0] if lines else ""
-        yield name, path.read_bytes, caption
+def _pairs(part, tally):
+    path = part["path"]
+    if part["kind"] == "archive":
+        return sources.from_archive(path, tally)
+    if part["kind"] == "table":
+        return sources.from_table(path, tally)
+    if "captions" in part:
+        listed = zip(part["names"], part["captions"], strict=True)
+        return sources.from_caption_file(path, dict(listed))
+    return sources.from_folder(path, tally, part["names"])
 
 
 def _read_records(path, skip):

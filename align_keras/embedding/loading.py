@@ -14,8 +14,8 @@ from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.images import decode_and_describe
 from align_keras.models import presets
-from align_keras.preprocessing.decode import decode_and_describe
 
 _KERAS_HUB = {
     "CLIPBackbone": "CLIPPreprocessor",

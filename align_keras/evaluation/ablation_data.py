@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.data import pack
-from align_keras.data.sources import read_captions
+from align_keras.data import read_captions
 from align_keras.evaluation.ablation_plan import Variant
 from align_keras.io.atomic import atomic_file
 

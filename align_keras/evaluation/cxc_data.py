@@ -105,7 +105,7 @@ def _read_rows(path, columns):
     if not path.is_file():
         raise FileNotFoundError(f"There is no rating file `{path}`.")
     rows = []
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         wanted = (*columns, "agg_score", "sampling_method")
         missing = set(wanted) - set(reader.fieldnames or ())

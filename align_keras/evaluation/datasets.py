@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.data import open_records
-from align_keras.data.sources import PICTURE_SUFFIXES
-from align_keras.data.sources import read_captions
+from align_keras.data.captions import read_captions
+from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import list_images
+from align_keras.io.file_names import natural_order
 from align_keras.io.optional import OptionalModule
+from align_keras.io.text import decode_text
+from align_keras.io.text import split_lines
 
 tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
 
@@ -54,7 +58,7 @@ def karpathy(
 
     Args:
         captions: string or `pathlib.Path`. A file that
-            `align_keras.data.sources.read_captions` takes, such as
+            `align_keras.data.read_captions` takes, such as
             `dataset_coco.json`.
         folder: string or `pathlib.Path`. The images, in the subfolders that
             the file names or all in one place.
@@ -173,7 +177,8 @@ def multi30k(
 def _lines(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
-    return path.read_text("utf-8").strip("\n").split("\n")
+    lines = split_lines(decode_text(path.read_bytes(), "strict"))
+    return "\n".join(lines).strip("\n").split("\n")
 
 
 def tfds_captions(
@@ -215,8 +220,8 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
 
     Args:
         folder: string or `pathlib.Path`. Its subfolders are the classes, in
-            the order of their names, or of their numbers where all are
-            numbers.
+            the order of their names, in which numbers count as
+            numbers: 1, 2, 10.
         name: string. Defaults to the name of the folder.
 
     Returns:
@@ -226,14 +231,15 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
         FileNotFoundError: there are no subfolders with images.
     """
     folder = Path(folder)
-    classes = [path.name for path in folder.glob("*") if path.is_dir()]
-    numbers = all(name.isdecimal() for name in classes)
-    classes.sort(key=int if numbers else str)
+    classes = natural_order(
+        path.name
+        for path in folder.glob("*")
+        if path.is_dir() and not is_junk(path.name)
+    )
     found = [
-        (path, label)
+        (folder / class_name / image, label)
         for label, class_name in enumerate(classes)
-        for path in sorted((folder / class_name).rglob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        for image in list_images(folder / class_name)
     ]
     if not found:
         raise FileNotFoundError(

@@ -53,7 +53,7 @@ def read_simlex(
         ValueError: a column is missing, or a judgement is not a number.
     """
     path = Path(path)
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
         missing = set(COLUMNS) - set(reader.fieldnames or ())
         if missing:

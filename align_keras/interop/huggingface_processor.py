@@ -81,7 +81,7 @@ def read_tokenizer(directory, **kwargs):
     if path.is_file():
         vocabulary = _read_fast_tokenizer(path, settings)
     elif (directory / "vocab.txt").is_file():
-        text = (directory / "vocab.txt").read_text("utf-8")
+        text = (directory / "vocab.txt").read_text("utf-8-sig")
         # Not `splitlines`: a token may be one of Unicode's line ends.
         vocabulary = text.removesuffix("\n").split("\n")
     else:

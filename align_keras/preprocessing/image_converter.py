@@ -9,11 +9,11 @@ import numpy as np
 from keras import ops
 
 from align_keras import keras_hub_internals
+from align_keras.io.images import decode_with_pillow
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.preprocessing.decode import decode_window
-from align_keras.preprocessing.decode import decode_with_pillow
 from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.decode import is_upright_jpeg
 

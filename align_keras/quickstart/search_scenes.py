@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from align_keras.data.sources import read_captions
+from align_keras.data import read_captions
 from align_keras.embedding.embed_files import thumbnail
 from align_keras.embedding.embed_streams import embed_images
 from align_keras.embedding.embedder import read_pixels

@@ -13,7 +13,7 @@ from align_keras.embedding.embedder import as_embedder
 from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.similarity import as_vectors
 from align_keras.embedding.similarity import unit_rows
-from align_keras.preprocessing.decode import decode_with_pillow
+from align_keras.io.images import decode_with_pillow
 
 # The weights that the paper found best (section 7, its footnote on image and
 # text queries).

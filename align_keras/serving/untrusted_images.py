@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
-from align_keras.preprocessing.decode import JPEG_SCAN
-from align_keras.preprocessing.decode import MAX_JPEG_SCANS
+from align_keras.io.images import JPEG_SCAN
+from align_keras.io.images import MAX_JPEG_SCANS
 
 # The signature, and the chunk that comes first.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"

@@ -9,6 +9,7 @@ from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records_of_step
+from align_keras.data.captions import find_caption_file
 from align_keras.data.pack import HELD_OUT
 from align_keras.io.atomic import atomic_file
 from align_keras.models import presets
@@ -31,18 +32,17 @@ def find_records(data, packed, say, hold_out=0):
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return records, None
-    for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
-        captions = folder / f"captions.{suffix}"
-        if captions.is_file():
-            say(f"Packing {folder} with {captions.name} into {packed}")
-            manifest = pack(folder, packed, captions, hold_out=hold_out)
-            for reason, count in manifest["skipped_reasons"].items():
-                say(f"Skipped {count} {reason}: see {packed}/manifest.json")
-            records = open_records(str(packed))
-            if not manifest["held_out"]:
-                return records, None
-            say(f"Set {manifest['held_out']} pictures aside to measure on.")
-            return records, str(packed / HELD_OUT)
+    captions = find_caption_file(folder)
+    if captions is not None:
+        say(f"Packing {folder} with {captions.name} into {packed}")
+        manifest = pack(folder, packed, captions, hold_out=hold_out)
+        for reason, count in manifest["skipped_reasons"].items():
+            say(f"Skipped {count} {reason}: see {packed}/manifest.json")
+        records = open_records(str(packed))
+        if not manifest["held_out"]:
+            return records, None
+        say(f"Set {manifest['held_out']} pictures aside to measure on.")
+        return records, str(packed / HELD_OUT)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor pictures with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
@@ -86,6 +86,33 @@ def count_once(records, workdir, step):
     counts = [count for _, count in listed]
     counts = dict(zip(records.paths, counts, strict=True))
     return RecordFiles(records.paths, counts, records.source)
+
+
+def check_resized(source, converter):
+    """Refuse records that `pack` resized for another preprocessing.
+
+    Args:
+        source: what `open_records` takes.
+        converter: `AlignImageConverter` of the run.
+
+    Raises:
+        ValueError: They were resized to another size, or without averaging
+            where the converter averages.
+    """
+    for folder, size in sorted(open_records(source).resized().items()):
+        if converter.resize_size != (size, size):
+            raise ValueError(
+                f"The images of `{folder}` were resized to {size} pixels, and "
+                f"this run resizes to {converter.resize_size[0]}. Set "
+                f"`resize_size={size}` in the recipe, or pack again with "
+                f"`--resize {converter.resize_size[0]}`."
+            )
+        if converter.antialias:
+            raise ValueError(
+                f"The images of `{folder}` were resized without averaging, and "
+                "this preset averages (antialias=True). Pack again without "
+                "`--resize`."
+            )
 
 
 def name_records(records, recipe, steps, num_workers):
@@ -144,7 +171,7 @@ def find_tokenizer(
 
 def _read_lines(path):
     """Read a vocabulary; `splitlines` would split within rare tokens."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         return [line.rstrip("\n") for line in file]
 
 

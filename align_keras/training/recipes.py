@@ -42,8 +42,9 @@ class Recipe:
             none.
         image_size: int. Height and width of the pictures in pixels.
         resize_size: int or `None`. Height and width from which they are
-            cropped. `None` takes the paper's proportion, 346 / 289 of
-            `image_size`.
+            cropped. `None` takes `resize_ratio` of `image_size`.
+        resize_ratio: float. How much larger than the crop an image is; 1.0
+            shows it whole. Defaults to the paper's 346 / 289.
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
@@ -122,6 +123,7 @@ class Recipe:
     label_smoothing: float = 0.1
     image_size: int = 289
     resize_size: int | None = None
+    resize_ratio: float = RESIZE_RATIO
     sequence_length: int = 64
     optimizer: str = "lamb"
     clip_norm: float | None = None
@@ -151,8 +153,10 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _convert(field, value))
+        holds = 1 <= self.resize_ratio < math.inf
+        self._require("resize_ratio", holds, "at least 1")
         if self.resize_size is None:
-            size = round(self.image_size * RESIZE_RATIO)
+            size = round(self.image_size * self.resize_ratio)
             object.__setattr__(self, "resize_size", size)
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -391,7 +395,7 @@ def load_recipe(recipe, /, **overrides):
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
         origin, fields = "The given recipe", dataclasses.asdict(recipe)
-        if "image_size" in overrides:
+        if {"image_size", "resize_ratio"} & set(overrides):
             fields["resize_size"] = None
     else:
         path = _find_recipe(str(recipe))

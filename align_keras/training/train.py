@@ -21,6 +21,7 @@ from align_keras.training.callbacks import TrainingLog
 from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
 from align_keras.training.diagnosis import Diagnosis
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import count_once
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
@@ -223,6 +224,9 @@ def train(
                 strategy.num_replicas_in_sync,
                 towers,
             )
+            for source in (records, validation_data):
+                if source is not None:
+                    check_resized(source, model.preprocessor.image_converter)
             compile_model(model, part.recipe, part.first_step, diagnostics)
             begun.restore(model, fresh_optimizer=step == part.first_step)
         if step:

@@ -13,7 +13,7 @@ def add_arguments(parser):
         "--data",
         metavar="GLOB",
         help="TFRecord files that `align-keras pack` or img2dataset wrote; "
-        "with --captions, the folder of the images",
+        "or a folder of images, with --captions or a captions.csv in it",
     )
     parser.add_argument(
         "--captions",
@@ -46,7 +46,7 @@ def run(args):
     """Measure retrieval and print the result."""
     from align_keras.evaluation import measure_retrieval
 
-    data = _captioned(args)
+    data = open_captioned(args)
     result = measure_retrieval(
         shared_options.embedder(args),
         data,
@@ -57,7 +57,9 @@ def run(args):
     shared_options.show(args, result)
 
 
-def _captioned(args):
+def open_captioned(args):
+    """Return the captioned images that the options name, a `DataSet`."""
+    from align_keras.data.captions import find_caption_file
     from align_keras.evaluation import datasets
 
     if (args.tfds is None) == (args.data is None):
@@ -67,6 +69,8 @@ def _captioned(args):
         shared_options.refuse(
             "captions", "is for files: a TFDS data set has its own"
         )
+    if args.data and not args.captions:
+        args.captions = find_caption_file(args.data)
     if not (args.tfds or args.captions):
         for option in ("split", "captions_per_image"):
             if getattr(args, option) is not None:
@@ -83,6 +87,6 @@ def _captioned(args):
         )
         return dataclasses.replace(data, name=args.name or data.name)
     split = args.split
-    if split is None and args.captions.endswith(".json"):
+    if split is None and str(args.captions).endswith(".json"):
         split = "test"
     return datasets.karpathy(args.captions, args.data, split, args.name, first)

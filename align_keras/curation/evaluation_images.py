@@ -1,40 +1,40 @@
-"""Test sets, from which near-duplicates of training pictures are told.
+"""Images to evaluate on, whose near-duplicates are not to be trained on.
 
-A test set is a folder of pictures, one picture, TFRecord files, or a file of
+A test set is a folder of images, one image, TFRecord files, or a file of
 perceptual hashes: `.txt` with 16 hexadecimal digits a line, or a table with a
 column `phash`.
 """
 
-import concurrent.futures
 import glob
 import logging
 import os
+from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from align_keras.curation import readers
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import parse_hash
 from align_keras.curation.ingest import read_hashes
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.perceptual_hash import perceptual_hash
-
-PICTURE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-)
+from align_keras.io.batches import BATCH_READERS
+from align_keras.io.batches import table_suffix
+from align_keras.io.file_names import is_image
+from align_keras.io.file_names import list_images
+from align_keras.io.images import decode_with_pillow
+from align_keras.io.text import decode_text
+from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
 
 
-def hash_test_images(paths, mirrored=True):
-    """Hash all pictures of test sets.
+def hash_evaluation_images(
+    paths: Iterable, mirrored: bool = True
+) -> dict[int, str]:
+    """Hash all images of test sets.
 
     Args:
         paths: list of strings: test sets, see the module.
@@ -42,11 +42,11 @@ def hash_test_images(paths, mirrored=True):
             of hashes has none.
 
     Returns:
-        dict from each hash, an int, to the name of a picture that has it.
+        dict from each hash, an int, to the name of an image that has it.
 
     Raises:
         FileNotFoundError: A path names nothing.
-        ValueError: A file has no hashes, or none of the pictures is readable.
+        ValueError: A file has no hashes, or none of the images is readable.
     """
     named = {}
     for path in map(str, paths):
@@ -55,37 +55,34 @@ def hash_test_images(paths, mirrored=True):
                 named.setdefault(value, f"{path}, hash {number}")
             continue
 
-        def hash_one(picture):
-            name, pixels = picture
+        def hash_one(image):
+            name, pixels = image
             views = {perceptual_hash(pixels): name}
             if mirrored:
                 mirror = perceptual_hash(pixels[:, ::-1])
                 views.setdefault(mirror, f"{name}, mirrored")
             return views
 
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for views in pool.map(hash_one, read_test_pictures(path)):
-                for value, view in views.items():
-                    named.setdefault(value, view)
+        for views in map_ahead(hash_one, read_evaluation_images(path)):
+            for value, view in views.items():
+                named.setdefault(value, view)
     return named
 
 
-def read_test_pictures(path):
-    """Decode the pictures of one test set.
+def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Decode the images of one test set.
 
     Args:
-        path: string. A folder, a picture, or TFRecord files as a glob.
+        path: string. A folder, an image, or TFRecord files as a glob.
 
     Yields:
-        Tuples of a name and a uint8 array `(height, width, 3)`. What is no
-        picture is left out, and its number is logged.
+        Tuples of a name and a uint8 array `(height, width, 3)`. Files
+        that are not images are left out, and their number is logged.
 
     Raises:
         FileNotFoundError: The path names nothing.
-        ValueError: None of the pictures is readable.
+        ValueError: None of the images is readable.
     """
-    from align_keras.preprocessing.decode import decode_with_pillow
-
     good = bad = 0
     for name, contents in _contents(path):
         try:
@@ -96,29 +93,28 @@ def read_test_pictures(path):
         good += 1
         yield name, pixels
     if bad:
-        logger.warning("%d files of `%s` are no pictures.", bad, path)
+        logger.warning("%d files of `%s` are not images.", bad, path)
     if not good:
         raise ValueError(
-            f"The test set `{path}` holds no picture that can be read."
+            f"The test set `{path}` holds no image that can be read."
         )
 
 
 def _contents(path):
-    """Names and bytes of the picture files of a test set."""
+    """Names and bytes of the image files of a test set."""
     if os.path.isdir(path):
-        files = sorted(Path(path).rglob("*"))
-        records = [str(f) for f in files if f.suffix == ".tfrecord"]
-        files = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
+        records = sorted(map(str, Path(path).rglob("*.tfrecord")))
+        files = [Path(path, name) for name in list_images(path)]
         yield from ((str(file), file.read_bytes()) for file in files)
         if records:
             yield from _records(records)
-    elif Path(path).suffix.lower() in PICTURE_SUFFIXES:
+    elif is_image(path):
         yield path, Path(path).read_bytes()
     elif glob.glob(path):
         yield from _records(sorted(glob.glob(path)))
     else:
         raise FileNotFoundError(
-            f"No test images match `{path}`; give a folder of pictures, "
+            f"No test images match `{path}`; give a folder of images, "
             "TFRecord files, or a file of hashes."
         )
 
@@ -134,26 +130,21 @@ def _records(shards):
 def _holds_hashes(path):
     if not os.path.isfile(path):
         return False
-    if path.lower().endswith(".txt"):
-        return True
-    try:
-        return readers.file_format(path) in ("parquet", "csv", "tsv", "jsonl")
-    except ValueError:
-        return False
+    return path.lower().endswith(".txt") or table_suffix(path) in BATCH_READERS
 
 
 def _read_hash_file(path):
     if path.lower().endswith(".txt"):
-        lines = Path(path).read_text("utf-8", "replace").split()
+        lines = decode_text(Path(path).read_bytes()).split()
         try:
             return [parse_hash(line) for line in lines]
         except ValueError as error:
             raise ValueError(f"`{path}`: {error}") from None
-    column = find_columns(readers.column_names(path))["phash"]
+    column = find_columns(column_names(path))["phash"]
     if column is None:
         raise ValueError(f"The file of hashes `{path}` has no column `phash`.")
     found = []
-    for columns, _ in readers.read_batches(path, {column}):
+    for columns, _ in read_batches(path, {column}):
         if columns:
             hashes, known = read_hashes(columns[column])
             found.append(hashes[known])

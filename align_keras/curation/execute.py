@@ -8,24 +8,24 @@ import secrets
 import time
 import unicodedata
 
-from align_keras.curation import rules as rule_functions
 from align_keras.curation.config import OUTPUT_COLUMNS
-from align_keras.curation.config import Rule
+from align_keras.curation.config import RULES
+from align_keras.curation.config import always_applied
+from align_keras.curation.config import sees_remaining
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.ingest import input_column
-from align_keras.curation.rule_files import rule_files
+from align_keras.curation.rule_parts import int64
 from align_keras.curation.rule_parts import union
-from align_keras.curation.rules import RULES
-from align_keras.curation.stages import fingerprint
 from align_keras.curation.storage import Storage
-from align_keras.io.optional import require
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.optional import OptionalModule
 
-# Rules that no configuration names.
-ALWAYS = ("unusable", "repeated_ids")
+ibis = OptionalModule("ibis", extra="curation")
+
 # Raise when a rule comes to mean something else.
-RULES_VERSION = 3
+RULES_VERSION = 4
 
 logger = logging.getLogger("align_keras")
 
@@ -35,7 +35,7 @@ class RunResult:
     """What a run has made.
 
     Attributes:
-        rules: list of `Rule`, in the order of the verdicts' bits.
+        rules: list of `ConfiguredRule`, in the order of the verdicts' bits.
         left_out: dict from the name of a rule that was not applied to why.
         ingest: dict, what reading has counted.
         rows: string, name of the stage of normalised rows.
@@ -97,11 +97,6 @@ def execute(config, files, stages):
     )
 
 
-def sees_remaining(counted_rows, parameters):
-    """Whether a rule judges only what those before it have left."""
-    return "remaining" in (counted_rows, parameters.get("among"))
-
-
 def combine(drops):
     """Put the ids that rules drop together.
 
@@ -112,9 +107,8 @@ def combine(drops):
         Ibis table of `row_id` and `mask`, a row for each dropped row. Bit i
         of the mask tells that rule i drops it.
     """
-    ibis = require("ibis", "curation")
     bits = union(
-        table.select("row_id", bit=ibis.literal(1 << number, "int64"))
+        table.select("row_id", bit=int64(1 << number))
         for number, table in enumerate(drops)
     )
     return bits.group_by("row_id").agg(mask=_bit_or()(bits.bit))
@@ -123,10 +117,10 @@ def combine(drops):
 @functools.cache
 def _bit_or():
     """The engines' own function; Ibis's `bit_or` lacks Spark's."""
-    ibis = require("ibis", "curation")
 
     @ibis.udf.agg.builtin
-    def bit_or(bits: int) -> int: ...
+    def bit_or(bits: int) -> int:
+        raise NotImplementedError
 
     return bit_or
 
@@ -135,22 +129,20 @@ def drop(rule, rows, stage=None, files=None):
     """Apply one rule.
 
     Args:
-        rule: `Rule`.
+        rule: `ConfiguredRule`.
         rows: Ibis table.
         stage: callable of a name and a table, which stores it.
-        files: callable that makes the tables of the rule's files.
+        files: callable that makes the table of the rule's files.
 
     Returns:
         Ibis table of `row_id`.
     """
-    if rule.kind in ALWAYS:
-        return getattr(rule_functions, rule.kind)(rows)
     kind = RULES[rule.kind]
     given = dict(rule.parameters)
-    if "stage" in kind.given:
+    if "stage" in kind.provided:
         given["stage"] = stage
-    if "files" in kind.given:
-        given["files"] = files()
+    if "listed" in kind.provided:
+        given["listed"] = files()
     return kind.function(rows, **given)
 
 
@@ -160,7 +152,7 @@ def _drop(rule, rows, stages, key):
         rule,
         rows,
         lambda name, table: stages.table(f"{rule.name}-{name}", key, table),
-        lambda: rule_files(rule, rows, stages, key),
+        lambda: RULES[rule.kind].files.make(rule, rows, stages, key),
     )
     return stages.table(f"drop-{rule.name}", key, table)
 
@@ -177,28 +169,19 @@ def _check_extra_columns(config, columns):
 
 def _active_rules(config, columns):
     """The rules that can be applied, and why others cannot."""
-    rules, left_out = [Rule("unusable", "unusable", {})], {}
-    if config.repeated_ids == "drop" and "id" in columns:
-        rules.append(Rule("repeated_ids", "repeated_ids", {}))
-    roles = {"text_key": "text", "tokens": "text", "image_key": "url"}
-    if config.image_identity == "phash":
-        roles["image_key"] = "phash"
-    elif config.image_identity != "url":
-        roles["image_key"] = input_column(config.image_identity)
+    rules, left_out = always_applied(config), {}
+    if "id" not in columns:
+        rules = [rule for rule in rules if rule.kind != "repeated_ids"]
+    image = config.image_identity
+    if image not in ("url", "phash"):
+        image = input_column(image)
+    roles = {"text_key": "text", "tokens": "text"}
+    roles |= {"image_key": image, "image": image}
     available = set(columns)
-    if config.picture_folder is not None:
+    if config.image_folder is not None:
         available |= {"phash", "width", "height"}
     for rule in config.rules:
-        needs = [
-            input_column(rule.parameters["column"])
-            if need == "<column>"
-            else need
-            for need in RULES[rule.kind].needs
-        ]
-        if rule.kind == "repeated_pairs":
-            by_hash = rule.parameters["picture"] == "phash"
-            needs.append("phash" if by_hash else "image_key")
-        needs = [roles.get(need, need) for need in needs]
+        needs = [_needed(need, rule, roles) for need in RULES[rule.kind].needs]
         missing = [need for need in needs if need not in available]
         if missing and not rule.optional:
             raise ValueError(
@@ -217,6 +200,14 @@ def _active_rules(config, columns):
     return rules, left_out
 
 
+def _needed(need, rule, roles):
+    """The column of rows that a need stands for."""
+    if need == "<column>":
+        return input_column(rule.parameters["column"])
+    need = rule.parameters.get(need.strip("<>"), need)
+    return roles.get(need, need)
+
+
 def _own(name):
     """The input's own name of a column of rows."""
     return name.removeprefix(input_column(""))
@@ -225,11 +216,11 @@ def _own(name):
 def _remedy(name):
     leave = "set `optional: true` for the rule"
     if name in ("width", "height", "phash"):
-        # Pairs from the web, before their pictures are there.
+        # Pairs from the web, before their images are there.
         return (
-            ": name it under `columns`; or measure local pictures with "
-            f"`--pictures DIR`; or {leave}, or take `--config web_text` until "
-            "the pictures are downloaded"
+            ": name it under `columns`; or measure local images with "
+            f"`--images DIR`; or {leave}, or take `--config web_text` until "
+            "the images are downloaded"
         )
     return f": correct its name, or {leave}"
 
@@ -274,7 +265,7 @@ def read_rows(config, files, stages):
         "image_identity": config.image_identity,
         "text_identity": config.text_identity,
         "max_text_characters": config.max_text_characters,
-        "picture_folder": config.picture_folder,
+        "image_folder": config.image_folder,
     }
     versions = [VERSION, unicodedata.unidata_version]
     key = fingerprint(describe_files(files), settings, versions)

@@ -2,23 +2,23 @@
 
 import html
 
-from align_keras.curation import plots
+from align_keras.curation import audit_plots
 
 # What reading counts, in words.
-BLEMISHES = {
+DEFECTS = {
     "null_texts": "texts that were null",
     "blank_texts": "texts that were empty or blank",
     "cut_texts": "texts that were cut at the longest length",
     "invalid_utf8_texts": "texts with bytes that are not UTF-8 (replaced)",
     "invalid_utf8_fields": "other fields with bytes that are not UTF-8",
-    "without_image": "rows without anything that names a picture",
+    "without_image": "rows without anything that names an image",
     "invalid_sizes": "sizes that are negative, zero or no whole number",
     "without_size": "rows without both width and height",
     "invalid_numbers": "fields that should be numbers and are not",
     "invalid_hashes": "perceptual hashes that are not 64 bits",
     "without_phash": "rows without a perceptual hash",
     "unreadable_lines": "lines that could not be read",
-    "unreadable_pictures": "pictures that are missing or not readable",
+    "unreadable_images": "images that are missing or not readable",
 }
 MEASURES = {
     "shorter_side": "Shorter side, pixels",
@@ -64,7 +64,7 @@ li{margin:8px 0;overflow-wrap:anywhere}li small{display:block}
 """
 
 
-def write_report(audit):
+def write_audit_page(audit: dict) -> str:
     """Draw an audit.
 
     Args:
@@ -74,7 +74,7 @@ def write_report(audit):
         string, a whole HTML page without links to anything.
     """
     kept, rows = audit["kept"], audit["rows"]
-    share = plots.percent(kept, rows)
+    share = audit_plots.percent(kept, rows)
     body = [
         "<h1>Curation audit</h1>",
         f"<p>{_count(kept)} of {_count(rows)} pairs are kept; every other row "
@@ -91,7 +91,7 @@ def write_report(audit):
         "<h2>Rule after rule</h2>",
         "<p>How many pairs are left when the rules are applied in this "
         "order.</p>",
-        _scrolling(plots.funnel(rows, audit["rules"])),
+        _scrolling(audit_plots.funnel(rows, audit["rules"])),
         *_rules(audit),
         "<h2>Before and after</h2>",
         '<p class="key"><i style="background:var(--gone)"></i>all pairs'
@@ -100,7 +100,7 @@ def write_report(audit):
         "without the value are left out.</p>",
         '<div class="plots">',
         *(
-            plots.histogram(title, audit["histograms"][name])
+            audit_plots.histogram(title, audit["histograms"][name])
             for name, title in MEASURES.items()
         ),
         "</div>",
@@ -108,7 +108,7 @@ def write_report(audit):
         "<p>Of the rows that the rule on the left drops alone, how many in a "
         "hundred the rule above drops too.</p>",
         _scrolling(
-            plots.heat_map(
+            audit_plots.heat_map(
                 [r["name"] for r in audit["rules"]], audit["overlap"]
             )
         ),
@@ -137,7 +137,7 @@ def _rules(audit):
             "before it left, so all three numbers are those in sequence, and "
             "no two rules drop the same row.</p>"
         )
-    yield _scrolling(plots.rule_bars(audit["rules"]))
+    yield _scrolling(audit_plots.rule_bars(audit["rules"]))
     yield (
         '<div class="scroll"><table class="rules"><tr><th>Rule<th>Settings'
         "<th>alone<th>in sequence<th>only it<th>left</tr>"
@@ -179,7 +179,7 @@ def _reading(reading):
     yield "<h2>What the files held</h2>"
     yield "<p>Each of these has a defined outcome; none stops a run.</p>"
     yield '<div class="scroll"><table>'
-    for name, words in BLEMISHES.items():
+    for name, words in DEFECTS.items():
         if reading["counts"].get(name):
             count = _count(reading["counts"][name])
             yield f"<tr><td>{words}<td>{count}</tr>"

@@ -1,22 +1,33 @@
-"""Common Crawl's archives to pairs of a picture's address and its alt-text.
+"""Common Crawl's archives to pairs of an image's address and its alt-text.
 
 A WARC file holds the pages themselves, a WAT file what Common Crawl has found
 in them. Both give the columns `url` (absolute), `text` and `page`.
 """
 
 import json
+from collections.abc import Generator
 from urllib.parse import urljoin
 from urllib.parse import urlsplit
 
-from align_keras.curation import readers
-from align_keras.io.optional import require
+from align_keras.io.batches import columns_of
+from align_keras.io.batches import open_stream
+from align_keras.io.batches import table_suffix
+from align_keras.io.optional import OptionalModule
+
+etree = OptionalModule("lxml.etree", extra="curation")
+html = OptionalModule("lxml.html", extra="curation")
+warc = OptionalModule("warcio.archiveiterator", extra="curation")
+warc_errors = OptionalModule("warcio.exceptions", extra="curation")
+warc_headers = OptionalModule("warcio.statusandheaders", extra="curation")
 
 # A page beyond this is cut; so large a one is hardly written by hand.
 MAX_PAGE_BYTES = 8 * 2**20
 BATCH_PAIRS = 65_536
 
 
-def read_archive(path, wanted=None):
+def read_archive(
+    path: str, wanted: set | None = None
+) -> Generator[tuple[dict, int], None, None]:
     """Read the pairs of a WARC or WAT file.
 
     A record that cannot be read is counted; an archive that breaks off is
@@ -27,18 +38,17 @@ def read_archive(path, wanted=None):
         wanted: set of column names. Defaults to all.
 
     Yields:
-        `(columns, bad_records)`, see `readers`.
+        `(columns, bad_records)`, see `align_keras.io.batches`.
 
     Raises:
         OSError, ValueError: The archive is damaged.
     """
-    iterator = require("warcio.archiveiterator", "curation")
-    is_wat = readers.file_format(path) == "wat"
+    is_wat = table_suffix(path) == ".wat"
     pairs, bad = [], 0
     # warcio takes a cut stream for a whole one, and missing HTTP headers for
     # the end; so Arrow decompresses, and those are read later.
-    with readers.open_stream(path) as stream:
-        records = iterator.ArchiveIterator(stream, no_record_parse=True)
+    with open_stream(path) as stream:
+        records = warc.ArchiveIterator(stream, no_record_parse=True)
         for record in _whole(records):
             try:
                 found = (_wat_pairs if is_wat else _warc_pairs)(record)
@@ -53,7 +63,6 @@ def read_archive(path, wanted=None):
 
 def _whole(records):
     """Yield records; raise after one that is shorter than it says."""
-    errors = require("warcio.exceptions", "curation")
     record = None
     try:
         for record in records:
@@ -65,7 +74,7 @@ def _whole(records):
             length = record.rec_headers.get_header("Content-Length")
             if getattr(stream, "limit", 1) or length == "":
                 raise ValueError("damaged archive: a record is cut off")
-    except errors.ArchiveLoadFailed as error:
+    except warc_errors.ArchiveLoadFailed as error:
         raise ValueError(f"damaged archive: {error}") from error
     if record is None:
         raise ValueError("damaged archive: it holds no record")
@@ -75,10 +84,10 @@ def _columns(pairs, wanted):
     rows = [dict(zip(("url", "text", "page"), p, strict=True)) for p in pairs]
     if not rows:
         rows = [{}]
-        columns = readers.columns_of([dict.fromkeys(("url", "text", "page"))])
+        columns = columns_of([dict.fromkeys(("url", "text", "page"))])
         columns = {name: column[:0] for name, column in columns.items()}
     else:
-        columns = readers.columns_of(rows)
+        columns = columns_of(rows)
     return {n: c for n, c in columns.items() if wanted is None or n in wanted}
 
 
@@ -89,8 +98,7 @@ def _warc_pairs(record):
     page = record.rec_headers.get_header("WARC-Target-URI") or ""
     if record.rec_type != "response" or not page.startswith("http"):
         return []
-    headers = require("warcio.statusandheaders", "curation")
-    parser = headers.StatusAndHeadersParser(("HTTP/",), verify=False)
+    parser = warc_headers.StatusAndHeadersParser(("HTTP/",), verify=False)
     try:
         record.http_headers = parser.parse(record.raw_stream)
     except EOFError:
@@ -109,8 +117,10 @@ def _charset(content_type):
     return charset.split(";")[0].strip(" \"'") or None
 
 
-def page_pairs(contents, page, charset=None):
-    """Find the pictures of a page that have an alt-text.
+def page_pairs(
+    contents: bytes, page: str, charset: str | None = None
+) -> list[tuple[str, str, str]]:
+    """Find the images of a page that have an alt-text.
 
     Args:
         contents: bytes, the HTML.
@@ -120,10 +130,8 @@ def page_pairs(contents, page, charset=None):
 
     Returns:
         list of tuples `(url, text, page)`, in the page's order. Addresses are
-        absolute; pictures inside the page itself (`data:`) are left out.
+        absolute; images inside the page itself (`data:`) are left out.
     """
-    etree = require("lxml.etree", "curation")
-    html = require("lxml.html", "curation")
     tree = None
     # lxml reads what the page itself says, and would take Latin-1 else.
     own = None if b"charset" in contents[:2048].lower() else "utf-8"

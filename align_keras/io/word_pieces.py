@@ -8,6 +8,15 @@ given to the trainer in a fixed order.
 
 import collections
 import itertools
+from collections.abc import Iterable
+
+# In BERT's order; the padding token must have the id 0.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Characters of a word; a longer one is unknown as a whole.
+MAX_WORD_LENGTH = 100
+# Bytes of a piece, without the mark of a suffix: tensorflow-text refuses a
+# vocabulary with a longer one.
+MAX_PIECE_BYTES = 256
 
 # Texts that are cut into words at once.
 _CHUNK = 1000
@@ -15,17 +24,25 @@ _CHUNK = 1000
 _REPEATS = 10_000
 
 
-def learn_word_pieces(texts, vocabulary_size, special_tokens):
+def learn_word_pieces(texts: Iterable[str], vocabulary_size: int) -> list[str]:
     """Learn a WordPiece vocabulary; see `AlignTokenizer.learn_vocabulary`.
 
     Args:
         texts: iterable of strings.
         vocabulary_size: int.
-        special_tokens: list of strings, which come first.
 
     Returns:
-        list of strings.
+        list of strings. `SPECIAL_TOKENS` come first.
+
+    Raises:
+        ValueError: `vocabulary_size` leaves no room for words.
     """
+    if vocabulary_size <= len(SPECIAL_TOKENS):
+        raise ValueError(
+            "`vocabulary_size` must be larger than the "
+            f"{len(SPECIAL_TOKENS)} special tokens. "
+            f"Received: {vocabulary_size}."
+        )
     # KerasHub needs this package itself.
     import tokenizers
     from tokenizers import models
@@ -34,14 +51,18 @@ def learn_word_pieces(texts, vocabulary_size, special_tokens):
 
     counts = count_words(texts)
     characters = _characters(counts, max(1000, vocabulary_size // 20))
-    room = (vocabulary_size - len(special_tokens)) // 2
+    room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
     characters = sorted(characters[: max(room, 1)])
-    fixed = [*special_tokens, *characters, *(f"##{c}" for c in characters)]
+    fixed = [*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters)]
     known = set(characters)
     learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     learner.train_from_iterator(
-        _repeat(word for word in counts.items() if known.issuperset(word[0])),
+        _repeat(
+            (word, count)
+            for word, count in counts.items()
+            if known.issuperset(word) and _fits(word)
+        ),
         trainers.WordPieceTrainer(
             vocab_size=vocabulary_size,
             special_tokens=fixed,
@@ -50,10 +71,16 @@ def learn_word_pieces(texts, vocabulary_size, special_tokens):
         ),
     )
     ids = learner.get_vocab()
-    return sorted(ids, key=ids.get)[:vocabulary_size]
+    return sorted(ids, key=lambda piece: ids[piece])[:vocabulary_size]
 
 
-def count_words(texts):
+def _fits(word):
+    """Whether the tokenizer can take the whole word for a piece."""
+    short = len(word) <= MAX_WORD_LENGTH
+    return short and len(word.encode()) <= MAX_PIECE_BYTES
+
+
+def count_words(texts: Iterable[str]) -> collections.Counter:
     """Count the words of texts, cut as BERT cuts them.
 
     Args:
