@@ -15,6 +15,8 @@ FIELDS = (
     "microbatch_size",
     "remat",
     "freeze",
+    "freeze_statistics",
+    "lora_rank",
     "precision",
     "batch_norm",
 )
