@@ -326,8 +326,9 @@ def _wait(process, folder, pairs, progress):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
                 ended = True
-            advance(_attempted(folder) - done)
-            done = _attempted(folder)
+            count = _attempted(folder)
+            advance(count - done)
+            done = count
 
 
 def _attempted(folder):

@@ -587,3 +587,41 @@ def test_csv_of_the_module_comes_back(tmp_path):
         writer.writerow(["image", "caption"])
         writer.writerow(['a,"b".png', 'say "hi",\nyou'])
     assert read_captions(path) == {'a,"b".png': ['say "hi",\nyou']}
+
+
+def test_a_byte_order_mark_is_no_part_of_what_a_file_holds(tmp_path):
+    from align_keras.classes import read_classes
+    from align_keras.evaluation.datasets import multi30k
+    from align_keras.evaluation.datasets import read_sentences
+    from align_keras.io.word_pieces import SPECIAL_TOKENS
+    from align_keras.models import presets
+
+    def write(name, text):
+        (tmp_path / name).write_text(text, "utf-8-sig")
+        return tmp_path / name
+
+    classes = write("classes.json", '["cat", "dog"]')
+    assert read_classes(classes).names == [["cat"], ["dog"]]
+    classes = write("classes.txt", "cat\u2028s\ndog\n")
+    assert read_classes(classes).names == [["cat\u2028s"], ["dog"]]
+    sentence = {"sentid": 7, "raw": "a red bus"}
+    images = {"images": [{"sentences": [sentence]}]}
+    sentences = write("dataset.json", json.dumps(images))
+    assert read_sentences(sentences, ["x:7"]) == ["a red bus"]
+    write("test_images.txt", "a.png\n")
+    write("test.de", "ein roter Bus\n")
+    (tmp_path / "a.png").write_bytes(image())
+    (example,) = multi30k(tmp_path, "de", tmp_path).examples()
+    assert example[0] == "a.png" and example[2] == ["ein roter Bus"]
+    write("config.json", '{"class_name": "X"}')
+    assert presets.load_config(str(tmp_path)) == {"class_name": "X"}
+    words = write("words.txt", "bus\n")
+    pairs = write("pairs.csv", "url,text\na,a red bus\nb,two dogs\n")
+    rules = [{"forbidden_words": {"words": [str(words)]}}]
+    curate([pairs], tmp_path / "clean", parse_config({"rules": rules}))
+    (row,) = pq.read_table(tmp_path / "clean" / "kept").to_pylist()
+    assert row["text"] == "two dogs"
+    vocabulary = tmp_path / "vocabulary.txt"
+    main(["vocab", str(words), "--output", str(vocabulary), "--json"])
+    pieces = vocabulary.read_text().split()[len(SPECIAL_TOKENS) :]
+    assert set("".join(pieces)) == set("bus#")
