@@ -303,7 +303,7 @@ class SaveBest(keras.callbacks.Callback):
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
         improved = score is None or best is None or score > best
-        self.patience.count(improved)
+        self.patience.count(improved, step >= self.log.recipe.steps)
         if improved:
             try:
                 self.model.save_to_preset(self.directory)
