@@ -47,14 +47,14 @@ def add_arguments(parser):
         type=int,
         default=64_000_000,
         metavar="N",
-        help="skip larger pictures; default: %(default)s",
+        help="skip larger images; default: %(default)s",
     )
     parser.add_argument(
         "--hold-out",
         type=float,
         default=0,
         metavar="SHARE",
-        help="set this share of the pictures aside, in OUT/held_out, to "
+        help="hold out this share of the images, in OUT/held_out, to "
         "measure on; at most 1000",
     )
     parser.add_argument(
@@ -100,7 +100,7 @@ def run(args):
         print(json.dumps({k: v for k, v in manifest.items() if k != "skipped"}))
         return
     print(
-        f"{manifest['records']} pictures with {manifest['captions']} captions "
+        f"{manifest['records']} images with {manifest['captions']} captions "
         f"in {len(manifest['shards'])} files in {args.output}."
     )
     if manifest["held_out"]:

@@ -1,4 +1,4 @@
-"""Pack raw picture–text pairs into TFRecord files."""
+"""Pack raw image–text pairs into TFRecord files."""
 
 import collections
 import concurrent.futures
@@ -21,7 +21,7 @@ from align_keras.io.images import TooManyPixels
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 
-# The folder within the output for pictures that training must not see.
+# The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
 # The folder for what waits to be put into random order; nobody's `*.tfrecord`
 # finds it, and it is gone when the output appears.
@@ -44,9 +44,9 @@ def pack(
     resize=None,
     progress=False,
 ):
-    """Pack pictures with captions into TFRecord files and a manifest.
+    """Pack images with captions into TFRecord files and a manifest.
 
-    Pictures are checked by decoding them and stored as they are where
+    Images are checked by decoding them and stored as they are where
     TensorFlow reads the format, else as PNG. Those that cannot be used are
     left out, counted and named in the manifest. The output directory appears
     as a whole at the end. When it holds the result of the same arguments
@@ -81,15 +81,15 @@ def pack(
         split: string. Only these splits of the caption file, separated by
             commas. Defaults to `None`, all.
         records_per_shard: int. Defaults to 1000.
-        image_column: string. The caption file's column of picture paths.
+        image_column: string. The caption file's column of image paths.
         caption_column: string. The caption file's column of captions.
-        max_pixels: int. Larger pictures are skipped before they are decoded;
+        max_pixels: int. Larger images are skipped before they are decoded;
             they would fill the memory. Defaults to 64 million. Pillow itself
             refuses more than 179 million.
-        hold_out: float from 0 to 0.5. Set this share of the pictures aside
+        hold_out: float from 0 to 0.5. Hold out this share of the images
             to measure on: at least 8, or a quarter where that is less, and
             at most 1000. They go to the folder `held_out` within `output`,
-            in the same form, and no picture is on both sides, not even as a
+            in the same form, and no image is on both sides, not even as a
             copy of the same bytes. Needs `captions`. Defaults to 0.
         seed: int. Another seed gives another order. Defaults to 0.
         resize: int. Height and width to which images are resized, as training
@@ -103,13 +103,13 @@ def pack(
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
-        of the first 1000), `"held_out"` (number of records set aside),
+        of the first 1000), `"held_out"` (number of records held out),
         `"order"` (`"random"`) and `"arguments"`, the seed among them.
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
         FileExistsError: `output` holds something else.
-        ValueError: No picture could be used, or the caption file is wrong.
+        ValueError: No image could be used, or the caption file is wrong.
 
     Example:
 
@@ -234,7 +234,7 @@ def _encode(pairs, max_pixels, resize, tally):
         except TooManyPixels as error:
             tally.skip(name, "too many pixels", str(error))
         except ValueError as error:
-            tally.skip(name, "not a picture", str(error))
+            tally.skip(name, "not an image", str(error))
         else:
             record = encode_record(key, image, captions, width, height)
             yield key, name, len(captions), record
@@ -252,7 +252,7 @@ def _distinct(entries, tally):
 
 
 def _in_threads(pairs, *settings):
-    """Check pictures in threads, a few ahead; Pillow frees the lock."""
+    """Check images in threads, a few ahead; Pillow frees the lock."""
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()

@@ -10,7 +10,7 @@ import yaml
 from align_keras.models.pooling import POOLINGS
 from align_keras.models.presets import presets_directory
 
-# Pictures are resized to 346 and cropped to 289 (section 4.1 of the paper).
+# Images are resized to 346 and cropped to 289 (section 4.1 of the paper).
 RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -40,7 +40,7 @@ class Recipe:
             of 0.1 goes with it.
         label_smoothing: float. See `ContrastiveLoss`; the sigmoid loss has
             none.
-        image_size: int. Height and width of the pictures in pixels.
+        image_size: int. Height and width of the images in pixels.
         resize_size: int or `None`. Height and width from which they are
             cropped. `None` takes `resize_ratio` of `image_size`.
         resize_ratio: float. How much larger than the crop an image is; 1.0
@@ -54,7 +54,7 @@ class Recipe:
         ema: float or `None`. Share of the old average at each step in an
             exponential moving average of the weights, such as 0.9999. The
             averages are what is evaluated and kept as the best model;
-            training goes on from the weights themselves. `None` for no
+            training continues from the weights themselves. `None` for no
             average.
         microbatch_size: int or `None`. Number of pairs that a replica embeds
             at a time, see `AlignDualEncoder.compile`. `None` embeds its share
@@ -450,7 +450,7 @@ def _read(path):
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"Recipe `{path}` is no valid YAML: {reason}"
+            f"Recipe `{path}` is not valid YAML: {reason}"
         ) from None
     if not isinstance(fields, dict):
         raise ValueError(

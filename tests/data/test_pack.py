@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
     folder = tmp_path / "in"
     _folder(folder, 2)
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "half.jpg").write_bytes(_bytes(0)[:500])
     (folder / "huge.png").write_bytes(_bytes(0, "PNG", (200, 100)))
     (folder / "mute.jpg").write_bytes(_bytes(3))
@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "duplicate key": 1,
         "missing file": 1,
         "no caption": 1,
-        "not a picture": 3,
+        "not an image": 3,
         "too many pixels": 1,
         "unreadable file": 2,
     }
@@ -164,9 +164,9 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "0.png": "duplicate key",
         "gone.jpg": "missing file",
         "mute.jpg": "no caption",
-        "empty.jpg": "not a picture",
-        "text.jpg": "not a picture",
-        "half.jpg": "not a picture",
+        "empty.jpg": "not an image",
+        "text.jpg": "not an image",
+        "half.jpg": "not an image",
         "huge.png": "too many pixels",
         "folder.jpg": "unreadable file",
         ".": "unreadable file",
@@ -374,7 +374,7 @@ def test_the_first_of_a_key_is_taken_from_archives(tmp_path, monkeypatch):
     assert captions == {"a": ["three"], "b": ["two"]}
     assert manifest["skipped_reasons"] == {
         "duplicate key": 1,
-        "not a picture": 1,
+        "not an image": 1,
     }
     assert {"file": "a.png", "reason": "duplicate key"} in manifest["skipped"]
 
@@ -520,7 +520,7 @@ def test_command(tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     command.run(parser.parse_args([*arguments, *output]))
     printed = capsys.readouterr().out
-    assert "2 pictures with 4 captions" in printed
+    assert "2 images with 4 captions" in printed
     assert _keys(tmp_path / "out") == _in_order(["0", "2"])
     assert "1 missing file" in printed
     command.run(parser.parse_args([*arguments, *output, "--json"]))
@@ -559,7 +559,7 @@ def test_some_pictures_are_set_aside(tmp_path):
         assert sides[0] == sides[1]
     assert open_records(output / "held_out").total == len(aside)
     reasons = manifest["skipped_reasons"]
-    assert reasons["not a picture"] == reasons["missing file"] == 1
+    assert reasons["not an image"] == reasons["missing file"] == 1
     # Again, under another name: the same choice.
     again = tmp_path / "again"
     pack(folder, again, captions, hold_out=0.1)
