@@ -8,12 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.embedding.embed_streams import embed_images
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import as_embedder
 from align_keras.embedding.similarity import as_vectors
+from align_keras.embedding.similarity import exact_scores
 from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
 from align_keras.io.text import split_lines
 
-__all__ = ["Classes", "class_vectors", "read_classes", "read_templates"]
+__all__ = [
+    "Classes",
+    "class_vectors",
+    "classify",
+    "read_classes",
+    "read_templates",
+]
 
 # Prompts of our own, in the place of CLIP's 80, which are not ours to ship;
 # docs/evaluation.md tells how to bring them along in a JSON file.
@@ -283,3 +293,64 @@ def class_probabilities(
     logits = scores.astype("float64") / temperature
     powers = np.exp(logits - logits.max())
     return (powers / powers.sum()).astype("float32")
+
+
+def classify(
+    model: Any,
+    images: Sequence,
+    names: Sequence[str | list[str]],
+    templates: Sequence[str] = ("{}",),
+) -> np.ndarray:
+    """Tell how probable each of some classes is for each image.
+
+    The classes are given by name alone, nothing is trained: an image is
+    compared with the prompts of each class (section 5.2 of the paper).
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder` that knows its temperature.
+        images: list of images: file paths, encoded files as bytes, or uint8
+            arrays `(height, width, 3)`.
+        names: list with an entry for each class: a string, or a list of
+            strings where the class has several names.
+        templates: list of strings with `{}` where the name goes. Defaults to
+            the name alone.
+
+    Returns:
+        float32 array `(num_images, num_classes)`. Each row sums to 1.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: An image is not readable, there are fewer than two
+            classes, or the model does not tell its temperature.
+
+    Example:
+
+    ```python
+    model = AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
+    classify(model, ["photo.jpg"], ["a cat", "a dog"])
+    ```
+    """
+    if len(names) < 2:
+        raise ValueError(
+            "`names` must hold at least two classes, for probabilities are "
+            f"among classes. Received: {list(names)!r}"
+        )
+    embedder = as_embedder(model)
+    if embedder.temperature is None:
+        raise ValueError(
+            f"The model `{embedder.name}` does not tell its temperature, "
+            "without which similarities are not probabilities."
+        )
+    classes = class_vectors(
+        lambda prompts: embed_texts(embedder, prompts, progress=False),
+        names,
+        templates,
+    )
+    vectors = embed_images(
+        embedder, images, batch_size=min(64, len(images)), progress=False
+    )
+    scores = exact_scores(vectors, classes)
+    return np.stack(
+        [class_probabilities(row, embedder.temperature) for row in scores]
+    )

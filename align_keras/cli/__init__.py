@@ -13,6 +13,7 @@ from align_keras.cli.options import add_commands
 COMMANDS = {
     "quickstart": "draw scenes, train on them, and search (a few minutes)",
     "presets": "list the model presets",
+    "recipes": "list the recipes of training, or the fields of one",
     "curate": "clean image-text pairs by rules, and account for every row",
     "download": "fetch the images of kept pairs with img2dataset",
     "vocab": "learn a WordPiece vocabulary from texts",
@@ -28,6 +29,7 @@ COMMANDS = {
     "index": "make a directory of vectors that can be searched",
     "search": "find images by words, by an image, or by both",
     "serve": "search on a web page",
+    "classify": "tell which of some classes an image shows",
 }
 
 
