@@ -297,9 +297,9 @@ def _describe_end(state, recipe):
     if not state.get("stopped"):
         return f"{recipe.steps} steps"
     return (
-        f"it stopped early after step {state['step']} of {recipe.steps}, as "
-        f"{state['waited']} evaluations in a row found no better model than "
-        f"that of step {state['best']['step']}"
+        f"it stopped early after step {state['step']} of {recipe.steps}, for "
+        f"no evaluation after step {state['best']['step']} (patience="
+        f"{recipe.patience}) found a better model"
     )
 
 

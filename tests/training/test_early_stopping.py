@@ -93,8 +93,8 @@ def test_a_run_stops_without_a_better_model(whole, begin, capsys):
     assert begin(workdir, refuse) == result
     assert (workdir / "metrics.jsonl").read_bytes() == before
     said = capsys.readouterr().out
-    assert "stopped early after step 20 of 40, as 3 evaluations" in said
-    assert "no better model than that of step 8" in said
+    assert "it stopped early after step 20 of 40, for no evaluation" in said
+    assert "after step 8 (patience=3) found a better model" in said
 
 
 @pytest.mark.parametrize("broken", [(3, 5)])
