@@ -201,7 +201,7 @@ def train(
             towers.get("text"),
         )
         if not step:
-            _advise(model, towers, counts, say)
+            _advise(model, towers, sum(counts.values()), say)
         with strategy.scope():
             model = build_model(
                 model,
@@ -315,9 +315,8 @@ def _check_model(model, towers):
         )
 
 
-def _advise(model, towers, counts, say):
+def _advise(model, towers, pairs, say):
     """Tell who has little data and fresh weights that there is a better way."""
-    pairs = sum(counts.values())
     fresh = isinstance(model, str) and not presets.has_weights(
         presets.find_preset(model)
     )
