@@ -20,7 +20,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 SETTINGS := setup.cfg setup.py pyproject.toml constraints.txt
 
 # What does the same through keras.ops on every backend.
-JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed
+JAX_TESTS := tests/backend tests/models tests/losses tests/optimizers \
+	tests/distributed
 
 # A file's tests share fixtures, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -54,6 +55,8 @@ test-tensorflow: $(VENV)/installed-for-tests
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
 
 # Fails at a link that leads nowhere. Material speaks of its successor.
 docs: $(VENV)/installed-for-tests

@@ -132,7 +132,7 @@ def train(name, args, data, steps, model=PRESET, recipe="small", **fields):
 
 def measure(model, data):
     from align_keras import AlignDualEncoder
-    from align_keras.evaluation.runner import measure_retrieval
+    from align_keras.evaluation import measure_retrieval
 
     if not hasattr(model, "embed"):
         model = AlignDualEncoder.from_preset(model)

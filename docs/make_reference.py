@@ -26,6 +26,7 @@ PACKAGES = (
     "curation",
     "training",
     "embedding",
+    "classes",
     "evaluation",
     "serving",
     "search",

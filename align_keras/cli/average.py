@@ -1,10 +1,12 @@
 """`align-keras average`: between a model and what it was fine-tuned to."""
 
 import json
+import logging
 
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
-from align_keras.cli.options import silent
+
+logger = logging.getLogger("align_keras")
 
 
 def add_arguments(parser):
@@ -61,7 +63,6 @@ def run(args):
             f"else takes them. Received: old_data={args.old_data}, "
             f"new_data={args.new_data}, sweep={args.sweep}"
         )
-    say = silent if args.json else print
     if args.sweep:
         from align_keras.evaluation.results import plain
         from align_keras.evaluation.sweep import sweep
@@ -72,7 +73,6 @@ def run(args):
                 args.second,
                 *data,
                 args.output,
-                say=say,
                 batch_size=args.batch_size,
             )
         )
@@ -80,7 +80,7 @@ def run(args):
         from align_keras.training.average import average
 
         average(args.first, args.second, args.weight, args.output)
-        say(f"The average is in {args.output}")
+        logger.info("The average is in %s", args.output)
         result = {"model": args.output, "weight": args.weight}
     if args.json:
         print(json.dumps(result))

@@ -25,14 +25,14 @@ def add_arguments(parser):
     parser.add_argument(
         "--data",
         required=True,
-        help="TFRecord files (directory or glob), or a folder of pictures "
+        help="TFRecord files (directory or glob), or a folder of images "
         "with a captions.csv, captions.tsv or captions.jsonl",
     )
     parser.add_argument("--workdir", required=True, help="directory of the run")
     parser.add_argument(
         "--validation-data",
         help="the same for evaluation at checkpoints; by default a tenth of "
-        "the pictures of a folder, which training does not see",
+        "the images of a folder, which training does not see",
     )
     parser.add_argument(
         "--hold-out",
@@ -111,7 +111,7 @@ def run(options):
 
     recipe = load_recipe(options.recipe, **overrides)
     if options.plan:
-        from align_keras.training.planned import load_plan
+        from align_keras.training.plan_comparison import load_plan
 
         plan = load_plan(options.plan, options.preset, recipe)
     result = train(
@@ -129,19 +129,19 @@ def run(options):
         diagnostics=options.diagnostics,
     )
     if options.plan:
-        from align_keras.training.planned import compare_with_plan
-        from align_keras.training.planned import describe_step_time
+        from align_keras.training.plan_comparison import compare_with_plan
+        from align_keras.training.plan_comparison import describe_step_time
 
         result["step_time"] = compare_with_plan(plan, options.workdir)
         if not options.json:
             print(describe_step_time(result["step_time"]))
     if options.export != "":
-        from align_keras.serving import export_preset
+        from align_keras.serving.saved_model import update_saved_model
 
         directory = options.export
         if directory is None:
             directory = Path(result["model"]).with_name("saved_model")
-        export_preset(result["model"], directory)
+        update_saved_model(result["model"], directory)
         result["export"] = str(directory)
         if not options.json:
             print(f"The SavedModel is in {directory}")

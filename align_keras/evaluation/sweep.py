@@ -1,16 +1,19 @@
 """Averages of two models, from all of one to all of the other."""
 
-import json
+import logging
 from pathlib import Path
 
 from keras import ops
 
-from align_keras.evaluation.report import pyplot
 from align_keras.evaluation.results import plain
-from align_keras.evaluation.runner import measure_retrieval
-from align_keras.io.atomic import atomic_file
+from align_keras.evaluation.retrieval import measure_retrieval
+from align_keras.io.json_files import write_json
+from align_keras.io.plots import pyplot
+from align_keras.io.plots import save_plot
 from align_keras.training.average import average
 from align_keras.training.average import mix_weights
+
+logger = logging.getLogger("align_keras")
 
 WEIGHTS = tuple(number / 10 for number in range(11))
 
@@ -22,7 +25,6 @@ def sweep(
     new_data,
     directory,
     weights=WEIGHTS,
-    say=print,
     batch_size=64,
     samples=1000,
 ):
@@ -39,7 +41,6 @@ def sweep(
         directory: string or `pathlib.Path`. Where the files are written.
         weights: sequence of floats from 0 to 1. Shares of the second model.
             Defaults to tenths.
-        say: callable. Takes a message. Defaults to `print`.
         batch_size: int. Images in one call of the network. Defaults to `64`.
         samples: int. Resamples of the intervals. Defaults to `1000`.
 
@@ -63,21 +64,27 @@ def sweep(
         row = {"weight": weight}
         for task, data in (("old", old_data), ("new", new_data)):
             row[task] = measure_retrieval(
-                model, data, batch_size, progress=False, samples=samples
+                model,
+                data,
+                batch_size=batch_size,
+                progress=False,
+                samples=samples,
             )
-        say(
-            f"weight {weight:.2f}: mean recall "
-            f"{row['old']['mean_recall']:.1%} on the old task, "
-            f"{row['new']['mean_recall']:.1%} on the new one"
+        logger.info(
+            "weight %.2f: mean recall %.1f%% on the old task, %.1f%% on the "
+            "new one",
+            weight,
+            100 * row["old"]["mean_recall"],
+            100 * row["new"]["mean_recall"],
         )
         rows.append(row)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with atomic_file(directory / "sweep.json") as temporary:
-        text = json.dumps(plain(rows), indent=1, allow_nan=False)
-        temporary.write_text(text + "\n")
-    if not plot_sweep(rows, directory / "sweep.png"):
-        say("There is no plot, for it needs matplotlib.")
+    write_json(directory / "sweep.json", plain(rows))
+    try:
+        plot_sweep(rows, directory / "sweep.png")
+    except ImportError as error:
+        logger.warning("There is no plot: %s", error)
     return rows
 
 
@@ -88,12 +95,10 @@ def plot_sweep(rows, path):
         rows: list of dicts. What `sweep` returned.
         path: string or `pathlib.Path`. The PNG to write.
 
-    Returns:
-        bool. Whether there was matplotlib to draw with.
+    Raises:
+        ImportError: matplotlib is not installed.
     """
-    plt = pyplot()
-    if plt is None:
-        return False
+    plt = pyplot("evaluation")
     figure, axes = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
     points = {
         task: [100 * row[task]["mean_recall"] for row in rows]
@@ -129,7 +134,4 @@ def plot_sweep(rows, path):
         )
     axes.set_xlabel("mean recall on the old task, %")
     axes.set_ylabel("mean recall on the new task, %")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    plt.close(figure)
-    return True
+    save_plot(plt, figure, path, dpi=150)

@@ -40,7 +40,8 @@ def progress_bar(
         shown: bool. Whether anything is drawn. Defaults to `True`.
 
     Yields:
-        A callable that takes how many more are done, by default 1.
+        A callable that takes how many more are done, by default 1, and, if
+        wanted, another description.
 
     Example:
 
@@ -55,8 +56,8 @@ def progress_bar(
     with Progress(*_BAR, console=console, disable=not shown) as bar:
         task = bar.add_task(description, total=total)
 
-        def advance(count=1):
-            bar.advance(task, count)
+        def advance(count=1, description=None):
+            bar.update(task, advance=count, description=description)
 
         yield advance
 

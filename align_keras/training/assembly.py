@@ -120,6 +120,7 @@ def _image_converter(converter, recipe):
     config = {} if converter is None else converter.get_config()
     config["image_size"] = recipe.image_size
     config["resize_size"] = recipe.resize_size
+    config["mirror"] = recipe.mirror
     return AlignImageConverter.from_config(config)
 
 
@@ -295,6 +296,7 @@ def compile_model(model, recipe, first_step=0, gradient_norms=False):
         first_step: int. Steps that another optimizer took before.
         gradient_norms: bool. See `AlignDualEncoder.compile`.
     """
+    recipe = recipe.in_steps()
     schedule = optimizers.WarmupLinearDecay(
         recipe.learning_rate,
         recipe.warmup_steps,

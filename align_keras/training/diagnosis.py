@@ -5,8 +5,7 @@ import numpy as np
 from keras import ops
 
 from align_keras.data import load_dataset
-from align_keras.data import record_counts
-from align_keras.data.records import find_shards
+from align_keras.data import open_records
 from align_keras.training import diagnostics
 
 # Enough for a mean over 2,016 pairs; a second or so of the largest model.
@@ -39,13 +38,11 @@ class Diagnosis:
     def batch(self):
         """Return images and tokens, NumPy arrays; they are read once."""
         if self._batch is None:
-            counts = self._data
-            if not isinstance(counts, dict):
-                counts = record_counts(find_shards(counts))
-            size = min(PAIRS, sum(counts.values()))
+            records = open_records(self._data)
+            size = min(PAIRS, records.total)
             size -= size % RUN if size > RUN else 0
             batches = load_dataset(
-                counts, self._preprocessor, size, seed=self._seed
+                records, self._preprocessor, size, seed=self._seed
             )
             batch = {k: np.asarray(v) for k, v in next(iter(batches)).items()}
             # Two images may have the same words.
@@ -115,7 +112,7 @@ class Diagnosis:
 
     def _texts_twice(self, model):
         with keras.StatelessScope():
-            # The second goes on with the random numbers of the first.
+            # The second continues with the random numbers of the first.
             vectors = [
                 model.text_features(self._tokens(), training=True)
                 for _ in range(2)

@@ -1,14 +1,16 @@
 import dataclasses
 import functools
-import json
+import logging
 from pathlib import Path
 
 import keras
 
 from align_keras import registry
 from align_keras.data import skipped
-from align_keras.io.atomic import atomic_file
+from align_keras.data.mixing import describe_order
 from align_keras.io.atomic import remove_leftovers
+from align_keras.io.claims import check_claim
+from align_keras.io.json_files import write_json
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -19,6 +21,7 @@ from align_keras.training.callbacks import TrainingLog
 from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
 from align_keras.training.diagnosis import Diagnosis
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import count_once
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
@@ -33,6 +36,8 @@ from align_keras.training.safety import nonfinite_error
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
+
+logger = logging.getLogger("align_keras")
 
 # Images below which fresh towers are mostly limited by the words and shapes
 # that they have never seen.
@@ -56,12 +61,12 @@ def train(
     diagnostics=True,
     **overrides,
 ):
-    """Train ALIGN, or go on with a run that was interrupted.
+    """Train ALIGN, or resume a run that was interrupted.
 
     The working directory receives `recipe.json` (what was asked for),
     `vocabulary.txt`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and
     `model/`: the best model so far as a preset directory with its tokenizer
-    and preprocessing. A run with the same arguments goes on from the newest
+    and preprocessing. A run with the same arguments resumes from the newest
     checkpoint as if nothing had happened; a finished one returns at once.
     SIGTERM saves a checkpoint after the step at hand, and exits with status
     0. A step whose loss is not finite ends the run, and its records are
@@ -76,13 +81,13 @@ def train(
             `text_weights`.
         recipe: string or `Recipe`. See `load_recipe`.
         data: string or list of strings. TFRecord files: a directory, a glob
-            or paths. Or a folder of pictures with a `captions.csv`, `.tsv`,
+            or paths. Or a folder of images with a `captions.csv`, `.tsv`,
             `.jsonl`, `.json` or `.parquet` in it, which is packed into the
             working directory first.
         workdir: string or `pathlib.Path`. The directory of the run.
         validation_data: string. The same for evaluation at each checkpoint.
-            Defaults to `None`: pictures set aside while packing, if `data` is
-            a folder of pictures; else no evaluation, and the newest model is
+            Defaults to `None`: images that `pack` held out, if `data` is
+            a folder of images; else no evaluation, and the newest model is
             best.
         vocabulary: string. WordPiece vocabulary, one token per line. Defaults
             to `None`: that of the preset, or one that is learned from the
@@ -90,9 +95,9 @@ def train(
         strategy: string or `tf.distribute.Strategy`. See `make_strategy`.
         seed: int. Replaces the seed of the recipe.
         evaluate: callable. Takes the model and the validation data and
-            returns a dict with `"mean_recall"`. Defaults to recall in
-            `align_keras.evaluation.evaluate_retrieval`.
-        hold_out: float. Share of a folder of pictures that is set aside for
+            returns a dict with `"mean_recall"`; the numbers in it are logged.
+            Defaults to `align_keras.evaluation.measure_retrieval`.
+        hold_out: float. Share of a folder of images that is held out for
             evaluation where there is no `validation_data`, see
             `align_keras.data.pack`. Defaults to `0.1`.
         verbose: bool. Whether to report progress. Defaults to `True`.
@@ -110,13 +115,14 @@ def train(
 
     Returns:
         A dict with `"step"`, `"model"` (the preset directory), `"best"` (its
-        step, score and metrics) and `"skipped"` (records left out).
+        step, score and metrics), `"stopped_early"` (bool, see `patience` in
+        `Recipe`) and `"skipped"` (records left out).
 
     Raises:
         ValueError: The recipe does not fit the model, the data or the
             strategy, or the working directory holds another run.
         FileNotFoundError: There is no such data, vocabulary or recipe.
-        FloatingPointError: The loss or a weight is no more finite. Nothing
+        FloatingPointError: The loss or a weight is no longer finite. Nothing
             is saved over the last checkpoint.
         OSError: There is no room to write. The last checkpoint is kept.
 
@@ -165,7 +171,7 @@ def train(
     best_directory = workdir / "model"
     with Preemption(say, alone=num_workers == 1) as preemption:
         # The data is looked for before anything is written.
-        data, validation_data = _find_data(
+        records, validation_data = _find_data(
             data, validation_data, workdir, hold_out, say
         )
         state = begun.state()
@@ -180,20 +186,28 @@ def train(
             **dataclasses.asdict(recipe),
         }
         _claim(workdir, asked, step)
+        records = count_once(records, workdir, step)
+        recipe = recipe.in_steps(records.total)
         part = _part_at_hand(recipe, state)
-        if step >= recipe.steps and not state.get("pending"):
-            say(
-                f"This run is finished: {recipe.steps} steps. "
-                f"See {best_directory}"
-            )
+        if _is_finished(state, recipe):
+            end = _describe_end(state, recipe)
+            say(f"This run is finished: {end}. See {best_directory}")
             return _result(begun, best_directory)
+        if recipe.patience and validation_data is None and not worker:
+            logger.warning(
+                "patience=%d has nothing to go by, as no data is held out: the "
+                "run takes all its steps.",
+                recipe.patience,
+            )
 
-        counts = count_once(data, workdir, step)
+        sorted_data = None if step or worker else describe_order(records)
+        if sorted_data:
+            logger.warning("%s", sorted_data)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
             model,
             vocabulary,
-            data,
+            records,
             workdir,
             step,
             recipe,
@@ -201,7 +215,7 @@ def train(
             towers.get("text"),
         )
         if not step:
-            _advise(model, towers, sum(counts.values()), say)
+            _advise(model, towers, records.total, say)
         with strategy.scope():
             model = build_model(
                 model,
@@ -210,20 +224,23 @@ def train(
                 strategy.num_replicas_in_sync,
                 towers,
             )
+            for source in (records, validation_data):
+                if source is not None:
+                    check_resized(source, model.preprocessor.image_converter)
             compile_model(model, part.recipe, part.first_step, diagnostics)
             begun.restore(model, fresh_optimizer=step == part.first_step)
         if step:
-            say(f"Going on after step {step}.")
+            say(f"Resuming after step {step}.")
         say(describe_exclusions(model.optimizer, model.trainable_variables))
         checkpoints = Checkpoints(workdir, state) if worker else begun
         diagnose = None
         if diagnostics:
-            diagnose = Diagnosis(validation_data or counts, model, recipe, say)
+            diagnose = Diagnosis(validation_data or records, model, recipe, say)
         log = TrainingLog(
             workdir,
             recipe,
             checkpoints,
-            _guard(counts, recipe, num_workers, workdir, checkpoints),
+            _guard(records, recipe, num_workers, workdir, checkpoints),
             verbose=say is not _silent,
             last_step=part.last_step,
         )
@@ -236,19 +253,27 @@ def train(
             sum_over_workers(strategy),
             diagnose,
         )
-        model.fit(
-            make_dataset(
-                counts, model.preprocessor, recipe, step, strategy, num_workers
-            ),
-            shuffle=False,  # It is shuffled already.
-            # Reports and checkpoints go by steps, so that a run may begin at
-            # any.
-            steps_per_epoch=max(1, part.last_step - step),
-            epochs=1 if step < part.last_step else 0,
-            callbacks=[log, save],
-            verbose=0,
+        dataset = make_dataset(
+            records, model.preprocessor, recipe, step, strategy, num_workers
         )
-        if checkpoints.state()["step"] == part.last_step < recipe.steps:
+        # An evaluation that was cut off comes first, for it may end the run.
+        for epochs in (0, 1) if state.get("pending") else (1,):
+            ended = _is_finished(checkpoints.state(), recipe)
+            if epochs and (ended or step == part.last_step):
+                break
+            model.fit(
+                dataset,
+                shuffle=False,  # It is shuffled already.
+                # Reports and checkpoints go by steps, so that a run may begin
+                # at any.
+                steps_per_epoch=max(1, part.last_step - step),
+                epochs=epochs,
+                callbacks=[log, save],
+                verbose=0,
+            )
+        if not _is_finished(checkpoints.state(), recipe) and (
+            checkpoints.state()["step"] == part.last_step
+        ):
             say(f"From step {part.last_step} on, nothing is frozen.")
             if num_workers > 1:
                 # None may read what the first has not written yet.
@@ -258,18 +283,35 @@ def train(
         _report_skipped(result["skipped"], say)
         _report_nonfinite(workdir, say)
         _report_recall(result["best"]["metrics"], say)
-        say(f"Trained {recipe.steps} steps. The model is in {best_directory}")
+        end = _describe_end(checkpoints.state(), recipe)
+        say(f"Finished: {end}. The model is in {best_directory}")
         return result
+
+
+def _is_finished(state, recipe):
+    ended = state["step"] >= recipe.steps or state.get("stopped")
+    return ended and not state.get("pending")
+
+
+def _describe_end(state, recipe):
+    if not state.get("stopped"):
+        return f"{recipe.steps} steps"
+    return (
+        f"it stopped early after step {state['step']} of {recipe.steps}, as "
+        f"{state['waited']} evaluations in a row found no better model than "
+        f"that of step {state['best']['step']}"
+    )
 
 
 def _find_data(data, validation_data, workdir, hold_out, say):
     """Return the files to train on, and those to measure on or `None`."""
     if validation_data is None:
         return find_records(data, workdir / "packed", say, hold_out)
-    validation_data, _ = find_records(
+    validation, _ = find_records(
         validation_data, workdir / "packed_validation", say
     )
-    return find_records(data, workdir / "packed", say, 0)[0], validation_data
+    records, _ = find_records(data, workdir / "packed", say, 0)
+    return records, validation.source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,14 +371,14 @@ def _advise(model, towers, pairs, say):
         )
 
 
-def _guard(counts, recipe, num_workers, workdir, checkpoints):
+def _guard(records, recipe, num_workers, workdir, checkpoints):
     """Watch the loss; a step that is not finite is blamed on its records."""
 
     def blame(steps, reason):
         return nonfinite_error(
             steps,
             reason,
-            name_records(counts, recipe, steps, num_workers),
+            name_records(records, recipe, steps, num_workers),
             workdir / "nonfinite.json",
             checkpoints.state()["step"],
         )
@@ -370,6 +412,7 @@ def _result(checkpoints, directory):
         "step": state["step"],
         "best": state.get("best"),
         "model": str(directory),
+        "stopped_early": state.get("stopped", False),
         "skipped": skipped(),
     }
 
@@ -384,8 +427,8 @@ def _report_skipped(names, say, shown=5):
 def _report_nonfinite(workdir, say):
     """Tell how many steps `skip_nonfinite` left out in the whole run."""
     count = sum(
-        figures.get("nonfinite_steps", 0)
-        for _, figures in read_metrics(workdir)
+        metrics.get("nonfinite_steps", 0)
+        for _, metrics in read_metrics(workdir)
     )
     if count:
         say(f"Left out {count:.0f} steps that were not finite.")
@@ -394,15 +437,15 @@ def _report_nonfinite(workdir, say):
 def _report_recall(metrics, say):
     """Tell how often the best model finds the pair, and how often chance."""
     for way, words in (
-        ("image_to_text", "caption of a picture"),
-        ("text_to_image", "picture of a caption"),
+        ("image_to_text", "caption of an image"),
+        ("text_to_image", "image of a caption"),
     ):
         name = f"{way}_recall@1"
         if f"chance_{name}" in metrics:
             say(
                 f"Recall@1, {words}: {metrics[name]:.1%} "
                 f"(chance {metrics[f'chance_{name}']:.1%}) among "
-                f"{metrics['images']} pictures"
+                f"{metrics['images']} images"
             )
 
 
@@ -413,19 +456,8 @@ def _claim(workdir, asked, step):
     path = workdir / "recipe.json"
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(asked, indent=2) + "\n")
-        return
-    begun = json.loads(path.read_text())
-    # What was given then and not now differs as well.
-    for name in asked | begun:
-        value = asked.get(name)
-        if begun.get(name) != value:
-            raise ValueError(
-                f"`{workdir}` holds a run with {name}={begun.get(name)!r}, "
-                f"but {name}={value!r} was asked for. Use another working "
-                "directory, or the settings of that run."
-            )
+        write_json(path, asked)
+    check_claim(path, asked, "a run")
 
 
 def _evaluation(evaluate, data, say):
@@ -433,13 +465,17 @@ def _evaluation(evaluate, data, say):
     if data is None:
         return None
     if evaluate is None:
-        evaluate_retrieval = registry.find("evaluate_retrieval")
+        measure = registry.find("measure_retrieval")
 
         def evaluate(model, data):
-            return evaluate_retrieval(model, data, progress=False)
+            return measure(model, data, progress=False, samples=0)
 
     def run(model):
-        metrics = evaluate(model, data)
+        metrics = {
+            name: value
+            for name, value in evaluate(model, data).items()
+            if isinstance(value, (int, float))
+        }
         say(f"Evaluation: mean recall {metrics['mean_recall']:.1%} on {data}")
         return metrics
 

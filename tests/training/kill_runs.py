@@ -60,7 +60,7 @@ def prepare():
     model.save_to_preset(str(FOLDER / "preset"))
 
 
-def train(name, replicas=1, **fields):
+def train(name, replicas=1, measured=False, **fields):
     if replicas > 1:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
@@ -75,6 +75,8 @@ def train(name, replicas=1, **fields):
         "workdir": FOLDER / name,
         "strategy": "mirrored" if replicas > 1 else "one-device",
     }
+    if measured:
+        options["validation-data"] = FOLDER / "packed"
     words = [str(w) for k, v in options.items() for w in (f"--{k}", v)]
     for field, value in fields.items():
         words += ["--set", f"{field}={value}"]
@@ -139,6 +141,7 @@ if __name__ == "__main__":
         raise SystemExit((FOLDER / "prepare.txt").read_text())
     far = {"checkpoint_every": 10 * STEPS}
     pair = {"replicas": 2}
+    patient = {"measured": True, "patience": 1}
     report = {
         "whole": run("whole"),
         "killed": [
@@ -150,6 +153,11 @@ if __name__ == "__main__":
         "terminated": [
             run("terminated", reported(20), signal.SIGTERM, **far),
             run("terminated", **far),
+        ],
+        "patient": run("patient", **patient),
+        "killed patient": [
+            run("killed_patient", reported(30), **patient),
+            run("killed_patient", **patient),
         ],
         "pair": run("pair", **pair),
         "killed pair": [

@@ -15,7 +15,7 @@ from align_keras import AlignTokenizer
 from align_keras import BertTextEncoder
 from align_keras.cli import main
 from align_keras.data import pack
-from align_keras.evaluation import evaluate_retrieval
+from align_keras.evaluation import measure_retrieval
 from align_keras.training.average import average
 
 
@@ -156,7 +156,7 @@ def test_a_sweep_measures_both_tasks(folder, models, capsys):
     assert [row["weight"] for row in rows] == [n / 10 for n in range(11)]
     for place, model in ((0, models[0]), (10, models[1])):
         for task in ("old", "new"):
-            expected = evaluate_retrieval(
+            expected = measure_retrieval(
                 model, str(folder / task), progress=False
             )
             got = rows[place][task]

@@ -46,7 +46,7 @@ def scan(step, carry, inputs, dtypes=()):
     return jax.lax.scan(step, carry, inputs)
 
 
-def checkpoint(function, *inputs):
+def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
     Args:

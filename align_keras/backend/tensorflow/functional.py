@@ -67,7 +67,7 @@ def scan(step, carry, inputs, dtypes=()):
     return carry, tf.nest.map_structure(lambda stack: stack.stack(), stacks)
 
 
-def checkpoint(function, *inputs):
+def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
     Unlike `tf.recompute_grad`, it takes a function that returns the new state
