@@ -190,7 +190,7 @@ def test_fresh_weights_and_few_images_call_for_advice(capsys):
         _advise(*arguments, print)
         return capsys.readouterr().out
 
-    few, many = {"a": 99, "b": 900}, {"a": 200_000}
+    few, many = 999, 200_000
     advice = said("align_b0_bert_mini", {}, few)
     assert "999 images are few" in advice and advice.count("\n") == 1
     assert "--image-weights" in advice and "--text-weights" in advice
