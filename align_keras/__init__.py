@@ -26,6 +26,9 @@ __version__ = "0.1.0"
 for _name, _place in {
     "export_saved_model": "align_keras.serving:export_saved_model",
     "measure_retrieval": "align_keras.evaluation:measure_retrieval",
+    "load_image_encoder": (
+        "align_keras.embedding.image_encoder:load_image_encoder"
+    ),
     "load_preprocessor": (
         "align_keras.preprocessing:AlignPreprocessor.from_preset"
     ),

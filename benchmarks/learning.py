@@ -44,7 +44,7 @@ DRAWS = 2000
 PROBE = 12
 
 # What our side does otherwise, one at a time: fields of the recipe, but for
-# `sorted`, `whole` and `plain_statistics`, see `ours`.
+# `sorted` and `plain_statistics`, see `ours`.
 ABLATIONS = {
     "as it is": {},
     "rows as they are sorted": {"sorted": True},
@@ -56,7 +56,7 @@ ABLATIONS = {
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "temperature 0.07": {"initial_temperature": 0.07},
     "temperature 0.1": {"initial_temperature": 0.1},
-    "images whole": {"whole": True},
+    "random crops of the paper's share": {"resize_ratio": 346 / 289},
     "learning rate 2e-3": {"learning_rate": 2e-3},
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "learning rate 5e-4": {"learning_rate": 5e-4},
@@ -142,8 +142,6 @@ def ours(data, cache, seed, steps, args, changes):
     in_order = changes.pop("sorted", False)
     if changes.pop("plain_statistics", False):
         settle_normalizations()
-    if changes.pop("whole", False):
-        changes["resize_size"] = args["image_size"]
     source = training_folder(data, cache, seed, not in_order)
     packed = Path(cache) / f"packed-{source.name}"
     if not (packed / "manifest.json").is_file():

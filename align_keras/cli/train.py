@@ -25,14 +25,14 @@ def add_arguments(parser):
     parser.add_argument(
         "--data",
         required=True,
-        help="TFRecord files (directory or glob), or a folder of pictures "
+        help="TFRecord files (directory or glob), or a folder of images "
         "with a captions.csv, captions.tsv or captions.jsonl",
     )
     parser.add_argument("--workdir", required=True, help="directory of the run")
     parser.add_argument(
         "--validation-data",
         help="the same for evaluation at checkpoints; by default a tenth of "
-        "the pictures of a folder, which training does not see",
+        "the images of a folder, which training does not see",
     )
     parser.add_argument(
         "--hold-out",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from align_keras import registry
 from align_keras.curation.evaluation_images import read_evaluation_images
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.optional import OptionalModule
@@ -168,7 +169,7 @@ def load_embedder(model) -> Callable:
         ValueError: There is no such preset, or it has no weights.
     """
     if isinstance(model, (str, os.PathLike)):
-        model = _load_model(os.fspath(model))
+        model = registry.find("load_image_encoder")(os.fspath(model))
     encode = getattr(model, "encode_image", model)
 
     def embed(images):
@@ -179,34 +180,6 @@ def load_embedder(model) -> Callable:
         return (vectors / np.maximum(length, 1e-12)).astype("float32")
 
     return embed
-
-
-def _load_model(preset):
-    """A model of both towers, or a function of an image tower alone."""
-    import keras
-
-    import align_keras
-    from align_keras.models import presets
-
-    path = presets.find_preset(preset)
-    if not presets.has_weights(path):
-        raise ValueError(
-            f"The preset `{preset}` is an architecture without weights, which "
-            "tells no images apart; name one with weights as `model`."
-        )
-    kind = "AlignDualEncoder"
-    if presets.foreign_weights(path) is None:
-        kind = presets.load_config(path)["class_name"]
-    if kind not in ("EfficientNetBackbone", "EfficientNetL2Backbone"):
-        return align_keras.AlignDualEncoder.from_preset(preset)
-    tower = getattr(align_keras, kind).from_preset(preset)
-    converter = align_keras.AlignImageConverter()
-
-    def encode(images):
-        features = tower(converter.load(images), training=False)
-        return keras.ops.mean(features, axis=(1, 2))
-
-    return encode
 
 
 def embed_images(images, embedder, path):

@@ -1,28 +1,28 @@
-"""Which pictures are set aside to measure on."""
+"""Which images are held out to measure on."""
 
 import collections
 import hashlib
 import posixpath
 
-# More pictures make an evaluation slower, hardly truer.
+# More images make an evaluation slower, hardly truer.
 MOST = 1000
 # Fewer say nothing; but a quarter of a small collection is enough to lose.
 FEWEST = 8
 
 
 def choose_held_out(folder, names, share):
-    """Choose pictures that training must not see.
+    """Choose images that training must not see.
 
     The choice follows from the names alone, so that it is the same each time.
-    Pictures with one key (a name up to its suffix) or the same bytes stay
+    Images with one key (a name up to its suffix) or the same bytes stay
     together, on one side or the other.
 
     Args:
         folder: `pathlib.Path` to which the names are relative.
-        names: list of strings. Paths of pictures; missing files are passed
+        names: list of strings. Paths of images; missing files are passed
             over.
-        share: float from 0 to 0.5. The share to set aside; yet at least 8
-            pictures, or a quarter where that is less, and at most 1000.
+        share: float from 0 to 0.5. The share to hold out; yet at least 8
+            images, or a quarter where that is less, and at most 1000.
 
     Returns:
         Set of names, empty where `share` is 0.
@@ -60,7 +60,7 @@ def choose_by_digest(digests, share):
     wanted = min(wanted, MOST) if share else 0
     chosen = set()
     for group in sorted(_groups(digests), key=_draw):
-        # A group that does not fit, such as one picture a thousand times,
+        # A group that does not fit, such as one image a thousand times,
         # stays in training.
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)

@@ -1,6 +1,6 @@
 """The order in which training sees the records: a function of the position.
 
-A run must go on anywhere without reading again what it has seen, and be mixed
+A run must resume anywhere without reading again what it has seen, and be mixed
 well all the same. So the order is computed, not drawn from a buffer:
 
 - An epoch takes the files in random order, in groups of about 64.

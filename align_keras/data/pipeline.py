@@ -51,17 +51,17 @@ def load_dataset(
     shard_index=0,
     shard_count=1,
 ):
-    """Make batches of pictures and token ids out of TFRecord files.
+    """Make batches of images and token ids out of TFRecord files.
 
     In training the files and records are shuffled anew each epoch, without
-    end, in the order of `align_keras.data.order`; of a picture's captions one
-    is drawn; pictures are cropped and mirrored at random. Everything follows
+    end, in the order of `align_keras.data.order`; of an image's captions one
+    is drawn; images are cropped and mirrored at random. Everything follows
     from `seed` and the record's place in the stream, so that two iterations
-    give the same batches and a run can go on where it stopped. Otherwise
-    there is one pass in file order with each picture's first caption and the
+    give the same batches and a run can resume where it stopped. Otherwise
+    there is one pass in file order with each image's first caption and the
     central crop.
 
-    A record whose picture does not decode, or that has no caption, is
+    A record whose image does not decode, or that has no caption, is
     skipped, logged once and listed by `align_keras.data.skipped()`. In
     training its place in the batch is taken by another pair of the same
     batch, which keeps the shapes static and the numbering of steps exact.
@@ -216,16 +216,16 @@ def _decode(dataset, preprocessor, training, seed, group):
     # Traced once, though two data sets use it.
     @tf.function(autograph=False)
     def attempt(place, raw):
-        picture, captions = parse_record(raw[2])
+        image, captions = parse_record(raw[2])
         choice = 0
         if training:
             draw = tf.random.stateless_uniform((), (seed, 2 * place))
             count = tf.cast(tf.size(captions), tf.float32)
             choice = tf.cast(draw * count, tf.int32)
             crop_seed = tf.stack([tf.constant(seed, tf.int64), 2 * place + 1])
-            images = converter.decode_random_crop(picture, crop_seed)
+            images = converter.decode_random_crop(image, crop_seed)
         else:
-            images = converter(converter.decode(picture))
+            images = converter(converter.decode(image))
         return {
             "images": images,
             # Without captions this index is out of bounds: an error.
@@ -282,8 +282,8 @@ def _reason(record):
     try:
         decode_with_pillow(example["image"])
     except ValueError as error:
-        return example["key"], f"the picture does not decode: {error}"
-    return example["key"], "TensorFlow does not decode this kind of picture"
+        return example["key"], f"the image does not decode: {error}"
+    return example["key"], "TensorFlow does not decode this kind of image"
 
 
 def _check_usable(records, converter):

@@ -52,8 +52,24 @@ class RecordFiles:
     @property
     def in_random_order(self):
         """Whether `pack` says of all files that it put them in random order."""
+        manifests = self._manifests().values()
+        return all(m.get("order") == "random" for m in manifests)
+
+    def resized(self):
+        """Return what `pack` says of folders in which it resized images.
+
+        Returns:
+            dict from folder to the height and width in pixels.
+        """
+        sizes = {
+            folder: manifest.get("arguments", {}).get("resize")
+            for folder, manifest in self._manifests().items()
+        }
+        return {folder: size for folder, size in sizes.items() if size}
+
+    def _manifests(self):
         folders = {os.path.dirname(path) for path in self.paths}
-        return all(_read_manifest(f).get("order") == "random" for f in folders)
+        return {folder: _read_manifest(folder) for folder in folders}
 
     @property
     def total(self):

@@ -1,18 +1,18 @@
 """What a training record is, and how to read records back.
 
-A record is one picture with its captions, a `tf.train.Example` in a TFRecord
+A record is one image with its captions, a `tf.train.Example` in a TFRecord
 file, with the field names of img2dataset:
 
 | field             | type       | meaning                                   |
 |-------------------|------------|-------------------------------------------|
-| `jpg`             | bytes      | the encoded picture; `png`, `webp` also    |
+| `jpg`             | bytes      | the encoded image; `png`, `webp` also    |
 | `txt`             | bytes list | its captions, UTF-8                        |
 | `caption`         | bytes list | read where `txt` is absent or empty        |
 | `key`             | bytes      | a name, unique in the data set             |
 | `width`, `height` | int64      | pixels, upright                            |
 
 Other fields are ignored, so the files that img2dataset writes need no packing.
-The picture field may hold any format that the decoder knows, whatever its
+The image field may hold any format that the decoder knows, whatever its
 name.
 """
 
@@ -39,7 +39,7 @@ def encode_record(key, image, captions, width, height):
 
     Args:
         key: string. A name, unique in the data set.
-        image: bytes. The encoded picture.
+        image: bytes. The encoded image.
         captions: list of strings, at least one.
         width: int. Pixels, upright.
         height: int. Pixels, upright.
@@ -82,7 +82,7 @@ def decode_record(record, require_captions=True):
         `"captions"` (list of strings that are not blank).
 
     Raises:
-        ValueError: There is no picture or no caption in it, or the bytes are
+        ValueError: There is no image or no caption in it, or the bytes are
             no such message. The error's `key` attribute holds the key.
     """
     from google.protobuf.message import DecodeError
@@ -100,7 +100,7 @@ def decode_record(record, require_captions=True):
     images = [b"".join(_values(feature, name)[:1]) for name in IMAGE_FIELDS]
     image = next(filter(None, images), None)
     if image is None:
-        raise _broken(key, "no picture")
+        raise _broken(key, "no image")
     for name in CAPTION_FIELDS:
         values = _values(feature, name)
         captions = [text.decode("utf-8", "replace") for text in values]
@@ -169,8 +169,8 @@ def read_shard(shard):
         yield from tf.data.TFRecordDataset(shard).as_numpy_iterator()
     except tf.errors.DataLossError as error:
         raise ValueError(
-            f"`{shard}` is no whole TFRecord file: {error.message}. Write it "
-            "again, or leave it out."
+            f"`{shard}` is not a complete TFRecord file: {error.message}. "
+            "Write it again, or leave it out."
         ) from None
 
 
@@ -202,7 +202,7 @@ def record_offsets(shard):
         offsets = _walk(shard, size)
     if offsets[-1] != size:
         raise ValueError(
-            f"`{shard}` is no whole TFRecord file: it should end after "
+            f"`{shard}` is not a complete TFRecord file: it should end after "
             f"{offsets[-1]} bytes. Received: {size} bytes. Write it again, or "
             "leave it out."
         )

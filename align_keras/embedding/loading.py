@@ -60,7 +60,7 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
             preprocessor = getattr(models, _KERAS_HUB[kind])
             parts = backbone, preprocessor.from_preset(str(model))
         else:
-            from align_keras import AlignDualEncoder
+            from align_keras.models import AlignDualEncoder
 
             presets.require_class(presets.find_preset(model), AlignDualEncoder)
             dual_encoder = AlignDualEncoder.from_preset(str(model))

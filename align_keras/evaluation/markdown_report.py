@@ -112,10 +112,10 @@ def metric_cell(result: Result, name: str) -> str:
     deviation = result.get("deviations", {}).get(name)
     if deviation is not None:
         text += f" ± {scale * deviation:.1f}"
-    low, high = result["intervals"].get(name) or (math.nan, math.nan)
-    if math.isnan(low):
+    ends = result["intervals"].get(name)
+    if not ends or ends[0] is None or math.isnan(ends[0]):
         return text
-    return f"{text} [{scale * low:.1f}, {scale * high:.1f}]"
+    return f"{text} [{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]"
 
 
 def _plot(group, path):

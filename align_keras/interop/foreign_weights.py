@@ -92,7 +92,7 @@ class ForeignWeights:
             **kwargs: Arguments that replace those of the directory.
         """
         raise ValueError(
-            f"`{self.directory}` does not describe how pictures are prepared."
+            f"`{self.directory}` does not describe how images are prepared."
         )
 
     def preprocessor(self, **kwargs):
@@ -149,7 +149,7 @@ def require_numbers(config, names, path):
         path: string. Where the configuration stands.
 
     Raises:
-        ValueError: A field is no number; the message names it.
+        ValueError: A field is not a number; the message names it.
     """
     for name in names:
         value = config.get(name, 0)

@@ -259,7 +259,7 @@ def save_huggingface(model, directory):
     holds and does not use. A model from elsewhere gets zeros for these: the
     pooler of the text tower and the step counters of batch normalisation.
 
-    `AlignProcessor` averages when it shrinks a picture. Where our image
+    `AlignProcessor` averages when it shrinks an image. Where our image
     converter does not, its pixels differ by about one grey level on average;
     the setting stands in `preprocessor_config.json` all the same, so that it
     survives the way back.

@@ -194,7 +194,7 @@ def read_image_converter(directory, **kwargs):
     path, settings = _image_settings(directory)
     if settings is None:
         raise ValueError(
-            f"`{directory}` does not describe how pictures are prepared: "
+            f"`{directory}` does not describe how images are prepared: "
             "there is no preprocessor_config.json."
         )
     kind = settings.get("image_processor_type", "EfficientNetImageProcessor")

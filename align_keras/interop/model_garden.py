@@ -278,7 +278,7 @@ def read_params(path):
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"`{path}` is no YAML file: {error}.") from error
+        raise ValueError(f"`{path}` is not a YAML file: {error}.") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -132,7 +132,8 @@ def _open(path):
         return safetensors.safe_open(path, framework="numpy")
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"`{path}` is no whole safetensors file: {error}. Download it anew."
+            f"`{path}` is not a complete safetensors file: {error}. Download "
+            "it again."
         ) from error
 
 

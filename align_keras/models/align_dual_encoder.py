@@ -32,7 +32,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     distribution of `keras.distribution`; there are no labels.
 
     Args:
-        image_encoder: `keras.Model`. Takes pictures of shape `(batch, height,
+        image_encoder: `keras.Model`. Takes images of shape `(batch, height,
             width, 3)` and returns a feature map, a sequence, or vectors.
         text_encoder: `keras.Model`. Takes a dict with `"token_ids"` and
             whichever of `"padding_mask"` and `"segment_ids"` it declares, and
@@ -180,7 +180,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     # strings must not reach a compiled step.
     @property
     def preprocessor(self):
-        """The `AlignPreprocessor` for pictures and strings, or `None`."""
+        """The `AlignPreprocessor` for images and strings, or `None`."""
         return self.__dict__.get("_untracked_preprocessor")
 
     @preprocessor.setter
@@ -188,7 +188,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         self.__dict__["_untracked_preprocessor"] = value
 
     # Nor is what converted weights bring along and the network does not
-    # use: it is of use to those alone who convert the model back.
+    # use: only those need it who convert the model back.
     @property
     def carried(self):
         """What converted weights hold beyond the model, or `None`."""
@@ -206,7 +206,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
     # === Towers ===
 
     def image_features(self, images, training=None):
-        """Compute the projected, unnormalised vector of each picture.
+        """Compute the projected, unnormalised vector of each image.
 
         Args:
             images: float tensor of shape `(batch, height, width, 3)`.
@@ -218,7 +218,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         return self._project_image(self.image_vectors(images, training))
 
     def image_vectors(self, images, training=None):
-        """Compute the vector that the image encoder has for each picture.
+        """Compute the vector that the image encoder has for each image.
 
         A frozen encoder (`image_encoder.trainable = False`) runs as in
         inference, and no gradient is computed for it.
@@ -337,11 +337,11 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         return {"image_embeddings": images, "text_embeddings": texts}
 
     def encode_image(self, images):
-        """Embed pictures.
+        """Embed images.
 
         Args:
             images: float array of shape `(batch, height, width, 3)` with
-                values from -1 to 1, taken as it is; or pictures for the
+                values from -1 to 1, taken as it is; or images for the
                 preprocessor: a uint8 array of that shape, or a list of file
                 paths or of the bytes of files.
 
@@ -507,7 +507,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             self.optimizer = optimizer
 
     def export(self, filepath, **kwargs):
-        """Export a SavedModel that takes the bytes of pictures and strings.
+        """Export a SavedModel that takes the bytes of images and strings.
 
         See `align_keras.serving.export_saved_model`.
 

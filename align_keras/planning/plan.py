@@ -110,21 +110,9 @@ def plan(
         program = Program(compiled.text)
         collectives, cycles = program.collectives(), program.cycles()
     flops, traffic, expected = _with_loops(step, compiled, cycles, devices)
-    seconds = {
-        "compute": flops / machine.peak_flops,
-        "memory": traffic / machine.bandwidth,
-    }
-    if topology is not None and collectives is not None:
-        seconds["interconnect"] = transfer_seconds(
-            collectives, len(devices), machine.interconnect
-        )
-    seconds["roofline"] = max(seconds.values())
-    if topology is not None:
-        if expected is not None:
-            seconds["compiler"] = expected
-        if cycles[0]:
-            seconds["cycles"] = cycles[0] / machine.clock
-    seconds["step"] = max(seconds.values())
+    seconds = machine.seconds(
+        flops, traffic, collectives, expected, cycles[0], len(devices)
+    )
     return {
         "preset": model if isinstance(model, str) else "custom",
         "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
@@ -236,6 +224,26 @@ class _Machine:
         capacity = int(chip.capacity * 2**30)
         rates = (rate / chip.devices for rate in rates)
         return cls(*rates, chip.clock, capacity)
+
+    def seconds(self, flops, traffic, collectives, expected, cycles, devices):
+        """Estimate the time of a step in each way that is possible."""
+        seconds = {
+            "compute": flops / self.peak_flops,
+            "memory": traffic / self.bandwidth,
+        }
+        if self.interconnect is not None and collectives is not None:
+            seconds["interconnect"] = transfer_seconds(
+                collectives, devices, self.interconnect
+            )
+        seconds["roofline"] = max(seconds.values())
+        # Of the devices here, the compiler's estimates are not known.
+        if self.clock is not None:
+            if expected is not None:
+                seconds["compiler"] = expected
+            if cycles:
+                seconds["cycles"] = cycles / self.clock
+        seconds["step"] = max(seconds.values())
+        return seconds
 
 
 def _memory(step, compiled):

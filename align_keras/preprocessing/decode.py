@@ -27,10 +27,10 @@ def in_tf_graph():
 
 
 def decode_in_graph(contents):
-    """Decode one encoded picture with TensorFlow operations.
+    """Decode one encoded image with TensorFlow operations.
 
     Args:
-        contents: scalar string tensor, a whole picture file: JPEG (gray,
+        contents: scalar string tensor, a whole image file: JPEG (gray,
             colour or CMYK; EXIF orientation applied), PNG (any), WebP (not
             animated), GIF (first frame), BMP (24 and 32 bit).
 
@@ -85,7 +85,7 @@ def is_upright_jpeg(contents):
     """Whether `decode_window` takes a file: a JPEG that is not to be turned.
 
     Args:
-        contents: scalar string tensor, a whole picture file.
+        contents: scalar string tensor, a whole image file.
 
     Returns:
         bool scalar tensor.
@@ -99,7 +99,7 @@ def is_upright_jpeg(contents):
 def decode_window(contents, corner, window_size, full_size):
     """Decode the part of a JPEG file that a crop shows.
 
-    What the picture would be at `full_size` is cropped; here, the part of the
+    What the image would be at `full_size` is cropped; here, the part of the
     file under that crop is decoded, from whole pixels to whole pixels. Where
     it is larger than the crop by 2, 4 or 8, libjpeg makes it that much
     smaller while it decodes, out of the lower frequencies of each block.
@@ -157,7 +157,7 @@ def _over_white(image):
 
     def blend():
         # The largest value, 255 * 255 + 127, fits into 16 bits, which halves
-        # the memory of a large picture.
+        # the memory of a large image.
         alpha = tf.cast(image[..., -1:], tf.uint16)
         pixels = tf.cast(image[..., :-1], tf.uint16) * alpha
         pixels += 255 * (255 - alpha) + 127

@@ -1,4 +1,4 @@
-"""The paper's picture preprocessing: resize, crop, scale."""
+"""The paper's image preprocessing: resize, crop, scale."""
 
 import os
 from pathlib import Path
@@ -23,9 +23,9 @@ _RESIZE_RATIO = 346 / 289
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignImageConverter(keras_hub.layers.ImageConverter):
-    """Turns pictures into the numbers that the image tower takes.
+    """Turns images into the numbers that the image tower takes.
 
-    Every picture is resized to `resize_size` without keeping its proportions,
+    Every image is resized to `resize_size` without keeping its proportions,
     then `image_size` is cropped out of it: the centre in evaluation, a random
     place with a random mirror image in training (section 4.1 of the paper;
     `mirror=False` leaves out the mirror).
@@ -107,7 +107,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         Args:
             preset: string. A local preset directory, a handle that KerasHub
                 knows, or a directory of another library that tells how
-                pictures are prepared (docs/foreign_weights.md).
+                images are prepared (docs/foreign_weights.md).
             **kwargs: Arguments of the constructor that replace those of the
                 preset, such as `antialias`.
 
@@ -139,11 +139,11 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
     @property
     def resize_size(self):
-        """Height and width to which pictures are resized before the crop."""
+        """Height and width to which images are resized before the crop."""
         return (self.resizing.height, self.resizing.width)
 
     def call(self, images, training=False, seed=None):
-        """Convert one picture or a batch of equally large ones.
+        """Convert one image or a batch of equally large ones.
 
         Args:
             images: uint8 or float array `(height, width, 3)` or `(batch,
@@ -151,7 +151,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
                 also a string tensor, `()` or `(batch,)`, of encoded files.
             training: bool. Random crop and mirror image in the place of the
                 central crop. Defaults to `False`.
-            seed: two ints, needed with `training=True`. Each picture of the
+            seed: two ints, needed with `training=True`. Each image of the
                 batch has its own draw.
 
         Returns:
@@ -168,7 +168,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         images = _to_tensor(images)
         if len(images.shape) not in (3, 4) or images.shape[-1] != 3:
             raise ValueError(
-                "Pictures must have the shape (height, width, 3) or (batch, "
+                "Images must have the shape (height, width, 3) or (batch, "
                 f"height, width, 3). Received: {tuple(images.shape)}."
             )
         images = self._resize(images)
@@ -184,7 +184,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return images + np.asarray(self.offset, "float32")
 
     def decode(self, contents):
-        """Decode one encoded picture inside a TensorFlow graph.
+        """Decode one encoded image inside a TensorFlow graph.
 
         Args:
             contents: scalar string tensor, the bytes of a JPEG (gray, colour,
@@ -199,7 +199,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return decode_in_graph(contents)
 
     def decode_random_crop(self, contents, seed):
-        """Decode one encoded picture and crop it at random, in a graph.
+        """Decode one encoded image and crop it at random, in a graph.
 
         For training, inside a TensorFlow graph as `decode` is. With
         `fast=True`, a JPEG is decoded only where the crop is.
@@ -233,7 +233,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return tf.ensure_shape(image, (*self.image_size, 3))
 
     def load(self, images):
-        """Read, decode and convert picture files, without TensorFlow.
+        """Read, decode and convert image files, without TensorFlow.
 
         Args:
             images: list whose items are paths, encoded files as bytes,
@@ -241,11 +241,11 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
                 values 0..255; or one such item.
 
         Returns:
-            NumPy array float32 `(number of pictures, height, width, 3)`.
+            NumPy array float32 `(number of images, height, width, 3)`.
 
         Raises:
             FileNotFoundError: A path does not exist.
-            ValueError: An item is no picture; the message names it.
+            ValueError: An item is not an image; the message names it.
 
         Example:
 
@@ -301,7 +301,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         height, width = self.resize_size
         if not self.antialias:
             return _bilinear(images, height, width)
-        # Pillow works on 8-bit pictures: columns first, rounded half up,
+        # Pillow works on 8-bit images: columns first, rounded half up,
         # then rows, rounded again.
         images = _bilinear(images, images.shape[-3], width, antialias=True)
         images = (images + 0.5) // 1.0
@@ -365,8 +365,8 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             (draws[:, 1:2] * (self._margin(1) + 1)).astype("int32"),
             (draws[:, 2:] < 0.5 * self.mirror).astype("int32"),
         )
-        pictures = np.arange(images.shape[0])[:, None, None]
-        return images[pictures, rows[:, :, None], columns[:, None, :]]
+        numbers = np.arange(images.shape[0])[:, None, None]
+        return images[numbers, rows[:, :, None], columns[:, None, :]]
 
     def _window(self, indices, top, left, mirrored):
         """Row and column indices of each crop, each `(batch, side)`.
@@ -396,7 +396,7 @@ def _uses_tensorflow():
     """Whether to compute with TensorFlow, or else with NumPy.
 
     tf.data and SavedModels need TensorFlow under every Keras backend. NumPy
-    serves the others: their compilers would start anew for each picture size.
+    serves the others: their compilers would start anew for each image size.
     """
     return in_tf_graph() or keras.backend.backend() == "tensorflow"
 
@@ -443,17 +443,17 @@ def _bilinear_weights(size, new_size, antialias):
 
 
 def _load_pixels(image, position):
-    """uint8 pixels of a path, bytes, Pillow picture or array."""
+    """uint8 pixels of a path, bytes, Pillow image or array."""
     if isinstance(image, (str, os.PathLike)):
         name = f"`{image}`"
         image = Path(image).read_bytes()
     else:
-        name = f"Picture number {position} of the list"
+        name = f"Image number {position} of the list"
     if hasattr(image, "shape"):
         return image
     try:
         return decode_with_pillow(image)
     except ValueError as error:
-        raise ValueError(f"{name} is not a readable picture: {error}.") from (
+        raise ValueError(f"{name} is not a readable image: {error}.") from (
             error
         )

@@ -1,4 +1,4 @@
-"""Picture–text pairs to the inputs of `AlignDualEncoder`."""
+"""Image–text pairs to the inputs of `AlignDualEncoder`."""
 
 import keras
 import keras_hub
@@ -13,10 +13,10 @@ from align_keras.preprocessing.tokenizer import AlignTokenizer
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignPreprocessor(keras_hub.models.Preprocessor):
-    """Turns pictures and texts into the arrays that ALIGN's towers take.
+    """Turns images and texts into the arrays that ALIGN's towers take.
 
     Texts become `[CLS] … [SEP]`, cut or filled with `[PAD]` to
-    `sequence_length` tokens; a cut text keeps its `[SEP]`. Pictures go
+    `sequence_length` tokens; a cut text keeps its `[SEP]`. Images go
     through `AlignImageConverter`. The layer runs eagerly, in
     `tf.data.Dataset.map` and inside a SavedModel; eagerly it needs no
     TensorFlow.
@@ -24,7 +24,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
     Args:
         tokenizer: `AlignTokenizer`. Defaults to `None`: no texts.
         image_converter: `AlignImageConverter`. Defaults to `None`: no
-            pictures.
+            images.
         sequence_length: int. Tokens per text, the special ones included.
             Defaults to 64 (section 4.1 of the paper).
 
@@ -90,7 +90,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         self.built = True
 
     def call(self, inputs):
-        """Convert pictures, texts or both.
+        """Convert images, texts or both.
 
         Args:
             inputs: dict with `"images"` (arrays or encoded files, see
@@ -160,7 +160,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
     def _convert(self, images):
         if self.image_converter is None:
             raise ValueError(
-                "This preprocessor takes no pictures: it was made without an "
+                "This preprocessor takes no images: it was made without an "
                 "`image_converter`."
             )
         if isinstance(images, (list, str, bytes)):

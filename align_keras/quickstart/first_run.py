@@ -94,19 +94,14 @@ def run_quickstart(
     claim(workdir / "quickstart.json", settings, "a quickstart")
     logger.info(
         "Everything here is drawn: colored shapes, with captions of which "
-        "%.0f%% are noise.",
-        100 * sum(NOISE_SHARES.values()),
+        f"{sum(NOISE_SHARES.values()):.0%} are noise."
     )
     logger.info(
-        "[1/6] Drawing %d images, and %d of combinations that training never "
-        "shows",
-        train_scenes,
-        evaluation_scenes,
+        f"[1/6] Drawing {train_scenes} images, and {evaluation_scenes} of "
+        "combinations that training never shows"
     )
     train_data = _draw(workdir, "train", train_scenes, seed)
     test_data = _draw(workdir, "evaluation", evaluation_scenes, seed)
-    scenes = plan_scenes(evaluation_scenes, seed, "evaluation")
-    images = sorted((workdir / "evaluation" / "images").glob("*.jpg"))
 
     logger.info("[2/6] Training a small ALIGN")
     trained = train(
@@ -125,46 +120,14 @@ def run_quickstart(
     retrieval = plain(measure_retrieval(model, test_data, progress=False))
     times_chance = _times_chance(retrieval)
 
-    logger.info("[4/6] Exporting a SavedModel")
-    saved_model = workdir / "saved_model"
-    model.export(str(saved_model))
-
-    logger.info("[5/6] Querying it in a new process that has only TensorFlow")
-    questions = ask_by_words(scenes)
-    answers = _ask_elsewhere(workdir, saved_model, questions)
-    for answer in answers:
-        logger.info("      %s: %s", answer["text"], Path(answer["image"]).name)
-
-    logger.info("[6/6] Searching by words, and by an image and words")
-    search = SceneSearch(model, scenes, images)
-    changes = search.measure_changes()
-    logger.info(
-        "      an image changed by words finds the right one first in %.0f%% "
-        "of %d cases, in the first five in %.0f%%",
-        100 * changes["recall@1"],
-        changes["count"],
-        100 * changes["recall@5"],
-    )
-    sheet, index = workdir / "contact_sheet.png", workdir / "index"
-    search.draw(sheet, questions, retrieval)
-    search.write_index(index, workdir / "run" / "model")
-
+    scenes = plan_scenes(evaluation_scenes, seed, "evaluation")
+    used = _use(model, scenes, workdir, retrieval)
     report = {
         "passed": times_chance >= REQUIRED_TIMES_CHANCE,
         "times_chance": times_chance,
         "retrieval": retrieval,
-        "changes": changes,
-        "answers": answers,
         "seconds": round(time.perf_counter() - start, 1),
-        "files": {
-            "contact sheet": str(sheet),
-            "model": str(workdir / "run" / "model"),
-            "SavedModel": str(saved_model),
-            "its client": str(workdir / CLIENT),
-            "images": str(images[0].parent),
-            "index": str(index),
-            "report": str(workdir / "report.json"),
-        },
+        **used,
     }
     write_json(workdir / "report.json", report)
     _say_what_there_is(report)
@@ -201,15 +164,48 @@ def _times_chance(result):
         chance = result[f"chance_{way}_recall@1"]
         times.append(recall / chance)
         logger.info(
-            "      %s: recall@1 %.1f%%, chance %.2f%% (%.0f times chance); "
-            "recall@5 %.1f%%",
-            words,
-            100 * recall,
-            100 * chance,
-            times[-1],
-            100 * result[f"{way}_recall@5"],
+            f"      {words}: recall@1 {recall:.1%}, chance {chance:.2%} "
+            f"({times[-1]:.0f} times chance); "
+            f"recall@5 {result[f'{way}_recall@5']:.1%}"
         )
     return min(times)
+
+
+def _use(model, scenes, workdir, retrieval):
+    """Export the model, query the export, and search with the model."""
+    logger.info("[4/6] Exporting a SavedModel")
+    saved_model = workdir / "saved_model"
+    model.export(str(saved_model))
+
+    logger.info("[5/6] Querying it in a new process that has only TensorFlow")
+    questions = ask_by_words(scenes)
+    answers = _ask_elsewhere(workdir, saved_model, questions)
+    for answer in answers:
+        logger.info(f"      {answer['text']}: {Path(answer['image']).name}")
+
+    logger.info("[6/6] Searching by words, and by an image and words")
+    images = sorted((workdir / "evaluation" / "images").glob("*.jpg"))
+    search = SceneSearch(model, scenes, images)
+    changes = search.measure_changes()
+    logger.info(
+        "      an image changed by words finds the right one first in "
+        f"{changes['recall@1']:.0%} of {changes['count']} cases, in the "
+        f"first five in {changes['recall@5']:.0%}"
+    )
+    sheet, index = workdir / "contact_sheet.png", workdir / "index"
+    search.draw(sheet, questions, retrieval)
+    search.write_index(index, workdir / "run" / "model")
+    files = {
+        "contact sheet": sheet,
+        "model": workdir / "run" / "model",
+        "SavedModel": saved_model,
+        "its client": workdir / CLIENT,
+        "images": images[0].parent,
+        "index": index,
+        "report": workdir / "report.json",
+    }
+    files = {name: str(path) for name, path in files.items()}
+    return {"changes": changes, "answers": answers, "files": files}
 
 
 def _ask_elsewhere(workdir, saved_model, questions):
@@ -231,16 +227,12 @@ def _ask_elsewhere(workdir, saved_model, questions):
 
 
 def _say_what_there_is(report):
-    minutes = report["seconds"] / 60
-    logger.info("Done in %.1f minutes. What there is now:", minutes)
+    minutes, python = report["seconds"] / 60, sys.executable
+    logger.info(f"Done in {minutes:.1f} minutes. What there is now:")
     for name, path in report["files"].items():
-        logger.info("      %-14s%s", name, path)
+        logger.info(f"      {name:14}{path}")
     logger.info("Search it yourself, on a web page:")
-    packages = ("starlette", "uvicorn")
-    if not all(map(importlib.util.find_spec, packages)):
-        command = '      %s -m pip install "align-keras[serve]"'
-        logger.info(command, sys.executable)
+    if not all(map(importlib.util.find_spec, ("starlette", "uvicorn"))):
+        logger.info(f'      {python} -m pip install "align-keras[serve]"')
     index = report["files"]["index"]
-    logger.info(
-        "      %s -m align_keras serve %s --open", sys.executable, index
-    )
+    logger.info(f"      {python} -m align_keras serve {index} --open")

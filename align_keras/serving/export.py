@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align_keras import AlignDualEncoder
 from align_keras.classes import read_classes
 from align_keras.classes import read_templates
+from align_keras.models import AlignDualEncoder
 from align_keras.serving.latency import measure_latency
 from align_keras.serving.latency import size_of
 from align_keras.serving.portable import export_towers

@@ -59,7 +59,7 @@ def build_network(
     Returns:
         An `AlignDualEncoder`.
     """
-    if recipe.freeze_statistics and not callable(model):
+    if recipe.freeze_statistics and load_weights and not callable(model):
         _require_statistics(model, towers or {})
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)

@@ -20,14 +20,14 @@ PATIENCE = 5.0
 class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
 
-    The figures are means over the steps since the last report. They go to the
+    The metrics are means over the steps since the last report. They go to the
     terminal, to `metrics.jsonl`, and to TensorBoard. The run is one epoch of
     Keras from `first_step` on.
 
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
         recipe: `Recipe`. A report comes at each of its checkpoints, too.
-        checkpoints: `Checkpoints`. Where the run goes on from.
+        checkpoints: `Checkpoints`. Where the run resumes from.
         guard: `LossGuard`. Sees the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
@@ -58,7 +58,7 @@ class TrainingLog(keras.callbacks.Callback):
         self.step = self.first_step = self._timed_step = state["step"]
         self.reported_step = state.get("reported_step", self.step)
         # What is known before the first step goes to the first report.
-        self.first_figures = {}
+        self.first_metrics = {}
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -73,11 +73,11 @@ class TrainingLog(keras.callbacks.Callback):
         """Drop what an interrupted run did after its last checkpoint."""
         pending = self.checkpoints.state().get("pending", False)
         lines = []
-        for line, figures in read_metrics(self.workdir):
+        for line, found in read_metrics(self.workdir):
             again = pending and any(
-                name.startswith("validation_") for name in figures
+                name.startswith("validation_") for name in found
             )
-            if figures["step"] < self.step + (not again):
+            if found["step"] < self.step + (not again):
                 lines.append(f"{line}\n")
         with atomic_file(self.workdir / "metrics.jsonl") as temporary:
             temporary.write_text("".join(lines))
@@ -118,8 +118,8 @@ class TrainingLog(keras.callbacks.Callback):
         metrics["temperature"] = model.temperature
         metrics["learning_rate"] = float(model.optimizer.learning_rate)
         metrics["images_per_second"] = pairs / seconds
-        self.write({**metrics, **self.first_figures})
-        self.first_figures = {}
+        self.write({**metrics, **self.first_metrics})
+        self.first_metrics = {}
         if self.verbose:
             self._print(metrics)
         model.reset_metrics()
@@ -127,7 +127,7 @@ class TrainingLog(keras.callbacks.Callback):
         self.start_clock()
 
     def write(self, metrics):
-        """Append figures of the current step to the logs."""
+        """Append metrics of the current step to the logs."""
         path = self.workdir / "metrics.jsonl"
         line = json.dumps({"step": self.step, **metrics}, default=float)
         try:
@@ -197,7 +197,7 @@ class SaveBest(keras.callbacks.Callback):
         checkpoints: `Checkpoints`. Where the run is saved.
         directory: string or `pathlib.Path`. Preset directory of the best
             model.
-        log: `TrainingLog`. Knows the step and takes the figures.
+        log: `TrainingLog`. Knows the step and takes the metrics.
         preemption: `Preemption`. Says when to save and leave.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
@@ -235,7 +235,7 @@ class SaveBest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.diagnose and not self.log.step:
-            self.log.first_figures = self.diagnose.of_fresh(self.model)
+            self.log.first_metrics = self.diagnose.of_fresh(self.model)
         if self.checkpoints.state().get("pending"):
             self._choose()
 
@@ -303,7 +303,7 @@ class SaveBest(keras.callbacks.Callback):
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
         improved = score is None or best is None or score > best
-        self.patience.count(improved)
+        self.patience.count(improved, step >= self.log.recipe.steps)
         if improved:
             try:
                 self.model.save_to_preset(self.directory)

@@ -168,7 +168,7 @@ class Checkpoints:
             f"`{path}` could not be written: "
             f"{os.strerror(number) if number else error}. The checkpoint of "
             f"step {self.state()['step']} is kept: make room, and run the "
-            "same command again to go on from there."
+            "same command again to resume from there."
         )
 
     def update(self, **state):

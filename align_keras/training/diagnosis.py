@@ -112,7 +112,7 @@ class Diagnosis:
 
     def _texts_twice(self, model):
         with keras.StatelessScope():
-            # The second goes on with the random numbers of the first.
+            # The second continues with the random numbers of the first.
             vectors = [
                 model.text_features(self._tokens(), training=True)
                 for _ in range(2)

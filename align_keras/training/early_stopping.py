@@ -31,11 +31,13 @@ class Patience:
         """What a checkpoint is to keep, see `Checkpoints.save`."""
         return {"waited": self.waited, "stopped": self.stopped}
 
-    def count(self, improved):
+    def count(self, improved, last=False):
         """Take note of an evaluation.
 
         Args:
             improved: bool. Whether it has found the best model so far.
+            last: bool. Whether it was after the last step, so that there is
+                nothing to stop. Defaults to `False`.
         """
         self.waited = 0 if improved else self.waited + 1
         if self.patience is None:
@@ -44,7 +46,7 @@ class Patience:
         if self.sums is not None:
             # Evaluations of two workers may differ in the last digit.
             (over,) = self.sums(float(over))
-        self.stopped = bool(over)
+        self.stopped = bool(over) and not last
 
 
 def describe_overfitting(metrics, falling=FALLING):

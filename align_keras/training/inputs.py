@@ -20,10 +20,10 @@ VOCABULARY_SAMPLE = 1_000_000
 
 
 def find_records(data, packed, say, hold_out=0):
-    """Find TFRecord files, packing a folder of pictures.
+    """Find TFRecord files, packing a folder of images.
 
     Returns:
-        A pair: `RecordFiles`, and the folder of the pictures that were set
+        A pair: `RecordFiles`, and the folder of the images that were set
         aside while packing, or `None`.
     """
     folder = None if isinstance(data, (list, tuple)) else Path(data)
@@ -41,10 +41,10 @@ def find_records(data, packed, say, hold_out=0):
         records = open_records(str(packed))
         if not manifest["held_out"]:
             return records, None
-        say(f"Set {manifest['held_out']} pictures aside to measure on.")
+        say(f"Held out {manifest['held_out']} images to measure on.")
         return records, str(packed / HELD_OUT)
     raise FileNotFoundError(
-        f"`{folder}` holds neither TFRecord files nor pictures with a "
+        f"`{folder}` holds neither TFRecord files nor images with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
         "`align-keras pack` first."
     )
@@ -54,7 +54,7 @@ def count_once(records, workdir, step):
     """Count the records of each file, once in the life of a run.
 
     The order of the data follows from the counts, and counting may take as
-    long as reading, so a run that goes on takes those of its beginning.
+    long as reading, so a run that resumes takes those of its beginning.
 
     Args:
         records: `RecordFiles`.
@@ -80,12 +80,39 @@ def count_once(records, workdir, step):
         raise ValueError(
             f"`{workdir}` holds a run on {len(listed)} files of other names "
             f"than the {len(names)} of `{records.source}`: its order of the "
-            "data cannot go on with them. Use the same files, or another "
+            "data cannot resume with them. Use the same files, or another "
             "working directory."
         )
     counts = [count for _, count in listed]
     counts = dict(zip(records.paths, counts, strict=True))
     return RecordFiles(records.paths, counts, records.source)
+
+
+def check_resized(source, converter):
+    """Refuse records that `pack` resized for another preprocessing.
+
+    Args:
+        source: what `open_records` takes.
+        converter: `AlignImageConverter` of the run.
+
+    Raises:
+        ValueError: They were resized to another size, or without averaging
+            where the converter averages.
+    """
+    for folder, size in sorted(open_records(source).resized().items()):
+        if converter.resize_size != (size, size):
+            raise ValueError(
+                f"The images of `{folder}` were resized to {size} pixels, and "
+                f"this run resizes to {converter.resize_size[0]}. Set "
+                f"`resize_size={size}` in the recipe, or pack again with "
+                f"`--resize {converter.resize_size[0]}`."
+            )
+        if converter.antialias:
+            raise ValueError(
+                f"The images of `{folder}` were resized without averaging, and "
+                "this preset averages (antialias=True). Pack again without "
+                "`--resize`."
+            )
 
 
 def name_records(records, recipe, steps, num_workers):

@@ -15,6 +15,8 @@ FIELDS = (
     "microbatch_size",
     "remat",
     "freeze",
+    "freeze_statistics",
+    "lora_rank",
     "precision",
     "batch_norm",
 )
@@ -73,9 +75,9 @@ def compare_with_plan(plan, workdir):
         second. `None` if there are no reports.
     """
     speeds = [
-        figures["images_per_second"]
-        for _, figures in read_metrics(workdir)
-        if "images_per_second" in figures
+        metrics["images_per_second"]
+        for _, metrics in read_metrics(workdir)
+        if "images_per_second" in metrics
     ]
     if len(speeds) < 2:
         return None

@@ -10,7 +10,7 @@ import yaml
 from align_keras.models.pooling import POOLINGS
 from align_keras.models.presets import presets_directory
 
-# Pictures are resized to 346 and cropped to 289 (section 4.1 of the paper).
+# Images are resized to 346 and cropped to 289 (section 4.1 of the paper).
 RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -40,10 +40,11 @@ class Recipe:
             of 0.1 goes with it.
         label_smoothing: float. See `ContrastiveLoss`; the sigmoid loss has
             none.
-        image_size: int. Height and width of the pictures in pixels.
+        image_size: int. Height and width of the images in pixels.
         resize_size: int or `None`. Height and width from which they are
-            cropped. `None` takes the paper's proportion, 346 / 289 of
-            `image_size`.
+            cropped. `None` takes `resize_ratio` of `image_size`.
+        resize_ratio: float. How much larger than the crop an image is; 1.0
+            shows it whole. Defaults to the paper's 346 / 289.
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
@@ -53,7 +54,7 @@ class Recipe:
         ema: float or `None`. Share of the old average at each step in an
             exponential moving average of the weights, such as 0.9999. The
             averages are what is evaluated and kept as the best model;
-            training goes on from the weights themselves. `None` for no
+            training continues from the weights themselves. `None` for no
             average.
         microbatch_size: int or `None`. Number of pairs that a replica embeds
             at a time, see `AlignDualEncoder.compile`. `None` embeds its share
@@ -122,6 +123,7 @@ class Recipe:
     label_smoothing: float = 0.1
     image_size: int = 289
     resize_size: int | None = None
+    resize_ratio: float = RESIZE_RATIO
     sequence_length: int = 64
     optimizer: str = "lamb"
     clip_norm: float | None = None
@@ -151,8 +153,10 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _convert(field, value))
+        holds = 1 <= self.resize_ratio < math.inf
+        self._require("resize_ratio", holds, "at least 1")
         if self.resize_size is None:
-            size = round(self.image_size * RESIZE_RATIO)
+            size = round(self.image_size * self.resize_ratio)
             object.__setattr__(self, "resize_size", size)
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -391,7 +395,7 @@ def load_recipe(recipe, /, **overrides):
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
         origin, fields = "The given recipe", dataclasses.asdict(recipe)
-        if "image_size" in overrides:
+        if {"image_size", "resize_ratio"} & set(overrides):
             fields["resize_size"] = None
     else:
         path = _find_recipe(str(recipe))
@@ -446,7 +450,7 @@ def _read(path):
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"Recipe `{path}` is no valid YAML: {reason}"
+            f"Recipe `{path}` is not valid YAML: {reason}"
         ) from None
     if not isinstance(fields, dict):
         raise ValueError(

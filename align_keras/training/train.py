@@ -21,6 +21,7 @@ from align_keras.training.callbacks import TrainingLog
 from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
 from align_keras.training.diagnosis import Diagnosis
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import count_once
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
@@ -60,12 +61,12 @@ def train(
     diagnostics=True,
     **overrides,
 ):
-    """Train ALIGN, or go on with a run that was interrupted.
+    """Train ALIGN, or resume a run that was interrupted.
 
     The working directory receives `recipe.json` (what was asked for),
     `vocabulary.txt`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and
     `model/`: the best model so far as a preset directory with its tokenizer
-    and preprocessing. A run with the same arguments goes on from the newest
+    and preprocessing. A run with the same arguments resumes from the newest
     checkpoint as if nothing had happened; a finished one returns at once.
     SIGTERM saves a checkpoint after the step at hand, and exits with status
     0. A step whose loss is not finite ends the run, and its records are
@@ -80,13 +81,13 @@ def train(
             `text_weights`.
         recipe: string or `Recipe`. See `load_recipe`.
         data: string or list of strings. TFRecord files: a directory, a glob
-            or paths. Or a folder of pictures with a `captions.csv`, `.tsv`,
+            or paths. Or a folder of images with a `captions.csv`, `.tsv`,
             `.jsonl`, `.json` or `.parquet` in it, which is packed into the
             working directory first.
         workdir: string or `pathlib.Path`. The directory of the run.
         validation_data: string. The same for evaluation at each checkpoint.
-            Defaults to `None`: pictures set aside while packing, if `data` is
-            a folder of pictures; else no evaluation, and the newest model is
+            Defaults to `None`: images that `pack` held out, if `data` is
+            a folder of images; else no evaluation, and the newest model is
             best.
         vocabulary: string. WordPiece vocabulary, one token per line. Defaults
             to `None`: that of the preset, or one that is learned from the
@@ -96,7 +97,7 @@ def train(
         evaluate: callable. Takes the model and the validation data and
             returns a dict with `"mean_recall"`; the numbers in it are logged.
             Defaults to `align_keras.evaluation.measure_retrieval`.
-        hold_out: float. Share of a folder of pictures that is set aside for
+        hold_out: float. Share of a folder of images that is held out for
             evaluation where there is no `validation_data`, see
             `align_keras.data.pack`. Defaults to `0.1`.
         verbose: bool. Whether to report progress. Defaults to `True`.
@@ -121,7 +122,7 @@ def train(
         ValueError: The recipe does not fit the model, the data or the
             strategy, or the working directory holds another run.
         FileNotFoundError: There is no such data, vocabulary or recipe.
-        FloatingPointError: The loss or a weight is no more finite. Nothing
+        FloatingPointError: The loss or a weight is no longer finite. Nothing
             is saved over the last checkpoint.
         OSError: There is no room to write. The last checkpoint is kept.
 
@@ -223,10 +224,13 @@ def train(
                 strategy.num_replicas_in_sync,
                 towers,
             )
+            for source in (records, validation_data):
+                if source is not None:
+                    check_resized(source, model.preprocessor.image_converter)
             compile_model(model, part.recipe, part.first_step, diagnostics)
             begun.restore(model, fresh_optimizer=step == part.first_step)
         if step:
-            say(f"Going on after step {step}.")
+            say(f"Resuming after step {step}.")
         say(describe_exclusions(model.optimizer, model.trainable_variables))
         checkpoints = Checkpoints(workdir, state) if worker else begun
         diagnose = None
@@ -423,8 +427,8 @@ def _report_skipped(names, say, shown=5):
 def _report_nonfinite(workdir, say):
     """Tell how many steps `skip_nonfinite` left out in the whole run."""
     count = sum(
-        figures.get("nonfinite_steps", 0)
-        for _, figures in read_metrics(workdir)
+        metrics.get("nonfinite_steps", 0)
+        for _, metrics in read_metrics(workdir)
     )
     if count:
         say(f"Left out {count:.0f} steps that were not finite.")
@@ -433,15 +437,15 @@ def _report_nonfinite(workdir, say):
 def _report_recall(metrics, say):
     """Tell how often the best model finds the pair, and how often chance."""
     for way, words in (
-        ("image_to_text", "caption of a picture"),
-        ("text_to_image", "picture of a caption"),
+        ("image_to_text", "caption of an image"),
+        ("text_to_image", "image of a caption"),
     ):
         name = f"{way}_recall@1"
         if f"chance_{name}" in metrics:
             say(
                 f"Recall@1, {words}: {metrics[name]:.1%} "
                 f"(chance {metrics[f'chance_{name}']:.1%}) among "
-                f"{metrics['images']} pictures"
+                f"{metrics['images']} images"
             )
 
 

@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
     folder = tmp_path / "in"
     _folder(folder, 2)
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "half.jpg").write_bytes(_bytes(0)[:500])
     (folder / "huge.png").write_bytes(_bytes(0, "PNG", (200, 100)))
     (folder / "mute.jpg").write_bytes(_bytes(3))
@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "duplicate key": 1,
         "missing file": 1,
         "no caption": 1,
-        "not a picture": 3,
+        "not an image": 3,
         "too many pixels": 1,
         "unreadable file": 2,
     }
@@ -164,9 +164,9 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "0.png": "duplicate key",
         "gone.jpg": "missing file",
         "mute.jpg": "no caption",
-        "empty.jpg": "not a picture",
-        "text.jpg": "not a picture",
-        "half.jpg": "not a picture",
+        "empty.jpg": "not an image",
+        "text.jpg": "not an image",
+        "half.jpg": "not an image",
         "huge.png": "too many pixels",
         "folder.jpg": "unreadable file",
         ".": "unreadable file",
@@ -213,6 +213,50 @@ def test_formats_are_kept_or_become_png(tmp_path):
     # Upright, the picture is higher than wide.
     assert feature["width"].int64_list.value == [30]
     assert feature["height"].int64_list.value == [40]
+
+
+def test_resized_images_are_what_training_would_see(tmp_path):
+    """Against Pillow's decoder and interpolation by hand, in float."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    y, x = np.mgrid[:60, :80]
+    smooth = np.stack([3 * x, 4 * y, 255 - 3 * x], -1).astype("uint8")
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", quality=98, subsampling=0)
+    small = io.BytesIO()
+    Image.fromarray(smooth[:24, :24]).save(small, "JPEG")
+    contents = {"a.jpg": file.getvalue(), "b.jpg": small.getvalue()}
+    for name, value in contents.items():
+        (folder / name).write_bytes(value)
+        (folder / name).with_suffix(".txt").write_text("one")
+    manifest = pack(folder, tmp_path / "out", resize=24)
+    assert manifest["arguments"]["resize"] == 24
+    images = {r["key"]: r["image"] for r in _read(tmp_path / "out")}
+    # What has the size is not encoded a second time.
+    assert images["b"] == contents["b.jpg"]
+    stored = Image.open(io.BytesIO(images["a"]))
+    assert stored.format == "JPEG" and stored.size == (24, 24)
+    pixels = np.asarray(Image.open(file), "float64")
+    for axis, size in ((0, 60), (1, 80)):
+        # Centres of pixels fall on centres of pixels.
+        places = (np.arange(24) + 0.5) * size / 24 - 0.5
+        low = np.floor(places).astype(int)
+        share = (places - low).reshape(-1, *[1] * (2 - axis))
+        below, above = (np.take(pixels, low + n, axis) for n in (0, 1))
+        pixels = below * (1 - share) + above * share
+    # Quality 95 on a smooth image.
+    error = np.abs(np.asarray(stored, "float64") - pixels)
+    assert error.mean() < 1 and error.max() < 6
+    shard = next((tmp_path / "out").glob("*.tfrecord"))
+    for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        assert feature["width"].int64_list.value == [24]
+        assert feature["height"].int64_list.value == [24]
+    with pytest.raises(FileExistsError, match="other arguments"):
+        pack(folder, tmp_path / "out", resize=32)
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match=f"Received: {wrong}"):
+            pack(folder, tmp_path / "other", resize=wrong)
 
 
 def test_rotated_png_is_stored_upright(tmp_path):
@@ -330,7 +374,7 @@ def test_the_first_of_a_key_is_taken_from_archives(tmp_path, monkeypatch):
     assert captions == {"a": ["three"], "b": ["two"]}
     assert manifest["skipped_reasons"] == {
         "duplicate key": 1,
-        "not a picture": 1,
+        "not an image": 1,
     }
     assert {"file": "a.png", "reason": "duplicate key"} in manifest["skipped"]
 
@@ -353,9 +397,9 @@ def test_records_that_cannot_be_used_are_counted(tmp_path):
     found = {r["key"]: r["captions"] for r in _read(tmp_path / "out")}
     assert found == {"a.b": ["one"], "x[1]": ["two"]}
     assert manifest["skipped_reasons"] == {
+        "broken record": 2,
         "damaged archive": 1,
         "no caption": 1,
-        "not a picture": 2,
     }
 
 
@@ -476,7 +520,7 @@ def test_command(tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     command.run(parser.parse_args([*arguments, *output]))
     printed = capsys.readouterr().out
-    assert "2 pictures with 4 captions" in printed
+    assert "2 images with 4 captions" in printed
     assert _keys(tmp_path / "out") == _in_order(["0", "2"])
     assert "1 missing file" in printed
     command.run(parser.parse_args([*arguments, *output, "--json"]))
@@ -515,7 +559,7 @@ def test_some_pictures_are_set_aside(tmp_path):
         assert sides[0] == sides[1]
     assert open_records(output / "held_out").total == len(aside)
     reasons = manifest["skipped_reasons"]
-    assert reasons["not a picture"] == reasons["missing file"] == 1
+    assert reasons["not an image"] == reasons["missing file"] == 1
     # Again, under another name: the same choice.
     again = tmp_path / "again"
     pack(folder, again, captions, hold_out=0.1)

@@ -64,9 +64,9 @@ def test_train_on_your_photos(folder, tmp_path, capsys):
 
     said = capsys.readouterr().out
     # A quarter of so few.
-    for words in ("Set 4 pictures aside", "step     12/12", "(chance 100.0%)"):
+    for words in ("Held out 4 images", "step     12/12", "(chance 100.0%)"):
         assert words in said
-    assert "Recall@1, caption of a picture" in said and "(chance 25.0%)" in said
+    assert "Recall@1, caption of an image" in said and "(chance 25.0%)" in said
     held_out = output / "packed" / "held_out"
     kept, aside = (
         {record["key"] for record in open_records(path)}
@@ -105,7 +105,7 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     }
     metrics = main([str(data_directory / "photos"), *words_of(options)])
     # A tenth of 167.
-    assert "Set 17 pictures aside" in capsys.readouterr().out
+    assert "Held out 17 images" in capsys.readouterr().out
     assert metrics["images"] == metrics["texts"] == 17
     assert metrics["images_skipped"] == 0
     model = AlignDualEncoder.from_preset(tmp_path / "output" / "model")

@@ -42,6 +42,12 @@ def finished(tmp_path_factory):
     return workdir, report
 
 
+def records_of(workdir):
+    """The packed evaluation records, in the order of their images."""
+    records = open_records(str(workdir / "packed" / "evaluation"))
+    return sorted(records, key=lambda record: record["key"])
+
+
 def embed(model, workdir, texts):
     paths = sorted((workdir / "evaluation" / "images").glob("*.jpg"))
     images = np.asarray(model.encode_image([str(path) for path in paths]))
@@ -52,7 +58,7 @@ def test_report_agrees_with_the_model_and_the_data(finished):
     workdir, report = finished
     assert json.loads((workdir / "report.json").read_text()) == report
     model = AlignDualEncoder.from_preset(str(workdir / "run" / "model"))
-    records = list(open_records(str(workdir / "packed" / "evaluation")))
+    records = records_of(workdir)
     _, images, texts = embed(
         model, workdir, [record["captions"][0] for record in records]
     )
@@ -118,7 +124,7 @@ def test_it_makes_an_index_of_what_it_trained(finished):
     paths, images, _ = embed(model, workdir, ["a red star"])
     np.testing.assert_allclose(index.vectors, images, rtol=0, atol=1e-5)
     assert [index.key(row) for row in range(40)] == [p.name for p in paths]
-    records = open_records(str(workdir / "packed" / "evaluation"))
+    records = records_of(workdir)
     for row, record in enumerate(records):
         assert index.text(row) == record["captions"][0]
     assert "a red star" in index.labels

@@ -141,7 +141,7 @@ if __name__ == "__main__":
         raise SystemExit((FOLDER / "prepare.txt").read_text())
     far = {"checkpoint_every": 10 * STEPS}
     pair = {"replicas": 2}
-    patient = {"measured": True, "patience": 2}
+    patient = {"measured": True, "patience": 1}
     report = {
         "whole": run("whole"),
         "killed": [

@@ -204,6 +204,9 @@ def test_workers_stop_together():
     # The other has seen two evaluations of which none was better.
     assert patience.stopped and votes == [0.0, 0.0]
     again = Patience(2, {"waited": 1})
+    again.count(False, last=True)
+    assert again.state() == {"waited": 2, "stopped": False}
+    again = Patience(2, {"waited": 1})
     again.count(False)
     assert again.state() == {"waited": 2, "stopped": True}
     never = Patience(None, {})

@@ -1,16 +1,20 @@
 """What a run reads: lists of files, odd vocabularies, trained presets."""
 
 import pytest
+from colors import tiny_model as tiny_colors
+from colors import write_pictures
 
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
+from align_keras.data import pack
 from align_keras.training import Recipe
 from align_keras.training import load_recipe
 from align_keras.training import train
 from align_keras.training.assembly import build_model
 from align_keras.training.callbacks import SaveBest
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.safety import Preemption
@@ -47,6 +51,8 @@ def test_resized_pictures_follow_the_size_of_the_crop():
     assert load_recipe("cc3m", image_size=128).resize_size == 153
     assert load_recipe(recipe(), image_size=64).resize_size == 77
     assert recipe(image_size=64, resize_size=64).resize_size == 64
+    assert recipe(image_size=64, resize_ratio=1.1).resize_size == 70
+    assert load_recipe("small", image_size=96).resize_size == 96
 
 
 def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
@@ -60,6 +66,28 @@ def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
     assert "bus" in first.get_vocabulary()
     copy = AlignTokenizer(str(tmp_path / "vocabulary.txt"))
     assert copy.get_vocabulary() == first.get_vocabulary()
+
+
+def test_resized_records_fit_the_run_or_are_refused(tmp_path):
+    folder = write_pictures(tmp_path / "pictures")
+    pack(folder, tmp_path / "full", folder / "captions.csv")
+    pack(folder, tmp_path / "small", folder / "captions.csv", resize=36)
+    for data in ("full", "small"):
+        check_resized(tmp_path / data, AlignImageConverter(32, 36))
+    check_resized(tmp_path / "full", AlignImageConverter(32, antialias=True))
+    with pytest.raises(ValueError, match="small.*36 pixels.*resizes to 40"):
+        check_resized(tmp_path / "small", AlignImageConverter(32, 40))
+    averaging = AlignImageConverter(32, 36, antialias=True)
+    with pytest.raises(ValueError, match="antialias=True"):
+        check_resized([tmp_path / "full", tmp_path / "small"], averaging)
+    with pytest.raises(ValueError, match="`resize_size=36` in the recipe"):
+        train(
+            tiny_colors,
+            recipe(image_size=32, resize_size=40, sequence_length=6),
+            tmp_path / "small",
+            tmp_path / "run",
+            verbose=False,
+        )
 
 
 def test_preprocessing_of_a_preset_is_kept(preset):
@@ -146,7 +174,10 @@ def test_ghost_statistics_need_whole_runs(tmp_path):
 def test_a_run_without_scores_can_go_on_with_them(tmp_path):
     class Recorder:
         step = 7
+        recipe = recipe()
         said = []
+        recipe = recipe()
+        workdir = tmp_path
 
         def state(self):
             best = {"step": 5, "score": None}

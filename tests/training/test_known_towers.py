@@ -20,6 +20,7 @@ from align_keras.cli import main
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.assembly import build_model
+from align_keras.training.assembly import build_network
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.known_towers import known_towers
 
@@ -129,6 +130,15 @@ def test_what_a_run_needs(folder, tmp_path):
     assert "Received: neither" in refusal(None)
     assert "Received: image" in refusal(None, image_weights=image)
     assert "model of its own" in refusal(len, image_weights=image)
+
+
+def test_statistics_of_nothing_are_not_frozen(folder):
+    fields = {**FIELDS, "freeze_statistics": True}
+    with pytest.raises(ValueError, match="`align_b7_bert_base` is an arch"):
+        build_network("align_b7_bert_base", Recipe(**fields), 50)
+    towers = known_towers("efficientnet_b7", folder / "text")
+    with pytest.raises(ValueError, match="`efficientnet_b7` is an arch"):
+        build_network(None, Recipe(**fields), 50, towers=towers)
 
 
 def test_pooling_is_that_of_the_weights(folder, tmp_path):

@@ -285,6 +285,7 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("label_smoothing", -0.1),
         ("image_size", 0),
         ("resize_size", 288),
+        ("resize_ratio", 0.9),
         ("sequence_length", 2),
         ("loss", "softmax"),
         ("clip_norm", 0),

@@ -146,7 +146,7 @@ def embedder(args):
 
 def loader(args):
     """Return a function that loads the model anew, for each run."""
-    from align_keras import AlignDualEncoder
+    from align_keras.models import AlignDualEncoder
 
     return lambda: AlignDualEncoder.from_preset(args.model)
 
