@@ -591,8 +591,8 @@ def test_csv_of_the_module_comes_back(tmp_path):
 
 def test_a_byte_order_mark_is_no_part_of_what_a_file_holds(tmp_path):
     from align_keras.classes import read_classes
+    from align_keras.evaluation.cxc_data import read_sentences
     from align_keras.evaluation.datasets import multi30k
-    from align_keras.evaluation.datasets import read_sentences
     from align_keras.io.word_pieces import SPECIAL_TOKENS
     from align_keras.models import presets
 
