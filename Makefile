@@ -1,6 +1,7 @@
 # make quickstart   see ALIGN work: draw data, train, measure, search
 # make test         lint and all tests, on both backends
 # make lint         lint alone
+# make docs       the documentation, into site/
 # make bench        comparisons with others, into benchmarks/RESULTS.md
 # make clean        remove what the other targets made
 
@@ -16,10 +17,11 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt -e
-SETTINGS := setup.cfg pyproject.toml constraints.txt
+SETTINGS := setup.cfg setup.py pyproject.toml constraints.txt
 
 # What does the same through keras.ops on every backend.
-JAX_TESTS := tests/models tests/losses tests/optimizers tests/distributed
+JAX_TESTS := tests/backend tests/models tests/losses tests/optimizers \
+	tests/distributed
 
 # A file's tests share fixtures, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -30,7 +32,7 @@ BENCH_VENV ?= .venv-bench
 BENCH_PEERS := open_clip_torch==3.3.0 clip-benchmark==1.6.2 img2dataset==1.47.0
 PHOTOS ?= ../shared/data/photos
 
-.PHONY: quickstart test test-jax test-tensorflow lint bench clean
+.PHONY: quickstart test test-jax test-tensorflow lint docs bench clean
 # A half-made environment must not look like a whole one.
 .DELETE_ON_ERROR:
 
@@ -53,13 +55,21 @@ test-tensorflow: $(VENV)/installed-for-tests
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
+
+# Fails at a link that leads nowhere. Material speaks of its successor.
+docs: $(VENV)/installed-for-tests
+	NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 \
+		$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The pages stand in site/; 'mkdocs serve' shows them while you write."
 
 bench: $(BENCH_VENV)/installed-for-benchmarks
 	$(BENCH_VENV)/bin/python benchmarks/run_all.py \
 		$(if $(wildcard $(PHOTOS)),--photos $(PHOTOS))
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache quickstart
+	rm -rf $(VENV) $(BENCH_VENV) build dist site *.egg-info .pytest_cache .ruff_cache quickstart
 
 $(VENV)/installed: $(SETTINGS) | $(VENV)/pyvenv.cfg
 	@echo "Installing into $(VENV); the first time takes some minutes."

@@ -27,7 +27,10 @@ __version__ = "0.1.0"
 for _name, _place in {
     "export_saved_model": "align_keras.serving:export_saved_model",
     "export_onnx": "align_keras.serving.portable:export_onnx",
-    "evaluate_retrieval": "align_keras.evaluation:evaluate_retrieval",
+    "measure_retrieval": "align_keras.evaluation:measure_retrieval",
+    "load_image_encoder": (
+        "align_keras.embedding.image_encoder:load_image_encoder"
+    ),
     "load_preprocessor": (
         "align_keras.preprocessing:AlignPreprocessor.from_preset"
     ),

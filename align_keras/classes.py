@@ -1,19 +1,236 @@
-"""Prompts of classes to the vectors of a zero-shot classifier."""
+"""Classes by their names: one reader, their prompts, and their vectors."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from align_keras.embedding.scores import as_vectors
+from align_keras.embedding.embed_streams import embed_images
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.similarity import as_vectors
+from align_keras.embedding.similarity import exact_scores
+from align_keras.embedding.similarity import unit_rows
+from align_keras.io.json_files import read_json
+from align_keras.io.text import split_lines
+
+__all__ = [
+    "Classes",
+    "class_vectors",
+    "classify",
+    "read_classes",
+    "read_templates",
+]
+
+# Prompts of our own, in the place of CLIP's 80, which are not ours to ship;
+# docs/evaluation.md tells how to bring them along in a JSON file.
+TEMPLATES = (
+    "{}",
+    "a photo of {}",
+    "a photo of the {}",
+    "a close view of {}",
+    "{} seen from afar",
+    "a drawing of {}",
+    "a small {}",
+    "a large {}",
+)
 
 # Whether each prompt is scaled to unit length before the mean is taken.
 ENSEMBLES = ("normalized", "plain")
 
 
-def class_vectors(embed, names, templates=("{}",), ensemble="normalized"):
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What classes are called, and how prompts are made.
+
+    Args:
+        keys: list of strings, which folders or labels of data sets carry.
+        names: list of lists of strings: the names of each class.
+        templates: list of strings with `{}` where the name goes, or `None`.
+    """
+
+    keys: list
+    names: list
+    templates: list | None = None
+
+    def find(self, labels: Sequence[str]) -> list[int]:
+        """Find the class of each label of a data set.
+
+        Args:
+            labels: list of strings: keys, positions, or names.
+
+        Returns:
+            A list of positions.
+
+        Raises:
+            ValueError: a label is none of these.
+        """
+        lookup: dict[str, int] = {}
+        for position, names in enumerate(self.names):
+            for name in names:
+                lookup.setdefault(name.lower(), position)
+        for position in range(len(self.keys)):
+            lookup[str(position)] = position
+        lookup.update({key: n for n, key in enumerate(self.keys)})
+        found = []
+        for label in labels:
+            known = label if label in lookup else label.lower()
+            if known not in lookup:
+                raise ValueError(
+                    f"The class names have no entry for the label {label!r}: "
+                    "it is neither a key, nor a position, nor a name there."
+                )
+            found.append(lookup[known])
+        return found
+
+
+# === Files ===
+
+
+def read_classes(path: str | Path, distinct: bool = False) -> Classes:
+    """Read the names of classes, and templates, from a file.
+
+    The file holds either one name on each line, where empty lines are
+    skipped, or JSON: `{"classes": ..., "templates": [...]}`, where `classes`
+    is a list of names, in the order of the labels, or an object from folder
+    names to names. A name may be a list of names. `templates` may be missing;
+    a list or object alone stands for `classes`. What begins with a bracket, a
+    brace or a quotation mark is JSON, whatever the file is called.
+
+    Args:
+        path: string or `pathlib.Path`. UTF-8, with or without a byte order
+            mark.
+        distinct: bool. Whether no two classes may have the same first name,
+            because answers call them by it. Defaults to `False`.
+
+    Returns:
+        `Classes`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file has another form, or names no class; the message
+            says where.
+
+    Example:
+
+    ```python
+    Path("classes.txt").write_text("cat\\ndog\\n")
+    Path("classes.json").write_text('{"classes": ["cat", ["dog", "hound"]]}')
+    read_classes("classes.txt").names  # [["cat"], ["dog"]]
+    read_classes("classes.json").names  # [["cat"], ["dog", "hound"]]
+    ```
+    """
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` is not text in UTF-8: {error}.") from None
+    if text.lstrip()[:1] in ("[", "{", '"'):
+        classes = _from_json(path)
+        places = [f"under {key!r}" for key in classes.keys]
+    else:
+        lines = [line.strip() for line in split_lines(text)]
+        places = [f"on line {n}" for n, line in enumerate(lines, 1) if line]
+        names = [[line] for line in lines if line]
+        classes = Classes([str(n) for n in range(len(names))], names)
+    if not classes.names:
+        raise ValueError(
+            f"`{path}` names no class: write one name on each line, or a JSON "
+            "list of names."
+        )
+    first: dict[str, str] = {}
+    for (name, *_), place in zip(classes.names, places, strict=True):
+        if distinct and name in first:
+            raise ValueError(
+                f"`{path}` names the class {name!r} {first[name]} and again "
+                f"{place}: remove one of them."
+            )
+        first[name] = place
+    return classes
+
+
+def _from_json(path):
+    content, templates = read_json(path), None
+    if isinstance(content, dict) and "classes" in content:
+        templates = check_templates(content.get("templates"), path)
+        content = content["classes"]
+    if isinstance(content, list):
+        content = {str(n): names for n, names in enumerate(content)}
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"`{path}` must hold a list of class names, or an object from "
+            "folder names to class names. Received: "
+            f"{type(content).__name__}"
+        )
+    names = [
+        [entry] if isinstance(entry, str) else entry
+        for entry in content.values()
+    ]
+    for key, entry in zip(content, names, strict=True):
+        is_list = isinstance(entry, list) and entry
+        if not is_list or not all(isinstance(name, str) for name in entry):
+            raise ValueError(
+                f"`{path}` must name each class by a string or a list of "
+                f"strings. Received for {key!r}: {content[key]!r}"
+            )
+    return Classes(list(content), names, templates)
+
+
+def read_templates(path: str | Path) -> list[str]:
+    """Read templates from a JSON file.
+
+    Args:
+        path: string or `pathlib.Path`. A list of strings, each with `{}`
+            where the name of the class goes; or an object with such a list
+            under `"templates"`.
+
+    Returns:
+        List of strings.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    content = read_json(path)
+    if isinstance(content, dict):
+        content = content.get("templates")
+    # An object without templates is as wrong as an empty list.
+    return check_templates(content or [], path)
+
+
+def check_templates(templates: Any, origin: str | Path) -> Any:
+    """Return templates, or say which one is wrong; `None` stays `None`."""
+    if templates is None:
+        return None
+    if not isinstance(templates, list) or not templates:
+        raise ValueError(
+            f"The templates of `{origin}` must be a list of strings. "
+            f"Received: {templates!r}"
+        )
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ValueError(
+                f"A template of `{origin}` must hold `{{}}` once, where the "
+                f"name of the class goes. Received: {template!r}"
+            )
+    return templates
+
+
+# === Vectors ===
+
+
+def class_vectors(
+    embed: Callable,
+    names: Sequence[str | list[str]],
+    templates: Sequence[str] = ("{}",),
+    ensemble: str = "normalized",
+) -> np.ndarray:
     """Embed each class as the mean of its prompts.
 
     Args:
         embed: callable from a list of strings to a float array of as many
-            rows.
+            rows, such as `functools.partial(embed_texts, model)`.
         names: list with an entry for each class: a string, or a list of
             strings where the class has several names.
         templates: list of strings with `{}` where the name goes. Defaults to
@@ -44,37 +261,96 @@ def class_vectors(embed, names, templates=("{}",), ensemble="normalized"):
         for name in of_one_class
         for template in templates
     ]
-    vectors = as_vectors(embed(prompts), "embed(prompts)").astype("float64")
+    vectors = as_vectors(embed(prompts), "embed(prompts)")
     if ensemble == "normalized":
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors /= np.maximum(lengths, 1e-12)
+        vectors = unit_rows(vectors)
     counts = np.array([len(of_one_class) for of_one_class in names])
-    ends = np.cumsum(counts * len(templates))
-    means = np.stack(
-        [part.mean(axis=0) for part in np.split(vectors, ends[:-1])]
-    )
-    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    parts = np.split(vectors, np.cumsum(counts * len(templates))[:-1])
+    means = np.stack([part.mean(axis=0, dtype="float64") for part in parts])
+    lengths = np.linalg.norm(means, axis=1)
     if not lengths.min() > 1e-6:
         raise ValueError(
             f"The prompts of the class {names[lengths.argmin()][0]!r} cancel "
             "out, so that their mean has no direction: give other templates."
         )
-    return (means / lengths).astype("float32")
+    return unit_rows(means)
 
 
-def check_templates(templates, origin):
-    """Return templates, or say which one is wrong; `None` stays `None`."""
-    if templates is None:
+def class_probabilities(
+    scores: np.ndarray, temperature: float | None
+) -> np.ndarray | None:
+    """Turn the cosines of an image with classes into probabilities.
+
+    Args:
+        scores: float array `(num_classes,)`.
+        temperature: float, that of the model; `None` where it is not known.
+
+    Returns:
+        float32 array `(num_classes,)`, or `None` without a temperature.
+    """
+    if temperature is None:
         return None
-    if not isinstance(templates, list) or not templates:
+    logits = scores.astype("float64") / temperature
+    powers = np.exp(logits - logits.max())
+    return (powers / powers.sum()).astype("float32")
+
+
+def classify(
+    model: Any,
+    images: Sequence,
+    names: Sequence[str | list[str]],
+    templates: Sequence[str] = ("{}",),
+) -> np.ndarray:
+    """Tell how probable each of some classes is for each image.
+
+    The classes are given by name alone, nothing is trained: an image is
+    compared with the prompts of each class (section 5.2 of the paper).
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder` that knows its temperature.
+        images: list of images: file paths, encoded files as bytes, or uint8
+            arrays `(height, width, 3)`.
+        names: list with an entry for each class: a string, or a list of
+            strings where the class has several names.
+        templates: list of strings with `{}` where the name goes. Defaults to
+            the name alone.
+
+    Returns:
+        float32 array `(num_images, num_classes)`. Each row sums to 1.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: An image is not readable, there are fewer than two
+            classes, or the model does not tell its temperature.
+
+    Example:
+
+    ```python
+    model = AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
+    classify(model, ["photo.jpg"], ["a cat", "a dog"])
+    ```
+    """
+    if len(names) < 2:
         raise ValueError(
-            f"The templates of `{origin}` must be a list of strings. "
-            f"Received: {templates!r}"
+            "`names` must hold at least two classes, for probabilities are "
+            f"among classes. Received: {list(names)!r}"
         )
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(
-                f"A template of `{origin}` must hold `{{}}` once, where the "
-                f"name of the class goes. Received: {template!r}"
-            )
-    return templates
+    embedder = as_embedder(model)
+    if embedder.temperature is None:
+        raise ValueError(
+            f"The model `{embedder.name}` does not tell its temperature, "
+            "without which similarities are not probabilities."
+        )
+    classes = class_vectors(
+        lambda prompts: embed_texts(embedder, prompts, progress=False),
+        names,
+        templates,
+    )
+    vectors = embed_images(
+        embedder, images, batch_size=min(64, len(images)), progress=False
+    )
+    scores = exact_scores(vectors, classes)
+    return np.stack(
+        [class_probabilities(row, embedder.temperature) for row in scores]
+    )

@@ -136,8 +136,8 @@ def job_read(args):
     """Ours: raw files to normalised rows."""
     from align_keras.curation.config import parse_config
     from align_keras.curation.engine import open_engine
-    from align_keras.curation.readers import find_inputs
-    from align_keras.curation.run import read_rows
+    from align_keras.curation.execute import read_rows
+    from align_keras.curation.input_files import find_inputs
     from align_keras.curation.stages import Stages
     from align_keras.curation.storage import Storage
 

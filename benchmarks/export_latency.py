@@ -1,4 +1,4 @@
-"""Time to answer a request: JPEG files in, vectors of pictures out.
+"""Time to answer a request: JPEG files in, vectors of images out.
 
     python benchmarks/export_latency.py --case b0 --batch 1
 
@@ -17,7 +17,7 @@ import turns
 
 
 def files(batch_size):
-    """Encode smooth pictures of 640 x 480 pixels."""
+    """Encode smooth images of 640 x 480 pixels."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -50,9 +50,9 @@ def ours(case, batch_size):
         export_saved_model(model, f"{directory}/export")
         loaded = tf.saved_model.load(f"{directory}/export")
     encode = loaded.signatures["encode_image"]
-    pictures = tf.constant(files(batch_size))
+    images = tf.constant(files(batch_size))
     # The loaded object must stay as long as its function is called.
-    return lambda: (loaded, encode(image_bytes=pictures)["embeddings"].numpy())
+    return lambda: (loaded, encode(image_bytes=images)["embeddings"].numpy())
 
 
 def theirs(case, batch_size):
@@ -69,10 +69,10 @@ def theirs(case, batch_size):
         crop_size={"height": 289, "width": 289},
         do_center_crop=True,
     )
-    pictures = files(batch_size)
+    encoded = files(batch_size)
 
     def run():
-        images = [Image.open(io.BytesIO(data)) for data in pictures]
+        images = [Image.open(io.BytesIO(data)) for data in encoded]
         pixels = process(images, return_tensors="pt")["pixel_values"]
         pixels = pixels.to(memory_format=torch.channels_last)
         with torch.inference_mode():

@@ -18,7 +18,7 @@ import turns
 SIZES = {
     "training step over pairs (96 pixels)": ("step", [8, 16, 32, 64]),
     "text tower over tokens (32 texts)": ("tokens", [32, 64, 128, 256]),
-    "image tower over pictures (96 pixels)": ("pictures", [4, 8, 16, 32, 64]),
+    "image tower over images (96 pixels)": ("images", [4, 8, 16, 32, 64]),
     "retrieval over images (5 texts each)": (
         "retrieval",
         [500, 1000, 2000, 4000],
@@ -79,8 +79,8 @@ def tokens(size):
     return lambda: np.asarray(encode(texts))
 
 
-def pictures(size):
-    """Prepare the image tower for `size` pictures."""
+def images(size):
+    """Prepare the image tower for `size` images."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tensorflow as tf
 

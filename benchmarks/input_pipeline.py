@@ -166,12 +166,18 @@ def compare(args, folder, packed):
 
     pack(folder, packed, Path(folder) / "captions.csv")
     files = {"folder": folder}
+    small = f"{packed}-{FULL_SIZE}"
+    pack(folder, small, Path(folder) / "captions.csv", resize=FULL_SIZE)
     mine = {**files, "packed": packed}
+    resized = {**files, "packed": small, "fast": False}
     name = "input_pipeline"
     sides = [
         turns.Side("libjpeg-turbo alone", f"{name}:limit", files),
         turns.Side("align_keras", f"{name}:ours", {**mine, "fast": False}),
         turns.Side("align_keras, fast", f"{name}:ours", {**mine, "fast": True}),
+        turns.Side(
+            f"align_keras, packed --resize {FULL_SIZE}", f"{name}:ours", resized
+        ),
         turns.Side("Pillow and NumPy", f"{name}:pillow", files),
     ]
     _, seconds = turns.in_turns(sides, args.rounds, warm_up=2)

@@ -34,6 +34,7 @@ import numpy as np
 import tables
 import turns
 
+RECIPES = Path(__file__).resolve().parents[1] / "presets" / "recipes"
 PRESET, RECIPE = "align_b0_bert_mini", "small"
 # The same sizes for open_clip: width of the embeddings, layers, width, heads.
 EMBEDDING_DIM, LAYERS, WIDTH, HEADS = 640, 4, 256, 4
@@ -43,7 +44,7 @@ DRAWS = 2000
 PROBE = 12
 
 # What our side does otherwise, one at a time: fields of the recipe, but for
-# `sorted`, `whole` and `plain_statistics`, see `ours`.
+# `sorted` and `plain_statistics`, see `ours`.
 ABLATIONS = {
     "as it is": {},
     "rows as they are sorted": {"sorted": True},
@@ -55,7 +56,8 @@ ABLATIONS = {
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "temperature 0.07": {"initial_temperature": 0.07},
     "temperature 0.1": {"initial_temperature": 0.1},
-    "images whole": {"whole": True},
+    "random crops of the paper's share": {"resize_ratio": 346 / 289},
+    "learning rate 2e-3": {"learning_rate": 2e-3},
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "learning rate 5e-4": {"learning_rate": 5e-4},
     "weight decay 0.2": {"weight_decay": 0.2},
@@ -114,7 +116,7 @@ def training_folder(data, cache, seed, shuffled=True):
 
 def draw_scenes(folder, count, evaluation=400):
     """Draw scenes into the form of `--data`."""
-    from align_keras.data.scenes import write_scenes
+    from align_keras.quickstart.scenes import write_scenes
 
     for name, size, split in (
         ("train", count, "train"),
@@ -140,8 +142,6 @@ def ours(data, cache, seed, steps, args, changes):
     in_order = changes.pop("sorted", False)
     if changes.pop("plain_statistics", False):
         settle_normalizations()
-    if changes.pop("whole", False):
-        changes["resize_size"] = args["image_size"]
     source = training_folder(data, cache, seed, not in_order)
     packed = Path(cache) / f"packed-{source.name}"
     if not (packed / "manifest.json").is_file():
@@ -387,6 +387,9 @@ def run(side, seed, args, changes=None):
         "args": settings,
         "changes": changes or {},
     }
+    if side == "ours":
+        # A run is another one when the recipe has changed.
+        work["fields"] = recipe_text(args.recipe)
     name = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
     folder = Path(args.cache) / "runs" / f"{side}-{seed}-{name[:12]}"
     result = folder / "result.json"
@@ -402,6 +405,11 @@ def run(side, seed, args, changes=None):
                 stderr=subprocess.STDOUT,
             )
     return {**json.loads(result.read_text()), "folder": folder}
+
+
+def recipe_text(recipe):
+    shipped = RECIPES / f"{recipe}.yaml"
+    return (shipped if shipped.is_file() else Path(recipe)).read_text()
 
 
 def as_many_threads(count):

@@ -3,7 +3,7 @@
     python benchmarks/near_duplicates.py ../shared/data/photos [--model PRESET]
 
 Half of the photographs are the test set. Distorted copies of all of them are
-the training pictures: recall is the share of the test set's copies that are
+the training images: recall is the share of the test set's copies that are
 found, false positives the share of the other half's. Without `--model` the
 embedder is an EfficientNet-B0 with fresh weights whose mean over the test set
 is taken off; that shows that the search works, not what a trained tower finds.
@@ -63,7 +63,7 @@ DISTORTIONS = {
 }
 
 
-def fresh_tower(test_pictures):
+def fresh_tower(test_images):
     """An untrained tower without the mean of what it says."""
     import keras
 
@@ -72,14 +72,14 @@ def fresh_tower(test_pictures):
     keras.utils.set_random_seed(0)
     tower = EfficientNetBackbone.from_preset("efficientnet_b0")
 
-    def embed(pictures):
-        small = [Image.fromarray(one).resize((96, 96)) for one in pictures]
+    def embed(images):
+        small = [Image.fromarray(one).resize((96, 96)) for one in images]
         pixels = np.stack(small).astype("float32") / 127.5 - 1
         features = keras.ops.convert_to_numpy(tower(pixels, training=False))
-        return features.reshape(len(pictures), -1, features.shape[-1]).mean(1)
+        return features.reshape(len(images), -1, features.shape[-1]).mean(1)
 
-    mean = embed(test_pictures).mean(0)
-    return lambda pictures: embed(pictures) - mean
+    mean = embed(test_images).mean(0)
+    return lambda images: embed(images) - mean
 
 
 def main():
@@ -98,7 +98,7 @@ def main():
     mirrors = np.array([perceptual_hash(test[:, ::-1]) for test in tests])
     embedder = load_embedder(args.model or fresh_tower(tests))
     vectors = embedder(tests)
-    print(f"{len(tests)} test pictures, {len(photos)} copies each.")
+    print(f"{len(tests)} test images, {len(photos)} copies each.")
     kinds = [f"{d} bits{m}" for m in ("", ", mirrored") for d in args.distances]
     print(f"| copies | {' | '.join(kinds)} | embedding |")
     print("|---" * (len(kinds) + 2) + "|")

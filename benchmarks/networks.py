@@ -17,7 +17,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def batch_of(batch_size, image_size):
-    """Make random pairs; pictures are channels last."""
+    """Make random pairs; images are channels last."""
     rng = np.random.default_rng(0)
     shape = (batch_size, image_size, image_size, 3)
     tokens = rng.integers(5, VOCABULARY_SIZE, (batch_size, TOKENS), "int32")
@@ -84,7 +84,7 @@ def torch_batch(batch_size, image_size, device="cpu"):
 
 
 def set_layout(model, batch, channels_last):
-    """Store pictures and kernels of PyTorch with their channels last."""
+    """Store images and kernels of PyTorch with their channels last."""
     import torch
 
     if channels_last:

@@ -3,7 +3,7 @@
     python benchmarks/towers.py --case b0 --batch 8
 
 The sides take turns, each in a process of its own with the same number of
-threads, and embed the same random pictures and token ids.
+threads, and embed the same random images and token ids.
 """
 
 import os

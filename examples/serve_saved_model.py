@@ -1,4 +1,4 @@
-"""Ask an exported model which text fits which picture.
+"""Ask an exported model which text fits which image.
 
     python serve_saved_model.py MODEL bus.jpg cat.png --text "a bus" "a cat"
 
@@ -15,7 +15,7 @@ import tensorflow_text  # noqa: F401  (registers the tokenizer's operations)
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", help="directory of the SavedModel")
-parser.add_argument("pictures", nargs="+", type=Path)
+parser.add_argument("images", nargs="+", type=Path)
 parser.add_argument("--text", nargs="+", required=True)
 args = parser.parse_args()
 
@@ -24,7 +24,7 @@ model = tf.saved_model.load(args.model)
 # Each tower alone: `encode_image` takes the bytes of files, `encode_text`
 # plain strings. Both return vectors of length 1, ready for an index.
 images = model.signatures["encode_image"](
-    image_bytes=tf.constant([path.read_bytes() for path in args.pictures])
+    image_bytes=tf.constant([path.read_bytes() for path in args.images])
 )["embeddings"]
 texts = model.signatures["encode_text"](texts=tf.constant(args.text))[
     "embeddings"
@@ -33,7 +33,7 @@ texts = model.signatures["encode_text"](texts=tf.constant(args.text))[
 # Their products are cosines. The signature `serving_default` does all of this
 # in one call.
 similarities = tf.matmul(images, texts, transpose_b=True).numpy()
-for path, row in zip(args.pictures, similarities, strict=True):
+for path, row in zip(args.images, similarities, strict=True):
     print(path)
     for text, similarity in zip(args.text, row, strict=True):
         print(f"  {similarity:6.3f}  {text}")

@@ -5,7 +5,7 @@
         --checkpoints gs://bucket/run --output my_align
 
 `align-keras pack` or img2dataset writes the TFRecord files; the vocabulary is
-one WordPiece token a line. Started again, the script goes on from the newest
+one WordPiece token a line. Started again, the script resumes from the newest
 checkpoint. `main` takes any strategy of `tf.distribute`, so that it can be
 tried on the devices of one machine first.
 """
@@ -119,5 +119,5 @@ if __name__ == "__main__":
         args.checkpoints,
         args.output,
         args.preset,
-        load_recipe(args.recipe),
+        load_recipe(args.recipe).in_steps(),
     )

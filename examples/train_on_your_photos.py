@@ -4,7 +4,7 @@
 
 The folder holds a caption file with a row for each photo: `captions.csv` with
 the columns `image` (path within the folder) and `caption`. Some photos are set
-aside to measure on. Started again, the script goes on where it stopped.
+aside to measure on. Started again, the script resumes where it stopped.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main(arguments=None):
         vocabulary_size=20_000,
         checkpoint_every=args.checkpoint_every,
     )
-    # Packs the photos into TFRecord files, sets some aside, learns a
+    # Packs the photos into TFRecord files, holds some out, learns a
     # vocabulary from the captions, and evaluates at each checkpoint.
     run = train(
         args.preset,

@@ -1,4 +1,4 @@
-"""Class probabilities for a picture, from a pretrained model.
+"""Class probabilities for an image, from a pretrained model.
 
     python examples/zero_shot_classification.py photo.jpg cat dog bird
 
@@ -14,10 +14,10 @@ from keras import ops
 from align_keras import AlignDualEncoder
 
 
-def classify(picture, names, model="hf://kakaobrain/align-base"):
+def classify(image, names, model="hf://kakaobrain/align-base"):
     """Return the probability of each name of a class."""
     model = AlignDualEncoder.from_preset(model)
-    image = model.encode_image(picture)
+    image = model.encode_image(image)
     texts = model.encode_text([f"a photo of a {name}." for name in names])
     similarities = ops.matmul(image, ops.transpose(texts))[0]
     probabilities = ops.softmax(similarities / model.temperature)
@@ -27,11 +27,11 @@ def classify(picture, names, model="hf://kakaobrain/align-base"):
 def main(arguments=None):
     """Print the classes, most probable first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("picture", help="picture file")
+    parser.add_argument("image", help="image file")
     parser.add_argument("names", nargs="+", help="names of the classes")
     parser.add_argument("--model", default="hf://kakaobrain/align-base")
     args = parser.parse_args(arguments)
-    found = classify(args.picture, args.names, args.model)
+    found = classify(args.image, args.names, args.model)
     for name in sorted(found, key=found.get, reverse=True):
         print(f"{found[name]:7.2%}  {name}")
     return found

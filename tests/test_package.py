@@ -15,11 +15,19 @@ import pytest
 import yaml
 
 import align_keras
+from align_keras import registry
 from align_keras.cli import COMMANDS
 from align_keras.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("align_keras", "presets", "LICENSE", "README.md", "setup.cfg")
+SOURCES = (
+    "align_keras",
+    "presets",
+    "LICENSE",
+    "README.md",
+    "setup.cfg",
+    "setup.py",
+)
 
 
 def run(command, cwd, **environment):
@@ -189,6 +197,41 @@ def test_import_chooses_no_backend(tmp_path):
     assert "align_keras" in modules
     heavy = {"keras", "keras_hub", "tensorflow", "jax", "numpy"}
     assert heavy & set(modules) == set()
+
+
+def test_what_lower_floors_call_on_is_there():
+    assert registry.names() == [
+        "export_saved_model",
+        "load_image_encoder",
+        "load_preprocessor",
+        "measure_retrieval",
+        "open_foreign_weights",
+    ]
+    for name in registry.names():
+        assert callable(registry.find(name)), name
+
+
+def test_no_module_imports_what_only_the_whole_package_has():
+    """The floors would not be seen: the root imports from each of them."""
+    for path in ROOT.glob("align_keras/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = {alias.name for alias in node.names}
+                taken = names & set(align_keras.__all__)
+                assert node.module != "align_keras" or not taken, path
+            if isinstance(node, ast.Attribute):
+                whole = ast.unparse(node)
+                assert whole not in {
+                    f"align_keras.{name}" for name in align_keras.__all__
+                }, path
+
+
+def test_readme_lists_the_folders_of_the_package():
+    text = (ROOT / "README.md").read_text()
+    places = text.partition("## Where things are")[2].partition("`presets/`")[0]
+    listed = re.findall(r"`(?:align_keras/)?(\w+)`", places)
+    packages = [path.parent.name for path in ROOT.glob("align_keras/*/*.py")]
+    assert sorted(listed) == sorted(set(packages))
 
 
 def test_tensorflow_keeps_the_memory_of_tensors(tmp_path):

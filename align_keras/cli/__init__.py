@@ -1,6 +1,8 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
 
@@ -11,21 +13,38 @@ from align_keras.cli.options import add_commands
 COMMANDS = {
     "quickstart": "draw scenes, train on them, and search (a few minutes)",
     "presets": "list the model presets",
-    "curate": "clean picture-text pairs by rules, and account for every row",
-    "download": "fetch the pictures of kept pairs with img2dataset",
+    "recipes": "list the recipes of training, or the fields of one",
+    "curate": "clean image-text pairs by rules, and account for every row",
+    "download": "fetch the images of kept pairs with img2dataset",
     "vocab": "learn a WordPiece vocabulary from texts",
-    "pack": "turn pictures with captions into TFRecord shards",
-    "plan": "tell beforehand whether a run fits, how long it takes, its cost",
-    "train": "train a model, or go on with an interrupted run",
+    "pack": "turn images with captions into TFRecord shards",
+    "plan": "tell whether a run fits, how long it takes and what it costs",
+    "train": "train a model, or resume an interrupted run",
+    "average": "average a model with what it was fine-tuned from",
     "evaluate": "measure a model",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read weights of another library, or write for one",
-    "embed": "turn pictures into files of vectors",
+    "embed": "turn images into files of vectors",
     "index": "make a directory of vectors that can be searched",
-    "search": "find pictures by words, by a picture, or by both",
+    "search": "find images by words, by an image, or by both",
     "serve": "search on a web page",
+    "classify": "tell which of some classes an image shows",
 }
+
+
+def make_parser():
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="align-keras",
+        description="Train, evaluate and serve ALIGN in Keras.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"align-keras {__version__}"
+    )
+    parsers = parser.add_subparsers(dest="command", required=True)
+    add_commands(parsers, __name__, COMMANDS)
+    return parser
 
 
 def main(arguments=None):
@@ -37,20 +56,12 @@ def main(arguments=None):
     Returns:
         int. 0 on success, 2 after an error, which is printed in one line.
     """
-    parser = argparse.ArgumentParser(
-        prog="align-keras",
-        description="Train, evaluate and serve ALIGN in Keras.",
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"align-keras {__version__}"
-    )
-    parsers = parser.add_subparsers(dest="command", required=True)
-    add_commands(parsers, __name__, COMMANDS)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return options.run(options) or 0
+        with _messages_shown(quiet=getattr(options, "json", False)):
+            return options.run(options) or 0
     except _expected_errors() as error:
         # Keras and TensorFlow write paragraphs.
         reason = " ".join(str(error).split())
@@ -59,6 +70,28 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("align-keras: interrupted", file=sys.stderr)
         return 130
+
+
+class _Terminal(logging.Handler):
+    """Prints what is logged: progress as output, warnings as errors."""
+
+    def emit(self, record):
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        print(self.format(record), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def _messages_shown(quiet):
+    """Show what this package logs; of progress nothing where it is quiet."""
+    logger, handler = logging.getLogger("align_keras"), _Terminal()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _expected_errors():

@@ -2,8 +2,6 @@
 
 import json
 
-from align_keras.cli.options import silent
-
 
 def add_arguments(parser):
     """Declare the options."""
@@ -16,7 +14,7 @@ def add_arguments(parser):
         "--workdir",
         required=True,
         metavar="DIR",
-        help="data, runs, the table and the plot; run again, it goes on",
+        help="data, runs, the table and the plot; run again, it resumes",
     )
     parser.add_argument(
         "--bootstrap",
@@ -32,11 +30,16 @@ def add_arguments(parser):
 
 def run(args):
     """Train and measure the variants, and print the results if asked."""
-    from align_keras.evaluation.ablate import ablate
+    from align_keras.evaluation import ablate
+    from align_keras.evaluation.results import plain
+    from align_keras.quickstart.scenes import write_scenes
 
-    quiet = {"say": silent, "verbose": False} if args.json else {}
-    results = ablate(args.plan, args.workdir, args.bootstrap, **quiet)
+    results = ablate(
+        args.plan,
+        args.workdir,
+        draw=write_scenes,
+        samples=args.bootstrap,
+        verbose=not args.json,
+    )
     if args.json:
-        print(
-            json.dumps({n: json.loads(r.to_json()) for n, r in results.items()})
-        )
+        print(json.dumps(plain(results)))

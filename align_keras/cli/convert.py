@@ -24,7 +24,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--antialias",
         choices=("yes", "no"),
-        help="whether pictures are averaged when they shrink: yes as Hugging "
+        help="whether images are averaged when they shrink: yes as Hugging "
         "Face does, no as the public ALIGN checkpoints were trained (default: "
         "what SRC says)",
     )

@@ -1,4 +1,4 @@
-"""`align-keras curate`: rules that clean picture–text pairs."""
+"""`align-keras curate`: rules that clean image–text pairs."""
 
 import json
 
@@ -20,7 +20,7 @@ def add_arguments(parser):
         "--config",
         default="align",
         metavar="RULES",
-        help="align, coyo, conceptual_captions, web_text, web_pictures, or a "
+        help="align, coyo, conceptual_captions, web_text, web_images, or a "
         "YAML file (default: %(default)s)",
     )
     parser.add_argument(
@@ -32,9 +32,9 @@ def add_arguments(parser):
         "files, or files of perceptual hashes",
     )
     parser.add_argument(
-        "--pictures",
+        "--images",
         metavar="DIR",
-        help="folder of the pictures, which are then measured and hashed",
+        help="folder of the images, which are then measured and hashed",
     )
     parser.add_argument(
         "--engine",
@@ -95,7 +95,7 @@ def run(args):
         master=args.master,
         memory=args.memory,
         test_images=args.test_images,
-        picture_folder=args.pictures,
+        image_folder=args.images,
         stages=args.stages,
         discard_stages=args.discard_stages,
         progress=not args.json,

@@ -1,4 +1,4 @@
-"""`align-keras download`: the pictures of kept pairs, by img2dataset."""
+"""`align-keras download`: the images of kept pairs, by img2dataset."""
 
 import json
 
@@ -24,13 +24,13 @@ def add_arguments(parser):
         default="webdataset",
         choices=["webdataset", "tfrecord", "files"],
         help="webdataset is for `pack`; tfrecord trains as it is; files can "
-        "be curated again, as their pictures.parquet lists them (default: "
+        "be curated again, as their images.parquet lists them (default: "
         "%(default)s)",
     )
     for name, default, text in (
         ("image-size", 346, "pixels to resize to"),
         ("threads", 64, "downloads at once"),
-        ("timeout", 10, "seconds for one picture"),
+        ("timeout", 10, "seconds for one image"),
         ("retries", 1, "further attempts"),
         ("pairs-per-shard", 10_000, "pairs in one file"),
     ):

@@ -1,4 +1,4 @@
-"""`align-keras embed`: pictures to Parquet files of vectors."""
+"""`align-keras embed`: images to Parquet files of vectors."""
 
 import json
 
@@ -11,7 +11,7 @@ def add_arguments(parser):
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of pictures; or TFRecord files or .tar archives: folder, "
+        help="folder of images; or TFRecord files or .tar archives: folder, "
         "file or glob",
     )
     parser.add_argument(
@@ -43,18 +43,18 @@ def add_arguments(parser):
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--pictures-per-shard",
+        "--images-per-shard",
         type=int,
         default=4096,
         metavar="N",
-        help="pictures of a folder in one file (default: %(default)s)",
+        help="images of a folder in one file (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
         default=64_000_000,
         metavar="N",
-        help="leave out larger pictures (default: %(default)s)",
+        help="leave out larger images (default: %(default)s)",
     )
     add_json(parser)
 
@@ -68,11 +68,12 @@ def run(args):
             "On Spark each task has one device: leave out --strategy or "
             f"--spark. Received: --strategy {args.strategy}"
         )
-    strategy = spark = None
+    strategy = run_tasks = None
     if args.spark:
         from align_keras.embedding.spark import make_session
+        from align_keras.embedding.spark import on_spark
 
-        spark = make_session(args.spark)
+        run_tasks = on_spark(make_session(args.spark))
     else:
         from align_keras.training.strategies import make_strategy
 
@@ -84,15 +85,15 @@ def run(args):
         strategy=strategy,
         batch_size=args.batch_size,
         thumbnail_size=args.thumbnail_size,
-        pictures_per_shard=args.pictures_per_shard,
+        images_per_shard=args.images_per_shard,
         max_pixels=args.max_pixels,
         progress=not args.json,
-        spark=spark,
+        run_tasks=run_tasks,
     )
     if args.json:
         print(json.dumps(manifest))
         return
     print(
         f"{manifest['records']} vectors in {len(manifest['shards'])} files in "
-        f"`{args.output}`; {manifest['skipped']} pictures left out."
+        f"`{args.output}`; {manifest['skipped']} images left out."
     )

@@ -36,26 +36,26 @@ def add_arguments(parser):
     group.add_argument(
         "--classes",
         metavar="FILE",
-        help="text file with the name of a class on each line: adds the "
+        help="names of classes, one on each line or in JSON: adds the "
         "signature classify",
     )
     group.add_argument(
         "--templates",
         metavar="FILE",
         help="JSON list of prompts with {} for the name of a class (default: "
-        "the name alone)",
+        "those of --classes, or the name alone)",
     )
     group.add_argument(
         "--top-k",
         type=int,
         metavar="N",
-        help="labels that classify returns for a picture (default: 5)",
+        help="labels that classify returns for an image (default: 5)",
     )
     group.add_argument(
         "--max-pixels",
         type=int,
         metavar="N",
-        help="refuse larger pictures (default: 32 million)",
+        help="refuse larger images (default: 32 million)",
     )
     group.add_argument(
         "--batch-sizes",
@@ -75,9 +75,9 @@ def add_arguments(parser):
 
 def run(args):
     """Export the model and say where it went."""
-    from align_keras.serving.run import export_preset
+    from align_keras.serving.export import export
 
-    result = export_preset(
+    result = export(
         args.model,
         args.output,
         form=args.format,

@@ -29,13 +29,14 @@ def add_arguments(parser):
     parser.add_argument(
         "--labels",
         metavar="FILE",
-        help="classes that the page tells apart in a picture, one per line",
+        help="names of classes that the page tells apart in an image, one on "
+        "each line or in JSON",
     )
     parser.add_argument(
         "--templates",
         metavar="FILE",
         help="JSON list of prompts with {} for the name of a class (default: "
-        "the name alone)",
+        "those of --labels, or the name alone)",
     )
     parser.add_argument(
         "--qdrant",
@@ -52,17 +53,23 @@ def add_arguments(parser):
 
 def run(args):
     """Build the index and say what it is."""
+    from align_keras.classes import read_classes
+    from align_keras.classes import read_templates
     from align_keras.search import build_index
-    from align_keras.serving import read_classes
-    from align_keras.serving import read_templates
 
+    labels, templates = [], None
+    if args.labels:
+        classes = read_classes(args.labels, distinct=True)
+        labels, templates = classes.names, classes.templates
+    if args.templates:
+        templates = read_templates(args.templates)
     about = build_index(
         args.vectors,
         args.output,
         args.model,
         kind=args.kind,
-        labels=read_classes(args.labels) if args.labels else (),
-        templates=read_templates(args.templates) if args.templates else ("{}",),
+        labels=labels,
+        templates=templates or ("{}",),
         qdrant=args.qdrant,
         collection=args.collection,
     )

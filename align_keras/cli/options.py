@@ -34,12 +34,8 @@ def add_batch_size(parser):
         type=int,
         default=64,
         metavar="N",
-        help="pictures in one call of the network (default: %(default)s)",
+        help="images in one call of the network (default: %(default)s)",
     )
-
-
-def silent(words):
-    """Take the place of `print` where only JSON is to be printed."""
 
 
 def add_qdrant(parser):

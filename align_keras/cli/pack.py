@@ -1,4 +1,4 @@
-"""`align-keras pack`: pictures with captions to TFRecord files."""
+"""`align-keras pack`: images with captions to TFRecord files."""
 
 import json
 
@@ -8,14 +8,16 @@ def add_arguments(parser):
     parser.add_argument(
         "source",
         metavar="DIR",
-        help="folder of pictures; or a WebDataset: folder, file or glob of "
-        ".tar archives",
+        help="folder of images; or folder, file or glob of .tar archives (a "
+        "WebDataset), of Parquet files that hold images, or of .tfrecord "
+        "files to be mixed",
     )
     parser.add_argument(
         "--captions",
         metavar="FILE",
         help="CSV, TSV, JSONL, JSON (Karpathy's form) or Parquet file; "
-        "without it, captions are read from .txt files beside the pictures",
+        "without it, DIR/captions.csv or the like, else .txt files beside the "
+        "images",
     )
     parser.add_argument(
         "--output",
@@ -28,7 +30,7 @@ def add_arguments(parser):
         help="take only these splits of the caption file, as in train,restval",
     )
     parser.add_argument(
-        "--image-column", metavar="NAME", help="column of picture paths"
+        "--image-column", metavar="NAME", help="column of image paths"
     )
     parser.add_argument(
         "--caption-column", metavar="NAME", help="column of captions"
@@ -45,15 +47,29 @@ def add_arguments(parser):
         type=int,
         default=64_000_000,
         metavar="N",
-        help="skip larger pictures; default: %(default)s",
+        help="skip larger images; default: %(default)s",
     )
     parser.add_argument(
         "--hold-out",
         type=float,
         default=0,
         metavar="SHARE",
-        help="set this share of the pictures aside, in OUT/held_out, to "
+        help="hold out this share of the images, in OUT/held_out, to "
         "measure on; at most 1000",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the random order of the records; default: %(default)s",
+    )
+    parser.add_argument(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="resize images to this height and width, the `resize_size` of "
+        "the recipe to train with (346 in the paper's); read several times as "
+        "fast",
     )
     parser.add_argument(
         "--json",
@@ -76,13 +92,15 @@ def run(args):
         caption_column=args.caption_column,
         max_pixels=args.max_pixels,
         hold_out=args.hold_out,
+        seed=args.seed,
+        resize=args.resize,
         progress=not args.json,
     )
     if args.json:
         print(json.dumps({k: v for k, v in manifest.items() if k != "skipped"}))
         return
     print(
-        f"{manifest['records']} pictures with {manifest['captions']} captions "
+        f"{manifest['records']} images with {manifest['captions']} captions "
         f"in {len(manifest['shards'])} files in {args.output}."
     )
     if manifest["held_out"]:

@@ -101,7 +101,7 @@ def run(options):
     if options.topology or options.compare is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"
 
-    from align_keras.planning import run as planning
+    from align_keras.planning import write_plans
 
     settings = {
         "recipe": _recipe(options),
@@ -113,18 +113,18 @@ def run(options):
     common = options.preset, options.output
     batch = {"batch_per_core": options.batch_per_core}
     if options.search:
-        found, text = planning.write_search(
+        found, text = write_plans.write_search(
             *common,
             microbatch=options.microbatch,
             limit=1024 if options.limit is None else options.limit,
             **settings,
         )
     elif options.compare is not None:
-        found, text = planning.write_comparison(
+        found, text = write_plans.write_comparison(
             *common, options.compare, **batch, **settings
         )
     else:
-        found, text = planning.write_plan(*common, **batch, **settings)
+        found, text = write_plans.write_plan(*common, **batch, **settings)
     print(json.dumps(found) if options.json else text)
 
 

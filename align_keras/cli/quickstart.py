@@ -15,7 +15,7 @@ def add_arguments(parser):
         "--seed",
         type=int,
         default=0,
-        help="seed of the pictures and the training (default: %(default)s)",
+        help="seed of the images and the training (default: %(default)s)",
     )
     parser.add_argument(
         "--steps", type=int, help="replaces the recipe's number of steps"

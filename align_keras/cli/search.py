@@ -1,4 +1,4 @@
-"""`align-keras search`: words and pictures to the pictures that fit."""
+"""`align-keras search`: words and images to the images that fit."""
 
 import json
 
@@ -17,7 +17,7 @@ def add_arguments(parser):
         metavar="WORDS",
         help="what the results should show; may be repeated",
     )
-    parser.add_argument("--image", metavar="FILE", help="picture to start from")
+    parser.add_argument("--image", metavar="FILE", help="image to start from")
     parser.add_argument(
         "--minus-text",
         "--minus",

@@ -37,14 +37,14 @@ def add_arguments(parser):
         type=float,
         default=20,
         metavar="N",
-        help="size of a dropped picture (default: %(default)s)",
+        help="size of a dropped image (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
         default=50_000_000,
         metavar="N",
-        help="pixels of a dropped picture (default: %(default)s)",
+        help="pixels of a dropped image (default: %(default)s)",
     )
     parser.add_argument(
         "--rate",
@@ -57,8 +57,8 @@ def add_arguments(parser):
 
 def run(args):
     """Serve until it is interrupted."""
-    from align_keras.search.web.serve import Limits
-    from align_keras.search.web.serve import serve
+    from align_keras.search.web.run_server import Limits
+    from align_keras.search.web.run_server import serve
 
     limits = Limits(
         upload_bytes=int(args.max_upload_mib * 2**20),

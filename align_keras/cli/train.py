@@ -5,24 +5,34 @@ from pathlib import Path
 def add_arguments(parser):
     parser.add_argument(
         "--preset",
-        required=True,
         help="name, directory or handle of a model preset; or of a checkpoint "
-        "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base",
+        "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base; "
+        "may be left out where both towers have weights",
     )
+    for kind, example in (
+        ("image", "hf://timm/tf_efficientnet_b0.ns_jft_in1k"),
+        ("text", "hf://google-bert/bert-base-uncased"),
+    ):
+        parser.add_argument(
+            f"--{kind}-weights",
+            metavar="TOWER",
+            help=f"{kind} encoder to start from: the name, directory or "
+            f"handle of a tower, such as {example}",
+        )
     parser.add_argument(
         "--recipe", required=True, help="name or YAML file of a recipe"
     )
     parser.add_argument(
         "--data",
         required=True,
-        help="TFRecord files (directory or glob), or a folder of pictures "
+        help="TFRecord files (directory or glob), or a folder of images "
         "with a captions.csv, captions.tsv or captions.jsonl",
     )
     parser.add_argument("--workdir", required=True, help="directory of the run")
     parser.add_argument(
         "--validation-data",
         help="the same for evaluation at checkpoints; by default a tenth of "
-        "the pictures of a folder, which training does not see",
+        "the images of a folder, which training does not see",
     )
     parser.add_argument(
         "--hold-out",
@@ -53,6 +63,12 @@ def add_arguments(parser):
         action="store_const",
         const="",
         help="write no SavedModel",
+    )
+    parser.add_argument(
+        "--no-diagnostics",
+        dest="diagnostics",
+        action="store_false",
+        help="do not report how well each encoder tells its inputs apart",
     )
     parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
     parser.add_argument(
@@ -95,7 +111,7 @@ def run(options):
 
     recipe = load_recipe(options.recipe, **overrides)
     if options.plan:
-        from align_keras.training.planned import load_plan
+        from align_keras.training.plan_comparison import load_plan
 
         plan = load_plan(options.plan, options.preset, recipe)
     result = train(
@@ -108,21 +124,24 @@ def run(options):
         strategy=options.strategy,
         hold_out=options.hold_out,
         verbose=not options.json,
+        image_weights=options.image_weights,
+        text_weights=options.text_weights,
+        diagnostics=options.diagnostics,
     )
     if options.plan:
-        from align_keras.training.planned import compare_with_plan
-        from align_keras.training.planned import describe_step_time
+        from align_keras.training.plan_comparison import compare_with_plan
+        from align_keras.training.plan_comparison import describe_step_time
 
         result["step_time"] = compare_with_plan(plan, options.workdir)
         if not options.json:
             print(describe_step_time(result["step_time"]))
     if options.export != "":
-        from align_keras.serving import export_preset
+        from align_keras.serving.saved_model import update_saved_model
 
         directory = options.export
         if directory is None:
             directory = Path(result["model"]).with_name("saved_model")
-        export_preset(result["model"], directory)
+        update_saved_model(result["model"], directory)
         result["export"] = str(directory)
         if not options.json:
             print(f"The SavedModel is in {directory}")

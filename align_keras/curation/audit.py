@@ -1,6 +1,9 @@
 """An account of a run: what came in, what each rule dropped, and why."""
 
-from align_keras.io.optional import require
+from align_keras.curation.rule_parts import int64
+from align_keras.io.optional import OptionalModule
+
+ibis = OptionalModule("ibis", extra="curation")
 
 EXAMPLES = 6
 # Longer texts are cut in the examples.
@@ -12,7 +15,7 @@ TOKENS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 31, 51, 101)
 CHARACTERS = (1, 6, 11, 21, 31, 41, 61, 81, 101, 151, 201, 401, 1001)
 
 
-def audit_run(result, stages):
+def audit_run(result, stages) -> dict:
     """Count and describe what a run has done.
 
     Args:
@@ -59,7 +62,7 @@ def audit_run(result, stages):
     }
 
 
-def rule_counts(masks, num_rules):
+def rule_counts(masks: dict[int, int], num_rules: int) -> list[dict]:
     """Count what each rule drops, from the verdicts.
 
     Args:
@@ -84,7 +87,7 @@ def rule_counts(masks, num_rules):
     ]
 
 
-def overlap(masks, num_rules):
+def overlap(masks: dict[int, int], num_rules: int) -> list[list[int]]:
     """Count the rows that each two rules both drop, a list of lists."""
     return [
         [
@@ -99,7 +102,7 @@ def _examples(rules, rows, verdicts, engine):
     """A few rows of each rule, rather those that no other rule drops."""
     chosen = []
     for number in range(len(rules)):
-        bit = _literal(1 << number)
+        bit = int64(1 << number)
         dropped = verdicts.filter((verdicts.mask & bit) != 0)
         # The same rows on every engine, from all over the input.
         mixed = (dropped.row_id % 1_000_003) * 7919 % 1_000_003
@@ -120,13 +123,8 @@ def _examples(rules, rows, verdicts, engine):
     return [[found[row_id] for row_id in ids] for ids in chosen]
 
 
-def _literal(value):
-    return require("ibis", "curation").literal(value, "int64")
-
-
 def _histograms(rows, verdicts, engine):
     """Numbers of rows before and after, in bars, of four measures."""
-    ibis = require("ibis", "curation")
     shorter = ibis.ifelse(rows.width < rows.height, rows.width, rows.height)
     longer = ibis.ifelse(rows.width < rows.height, rows.height, rows.width)
     measures = {
@@ -158,7 +156,6 @@ def _histograms(rows, verdicts, engine):
 
 def _bar(value, edges):
     """Number of the bar; null where there is no value."""
-    ibis = require("ibis", "curation")
     lower = ((value < edge, number) for number, edge in enumerate(edges))
     missing = (value.isnull(), ibis.null("int8"))
     return ibis.cases(missing, *lower, else_=len(edges))

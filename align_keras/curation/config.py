@@ -7,12 +7,16 @@ import math
 import types
 import typing
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+# Importing them declares the rules.
+from align_keras.curation import image_rules  # noqa: F401
+from align_keras.curation import row_rules  # noqa: F401
+from align_keras.curation import text_rules  # noqa: F401
 from align_keras.curation.ingest import USUAL_COLUMNS
 from align_keras.curation.rules import RULES
 from align_keras.curation.text import TOKENIZERS
+from align_keras.io.yaml_files import read_yaml
 
 DIRECTORY = Path(__file__).parent / "configs"
 
@@ -29,7 +33,7 @@ MAX_RULES = 60
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class ConfiguredRule:
     """One rule with its parameters.
 
     Attributes:
@@ -51,12 +55,12 @@ class CurationConfig:
     """A validated configuration, see docs/curation.md.
 
     Attributes:
-        rules: tuple of `Rule`, in the order of the audit.
+        rules: tuple of `ConfiguredRule`, in the order of the audit.
         columns: dict from `id`, `url`, `text`, `width`, `height`, `phash` to
             the input's column; those not named are found by usual names.
         extra_columns: tuple of strings. Columns that the output keeps too.
         tokenizer: string. `"blanks"`, `"words"` or `"words_and_ideographs"`.
-        image_identity: string. What tells pictures apart: `"url"`, `"phash"`
+        image_identity: string. What tells images apart: `"url"`, `"phash"`
             or an extra column.
         text_identity: string. `"normalized"` or `"exact"` (Unicode's NFC
             alone).
@@ -65,7 +69,7 @@ class CurationConfig:
         repeated_ids: string. `"drop"` all but the first row of an id, or
             `"keep"` them.
         max_text_characters: int. Longer texts are cut when they are read.
-        picture_folder: string or `None`. Where the pictures lie, if they are
+        image_folder: string or `None`. Where the images lie, if they are
             local; they are then measured and hashed.
     """
 
@@ -78,7 +82,7 @@ class CurationConfig:
     counted_rows: str = "raw"
     repeated_ids: str = "drop"
     max_text_characters: int = 100_000
-    picture_folder: str | None = None
+    image_folder: str | None = None
 
     def further_columns(self, kind):
         """Names of input columns that rules read, of a type."""
@@ -90,18 +94,18 @@ class CurationConfig:
         return tuple(dict.fromkeys(names))
 
 
-def config_names():
+def config_names() -> list[str]:
     """The names of the shipped configurations, sorted."""
     return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
 
 
-def load_config(config):
+def load_config(config: str | Path | CurationConfig) -> CurationConfig:
     """Load and validate a configuration.
 
     Args:
         config: string or `pathlib.Path`. The name of a shipped configuration
             (`"align"`, `"coyo"`, `"conceptual_captions"`, `"web_text"`,
-            `"web_pictures"`), or the path of a YAML file. Paths in it are
+            `"web_images"`), or the path of a YAML file. Paths in it are
             relative to it. Or a `CurationConfig`, which is returned.
 
     Returns:
@@ -120,18 +124,14 @@ def load_config(config):
     if isinstance(config, CurationConfig):
         return config
     path = _find(str(config))
-    try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"`{path}` is no valid YAML: {reason}") from None
+    fields = read_yaml(path)
     try:
         return parse_config(fields, path.parent)
     except ValueError as error:
         raise ValueError(f"Configuration `{path}`: {error}") from None
 
 
-def parse_config(fields, directory="."):
+def parse_config(fields: Any, directory: str | Path = ".") -> CurationConfig:
     """Validate the fields of a configuration.
 
     Args:
@@ -224,7 +224,7 @@ def _field(name, value, directory):
         if value < 1:
             raise ValueError(f"`{name}` must be positive. Received: {value}")
         return value
-    if name == "picture_folder":
+    if name == "image_folder":
         return str(directory / value) if value is not None else None
     return _convert(str, name, value)
 
@@ -239,7 +239,8 @@ def _rule(entry, directory):
             f"Received: {_short(entry)}"
         )
     ((kind, given),) = entry.items()
-    _check_names("rule", [kind], list(RULES))
+    known = [name for name, rule in RULES.items() if not rule.always]
+    _check_names("rule", [kind], known)
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise ValueError(
@@ -260,79 +261,42 @@ def _rule(entry, directory):
     for key, parameter in known.items():
         if key in given:
             parameters[key] = _convert(
-                parameter.annotation, f"{kind}.{key}", given[key]
+                parameter.annotation, f"{kind}.{key}", given[key], directory
             )
         elif parameter.default is inspect.Parameter.empty:
             raise ValueError(f"rule `{kind}` lacks its parameter `{key}`.")
         else:
             parameters[key] = parameter.default
-    _check_values(kind, parameters)
-    for key in ("test_images", "words"):
-        if key in parameters:
-            parameters[key] = tuple(
-                _path(directory, value) for value in parameters[key]
-            )
-    for key in ("pictures",):
-        if parameters.get(key):
-            parameters[key] = _path(directory, parameters[key])
+    if RULES[kind].check is not None:
+        try:
+            RULES[kind].check(parameters)
+        except ValueError as error:
+            raise ValueError(f"rule `{kind}`: {error}.") from None
     optional = _convert(bool, f"{kind}.optional", optional)
-    return Rule(name, kind, parameters, optional)
+    return ConfiguredRule(name, kind, parameters, optional)
 
 
-def _path(directory, value):
-    return value if "://" in value else str(directory / value)
+def always_applied(config):
+    """The rules that no configuration names, in order."""
+    names = [name for name, kind in RULES.items() if kind.always]
+    if config.repeated_ids == "keep":
+        names.remove("repeated_ids")
+    return [ConfiguredRule(name, name, {}) for name in names]
 
 
-_BOUNDS = ("above", "at_least", "below", "at_most")
+def sees_remaining(counted_rows, parameters):
+    """Whether a rule judges only what those before it have left."""
+    return "remaining" in (counted_rows, parameters.get("among"))
 
 
-def _check_values(kind, parameters):
-    bounds = [name for name in _BOUNDS if name in parameters]
-    if bounds and all(parameters[name] is None for name in bounds):
-        raise ValueError(
-            f"rule `{kind}` needs a bound: one of {', '.join(bounds)}."
-        )
-    for name in bounds:
-        # A column may hold numbers of any sign; all else is counted.
-        if kind != "number" and (parameters[name] or 0) < 0:
-            raise ValueError(
-                f"`{kind}.{name}` must not be negative. "
-                f"Received: {parameters[name]}"
-            )
-    if not -1 <= parameters.get("cosine", 0) <= 1:
-        raise ValueError(
-            f"`{kind}.cosine` must be from -1 to 1. "
-            f"Received: {parameters['cosine']}"
-        )
-    positive = ("keep", "clusters", "nearest", "shared")
-    for name in positive:
-        value = parameters.get(name)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(
-                f"`{kind}.{name}` must be positive. Received: {value}"
-            )
-    if not 0 <= parameters.get("distance", 0) <= 31:
-        raise ValueError(
-            f"`{kind}.distance` must be from 0 to 31 bits. "
-            f"Received: {parameters['distance']}"
-        )
-    if "shared" in parameters and parameters["shared"] > parameters["nearest"]:
-        raise ValueError(
-            f"`{kind}.shared` must not exceed `nearest`. "
-            f"Received: {parameters['shared']}"
-        )
-    ngrams = parameters.get("ngrams", (1,))
-    repeated = len(set(ngrams)) < len(ngrams)
-    if not ngrams or repeated or any(not 1 <= n <= 5 for n in ngrams):
-        raise ValueError(
-            f"`{kind}.ngrams` must be lengths from 1 to 5, each once. "
-            f"Received: {ngrams}"
-        )
-
-
-def _convert(kind, name, value):
+def _convert(kind, name, value, directory=None):
     """Check a value against an annotation."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        value = _convert(options[0], name, value)
+        for check in options[1:]:
+            value = check(name, value, directory)
+        return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in options:
             return None

@@ -6,50 +6,52 @@ import glob
 import logging
 import os
 import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 
 import align_keras
 from align_keras.curation.audit import audit_run
+from align_keras.curation.audit_page import write_audit_page
+from align_keras.curation.config import CurationConfig
 from align_keras.curation.config import load_config
 from align_keras.curation.engine import open_engine
+from align_keras.curation.execute import RULES_VERSION
+from align_keras.curation.execute import describe_files
+from align_keras.curation.execute import execute
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import find_columns
-from align_keras.curation.readers import column_names
-from align_keras.curation.readers import find_inputs
-from align_keras.curation.report import write_report
-from align_keras.curation.run import RULES_VERSION
-from align_keras.curation.run import describe_files
-from align_keras.curation.run import execute
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import find_inputs
 from align_keras.curation.stages import Stages
-from align_keras.curation.stages import fingerprint
 from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
-
-# In the stages, which may be a directory of the user's.
-LOCK = ".align_keras.lock"
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.locks import LOCK_NAME
+from align_keras.io.progress import progress_steps
 
 logger = logging.getLogger("align_keras")
 
 
 def curate(
-    inputs,
-    output,
-    config="align",
-    engine="duckdb",
-    master=None,
-    memory=None,
-    test_images=(),
-    picture_folder=None,
-    stages=None,
-    discard_stages=False,
-    progress=False,
-):
-    """Clean picture–text pairs by rules, and account for every row.
+    inputs: Iterable,
+    output: str | Path,
+    config: str | Path | CurationConfig = "align",
+    engine: str = "duckdb",
+    master: str | None = None,
+    memory: str | None = None,
+    test_images: Iterable = (),
+    image_folder: str | Path | None = None,
+    stages: str | Path | None = None,
+    discard_stages: bool = False,
+    progress: bool = False,
+) -> dict:
+    """Clean image–text pairs by rules, and account for every row.
 
     Into `output` come `kept/*.parquet` (the surviving rows),
     `dropped/*.parquet` (the id of every other row, and in the column `mask`
     which rules drop it, a bit for each), `audit.json`, `audit.html`, and last
     of all `manifest.json`: without it, nothing there is a result. A run that
-    was killed goes on after its last finished stage when it is started again;
+    was killed resumes after its last finished stage when it is started again;
     one that is finished is not repeated.
 
     Args:
@@ -63,7 +65,7 @@ def curate(
         memory: string. What the engine may use, such as `"2GiB"`.
         test_images: list of strings. Test sets for the rules of near
             duplicates, in place of those that the configuration names.
-        picture_folder: string. Where the pictures lie, in place of the
+        image_folder: string. Where the images lie, in place of the
             configuration's.
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
@@ -88,7 +90,7 @@ def curate(
     curate(["pairs/*.parquet"], "clean", config="align", memory="8GiB")
     ```
     """
-    config = _complete(load_config(config), test_images, picture_folder)
+    config = _complete(load_config(config), test_images, image_folder)
     files = find_inputs(inputs)
     target = Storage(output)
     work = Storage(stages or target.address(".stages"))
@@ -108,8 +110,15 @@ def curate(
         )
     _check_columns(files[0], config)
     work.make_directory()
-    with work.lock(LOCK), contextlib.ExitStack() as stack:
-        show = _progress(stack) if progress else _silent
+    with (
+        work.lock(),
+        progress_steps(progress) as step,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def show(stage):
+            step(stage.replace("-", ": ", 1).replace("_", " "))
+
         spill = work.address(unfinished_name(f"spill-{key}"))
         backend = open_engine(engine, master, memory, spill)
         stack.callback(backend.close)
@@ -122,13 +131,13 @@ def curate(
         manifest = _publish(run, result, audit, target, key, about)
     if discard_stages:
         run.discard()
-        work.remove(LOCK)
+        work.remove(LOCK_NAME)
         if not work.list():
             work.remove("")
     return manifest
 
 
-def _complete(config, test_images, picture_folder):
+def _complete(config, test_images, image_folder):
     """Put the command line's paths in place of the configuration's."""
     rules = []
     takers = [r.name for r in config.rules if "test_images" in r.parameters]
@@ -156,8 +165,8 @@ def _complete(config, test_images, picture_folder):
             )
         rules.append(rule)
     changes = {"rules": tuple(rules)}
-    if picture_folder is not None:
-        changes["picture_folder"] = os.fspath(picture_folder)
+    if image_folder is not None:
+        changes["image_folder"] = os.fspath(image_folder)
     return dataclasses.replace(config, **changes)
 
 
@@ -193,37 +202,6 @@ def _check_columns(file, config):
             )
 
 
-def _silent(name):
-    del name
-
-
-def _progress(stack):
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.progress import SpinnerColumn
-    from rich.progress import TextColumn
-    from rich.progress import TimeElapsedColumn
-
-    bar = stack.enter_context(
-        Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-    )
-
-    tasks = []
-
-    def show(name):
-        for task in tasks[-1:]:
-            bar.stop_task(task)
-        words = name.replace("-", ": ", 1).replace("_", " ")
-        tasks.append(bar.add_task(words))
-
-    return show
-
-
 # === The result ===
 
 
@@ -237,7 +215,7 @@ def _publish(stages, result, audit, target, key, about):
         # Of a killed run, perhaps with other settings.
         target.remove(name)
     target.write_json("audit.json", audit)
-    target.write_text("audit.html", write_report(audit))
+    target.write_text("audit.html", write_audit_page(audit))
     for name, stage in published.items():
         _copy_stage(stages, stage, target, name)
     # At the very end, so that whoever looks for kept rows finds all or none.

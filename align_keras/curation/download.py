@@ -1,4 +1,4 @@
-"""Downloading the pictures of kept pairs, which is img2dataset's work.
+"""Downloading the images of kept pairs, which is img2dataset's work.
 
 img2dataset pins old versions of much that this package needs, so it lives in
 an environment of its own and is run as a command:
@@ -6,18 +6,23 @@ an environment of its own and is run as a command:
     python3 -m venv img2dataset && img2dataset/bin/pip install img2dataset
 """
 
-import json
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
-import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
-from align_keras.io.optional import require
+from align_keras.io.json_files import read_json
+from align_keras.io.optional import OptionalModule
+from align_keras.io.progress import progress_bar
+
+arrow = OptionalModule("pyarrow", extra="curation")
+parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 # What img2dataset writes beside each shard while it runs.
 STATISTICS = "*_stats.json"
@@ -27,23 +32,23 @@ logger = logging.getLogger("align_keras")
 
 
 def download(
-    kept,
-    output,
-    command=None,
-    image_size=346,
-    resize_mode="keep_ratio",
-    output_format="webdataset",
-    processes=None,
-    threads=64,
-    timeout=10,
-    retries=1,
-    pairs_per_shard=10_000,
-    progress=False,
-    extra_arguments=(),
-):
-    """Download the pictures of kept pairs with img2dataset.
+    kept: str | Path,
+    output: str | Path,
+    command: str | None = None,
+    image_size: int = 346,
+    resize_mode: str = "keep_ratio",
+    output_format: str = "webdataset",
+    processes: int | None = None,
+    threads: int = 64,
+    timeout: int = 10,
+    retries: int = 1,
+    pairs_per_shard: int = 10_000,
+    progress: bool = False,
+    extra_arguments: Iterable[str] = (),
+) -> dict:
+    """Download the images of kept pairs with img2dataset.
 
-    A download that was interrupted goes on with the shards that are missing.
+    A download that was interrupted resumes with the missing shards.
     Pages that opt out of machine learning by a header are respected, which
     is img2dataset's default.
 
@@ -57,10 +62,10 @@ def download(
         resize_mode: string, img2dataset's. Defaults to `"keep_ratio"`.
         output_format: string. `"webdataset"` (for `align-keras pack`),
             `"tfrecord"` (trains as it is) or `"files"` (for `curate` again:
-            `output/pictures.parquet` then names them).
+            `output/images.parquet` then names them).
         processes: int. Defaults to the number of cores.
         threads: int. Downloads at once. Defaults to `64`.
-        timeout: int. Seconds for one picture. Defaults to `10`.
+        timeout: int. Seconds for one image. Defaults to `10`.
         retries: int. Further attempts. Defaults to `1`.
         pairs_per_shard: int. Defaults to `10_000`.
         progress: bool. Show a progress bar on standard error.
@@ -76,7 +81,7 @@ def download(
     Example:
 
     ```python
-    download("clean", "pictures", command="img2dataset/bin/img2dataset")
+    download("clean", "images", command="img2dataset/bin/img2dataset")
     ```
     """
     if output_format not in OUTPUT_FORMATS:
@@ -88,13 +93,13 @@ def download(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     pairs = write_download_list(kept, output / "download_list.parquet")
-    pictures = output / "pictures"
+    images = output / "images"
     arguments = {
         "url_list": output / "download_list.parquet",
         "input_format": "parquet",
         "url_col": "url",
         "caption_col": "text",
-        "output_folder": pictures,
+        "output_folder": images,
         "output_format": output_format,
         "image_size": image_size,
         "resize_mode": resize_mode,
@@ -110,16 +115,16 @@ def download(
         "enable_wandb": False,
     }
     words = [f"--{name}={value}" for name, value in arguments.items()]
-    _run([*program, *words, *extra_arguments], pictures, pairs, progress)
-    result = read_downloads(pictures)
+    _run([*program, *words, *extra_arguments], images, pairs, progress)
+    result = read_downloads(images)
     if output_format == "files":
-        result["table"] = str(output / "pictures.parquet")
-        write_picture_table(result["metadata"], result["table"])
+        result["table"] = str(output / "images.parquet")
+        write_image_table(result["metadata"], result["table"])
     return result
 
 
-def write_picture_table(metadata, path):
-    """Write what `curate` needs to judge the pictures that have come.
+def write_image_table(metadata: Iterable[str], path: str | Path) -> None:
+    """Write what `curate` needs to judge the images that have come.
 
     Args:
         metadata: list of strings, as `read_downloads` returns them.
@@ -127,8 +132,6 @@ def write_picture_table(metadata, path):
             before), `image_path` (relative to img2dataset's folder), `text`,
             `width` and `height` (before resizing), `source_url`.
     """
-    parquet = require("pyarrow.parquet", "curation")
-    arrow = require("pyarrow", "curation")
     schema = arrow.schema(
         [
             ("id", "string"),
@@ -160,7 +163,7 @@ def write_picture_table(metadata, path):
             writer.write_table(arrow.Table.from_pylist(rows, schema))
 
 
-def find_program(command=None):
+def find_program(command: str | None = None) -> list[str]:
     """The words that start img2dataset.
 
     Args:
@@ -187,7 +190,7 @@ def find_program(command=None):
     return [found]
 
 
-def write_download_list(kept, path):
+def write_download_list(kept: str | Path, path: str | Path) -> int:
     """Write img2dataset's input: `url`, `text` and `row_id` of kept pairs.
 
     Args:
@@ -197,8 +200,6 @@ def write_download_list(kept, path):
     Returns:
         int, the number of pairs.
     """
-    parquet = require("pyarrow.parquet", "curation")
-    arrow = require("pyarrow", "curation")
     folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
     files = sorted(folder.glob("*.parquet"))
@@ -222,7 +223,7 @@ def write_download_list(kept, path):
     return pairs
 
 
-def read_downloads(folder):
+def read_downloads(folder: str | Path) -> dict:
     """Read what img2dataset says about its downloads.
 
     Args:
@@ -237,7 +238,6 @@ def read_downloads(folder):
     Raises:
         FileNotFoundError: There is no finished shard.
     """
-    parquet = require("pyarrow.parquet", "curation")
     folder = Path(folder)
     failures, pairs, good = {}, 0, 0
     files = sorted(folder.glob("*.parquet"))
@@ -304,7 +304,7 @@ def _run(words, folder, pairs, progress):
     try:
         _wait(process, folder, pairs, progress)
     except BaseException:
-        # Ctrl-C ends both; the next run goes on.
+        # Ctrl-C ends both; the next run resumes.
         process.terminate()
         process.wait()
         raise
@@ -320,18 +320,15 @@ def _wait(process, folder, pairs, progress):
     if not progress:
         process.wait()
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(file=sys.stderr)) as bar:
-        task = bar.add_task("Downloading", total=pairs)
-        while True:
-            try:
+    with progress_bar("Downloading", pairs) as advance:
+        done, ended = 0, False
+        while not ended:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
-                break
-            except subprocess.TimeoutExpired:
-                bar.update(task, completed=_attempted(folder))
-        bar.update(task, completed=_attempted(folder))
+                ended = True
+            count = _attempted(folder)
+            advance(count - done)
+            done = count
 
 
 def _attempted(folder):
@@ -339,7 +336,7 @@ def _attempted(folder):
     total = 0
     for file in Path(folder).glob(STATISTICS):
         try:
-            total += json.loads(file.read_text("utf-8"))["count"]
+            total += read_json(file)["count"]
         except (ValueError, KeyError, OSError):
             # It is being written at this moment.
             continue

@@ -1,8 +1,8 @@
 """Near-duplicates by embedding, as in appendix A of the paper.
 
-All training pictures are put into clusters by k-means. A picture belongs to
+All training images are put into clusters by k-means. An image belongs to
 its ten nearest clusters, and so to 120 buckets, the choices of three of them.
-A training and a test picture that share a bucket are compared, and are
+A training and a test image that share a bucket are compared, and are
 near-duplicates where their cosine is above 0.975.
 
 Reference:
@@ -13,33 +13,39 @@ import itertools
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from align_keras.curation.test_images import read_test_pictures
-from align_keras.io.optional import require
+from align_keras import registry
+from align_keras.curation.evaluation_images import read_evaluation_images
+from align_keras.io.images import decode_with_pillow
+from align_keras.io.optional import OptionalModule
 
-# k-means wants at least so many pictures for each cluster, and uses no more
+arrow = OptionalModule("pyarrow", extra="curation")
+faiss = OptionalModule("faiss", extra="curation")
+
+# k-means wants at least so many images for each cluster, and uses no more
 # than the second number.
 MIN_PER_CLUSTER = 39
 MAX_PER_CLUSTER = 256
 BATCH = 64
-# Pictures whose candidates are looked up at once.
+# Images whose candidates are looked up at once.
 LOOK_UP = 4096
 
 logger = logging.getLogger("align_keras")
 
 
 def embedding_near_duplicates(
-    vectors,
-    test_vectors,
-    clusters=4096,
-    nearest=10,
-    shared=3,
-    cosine=0.975,
-    seed=0,
-):
+    vectors: np.ndarray,
+    test_vectors: np.ndarray,
+    clusters: int = 4096,
+    nearest: int = 10,
+    shared: int = 3,
+    cosine: float = 0.975,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the vectors that are nearly equal to a test vector.
 
     Args:
@@ -94,7 +100,6 @@ def embedding_near_duplicates(
 
 def _cluster(vectors, clusters, seed):
     """Centroids of k-means on a sample of the vectors."""
-    faiss = require("faiss", "curation")
     limit = clusters * MAX_PER_CLUSTER
     chosen = np.arange(len(vectors))
     if len(vectors) > limit:
@@ -108,7 +113,6 @@ def _cluster(vectors, clusters, seed):
 
 def _buckets(vectors, centroids, nearest, shared):
     """Numbers of the buckets of each vector, `(count, choices)`."""
-    faiss = require("faiss", "curation")
     vectors = np.ascontiguousarray(vectors, "float32")
     _, found = faiss.knn(vectors, np.asarray(centroids, "float32"), nearest)
     found = np.sort(found, axis=1)
@@ -145,11 +149,11 @@ def _best(rows, partners, cosines):
     return rows[first], partners[first], cosines[first]
 
 
-# === Pictures to vectors ===
+# === Images to vectors ===
 
 
-def load_embedder(model):
-    """Make a function from pictures to vectors.
+def load_embedder(model) -> Callable:
+    """Make a function from images to vectors.
 
     Args:
         model: string, a preset with weights of an `AlignDualEncoder` or of an
@@ -165,52 +169,24 @@ def load_embedder(model):
         ValueError: There is no such preset, or it has no weights.
     """
     if isinstance(model, (str, os.PathLike)):
-        model = _load_model(os.fspath(model))
+        model = registry.find("load_image_encoder")(os.fspath(model))
     encode = getattr(model, "encode_image", model)
 
-    def embed(pictures):
+    def embed(images):
         import keras
 
-        vectors = keras.ops.convert_to_numpy(encode(pictures))
+        vectors = keras.ops.convert_to_numpy(encode(images))
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return (vectors / np.maximum(length, 1e-12)).astype("float32")
 
     return embed
 
 
-def _load_model(preset):
-    """A model of both towers, or a function of an image tower alone."""
-    import keras
-
-    import align_keras
-    from align_keras.models import presets
-
-    path = presets.find_preset(preset)
-    if not presets.has_weights(path):
-        raise ValueError(
-            f"The preset `{preset}` is an architecture without weights, which "
-            "tells no pictures apart; name one with weights as `model`."
-        )
-    kind = "AlignDualEncoder"
-    if presets.foreign_weights(path) is None:
-        kind = presets.load_config(path)["class_name"]
-    if kind not in ("EfficientNetBackbone", "EfficientNetL2Backbone"):
-        return align_keras.AlignDualEncoder.from_preset(preset)
-    tower = getattr(align_keras, kind).from_preset(preset)
-    converter = align_keras.AlignImageConverter()
-
-    def encode(pictures):
-        features = tower(converter.load(pictures), training=False)
-        return keras.ops.mean(features, axis=(1, 2))
-
-    return encode
-
-
-def embed_pictures(pictures, embedder, path):
-    """Embed any number of pictures into a file of float32 rows.
+def embed_images(images, embedder, path):
+    """Embed any number of images into a file of float32 rows.
 
     Args:
-        pictures: iterable of uint8 arrays.
+        images: iterable of uint8 arrays.
         embedder: as `load_embedder` returns it.
         path: string. The file to write.
 
@@ -218,9 +194,9 @@ def embed_pictures(pictures, embedder, path):
         float32 array `(count, dim)`, memory-mapped.
     """
     count, width = 0, 0
-    pictures = iter(pictures)
+    images = iter(images)
     with open(path, "wb") as file:
-        while batch := list(itertools.islice(pictures, BATCH)):
+        while batch := list(itertools.islice(images, BATCH)):
             vectors = embedder(batch)
             vectors.tofile(file)
             count, width = count + len(vectors), vectors.shape[1]
@@ -239,29 +215,28 @@ def find_near_images(rule, rows, stages, key):
         key: string. A fingerprint of the rule, the rows and the test sets.
 
     Returns:
-        Ibis table of `image_key`, and of the nearest test picture's name and
+        Ibis table of `image_key`, and of the nearest test image's name and
         `cosine`.
     """
     given = rule.parameters
-    for name in ("model", "pictures"):
+    for name in ("model", "images"):
         if not given[name]:
             raise ValueError(f"Rule `{rule.name}` lacks `{name}`.")
-    # A hash may identify a picture that has no name to find it by.
+    # A hash may identify an image that has no name to find it by.
     named = rows.filter(rows.image_key.notnull() & rows.url.notnull())
     images = named.group_by("image_key").agg(url=named.url.min())
     stages.table(f"{rule.name}-images", key, images)
 
     def near():
-        arrow = require("pyarrow", "curation")
         embedder = load_embedder(given["model"])
         keys, names = [], []
         with tempfile.TemporaryDirectory() as folder:
-            pictures = _row_pictures(
-                stages, f"{rule.name}-images-{key}", given["pictures"], keys
+            images = _row_images(
+                stages, f"{rule.name}-images-{key}", given["images"], keys
             )
-            vectors = embed_pictures(pictures, embedder, f"{folder}/rows")
-            tests = _test_pictures(given["test_images"], names)
-            test_vectors = embed_pictures(tests, embedder, f"{folder}/tests")
+            vectors = embed_images(images, embedder, f"{folder}/rows")
+            tests = _test_images(given["test_images"], names)
+            test_vectors = embed_images(tests, embedder, f"{folder}/tests")
             settings = ("clusters", "nearest", "shared", "cosine")
             found, nearest, cosines = embedding_near_duplicates(
                 vectors, test_vectors, **{n: given[n] for n in settings}
@@ -277,18 +252,16 @@ def find_near_images(rule, rows, stages, key):
     return stages.arrow(f"{rule.name}-near_images", key, near)
 
 
-def _test_pictures(paths, names):
-    """Decode test pictures; `names` grows by what they are called."""
+def _test_images(paths, names):
+    """Decode test images; `names` grows by what they are called."""
     for path in paths:
-        for name, pixels in read_test_pictures(path):
+        for name, pixels in read_evaluation_images(path):
             names.append(name)
             yield pixels
 
 
-def _row_pictures(stages, stage, folder, keys):
-    """Decode the pictures of rows; `keys` grows by those that could be."""
-    from align_keras.preprocessing.decode import decode_with_pillow
-
+def _row_images(stages, stage, folder, keys):
+    """Decode the images of rows; `keys` grows by those that could be."""
     missing = 0
     for image_key, url in stages.values(stage, ("image_key", "url")):
         try:
@@ -300,5 +273,5 @@ def _row_pictures(stages, stage, folder, keys):
         yield pixels
     if missing:
         logger.warning(
-            "%d pictures are not in `%s` or not readable.", missing, folder
+            "%d images are not in `%s` or not readable.", missing, folder
         )

@@ -9,7 +9,10 @@ import re
 import subprocess
 import sys
 
-from align_keras.io.optional import require
+from align_keras.io.optional import OptionalModule
+
+ibis = OptionalModule("ibis", extra="curation")
+spark_sql = OptionalModule("pyspark.sql", extra="spark")
 
 ENGINES = ("duckdb", "spark")
 # Of the memory that is asked for; the rest is for Python and Arrow.
@@ -22,7 +25,7 @@ MIN_MEMORY = 256 * 2**20
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def parse_memory(text):
+def parse_memory(text: str) -> int:
     """Bytes of a size such as `"2GiB"`, `"512M"`; units are powers of 1024."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.I)
     if not match:
@@ -32,7 +35,12 @@ def parse_memory(text):
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def open_engine(name="duckdb", master=None, memory=None, temporary=None):
+def open_engine(
+    name: str = "duckdb",
+    master: str | None = None,
+    memory: str | None = None,
+    temporary: str | None = None,
+):
     """Connect to an engine.
 
     Args:
@@ -77,8 +85,6 @@ class DuckDBEngine:
     name = "duckdb"
 
     def __init__(self, memory=None, temporary=None):
-        require("duckdb", "curation")
-        ibis = require("ibis", "curation")
         self.memory = memory
         settings = {"preserve_insertion_order": False}
         if memory:
@@ -221,15 +227,11 @@ class SparkEngine:
     name = "spark"
 
     def __init__(self, master=None, memory=None):
-        require("pyspark", "spark")
-        ibis = require("ibis", "curation")
-        from pyspark.sql import SparkSession
-
         local = (master or "").startswith("local")
         if local:
             # Otherwise its workers take the first python3 of the path.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        builder = SparkSession.builder.appName("align-keras curate")
+        builder = spark_sql.SparkSession.builder.appName("align-keras curate")
         if master:
             builder = builder.master(master)
         if memory:

@@ -6,7 +6,7 @@ A row is what the rules see, and all they see:
 |---------------|--------|--------------------------------------------------|
 | `row_id`      | int64  | number of the file × 10**12 + number of the row  |
 | `id`          | string | the input's own id, null where it has none       |
-| `url`         | string | what the picture was named by                    |
+| `url`         | string | what the image was named by                    |
 | `text`        | string | the text in Unicode's form NFC                   |
 | `tokens`      | string | its unigrams, lower case, one space between      |
 | `num_tokens`  | int32  | their number                                     |
@@ -14,9 +14,9 @@ A row is what the rules see, and all they see:
 | `width`       | int32  | pixels; null where missing or not positive       |
 | `height`      | int32  | likewise                                         |
 | `id_key`      | int64  | hash of `id`                                     |
-| `image_key`   | int64  | hash of what identifies a picture                |
+| `image_key`   | int64  | hash of what identifies an image                |
 | `text_key`    | int64  | hash of what identifies a text; null when empty  |
-| `phash`       | int64  | perceptual hash of the picture, or null          |
+| `phash`       | int64  | perceptual hash of the image, or null          |
 
 and the columns that rules or `extra_columns` name, strings or float64, each
 under its own name after `input_`: COYO's `text_length` is not ours.
@@ -25,40 +25,38 @@ under its own name after `input_`: COYO's `text_length` is not ours.
 import collections
 import dataclasses
 import unicodedata
+from collections.abc import Iterable
 
 import numpy as np
 
-from align_keras.curation import readers
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.text import normalize_text
 from align_keras.curation.text import signed_hash
 from align_keras.curation.text import tokenize
-from align_keras.io.optional import require
+from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import find_column
+from align_keras.io.optional import OptionalModule
+
+arrow = OptionalModule("pyarrow", extra="curation")
+parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 ROWS_PER_FILE = 10**12
 # Rows of one row group: what engines read at once.
 GROUP_ROWS = 122_880
 GROUP_BYTES = 128 * 2**20
 # Raise when the same input would give other rows.
-VERSION = 2
+VERSION = 3
 
-# Names under which a column is looked for, compared without case. Sizes before
-# resizing come first: img2dataset's `width` is that of the small picture.
+# Roles of an input's columns, with the usual names of each. An address tells
+# images apart better than the path that somebody gave a copy.
 USUAL_COLUMNS = {
-    "id": ("id", "sample_id", "key"),
-    "url": (
-        "url",
-        "image_url",
-        "image",
-        "image_path",
-        "file_name",
-        "filename",
-        "filepath",
-        "path",
-    ),
-    "text": ("text", "caption", "alt_text", "alt", "txt", "top_caption"),
-    "width": ("original_width", "width"),
-    "height": ("original_height", "height"),
-    "phash": ("image_phash", "phash"),
+    "id": COLUMNS["id"],
+    "url": COLUMNS["url"] + COLUMNS["image"],
+    "text": COLUMNS["caption"],
+    "width": COLUMNS["width"],
+    "height": COLUMNS["height"],
+    "phash": COLUMNS["phash"],
 }
 
 
@@ -74,10 +72,10 @@ class IngestTask:
         numbers: tuple of strings. Further columns, read as float64.
         strings: tuple of strings. Further columns, read as strings.
         tokenizer: string. See `tokenize`.
-        image_identity: string. The column that tells pictures apart.
+        image_identity: string. The column that tells images apart.
         text_identity: string. `"normalized"` or `"exact"`.
         max_text_characters: int. What is longer is cut.
-        picture_folder: string or `None`. Where the pictures lie; they are
+        image_folder: string or `None`. Where the images lie; they are
             then read for their size and perceptual hash.
     """
 
@@ -90,17 +88,16 @@ class IngestTask:
     image_identity: str = "url"
     text_identity: str = "normalized"
     max_text_characters: int = 100_000
-    picture_folder: str | None = None
+    image_folder: str | None = None
 
 
-def rows_schema(numbers=(), strings=()):
+def rows_schema(numbers: Iterable[str] = (), strings: Iterable[str] = ()):
     """Return the Arrow schema of normalised rows.
 
     Args:
         numbers: further columns of type float64.
         strings: further columns of type string.
     """
-    arrow = require("pyarrow", "curation")
     fields = [
         ("row_id", arrow.int64()),
         ("id", arrow.string()),
@@ -121,12 +118,14 @@ def rows_schema(numbers=(), strings=()):
     return arrow.schema(fields)
 
 
-def input_column(name):
+def input_column(name: str) -> str:
     """What a further column of the input is called among normalised rows."""
     return f"input_{name}"
 
 
-def find_columns(names, given=None):
+def find_columns(
+    names: list[str], given: dict | None = None
+) -> dict[str, str | None]:
     """Choose the columns of an input by their usual names.
 
     Args:
@@ -136,16 +135,14 @@ def find_columns(names, given=None):
     Returns:
         dict with the keys of `USUAL_COLUMNS`; `None` where there is none.
     """
-    by_case = {name.lower(): name for name in reversed(names)}
-    chosen = {}
-    for role, usual in USUAL_COLUMNS.items():
-        wanted = [(given or {}).get(role)] if (given or {}).get(role) else usual
-        found = [by_case[n.lower()] for n in wanted if n.lower() in by_case]
-        chosen[role] = found[0] if found else None
-    return chosen
+    named = {role: (name,) for role, name in (given or {}).items() if name}
+    return {
+        role: find_column(names, usual)
+        for role, usual in (USUAL_COLUMNS | named).items()
+    }
 
 
-def ingest_file(task, target):
+def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     """Write the normalised rows of one file.
 
     Args:
@@ -153,7 +150,7 @@ def ingest_file(task, target):
         target: string or open binary file for the Parquet file.
 
     Returns:
-        Tuple of a dict of counts (`"rows"`, and how many had each blemish)
+        Tuple of a dict of counts (`"rows"`, and how many had each defect)
         and the list of the columns that the file has, as rows name them.
 
     Raises:
@@ -161,11 +158,9 @@ def ingest_file(task, target):
             What has been written then is to be thrown away: a file counts as
             a whole or not at all.
     """
-    arrow = require("pyarrow", "curation")
-    parquet = require("pyarrow.parquet", "curation")
     counts = collections.Counter(rows=0)
     schema = rows_schema(task.numbers, task.strings)
-    names = readers.column_names(task.path)
+    names = column_names(task.path)
     found = find_columns(names, task.columns)
     if names and found["text"] is None:
         raise ValueError(f"no column of texts among {', '.join(names)}")
@@ -173,7 +168,7 @@ def ingest_file(task, target):
     wanted = (set(found.values()) - {None}) | further
     with parquet.ParquetWriter(target, schema, compression="snappy") as writer:
         waiting, rows, size = [], 0, 0
-        for columns, bad_lines in readers.read_batches(task.path, wanted):
+        for columns, bad_lines in read_batches(task.path, wanted):
             counts["unreadable_lines"] += bad_lines
             if not columns:
                 continue
@@ -192,7 +187,7 @@ def ingest_file(task, target):
 
 def _normalize(task, columns, found, schema, counts):
     """One batch of raw columns to one batch of rows."""
-    arrow = require("pyarrow", "curation")
+    columns = _one_text_each(columns, found["text"])
     size = len(next(iter(columns.values())))
     first = task.number * ROWS_PER_FILE + counts["rows"]
     counts["rows"] += size
@@ -205,12 +200,16 @@ def _normalize(task, columns, found, schema, counts):
     tokens = normal
     if task.tokenizer != "blanks":
         tokens = [tokenize(text, task.tokenizer) for text in normal]
-    identity = normal if task.text_identity == "normalized" else texts
-    urls = _strings(column("url"), size, counts)
+    identity = normal
+    if task.text_identity == "exact":
+        # Of white space alone is no text either way.
+        pairs = zip(texts, normal, strict=True)
+        identity = [text if words else "" for text, words in pairs]
+    urls = _strings(_paths(column("url")), size, counts)
     urls = [url and url.strip() for url in urls]
     counts["without_image"] += sum(not url for url in urls)
     ids = _strings(column("id"), size, counts)
-    width, height, phash = _picture_columns(task, column, urls, size, counts)
+    width, height, phash = _image_columns(task, column, urls, size, counts)
     data = {
         "row_id": np.arange(first, first + size),
         "id": ids,
@@ -244,7 +243,6 @@ def _normalize(task, columns, found, schema, counts):
 
 
 def _array(values, kind):
-    arrow = require("pyarrow", "curation")
     if isinstance(values, arrow.Array):
         return values
     # NaN is how NumPy says that a number is missing.
@@ -253,7 +251,6 @@ def _array(values, kind):
 
 def _keys(values):
     """Hashes of strings as an Arrow array; nothing has none."""
-    arrow = require("pyarrow", "curation")
     hashes = np.fromiter(
         (signed_hash(value) if value else 0 for value in values),
         "int64",
@@ -264,6 +261,36 @@ def _keys(values):
 
 
 # === Columns ===
+
+
+def _one_text_each(columns, name):
+    """Make a row for each text where rows have lists of them."""
+    column = columns.get(name)
+    if column is None or not _is_list(column.type):
+        return columns
+    # A row without any stays, and is counted.
+    lists = [texts or [None] for texts in column.to_pylist()]
+    rows = np.repeat(np.arange(len(lists)), [len(texts) for texts in lists])
+    texts = [text for texts in lists for text in texts]
+    columns = {n: c.take(arrow.array(rows)) for n, c in columns.items()}
+    return columns | {name: arrow.array(texts, column.type.value_type)}
+
+
+def _is_list(kind):
+    kinds = arrow.types
+    return (
+        kinds.is_list(kind)
+        or kinds.is_large_list(kind)
+        or kinds.is_fixed_size_list(kind)
+    )
+
+
+def _paths(column):
+    """The paths of a column that holds images beside them."""
+    if column is not None and arrow.types.is_struct(column.type):
+        index = column.type.get_field_index("path")
+        return column if index < 0 else column.field(index)
+    return column
 
 
 def _texts(column, size, longest, counts):
@@ -279,26 +306,29 @@ def _texts(column, size, longest, counts):
     ]
 
 
-def _strings(column, size, counts, blemish="invalid_utf8_fields"):
+def _strings(column, size, counts, defect="invalid_utf8_fields"):
     if column is None:
         return [None] * size
-    return read_strings(column, counts, blemish)
+    return read_strings(column, counts, defect)
 
 
-def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
+def read_strings(
+    column,
+    counts: collections.Counter | None = None,
+    defect: str = "invalid_utf8_fields",
+) -> list[str | None]:
     """Read a column as Python strings.
 
     Args:
         column: Arrow array.
-        counts: `collections.Counter` of blemishes.
-        blemish: string. What to count a value under that is not UTF-8; its
+        counts: `collections.Counter` of defects.
+        defect: string. What to count a value under that is not UTF-8; its
             wrong bytes become U+FFFD.
 
     Returns:
         list of strings and `None`, which also stands for lists and the like.
     """
     counts = collections.Counter() if counts is None else counts
-    arrow = require("pyarrow", "curation")
     kind = column.type
     if arrow.types.is_dictionary(kind):
         kind, column = kind.value_type, column.cast(kind.value_type)
@@ -316,7 +346,7 @@ def read_strings(column, counts=None, blemish="invalid_utf8_fields"):
         try:
             strings.append(value if value is None else value.decode())
         except UnicodeDecodeError:
-            counts[blemish] += 1
+            counts[defect] += 1
             strings.append(value.decode("utf-8", "replace"))
     return strings
 
@@ -325,7 +355,6 @@ def _numbers(column, size, counts):
     """float64, with NaN for nothing and, counted, for what is no number."""
     if column is None:
         return np.full(size, np.nan)
-    arrow = require("pyarrow", "curation")
     kind = column.type
     if arrow.types.is_integer(kind) or arrow.types.is_floating(kind):
         numbers = column.cast("float64", safe=False)
@@ -347,18 +376,18 @@ def _sides(column, size, counts):
     return np.where(good, numbers, 0).astype("int32")
 
 
-def _picture_columns(task, column, urls, size, counts):
+def _image_columns(task, column, urls, size, counts):
     """Width and height (0 where not known) and perceptual hashes."""
     width = _sides(column("width"), size, counts)
     height = _sides(column("height"), size, counts)
     phash, known = read_hashes(column("phash"), size, counts)
-    if task.picture_folder is not None:
-        from align_keras.curation.perceptual_hash import measure_pictures
+    if task.image_folder is not None:
+        from align_keras.curation.perceptual_hash import measure_images
 
-        measured = measure_pictures(task.picture_folder, urls)
+        measured = measure_images(task.image_folder, urls)
         for row, found in enumerate(measured):
             if found is None:
-                counts["unreadable_pictures"] += bool(urls[row])
+                counts["unreadable_images"] += bool(urls[row])
                 continue
             if not known[row]:
                 phash[row], known[row] = found.phash, True
@@ -366,7 +395,6 @@ def _picture_columns(task, column, urls, size, counts):
             height[row] = height[row] or found.height
     counts["without_size"] += int(np.sum((width == 0) | (height == 0)))
     counts["without_phash"] += int(np.sum(~known))
-    arrow = require("pyarrow", "curation")
     return (
         arrow.array(width, mask=width == 0),
         arrow.array(height, mask=height == 0),
@@ -374,7 +402,11 @@ def _picture_columns(task, column, urls, size, counts):
     )
 
 
-def read_hashes(column, size=None, counts=None):
+def read_hashes(
+    column,
+    size: int | None = None,
+    counts: collections.Counter | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Read a column of 64-bit hashes.
 
     Args:
@@ -392,7 +424,6 @@ def read_hashes(column, size=None, counts=None):
     hashes, known = np.zeros(size, "int64"), np.zeros(size, bool)
     if column is None:
         return hashes, known
-    arrow = require("pyarrow", "curation")
     if column.type in (arrow.uint64(), arrow.int64()):
         filled = column.fill_null(0).to_numpy(zero_copy_only=False)
         known[:] = column.is_valid().to_numpy(zero_copy_only=False)
@@ -406,7 +437,7 @@ def read_hashes(column, size=None, counts=None):
     return hashes, known
 
 
-def parse_hash(value):
+def parse_hash(value: int | str) -> int:
     """Read a 64-bit hash as a signed integer.
 
     Args:

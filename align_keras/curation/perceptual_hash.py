@@ -1,6 +1,6 @@
-"""Perceptual hashes: 64 bits that change little when a picture does.
+"""Perceptual hashes: 64 bits that change little when an image does.
 
-The picture is shrunk to 32×32 gray pixels; of its cosine transform the 8×8
+The image is shrunk to 32×32 gray pixels; of its cosine transform the 8×8
 lowest frequencies are taken, and each bit says whether one of them is above
 their median. This is the common "pHash", the one that COYO-700M lists.
 
@@ -10,12 +10,15 @@ Reference:
 """
 
 import collections
-import concurrent.futures
 import functools
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
+from align_keras.io.images import decode_with_pillow
+from align_keras.io.threads import map_ahead
 
 SIDE = 32
 FREQUENCIES = 8
@@ -23,8 +26,8 @@ FREQUENCIES = 8
 Measured = collections.namedtuple("Measured", "phash width height")
 
 
-def perceptual_hash(pixels):
-    """Hash a picture to a signed 64-bit integer.
+def perceptual_hash(pixels: np.ndarray) -> int:
+    """Hash an image to a signed 64-bit integer.
 
     Args:
         pixels: uint8 array `(height, width, 3)`.
@@ -38,8 +41,6 @@ def perceptual_hash(pixels):
     distance = hamming_distance(perceptual_hash(one), perceptual_hash(two))
     ```
     """
-    from PIL import Image
-
     gray = Image.fromarray(np.asarray(pixels, "uint8")).convert("L")
     gray = gray.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     cosines = _cosines()
@@ -70,8 +71,10 @@ def hamming_distance(one, two):
     return np.bitwise_count(differing.astype("uint64")).astype("int64")
 
 
-def measure_pictures(folder, names):
-    """Read pictures of a folder in threads.
+def measure_images(
+    folder: str, names: Iterable[str | None]
+) -> list[Measured | None]:
+    """Read images of a folder in threads.
 
     Args:
         folder: string.
@@ -79,15 +82,12 @@ def measure_pictures(folder, names):
 
     Returns:
         list of `Measured(phash, width, height)`; `None` for a file that is
-        missing or no picture.
+        missing or no image.
     """
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(functools.partial(_measure, folder), names))
+    return list(map_ahead(functools.partial(_measure, folder), names))
 
 
 def _measure(folder, name):
-    from align_keras.preprocessing.decode import decode_with_pillow
-
     try:
         pixels = decode_with_pillow(Path(folder, name).read_bytes())
     except (OSError, ValueError, TypeError):

@@ -2,7 +2,11 @@
 
 import functools
 
-from align_keras.io.optional import require
+from align_keras.io.optional import OptionalModule
+
+ibis = OptionalModule("ibis", extra="curation")
+exceptions = OptionalModule("ibis.common.exceptions", extra="curation")
+operations = OptionalModule("ibis.expr.operations", extra="curation")
 
 
 def token_grams(rows, ngrams=(1, 2), columns=("row_id",), longest=False):
@@ -19,8 +23,6 @@ def token_grams(rows, ngrams=(1, 2), columns=("row_id",), longest=False):
     Returns:
         Ibis table of `columns` and `gram` (string).
     """
-    ibis = require("ibis", "curation")
-    exceptions = require("ibis.common.exceptions", "curation")
     words = rows.filter(rows.num_tokens > 0)
     words = words.select(*columns, words=words.tokens.split(" "))
     lists = [_joined(words.words, length) for length in ngrams]
@@ -72,7 +74,6 @@ def most_frequent(counts, keep, ties="keep"):
     Returns:
         Ibis table of `gram`.
     """
-    ibis = require("ibis", "curation")
     # How many tokens occur how often: a small table, which can be sorted
     # where all tokens cannot.
     levels = counts.group_by("occurrences").agg(tokens=counts.count())
@@ -102,8 +103,7 @@ def bands(count):
 
 def near_in_band(rows, tests, mask, distance):
     """Rows near a test hash that is equal in the bits of a mask."""
-    ibis = require("ibis", "curation")
-    mask = ibis.literal(mask, "int64")
+    mask = int64(mask)
     hashed = rows.filter(rows.phash.notnull())
     hashed = hashed.select("row_id", "phash", band=hashed.phash & mask)
     tests = tests.select(test_hash=tests.phash, band=tests.phash & mask)
@@ -120,10 +120,10 @@ def bit_count(bits):
 @functools.cache
 def _bit_count():
     """The engines' own function, of one name on all three."""
-    ibis = require("ibis", "curation")
 
     @ibis.udf.scalar.builtin
-    def bit_count(bits: int) -> int: ...
+    def bit_count(bits: int) -> int:
+        raise NotImplementedError
 
     return bit_count
 
@@ -183,13 +183,17 @@ def drop_if(rows, dropped):
     return rows.filter(dropped.fill_null(False)).select("row_id")
 
 
+def int64(value):
+    """An integer of 64 bits, whatever its size."""
+    return ibis.literal(value, "int64")
+
+
 def int64_sum(total):
     """A sum of integers as Ibis takes it to be.
 
     DuckDB's has 128 bits, which it writes to Parquet as a float; the method
     `cast` sees no need of a cast.
     """
-    operations = require("ibis.expr.operations", "curation")
     return operations.Cast(total, "int64").to_expr()
 
 

@@ -1,17 +1,25 @@
 """The rules as SQL, to be run elsewhere."""
 
-from align_keras.curation.config import Rule
+from pathlib import Path
+
+from align_keras.curation.config import RULES
+from align_keras.curation.config import CurationConfig
+from align_keras.curation.config import always_applied
 from align_keras.curation.config import load_config
+from align_keras.curation.config import sees_remaining
+from align_keras.curation.execute import combine
+from align_keras.curation.execute import drop
+from align_keras.curation.execute import further_columns
 from align_keras.curation.ingest import rows_schema
 from align_keras.curation.rule_parts import union
-from align_keras.curation.run import combine
-from align_keras.curation.run import drop
-from align_keras.curation.run import further_columns
-from align_keras.curation.run import sees_remaining
-from align_keras.io.optional import require
+from align_keras.io.optional import OptionalModule
+
+ibis = OptionalModule("ibis", extra="curation")
 
 
-def print_sql(config, dialect="bigquery"):
+def print_sql(
+    config: str | Path | CurationConfig, dialect: str = "bigquery"
+) -> str:
     """Write a configuration's rules as SQL, a statement for each stage.
 
     The table `rows` has the columns of normalised rows; the tables of files,
@@ -35,7 +43,6 @@ def print_sql(config, dialect="bigquery"):
     print(print_sql("align", "bigquery"))
     ```
     """
-    ibis = require("ibis", "curation")
     config = load_config(config)
     # Ibis writes its own Spark dialect only where there is a session.
     dialect = "databricks" if dialect == "spark" else dialect
@@ -50,7 +57,7 @@ def print_sql(config, dialect="bigquery"):
         return ibis.table(table.schema(), name=name)
 
     drops = []
-    for rule in _all_rules(config):
+    for rule in (*always_applied(config), *config.rules):
         judged = rows
         if drops and sees_remaining(config.counted_rows, rule.parameters):
             judged = rows.anti_join(union(drops), "row_id")
@@ -58,7 +65,7 @@ def print_sql(config, dialect="bigquery"):
             rule,
             judged,
             lambda name, table, rule=rule: stage(f"{rule.name}_{name}", table),
-            lambda rule=rule: _file_tables(rule),
+            lambda rule=rule: _file_table(rule),
         )
         drops.append(stage(f"drop_{rule.name}", table))
     verdicts = stage("verdicts", combine(drops))
@@ -66,29 +73,13 @@ def print_sql(config, dialect="bigquery"):
     return "\n\n".join(statements)
 
 
-def _all_rules(config):
-    always = [Rule("unusable", "unusable", {})]
-    if config.repeated_ids == "drop":
-        always.append(Rule("repeated_ids", "repeated_ids", {}))
-    return [*always, *config.rules]
-
-
-def _file_tables(rule):
-    """The tables that a rule takes from files, by name alone."""
-    ibis = require("ibis", "curation")
-    columns = {
-        "test_hashes": {"phash": "int64"},
-        "near_images": {"image_key": "int64"},
-        "words": {"gram": "string"},
-    }
-    return {
-        name: ibis.table(schema, name=f"{rule.name}_{name}")
-        for name, schema in columns.items()
-    }
+def _file_table(rule):
+    """The table that a rule takes from files, by name alone."""
+    files = RULES[rule.kind].files
+    return ibis.table(files.columns, name=f"{rule.name}_{files.name}")
 
 
 def _compile(table, dialect):
-    ibis = require("ibis", "curation")
     try:
         return str(ibis.to_sql(table, dialect=dialect))
     except (ValueError, AttributeError) as error:

@@ -6,26 +6,16 @@ counts for nothing and is made anew. The name holds a hash of all that the
 contents depend on, so that another input or setting makes another stage.
 """
 
-import hashlib
-import json
 import re
 import secrets
 import time
 
-from align_keras.io.optional import require
+from align_keras.io.optional import OptionalModule
+
+parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 # The directory may be the user's own: nothing else there is touched.
 _OURS = re.compile(r"\w.*-[0-9a-f]{16}\.[0-9a-f]{8}\.unfinished")
-
-
-def fingerprint(*parts):
-    """A short hash of anything that JSON can write.
-
-    Returns:
-        string of 16 hexadecimal digits.
-    """
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def unfinished_name(stage):
@@ -65,7 +55,6 @@ class Stages:
 
     def arrow(self, name, key, make):
         """Store an Arrow table that `make()` returns; see `store`."""
-        parquet = require("pyarrow.parquet", "curation")
 
         def write(directory):
             self.storage.make_directory(directory)
@@ -123,7 +112,6 @@ class Stages:
 
     def values(self, stage, columns):
         """Yield the rows of a finished stage as tuples of some columns."""
-        parquet = require("pyarrow.parquet", "curation")
         for file in self.notes(stage)["files"]:
             with self.storage.open_input(f"{stage}/{file}") as source:
                 reader = parquet.ParquetFile(source)
@@ -132,6 +120,5 @@ class Stages:
                     yield from zip(*lists, strict=True)
 
     def _rows(self, name):
-        parquet = require("pyarrow.parquet", "curation")
         with self.storage.open_input(name) as file:
             return parquet.read_metadata(file).num_rows

@@ -8,13 +8,17 @@ import shutil
 from pathlib import Path
 
 from align_keras.io.atomic import atomic_file
-from align_keras.io.optional import require
+from align_keras.io.json_files import read_json
+from align_keras.io.locks import directory_lock
+from align_keras.io.optional import OptionalModule
+
+fs = OptionalModule("pyarrow.fs", extra="curation")
 
 # Inputs may lie there.
 OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "az")
 
 
-def kept_folder(path):
+def kept_folder(path: str | Path) -> Path | None:
     """The kept rows of a finished result.
 
     Args:
@@ -50,7 +54,6 @@ class Storage:
     """
 
     def __init__(self, root):
-        fs = require("pyarrow.fs", "curation")
         self.root = os.fspath(root)
         scheme = self.root.partition("://")[0].lower()
         if scheme in OBJECT_STORES:
@@ -75,13 +78,11 @@ class Storage:
 
     def exists(self, name=""):
         """Whether there is a file or directory of that name."""
-        fs = require("pyarrow.fs", "curation")
         info = self.system.get_file_info(self._path(name))
         return info.type != fs.FileType.NotFound
 
     def list(self, name=""):
         """Names of what a directory holds, sorted; empty without one."""
-        fs = require("pyarrow.fs", "curation")
         selector = fs.FileSelector(self._path(name), allow_not_found=True)
         found = self.system.get_file_info(selector)
         return sorted(info.base_name for info in found)
@@ -110,6 +111,8 @@ class Storage:
         """The contents of a JSON file, or `None` where there is none."""
         if not self.exists(name):
             return None
+        if self.local:
+            return read_json(self._path(name))
         with self.open_input(name) as file:
             return json.loads(file.read())
 
@@ -144,7 +147,6 @@ class Storage:
 
     def remove(self, name):
         """Remove a file or directory, if it is there."""
-        fs = require("pyarrow.fs", "curation")
         path = self._path(name)
         if self.local and os.path.isdir(path):
             shutil.rmtree(path)
@@ -165,20 +167,8 @@ class Storage:
             while block := source.read(2**24):
                 target.write(block)
 
-    @contextlib.contextmanager
-    def lock(self, name):
+    def lock(self):
         """Refuse a second run; on remote storage nothing can be locked."""
-        if not self.local:
-            yield
-            return
-        import fcntl
-
-        with open(self._path(name), "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"Another run writes to `{self.root}`; wait for its end, "
-                    "or choose another directory."
-                ) from None
-            yield
+        if self.local:
+            return directory_lock(self.root)
+        return contextlib.nullcontext()

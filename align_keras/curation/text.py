@@ -13,9 +13,10 @@ TOKENIZERS = ("blanks", "words", "words_and_ideographs")
 
 _IDEOGRAPH = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = r"[\w\p{M}]"
+_JOINERS = "\u200c\u200d"
 
 
-def normalize_text(text):
+def normalize_text(text: str) -> str:
     """Lower-case a text, compose its characters and make blanks single.
 
     Args:
@@ -39,7 +40,7 @@ def normalize_text(text):
     return " ".join(unicodedata.normalize("NFC", lower).split())
 
 
-def tokenize(text, tokenizer="blanks"):
+def tokenize(text: str, tokenizer: str = "blanks") -> str:
     """Cut a normalised text into unigrams, written with one space between.
 
     Args:
@@ -56,7 +57,9 @@ def tokenize(text, tokenizer="blanks"):
     """
     if tokenizer == "blanks":
         return text
-    return " ".join(_pattern(tokenizer).findall(text))
+    words = _pattern(tokenizer).findall(text)
+    # A joiner may stand in a word, and is none by itself.
+    return " ".join(word for word in words if word.strip(_JOINERS))
 
 
 @functools.cache
@@ -71,7 +74,7 @@ def _pattern(tokenizer):
     )
 
 
-def signed_hash(text):
+def signed_hash(text: str) -> int:
     """Hash a string to a signed 64-bit integer, the same on every machine.
 
     Among a thousand million different texts, the chance that any two of them

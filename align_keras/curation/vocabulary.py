@@ -2,13 +2,20 @@
 
 import logging
 import os
+from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
-from align_keras.curation import readers
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import read_strings
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import find_inputs
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
+from align_keras.io.progress import progress_steps
+from align_keras.io.text import open_text
+from align_keras.io.word_pieces import learn_word_pieces
 
 # The paper: 100k wordpieces, and 250k for the multilingual model.
 SIZE = 100_000
@@ -18,8 +25,12 @@ logger = logging.getLogger("align_keras")
 
 
 def learn_vocabulary(
-    inputs, output, size=SIZE, text_column=None, progress=False
-):
+    inputs: Iterable,
+    output: str | Path,
+    size: int = SIZE,
+    text_column: str | None = None,
+    progress: bool = False,
+) -> dict:
     """Learn a vocabulary from files of texts and write it, a token per line.
 
     Texts are read as a stream; what is held in memory grows with the number
@@ -48,14 +59,11 @@ def learn_vocabulary(
     learn_vocabulary(["clean"], "vocabulary.txt", size=30_000)
     ```
     """
-    from align_keras.preprocessing import AlignTokenizer
-
     files = _find(inputs)
     counts = {"texts": 0, "damaged_files": []}
     texts = read_texts(files, text_column, counts)
-    if progress:
-        texts = _show(texts, counts)
-    vocabulary = AlignTokenizer.learn_vocabulary(texts, size)
+    with progress_steps(progress) as step:
+        vocabulary = learn_word_pieces(_show(texts, counts, step), size)
     if not counts["texts"]:
         raise ValueError(
             f"There is no text in the {len(files)} input files, the first of "
@@ -66,7 +74,11 @@ def learn_vocabulary(
     return {"output": str(output), "tokens": len(vocabulary), **counts}
 
 
-def read_texts(files, text_column=None, counts=None):
+def read_texts(
+    files: Iterable[str],
+    text_column: str | None = None,
+    counts: dict | None = None,
+) -> Iterator[str]:
     """Yield the texts of files one by one.
 
     Args:
@@ -101,20 +113,20 @@ def _find(inputs):
         kept = kept_folder(path)
         if kept is not None:
             # Beside it lie ids of dropped rows, which have no text.
-            files += readers.find_inputs([kept])
+            files += find_inputs([kept])
         elif path.endswith(".txt") and os.path.isfile(path):
             files.append(path)
         else:
-            files += readers.find_inputs([path])
+            files += find_inputs([path])
     return files
 
 
 def _texts(file, text_column):
     if file.endswith(".txt"):
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+        with open_text(file, errors="replace") as lines:
+            yield from (line.rstrip("\r\n") for line in lines)
         return
-    names = readers.column_names(file)
+    names = column_names(file)
     column = find_columns(names, {"text": text_column})["text"]
     if column is None:
         wanted = text_column or "text"
@@ -122,28 +134,15 @@ def _texts(file, text_column):
             f"`{Path(file)}` has no column `{wanted}`; name one with "
             f"`text_column`. Its columns are: {', '.join(names)}."
         )
-    for columns, _ in readers.read_batches(file, {column}):
+    for columns, _ in read_batches(file, {column}):
         if columns:
             yield from read_strings(columns[column])
 
 
-def _show(texts, counts):
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.progress import SpinnerColumn
-    from rich.progress import TextColumn
-    from rich.progress import TimeElapsedColumn
-
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("Reading texts")
-        for text in texts:
-            if counts["texts"] % 10_000 == 0:
-                done = f"Reading texts: {counts['texts']:,}"
-                bar.update(task, description=done)
-            yield text
-        bar.add_task("Learning the vocabulary")
+def _show(texts, counts, step):
+    step("Reading texts")
+    for text in texts:
+        if counts["texts"] % 10_000 == 0:
+            step(f"Reading texts: {counts['texts']:,}", update=True)
+        yield text
+    step("Learning the vocabulary")

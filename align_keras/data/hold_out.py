@@ -1,53 +1,74 @@
-"""Which pictures are set aside to measure on."""
+"""Which images are held out to measure on."""
 
 import collections
 import hashlib
 import posixpath
 
-# More pictures make an evaluation slower, hardly truer.
+# More images make an evaluation slower, hardly truer.
 MOST = 1000
 # Fewer say nothing; but a quarter of a small collection is enough to lose.
 FEWEST = 8
 
 
 def choose_held_out(folder, names, share):
-    """Choose pictures that training must not see.
+    """Choose images that training must not see.
 
     The choice follows from the names alone, so that it is the same each time.
-    Pictures with one key (a name up to its suffix) or the same bytes stay
+    Images with one key (a name up to its suffix) or the same bytes stay
     together, on one side or the other.
 
     Args:
         folder: `pathlib.Path` to which the names are relative.
-        names: list of strings. Paths of pictures; missing files are passed
+        names: list of strings. Paths of images; missing files are passed
             over.
-        share: float from 0 to 0.5. The share to set aside; yet at least 8
-            pictures, or a quarter where that is less, and at most 1000.
+        share: float from 0 to 0.5. The share to hold out; yet at least 8
+            images, or a quarter where that is less, and at most 1000.
 
     Returns:
         Set of names, empty where `share` is 0.
     """
+    names = [name for name in names if (folder / name).is_file()]
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    shared = collections.Counter(sizes.values())
+
+    def digest(name):
+        # Only files of equal size can have equal bytes.
+        if shared[sizes[name]] < 2:
+            return name
+        return hashlib.sha256((folder / name).read_bytes()).digest()
+
+    return choose_by_digest({name: digest(name) for name in names}, share)
+
+
+def choose_by_digest(digests, share):
+    """Choose images that training must not see; see `choose_held_out`.
+
+    Args:
+        digests: dict from names of images to what is equal for equal bytes.
+        share: float from 0 to 0.5.
+
+    Returns:
+        Set of names.
+    """
     if not 0 <= share <= 0.5:
         raise ValueError(
-            "`hold_out` must be a share from 0 to 0.5 of the pictures. "
+            "`hold_out` must be a share from 0 to 0.5 of the images. "
             f"Received: hold_out={share}"
         )
-    names = [name for name in names if (folder / name).is_file()]
+    names = list(digests)
     wanted = max(round(share * len(names)), min(FEWEST, len(names) // 4))
     wanted = min(wanted, MOST) if share else 0
     chosen = set()
-    for group in sorted(_groups(folder, names), key=_draw):
-        # A group that does not fit, such as one picture a thousand times,
+    for group in sorted(_groups(digests), key=_draw):
+        # A group that does not fit, such as one image a thousand times,
         # stays in training.
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)
     return chosen
 
 
-def _groups(folder, names):
+def _groups(digests):
     """Lists of names that belong on one side."""
-    sizes = {name: (folder / name).stat().st_size for name in names}
-    shared = collections.Counter(sizes.values())
     parent = {}
 
     def root(item):
@@ -55,18 +76,14 @@ def _groups(folder, names):
             item = parent[item]
         return item
 
-    for name in names:
+    for name, digest in digests.items():
         parent[root(name)] = root(("key", posixpath.splitext(name)[0]))
-        # Only files of equal size can have equal bytes.
-        if shared[sizes[name]] > 1:
-            contents = (folder / name).read_bytes()
-            digest = hashlib.sha256(contents).digest()
-            parent[root(name)] = root(("bytes", digest))
+        parent[root(name)] = root(("bytes", digest))
     groups = collections.defaultdict(list)
-    for name in names:
+    for name in digests:
         groups[root(name)].append(name)
     return groups.values()
 
 
 def _draw(group):
-    return hashlib.sha256(min(group).encode()).digest()
+    return hashlib.sha256(min(group).encode("utf-8", "surrogatepass")).digest()

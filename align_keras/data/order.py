@@ -1,17 +1,20 @@
 """The order in which training sees the records: a function of the position.
 
-A run must go on anywhere without reading again what it has seen, and be mixed
+A run must resume anywhere without reading again what it has seen, and be mixed
 well all the same. So the order is computed, not drawn from a buffer:
 
-- An epoch takes the files in random order, in groups of about 16.
-- A piece is a run of consecutive records of one file. The pieces of a group
-  are put in random order.
-- Sixteen pieces (fewer, of very small files) make a window, whose records are
-  shuffled. It holds no more records than the largest file, nor than
-  `window_records`.
+- An epoch takes the files in random order, in groups of about 64.
+- A piece is a run of at most eight consecutive records of one file. The pieces
+  of a group are put in random order.
+- Some pieces make a window, whose records are shuffled, so that those of a
+  piece are spread over it. It holds no more records than the largest file, nor
+  than `window_records`.
+
+Neighbours in a file are often alike. Small pieces that are spread keep them
+out of one batch; `align_keras.data.mixing` tells how well.
 
 All of it follows from the seed, the number of the epoch, and how many records
-each file holds. Going on from a position reads again, at most, the part of
+each file holds. Resuming from a position reads again, at most, the part of
 one window that lies before it: one file's worth of records. Files that have
 been read are not opened. Where a piece begins is told by the index beside the
 file, or found by stepping over the file's records once.
@@ -25,8 +28,12 @@ import numpy as np
 
 from align_keras.data.records import record_offsets
 
-# How many files are mixed, and how many pieces make a window at most.
-MIXED = 16
+# How many files are mixed, and how many of their records, about: the places of
+# a group's pieces are held in memory.
+MIXED_FILES = 64
+MIXED_RECORDS = 4_000_000
+# Records of a piece. Fewer mix better, but a read costs as much as a record.
+PIECE = 8
 
 
 class Window(typing.NamedTuple):
@@ -84,12 +91,12 @@ class RecordOrder:
         # Records of an epoch in this stream.
         self.size = len(range(part[0], int(self.counts.sum()), part[1]))
         window = max(1, min(window_records, int(self.counts.max())))
-        # Pieces of a few records cost more to open than to read.
-        self.piece = max(1, min(8, window // 4), window // MIXED)
+        self.piece = max(1, min(PIECE, window // 4))
         self.pieces_of_window = window // self.piece
         self.records_of_window = self.piece * self.pieces_of_window
         self._count_of = counts
-        self._offsets = functools.lru_cache(4 * MIXED)(record_offsets)
+        # Those of a group, and of the next one.
+        self._borders = functools.lru_cache(2 * MIXED_FILES)(self._read_borders)
 
     def windows(self, start=0):
         """Yield windows without end, from a record of the stream on.
@@ -114,25 +121,32 @@ class RecordOrder:
         Raises:
             ValueError: A file holds another number of records than it should.
         """
-        begins, ends = [], []
-        for file, first, count in zip(
-            window.files, window.firsts, window.counts, strict=True
-        ):
-            offsets = self._offsets(file)
-            if len(offsets) - 1 != self._count_of[file]:
-                raise ValueError(
-                    f"`{file}` should hold {self._count_of[file]} records. "
-                    f"Received: {len(offsets) - 1} records. Pack it again, "
-                    "or remove the outdated manifest or index beside it."
-                )
-            begins.append(offsets[first])
-            ends.append(offsets[first + count])
-        return np.array(begins), np.subtract(ends, begins)
+        borders = [self._borders(file) for file in window.files]
+        numbers = window.firsts // self.piece
+        begins, ends = (
+            np.array([b[n] for b, n in zip(borders, which, strict=True)])
+            for which in (numbers, numbers + 1)
+        )
+        return begins, ends - begins
+
+    def _read_borders(self, file):
+        """Read where each piece of a file begins, and where the last ends."""
+        offsets = record_offsets(file)
+        if len(offsets) - 1 != self._count_of[file]:
+            raise ValueError(
+                f"`{file}` should hold {self._count_of[file]} records. "
+                f"Received: {len(offsets) - 1} records. Pack it again, "
+                "or remove the outdated manifest or index beside it."
+            )
+        return np.append(offsets[: -1 : self.piece], offsets[-1])
 
     def _windows_of_epoch(self, epoch, position):
         draw = np.random.default_rng((self.seed, epoch))
         files = draw.permutation(len(self.files))
-        groups = np.array_split(files, max(1, round(len(files) / MIXED)))
+        number = max(
+            round(len(files) / MIXED_FILES), self.counts.sum() // MIXED_RECORDS
+        )
+        groups = np.array_split(files, np.clip(number, 1, len(files)))
         begin = 0
         for number, group in enumerate(groups):
             end = begin + self.counts[group].sum()
@@ -142,17 +156,12 @@ class RecordOrder:
             begin = end
 
     def _windows_of_group(self, group, begin, position, draw):
-        pieces = [
-            (file, first, min(self.piece, self.counts[file] - first))
-            for file in group
-            for first in range(0, self.counts[file], self.piece)
-        ]
-        pieces = draw.permutation(np.array(pieces, np.int64))
+        pieces = draw.permutation(self._pieces(group))
         for first in range(0, len(pieces), self.pieces_of_window):
             files, firsts, counts = pieces[
                 first : first + self.pieces_of_window
             ].T
-            order = draw.permutation(counts.sum())
+            order = _spread(counts, draw)
             # Where each of them stands in the epoch.
             places = begin + np.arange(len(order))
             index, count = self.part
@@ -160,3 +169,35 @@ class RecordOrder:
             if wanted.any():
                 yield Window(self.files[files], firsts, counts, order[wanted])
             begin += len(order)
+
+    def _pieces(self, group):
+        """File, first record and number of records of each piece."""
+        sizes = self.counts[group]
+        numbers = -(-sizes // self.piece)
+        files = np.repeat(group, numbers)
+        before = np.repeat(np.cumsum(numbers) - numbers, numbers)
+        firsts = (np.arange(len(files)) - before) * self.piece
+        counts = np.minimum(self.piece, self.counts[files] - firsts)
+        return np.stack([files, firsts, counts], axis=1)
+
+
+def _spread(counts, draw):
+    """Shuffle the records of a window.
+
+    Each may come anywhere. But of the n records of a piece, one comes in each
+    n-th of the window, so that a batch seldom holds two of them.
+
+    Args:
+        counts: int64 array `(pieces,)`. Number of records of each.
+        draw: NumPy's random generator.
+
+    Returns:
+        int64 array. Which record to take, in turn.
+    """
+    pieces = np.repeat(np.arange(len(counts)), counts)
+    mixed = np.lexsort((draw.random(len(pieces)), pieces))
+    begins = np.repeat(np.cumsum(counts) - counts, counts)
+    parts = np.empty(len(pieces))
+    parts[mixed] = np.arange(len(pieces)) - begins
+    places = (parts + draw.random(len(pieces))) / np.repeat(counts, counts)
+    return np.argsort(places)

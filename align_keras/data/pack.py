@@ -1,30 +1,31 @@
-"""Pack raw picture–text pairs into TFRecord files."""
+"""Pack raw image–text pairs into TFRecord files."""
 
 import collections
 import concurrent.futures
 import contextlib
-import glob
 import hashlib
-import io
-import json
 import logging
 import os
-import posixpath
-import tarfile
 from pathlib import Path
 
-from align_keras.data import sources
-from align_keras.data.hold_out import choose_held_out
+from align_keras.data.captions import find_caption_file
+from align_keras.data.open_source import key_of
+from align_keras.data.open_source import open_source
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
+from align_keras.data.shuffle import shuffle_stream
+from align_keras.data.stored_image import image_to_store
+from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
-from align_keras.preprocessing.decode import TooManyPixels
-from align_keras.preprocessing.decode import decode_and_describe
+from align_keras.io.images import TooManyPixels
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 
-# The manifest lists no more skipped files than this; it counts all.
-MAX_LISTED = 1000
-# The folder within the output for pictures that training must not see.
+# The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
+# The folder for what waits to be put into random order; nobody's `*.tfrecord`
+# finds it, and it is gone when the output appears.
+BUCKETS = "buckets"
 
 logger = logging.getLogger("align_keras")
 
@@ -39,22 +40,34 @@ def pack(
     caption_column=None,
     max_pixels=64_000_000,
     hold_out=0,
+    seed=0,
+    resize=None,
     progress=False,
 ):
-    """Pack pictures with captions into TFRecord files and a manifest.
+    """Pack images with captions into TFRecord files and a manifest.
 
-    Pictures are checked by decoding them and stored as they are where
+    Images are checked by decoding them and stored as they are where
     TensorFlow reads the format, else as PNG. Those that cannot be used are
     left out, counted and named in the manifest. The output directory appears
     as a whole at the end. When it holds the result of the same arguments
     already, nothing is done.
 
+    Records are written in random order, so that neighbours in the source,
+    which are often alike, do not meet in a batch. The order follows from the
+    keys and `seed` alone, see `align_keras.data.shuffle`. What is read as a
+    stream, archives and records, passes through temporary files within the
+    output, which take as much room again until it is finished.
+
     The source is one of:
 
-    - a folder of pictures, together with a caption file (`captions`);
-    - a folder of pictures with a `.txt` file of captions beside each;
-    - a WebDataset: a `.tar` file, a glob of them, or a folder that holds
-      them.
+    - a folder of images, together with a caption file (`captions`, or a
+      `captions.csv` and the like in it);
+    - a folder of images with a `.txt` file of captions beside each;
+    - a WebDataset: a `.tar` file, compressed or not, a glob of them, or a
+      folder that holds them;
+    - Parquet files that hold images: likewise;
+    - records in another order: a `.tfrecord` file, a glob of them, or a
+      folder that holds them.
 
     Args:
         source: string or `pathlib.Path`.
@@ -62,21 +75,27 @@ def pack(
             `data-00000-of-00004.tfrecord` and so on, an index of each
             (`.idx`, lines of `offset size`), and `manifest.json`.
         captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
-            file, see `read_captions`. Picture paths in it are relative to
-            `source`. Held in memory as a whole; pictures never are.
+            file, see `read_captions`. Image paths in it are relative to
+            `source`. Held in memory as a whole; images never are. Defaults to
+            the one in `source` that is called `captions`, if there is one.
         split: string. Only these splits of the caption file, separated by
             commas. Defaults to `None`, all.
         records_per_shard: int. Defaults to 1000.
-        image_column: string. The caption file's column of picture paths.
+        image_column: string. The caption file's column of image paths.
         caption_column: string. The caption file's column of captions.
-        max_pixels: int. Larger pictures are skipped before they are decoded;
+        max_pixels: int. Larger images are skipped before they are decoded;
             they would fill the memory. Defaults to 64 million. Pillow itself
             refuses more than 179 million.
-        hold_out: float from 0 to 0.5. Set this share of the pictures aside
+        hold_out: float from 0 to 0.5. Hold out this share of the images
             to measure on: at least 8, or a quarter where that is less, and
             at most 1000. They go to the folder `held_out` within `output`,
-            in the same form, and no picture is on both sides, not even as a
+            in the same form, and no image is on both sides, not even as a
             copy of the same bytes. Needs `captions`. Defaults to 0.
+        seed: int. Another seed gives another order. Defaults to 0.
+        resize: int. Height and width to which images are resized, as training
+            does, and stored as JPEG; the `resize_size` of a recipe, 346 in
+            the paper's. Such records are read several times as fast.
+            Defaults to `None`: files stay as they are.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -84,13 +103,13 @@ def pack(
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
-        of the first 1000), `"held_out"` (number of records set aside) and
-        `"arguments"`.
+        of the first 1000), `"held_out"` (number of records held out),
+        `"order"` (`"random"`) and `"arguments"`, the seed among them.
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
         FileExistsError: `output` holds something else.
-        ValueError: No picture could be used, or the caption file is wrong.
+        ValueError: No image could be used, or the caption file is wrong.
 
     Example:
 
@@ -103,6 +122,13 @@ def pack(
             "`records_per_shard` must be at least 1. "
             f"Received: {records_per_shard}."
         )
+    if resize is not None and (resize != int(resize) or resize < 1):
+        raise ValueError(
+            "`resize` must be a whole number of pixels, at least 1. "
+            f"Received: {resize}."
+        )
+    if captions is None:
+        captions = find_caption_file(source)
     arguments = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
@@ -111,9 +137,12 @@ def pack(
         "caption_column": caption_column,
         "records_per_shard": records_per_shard,
         "max_pixels": max_pixels,
+        "seed": seed,
     }
     if hold_out:
         arguments["hold_out"] = hold_out
+    if resize:
+        arguments["resize"] = resize
     if captions and os.path.isfile(captions):
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -126,70 +155,53 @@ def pack(
             finished["records"],
         )
         return finished
-    skips = _Skips()
-    pairs, held_out, total = _open(
-        Path(source),
-        captions,
-        split,
-        image_column,
-        caption_column,
-        hold_out,
-        skips,
-    )
+    tally = Tally()
+    columns = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "split": split,
+    }
+    found = open_source(Path(source), captions, columns, hold_out, seed, tally)
     with atomic_directory(output) as directory:
 
-        def write(pairs, directory, total):
-            records = _encode(pairs, max_pixels, skips)
+        def write(pairs, total, directory):
+            entries = _encode(pairs, max_pixels, resize, tally)
             if progress:
-                records = _show(records, total)
-            return _write(records, directory, records_per_shard, skips)
+                entries = _show(entries, total)
+            if found.stream_bytes is not None:
+                entries = shuffle_stream(
+                    entries, seed, directory / BUCKETS, found.stream_bytes
+                )
+            records = _distinct(entries, tally)
+            return _write(records, directory, records_per_shard, tally)
 
         aside = {"records": 0}
-        if held_out:
+        if found.held_out is not None:
             (directory / HELD_OUT).mkdir()
-            pictures = sources.from_caption_file(Path(source), held_out)
-            aside = write(pictures, directory / HELD_OUT, len(held_out))
+            aside = write(found.held_out, None, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
-        manifest = write(pairs, directory, total)
+        manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
             raise ValueError(
-                f"No picture of `{source}` could be packed: {skips.summary()}."
+                f"No image of `{source}` could be packed: {tally.summary()}."
             )
         manifest["held_out"] = aside["records"]
+        manifest["images"] = tally.seen
+        tally.check(manifest["records"] + aside["records"])
         _write_manifest(manifest, directory, arguments)
     return manifest
 
 
 def _write_manifest(manifest, directory, arguments):
     manifest["arguments"] = arguments
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (directory / "manifest.json").write_text(text + "\n", "utf-8")
-
-
-class _Skips:
-    """What was left out, and why."""
-
-    def __init__(self):
-        self.reasons = collections.Counter()
-        self.listed = []
-
-    def add(self, name, reason, detail=None):
-        self.reasons[reason] += 1
-        if len(self.listed) < MAX_LISTED:
-            entry = {"file": str(name), "reason": reason}
-            self.listed.append(entry | ({"detail": detail} if detail else {}))
-
-    def summary(self):
-        counts = sorted(self.reasons.items())
-        counts = [f"{count} {reason}" for reason, count in counts]
-        return ", ".join(counts) or "it holds no pictures with captions"
+    write_json(directory / "manifest.json", manifest)
 
 
 def _finished(output, arguments):
     """The manifest of an earlier run with the same arguments, or `None`."""
     path = output / "manifest.json"
     if path.is_file():
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = read_json(path)
         files = [entry["file"] for entry in manifest["shards"]]
         if manifest.get("arguments") == arguments and all(
             (output / file).is_file() for file in files
@@ -207,104 +219,60 @@ def _finished(output, arguments):
 # === Reading ===
 
 
-def _open(
-    source, captions, split, image_column, caption_column, hold_out, skips
-):
-    """An iterator of pairs; captions set aside; how many pairs, if known."""
-    if captions:
-        if not source.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder `{source}` for the pictures that "
-                f"`{captions}` lists."
-            )
-        listed = sources.read_captions(
-            captions, image_column, caption_column, split
-        )
-        aside = choose_held_out(source, listed, hold_out)
-        held_out = {name: listed.pop(name) for name in sorted(aside)}
-        pairs = sources.from_caption_file(source, listed)
-        return pairs, held_out, len(listed)
-    if split or image_column or caption_column or hold_out:
-        raise ValueError(
-            "`split`, `image_column`, `caption_column` and `hold_out` speak "
-            "of a caption file; give one with `captions`."
-        )
-    pattern = source / "*.tar" if source.is_dir() else source
-    archives = sorted(glob.glob(str(pattern)))
-    if archives and archives[0].endswith(".tar"):
-        return _from_archives(archives, skips), {}, None
-    if not source.is_dir():
-        raise FileNotFoundError(f"No folder or archive matches `{source}`.")
-    if not any(source.iterdir()):
-        raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return sources.from_folder(source), {}, None
-
-
-def _from_archives(archives, skips):
-    for archive in archives:
-        try:
-            yield from sources.from_archive(archive)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            skips.add(archive, "damaged archive", str(error))
-
-
-def _encode(pairs, max_pixels, skips):
-    """Yield `(number of captions, record)` in the order of the pairs."""
-    seen = set()
-    for name, key, captions, work in _in_threads(pairs, max_pixels):
+def _encode(pairs, max_pixels, resize, tally):
+    """Yield `(key, name, number of captions, record)`, in the same order."""
+    for name, key, captions, work in _in_threads(pairs, max_pixels, resize):
         if not captions:
-            skips.add(name, "no caption")
-        elif key in seen:
-            skips.add(name, "duplicate key")
+            tally.skip(name, "no caption")
+            continue
+        try:
+            image, width, height = work.result()
+        except FileNotFoundError:
+            tally.skip(name, "missing file")
+        except OSError as error:
+            tally.skip(name, "unreadable file", str(error))
+        except TooManyPixels as error:
+            tally.skip(name, "too many pixels", str(error))
+        except ValueError as error:
+            tally.skip(name, "not an image", str(error))
         else:
-            try:
-                image, width, height = work.result()
-            except FileNotFoundError:
-                skips.add(name, "missing file")
-            except OSError as error:
-                skips.add(name, "unreadable file", str(error))
-            except TooManyPixels as error:
-                skips.add(name, "too many pixels", str(error))
-            except ValueError as error:
-                skips.add(name, "not a picture", str(error))
-            else:
-                seen.add(key)
-                record = encode_record(key, image, captions, width, height)
-                yield len(captions), record
+            record = encode_record(key, image, captions, width, height)
+            yield key, name, len(captions), record
 
 
-def _in_threads(pairs, max_pixels):
-    """Check pictures in threads, a few ahead; Pillow frees the lock."""
+def _distinct(entries, tally):
+    """Yield the first of each key; in random order they stand together."""
+    last = None
+    for key, name, count, record in entries:
+        if key == last:
+            tally.skip(name, "duplicate key")
+            continue
+        last = key
+        yield count, record
+
+
+def _in_threads(pairs, *settings):
+    """Check images in threads, a few ahead; Pillow frees the lock."""
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         for name, read, captions in pairs:
-            key = posixpath.splitext(name)[0]
-            work = pool.submit(_check, read, max_pixels) if captions else None
+            key = key_of(name)
+            work = (
+                pool.submit(image_to_store, read, *settings)
+                if captions
+                else None
+            )
             waiting.append((name, key, captions, work))
             if len(waiting) > 4 * workers:
                 yield waiting.popleft()
         yield from waiting
 
 
-def _check(read, max_pixels):
-    """The bytes to store, width and height of one picture."""
-    contents = read()
-    pixels, keep = decode_and_describe(contents, max_pixels)
-    height, width = pixels.shape[:2]
-    if not keep:
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        contents = file.getvalue()
-    return contents, width, height
-
-
 # === Writing ===
 
 
-def _write(records, directory, records_per_shard, skips):
+def _write(records, directory, records_per_shard, tally):
     shards = []
     caption_count = 0
     with contextlib.ExitStack() as stack:
@@ -333,9 +301,10 @@ def _write(records, directory, records_per_shard, skips):
     return {
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,
-        "skipped_count": skips.reasons.total(),
-        "skipped_reasons": dict(sorted(skips.reasons.items())),
-        "skipped": skips.listed,
+        "order": "random",
+        "skipped_count": tally.reasons.total(),
+        "skipped_reasons": dict(sorted(tally.reasons.items())),
+        "skipped": tally.listed,
         "shards": shards,
     }
 

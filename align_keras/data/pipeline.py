@@ -9,16 +9,14 @@ import numpy as np
 from align_keras.data.order import RecordOrder
 from align_keras.data.reading import read_in_order
 from align_keras.data.reading import read_shuffled
-from align_keras.data.records import CAPTION_FIELDS
-from align_keras.data.records import PICTURE_FIELDS
+from align_keras.data.record_files import open_records
 from align_keras.data.records import decode_record
-from align_keras.data.records import find_shards
 from align_keras.data.records import note_skipped
+from align_keras.data.records import parse_record
 from align_keras.data.records import read_record
 from align_keras.data.records import read_shard
-from align_keras.data.records import record_counts
 from align_keras.data.records import record_key
-from align_keras.preprocessing.decode import decode_with_pillow
+from align_keras.io.images import decode_with_pillow
 
 # Records that are decoded one after the other, as one piece of work.
 GROUP = 8
@@ -43,7 +41,7 @@ def _without_autograph(function):
 
 @_without_autograph
 def load_dataset(
-    pattern,
+    records,
     preprocessor,
     batch_size,
     training=True,
@@ -53,25 +51,25 @@ def load_dataset(
     shard_index=0,
     shard_count=1,
 ):
-    """Make batches of pictures and token ids out of TFRecord files.
+    """Make batches of images and token ids out of TFRecord files.
 
     In training the files and records are shuffled anew each epoch, without
-    end, in the order of `align_keras.data.order`; of a picture's captions one
-    is drawn; pictures are cropped and mirrored at random. Everything follows
+    end, in the order of `align_keras.data.order`; of an image's captions one
+    is drawn; images are cropped and mirrored at random. Everything follows
     from `seed` and the record's place in the stream, so that two iterations
-    give the same batches and a run can go on where it stopped. Otherwise
-    there is one pass in file order with each picture's first caption and the
+    give the same batches and a run can resume where it stopped. Otherwise
+    there is one pass in file order with each image's first caption and the
     central crop.
 
-    A record whose picture does not decode, or that has no caption, is
+    A record whose image does not decode, or that has no caption, is
     skipped, logged once and listed by `align_keras.data.skipped()`. In
     training its place in the batch is taken by another pair of the same
     batch, which keeps the shapes static and the numbering of steps exact.
 
     Args:
-        pattern: folder, glob, file or list of these; the files are those of
-            `pack` or of img2dataset. Or a dict from file to its number of
-            records, as `record_counts` returns it, which saves counting.
+        records: `RecordFiles`, or a folder, glob, file or list of these that
+            `open_records` takes; the files are those of `pack` or of
+            img2dataset.
         preprocessor: `AlignPreprocessor` with tokenizer and image converter.
         batch_size: int. Pairs per batch.
         training: bool. Defaults to `True`.
@@ -90,7 +88,7 @@ def load_dataset(
         sequence_length)`. Without `training` the last batch may be smaller.
 
     Raises:
-        FileNotFoundError: No file matches `pattern`.
+        FileNotFoundError: No file matches `records`.
         ValueError: No record is usable, or the preprocessor is incomplete.
 
     Example:
@@ -107,13 +105,14 @@ def load_dataset(
             "`load_dataset` needs a preprocessor with a `tokenizer` and an "
             "`image_converter`."
         )
-    _check_usable(find_shards(pattern), pattern, preprocessor.image_converter)
+    records = open_records(records)
+    _check_usable(records, preprocessor.image_converter)
     start = start_step * batch_size
     if training:
-        order = _order(pattern, seed, shuffle_buffer, shard_index, shard_count)
+        order = _order(records, seed, shuffle_buffer, shard_index, shard_count)
         dataset = read_shuffled(order, start)
     else:
-        shards, part = _part(find_shards(pattern), shard_index, shard_count)
+        shards, part = _part(records.paths, shard_index, shard_count)
         dataset = read_in_order(shards, part).skip(start).enumerate()
     # Whole groups make up a batch, so that each record stays in its own.
     group = math.gcd(batch_size, GROUP)
@@ -147,7 +146,7 @@ def load_dataset(
 
 
 def records_of_step(
-    pattern,
+    records,
     step,
     batch_size,
     seed=0,
@@ -158,7 +157,7 @@ def records_of_step(
     """Name the records of one training batch.
 
     Args:
-        pattern: see `load_dataset`, as all other arguments.
+        records: see `load_dataset`, as all other arguments.
         step: int. The number of the batch, from 0.
 
     Returns:
@@ -173,7 +172,8 @@ def records_of_step(
     records_of_step("packed", step=1000, batch_size=256)[0]["key"]
     ```
     """
-    order = _order(pattern, seed, shuffle_buffer, shard_index, shard_count)
+    records = open_records(records)
+    order = _order(records, seed, shuffle_buffer, shard_index, shard_count)
     windows = order.windows(step * batch_size)
     found = itertools.chain.from_iterable(w.records() for w in windows)
     return [
@@ -197,9 +197,9 @@ def _part(shards, index, count):
     return shards, (index, count)
 
 
-def _order(pattern, seed, shuffle_buffer, shard_index, shard_count):
-    counts = record_counts(pattern)
-    shards, part = _part(list(counts), shard_index, shard_count)
+def _order(records, seed, shuffle_buffer, shard_index, shard_count):
+    shards, part = _part(records.paths, shard_index, shard_count)
+    counts = records.counts
     counts = {shard: counts[shard] for shard in shards if counts[shard]}
     return RecordOrder(counts, seed, shuffle_buffer, part)
 
@@ -216,16 +216,16 @@ def _decode(dataset, preprocessor, training, seed, group):
     # Traced once, though two data sets use it.
     @tf.function(autograph=False)
     def attempt(place, raw):
-        picture, captions = _parse(raw[2])
+        image, captions = parse_record(raw[2])
         choice = 0
         if training:
             draw = tf.random.stateless_uniform((), (seed, 2 * place))
             count = tf.cast(tf.size(captions), tf.float32)
             choice = tf.cast(draw * count, tf.int32)
             crop_seed = tf.stack([tf.constant(seed, tf.int64), 2 * place + 1])
-            images = converter.decode_random_crop(picture, crop_seed)
+            images = converter.decode_random_crop(image, crop_seed)
         else:
-            images = converter(converter.decode(picture))
+            images = converter(converter.decode(image))
         return {
             "images": images,
             # Without captions this index is out of bounds: an error.
@@ -267,35 +267,6 @@ def _decode(dataset, preprocessor, training, seed, group):
     )
 
 
-def _parse(record):
-    """The encoded picture and the captions, in the graph."""
-    import tensorflow as tf
-
-    features = {
-        name: tf.io.FixedLenFeature((), tf.string, "")
-        for name in PICTURE_FIELDS
-    }
-    features.update(
-        {name: tf.io.VarLenFeature(tf.string) for name in CAPTION_FIELDS}
-    )
-    example = tf.io.parse_single_example(record, features)
-    picture = ""
-    for name in reversed(PICTURE_FIELDS):
-        given = tf.not_equal(example[name], "")
-        picture = tf.where(given, example[name], picture)
-    captions = tf.zeros((0,), tf.string)
-    for name in reversed(CAPTION_FIELDS):
-        texts = example[name].values
-        # `tf.boolean_mask` would be twenty operations, see `safely`.
-        texts = tf.gather_nd(texts, tf.where(tf.strings.strip(texts) != ""))
-        captions = tf.cond(
-            tf.size(texts) > 0,
-            lambda texts=texts: texts,
-            lambda captions=captions: captions,
-        )
-    return picture, captions
-
-
 def _report(shard, index, record):
     """Name an unusable record and the reason. Returns that it is not usable."""
     key, reason = _reason(record)
@@ -311,17 +282,17 @@ def _reason(record):
     try:
         decode_with_pillow(example["image"])
     except ValueError as error:
-        return example["key"], f"the picture does not decode: {error}"
-    return example["key"], "TensorFlow does not decode this kind of picture"
+        return example["key"], f"the image does not decode: {error}"
+    return example["key"], "TensorFlow does not decode this kind of image"
 
 
-def _check_usable(shards, pattern, converter):
+def _check_usable(records, converter):
     """Refuse data without one usable record: training would never start."""
     import tensorflow as tf
 
     count = 0
-    for shard in shards:
-        for record in read_shard(shard):
+    for path in records.paths:
+        for record in read_shard(path):
             try:
                 converter.decode(tf.constant(decode_record(record)["image"]))
                 return
@@ -330,7 +301,8 @@ def _check_usable(shards, pattern, converter):
                 last = record
     example = f": {': '.join(_reason(last)).lstrip(': ')}" if count else ""
     raise ValueError(
-        f"None of the {count} records in `{pattern}` can be used{example}."
+        f"None of the {count} records in `{records.source}` can be used"
+        f"{example}."
     )
 
 

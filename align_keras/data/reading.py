@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 
-from align_keras.data.order import MIXED
-
 # Bytes that are read from a file at once, about.
 READ_BYTES = 256 * 1024
+
+# Pieces that are read at the same time.
+READERS = 16
 
 # Records whose order is told at once, about. TensorFlow hangs if an iterator
 # ends while it waits for Python, so that it is to ask seldom.
@@ -90,10 +91,10 @@ def _read_window(shards, begins, lengths, firsts, counts, order):
     )
     records = pieces.interleave(
         _read_piece,
-        cycle_length=MIXED,
+        cycle_length=READERS,
         # Piece after piece, read at the same time.
         block_length=tf.reduce_max(counts),
-        num_parallel_calls=MIXED,
+        num_parallel_calls=READERS,
         deterministic=True,
     )
     window = records.batch(tf.reduce_sum(counts))

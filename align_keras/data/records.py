@@ -1,72 +1,37 @@
 """What a training record is, and how to read records back.
 
-A record is one picture with its captions, a `tf.train.Example` in a TFRecord
+A record is one image with its captions, a `tf.train.Example` in a TFRecord
 file, with the field names of img2dataset:
 
 | field             | type       | meaning                                   |
 |-------------------|------------|-------------------------------------------|
-| `jpg`             | bytes      | the encoded picture; `png`, `webp` also    |
+| `jpg`             | bytes      | the encoded image; `png`, `webp` also    |
 | `txt`             | bytes list | its captions, UTF-8                        |
 | `caption`         | bytes list | read where `txt` is absent or empty        |
 | `key`             | bytes      | a name, unique in the data set             |
 | `width`, `height` | int64      | pixels, upright                            |
 
 Other fields are ignored, so the files that img2dataset writes need no packing.
-The picture field may hold any format that the decoder knows, whatever its
+The image field may hold any format that the decoder knows, whatever its
 name.
 """
 
-import json
 import logging
 import os
 import struct
 
 import numpy as np
 
-PICTURE_FIELDS = ("jpg", "png", "webp")
+# `decode_record` and `parse_record` follow the same rules. The image is the
+# first value of the first of its fields that is not empty. The captions are
+# the values of the first of their fields that are more than white space. Each
+# of these fields holds bytes, or the record is broken.
+IMAGE_FIELDS = ("jpg", "png", "webp")
 CAPTION_FIELDS = ("txt", "caption")
+SPACES = "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 logger = logging.getLogger("align_keras")
 _skipped = {}
-
-
-def find_shards(pattern):
-    """List the TFRecord files that a pattern names, sorted.
-
-    Args:
-        pattern: string or `pathlib.Path`, a folder that holds `*.tfrecord`
-            files, one such file or a glob; or a list of these. Addresses
-            that TensorFlow's file system layer knows, such as `gs://`, work
-            too. A dict, as `record_counts` returns it, is taken as it is.
-
-    Returns:
-        list of strings.
-
-    Raises:
-        FileNotFoundError: Nothing matches; the message names the pattern.
-    """
-    import tensorflow as tf
-
-    if isinstance(pattern, dict):
-        return list(pattern)
-    if isinstance(pattern, (list, tuple)):
-        shards = [shard for one in pattern for shard in find_shards(one)]
-        if not shards:
-            raise FileNotFoundError("The list of TFRecord files is empty.")
-        return shards
-    pattern = os.fspath(pattern)
-    if tf.io.gfile.isdir(pattern):
-        shards = tf.io.gfile.glob(os.path.join(pattern, "*.tfrecord"))
-    elif tf.io.gfile.exists(pattern):
-        shards = [pattern]
-    else:
-        shards = tf.io.gfile.glob(pattern)
-    if not shards:
-        raise FileNotFoundError(
-            f"No TFRecord files match `{pattern}`; give a folder that holds "
-            "*.tfrecord files, or a glob."
-        )
-    return sorted(shards)
 
 
 def encode_record(key, image, captions, width, height):
@@ -74,7 +39,7 @@ def encode_record(key, image, captions, width, height):
 
     Args:
         key: string. A name, unique in the data set.
-        image: bytes. The encoded picture.
+        image: bytes. The encoded image.
         captions: list of strings, at least one.
         width: int. Pixels, upright.
         height: int. Pixels, upright.
@@ -117,7 +82,7 @@ def decode_record(record, require_captions=True):
         `"captions"` (list of strings that are not blank).
 
     Raises:
-        ValueError: There is no picture or no caption in it, or the bytes are
+        ValueError: There is no image or no caption in it, or the bytes are
             no such message. The error's `key` attribute holds the key.
     """
     from google.protobuf.message import DecodeError
@@ -128,52 +93,68 @@ def decode_record(record, require_captions=True):
     except DecodeError as error:
         raise _broken("", "no tf.train.Example") from error
 
-    def values(name):
-        return feature[name].bytes_list.value if name in feature else []
-
-    key = b"".join(values("key")[:1]).decode("utf-8", "replace")
-    pictures = [values(name)[0] for name in PICTURE_FIELDS if values(name)]
-    pictures = [picture for picture in pictures if picture]
-    if not pictures:
-        raise _broken(key, "no picture")
+    key = b"".join(_values(feature, "key")[:1]).decode("utf-8", "replace")
+    for name in (*IMAGE_FIELDS, *CAPTION_FIELDS):
+        if name in feature and not _holds_bytes(feature[name]):
+            raise _broken(key, f"`{name}` holds no bytes")
+    images = [b"".join(_values(feature, name)[:1]) for name in IMAGE_FIELDS]
+    image = next(filter(None, images), None)
+    if image is None:
+        raise _broken(key, "no image")
     for name in CAPTION_FIELDS:
-        captions = [text.decode("utf-8", "replace") for text in values(name)]
-        captions = [text for text in captions if text.strip()]
+        values = _values(feature, name)
+        captions = [text.decode("utf-8", "replace") for text in values]
+        captions = [text for text in captions if text.strip(SPACES)]
         if captions:
             break
     if not captions and require_captions:
         raise _broken(key, "no caption")
-    return {"key": key, "image": pictures[0], "captions": captions}
+    return {"key": key, "image": image, "captions": captions}
 
 
-def iterate_records(pattern):
-    """Read records one by one, in the order of the files.
+def _values(feature, name):
+    return list(feature[name].bytes_list.value) if name in feature else []
 
-    Records without a picture or without a caption are skipped; `skipped()`
-    names them. Pictures are not decoded here.
+
+def _holds_bytes(feature):
+    return feature.WhichOneof("kind") in (None, "bytes_list")
+
+
+def parse_record(record):
+    """Read a serialised record in a TensorFlow graph.
 
     Args:
-        pattern: folder, glob, file or list of these, see `find_shards`.
+        record: scalar string tensor, a `tf.train.Example`.
 
-    Yields:
-        dict with `"key"` (string), `"image"` (bytes, the encoded picture) and
-        `"captions"` (list of strings, at least one).
-
-    Example:
-
-    ```python
-    for record in iterate_records("packed"):
-        print(record["key"], record["captions"][0])
-    ```
+    Returns:
+        A pair: the encoded image, a scalar string tensor that is empty where
+        there is none; and its captions, a string tensor `(captions,)`. Where
+        `decode_record` finds no such message, running the graph raises
+        `tf.errors.InvalidArgumentError`.
     """
-    for shard in find_shards(pattern):
-        for index, record in enumerate(read_shard(shard)):
-            try:
-                example = decode_record(record)
-            except ValueError as error:
-                note_skipped(shard, index, error.key, str(error))
-                continue
-            yield example
+    import tensorflow as tf
+
+    features = {
+        name: tf.io.FixedLenSequenceFeature((), tf.string, allow_missing=True)
+        for name in (*IMAGE_FIELDS, *CAPTION_FIELDS)
+    }
+    example = tf.io.parse_single_example(record, features)
+    images = [example[name][:1] for name in IMAGE_FIELDS]
+    images = tf.concat([*images, [""]], axis=0)
+    given = tf.cast(tf.not_equal(images, ""), tf.int32)
+    captions = tf.zeros((0,), tf.string)
+    for name in reversed(CAPTION_FIELDS):
+        texts = example[name]
+        blank = tf.strings.regex_full_match(texts, f"[{SPACES}]*")
+        # `tf.boolean_mask` would be twenty operations, which cost time where
+        # `align_keras.data.pipeline` makes many small data sets.
+        texts = tf.gather_nd(texts, tf.where(~blank))
+        captions = tf.cond(
+            tf.size(texts) > 0,
+            lambda texts=texts: texts,
+            lambda captions=captions: captions,
+        )
+    return images[tf.argmax(given)], captions
 
 
 def read_shard(shard):
@@ -188,55 +169,9 @@ def read_shard(shard):
         yield from tf.data.TFRecordDataset(shard).as_numpy_iterator()
     except tf.errors.DataLossError as error:
         raise ValueError(
-            f"`{shard}` is no whole TFRecord file: {error.message}. Write it "
-            "again, or leave it out."
+            f"`{shard}` is not a complete TFRecord file: {error.message}. "
+            "Write it again, or leave it out."
         ) from None
-
-
-def record_counts(pattern):
-    """Count the records of each file without reading their contents.
-
-    What `pack` or img2dataset wrote beside the files answers at once;
-    otherwise the files' framing is walked.
-
-    Args:
-        pattern: folder, glob, file or list of these, see `find_shards`.
-
-    Returns:
-        dict from file to int.
-    """
-    if isinstance(pattern, dict):
-        return pattern
-    manifests = {}
-    counts = {}
-    for shard in find_shards(pattern):
-        folder, name = os.path.split(shard)
-        if folder not in manifests:
-            manifest = _read_json(os.path.join(folder, "manifest.json"))
-            manifests[folder] = {
-                entry["file"]: entry["records"]
-                for entry in manifest.get("shards", ())
-            }
-        count = manifests[folder].get(name)
-        if count is None:
-            stats = _read_json(f"{os.path.splitext(shard)[0]}_stats.json")
-            count = stats.get("successes")
-        if count is None:
-            count = len(record_offsets(shard)) - 1
-        counts[shard] = count
-    return counts
-
-
-def count_records(pattern):
-    """Count records without reading their contents, see `record_counts`.
-
-    Args:
-        pattern: folder, glob, file or list of these, see `find_shards`.
-
-    Returns:
-        int.
-    """
-    return sum(record_counts(pattern).values())
 
 
 def record_offsets(shard):
@@ -267,7 +202,7 @@ def record_offsets(shard):
         offsets = _walk(shard, size)
     if offsets[-1] != size:
         raise ValueError(
-            f"`{shard}` is no whole TFRecord file: it should end after "
+            f"`{shard}` is not a complete TFRecord file: it should end after "
             f"{offsets[-1]} bytes. Received: {size} bytes. Write it again, or "
             "leave it out."
         )
@@ -320,18 +255,6 @@ def index_path(shard):
     form of DALI's `tfrecord2idx`.
     """
     return os.path.splitext(shard)[0] + ".idx"
-
-
-def _read_json(path):
-    """What a file holds; nothing where there is none, or it is damaged."""
-    import tensorflow as tf
-
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            contents = json.loads(file.read())
-    except (tf.errors.OpError, ValueError):
-        return {}
-    return contents if isinstance(contents, dict) else {}
 
 
 def skipped():

@@ -1,286 +1,336 @@
-"""Where raw picture–text pairs come from: caption files, folders, archives.
+"""Where raw image–text pairs come from: caption files, folders, archives.
 
-Every source yields `(name, picture, captions)` one by one: the picture's path
-inside the source, a function that reads its bytes, and its captions.
+Every source yields `(name, image, captions)` one by one: the image's path
+inside the source, a function that reads its bytes, and its captions. A `Tally`
+counts each image of the source, those too that cannot be used.
 """
 
-import contextlib
-import csv
 import json
+import lzma
 import posixpath
 import tarfile
+import zlib
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-PICTURE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-)
-IMAGE_COLUMNS = (
-    "image",
-    "file_name",
-    "filename",
-    "filepath",
-    "image_path",
-    "path",
-    "file",
-)
-CAPTION_COLUMNS = ("caption", "captions", "text", "txt", "sentence", "alt_text")
+from align_keras.data.captions import iterate_captions
+from align_keras.data.records import decode_record
+from align_keras.data.records import read_shard
+from align_keras.data.tally import Tally
+from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import find_column
+from align_keras.io.file_names import is_image
+from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import list_images
+from align_keras.io.text import as_texts
+from align_keras.io.text import clean_text
+from align_keras.io.text import decode_text
+from align_keras.io.text import read_lines
+from align_keras.io.text import split_lines
+
+Pairs = Iterator[tuple[str, Callable[[], bytes], list[str]]]
 
 
-def read_captions(path, image_column=None, caption_column=None, split=None):
-    """Read a caption file.
-
-    Args:
-        path: string or `pathlib.Path`. The suffix tells the form: `.csv` and
-            `.tsv` with a header line, `.jsonl` with one object per line,
-            `.json` (Karpathy's form, or a list of objects), or `.parquet`
-            (needs `align-keras[parquet]`). Text is UTF-8.
-        image_column: string. Column with the picture's path. Defaults to the
-            first that exists of image, file_name, filename, filepath,
-            image_path, path, file.
-        caption_column: string. Column with the caption or a list of captions.
-            Defaults to the first that exists of caption, captions, text, txt,
-            sentence, alt_text.
-        split: string. Take only rows whose `split` column is one of these
-            names, separated by commas, as in `"train,restval"`. Defaults to
-            all rows.
-
-    Returns:
-        dict from the picture's path, normalised, to its list of captions.
-        Pictures stand in the order of the file, and several rows of one
-        picture give one list. Blank captions are left out.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A column is missing, the file is not UTF-8, or its form
-            is not known.
-
-    Example:
-
-    ```python
-    read_captions("captions.csv")  # {"bus.jpg": ["a red bus"], ...}
-    ```
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no caption file `{path}`.")
-    readers = {
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-        ".jsonl": _read_jsonl,
-        ".json": _read_json,
-        ".parquet": _read_parquet,
-    }
-    if path.suffix.lower() not in readers:
-        raise ValueError(
-            f"The caption file `{path}` has an unknown suffix; use one of "
-            f"{', '.join(sorted(readers))}."
-        )
-    wanted = set(split.split(",")) if split else None
-    captions = {}
-    try:
-        for row in readers[path.suffix.lower()](path):
-            pair = _select(path, row, image_column, caption_column, wanted)
-            if pair is not None:
-                captions.setdefault(pair[0], []).extend(pair[1])
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The caption file `{path}` is not UTF-8 (it holds the byte "
-            f"{error.object[error.start]:#04x}); convert it first, for "
-            "example with iconv."
-        ) from error
-    except csv.Error as error:
-        raise ValueError(
-            f"The caption file `{path}` is not valid CSV: {error}."
-        ) from error
-    return captions
-
-
-def from_caption_file(folder, captions):
-    """Pictures of a folder, as a caption file lists them.
+def from_caption_file(
+    folder: str | Path, captions: dict[str, list[str]]
+) -> Pairs:
+    """Images of a folder, as a caption file lists them.
 
     Args:
-        folder: `pathlib.Path` to which the names are relative.
-        captions: dict as `read_captions` gives it.
+        folder: string or `pathlib.Path` to which the names are relative.
+        captions: dict as `read_captions` gives it, which has counted them.
 
     Yields:
-        `(name, picture, captions)`, see the module.
+        `(name, image, captions)`, see the module.
     """
     for name, texts in captions.items():
-        yield name, (folder / name).read_bytes, texts
+        yield clean_text(name), _reader(Path(folder), name), texts
 
 
-def from_folder(folder):
-    """Pictures of a folder with a `.txt` file of captions beside each.
+def from_table(
+    path: str | Path,
+    tally: Tally | None = None,
+    folder: str | Path | None = None,
+    **columns: Any,
+) -> Pairs:
+    """Images that lie in a table, or beside it, with their captions.
 
-    The text file has the picture's name; each line is a caption.
+    Args:
+        path: string or `pathlib.Path`. A Parquet file, such as Hugging Face's
+            `datasets` writes.
+        tally: `Tally`.
+        folder: string or `pathlib.Path`. What paths in the table are relative
+            to. Defaults to the folder of the table.
+        **columns: `image_column`, `caption_column` and `split`, see
+            `read_captions`.
+
+    Yields:
+        `(name, image, captions)`, see the module.
     """
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-            texts = path.with_suffix(".txt")
-            lines = texts.read_bytes() if texts.is_file() else b""
+    path, tally = Path(path), Tally() if tally is None else tally
+    for row in iterate_captions(path, tally=tally, **columns):
+        tally.seen += 1
+        read = _reader(Path(folder or path.parent), row.name)
+        if row.contents is not None:
+            read = _Contents(row.contents)
+        yield clean_text(row.name), read, row.captions
+
+
+def from_folder(
+    folder: str | Path,
+    tally: Tally | None = None,
+    names: Iterable[str] | None = None,
+    order: Callable[[str], Any] | None = None,
+) -> Pairs:
+    """Images of a folder with a `.txt` file of captions beside each.
+
+    The text file has the image's name; each line is a caption.
+
+    Args:
+        folder: string or `pathlib.Path`.
+        tally: `Tally`.
+        names: list of strings. The images to take. Defaults to all; then
+            text files without an image are counted, too.
+        order: callable. Takes a name and returns what to sort it by. Defaults
+            to `None`, the order of the paths.
+
+    Yields:
+        `(name, image, captions)`, see the module.
+    """
+    folder, tally = Path(folder), Tally() if tally is None else tally
+    found = list_images(folder) if names is None else names
+    for name in found if order is None else sorted(found, key=order):
+        tally.seen += 1
+        texts = (folder / name).with_suffix(".txt")
+        lines = read_lines(texts) if texts.is_file() else []
+        yield clean_text(name), _reader(folder, name), as_texts(lines)
+    if names is None:
+        stems = {posixpath.splitext(name)[0] for name in found}
+        for path in sorted(folder.rglob("*.txt")):
             name = path.relative_to(folder).as_posix()
-            yield name, path.read_bytes, _lines(lines)
+            if posixpath.splitext(name)[0] not in stems and not is_junk(name):
+                tally.leave_out(clean_text(name), "no image of that name")
 
 
-def from_archive(archive):
-    """Samples of one WebDataset `.tar`, read as a stream.
+def _reader(folder, name):
+    def read():
+        try:
+            return (folder / name).read_bytes()
+        except ValueError as error:
+            # A name that no file can have, with a zero or half a character.
+            raise FileNotFoundError(str(error)) from None
 
-    Neighbouring files with one name up to the first dot are one sample: a
-    picture, and its captions in a `.txt` (one per line) or in the field
-    `caption` of a `.json`.
+    return read
+
+
+class _Contents:
+    """Bytes that are at hand, to be read like those of a file."""
+
+    def __init__(self, contents):
+        self.contents = contents
+
+    def __call__(self):
+        return self.contents
+
+
+# === Records and archives ===
+
+
+def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
+    """Pairs of one TFRecord file, of img2dataset or of `pack`.
+
+    Args:
+        shard: string or `pathlib.Path`.
+        tally: `Tally`.
+
+    Yields:
+        `(name, image, captions)`, see the module.
 
     Raises:
-        tarfile.TarError, OSError: The archive is damaged; what came before
-            the damage has been yielded.
+        ValueError: The file is damaged; what came before the damage has been
+            yielded.
     """
-    with tarfile.open(archive, "r|*") as tar:
-        name, sample = None, {}
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, base = posixpath.split(member.name)
-            stem, _, suffix = base.partition(".")
-            stem = posixpath.join(folder, stem)
-            if stem != name and sample:
-                yield from _sample(name, sample)
-                sample = {}
-            name, suffix = stem, f".{suffix.lower()}"
-            if suffix in (*PICTURE_SUFFIXES, ".txt", ".json"):
-                sample[suffix] = tar.extractfile(member).read()
-        if sample:
-            yield from _sample(name, sample)
-
-
-def _sample(name, files):
-    pictures = [suffix for suffix in files if suffix in PICTURE_SUFFIXES]
-    if not pictures:
-        return
-    texts = _lines(files.get(".txt", b""))
-    if not texts and ".json" in files:
-        with contextlib.suppress(ValueError, AttributeError):
-            # Anything but an object with captions counts as no caption.
-            texts = _texts(json.loads(files[".json"]).get("caption"))
-    yield name + pictures[0], lambda: files[pictures[0]], texts
-
-
-def _lines(contents):
-    # A wrong byte spoils one character, not the sample.
-    return _texts(contents.decode("utf-8", "replace").splitlines())
-
-
-def _texts(value):
-    """Captions that are not blank, of a string or a list of strings."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    values = [text.strip() for text in values if isinstance(text, str)]
-    return [text for text in values if text]
-
-
-# === Caption files ===
-
-
-def _read_csv(path):
-    # The module's own limit is below a caption of 20,000 words.
-    csv.field_size_limit(2**31 - 1)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    # Excel writes a byte order mark.
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file, delimiter=delimiter)
-
-
-def _read_jsonl(path):
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _parse_json(path, line, f" in line {number}")
-
-
-def _read_json(path):
-    rows = _parse_json(path, path.read_text("utf-8-sig"), "")
-    if isinstance(rows, list):
-        yield from rows
-        return
-    if not isinstance(rows, dict):
-        raise ValueError(
-            f"The caption file `{path}` must hold a list of objects or "
-            f"Karpathy's form. Received: {type(rows).__name__}."
-        )
-    if "images" not in rows or "annotations" in rows:
-        raise ValueError(
-            f"The caption file `{path}` is neither a list of objects nor in "
-            "Karpathy's form; its fields are: "
-            f"{', '.join(sorted(rows)) or 'none'}."
-        )
-    for number, image in enumerate(rows["images"]):
+    tally = Tally() if tally is None else tally
+    for number, record in enumerate(read_shard(shard)):
+        tally.seen += 1
         try:
-            name = posixpath.join(image.get("filepath", ""), image["filename"])
-            texts = [sentence["raw"] for sentence in image["sentences"]]
-        except KeyError as error:
-            raise ValueError(
-                f"Picture number {number} in the caption file `{path}` has no "
-                f"field {error}, which Karpathy's form needs."
-            ) from error
-        except (AttributeError, TypeError) as error:
-            raise ValueError(
-                f"Picture number {number} in the caption file `{path}` is not "
-                f"in Karpathy's form: {error}."
-            ) from error
-        yield {"image": name, "caption": texts, "split": image.get("split")}
+            example = decode_record(record, require_captions=False)
+        except ValueError as error:
+            tally.skip(
+                f"{Path(shard).name}[{number}]", "broken record", str(error)
+            )
+            continue
+        name = example["key"] or f"{Path(shard).stem}[{number}]"
+        # The suffix is cut off again, and not a part of the key.
+        yield f"{name}.jpg", _Contents(example["image"]), example["captions"]
 
 
-def _parse_json(path, text, place):
+def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
+    """Samples of one WebDataset archive, read as a stream.
+
+    Neighbouring files with one name up to the first dot are one sample: an
+    image, and its captions in a `.txt` (one per line) or in a `.json` under
+    one of the usual names, such as `caption`. Where a sample has no image with
+    nothing but its suffix behind that dot, as `0.jpg` has, those with more
+    dots are taken, each with the text of its own full name, or else that of
+    the sample. A file that comes again begins another sample of that name.
+
+    Args:
+        archive: string or `pathlib.Path`. A `.tar`, compressed or not.
+        tally: `Tally`.
+
+    Yields:
+        `(name, image, captions)`, see the module.
+
+    Raises:
+        tarfile.ReadError: The archive is damaged; what came before the damage
+            has been yielded.
+    """
+    tally = Tally() if tally is None else tally
+    sample = _Sample("")
+    damage = None
+    header = _header_class()
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"The caption file `{path}` is not valid JSON{place}: {error}."
-        ) from error
+        with tarfile.open(archive, "r|*", tarinfo=header) as tar:
+            for member in tar:
+                if member.isdir() or is_junk(member.name):
+                    continue
+                name = posixpath.normpath(member.name)
+                folder, base = posixpath.split(name)
+                key = posixpath.join(folder, base.partition(".")[0])
+                if sample.ends_before(key, name):
+                    yield from sample.pairs(tally)
+                    sample = _Sample(key)
+                # Of what is not an image or text the name alone counts.
+                wanted = is_image(base) or _suffix(base) in _TEXT_SUFFIXES
+                file = None
+                if wanted and member.isfile():
+                    file = tar.extractfile(member)
+                sample.files[name] = None if file is None else file.read()
+        if not header.ended:
+            raise tarfile.ReadError("it is cut off, so that files may be lost")
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
+        damage = error
+    yield from sample.pairs(tally)
+    if damage is not None:
+        if isinstance(damage, FileNotFoundError):
+            raise damage
+        raise tarfile.ReadError(f"{damage}") from damage
 
 
-def _read_parquet(path):
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            f"Reading `{path}` needs pyarrow: pip install "
-            '"align-keras[parquet]".'
-        ) from error
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096):
-            yield from batch.to_pylist()
+def _header_class():
+    """A class of headers that notices the zeros at the end of an archive.
+
+    `tarfile` takes an archive that is cut off between files, or in what is
+    compressed, for a whole one.
+    """
+
+    class Header(tarfile.TarInfo):
+        ended = False
+
+        @classmethod
+        def frombuf(cls, buf, *arguments):
+            cls.ended = len(buf) == tarfile.BLOCKSIZE and not any(buf)
+            return super().frombuf(buf, *arguments)
+
+    return Header
 
 
-def _select(path, row, image_column, caption_column, wanted):
-    """The picture's name and captions, or `None` for another split."""
-    if not isinstance(row, dict):
-        raise ValueError(
-            f"The caption file `{path}` must hold objects. Received: {row!r}."
+_TEXT_SUFFIXES = (".txt", ".json")
+
+
+def _suffix(name):
+    return posixpath.splitext(name)[1].lower()
+
+
+class _Sample:
+    """The files of an archive that belong together.
+
+    Attributes:
+        key: string. Their name up to the first dot.
+        files: dict from their names to bytes; `None` for links, and for what
+            is not an image or a text.
+    """
+
+    def __init__(self, key):
+        self.key = key
+        self.files = {}
+
+    def ends_before(self, key, name):
+        """Whether a file is the first of the next sample."""
+        if not self.files:
+            return True
+        if key != self.key or name in self.files:
+            return True
+        # Names with dots of their own, such as `v1.2_0001.jpg`, are one
+        # sample up to their first dot, which would become as large as the
+        # archive. An image with a text of its own is whole.
+        last = posixpath.splitext(next(reversed(self.files)))[0]
+        own = [n for n in self.files if posixpath.splitext(n)[0] == last]
+        whole = any(map(is_image, own)) and any(
+            _suffix(n) in _TEXT_SUFFIXES for n in own
         )
-    image = row[_column(path, row, "image_column", image_column, IMAGE_COLUMNS)]
-    texts = row[
-        _column(path, row, "caption_column", caption_column, CAPTION_COLUMNS)
-    ]
-    if wanted is not None:
-        part = row[_column(path, row, "split", "split")]
-        if part not in wanted:
-            return None
-    return posixpath.normpath(str(image or "")), _texts(texts)
+        return (
+            whole and last != self.key and posixpath.splitext(name)[0] != last
+        )
+
+    def pairs(self, tally):
+        """Yield the images that can be used; count the others."""
+        images = [name for name in self.files if is_image(name)]
+        plain = [n for n in images if posixpath.splitext(n)[0] == self.key]
+        if not images:
+            if self.files:
+                held = ", ".join(posixpath.basename(n) for n in self.files)
+                tally.leave_out(
+                    clean_text(self.key), "no image", clean_text(held)[:200]
+                )
+            return
+        # A mask such as `0.seg.png` beside `0.jpg` is not another image.
+        for name in plain or images:
+            contents = self.files[name]
+            if contents is None:
+                tally.leave_out(clean_text(name), "link in an archive")
+                continue
+            tally.seen += 1
+            yield clean_text(name), _Contents(contents), self._captions(name)
+
+    def _captions(self, image):
+        stems = {}
+        for name in self.files:
+            stem, suffix = posixpath.splitext(name)
+            if suffix.lower() in _TEXT_SUFFIXES:
+                stems.setdefault(stem, {})[suffix.lower()] = self.files[name]
+        captions = {stem: _captions_of(of) for stem, of in stems.items()}
+        own = captions.get(posixpath.splitext(image)[0])
+        everything = [text for texts in captions.values() for text in texts]
+        return own or captions.get(self.key) or everything
 
 
-def _column(path, row, argument, given, usual=()):
-    """The name of the wanted column that this row has."""
-    candidates = (given,) if given else usual
-    for name in candidates:
-        if name in row:
-            return name
-    existing = ", ".join(str(name) for name in row if name is not None)
-    raise ValueError(
-        f"The caption file `{path}` has no column {' or '.join(candidates)} "
-        f"for `{argument}`; its columns are: {existing}."
-    )
+def _captions_of(files):
+    """The captions of a `.txt` and a `.json` of one name."""
+    text = decode_text(files.get(".txt") or b"")
+    lines = as_texts(split_lines(text))
+    listed = _listed_captions(files.get(".json"))
+    # img2dataset writes the same caption into both, line ends within it too.
+    same = len(listed) == 1 and listed[0].split() == text.split()
+    return listed if same or not lines else lines
+
+
+def _listed_captions(contents):
+    """The captions of a sample's JSON; anything else has none."""
+    try:
+        fields = json.loads(decode_text(contents or b""))
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(fields, dict):
+        return []
+    return as_texts(fields.get(find_column(fields, COLUMNS["caption"])))

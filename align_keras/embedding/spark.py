@@ -2,21 +2,31 @@
 
 import functools
 import json
+import logging
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from align_keras.embedding.embed_files import MAX_PIXELS
-from align_keras.embedding.embed_files import embed_part
-from align_keras.embedding.embed_files import embed_pictures
-from align_keras.embedding.embed_files import record_batch
-from align_keras.embedding.embed_files import schema
-from align_keras.embedding.search_model import load_search_model
-from align_keras.embedding.search_model import model_path
+from align_keras.embedding.embed_files import embed_images_with_thumbnails
+from align_keras.embedding.embed_files import embed_task
+from align_keras.embedding.loading import load_embedder
+from align_keras.embedding.loading import require_model
+from align_keras.embedding.vector_files import record_batch
+from align_keras.embedding.vector_files import schema
+from align_keras.io.optional import OptionalModule
+
+pyarrow = OptionalModule("pyarrow", extra="spark")
+sql = OptionalModule("pyspark.sql", extra="spark")
+
+logger = logging.getLogger("align_keras")
 
 
-def make_session(master, name="align-keras embed"):
+def make_session(master: str, name: str = "align-keras embed") -> Any:
     """Create or join a Spark session.
 
     Args:
@@ -30,59 +40,64 @@ def make_session(master, name="align-keras embed"):
     Raises:
         ImportError: pyspark is not installed.
     """
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise ImportError(
-            "Embedding on Spark needs pyspark and Java 17: pip install "
-            '"align-keras[spark]".'
-        ) from error
-    builder = SparkSession.builder.master(master).appName(name)
+    builder = sql.SparkSession.builder.master(master).appName(name)
     if master.startswith("local"):
         # Else the first python3 of the path, which may lack the packages.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return builder.getOrCreate()
 
 
-def run_tasks(spark, tasks):
-    """Embed parts of a source on the executors, each one a task.
+def on_spark(spark: Any) -> Callable:
+    """Return what lets `embed` work on Spark, each file a task.
 
     Args:
-        spark: a `pyspark.sql.SparkSession`.
-        tasks: list of dicts, as `embed` makes them.
+        spark: a `pyspark.sql.SparkSession`. Its executors must see source,
+            output and model under the same paths as this process.
+
+    Returns:
+        A callable for `embed`'s argument `run_tasks`.
+
+    Example:
+
+    ```python
+    embed(photos, vectors, model, run_tasks=on_spark(spark))
+    ```
     """
-    rows = [(json.dumps(task),) for task in tasks]
-    # One task for each part, so that a lost executor costs no more than it.
-    parts = spark.sparkContext.parallelize(rows, len(rows))
-    frame = spark.createDataFrame(parts, "task string")
-    frame.mapInArrow(_embed_parts, "done long, skipped long").collect()
+
+    def run_tasks(tasks):
+        rows = [(json.dumps(task),) for task in tasks]
+        # One task for each part, so that a lost executor costs no more.
+        parts = spark.sparkContext.parallelize(rows, len(rows))
+        frame = spark.createDataFrame(parts, "task string")
+        frame.mapInArrow(_embed_tasks, "done long, skipped long").collect()
+
+    return run_tasks
 
 
 def embed_dataframe(
-    frame,
-    model,
-    dim,
-    batch_size=64,
-    thumbnail_size=256,
-    max_pixels=MAX_PIXELS,
-):
-    """Embed the pictures of a Spark DataFrame.
+    frame: Any,
+    model: str | Path,
+    dim: int,
+    batch_size: int = 64,
+    thumbnail_size: int = 256,
+    max_pixels: int = MAX_PIXELS,
+) -> Any:
+    """Embed the images of a Spark DataFrame.
 
     Args:
         frame: a `pyspark.sql.DataFrame` with the columns `key` (string),
-            `image` (binary, encoded pictures) and, if you like, `text`
+            `image` (binary, encoded images) and, if you like, `text`
             (string).
         model: string. A SavedModel or a preset directory, under a path that
             all executors see.
         dim: int. The length of the model's vectors.
-        batch_size: int. Pictures in one call of the network. Defaults to
-            `64`.
+        batch_size: int. Images in one call of the network. Defaults to `64`.
         thumbnail_size: int. See `embed`. Defaults to `256`.
         max_pixels: int. See `embed`. Defaults to 64 million.
 
     Returns:
         A `pyspark.sql.DataFrame` with the columns `key`, `text`, `vector`
-        (array of float) and `thumbnail` (binary). Pictures that do not decode
+        (array of float) and `thumbnail` (binary). Images that do not decode
         are left out.
 
     Example:
@@ -93,22 +108,20 @@ def embed_dataframe(
     embed_dataframe(files, "/models/align", dim=640).write.parquet("vectors")
     ```
     """
-    import pyarrow as pa
-
-    path = str(model_path(model).resolve())
+    path = str(require_model(model).resolve())
 
     def run(batches):
-        loaded = _load(path)
+        embedder = _load(path)
 
-        def pictures():
+        def images():
             for batch in batches:
                 for row in batch.to_pylist():
                     image = row["image"] or b""
                     text = row.get("text") or ""
                     yield row["key"], lambda image=image: image, text
 
-        rows = embed_pictures(
-            pictures(), loaded, _skip, batch_size, thumbnail_size, max_pixels
+        rows = embed_images_with_thumbnails(
+            images(), embedder, _skip, batch_size, thumbnail_size, max_pixels
         )
         for keys, texts, vectors, thumbnails in rows:
             if vectors.shape[1] != dim:
@@ -118,16 +131,10 @@ def embed_dataframe(
                 )
             batch = record_batch(schema(dim), keys, texts, vectors, thumbnails)
             # Spark knows no lists of a fixed size.
-            yield batch.cast(
-                pa.schema(
-                    [
-                        field.with_type(pa.list_(pa.float32()))
-                        if field.name == "vector"
-                        else field
-                        for field in batch.schema
-                    ]
-                )
-            )
+            place = batch.schema.get_field_index("vector")
+            field = batch.schema.field("vector")
+            field = field.with_type(pyarrow.list_(pyarrow.float32()))
+            yield batch.cast(batch.schema.set(place, field))
 
     return frame.mapInArrow(
         run, "key string, text string, vector array<float>, thumbnail binary"
@@ -135,9 +142,7 @@ def embed_dataframe(
 
 
 def _skip(key, reason):
-    import logging
-
-    logging.getLogger("align_keras").warning("%s is left out: %s", key, reason)
+    logger.warning("Image %s is left out: %s", key, reason)
 
 
 @functools.cache
@@ -145,19 +150,17 @@ def _load(path):
     """Load a model once in each Python worker."""
     # The workers share the machine with one another.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return load_search_model(path)
+    return load_embedder(path)
 
 
-def _embed_parts(batches):
-    import pyarrow as pa
-
+def _embed_tasks(batches):
     for batch in batches:
         counts = []
         for row in batch.to_pylist():
             task = json.loads(row["task"])
-            counts.append(embed_part(task, _load(task["model"])))
+            counts.append(embed_task(task, _load(task["model"])))
         counts = np.array(counts, "int64").reshape(-1, 2)
-        yield pa.record_batch(
-            [pa.array(counts[:, 0]), pa.array(counts[:, 1])],
+        yield pyarrow.record_batch(
+            [pyarrow.array(counts[:, 0]), pyarrow.array(counts[:, 1])],
             names=["done", "skipped"],
         )

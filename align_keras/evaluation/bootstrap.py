@@ -1,21 +1,29 @@
-"""How sure a figure is, and whether two models differ."""
+"""How sure a metric is, and whether two models differ."""
+
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Resamples of an interval; its ends then vary by a few percent of its width.
 SAMPLES = 1000
 CONFIDENCE = 0.95
 
 
-def resample(figures, units, samples=SAMPLES, seed=0):
-    """Compute figures anew on units drawn with replacement.
+def resample(
+    metrics: Callable[[np.ndarray], dict[str, float]],
+    units: int,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Compute metrics anew on units drawn with replacement.
 
     The draws follow from `units`, `samples` and `seed` alone. Two models that
     were measured on the same queries therefore see the same draws, and the
     difference of their values is that of a paired bootstrap.
 
     Args:
-        figures: callable. Takes an integer array `(units,)`, how often each
+        metrics: callable. Takes an integer array `(units,)`, how often each
             unit was drawn, and returns a dictionary of floats.
         units: integer. Number of independent units, such as images, each with
             all of its captions.
@@ -23,8 +31,8 @@ def resample(figures, units, samples=SAMPLES, seed=0):
         seed: integer. Defaults to `0`.
 
     Returns:
-        A dictionary from the name of a figure to a float64 array
-        `(samples,)`. A figure that has no value on some draw is NaN there.
+        A dictionary from the name of a metric to a float64 array
+        `(samples,)`. A metric that has no value on some draw is NaN there.
 
     Example:
 
@@ -37,16 +45,16 @@ def resample(figures, units, samples=SAMPLES, seed=0):
         - [Efron, 1979](https://doi.org/10.1214/aos/1176344552)
     """
     rng = np.random.default_rng([seed, units])
-    values = {}
+    values: dict[str, list[float]] = {}
     for _ in range(samples):
         draws = rng.integers(units, size=units)
         weights = np.bincount(draws, minlength=units)
-        for name, value in figures(weights).items():
+        for name, value in metrics(weights).items():
             values.setdefault(name, []).append(value)
     return {name: np.array(row) for name, row in values.items()}
 
 
-def interval(values, confidence=CONFIDENCE):
+def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> list[float]:
     """Give the percentile interval of resampled values.
 
     Args:
@@ -73,11 +81,11 @@ def interval(values, confidence=CONFIDENCE):
     return np.quantile(values, [tail, 1 - tail]).tolist()
 
 
-def p_value(differences):
+def p_value(differences: ArrayLike) -> float:
     """Two-sided share of resampled differences beyond zero.
 
     Args:
-        differences: float array `(samples,)`, of figures of two models on
+        differences: float array `(samples,)`, of metrics of two models on
             the same draws.
 
     Returns:

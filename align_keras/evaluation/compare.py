@@ -1,35 +1,36 @@
 """Whether two models differ, by a paired bootstrap."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from align_keras.evaluation.accuracy import classification_accuracies
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.bootstrap import p_value
 from align_keras.evaluation.bootstrap import resample
-from align_keras.evaluation.classification import classification_figures
-from align_keras.evaluation.cxc import cxc_retrieval_figures
-from align_keras.evaluation.finetune import finetune_figures
-from align_keras.evaluation.labelled_runner import knn_figures
+from align_keras.evaluation.cxc import cxc_recalls
+from align_keras.evaluation.finetune import finetune_accuracies
+from align_keras.evaluation.knn import knn_accuracies
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import plain
-from align_keras.evaluation.retrieval import retrieval_figures
+from align_keras.evaluation.retrieval import retrieval_recalls
 from align_keras.evaluation.vtab import vtab_draws
-from align_keras.evaluation.words import word_figures
+from align_keras.evaluation.words import word_correlations
 
-# For each task: its figures, which options of the result they take, and the
+# For each task: its metrics, which options of the result they take, and the
 # outcomes that are of the data, not of the model, the first of them with one
 # value for each unit that a bootstrap draws.
 _TASKS = {
-    "retrieval": (retrieval_figures, ("ks",), ("fold", "text_image")),
-    "zero-shot": (classification_figures, ("ks",), ("label",)),
-    "linear-probe": (classification_figures, ("ks",), ("label",)),
-    "finetune": (finetune_figures, ("ks",), ("label",)),
-    "finetune-head": (finetune_figures, ("ks",), ("label",)),
-    "knn": (knn_figures, (), ("label",)),
-    "cxc": (cxc_retrieval_figures, ("ks", "drop_empty"), ("caption_image",)),
-    "words": (word_figures, (), ("judgement",)),
+    "retrieval": (retrieval_recalls, ("ks",), ("fold", "text_image")),
+    "zero-shot": (classification_accuracies, ("ks",), ("label",)),
+    "linear-probe": (classification_accuracies, ("ks",), ("label",)),
+    "finetune": (finetune_accuracies, ("ks",), ("label",)),
+    "finetune-head": (finetune_accuracies, ("ks",), ("label",)),
+    "knn": (knn_accuracies, (), ("label",)),
+    "cxc": (cxc_recalls, ("ks", "drop_empty"), ("caption_image",)),
+    "words": (word_correlations, (), ("judgement",)),
 }
 SIGNIFICANCE = 0.05
 # What a result says of the question, not of the model that answered it. The
@@ -39,8 +40,8 @@ DEFINITION = (
     "dataset",
     "tasks",
     "split",
-    "pictures",
-    "train_pictures",
+    "image_digest",
+    "train_image_digest",
     "classes",
     "prompts",
     "ensemble",
@@ -54,12 +55,16 @@ DEFINITION = (
 )
 
 
-def compare_results(first, second, samples=SAMPLES):
-    """Tell for each figure whether two models differ.
+def compare_results(
+    first: Result | str | Path,
+    second: Result | str | Path,
+    samples: int = SAMPLES,
+) -> dict:
+    """Tell for each metric whether two models differ.
 
     Both models are measured on the same resampled queries; what varies
     between the resamples is the difference alone. The p-values are adjusted
-    for the number of figures by Holm's method.
+    for the number of metrics by Holm's method.
 
     Args:
         first: `Result`, or the path of its JSON file.
@@ -68,11 +73,11 @@ def compare_results(first, second, samples=SAMPLES):
 
     Returns:
         A dictionary: `"task"`, `"dataset"`, `"first"` and `"second"` (the
-        names of the models), and `"figures"`, a list of dictionaries with
+        names of the models), and `"metrics"`, a list of dictionaries with
         `"name"`, `"first"`, `"second"`, `"difference"` (second minus first),
         `"low"` and `"high"` (its 95% interval), `"p"` (adjusted) and
         `"differs"`, whether that is below 0.05; and `"samples_needed"`: with
-        fewer, no figure can differ, however large the difference.
+        fewer, no metric can differ, however large the difference.
 
     Raises:
         ValueError: the results are not of the same queries or the same
@@ -82,7 +87,7 @@ def compare_results(first, second, samples=SAMPLES):
     Example:
 
     ```python
-    compare_results("small.json", "large.json")["figures"][0]["differs"]
+    compare_results("small.json", "large.json")["metrics"][0]["differs"]
     ```
     """
     if samples < 1:
@@ -90,23 +95,23 @@ def compare_results(first, second, samples=SAMPLES):
             "A comparison needs at least one resample. "
             f"Received: samples={samples}"
         )
-    first, second = _loaded(first), _loaded(second)
-    _require_same(first, second)
-    draws = [_replicates(result, samples) for result in (first, second)]
+    one, other = _loaded(first), _loaded(second)
+    _require_same(one, other)
+    draws = [_replicates(result, samples) for result in (one, other)]
     rows = []
-    for name in first.figures:
-        if name not in second.figures or name not in draws[0]:
+    for name in one.metrics:
+        if name not in other.metrics or name not in draws[0]:
             continue
-        if first[name] is None or second[name] is None:
+        if one[name] is None or other[name] is None:
             continue
         differences = draws[1][name] - draws[0][name]
         low, high = interval(differences)
         rows.append(
             {
                 "name": name,
-                "first": first[name],
-                "second": second[name],
-                "difference": second[name] - first[name],
+                "first": one[name],
+                "second": other[name],
+                "difference": other[name] - one[name],
                 "low": low,
                 "high": high,
                 "p": p_value(differences),
@@ -114,17 +119,17 @@ def compare_results(first, second, samples=SAMPLES):
         )
     _adjust(rows)
     return {
-        "task": first["task"],
-        "dataset": first["dataset"],
-        "first": first["model"],
-        "second": second["model"],
+        "task": one["task"],
+        "dataset": one["dataset"],
+        "first": one["model"],
+        "second": other["model"],
         "samples": samples,
         "samples_needed": _samples_needed(len(rows)),
-        "figures": rows,
+        "metrics": rows,
     }
 
 
-def _loaded(result):
+def _loaded(result: Result | str | Path) -> Result:
     return result if isinstance(result, Result) else Result.load(result)
 
 
@@ -163,16 +168,16 @@ def _given(result):
 
 
 def _replicates(result, samples):
-    """Resampled values of each figure, on draws that are the same for all."""
+    """Resampled values of each metric, on draws that are the same for all."""
     outcomes = result.outcomes
     if result["task"] == "vtab":
         return vtab_draws(outcomes, samples)
-    figures, options, (units, *_) = _TASKS[result["task"]]
+    metrics, options, (units, *_) = _TASKS[result["task"]]
     options = {name: result[name] for name in options if name in result}
     if result["task"] == "cxc":
         units = "image_to_text_rank"
     found = resample(
-        partial(_with_weights, figures, outcomes, options),
+        partial(_with_weights, metrics, outcomes, options),
         len(outcomes[units]),
         samples,
     )
@@ -183,13 +188,13 @@ def _replicates(result, samples):
     return found
 
 
-def _with_weights(figures, outcomes, options, weights):
-    return figures(outcomes, weights, **options)
+def _with_weights(metrics, outcomes, options, weights):
+    return metrics(outcomes, weights, **options)
 
 
-def _samples_needed(figures):
+def _samples_needed(metrics):
     """The fewest draws whose smallest p-value survives the adjustment."""
-    return round(2 * figures / SIGNIFICANCE)
+    return round(2 * metrics / SIGNIFICANCE)
 
 
 def _adjust(rows):

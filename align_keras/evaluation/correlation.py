@@ -3,9 +3,10 @@
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def spearman(first, second):
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Compute Spearman's rank correlation of two series.
 
     Equal values share the mean of their ranks.

@@ -1,241 +1,182 @@
-"""Crisscrossed Captions: retrieval and correlation with human ratings.
+"""Crisscrossed Captions: retrieval and correlation with human ratings."""
 
-Parekh et al., 2021 (https://arxiv.org/abs/2004.15020) rated pairs of captions
-(STS), of images (SIS), and of a caption and an image (SITS) of MSCOCO from 0
-to 5. Their files say which pairs answer which query beyond the original ones.
-"""
-
-import csv
-import itertools
+import inspect
 import math
+from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
+from align_keras.embedding.embed_streams import embed_readable
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.correlation import spearman
+from align_keras.evaluation.cxc_data import COLUMNS
+from align_keras.evaluation.cxc_data import THRESHOLDS
+from align_keras.evaluation.cxc_data import Ratings
+from align_keras.evaluation.cxc_data import check_repeated
+from align_keras.evaluation.cxc_data import merge_repeated
+from align_keras.evaluation.cxc_data import read_ratings
+from align_keras.evaluation.cxc_data import read_sentences
+from align_keras.evaluation.cxc_data import retrieval_positives
+from align_keras.evaluation.datasets import find_image
 from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.ranks import check_pair
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.ranks import ranks_both_ways
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
 from align_keras.evaluation.retrieval import KS
 
-# From this rating on, a pair counts as matching (section 3 of the paper).
-THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
-COLUMNS = {
-    "sts": ("caption1", "caption2"),
-    "sis": ("image1", "image2"),
-    "sits": ("caption", "image"),
-}
-REPEATED = ("keep", "mean")
 TASKS = {
     "image_to_text": "image",
     "text_to_image": "text",
     "text_to_text": "text",
     "image_to_image": "image",
 }
+# What a query is, as the spread of published metrics tells: captions for STS,
+# images for the others.
+QUERY_COLUMNS = {"sts": (0, 1), "sis": (0, 1), "sits": (1,)}
 
 
-class Ratings(NamedTuple):
-    """The rated pairs of one split.
-
-    Attributes:
-        captions: list of strings, the ids of all captions, in order of their
-            number, as in `"COCO_val2014:sentid:411553"`.
-        images: list of strings, the file names of all images, sorted.
-        caption_image: int64 array `(num_captions,)`. The image for which each
-            caption was written.
-        pairs: dictionary from `"sts"`, `"sis"` and `"sits"` to an int64 array
-            `(num_ratings, 2)` of indices, in the order of the file's columns.
-        scores: dictionary from the same to a float64 array `(num_ratings,)`.
-        methods: dictionary from the same to an array of strings, how the
-            pairs were sampled.
-    """
-
-    captions: list
-    images: list
-    caption_image: np.ndarray
-    pairs: dict
-    scores: dict
-    methods: dict
-
-
-def read_ratings(directory, split="test"):
-    """Read the rating files `{sts,sis,sits}_SPLIT.csv` of a directory.
+def measure_cxc(
+    model: Embedder | keras.Model,
+    ratings: str | Path,
+    captions: str | Path,
+    images: str | Path,
+    split: str = "test",
+    ks: Sequence[int] = KS,
+    drop_empty: bool = True,
+    positives: dict | None = None,
+    correlation: dict | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+    cache: str | Path | None = None,
+    samples: int = SAMPLES,
+) -> Result:
+    """Measure retrieval and correlation on Crisscrossed Captions.
 
     Args:
-        directory: string or `pathlib.Path`.
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        ratings: string or `pathlib.Path`. The directory of the rating files.
+        captions: string or `pathlib.Path`. Karpathy's `dataset_coco.json`,
+            which holds the texts.
+        images: string or `pathlib.Path`. The images of MSCOCO.
         split: string, `"val"` or `"test"`. Defaults to `"test"`.
+        ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
+        drop_empty: bool. See `cxc_recalls`. Defaults to `True`.
+        positives: dictionary of options of `retrieval_positives`.
+        correlation: dictionary of options of `rating_correlations`.
+        batch_size, progress, cache, samples: See `measure_retrieval`. As many
+            samples are drawn for the correlations.
 
     Returns:
-        `Ratings`.
+        A `Result`: twelve recalls; `"sts_correlation"`, `"sis_correlation"`,
+        `"sits_correlation"` and their mean; `"deviations"` of these over the
+        samples; and numbers of queries and positives.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file has other columns or a score that is no number, or
-            a caption has no image of its own.
+        FileNotFoundError: a file or image is missing.
+        ValueError: a file is wrong, or an image does not decode.
     """
-    rows = {
-        task: _read_rows(Path(directory) / f"{task}_{split}.csv", columns)
-        for task, columns in COLUMNS.items()
-    }
-    originals = {
-        row[0]: row[1] for row in rows["sits"] if row[3] == "c2i_original"
-    }
-    captions = sorted(originals, key=lambda name: (len(name), name))
-    images = sorted(set(originals.values()))
-    index = {name: number for number, name in enumerate(captions)}
-    image_index = {name: number for number, name in enumerate(images)}
-    kinds = {
-        "sts": (index, index),
-        "sis": (image_index, image_index),
-        "sits": (index, image_index),
-    }
-    pairs = {}
-    for task, (first, second) in kinds.items():
-        try:
-            pairs[task] = np.array(
-                [(first[row[0]], second[row[1]]) for row in rows[task]], "int64"
-            ).reshape(-1, 2)
-        except KeyError as error:
-            raise ValueError(
-                f"`{directory}/{task}_{split}.csv` names {error}, which has no "
-                f"row `c2i_original` in sits_{split}.csv."
-            ) from None
-    return Ratings(
-        captions,
-        images,
-        np.array([image_index[originals[name]] for name in captions], "int64"),
-        pairs,
-        {task: np.array([row[2] for row in rows[task]]) for task in rows},
-        {task: np.array([row[3] for row in rows[task]]) for task in rows},
+    embedder = as_embedder(model)
+    rated = read_ratings(ratings, split)
+    texts = read_sentences(captions, rated.captions)
+    image_vectors, readable = embed_readable(
+        embedder,
+        ((n, find_image(images, f"val2014/{n}")) for n in rated.images),
+        batch_size,
+        progress,
+        len(rated.images),
+        cache,
+        f"cxc_{split}",
     )
+    if not readable.all():
+        raise ValueError(
+            f"The image `{rated.images[int(np.argmin(readable))]}` does not "
+            "decode; Crisscrossed Captions needs all of them."
+        )
+    text_vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
+    # Results name all options, so that only equal ones are compared.
+    positives = _options(retrieval_positives, positives)
+    positives["thresholds"] = {**THRESHOLDS, **(positives["thresholds"] or {})}
+    correlation = {"samples": samples or SAMPLES, **(correlation or {})}
+    correlation = _options(rating_correlations, correlation)
+    columns = correlation["query_columns"] or {}
+    correlation["query_columns"] = {**QUERY_COLUMNS, **columns}
+    pairs = retrieval_positives(rated, **positives)
+    ranks = cxc_ranks(image_vectors, text_vectors, pairs)
+    outcomes = {f"{task}_rank": rank for task, rank in ranks.items()}
+    outcomes["caption_image"] = rated.caption_image
+    result = summarize(
+        "cxc",
+        partial(cxc_recalls, ks=ks, drop_empty=drop_empty),
+        outcomes,
+        len(rated.images),
+        samples,
+        dataset="cxc" if split == "test" else f"cxc_{split}",
+        model=embedder.name,
+        unit="image with its captions",
+        split=split,
+        queries={task: int((rank >= 0).sum()) for task, rank in ranks.items()},
+        positives={task: len(found) for task, found in pairs.items()},
+        drop_empty=drop_empty,
+        ks=list(ks),
+        positives_options=positives,
+        correlation_options=correlation,
+    )
+    scores = model_scores(rated, image_vectors, text_vectors)
+    drawn = rating_correlations(rated, scores, **correlation)
+    return _with_correlations(result, drawn)
 
 
-def _read_rows(path, columns):
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no rating file `{path}`.")
-    rows = []
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        wanted = (*columns, "agg_score", "sampling_method")
-        missing = set(wanted) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"`{path}` lacks the column `{min(missing)}`; it needs "
-                f"{', '.join(wanted)}."
-            )
-        for row in reader:
-            first, second, score, method = (row[name] for name in wanted)
-            try:
-                score = float(score)
-                if not math.isfinite(score):
-                    raise ValueError
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"`{path}` has the score {score!r} in line "
-                    f"{reader.line_num}, which is no number."
-                ) from None
-            rows.append((first, second, score, method))
-    return rows
+def _options(function: Callable, given: dict | None) -> dict:
+    """Return all options of a function: those given, and the defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {
+        p.name: p.default for p in parameters if p.default is not p.empty
+    }
+    return {**defaults, **(given or {})}
+
+
+def _with_correlations(result, drawn):
+    drawn = {f"{task}_correlation": values for task, values in drawn.items()}
+    drawn["mean_correlation"] = np.mean(list(drawn.values()), axis=0)
+    # A sample of equal ratings, which a small file may give, has none.
+    found = {name: float(np.nanmean(values)) for name, values in drawn.items()}
+    ends = {name: interval(values) for name, values in drawn.items()}
+    deviations = {
+        name: float(np.nanstd(values)) for name, values in drawn.items()
+    }
+    # The draws follow from the files and the seed, the same for every model.
+    samples = {f"sample_{name}": values for name, values in drawn.items()}
+    return Result(
+        {
+            **result,
+            **found,
+            "deviations": deviations,
+            "intervals": {**result["intervals"], **ends},
+        },
+        {**result.outcomes, **samples},
+    )
 
 
 # === Retrieval ===
 
 
-def retrieval_positives(
-    ratings,
-    thresholds=None,
-    originals=True,
-    co_captions=True,
-    repeated="keep",
-):
-    """List the pairs that answer each query in the four retrieval tasks.
-
-    Args:
-        ratings: `Ratings`.
-        thresholds: dictionary that replaces entries of `THRESHOLDS`: 3 for
-            STS and SITS, 2.5 for SIS.
-        originals: bool. Whether a caption matches the image for which it was
-            written even where it was rated below the threshold. Defaults to
-            `True`.
-        co_captions: bool. Whether all captions of one image match each other,
-            rated or not. Defaults to `True`.
-        repeated: string. Some pairs of images were rated once in each order.
-            `"keep"`: either rating suffices; `"mean"`: their mean counts.
-            Defaults to `"keep"`.
-
-    Returns:
-        A dictionary from `"image_to_text"`, `"text_to_image"`,
-        `"text_to_text"` and `"image_to_image"` to an int64 array `(num_pairs,
-        2)` of a query and a candidate, without repetition, sorted.
-
-    Raises:
-        ValueError: an option is unknown.
-    """
-    limits = {**THRESHOLDS, **(thresholds or {})}
-    if set(limits) != set(THRESHOLDS):
-        raise ValueError(
-            f"`thresholds` may name {sorted(THRESHOLDS)}. "
-            f"Received: {sorted(thresholds)}"
-        )
-    rated = {}
-    for task in COLUMNS:
-        pairs, scores = _merge_repeated(ratings, task, repeated)
-        rated[task] = pairs[scores >= limits[task]]
-    caption_image = ratings.caption_image
-    matches = [rated["sits"]]
-    if originals:
-        own = np.arange(len(caption_image))
-        matches.append(np.stack([own, caption_image], axis=1))
-    texts = [rated["sts"]]
-    if co_captions:
-        texts.append(_co_captions(caption_image))
-    text_image = _unique(np.concatenate(matches))
-    return {
-        "image_to_text": _unique(text_image[:, ::-1]),
-        "text_to_image": text_image,
-        "text_to_text": _both_ways(np.concatenate(texts)),
-        "image_to_image": _both_ways(rated["sis"]),
-    }
-
-
-def _merge_repeated(ratings, task, repeated):
-    if repeated not in REPEATED:
-        raise ValueError(
-            f"`repeated` must be one of {REPEATED}. "
-            f"Received: repeated={repeated!r}"
-        )
-    pairs, scores = ratings.pairs[task], ratings.scores[task]
-    if task == "sits" or repeated == "keep":
-        return pairs, scores
-    pairs, place = np.unique(
-        np.sort(pairs, axis=1), axis=0, return_inverse=True
-    )
-    place = place.ravel()
-    return pairs, np.bincount(place, scores) / np.bincount(place)
-
-
-def _co_captions(caption_image):
-    order = np.argsort(caption_image, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(caption_image[order])) + 1)
-    pairs = [pair for g in groups for pair in itertools.combinations(g, 2)]
-    return np.array(pairs, "int64").reshape(-1, 2)
-
-
-def _both_ways(pairs):
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    return _unique(np.concatenate([pairs, pairs[:, ::-1]]))
-
-
-def _unique(pairs):
-    # As single numbers, which sort much faster than rows.
-    width = int(pairs.max(initial=0)) + 1
-    codes = np.unique(pairs[:, 0] * width + pairs[:, 1])
-    return np.stack(np.divmod(codes, width), axis=1)
-
-
-def cxc_ranks(image_embeddings, caption_embeddings, positives):
+def cxc_ranks(
+    image_embeddings: ArrayLike,
+    caption_embeddings: ArrayLike,
+    positives: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
     """Rank the best answer of every query in the four tasks.
 
     Args:
@@ -270,7 +211,12 @@ def cxc_ranks(image_embeddings, caption_embeddings, positives):
     }
 
 
-def cxc_retrieval_figures(outcomes, weights=None, ks=KS, drop_empty=True):
+def cxc_recalls(
+    outcomes: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
+    ks: Sequence[int] = KS,
+    drop_empty: bool = True,
+) -> dict[str, float]:
     """Sum up ranks to recalls.
 
     Args:
@@ -288,7 +234,7 @@ def cxc_retrieval_figures(outcomes, weights=None, ks=KS, drop_empty=True):
     owner = outcomes["caption_image"]
     if weights is None:
         weights = np.ones(len(outcomes["image_to_text_rank"]), "int64")
-    figures = {}
+    metrics = {}
     for task, kind in TASKS.items():
         rank = outcomes[f"{task}_rank"]
         weight = weights if kind == "image" else weights[owner]
@@ -296,33 +242,61 @@ def cxc_retrieval_figures(outcomes, weights=None, ks=KS, drop_empty=True):
         total = weight @ counted
         for k in ks:
             hits = weight @ ((rank >= 0) & (rank < k))
-            figures[f"{task}_recall@{k}"] = (
+            metrics[f"{task}_recall@{k}"] = (
                 float(hits / total) if total else math.nan
             )
-    return figures
+    return metrics
 
 
 # === Correlation ===
 
-# What a query is, as the spread of published figures tells: captions for STS,
-# images for the others.
-QUERY_COLUMNS = {"sts": (0, 1), "sis": (0, 1), "sits": (1,)}
+
+def model_scores(
+    ratings: Ratings,
+    image_embeddings: ArrayLike,
+    caption_embeddings: ArrayLike,
+) -> dict[str, np.ndarray]:
+    """Score every rated pair.
+
+    Args:
+        ratings: `Ratings`.
+        image_embeddings: float array `(num_images, dim)`, unit vectors.
+        caption_embeddings: float array `(num_captions, dim)`, unit vectors.
+
+    Returns:
+        A dictionary from task to a float32 array `(num_ratings,)`, cosines.
+    """
+    images, texts = check_pair(
+        image_embeddings,
+        caption_embeddings,
+        "image_embeddings",
+        "caption_embeddings",
+    )
+    sides = {
+        "sts": (texts, texts),
+        "sis": (images, images),
+        "sits": (texts, images),
+    }
+    return {
+        task: pair_scores(*sides[task], *ratings.pairs[task].T)
+        for task in COLUMNS
+    }
 
 
 def rating_correlations(
-    ratings,
-    model_scores,
-    samples=1000,
-    seed=0,
-    query_columns=None,
-    share=0.5,
-    replace=False,
-    repeated="keep",
-):
+    ratings: Ratings,
+    model_scores: dict[str, np.ndarray],
+    samples: int = 1000,
+    seed: int = 0,
+    query_columns: dict[str, tuple[int, ...]] | None = None,
+    share: float = 0.5,
+    replace: bool = False,
+    repeated: str = "keep",
+) -> dict[str, np.ndarray]:
     """Correlate a model's scores with the ratings, as the paper of CxC does.
 
     For each of many samples, half of the queries are drawn, and for each of
-    them one of the pairs in which it was rated; the figure is the mean over
+    them one of the pairs in which it was rated; the metric is the mean over
     the samples of Spearman's correlation, and its spread their standard
     deviation.
 
@@ -335,7 +309,7 @@ def rating_correlations(
         query_columns: dictionary that replaces entries of `QUERY_COLUMNS`:
             which columns of a rating file hold the queries. By default
             captions ask in STS, images in SIS and in SITS, as the spread of
-            the published figures tells; `{"sits": (0,)}` lets captions ask.
+            the published metrics tells; `{"sits": (0,)}` lets captions ask.
         share: float. The part of the queries that a sample draws. Defaults to
             `0.5`.
         replace: bool. Whether a sample may draw a query twice. Defaults to
@@ -351,6 +325,7 @@ def rating_correlations(
     """
     if not 0 < share <= 1:
         raise ValueError(f"`share` must lie in (0, 1]. Received: share={share}")
+    check_repeated(repeated)
     columns = {**QUERY_COLUMNS, **(query_columns or {})}
     checked = {
         task: _check_scores(model_scores[task], ratings.scores[task], task)
@@ -360,13 +335,8 @@ def rating_correlations(
     for number, (task, scores) in enumerate(checked.items()):
         pairs, human = ratings.pairs[task], ratings.scores[task]
         if task != "sits" and repeated == "mean":
-            merged, human = _merge_repeated(ratings, task, repeated)
-            _, place = np.unique(
-                np.sort(pairs, axis=1), axis=0, return_inverse=True
-            )
-            place = place.ravel()
-            scores = np.bincount(place, scores) / np.bincount(place)
-            pairs = merged
+            _, human = merge_repeated(pairs, human)
+            pairs, scores = merge_repeated(pairs, scores)
         rng = np.random.default_rng([seed, number])
         items = _items_of_queries(pairs, columns[task])
         found[task] = np.array(
@@ -406,31 +376,3 @@ def _draws(items, samples, share, replace, rng):
         chosen = rng.choice(len(starts), size, replace=replace, shuffle=False)
         place = (rng.random(size) * counts[chosen]).astype("int64")
         yield items[starts[chosen] + place]
-
-
-def model_scores(ratings, image_embeddings, caption_embeddings):
-    """Score every rated pair.
-
-    Args:
-        ratings: `Ratings`.
-        image_embeddings: float array `(num_images, dim)`, unit vectors.
-        caption_embeddings: float array `(num_captions, dim)`, unit vectors.
-
-    Returns:
-        A dictionary from task to a float32 array `(num_ratings,)`, cosines.
-    """
-    images, texts = check_pair(
-        image_embeddings,
-        caption_embeddings,
-        "image_embeddings",
-        "caption_embeddings",
-    )
-    sides = {
-        "sts": (texts, texts),
-        "sis": (images, images),
-        "sits": (texts, images),
-    }
-    return {
-        task: pair_scores(*sides[task], *ratings.pairs[task].T)
-        for task in COLUMNS
-    }

@@ -1,70 +1,78 @@
-"""Data sets that are on disk, as streams of pictures with what belongs to them.
+"""Data sets that are on disk, as streams of images with what belongs to them.
 
 Every data set has a name, perhaps a length, and a function that yields
-`(key, picture, note)`: the picture as a path, bytes or an array, and its list
-of captions or its label. It can be read many times, in the same order.
+`(key, image, note)`: the image as a path, bytes or an array, and its list of
+captions or its label. It can be read many times, in the same order.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from align_keras.classes import check_templates
-from align_keras.data.sources import PICTURE_SUFFIXES
-from align_keras.data.sources import read_captions
+from align_keras.data import open_records
+from align_keras.data.captions import read_captions
+from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import list_images
+from align_keras.io.file_names import natural_order
+from align_keras.io.optional import OptionalModule
+from align_keras.io.text import decode_text
+from align_keras.io.text import split_lines
 
-# What the literature takes of a picture's captions; MSCOCO has up to 7.
+tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
+
+# What the literature takes of an image's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Pictures with their captions or labels.
+    """Images with their captions or labels.
 
     Args:
         name: string. How results call it.
-        examples: callable. Returns an iterator of `(key, picture, note)`.
+        examples: callable. Returns an iterator of `(key, image, note)`.
         total: integer or `None`. Number of examples.
         class_names: list of strings, or `None`. What labels stand for: names
             of folders, or those of a TFDS data set.
     """
 
     name: str
-    examples: Callable
+    examples: Callable[[], Iterator[tuple[str, Any, Any]]]
     total: int | None = None
-    class_names: list | None = None
+    class_names: list[str] | None = None
 
 
 # === Captions ===
 
 
 def karpathy(
-    captions,
-    folder,
-    split="test",
-    name=None,
-    captions_per_image=CAPTIONS_PER_IMAGE,
-):
-    """Pictures of Karpathy's splits, or of another caption file.
+    captions: str | Path,
+    folder: str | Path,
+    split: str | None = "test",
+    name: str | None = None,
+    captions_per_image: int | None = CAPTIONS_PER_IMAGE,
+) -> DataSet:
+    """Images of Karpathy's splits, or of another caption file.
 
     Args:
         captions: string or `pathlib.Path`. A file that
-            `align_keras.data.sources.read_captions` takes, such as
+            `align_keras.data.read_captions` takes, such as
             `dataset_coco.json`.
-        folder: string or `pathlib.Path`. The pictures, in the subfolders that
+        folder: string or `pathlib.Path`. The images, in the subfolders that
             the file names or all in one place.
         split: string. Splits, separated by commas, as in `"train,restval"`.
             `None` takes all. Defaults to `"test"`.
         name: string. Defaults to the name of the file.
         captions_per_image: integer. How many of the first captions to take of
-            each picture; `None` for all. Defaults to `5`.
+            each image; `None` for all. Defaults to `5`.
 
     Returns:
         `DataSet` with lists of captions.
 
     Raises:
-        FileNotFoundError: the caption file, or one of the pictures, is
+        FileNotFoundError: the caption file, or one of the images, is
             missing.
         ValueError: the file is wrong, or has no such split.
     """
@@ -72,74 +80,32 @@ def karpathy(
     found = read_captions(captions, split=split)
     if not found:
         raise ValueError(
-            f"The caption file `{captions}` has no picture of the split "
+            f"The caption file `{captions}` has no image of the split "
             f"{split!r}."
         )
     return DataSet(
         name or Path(captions).stem,
         lambda: (
-            (path, find_picture(folder, path), texts[:captions_per_image])
+            (path, find_image(folder, path), texts[:captions_per_image])
             for path, texts in found.items()
         ),
         len(found),
     )
 
 
-def read_sentences(path, names):
-    """Read the texts of captions by the ids that Crisscrossed Captions uses.
-
-    Args:
-        path: string or `pathlib.Path`. Karpathy's `dataset_coco.json`.
-        names: list of strings such as `"COCO_val2014:sentid:411553"`.
-
-    Returns:
-        A list of strings, in the order of `names`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a caption is missing, or the file has another form.
-    """
-    path = Path(path)
-    try:
-        texts = {
-            str(sentence["sentid"]): sentence["raw"].strip()
-            for image in _read_json(path)["images"]
-            for sentence in image["sentences"]
-        }
-    except (AttributeError, KeyError, TypeError):
-        raise ValueError(
-            f"The caption file `{path}` is not in Karpathy's form: an object "
-            "with `images`, each with `sentences` that have `sentid` and `raw`."
-        ) from None
-    try:
-        return [texts[name.rpartition(":")[2]] for name in names]
-    except KeyError as error:
-        raise ValueError(
-            f"The caption file `{path}` has no sentence with the id {error}, "
-            "which Crisscrossed Captions names."
-        ) from None
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is not JSON: {error}.") from error
-
-
-def find_picture(folder, name):
-    """Find a picture in the subfolder that its name says, or without it."""
+def find_image(folder: str | Path, name: str) -> Path:
+    """Find an image in the subfolder that its name says, or without it."""
     for path in (Path(folder) / name, Path(folder) / Path(name).name):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"There is no picture `{name}` in `{folder}`, neither in the folder "
+        f"There is no image `{name}` in `{folder}`, neither in the folder "
         "that its name says nor directly."
     )
 
 
-def records(pattern, name=None):
-    """Pictures of TFRecord files.
+def records(pattern: str | list[str], name: str | None = None) -> DataSet:
+    """Images of TFRecord files.
 
     Args:
         pattern: string or list of strings. A folder, a glob or paths.
@@ -151,29 +117,32 @@ def records(pattern, name=None):
     Raises:
         FileNotFoundError: no file matches.
     """
-    from align_keras.data import count_records
-    from align_keras.data import iterate_records
-
+    opened = open_records(pattern)
     return DataSet(
         name or str(pattern),
         lambda: (
             (record["key"], record["image"], record["captions"])
-            for record in iterate_records(pattern)
+            for record in opened
         ),
-        count_records(pattern),
+        opened.total,
     )
 
 
-def multi30k(folder, language, images, split="test"):
-    """Pictures of Multi30k with captions of one language.
+def multi30k(
+    folder: str | Path,
+    language: str,
+    images: str | Path,
+    split: str = "test",
+) -> DataSet:
+    """Images of Multi30k with captions of one language.
 
     Args:
         folder: string or `pathlib.Path`. Holds `{split}_images.txt`, the file
-            name of a picture in each line, and either `{split}.{language}`
-            with the caption of that picture in the same line, or
+            name of an image in each line, and either `{split}.{language}`
+            with the caption of that image in the same line, or
             `{split}.1.{language}` to `{split}.5.{language}`.
         language: string, such as `"de"`.
-        images: string or `pathlib.Path`. The pictures of Flickr30k.
+        images: string or `pathlib.Path`. The images of Flickr30k.
         split: string. Defaults to `"test"`.
 
     Returns:
@@ -192,13 +161,13 @@ def multi30k(folder, language, images, split="test"):
         if len(column) != len(names):
             raise ValueError(
                 f"`{file}` has {len(column)} lines, but there are "
-                f"{len(names)} pictures in `{split}_images.txt`."
+                f"{len(names)} images in `{split}_images.txt`."
             )
     captions = list(zip(*columns, strict=True))
     return DataSet(
         f"multi30k_{language}",
         lambda: (
-            (name, find_picture(images, name), list(texts))
+            (name, find_image(images, name), list(texts))
             for name, texts in zip(names, captions, strict=True)
         ),
         len(names),
@@ -208,16 +177,17 @@ def multi30k(folder, language, images, split="test"):
 def _lines(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
-    return path.read_text("utf-8").strip("\n").split("\n")
+    lines = split_lines(decode_text(path.read_bytes(), "strict"))
+    return "\n".join(lines).strip("\n").split("\n")
 
 
 def tfds_captions(
-    name="coco_captions",
-    split="test",
-    data_dir=None,
-    captions_per_image=CAPTIONS_PER_IMAGE,
-):
-    """Pictures of a TFDS data set with captions in the form of MSCOCO's.
+    name: str = "coco_captions",
+    split: str = "test",
+    data_dir: str | None = None,
+    captions_per_image: int = CAPTIONS_PER_IMAGE,
+) -> DataSet:
+    """Images of a TFDS data set with captions in the form of MSCOCO's.
 
     Args:
         name: string. Defaults to `"coco_captions"`, whose splits are
@@ -245,34 +215,35 @@ def tfds_captions(
 # === Labels ===
 
 
-def class_folders(folder, name=None):
-    """Pictures in one folder for each class.
+def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
+    """Images in one folder for each class.
 
     Args:
         folder: string or `pathlib.Path`. Its subfolders are the classes, in
-            the order of their names, or of their numbers where all are
-            numbers.
+            the order of their names, in which numbers count as
+            numbers: 1, 2, 10.
         name: string. Defaults to the name of the folder.
 
     Returns:
         `DataSet` with integer labels.
 
     Raises:
-        FileNotFoundError: there are no subfolders with pictures.
+        FileNotFoundError: there are no subfolders with images.
     """
     folder = Path(folder)
-    classes = [path.name for path in folder.glob("*") if path.is_dir()]
-    numbers = all(name.isdecimal() for name in classes)
-    classes.sort(key=int if numbers else str)
+    classes = natural_order(
+        path.name
+        for path in folder.glob("*")
+        if path.is_dir() and not is_junk(path.name)
+    )
     found = [
-        (path, label)
+        (folder / class_name / image, label)
         for label, class_name in enumerate(classes)
-        for path in sorted((folder / class_name).rglob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        for image in list_images(folder / class_name)
     ]
     if not found:
         raise FileNotFoundError(
-            f"`{folder}` has no subfolders with pictures, one for each class."
+            f"`{folder}` has no subfolders with images, one for each class."
         )
     return DataSet(
         name or folder.name,
@@ -286,9 +257,14 @@ def class_folders(folder, name=None):
 
 
 def tfds_labels(
-    name, split, data_dir=None, label="label", picture=None, limit=None
-):
-    """Pictures of a TFDS data set with labels.
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    label: str | Callable[[dict], int] = "label",
+    decode: Callable[[bytes], Any] | None = None,
+    limit: int | None = None,
+) -> DataSet:
+    """Images of a TFDS data set with labels.
 
     Args:
         name: string. The name of the data set, with its configuration.
@@ -298,9 +274,9 @@ def tfds_labels(
         label: string, the feature that is the label; or a callable that takes
             an example of NumPy arrays and returns an integer. Defaults to
             `"label"`.
-        picture: callable that turns the bytes of a picture into an array.
+        decode: callable that turns the bytes of an image into an array.
             Defaults to `None`, the bytes as they are.
-        limit: integer. Take the first examples alone. Defaults to `None`.
+        limit: integer. Take only the first examples. Defaults to `None`.
 
     Returns:
         `DataSet` with integer labels.
@@ -313,14 +289,13 @@ def tfds_labels(
     def note(example):
         return int(label(example) if callable(label) else example[label])
 
-    return _tfds(name, split, data_dir, note, label, picture, limit)
+    return _tfds(name, split, data_dir, note, label, decode, limit)
 
 
-def _tfds(name, split, data_dir, note, label=None, picture=None, limit=None):
-    tfds = import_tfds()
+def _tfds(name, split, data_dir, note, label=None, decode=None, limit=None):
     builder = tfds.builder(name, data_dir=data_dir)
     try:
-        # Pictures stay files: a reader in threads decodes them as it needs.
+        # Images stay files: a reader in threads decodes them as it needs.
         stream = builder.as_dataset(
             split=split,
             shuffle_files=False,
@@ -342,7 +317,7 @@ def _tfds(name, split, data_dir, note, label=None, picture=None, limit=None):
     def examples():
         for number, example in enumerate(tfds.as_numpy(stream)):
             image = example["image"]
-            image = image if picture is None else picture(image)
+            image = image if decode is None else decode(image)
             yield f"{name}/{split}/{number}", image, note(example)
 
     total = limit
@@ -352,111 +327,11 @@ def _tfds(name, split, data_dir, note, label=None, picture=None, limit=None):
     return DataSet(f"{name}/{split}", examples, total, classes)
 
 
-def import_tfds():
-    """Import tensorflow-datasets, or say how to get it."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "TFDS data sets need tensorflow-datasets: pip install "
-            '"align-keras[evaluation]".'
-        ) from error
-    return tfds
-
-
-# === Names of classes ===
-
-
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """What classes are called, and how prompts are made.
-
-    Args:
-        keys: list of strings, which folders or labels of data sets carry.
-        names: list of lists of strings: the names of each class.
-        templates: list of strings with `{}` where the name goes, or `None`.
-    """
-
-    keys: list
-    names: list
-    templates: list | None = None
-
-    def find(self, labels):
-        """Find the class of each label of a data set.
-
-        Args:
-            labels: list of strings: keys, positions, or names.
-
-        Returns:
-            A list of positions.
-
-        Raises:
-            ValueError: a label is none of these.
-        """
-        lookup = {}
-        for position, names in enumerate(self.names):
-            for name in names:
-                lookup.setdefault(name.lower(), position)
-        for position in range(len(self.keys)):
-            lookup[str(position)] = position
-        lookup.update({key: n for n, key in enumerate(self.keys)})
-        found = []
-        for label in labels:
-            position = lookup.get(label, lookup.get(label.lower()))
-            if position is None:
-                raise ValueError(
-                    f"The class names have no entry for the label {label!r}: "
-                    "it is neither a key, nor a position, nor a name there."
-                )
-            found.append(position)
-        return found
-
-
-def read_classes(path):
-    """Read names of classes, and templates, from a JSON file.
-
-    Args:
-        path: string or `pathlib.Path`. `{"classes": ..., "templates": [...]}`
-            where `classes` is a list of names, in the order of the labels, or
-            an object from folder names to names. A name may be a list of
-            names. `templates` may be missing; a list or object alone stands
-            for `classes`.
-
-    Returns:
-        `Classes`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file has another form.
-
-    Example:
-
-    ```python
-    Path("classes.json").write_text('{"classes": ["cat", "dog"]}')
-    read_classes("classes.json").names  # [["cat"], ["dog"]]
-    ```
-    """
-    content = _read_json(Path(path))
-    templates = None
-    if isinstance(content, dict) and "classes" in content:
-        templates = content.get("templates")
-        content = content["classes"]
-    if isinstance(content, list):
-        keys = [str(number) for number in range(len(content))]
-        content = dict(zip(keys, content, strict=True))
-    if not isinstance(content, dict) or not content:
+def require_same_classes(first: DataSet, second: DataSet) -> None:
+    """Raise a `ValueError` where two data sets have other classes."""
+    if first.class_names != second.class_names:
+        odd = set(first.class_names or ()) ^ set(second.class_names or ())
         raise ValueError(
-            f"`{path}` must hold a list of class names, or an object from "
-            f"folder names to class names. Received: {type(content).__name__}"
+            f"`{first.name}` and `{second.name}` must have the same classes. "
+            f"Only one of them has: {', '.join(sorted(odd)[:5])}"
         )
-    names = [
-        [name] if isinstance(name, str) else name for name in content.values()
-    ]
-    for key, entry in zip(content, names, strict=True):
-        is_list = isinstance(entry, list) and entry
-        if not is_list or not all(isinstance(name, str) for name in entry):
-            raise ValueError(
-                f"`{path}` must name each class by a string or a list of "
-                f"strings. Received for {key!r}: {content[key]!r}"
-            )
-    return Classes(list(content), names, check_templates(templates, path))

@@ -17,7 +17,7 @@ class FewerNegatives(keras.losses.Loss):
         label_smoothing: float. See `ContrastiveLoss`. Defaults to `0.1`.
     """
 
-    def __init__(self, share, label_smoothing=0.1):
+    def __init__(self, share: float, label_smoothing: float = 0.1):
         super().__init__(name="fewer_negatives", dtype="float32")
         self.share = share
         self.label_smoothing = label_smoothing

@@ -1,8 +1,9 @@
 """Fine-tuning for classification, in the paper's two stages."""
 
 import dataclasses
-import hashlib
 import itertools
+from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,18 +11,23 @@ import keras
 import numpy as np
 from keras import ops
 
+from align_keras.evaluation.accuracy import classification_accuracies
+from align_keras.evaluation.accuracy import label_ranks
+from align_keras.evaluation.accuracy import useful_depths
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.classification import classification_figures
-from align_keras.evaluation.classification import label_ranks
-from align_keras.evaluation.classification import useful_depths
+from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.datasets import require_same_classes
 from align_keras.evaluation.finetune_data import as_file
-from align_keras.evaluation.finetune_data import check_pictures
+from align_keras.evaluation.finetune_data import check_images
 from align_keras.evaluation.finetune_data import test_batches
 from align_keras.evaluation.finetune_data import training_batches
+from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
+from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.io.atomic import atomic_file
 from align_keras.io.claims import claim
+from align_keras.io.fingerprints import arrays_fingerprint
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
@@ -37,7 +43,7 @@ class ImageClassifier(keras.Model):
         num_classes: integer.
     """
 
-    def __init__(self, model, num_classes):
+    def __init__(self, model: keras.Model, num_classes: int):
         super().__init__()
         self.image_encoder = model.image_encoder
         self.pooling = model.image_pooling_layer
@@ -71,28 +77,28 @@ class ImageClassifier(keras.Model):
         return self.head(features)
 
 
-def finetune_classifier(
-    make_model,
-    train,
-    test,
-    recipe,
-    workdir,
-    runs=1,
-    seed=0,
-    samples=SAMPLES,
-    progress=True,
-    identity=None,
-):
+def measure_finetune(
+    make_model: Callable[[], keras.Model],
+    train: DataSet,
+    test: DataSet,
+    recipe: FinetuneRecipe | str,
+    workdir: str | Path,
+    runs: int = 1,
+    seed: int = 0,
+    samples: int = SAMPLES,
+    progress: bool = True,
+    identity: str | None = None,
+) -> Result:
     """Fine-tune a classifier and measure it.
 
-    A run that was interrupted goes on from its last checkpoint; a finished
+    A run that was interrupted resumes from its last checkpoint; a finished
     one is not repeated.
 
     Args:
         make_model: callable that returns a fresh, pre-trained
             `align_keras.AlignDualEncoder`, once for each run.
-        train: a `DataSet` with labels. Its files are held in memory, decoded
-            they are not.
+        train: a `DataSet` with labels. Its files are held in memory as they
+            are, not decoded.
         test: a `DataSet` with the same classes.
         recipe: `FinetuneRecipe` or its name, see `load_finetune_recipe`.
         workdir: string or `pathlib.Path`. For checkpoints and results.
@@ -101,13 +107,13 @@ def finetune_classifier(
         seed: integer. Of the first run. Defaults to `0`.
         samples: integer. Resamples of the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
-        identity: string. What tells the model from others, whose runs are
-            not taken for its own. Defaults to `None`, `weights_digest`.
+        identity: string. Tells the model from others, so that their runs are
+            not taken for its own. Defaults to `None`, `encoder_fingerprint`.
 
     Returns:
-        A `Result` with the figures of `classification_figures`, the mean over
-        the runs, and `"deviations"` between several. Its task is `"finetune"`,
-        or `"finetune-head"` for a recipe that trains nothing else.
+        A `Result` with the accuracies of `classification_accuracies`, averaged
+        over the runs, and `"deviations"` between several runs. Its task is
+        `"finetune"`, or `"finetune-head"` for a recipe that trains only that.
 
     Raises:
         ValueError: the data sets have other classes, `runs` is not positive,
@@ -116,17 +122,14 @@ def finetune_classifier(
     recipe = load_finetune_recipe(recipe)
     if runs < 1:
         raise ValueError(f"`runs` must be positive. Received: runs={runs}")
-    if train.class_names != test.class_names:
-        raise ValueError(
-            f"`{train.name}` and `{test.name}` must have the same classes."
-        )
-    # Before hours of training: what does not decode, neither then nor after.
-    learned, wanted = check_pictures(train), check_pictures(test)
+    require_same_classes(train, test)
+    # Before hours of training, find out what does not decode.
+    learned, wanted = check_images(train), check_images(test)
     labels = learned.labels
-    pictures = [as_file(example[1]) for example in learned.examples()]
+    images = [as_file(example[1]) for example in learned.examples()]
     classes = len(train.class_names or ())
     classes = classes or int(max(labels.max(), wanted.labels.max())) + 1
-    identity = identity or weights_digest(make_model())
+    identity = identity or encoder_fingerprint(make_model())
     ranks = []
     for number in range(runs):
         folder = Path(workdir) / f"run-{number}"
@@ -135,17 +138,17 @@ def finetune_classifier(
             **dataclasses.asdict(recipe),
             "train": train.name,
             "test": test.name,
-            "train_pictures": learned.pictures,
-            "test_pictures": wanted.pictures,
+            "train_image_digest": learned.digest,
+            "test_image_digest": wanted.digest,
             "seed": seed + number,
         }
-        claim(folder / "finetune.json", asked)
+        claim(folder / "finetune.json", asked, "a run")
         done = folder / "ranks.npy"
         if not done.is_file():
             keras.utils.set_random_seed(seed + number)
             scores = _run(
                 ImageClassifier(make_model(), classes),
-                (pictures, labels),
+                (images, labels),
                 wanted,
                 recipe,
                 folder,
@@ -166,52 +169,56 @@ def finetune_classifier(
         dataset=test.name,
         model=identity,
         train_images=len(labels),
-        pictures=wanted.pictures,
-        train_pictures=learned.pictures,
-        pictures_skipped=int(np.count_nonzero(~wanted.readable)),
+        image_digest=wanted.digest,
+        train_image_digest=learned.digest,
+        images_skipped=int(np.count_nonzero(~wanted.readable)),
     )
 
 
 def _summary(task, outcomes, ks, samples, **values):
     runs = [
-        finetune_figures({**outcomes, "rank": rank[None]}, ks=ks)
+        finetune_accuracies({**outcomes, "rank": rank[None]}, ks=ks)
         for rank in outcomes["rank"]
     ]
     # One run has no spread.
     names = runs[0] if len(runs) > 1 else ()
     return summarize(
         task,
-        partial(finetune_figures, ks=ks),
+        partial(finetune_accuracies, ks=ks),
         outcomes,
         len(outcomes["label"]),
         samples,
         **values,
-        unit="picture",
+        unit="image",
         images=len(outcomes["label"]),
         runs=len(runs),
         ks=ks,
         deviations={
-            name: float(np.std([figures[name] for figures in runs]))
+            name: float(np.std([metrics[name] for metrics in runs]))
             for name in names
         },
     )
 
 
-def finetune_figures(outcomes, weights=None, ks=(1, 5)):
-    """Mean over runs of `classification_figures`; `"rank"` is `(runs, n)`."""
-    figures = [
-        classification_figures(
+def finetune_accuracies(
+    outcomes: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
+    ks: Sequence[int] = (1, 5),
+) -> dict[str, float]:
+    """Average accuracies over runs; `"rank"` has the shape `(runs, count)`."""
+    metrics = [
+        classification_accuracies(
             {"label": outcomes["label"], "rank": rank}, weights, ks
         )
         for rank in outcomes["rank"]
     ]
     return {
-        name: float(np.mean([run[name] for run in figures]))
-        for name in figures[0]
+        name: float(np.mean([run[name] for run in metrics]))
+        for name in metrics[0]
     }
 
 
-def weights_digest(model):
+def encoder_fingerprint(model: keras.Model) -> str:
     """Tell the image encoder of a model from others, by its weights.
 
     Args:
@@ -220,18 +227,16 @@ def weights_digest(model):
     Returns:
         A string.
     """
-    digest = hashlib.sha256(str(model.image_pooling).encode())
-    for weight in model.image_encoder.weights:
-        digest.update(ops.convert_to_numpy(weight).tobytes())
-    return digest.hexdigest()[:16]
+    weights = map(ops.convert_to_numpy, model.image_encoder.weights)
+    return arrays_fingerprint(weights, model.image_pooling)
 
 
 # === Training ===
 
 
 def _run(classifier, train, test, recipe, folder, seed, progress):
-    """Train all stages; return the scores of the test pictures."""
-    pictures, labels = train
+    """Train all stages and return the scores of the test images."""
+    images, labels = train
     size = recipe.stages[0].image_size
     classifier.set_stage(recipe.stages[0])
     classifier(np.zeros((1, size, size, 3), "float32"))
@@ -251,7 +256,7 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
         )
         step = checkpoints.restore(classifier)
         every = min(recipe.checkpoint_every, steps)
-        batches = training_batches(pictures, labels, stage, seed, step)
+        batches = training_batches(images, labels, stage, seed, step)
         batches = iter(batches.take(steps - step))
         while step < steps:
             count = min(every, steps - step)

@@ -1,22 +1,26 @@
-"""The pictures of fine-tuning, on their way into a classifier."""
+"""The images of fine-tuning, on their way into a classifier."""
 
 import io
 import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from align_keras.embedding.embedder import read_pixels
-from align_keras.embedding.streams import names_digest
 from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.finetune_recipes import Stage
+from align_keras.io.fingerprints import fingerprint
 from align_keras.io.threads import map_ahead
 from align_keras.preprocessing.decode import decode_in_graph
 
 logger = logging.getLogger("align_keras")
 
-# Share of a picture's shorter side that the evaluation keeps (section 5.3).
+# Share of an image's shorter side that the evaluation keeps (section 5.3).
 CENTRAL_CROP = 0.875
 
 
@@ -25,22 +29,22 @@ class Checked(NamedTuple):
 
     Attributes:
         data: `DataSet`.
-        labels: int64 array, of the readable pictures.
-        readable: bool array, of all pictures.
-        pictures: string. Digest of the names of the readable ones.
+        labels: int64 array, of the readable images.
+        readable: bool array, of all images.
+        digest: string. Fingerprint of the names of the readable ones.
     """
 
     data: DataSet
     labels: np.ndarray
     readable: np.ndarray
-    pictures: str
+    digest: str
 
-    def examples(self):
+    def examples(self) -> Iterator[tuple[str, Any, int]]:
         return itertools.compress(self.data.examples(), self.readable)
 
 
-def check_pictures(data):
-    """Decode all pictures once, and name those that do not.
+def check_images(data: DataSet) -> Checked:
+    """Decode all images once, and name those that do not decode.
 
     Args:
         data: `DataSet` with labels.
@@ -49,13 +53,13 @@ def check_pictures(data):
         `Checked`.
 
     Raises:
-        ValueError: no picture is readable.
+        ValueError: no image is readable.
     """
 
     def check(example):
-        key, picture, label = example
+        key, image, label = example
         try:
-            read_pixels(picture)
+            read_pixels(image)
         except ValueError as error:
             return key, label, error
         return key, label, None
@@ -64,39 +68,39 @@ def check_pictures(data):
     for key, label, error in map_ahead(check, data.examples()):
         readable.append(error is None)
         if error is not None:
-            logger.warning("Picture %s is left out: %s", key, error)
+            logger.warning("Image %s is left out: %s", key, error)
             continue
         keys.append(key)
         labels.append(label)
     if not keys:
-        raise ValueError(f"No picture of `{data.name}` is readable.")
+        raise ValueError(f"No image of `{data.name}` is readable.")
     return Checked(
         data,
         np.array(labels, "int64"),
         np.array(readable),
-        names_digest(keys),
+        fingerprint(keys),
     )
 
 
-def as_file(picture):
-    """A picture as a path or as the bytes of a file, not as pixels."""
-    return _bytes(picture) if isinstance(picture, np.ndarray) else picture
+def as_file(image: Any) -> Any:
+    """Return an image as a path or as the bytes of a file, not as pixels."""
+    return _bytes(image) if isinstance(image, np.ndarray) else image
 
 
-def _bytes(picture):
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, np.ndarray):
-        from PIL import Image
-
+def _bytes(image):
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, np.ndarray):
         file = io.BytesIO()
-        Image.fromarray(picture).convert("RGB").save(file, "PNG")
+        Image.fromarray(image).convert("RGB").save(file, "PNG")
         return file.getvalue()
-    return Path(picture).read_bytes()
+    return Path(image).read_bytes()
 
 
-def training_batches(pictures, labels, stage, seed, start_step):
-    """Endless batches whose order and crops follow from seed and step."""
+def training_batches(
+    images: list, labels: np.ndarray, stage: Stage, seed: int, start_step: int
+) -> Any:
+    """Make endless batches whose order and crops follow from seed and step."""
     import tensorflow as tf
 
     def examples():
@@ -105,7 +109,7 @@ def training_batches(pictures, labels, stage, seed, start_step):
             epoch, first = divmod(place, len(labels))
             order = np.random.default_rng([seed, epoch])
             for index in order.permutation(len(labels))[first:]:
-                yield _bytes(pictures[index]), labels[index], place
+                yield _bytes(images[index]), labels[index], place
                 place += 1
 
     signature = (
@@ -128,26 +132,27 @@ def training_batches(pictures, labels, stage, seed, start_step):
     return dataset.batch(stage.batch_size, drop_remainder=True).prefetch(2)
 
 
-def test_batches(test, stage):
+def test_batches(test: Checked, stage: Stage) -> Iterator[np.ndarray]:
+    """Make batches of the central part of each test image, in order."""
     import tensorflow as tf
 
-    def pictures():
-        for _, picture, _ in test.examples():
-            yield _bytes(picture)
+    def images():
+        for _, image, _ in test.examples():
+            yield _bytes(image)
 
     def convert(contents):
         pixels = _central_part(decode_in_graph(contents))
         return _to_input(pixels, stage.eval_size)
 
     dataset = tf.data.Dataset.from_generator(
-        pictures, output_signature=tf.TensorSpec((), tf.string)
+        images, output_signature=tf.TensorSpec((), tf.string)
     )
     dataset = dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.batch(min(stage.batch_size, 64)).as_numpy_iterator()
 
 
 def _random_part(pixels, seed):
-    """A part of 8% to 100% of the area, and perhaps its mirror image."""
+    """Cut out a part of 8% to 100% of the area, and perhaps mirror it."""
     import tensorflow as tf
 
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(

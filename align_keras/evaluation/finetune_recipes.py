@@ -2,8 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-import yaml
+from align_keras.io.yaml_files import read_yaml
 
 PARTS = ("head", "all")
 AUGMENTATIONS = ("inception", "none")
@@ -17,9 +18,9 @@ class Stage:
         part: string. `"head"` trains the classifier on frozen features,
             `"all"` everything.
         learning_rate: float. To start from.
-        image_size: int. Side of the training pictures in pixels.
-        eval_size: int. Side of the evaluation pictures.
-        epochs: float. Passes over the training pictures; or `steps`.
+        image_size: int. Side of the training images in pixels.
+        eval_size: int. Side of the evaluation images.
+        epochs: float. Passes over the training images; or `steps`.
         steps: int or `None`. Optimizer steps, in the place of `epochs`.
         batch_size: int.
         drop: float. Factor of the learning rate every `drop_every` epochs;
@@ -28,8 +29,8 @@ class Stage:
         encoder_rate: float. Factor of the encoder's learning rate.
         freeze_statistics: bool. Whether batch normalisation uses the
             statistics of pre-training. Drop-connect is off then as well.
-        augmentation: string. `"inception"`, a random part of the picture and
-            a mirror image, or `"none"`.
+        augmentation: string. `"inception"`, a random part of the image,
+            mirrored or not, or `"none"`.
     """
 
     part: str
@@ -76,14 +77,14 @@ class FinetuneRecipe:
         checkpoint_every: int. Steps between checkpoints.
     """
 
-    stages: tuple
+    stages: tuple[Stage, ...]
     weight_decay: float = 0.0
     momentum: float = 0.9
     checkpoint_every: int = 500
 
 
-_IMAGENET = {"batch_size": 1024, "epochs": 100, "drop": 0.2}
-_FINE_GRAINED = {
+_IMAGENET: dict[str, Any] = {"batch_size": 1024, "epochs": 100, "drop": 0.2}
+_FINE_GRAINED: dict[str, Any] = {
     "image_size": 289,
     "eval_size": 360,
     "steps": 20_000,
@@ -110,7 +111,9 @@ RECIPES = {
 }
 
 
-def load_finetune_recipe(recipe):
+def load_finetune_recipe(
+    recipe: FinetuneRecipe | str | Path,
+) -> FinetuneRecipe:
     """Load a fine-tuning recipe.
 
     Args:
@@ -129,13 +132,13 @@ def load_finetune_recipe(recipe):
     if isinstance(recipe, FinetuneRecipe):
         return recipe
     if recipe in RECIPES:
-        return RECIPES[recipe]
+        return RECIPES[str(recipe)]
     if not Path(recipe).is_file():
         raise FileNotFoundError(
             f"There is no fine-tuning recipe `{recipe}` and no such file. "
             f"Shipped recipes: {', '.join(RECIPES)}."
         )
-    fields = yaml.safe_load(Path(recipe).read_text("utf-8"))
+    fields: Any = read_yaml(recipe)
     try:
         stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
         return FinetuneRecipe(stages, **fields)

@@ -1,20 +1,39 @@
-"""Nearest neighbours among labelled vectors, exact and in little memory."""
+"""Nearest neighbours among labelled images, exact and in little memory."""
 
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from align_keras.embedding import scores as vectors
-from align_keras.embedding.scores import as_vectors
+from align_keras.embedding import similarity as vectors
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.similarity import as_vectors
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.datasets import require_same_classes
+from align_keras.evaluation.ranks import check_ks
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.ranks import row_lengths
 from align_keras.evaluation.ranks import score_margins
-from align_keras.evaluation.retrieval import check_ks
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
 
 # Queries and neighbours in one product.
 _QUERIES = 4096
 _NEIGHBOURS = 4096
 
 
-def nearest_neighbours(queries, candidates, k, progress=None):
+def nearest_neighbours(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    k: int,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the candidates that score highest for each query.
 
     The search is exact, in the sense of `vectors.exact_scores`: scores are
@@ -56,8 +75,8 @@ def nearest_neighbours(queries, candidates, k, progress=None):
     k = min(k, len(candidates))
     if not k:
         raise ValueError("`candidates` must hold at least one row.")
-    indices = np.zeros((len(queries), 0), "int64")
-    scores = np.zeros((len(queries), 0), "float32")
+    indices: np.ndarray = np.zeros((len(queries), 0), "int64")
+    scores: np.ndarray = np.zeros((len(queries), 0), "float32")
     lengths = row_lengths(queries)
     # The blocks go around the queries: each candidate is read once.
     width = max(1, min(_NEIGHBOURS, vectors.BLOCK // queries.shape[1]))
@@ -125,7 +144,9 @@ def _contenders(products, margins, scores, k):
     return np.divmod(np.flatnonzero(products >= least[:, None]), width)
 
 
-def knn_hits(neighbour_labels, labels, ks=(1,)):
+def knn_hits(
+    neighbour_labels: ArrayLike, labels: ArrayLike, ks: Sequence[int] = (1,)
+) -> dict[int, np.ndarray]:
     """Tell for each query whether its label is among its neighbours'.
 
     This is accuracy@K as in the paper's ablations: a hit where the label
@@ -151,3 +172,84 @@ def knn_hits(neighbour_labels, labels, ks=(1,)):
         )
     same = neighbour_labels == labels[:, None]
     return {k: same[:, :k].any(axis=1) for k in check_ks(ks)}
+
+
+def knn_accuracies(
+    outcomes: dict[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, float]:
+    """Share of hits, for each K of `knn_hits`."""
+    return {
+        name.replace("hit", "accuracy"): float(
+            np.average(outcomes[name], weights=weights)
+        )
+        for name in outcomes
+        if name.startswith("hit@")
+    }
+
+
+def measure_knn(
+    model: Embedder | keras.Model,
+    train: DataSet,
+    test: DataSet,
+    ks: Sequence[int] = (1,),
+    batch_size: int = 64,
+    progress: bool = True,
+    cache: str | Path | None = None,
+    samples: int = SAMPLES,
+) -> Result:
+    """Measure how often near training images share the label.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        train: a `DataSet` with labels, among whose images neighbours are
+            looked for.
+        test: a `DataSet` with the same labels.
+        ks: tuple of ints. A hit at K is a label that appears among the K
+            nearest (footnote 3 of the paper, which reports K = 1). Defaults
+            to `(1,)`.
+        batch_size, progress, cache, samples: See `measure_retrieval`.
+
+    Returns:
+        A `Result` with `"accuracy@K"`.
+
+    Raises:
+        ValueError: the data sets have other classes, or no image is
+            readable.
+    """
+    ks = check_ks(ks)
+    embedder = as_embedder(model)
+    require_same_classes(train, test)
+    rows, labels, _, train_digest = embed_data_set(
+        embedder, train, batch_size, progress, cache
+    )
+    queries, wanted, skipped, digest = embed_data_set(
+        embedder, test, batch_size, progress, cache
+    )
+    labels, wanted = np.array(labels, "int64"), np.array(wanted, "int64")
+    found, _ = nearest_neighbours(queries, rows, max(ks))
+    hits = knn_hits(labels[found], wanted, ks)
+    outcomes = {f"hit@{k}": hit for k, hit in hits.items()}
+    outcomes["label"] = wanted
+    return summarize(
+        "knn",
+        knn_accuracies,
+        outcomes,
+        len(queries),
+        samples,
+        dataset=test.name,
+        model=embedder.name,
+        unit="image",
+        images=len(queries),
+        train_images=len(rows),
+        train_image_digest=train_digest,
+        image_digest=digest,
+        images_skipped=skipped,
+        **{f"chance_accuracy@{k}": _knn_chance(labels, wanted, k) for k in ks},
+    )
+
+
+def _knn_chance(labels, wanted, k):
+    """Chance that one of K random training images has the label."""
+    share = np.bincount(labels, minlength=wanted.max() + 1) / len(labels)
+    return float(np.mean(1 - (1 - share[wanted]) ** k))

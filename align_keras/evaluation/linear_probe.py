@@ -1,21 +1,45 @@
 """Multinomial logistic regression on frozen vectors."""
 
-import numpy as np
+from functools import partial
+from pathlib import Path
 
-from align_keras.embedding.scores import as_vectors
-from align_keras.evaluation.classification import check_labels
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.similarity import as_vectors
+from align_keras.evaluation.accuracy import check_labels
+from align_keras.evaluation.accuracy import classification_accuracies
+from align_keras.evaluation.accuracy import label_ranks
+from align_keras.evaluation.accuracy import useful_depths
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.datasets import require_same_classes
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
+from align_keras.io.optional import OptionalModule
+
+optimize = OptionalModule("scipy.optimize", extra="evaluation")
 
 # The closed set of weight decays that the sweep may choose from.
 DECAYS = tuple(np.logspace(-6, 2, 97).tolist())
-# The sweep first looks at every so-manieth of them, then halves its step.
+# The sweep first tries every sixteenth of them, then halves its step.
 _FIRST_STEP = 16
 # Rows of logits that are held at once.
 _ROWS = 8192
 
 
 def fit_logistic(
-    features, labels, num_classes, decay, start=None, iterations=1000
-):
+    features: ArrayLike,
+    labels: ArrayLike,
+    num_classes: int,
+    decay: float,
+    start: np.ndarray | None = None,
+    iterations: int = 1000,
+) -> np.ndarray:
     """Fit a linear classifier by L-BFGS.
 
     The mean cross entropy plus `decay / 2` times the squared weights is
@@ -39,13 +63,6 @@ def fit_logistic(
         ImportError: SciPy is not installed.
         ValueError: the arrays do not fit, or `decay` is not positive.
     """
-    try:
-        from scipy.optimize import minimize
-    except ImportError as error:
-        raise ImportError(
-            "The linear probe needs SciPy: pip install "
-            '"align-keras[evaluation]".'
-        ) from error
     features = as_vectors(features, "features")
     labels = check_labels(labels, len(features), num_classes)
     if not decay > 0:
@@ -60,7 +77,7 @@ def fit_logistic(
         gradient[:-1] += decay * weights[:-1]
         return loss, gradient.ravel()
 
-    found = minimize(
+    found = optimize.minimize(
         objective,
         start.ravel(),
         jac=True,
@@ -71,24 +88,24 @@ def fit_logistic(
 
 
 def fit_sgd(
-    features,
-    labels,
-    num_classes,
-    learning_rate=0.1,
-    epochs=100,
-    batch_size=1024,
-    drop=0.2,
-    drop_every=30,
-    momentum=0.9,
-    decay=0.0,
-    seed=0,
-):
+    features: ArrayLike,
+    labels: ArrayLike,
+    num_classes: int,
+    learning_rate: float = 0.1,
+    epochs: int = 100,
+    batch_size: int = 1024,
+    drop: float = 0.2,
+    drop_every: int = 30,
+    momentum: float = 0.9,
+    decay: float = 0.0,
+    seed: int = 0,
+) -> np.ndarray:
     """Fit a linear classifier as the paper trains its head on frozen features.
 
     Section 5.3: stochastic gradient descent with momentum; the rate falls to
-    a fifth every 30 of 100 epochs. The paper augments the pictures meanwhile,
+    a fifth every 30 of 100 epochs. The paper augments the images meanwhile,
     which vectors that were computed once cannot show; for that, see the first
-    stage of `finetune_classifier`.
+    stage of `measure_finetune`.
 
     The paper's rate is for features before the projection. Those of unit
     vectors are so small that it would hardly move the weights, so each
@@ -155,7 +172,7 @@ def _cross_entropy(features, labels, weights):
     return loss / len(features), gradient / len(features)
 
 
-def predict_scores(features, weights):
+def predict_scores(features: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Score every class.
 
     Args:
@@ -169,8 +186,12 @@ def predict_scores(features, weights):
 
 
 def sweep_decay(
-    features, labels, validation_features, validation_labels, num_classes
-):
+    features: ArrayLike,
+    labels: ArrayLike,
+    validation_features: np.ndarray,
+    validation_labels: ArrayLike,
+    num_classes: int,
+) -> tuple[float, dict[float, float]]:
     """Choose the weight decay that is best on held-out examples.
 
     The search is closed: 97 values from 1e-6 to 1e2, evenly spaced in their
@@ -191,7 +212,8 @@ def sweep_decay(
     validation_labels = check_labels(
         validation_labels, len(validation_features), num_classes
     )
-    tried, weights = {}, None
+    tried: dict[int, float] = {}
+    weights = None
     step = _FIRST_STEP
     places = list(range(0, len(DECAYS), step))
     while step:
@@ -212,3 +234,97 @@ def sweep_decay(
             if 0 <= place < len(DECAYS)
         ]
     return DECAYS[best], {DECAYS[n]: hit for n, hit in sorted(tried.items())}
+
+
+def measure_linear_probe(
+    model: Embedder | keras.Model,
+    train: DataSet,
+    test: DataSet,
+    validation: DataSet | None = None,
+    solver: str = "lbfgs",
+    batch_size: int = 64,
+    progress: bool = True,
+    cache: str | Path | None = None,
+    samples: int = SAMPLES,
+) -> Result:
+    """Measure a linear classifier on frozen vectors.
+
+    With the solver `"lbfgs"`, a weight decay is chosen from a closed set on
+    held-out images, and the classifier is fitted again on all of them
+    (`sweep_decay`). `"sgd"` is the paper's recipe for its head, `fit_sgd`.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        train: a `DataSet` with labels.
+        test: a `DataSet` with the same labels.
+        validation: a `DataSet` to choose the decay on. Defaults to `None`: a
+            fifth of the training images, drawn with a fixed seed.
+        solver: string, `"lbfgs"` or `"sgd"`. Defaults to `"lbfgs"`.
+        batch_size, progress, cache, samples: See `measure_retrieval`.
+
+    Returns:
+        A `Result` with `classification_accuracies`, and the `"decay"`.
+
+    Raises:
+        ImportError: SciPy is not installed.
+        ValueError: the data sets have other classes, or `solver` is unknown.
+    """
+    if solver not in ("lbfgs", "sgd"):
+        raise ValueError(
+            f"`solver` must be 'lbfgs' or 'sgd'. Received: solver={solver!r}"
+        )
+    embedder = as_embedder(model)
+    require_same_classes(train, test)
+
+    def embed(data):
+        rows, labels, skipped, digest = embed_data_set(
+            embedder, data, batch_size, progress, cache
+        )
+        return rows, np.array(labels, "int64"), skipped, digest
+
+    rows, labels, _, train_digest = embed(train)
+    if validation is None:
+        held: np.ndarray = np.zeros(len(rows), bool)
+        order = np.random.default_rng(0).permutation(len(rows))
+        held[order[: len(rows) // 5]] = True
+    else:
+        require_same_classes(train, validation)
+        more, more_labels, _, more_digest = embed(validation)
+        train_digest += more_digest
+        held = np.repeat([False, True], [len(rows), len(more)])
+        rows = np.concatenate([rows, more])
+        labels = np.concatenate([labels, more_labels])
+    queries, wanted, skipped, digest = embed(test)
+    num_classes = len(train.class_names or range(labels.max() + 1))
+    decay = None
+    if solver == "lbfgs":
+        decay, _ = sweep_decay(
+            rows[~held], labels[~held], rows[held], labels[held], num_classes
+        )
+        weights = fit_logistic(rows, labels, num_classes, decay)
+    else:
+        weights = fit_sgd(rows, labels, num_classes)
+    outcomes = {
+        "label": wanted,
+        "rank": label_ranks(predict_scores(queries, weights), wanted),
+    }
+    ks = useful_depths((1, 5), num_classes)
+    return summarize(
+        "linear-probe",
+        partial(classification_accuracies, ks=ks),
+        outcomes,
+        len(queries),
+        samples,
+        dataset=test.name,
+        model=embedder.name,
+        unit="image",
+        images=len(queries),
+        train_images=len(rows),
+        train_image_digest=train_digest,
+        image_digest=digest,
+        images_skipped=skipped,
+        solver=solver,
+        decay=decay,
+        ks=ks,
+    )

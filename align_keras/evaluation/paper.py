@@ -1,8 +1,9 @@
-"""The figures of the ALIGN paper, to stand beside one's own."""
+"""The metrics of the ALIGN paper, to stand beside one's own."""
 
 import functools
-import json
 from pathlib import Path
+
+from align_keras.io.json_files import read_json
 
 _FILE = Path(__file__).with_name("paper.json")
 # What the splits of TFDS are called there.
@@ -20,29 +21,29 @@ _DATASETS = {
 # The paper has a linear classifier on frozen features once, whichever of ours
 # trains it.
 _TASKS = {"finetune-head": "linear-probe"}
-# The models of Tables 1 to 7, 11 and 12; and, where these have no figures, the
+# The models of Tables 1 to 7, 11 and 12; and, where these have no metrics, the
 # best and the baseline of the ablations.
 _MODELS = ("ALIGN", "ALIGN_EN", "ALIGN_mling")
 _ABLATED = ("B7 + BERT-base, full data", "ALIGN B5 + BERT-base")
 
 
 @functools.cache
-def paper_rows():
-    """Return all figures of the paper's tables.
+def paper_rows() -> list[dict]:
+    """Return all metrics of the paper's tables.
 
     Returns:
         A list of dictionaries: `"table"` (its number in the paper), `"task"`,
-        `"dataset"`, `"model"`, `"setting"`, and `"figures"`, percentages
+        `"dataset"`, `"model"`, `"setting"`, and `"metrics"`, percentages
         under the names that our results use.
 
     Reference:
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), second
           version.
     """
-    return json.loads(_FILE.read_text("utf-8"))["rows"]
+    return read_json(_FILE)["rows"]
 
 
-def paper_rows_of(task, dataset):
+def paper_rows_of(task: str, dataset: str) -> dict[str, dict[str, float]]:
     """Return the paper's rows of one evaluation.
 
     Args:
@@ -50,22 +51,22 @@ def paper_rows_of(task, dataset):
         dataset: string. The paper's name of it, or that of TFDS.
 
     Returns:
-        A dictionary from a heading, as in `"ALIGN, zero-shot"`, to figures.
+        A dictionary from a heading, as in `"ALIGN, zero-shot"`, to metrics.
         Rows of one heading in several tables are one.
     """
     wanted = _TASKS.get(task, task), _DATASETS.get(dataset, dataset)
     rows = [r for r in paper_rows() if (r["task"], r["dataset"]) == wanted]
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for models in (_MODELS, _ABLATED):
         found = found or _by_heading(rows, models)
     return found
 
 
 def _by_heading(rows, models):
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["model"] not in models:
             continue
         heading = ", ".join(filter(None, (row["model"], row["setting"])))
-        found.setdefault(heading, {}).update(row["figures"])
+        found.setdefault(heading, {}).update(row["metrics"])
     return found

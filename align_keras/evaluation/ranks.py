@@ -7,13 +7,15 @@ known bound; so only candidates that lie within that bound of the positive's
 score are scored again, exactly. The ranks are the same as without this.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from align_keras.embedding import scores as vectors
-from align_keras.embedding.scores import as_vectors
-from align_keras.embedding.scores import exact_scores
+from align_keras.embedding import similarity as vectors
+from align_keras.embedding.similarity import as_vectors
+from align_keras.embedding.similarity import exact_scores
 
 # Rows and columns of one product, beyond which it gets no faster.
 _ROWS, _COLUMNS = 1024, 4096
@@ -24,7 +26,12 @@ _MANY = 1 / 32
 _ROUNDING = 2.0**-24
 
 
-def best_positive_ranks(queries, candidates, positives, exclude_self=False):
+def best_positive_ranks(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    positives: ArrayLike,
+    exclude_self: bool = False,
+) -> np.ndarray:
     """Rank the best positive of each query among all candidates.
 
     The rank is the number of candidates that come before the positive: those
@@ -80,7 +87,9 @@ def best_positive_ranks(queries, candidates, positives, exclude_self=False):
     return counter.ranks()
 
 
-def ranks_both_ways(images, texts, pairs):
+def ranks_both_ways(
+    images: np.ndarray, texts: np.ndarray, pairs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Rank images for their texts and texts for their images at once.
 
     One product of both matrices serves both directions.
@@ -116,7 +125,9 @@ def ranks_both_ways(images, texts, pairs):
     return by_image.ranks(), by_text.ranks()
 
 
-def check_pair(left, right, left_name, right_name):
+def check_pair(
+    left: ArrayLike, right: ArrayLike, left_name: str, right_name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return both as float32 matrices of one width."""
     left, right = as_vectors(left, left_name), as_vectors(right, right_name)
     if left.shape[1] != right.shape[1]:
@@ -127,7 +138,9 @@ def check_pair(left, right, left_name, right_name):
     return left, right
 
 
-def check_positives(positives, num_queries, num_candidates):
+def check_positives(
+    positives: ArrayLike, num_queries: int, num_candidates: int
+) -> np.ndarray:
     """Return the pairs as int64, or say which one does not exist."""
     positives = np.asarray(positives)
     if (
@@ -150,7 +163,19 @@ def check_positives(positives, num_queries, num_candidates):
     return positives.astype("int64")
 
 
-def score_margins(query_lengths, candidate_lengths, dim):
+def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    """Return the depths of recall as a tuple of positive integers."""
+    ks = tuple(ks)
+    if not ks or any(int(k) != k or k < 1 for k in ks):
+        raise ValueError(
+            f"`ks` must be one or more positive integers. Received: ks={ks}"
+        )
+    return tuple(int(k) for k in ks)
+
+
+def score_margins(
+    query_lengths: np.ndarray, candidate_lengths: np.ndarray, dim: int
+) -> np.ndarray:
     """Bound how far products in float32 lie from exact scores.
 
     Whatever the order of summation, a dot product of `n` terms in float32 is
@@ -279,9 +304,14 @@ class _Counter:
         return np.where(self.target >= 0, self.ahead, -1)
 
 
-def pair_scores(queries, candidates, rows, columns):
+def pair_scores(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> np.ndarray:
     """Exact scores of single pairs, float32 `(num_pairs,)`."""
-    scores = np.empty(len(rows), "float32")
+    scores: np.ndarray = np.empty(len(rows), "float32")
     step = max(1, vectors.BLOCK // 4 // queries.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)

@@ -1,8 +1,10 @@
-"""What an evaluation gives: figures as JSON, outcomes beside them."""
+"""What an evaluation gives: metrics as JSON, outcomes beside them."""
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,28 +12,32 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.bootstrap import resample
 from align_keras.io.atomic import atomic_file
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 
 
 class Result(dict):
-    """The figures of one evaluation, and what each query contributed.
+    """The metrics of one evaluation, and what each query contributed.
 
     A dictionary that JSON can hold. `"task"`, `"dataset"` and `"model"` say
-    what was measured; the figures stand under their names; `"intervals"` maps
+    what was measured; the metrics stand under their names; `"intervals"` maps
     each of them to the ends of its 95% interval; the rest are counts and
     options.
 
     Args:
         values: dictionary of what JSON can hold.
         outcomes: dictionary of arrays, one value for each query, from which
-            the figures and their resamples follow. Saved beside the JSON file
+            the metrics and their resamples follow. Saved beside the JSON file
             as `.npz`, for `compare_results`.
     """
 
-    def __init__(self, values, outcomes=None):
+    def __init__(
+        self, values: dict, outcomes: dict[str, np.ndarray] | None = None
+    ):
         super().__init__(values)
         self.outcomes = outcomes or {}
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write `path`, and the outcomes, if any, beside it.
 
         Raises:
@@ -44,16 +50,15 @@ class Result(dict):
         if self.outcomes:
             with atomic_file(outcomes) as temporary:
                 with open(temporary, "wb") as file:
-                    np.savez_compressed(file, **self.outcomes)
-        with atomic_file(path) as temporary:
-            temporary.write_text(self.to_json() + "\n", "utf-8")
+                    np.savez_compressed(file, **dict[str, Any](self.outcomes))
+        write_json(path, plain(self))
 
-    def to_json(self):
-        """Return the figures as text; what has no value is `null`."""
+    def to_json(self) -> str:
+        """Return the metrics as text; what has no value is `null`."""
         return json.dumps(plain(self), indent=2, allow_nan=False)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "Result":
         """Read what `save` wrote.
 
         Raises:
@@ -61,10 +66,7 @@ class Result(dict):
             ValueError: The file is not the result of an evaluation.
         """
         path = check_name(path)
-        try:
-            values = json.loads(path.read_text("utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`{path}` is not JSON: {error}.") from error
+        values = read_json(path)
         if not isinstance(values, dict) or "task" not in values:
             raise ValueError(
                 f"`{path}` holds no result of `align-keras evaluate`: it "
@@ -77,12 +79,12 @@ class Result(dict):
             return cls(values, dict(arrays))
 
     @property
-    def figures(self):
-        """The figures alone, a dictionary of floats."""
+    def metrics(self) -> dict[str, float]:
+        """The metrics alone, without counts and options."""
         return {name: self[name] for name in self.get("intervals", {})}
 
 
-def check_name(path):
+def check_name(path: str | Path) -> Path:
     """Return a result's path if it ends in `.json`.
 
     With any other ending, two results could share one `.npz`.
@@ -94,24 +96,31 @@ def check_name(path):
     return Path(path)
 
 
-def summarize(task, figures, outcomes, units, samples=SAMPLES, **values):
-    """Compute figures with their intervals.
+def summarize(
+    task: str,
+    metrics: Callable[..., dict[str, float]],
+    outcomes: dict[str, np.ndarray],
+    units: int,
+    samples: int = SAMPLES,
+    **values: Any,
+) -> Result:
+    """Compute metrics with their intervals.
 
     Args:
         task: string. Which evaluation it is.
-        figures: callable. Takes `outcomes` and weights of the units, or
+        metrics: callable. Takes `outcomes` and weights of the units, or
             `None`, and returns a dictionary of floats.
         outcomes: dictionary of arrays.
         units: integer. Number of units that a bootstrap draws.
         samples: integer. Number of resamples; 0 for no intervals. Defaults to
             `1000`.
-        **values: What else belongs into the result.
+        **values: What else belongs in the result.
 
     Returns:
         A `Result`.
     """
-    found = figures(outcomes, None)
-    draws = resample(lambda w: figures(outcomes, w), units, samples)
+    found = metrics(outcomes, None)
+    draws = resample(lambda w: metrics(outcomes, w), units, samples)
     nothing = [math.nan, math.nan]
     intervals = {
         name: interval(draws[name]) if samples else nothing for name in found
@@ -121,7 +130,7 @@ def summarize(task, figures, outcomes, units, samples=SAMPLES, **values):
     )
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Return what JSON can hold: lists for tuples and arrays."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

@@ -1,18 +1,37 @@
-"""Retrieval between images and captions, as pure functions on arrays."""
+"""Retrieval between images and captions, in both directions."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.evaluation import datasets
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.ranks import check_ks
 from align_keras.evaluation.ranks import check_pair
 from align_keras.evaluation.ranks import check_positives
 from align_keras.evaluation.ranks import ranks_both_ways
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
 
 # The paper's Tables 1 to 3 report these.
 KS = (1, 5, 10)
 
 
-def retrieval_metrics(image_embeddings, text_embeddings, text_to_image, ks=KS):
+def retrieval_metrics(
+    image_embeddings: ArrayLike,
+    text_embeddings: ArrayLike,
+    text_to_image: ArrayLike,
+    ks: Sequence[int] = KS,
+) -> dict[str, float]:
     """Measure how well images find their captions, and captions their image.
 
     A query counts as answered at K when any of its positives is among the
@@ -54,7 +73,7 @@ def retrieval_metrics(image_embeddings, text_embeddings, text_to_image, ks=KS):
     )
     without = outcomes["image_rank"] < 0
     return {
-        **retrieval_figures(outcomes, ks=ks),
+        **retrieval_recalls(outcomes, ks=ks),
         "images": len(without),
         "texts": len(outcomes["text_rank"]),
         "images_without_text": int(np.count_nonzero(without)),
@@ -62,16 +81,19 @@ def retrieval_metrics(image_embeddings, text_embeddings, text_to_image, ks=KS):
 
 
 def retrieval_outcomes(
-    image_embeddings, text_embeddings, text_to_image, folds=1
-):
-    """Rank every query; what `retrieval_figures` sums up.
+    image_embeddings: ArrayLike,
+    text_embeddings: ArrayLike,
+    text_to_image: ArrayLike,
+    folds: int = 1,
+) -> dict[str, np.ndarray]:
+    """Rank every query; what `retrieval_recalls` sums up.
 
     Args:
         image_embeddings: float array `(num_images, dim)`, unit vectors.
         text_embeddings: float array `(num_texts, dim)`, unit vectors.
         text_to_image: integer array, see `retrieval_metrics`.
         folds: integer. Into how many equal runs of images, in their order,
-            the data is cut; each is searched by itself. MSCOCO's 1K figures
+            the data is cut; each is searched by itself. MSCOCO's 1K metrics
             are the mean of five folds of its 5,000 images. Defaults to `1`.
 
     Returns:
@@ -92,8 +114,8 @@ def retrieval_outcomes(
             f"`folds` must divide the {len(images)} images evenly. "
             f"Received: folds={folds}"
         )
-    fold = np.arange(len(images)) // (len(images) // folds)
-    text_image = np.full(len(texts), -1, "int64")
+    fold: np.ndarray = np.arange(len(images)) // (len(images) // folds)
+    text_image: np.ndarray = np.full(len(texts), -1, "int64")
     text_image[pairs[::-1, 0]] = pairs[::-1, 1]
     if folds == 1:
         image_rank, text_rank = ranks_both_ways(images, texts, pairs[:, ::-1])
@@ -123,7 +145,11 @@ def _ranks_in_folds(images, texts, pairs, fold):
     return image_rank, text_rank
 
 
-def retrieval_figures(outcomes, weights=None, ks=KS):
+def retrieval_recalls(
+    outcomes: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
+    ks: Sequence[int] = KS,
+) -> dict[str, float]:
     """Sum up ranks to recalls and median ranks, the mean over the folds.
 
     Args:
@@ -184,7 +210,9 @@ def _median(counts):
     return np.searchsorted(reached, middle, side="right").mean() + 1
 
 
-def retrieval_chance(text_to_image, num_images, ks=KS):
+def retrieval_chance(
+    text_to_image: ArrayLike, num_images: int, ks: Sequence[int] = KS
+) -> dict[str, float]:
     """Give the recall that a random order reaches on the same pairs.
 
     With m captions among T, one of them is in K random places with
@@ -247,11 +275,96 @@ def _check_owners(text_to_image, num_texts, num_images):
     return np.stack([np.arange(num_texts), owners.astype("int64")], axis=1)
 
 
-def check_ks(ks):
-    """Return the depths of recall as a tuple of positive integers."""
-    ks = tuple(ks)
-    if not ks or any(int(k) != k or k < 1 for k in ks):
-        raise ValueError(
-            f"`ks` must be one or more positive integers. Received: ks={ks}"
-        )
-    return tuple(int(k) for k in ks)
+def measure_retrieval(
+    model: Embedder | keras.Model,
+    data: datasets.DataSet | str | list[str],
+    ks: Sequence[int] = KS,
+    folds: int = 1,
+    batch_size: int = 64,
+    progress: bool = True,
+    cache: str | Path | None = None,
+    samples: int = SAMPLES,
+) -> Result:
+    """Measure how well a model finds captions of images, and the reverse.
+
+    Every image is embedded once and every one of its captions (section 5.1
+    of the paper). An image that does not decode is left out together with
+    its captions, named in a warning, and counted.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        data: a `DataSet` with captions; or a string or list of strings,
+            TFRecord files.
+        ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
+        folds: int. See `retrieval_outcomes`; 5 for MSCOCO's 1K metrics.
+            Defaults to `1`.
+        batch_size: int. Images in one call of the network. Defaults to
+            `64`.
+        progress: bool. Whether to draw progress bars on the standard error
+            stream. Defaults to `True`.
+        cache: string or `pathlib.Path`. A directory for vectors, see
+            `embed_readable`. Defaults to `None`.
+        samples: int. Resamples of the intervals, which draw images with all
+            of their captions; 0 for none. Defaults to `1000`.
+
+    Returns:
+        A `Result`: the metrics of `retrieval_recalls`, `"intervals"`, the
+        numbers of images and texts, `"images_skipped"`, and under
+        `"chance_…"` each recall that a random order would reach.
+
+    Raises:
+        FileNotFoundError: No file matches `data`.
+        ValueError: The model has no preprocessor, or no image is readable.
+
+    Example:
+
+    ```python
+    measure_retrieval(model, "packed/*.tfrecord")["mean_recall"]
+    ```
+    """
+    ks = check_ks(ks)
+    if not isinstance(data, datasets.DataSet):
+        data = datasets.records(data)
+    embedder = as_embedder(model)
+    images, captions, skipped, digest = embed_data_set(
+        embedder, data, batch_size, progress, cache
+    )
+    texts = [text for group in captions for text in group]
+    owners: np.ndarray = np.repeat(
+        np.arange(len(captions)), list(map(len, captions))
+    )
+    vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
+    outcomes = retrieval_outcomes(images, vectors, owners, folds)
+    without = np.count_nonzero(outcomes["image_rank"] < 0)
+    return summarize(
+        "retrieval",
+        partial(retrieval_recalls, ks=ks),
+        outcomes,
+        len(images),
+        samples,
+        dataset=data.name if folds == 1 else f"{data.name}_{folds}_folds",
+        model=embedder.name,
+        unit="image with its captions",
+        images=len(images),
+        texts=len(texts),
+        images_without_text=int(without),
+        image_digest=digest,
+        images_skipped=skipped,
+        folds=folds,
+        ks=list(ks),
+        **_chance(owners, len(images), folds, ks),
+    )
+
+
+def _chance(owners, num_images, folds, ks):
+    """The mean of the folds' chances, each fold on its own."""
+    size = num_images // folds
+    parts = [
+        owners[owners // size == fold] - fold * size for fold in range(folds)
+    ]
+    chances = [retrieval_chance(part, size, ks) for part in parts if len(part)]
+    return {
+        f"chance_{name}": float(np.mean([chance[name] for chance in chances]))
+        for name in chances[0]
+    }

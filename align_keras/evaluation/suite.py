@@ -1,34 +1,37 @@
 """All evaluations for which a directory holds the data."""
 
 import functools
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
+
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
-from align_keras.embedding.embedder import load_embedder
-from align_keras.embedding.streams import file_name
+from align_keras.embedding.loading import load_embedder
+from align_keras.embedding.vector_cache import file_name
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
-from align_keras.evaluation.cxc_runner import measure_cxc
-from align_keras.evaluation.labelled_runner import measure_knn
-from align_keras.evaluation.labelled_runner import measure_linear_probe
-from align_keras.evaluation.labelled_runner import measure_zero_shot
-from align_keras.evaluation.report import describe
-from align_keras.evaluation.report import write_report
+from align_keras.evaluation.cxc import measure_cxc
+from align_keras.evaluation.cxc_data import COLUMNS as CXC_FILES
+from align_keras.evaluation.describe_results import describe_result
+from align_keras.evaluation.knn import measure_knn
+from align_keras.evaluation.linear_probe import measure_linear_probe
+from align_keras.evaluation.markdown_report import write_markdown_report
 from align_keras.evaluation.results import Result
-from align_keras.evaluation.runner import measure_retrieval
-from align_keras.evaluation.runner import measure_words
+from align_keras.evaluation.retrieval import measure_retrieval
+from align_keras.evaluation.words import measure_words
+from align_keras.evaluation.zero_shot import measure_zero_shot
+from align_keras.io.fingerprints import file_digest
 
 logger = logging.getLogger("align_keras")
 
 LANGUAGES = ("en", "de", "fr", "cs")
 FINE_GRAINED = ("flowers102", "pets", "cars", "food101")
 # Data sets of TFDS: their labels are classified, with these splits.
-TFDS_SPLITS = {
+TFDS_SPLITS: dict[str, tuple[str, str | None, str]] = {
     "oxford_flowers102": ("train", "validation", "test"),
     "oxford_iiit_pet": ("train", None, "test"),
     "cars196": ("train", None, "test"),
@@ -46,11 +49,11 @@ class Job(NamedTuple):
     """
 
     name: str
-    needs: tuple
-    run: Callable
+    needs: tuple[Path, ...]
+    run: Callable[..., Result]
 
 
-def list_jobs(root):
+def list_jobs(root: str | Path) -> list[Job]:
     """List all evaluations that a directory could hold data for.
 
     Args:
@@ -77,13 +80,13 @@ def list_jobs(root):
 
 
 def _caption_jobs(root):
-    def captions(file, pictures, name, folds=1):
+    def captions(file, images, name, folds=1):
         def run(embedder, **options):
-            data = datasets.karpathy(file, pictures, name=name)
+            data = datasets.karpathy(file, images, name=name)
             return measure_retrieval(embedder, data, folds=folds, **options)
 
         suffix = f"_{folds}_folds" if folds > 1 else ""
-        return Job(f"retrieval-{name}{suffix}", (file, pictures), run)
+        return Job(f"retrieval-{name}{suffix}", (file, images), run)
 
     flickr, coco = root / "flickr30k", root / "mscoco"
     yield captions(
@@ -106,7 +109,7 @@ def _caption_jobs(root):
     yield Job(
         "cxc",
         (
-            *(root / "cxc" / f"{task}_test.csv" for task in _CXC_FILES),
+            *(root / "cxc" / f"{task}_test.csv" for task in CXC_FILES),
             coco_file,
             coco / "images",
         ),
@@ -114,9 +117,6 @@ def _caption_jobs(root):
             embedder, root / "cxc", coco_file, coco / "images", **options
         ),
     )
-
-
-_CXC_FILES = ("sts", "sis", "sits")
 
 
 def _imagenet_jobs(root):
@@ -208,23 +208,22 @@ def _tfds_jobs(folder):
         yield Job(f"linear-probe-tfds-{name}", (folder / name,), probe)
 
 
-def evaluate_all(
-    models,
-    data_root,
-    output,
-    batch_size=64,
-    progress=True,
-    samples=SAMPLES,
-    say=print,
-):
-    """Run every evaluation that the data allow, and write one report.
+def measure_all(
+    models: list[Embedder | keras.Model | str],
+    data_root: str | Path,
+    output: str | Path,
+    batch_size: int = 64,
+    progress: bool = True,
+    samples: int = SAMPLES,
+) -> dict:
+    """Run every evaluation whose data are there, and write one report.
 
     A finished evaluation of the same model on the same data is not repeated,
-    and an interrupted one goes on from the vectors that are on disk. Neither
-    holds for an `Embedder` without a fingerprint, which may have changed. The
-    data are the same where its files are, and where its directories hold as
-    many files of the same total size. An evaluation that fails is named, and
-    the others go on.
+    and an interrupted one resumes from the vectors that are on disk. Neither
+    holds for an `Embedder` without a fingerprint, which may have changed.
+    Files count as unchanged where their contents are the same, directories
+    where they hold as many files of the same total size. An evaluation that
+    fails is named, and the others still run.
 
     Args:
         models: list of `Embedder`, `align_keras.AlignDualEncoder`, or strings
@@ -233,11 +232,10 @@ def evaluate_all(
             docs/evaluation.md.
         output: string or `pathlib.Path`. A directory for results, vectors,
             `report.md` and its plots.
-        batch_size: int. Pictures in one call of the network. Defaults to
+        batch_size: int. Images in one call of the network. Defaults to
             `64`.
         progress: bool. Whether to draw progress bars. Defaults to `True`.
         samples: int. Resamples of the intervals. Defaults to `1000`.
-        say: callable that is told in words what happens. Defaults to `print`.
 
     Returns:
         A dictionary: `"results"` (list of `Result`), `"skipped"` (from the
@@ -253,19 +251,16 @@ def evaluate_all(
     jobs, results, skipped = list_jobs(root), [], {}
     state = functools.cache(_state)
     for model in models:
-        embedder = None
-        if isinstance(model, Embedder) or not isinstance(model, (str, Path)):
-            embedder = as_embedder(model)
-        name = embedder.name if embedder else str(model)
-        embedder = embedder or load_embedder(name)
+        named = isinstance(model, (str, Path))
+        embedder = load_embedder(str(model)) if named else as_embedder(model)
+        # A model that was named is known by its name where it is not a
+        # directory.
+        known = named or embedder.fingerprint is not None
         for job in jobs:
             missing = [path for path in job.needs if not path.exists()]
             if missing:
                 skipped[job.name] = f"there is no {missing[0]}"
                 continue
-            # A model that was named is known by its name where it is not
-            # a directory.
-            known = embedder.fingerprint or isinstance(model, (str, Path))
             identity = {
                 "fingerprint": embedder.fingerprint,
                 "samples": samples,
@@ -275,36 +270,32 @@ def evaluate_all(
                 result = _run(
                     job, embedder, known, output, batch_size, progress, identity
                 )
-            # Whatever one of them stumbles over, the others may be right.
+            # Whatever goes wrong in one of them, the others may be right.
             except Exception as error:
                 expected = isinstance(error, (ValueError, OSError, ImportError))
-                logger.warning(
-                    "%s failed: %s", job.name, error, exc_info=not expected
-                )
                 reason = f"failed: {type(error).__name__}: {error}"
-                skipped[f"{job.name} of {name}"] = reason
-                say(f"{job.name}: {reason}")
+                logger.warning("%s %s", job.name, reason, exc_info=not expected)
+                skipped[f"{job.name} of {embedder.name}"] = reason
                 continue
             results.append(result)
-            say(f"{result['model']}\n{describe(result)}\n")
+            logger.info("%s\n%s\n", result["model"], describe_result(result))
     for name, reason in skipped.items():
-        say(f"Not run: {name}: {reason}")
+        logger.info("Not run: %s: %s", name, reason)
     if not results:
         raise ValueError(
             f"No evaluation could run on `{root}`: see docs/evaluation.md for "
             f"the folders that it may hold. The first reason: "
             f"{next(iter(skipped.items()), None)}"
         )
-    report = write_report(results, output, skipped)
-    say(f"The report is {report}")
+    report = write_markdown_report(results, output, skipped)
+    logger.info("The report is %s", report)
     return {"results": results, "skipped": skipped, "report": str(report)}
 
 
 def _state(path):
     """Tell the content of a file, or of a directory as far as is quick."""
     if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file_digest(path)
     sizes = [f.stat().st_size for f in path.rglob("*") if f.is_file()]
     return f"{len(sizes)} files of {sum(sizes)} bytes"
 

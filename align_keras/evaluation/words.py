@@ -1,12 +1,21 @@
 """Similarity of words, against human judgement."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
+import keras
 import numpy as np
 
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.correlation import spearman
+from align_keras.evaluation.ranks import pair_scores
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
 
 COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 # The rows of the paper's Table 12.
@@ -23,7 +32,9 @@ CATEGORIES = {
 }
 
 
-def read_simlex(path):
+def read_simlex(
+    path: str | Path,
+) -> tuple[list[tuple[str, str]], np.ndarray, dict[str, np.ndarray]]:
     """Read word pairs in the form of SimLex-999.
 
     Args:
@@ -39,10 +50,10 @@ def read_simlex(path):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, or a judgement is no number.
+        ValueError: a column is missing, or a judgement is not a number.
     """
     path = Path(path)
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
         missing = set(COLUMNS) - set(reader.fieldnames or ())
         if missing:
@@ -57,7 +68,7 @@ def read_simlex(path):
         except (TypeError, ValueError):
             raise ValueError(
                 f"`{path}` has the judgement {row['SimLex999']!r} in line "
-                f"{number}, which is no number."
+                f"{number}, which is not a number."
             ) from None
     members = {
         name: np.array([bool(holds(row)) for row in rows])
@@ -67,7 +78,9 @@ def read_simlex(path):
     return pairs, np.array(judgements), members
 
 
-def word_figures(outcomes, weights=None):
+def word_correlations(
+    outcomes: dict[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, float]:
     """Correlate similarities with judgements, for each category.
 
     Args:
@@ -83,14 +96,67 @@ def word_figures(outcomes, weights=None):
     judgement, similarity = outcomes["judgement"], outcomes["similarity"]
     if weights is None:
         weights = np.ones(len(judgement), "int64")
-    figures = {}
+    metrics = {}
     for name in CATEGORIES:
-        drawn = np.repeat(
+        drawn: np.ndarray = np.repeat(
             np.arange(len(judgement)), weights * outcomes[f"is_{name}"]
         )
-        figures[name] = (
+        metrics[name] = (
             spearman(judgement[drawn], similarity[drawn])
             if len(drawn) > 1
             else math.nan
         )
-    return figures
+    return metrics
+
+
+def measure_words(
+    model: Embedder | keras.Model,
+    path: str | Path,
+    progress: bool = True,
+    samples: int = SAMPLES,
+) -> Result:
+    """Measure how the similarity of words agrees with human judgement.
+
+    Words are compared by the cosine of `Embedder.words`: for ALIGN the vector
+    of the `[CLS]` token before the projection, as in the paper's Table 12.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        path: string or `pathlib.Path`. A file in SimLex-999's form.
+        progress: bool. Whether to draw a progress bar. Defaults to `True`.
+        samples: int. Resamples of the intervals. Defaults to `1000`.
+
+    Returns:
+        A `Result` with Spearman's correlation for each category.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file has another form.
+    """
+    embedder = as_embedder(model)
+    pairs, judgements, members = read_simlex(path)
+    words = sorted({word for pair in pairs for word in pair})
+    place = {word: number for number, word in enumerate(words)}
+    by_words = embedder.words or embedder.texts
+    vectors = embed_texts(
+        dataclasses.replace(embedder, texts=by_words), words, progress=progress
+    )
+    first, second = np.array([[place[a], place[b]] for a, b in pairs]).T
+    outcomes = {
+        "judgement": judgements,
+        "similarity": pair_scores(vectors, vectors, first, second),
+        **{f"is_{name}": held for name, held in members.items()},
+    }
+    return summarize(
+        "words",
+        word_correlations,
+        outcomes,
+        len(pairs),
+        samples,
+        dataset=Path(path).stem.lower().replace("-", ""),
+        model=embedder.name,
+        unit="pair of words",
+        pairs={name: int(held.sum()) for name, held in members.items()},
+        before_projection=embedder.words is not None,
+    )

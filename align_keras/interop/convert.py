@@ -31,7 +31,7 @@ def convert(source, destination, to="preset", antialias=None):
         to: string. `"preset"` for this package, `"huggingface"` for
             `transformers.AlignModel` and `AlignProcessor`. Defaults to
             `"preset"`.
-        antialias: bool. Whether pictures are averaged when they shrink, as
+        antialias: bool. Whether images are averaged when they shrink, as
             Hugging Face does, or not, as the public ALIGN checkpoints were
             trained. Defaults to `None`, what the source says.
 
@@ -111,7 +111,7 @@ def _set_antialias(converter, antialias):
         return
     if converter is None:
         raise ValueError(
-            "The source does not tell how pictures are prepared, so there is "
+            "The source does not tell how images are prepared, so there is "
             f"nothing to set. Received: antialias={antialias}"
         )
     converter.antialias = antialias

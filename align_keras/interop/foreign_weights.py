@@ -1,8 +1,8 @@
 """What the weights of every other library can be asked for."""
 
-import json
 from pathlib import Path
 
+from align_keras.io import json_files
 from align_keras.preprocessing import AlignPreprocessor
 
 
@@ -18,7 +18,7 @@ class ForeignWeights:
     """
 
     # The class of ours that the weights become.
-    model_class = None
+    model_class: type | None = None
 
     def __init__(self, directory, config):
         self.directory = Path(directory)
@@ -92,7 +92,7 @@ class ForeignWeights:
             **kwargs: Arguments that replace those of the directory.
         """
         raise ValueError(
-            f"`{self.directory}` does not describe how pictures are prepared."
+            f"`{self.directory}` does not describe how images are prepared."
         )
 
     def preprocessor(self, **kwargs):
@@ -113,12 +113,9 @@ class ForeignWeights:
 
 def read_json(path):
     """Read a JSON object, or say which file is none."""
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is no JSON file: {error}.") from error
+    content = json_files.read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"`{path}` holds no JSON object.")
+        raise ValueError(f"`{path}` does not hold a JSON object.")
     return content
 
 
@@ -152,7 +149,7 @@ def require_numbers(config, names, path):
         path: string. Where the configuration stands.
 
     Raises:
-        ValueError: A field is no number; the message names it.
+        ValueError: A field is not a number; the message names it.
     """
     for name in names:
         value = config.get(name, 0)

@@ -1,7 +1,6 @@
 """ALIGN in Hugging Face's layout, in and out."""
 
 import copy
-import json
 import re
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.interop.safetensors_file import write_safetensors
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.json_files import write_json
 from align_keras.models import AlignDualEncoder
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
@@ -259,7 +259,7 @@ def save_huggingface(model, directory):
     holds and does not use. A model from elsewhere gets zeros for these: the
     pooler of the text tower and the step counters of batch normalisation.
 
-    `AlignProcessor` averages when it shrinks a picture. Where our image
+    `AlignProcessor` averages when it shrinks an image. Where our image
     converter does not, its pixels differ by about one grey level on average;
     the setting stands in `preprocessor_config.json` all the same, so that it
     survives the way back.
@@ -289,8 +289,7 @@ def save_huggingface(model, directory):
     tensors = {**_unused_tensors(model, tensors), **tensors}
     with atomic_directory(directory) as temporary:
         write_safetensors(Path(temporary) / WEIGHTS, tensors)
-        config = json.dumps(_config(model), indent=2, sort_keys=True)
-        (Path(temporary) / "config.json").write_text(config + "\n", "utf-8")
+        write_json(Path(temporary) / "config.json", _config(model))
         if model.preprocessor is not None:
             huggingface_processor.write_processor(model.preprocessor, temporary)
 

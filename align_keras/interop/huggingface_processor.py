@@ -1,12 +1,12 @@
 """Tokenizers and image processors in Hugging Face's layout, in and out."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from align_keras.interop.foreign_weights import read_json
 from align_keras.interop.foreign_weights import require_values
+from align_keras.io.json_files import write_json
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignTokenizer
 
@@ -81,7 +81,7 @@ def read_tokenizer(directory, **kwargs):
     if path.is_file():
         vocabulary = _read_fast_tokenizer(path, settings)
     elif (directory / "vocab.txt").is_file():
-        text = (directory / "vocab.txt").read_text("utf-8")
+        text = (directory / "vocab.txt").read_text("utf-8-sig")
         # Not `splitlines`: a token may be one of Unicode's line ends.
         vocabulary = text.removesuffix("\n").split("\n")
     else:
@@ -194,7 +194,7 @@ def read_image_converter(directory, **kwargs):
     path, settings = _image_settings(directory)
     if settings is None:
         raise ValueError(
-            f"`{directory}` does not describe how pictures are prepared: "
+            f"`{directory}` does not describe how images are prepared: "
             "there is no preprocessor_config.json."
         )
     kind = settings.get("image_processor_type", "EfficientNetImageProcessor")
@@ -311,8 +311,7 @@ def write_processor(preprocessor, directory):
         text = "".join(f"{token}\n" for token in tokenizer.get_vocabulary())
         (Path(directory) / "vocab.txt").write_text(text, "utf-8")
     for name, content in files.items():
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        (Path(directory) / name).write_text(text, "utf-8")
+        write_json(Path(directory) / name, content)
 
 
 def _image_processor(converter):

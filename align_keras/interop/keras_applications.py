@@ -28,8 +28,8 @@ def from_keras_applications(model, **kwargs):
     """Turn an EfficientNet of `keras.applications` into our backbone.
 
     The result equals what goes into the head convolution (`"top_conv"`) there,
-    for pictures that `keras_applications_converter(model)` has prepared. A
-    model of a known picture size pads by the parity of each map, which is
+    for images that `keras_applications_converter(model)` has prepared. A
+    model of a known image size pads by the parity of each map, which is
     `padding="same"`; one of any size pads as for even ones, `"fixed"`.
 
     Args:
@@ -98,18 +98,18 @@ def application_coefficients(model):
 
 
 def keras_applications_converter(model, **kwargs):
-    """Return the converter that prepares pictures as the model does inside.
+    """Return the converter that prepares images as the model does inside.
 
-    `keras.applications.EfficientNet` models rescale and normalise pictures
+    `keras.applications.EfficientNet` models rescale and normalise images
     themselves; our backbone leaves it to the converter. A model of a known
-    size takes pictures resized to it as a whole, without a crop.
+    size takes images resized to it as a whole, without a crop.
 
     Args:
         model: `keras.Model`, as in `from_keras_applications`.
         **kwargs: Arguments of `AlignImageConverter`.
 
     Returns:
-        An `AlignImageConverter` with the picture size of the model.
+        An `AlignImageConverter` with the image size of the model.
     """
     scale, offset = np.ones(3), np.zeros(3)
     for layer in model.layers:

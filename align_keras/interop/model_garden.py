@@ -12,6 +12,7 @@ from align_keras.interop.huggingface_bert import bert_layers
 from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import copy_layers
 from align_keras.interop.tensorflow_checkpoint import find_prefix
+from align_keras.io.optional import require
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
 from align_keras.preprocessing import AlignImageConverter
@@ -72,7 +73,9 @@ class ModelGardenEfficientNet(ForeignWeights):
         )
 
     def _make(self):
-        networks = _official("official.vision.modeling.backbones.efficientnet")
+        networks = require(
+            "official.vision.modeling.backbones.efficientnet", extra="tf-models"
+        )
         return networks.EfficientNet(
             model_id=self._backbone.get("model_id", "b0"),
             se_ratio=self._backbone.get("se_ratio", 0.0),
@@ -181,7 +184,7 @@ class ModelGardenBert(ForeignWeights):
         return arguments
 
     def load_weights(self, model):
-        networks = _official("official.nlp.modeling.networks")
+        networks = require("official.nlp.modeling.networks", extra="tf-models")
         theirs = networks.BertEncoder(
             vocab_size=model.vocabulary_size,
             hidden_size=model.hidden_dim,
@@ -275,7 +278,7 @@ def read_params(path):
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"`{path}` is no YAML file: {error}.") from error
+        raise ValueError(f"`{path}` is not a YAML file: {error}.") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -300,15 +303,3 @@ def _restore(network, directory, places):
         f"The checkpoint `{prefix}` does not fit the network, and none of its "
         f"weights was taken over. {' '.join(errors)}"
     )
-
-
-def _official(module):
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            "Networks of the Model Garden need the package tf-models-official: "
-            '`pip install "align-keras[tf-models]"`.'
-        ) from error

@@ -1,9 +1,13 @@
 """Safetensors files, whole or in shards; and no other kind of weights."""
 
-import json
 from pathlib import Path
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.json_files import read_json
+from align_keras.io.optional import OptionalModule
+
+safetensors = OptionalModule("safetensors", extra="huggingface")
+safetensors_numpy = OptionalModule("safetensors.numpy", extra="huggingface")
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -90,7 +94,7 @@ def shard_of_each_tensor(index):
         A dict from the name of a tensor to the name of its file.
     """
     try:
-        shards = json.loads(index.read_text("utf-8"))["weight_map"]
+        shards = read_json(index)["weight_map"]
         names = {str(name) for name in shards.values()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -116,32 +120,21 @@ def write_safetensors(path, arrays):
         path: string or `pathlib.Path`. It appears whole or not at all.
         arrays: dict from name to NumPy array.
     """
-    from_numpy = _safetensors("numpy")
     with atomic_file(path) as temporary:
         # transformers refuses files that do not say for whom they are.
-        from_numpy.save_file(arrays, temporary, metadata={"format": "pt"})
+        safetensors_numpy.save_file(
+            arrays, temporary, metadata={"format": "pt"}
+        )
 
 
 def _open(path):
-    safetensors = _safetensors()
     try:
         return safetensors.safe_open(path, framework="numpy")
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"`{path}` is no whole safetensors file: {error}. Download it anew."
+            f"`{path}` is not a complete safetensors file: {error}. Download "
+            "it again."
         ) from error
-
-
-def _safetensors(module=None):
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "Reading and writing safetensors files needs the package of that "
-            'name: `pip install "align-keras[huggingface]"`.'
-        ) from error
-    return safetensors.numpy if module == "numpy" else safetensors
 
 
 def _no_weights(directory):

@@ -14,7 +14,9 @@ class TensorFlowCheckpoint:
     def __init__(self, directory):
         self.prefix = find_prefix(directory)
         self.source = f"`{self.prefix}`"
-        self._reader = _tensorflow().train.load_checkpoint(self.prefix)
+        import tensorflow as tf
+
+        self._reader = tf.train.load_checkpoint(self.prefix)
         self.shapes = {
             name: tuple(shape)
             for name, shape in self._reader.get_variable_to_shape_map().items()
@@ -34,7 +36,9 @@ def find_prefix(directory):
     found = sorted(Path(directory).glob("*.index"))
     if len(found) == 1:
         return str(found[0].with_suffix(""))
-    latest = _tensorflow().train.latest_checkpoint(str(directory))
+    import tensorflow as tf
+
+    latest = tf.train.latest_checkpoint(str(directory))
     if latest is not None:
         return latest
     raise ValueError(
@@ -42,14 +46,3 @@ def find_prefix(directory):
         "and its data), or a file `checkpoint` that names the latest. "
         f"Received: {', '.join(path.name for path in found) or 'none'}."
     )
-
-
-def _tensorflow():
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "TensorFlow checkpoints are read by TensorFlow, which is not "
-            "installed: `pip install tensorflow`."
-        ) from error
-    return tf

@@ -22,7 +22,7 @@ _UNUSED = re.compile(r"(conv_head|bn2|classifier)\.|.*\.num_batches_tracked$")
 class Timm(ForeignWeights):
     """A directory of timm's: config.json and model.safetensors.
 
-    The head convolution and the classifier stay behind. Pictures are prepared
+    The head convolution and the classifier stay behind. Images are prepared
     with the size, crop, mean and deviation that timm's config tells, though
     bilinearly and without keeping their proportions.
     """

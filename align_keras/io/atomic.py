@@ -7,16 +7,17 @@ import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # No pattern for data files ends like this.
 _SUFFIX = ".unfinished"
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
-_writing = set()
+_writing: set[str] = set()
 
 
 @contextlib.contextmanager
-def atomic_file(path, suffix=""):
+def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block succeeds.
 
     The temporary file lies in the same directory, so that the final step is a
@@ -57,7 +58,7 @@ def atomic_file(path, suffix=""):
 
 
 @contextlib.contextmanager
-def atomic_directory(path):
+def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` on success.
 
     A new directory appears in one rename. Where `path` exists already, each
@@ -122,7 +123,7 @@ def _make_public(path):
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def remove_leftovers(directory):
+def remove_leftovers(directory: str | Path) -> None:
     """Remove what killed processes left of files that they were writing.
 
     Only those of this host are removed whose process has ended: another one

@@ -7,7 +7,7 @@ from align_keras.io.json_files import to_json
 from align_keras.io.json_files import write_json
 
 
-def claim(path, settings, what="work"):
+def claim(path: str | Path, settings: dict, what: str = "work") -> None:
     """Write down what a directory is for, or refuse another purpose.
 
     Args:
@@ -32,7 +32,7 @@ def claim(path, settings, what="work"):
     check_claim(path, settings, what)
 
 
-def check_claim(path, settings, what="work"):
+def check_claim(path: str | Path, settings: dict, what: str = "work") -> None:
     """Refuse settings other than those that `claim` wrote down.
 
     Args:

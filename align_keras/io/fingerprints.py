@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 # Hexadecimal digits of a fingerprint: 64 bits tell all inputs of one user
 # apart. What protects a file from damage keeps all 64 digits.
 LENGTH = 16
 
 
-def fingerprint(*parts):
+def fingerprint(*parts: object) -> str:
     """Return the fingerprint of JSON values.
 
     Args:
@@ -23,13 +25,13 @@ def fingerprint(*parts):
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
-def file_digest(path):
+def file_digest(path: str | Path) -> str:
     """Return the SHA-256 digest of a file, in 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def directory_fingerprint(path):
+def directory_fingerprint(path: str | Path) -> str | None:
     """Return the fingerprint of all files of a directory and their names.
 
     Args:
@@ -47,4 +49,20 @@ def directory_fingerprint(path):
         if file.is_file():
             digest.update(file.relative_to(path).as_posix().encode())
             digest.update(bytes.fromhex(file_digest(file)))
+    return digest.hexdigest()[:LENGTH]
+
+
+def arrays_fingerprint(arrays: Iterable[Any], *parts: Any) -> str:
+    """Return the fingerprint of arrays, such as the weights of a model.
+
+    Args:
+        arrays: iterable of NumPy arrays, in an order that stays the same.
+        *parts: as in `fingerprint`.
+
+    Returns:
+        string of 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(fingerprint(*parts).encode())
+    for array in arrays:
+        digest.update(array.tobytes())
     return digest.hexdigest()[:LENGTH]

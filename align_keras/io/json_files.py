@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from align_keras.io.atomic import atomic_file
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Args:
@@ -27,7 +28,7 @@ def read_json(path):
         raise ValueError(f"`{path}` is not valid JSON: {reason}.") from None
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file that appears whole or not at all.
 
     Args:
@@ -41,6 +42,6 @@ def write_json(path, value):
         temporary.write_text(text + "\n", "utf-8", "backslashreplace")
 
 
-def to_json(value):
+def to_json(value: Any) -> Any:
     """Return `value` as it will be read again: tuples are lists."""
     return json.loads(json.dumps(value))

@@ -5,13 +5,16 @@ import datetime
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+
+from align_keras.io.atomic import remove_leftovers
 
 LOCK_NAME = ".align_keras.lock"
 
 
 @contextlib.contextmanager
-def directory_lock(directory):
+def directory_lock(directory: str | Path) -> Iterator[None]:
     """Hold a directory, so that no other process writes into it.
 
     The operating system releases the lock when its holder dies, however it
@@ -48,6 +51,7 @@ def directory_lock(directory):
         file.truncate(0)
         file.write(json.dumps(_myself()) + "\n")
         file.flush()
+        remove_leftovers(directory)
         yield
 
 

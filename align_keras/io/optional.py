@@ -1,6 +1,8 @@
 """Optional packages, imported when they are first used."""
 
 import importlib
+from types import ModuleType
+from typing import Any
 
 
 class OptionalModule:
@@ -27,10 +29,10 @@ class OptionalModule:
     ```
     """
 
-    def __init__(self, name, extra):
+    def __init__(self, name: str, extra: str):
         self._name, self._extra = name, extra
 
-    def __getattr__(self, attribute):
+    def __getattr__(self, attribute: str) -> Any:
         # Special names are asked for by `copy`, `pickle` and `inspect`.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
@@ -43,7 +45,7 @@ class OptionalModule:
         return f"OptionalModule({self._name!r}, extra={self._extra!r})"
 
 
-def require(name, extra):
+def require(name: str, extra: str) -> ModuleType:
     """Import a module of an optional package.
 
     Args:

@@ -1,12 +1,15 @@
 """Progress of long work, on the standard error stream."""
 
 import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress
 from rich.progress import SpinnerColumn
+from rich.progress import TaskID
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 from rich.progress import TimeRemainingColumn
@@ -26,7 +29,9 @@ _STEPS = (
 
 
 @contextlib.contextmanager
-def progress_bar(description, total=None, shown=True):
+def progress_bar(
+    description: str, total: int | None = None, shown: bool = True
+) -> Iterator[Callable[..., None]]:
     """Show how much of some work is done.
 
     Args:
@@ -35,7 +40,8 @@ def progress_bar(description, total=None, shown=True):
         shown: bool. Whether anything is drawn. Defaults to `True`.
 
     Yields:
-        A callable that takes how many more are done, by default 1.
+        A callable that takes how many more are done, by default 1, and, if
+        wanted, another description.
 
     Example:
 
@@ -50,14 +56,14 @@ def progress_bar(description, total=None, shown=True):
     with Progress(*_BAR, console=console, disable=not shown) as bar:
         task = bar.add_task(description, total=total)
 
-        def advance(count=1):
-            bar.advance(task, count)
+        def advance(count=1, description=None):
+            bar.update(task, advance=count, description=description)
 
         yield advance
 
 
 @contextlib.contextmanager
-def progress_steps(shown=True):
+def progress_steps(shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show which step of a job is running, and how long each one took.
 
     Args:
@@ -69,7 +75,7 @@ def progress_steps(shown=True):
     """
     console = Console(stderr=True)
     with Progress(*_STEPS, console=console, disable=not shown) as bar:
-        tasks = []
+        tasks: list[TaskID] = []
 
         def step(name, update=False):
             if tasks and update:

@@ -4,9 +4,20 @@ import collections
 import concurrent.futures
 import itertools
 import os
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def map_ahead(function, items, workers=None):
+def map_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+) -> Iterator[Result]:
     """Yield `function(item)` in order, working ahead in threads.
 
     Args:
@@ -18,9 +29,9 @@ def map_ahead(function, items, workers=None):
     Yields:
         The results, in the order of `items`.
     """
-    workers = workers or os.cpu_count()
+    workers = workers or os.cpu_count() or 1
     items = iter(items)
-    pending = collections.deque()
+    pending: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
             for item in itertools.islice(items, 4 * workers):

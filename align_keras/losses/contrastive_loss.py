@@ -7,6 +7,31 @@ from align_keras.losses.pair_loss import PairLoss
 from align_keras.losses.tiles import log_sums
 
 
+def plain_contrastive_loss(images, texts, temperature, label_smoothing):
+    """Compute the loss of each pair as the paper writes it.
+
+    This is the definition, equations 1 and 2, on one device and with all
+    scores at once. `ContrastiveLoss` gives the same numbers on several
+    devices, tile by tile and with a mask.
+
+    Args:
+        images: tensor of shape `(batch, dim)` with unit rows.
+        texts: tensor of shape `(batch, dim)` with unit rows.
+        temperature: float or scalar tensor.
+        label_smoothing: float in `[0, 1)`.
+
+    Returns:
+        Tensor of shape `(batch,)`.
+    """
+    size = ops.shape(images)[0]
+    scores = ops.matmul(images, ops.transpose(texts)) / temperature
+    targets = (1.0 - label_smoothing) * ops.eye(size, dtype=scores.dtype)
+    targets = targets + label_smoothing / size
+    image_to_text = -ops.sum(targets * ops.log_softmax(scores, axis=1), axis=1)
+    text_to_image = -ops.sum(targets * ops.log_softmax(scores, axis=0), axis=0)
+    return image_to_text + text_to_image
+
+
 @keras.saving.register_keras_serializable(package="align_keras")
 class ContrastiveLoss(PairLoss):
     """Normalised softmax loss between matching images and texts.
@@ -14,7 +39,8 @@ class ContrastiveLoss(PairLoss):
     Row `i` of the image embeddings matches row `i` of the text embeddings;
     every other row of the global batch is a negative. The loss of a pair is
     the sum of two cross entropies, image to text and text to image, over
-    cosine similarities divided by the temperature.
+    cosine similarities divided by the temperature, as
+    `plain_contrastive_loss` above writes it down.
 
     Under `tf.distribute`, each replica scores its own rows against the
     gathered rows of all replicas. The sum of the replicas' gradients is then

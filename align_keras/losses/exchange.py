@@ -1,4 +1,7 @@
-"""Sums over the columns of all replicas, few of which are held at a time."""
+"""Sums over the columns of all replicas, few of which are held at a time.
+
+They are those of `plain_sigmoid_loss` in sigmoid_loss.py over the global batch.
+"""
 
 import keras
 from keras import ops

@@ -7,6 +7,26 @@ from align_keras.losses.pair_loss import PairLoss
 from align_keras.losses.tiles import softplus_sums
 
 
+def plain_sigmoid_loss(images, texts, temperature, bias):
+    """Compute the loss of each image as SigLIP's paper writes it.
+
+    This is the definition, on one device and with all scores at once; see
+    `plain_contrastive_loss`.
+
+    Args:
+        images: tensor of shape `(batch, dim)` with unit rows.
+        texts: tensor of shape `(batch, dim)` with unit rows.
+        temperature: float or scalar tensor.
+        bias: float or scalar tensor.
+
+    Returns:
+        Tensor of shape `(batch,)`.
+    """
+    scores = ops.matmul(images, ops.transpose(texts)) / temperature + bias
+    match = 2.0 * ops.eye(ops.shape(images)[0], dtype=scores.dtype) - 1.0
+    return -ops.sum(ops.log_sigmoid(match * scores), axis=1)
+
+
 @keras.saving.register_keras_serializable(package="align_keras")
 class SigmoidLoss(PairLoss):
     """Pairwise sigmoid loss between matching images and texts.

@@ -2,7 +2,8 @@
 
 The matrix of all scores takes memory in proportion to rows times columns. The
 tiled form computes some columns at a time and keeps what the sums need; its
-gradient computes the tiles again. Both forms give the same numbers.
+gradient computes the tiles again. Both forms give the same numbers, those of
+`plain_contrastive_loss` and `plain_sigmoid_loss`.
 """
 
 import keras

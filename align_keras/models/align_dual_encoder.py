@@ -13,6 +13,7 @@ from align_keras.models import presets
 from align_keras.models.carried import Carried
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
+from align_keras.models.lora import merged_lora
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
 from align_keras.models.pooling import until_end_of_text
@@ -51,7 +52,7 @@ class AlignDualEncoder(
     distribution of `keras.distribution`; there are no labels.
 
     Args:
-        image_encoder: `keras.Model`. Takes pictures of shape `(batch, height,
+        image_encoder: `keras.Model`. Takes images of shape `(batch, height,
             width, 3)` and returns a feature map, a sequence, or vectors.
         text_encoder: `keras.Model`. Takes a dict with `"token_ids"` and
             whichever of `"padding_mask"` and `"segment_ids"` it declares, and
@@ -212,7 +213,7 @@ class AlignDualEncoder(
     # strings must not reach a compiled step.
     @property
     def preprocessor(self):
-        """The `AlignPreprocessor` for pictures and strings, or `None`."""
+        """The `AlignPreprocessor` for images and strings, or `None`."""
         return self.__dict__.get("_untracked_preprocessor")
 
     @preprocessor.setter
@@ -220,7 +221,7 @@ class AlignDualEncoder(
         self.__dict__["_untracked_preprocessor"] = value
 
     # Nor is what converted weights bring along and the network does not
-    # use: it is of use to those alone who convert the model back.
+    # use: only those need it who convert the model back.
     @property
     def carried(self):
         """What converted weights hold beyond the model, or `None`."""
@@ -250,7 +251,7 @@ class AlignDualEncoder(
     # === Towers ===
 
     def image_features(self, images, training=None):
-        """Compute the projected, unnormalised vector of each picture.
+        """Compute the projected, unnormalised vector of each image.
 
         Args:
             images: float tensor of shape `(batch, height, width, 3)`.
@@ -262,7 +263,7 @@ class AlignDualEncoder(
         return self._project_image(self.image_vectors(images, training))
 
     def image_vectors(self, images, training=None):
-        """Compute the vector that the image encoder has for each picture.
+        """Compute the vector that the image encoder has for each image.
 
         A frozen encoder (`image_encoder.trainable = False`) runs as in
         inference, and no gradient is computed for it.
@@ -306,6 +307,9 @@ class AlignDualEncoder(
     def text_features(self, tokens, training=None):
         """Compute the projected, unnormalised vector of each text.
 
+        A frozen encoder (`text_encoder.trainable = False`) runs as in
+        inference, and no gradient is computed for it.
+
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
                 of shape `(batch, length)`.
@@ -319,9 +323,10 @@ class AlignDualEncoder(
     def text_vectors(self, tokens, training=None):
         """Compute the vector that the text encoder has for each text.
 
-        An average is one over real tokens, without padding. A frozen encoder
-        (`text_encoder.trainable = False`) runs as in inference, and no
-        gradient is computed for it.
+        For BERT this is the vector of the `[CLS]` token of the last layer, by
+        which the paper compares words (section 8, Table 12). An average is one
+        over real tokens, without padding. A frozen encoder runs as in
+        inference, see `text_features`.
 
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
@@ -386,11 +391,11 @@ class AlignDualEncoder(
         return {"image_embeddings": images, "text_embeddings": texts}
 
     def encode_image(self, images):
-        """Embed pictures.
+        """Embed images.
 
         Args:
             images: float array of shape `(batch, height, width, 3)` with
-                values from -1 to 1, taken as it is; or pictures for the
+                values from -1 to 1, taken as it is; or images for the
                 preprocessor: a uint8 array of that shape, or a list of file
                 paths or of the bytes of files.
 
@@ -401,9 +406,9 @@ class AlignDualEncoder(
         if isinstance(images, (str, bytes, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)):
-            images = self._require_preprocessor().image_converter.load(images)
+            images = self.require_preprocessor().image_converter.load(images)
         elif "float" not in keras.backend.standardize_dtype(images.dtype):
-            images = self._require_preprocessor().image_converter(images)
+            images = self.require_preprocessor().image_converter(images)
         images = ops.convert_to_tensor(images)
         return self.contrastive_head.normalize(
             self.image_features(images, training=False)
@@ -424,7 +429,7 @@ class AlignDualEncoder(
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(texts, dict):
-            texts = self._require_preprocessor().tokenize(texts)
+            texts = self.require_preprocessor().tokenize(texts)
         tokens = {
             name: ops.cast(ops.convert_to_tensor(value), "int32")
             for name, value in texts.items()
@@ -557,6 +562,8 @@ class AlignDualEncoder(
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save config, weights and preprocessor to a preset directory.
 
+        Low-rank updates are merged into the weights.
+
         Args:
             preset_dir: string. The directory. Its files appear whole.
             max_shard_size: int or float. Greatest size of a weight file in
@@ -569,7 +576,8 @@ class AlignDualEncoder(
         self.__dict__["_saves_preset"] = True
         try:
             with atomic_directory(preset_dir) as temporary:
-                super().save_to_preset(str(temporary), max_shard_size)
+                with merged_lora(self):
+                    super().save_to_preset(str(temporary), max_shard_size)
                 if self.preprocessor is not None:
                     self.preprocessor.save_to_preset(str(temporary))
                 if self.carried is not None:

@@ -21,6 +21,7 @@ class ContrastiveTrainer(backend.Trainer):
     remat = False
     skip_nonfinite = False
     pair_metrics = ()
+    gradient_norms = False
 
     def compile(
         self,
@@ -30,6 +31,7 @@ class ContrastiveTrainer(backend.Trainer):
         microbatch_size=None,
         remat=False,
         skip_nonfinite=False,
+        gradient_norms=False,
         **kwargs,
     ):
         """Configure the model for training.
@@ -55,6 +57,10 @@ class ContrastiveTrainer(backend.Trainer):
             skip_nonfinite: bool. Whether to leave out a step whose loss or
                 gradient is not finite, on all replicas alike, and to count it
                 in the metric `nonfinite_steps`. Defaults to `False`.
+            gradient_norms: bool. Whether to report the norm of each tower's
+                gradient of the global batch, before it is clipped, as
+                `image_gradient_norm` and `text_gradient_norm`; a tower's
+                projection counts with it. Defaults to `False`.
             **kwargs: Other arguments of `keras.Model.compile`.
         """
         for name in ("weighted_metrics", "loss_weights"):
@@ -94,6 +100,7 @@ class ContrastiveTrainer(backend.Trainer):
         self.microbatch_size = microbatch_size
         self.remat = remat
         self.skip_nonfinite = skip_nonfinite
+        self.gradient_norms = gradient_norms
         for metric in self.pair_metrics:
             self._tracker.untrack(metric)
         self.pair_metrics = metrics
@@ -103,6 +110,10 @@ class ContrastiveTrainer(backend.Trainer):
         if skip_nonfinite:
             self._refuse_loss_scaling()
             self.nonfinite_steps = keras.metrics.Sum(name="nonfinite_steps")
+        self.image_norm = self.text_norm = None
+        if gradient_norms:
+            self.image_norm = keras.metrics.Mean(name="image_gradient_norm")
+            self.text_norm = keras.metrics.Mean(name="text_gradient_norm")
 
     def _refuse_loss_scaling(self):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -122,6 +133,7 @@ class ContrastiveTrainer(backend.Trainer):
             config["microbatch_size"] = self.microbatch_size
             config["remat"] = self.remat
             config["skip_nonfinite"] = self.skip_nonfinite
+            config["gradient_norms"] = self.gradient_norms
         return config
 
     def compile_from_config(self, config):
@@ -263,6 +275,35 @@ class ContrastiveTrainer(backend.Trainer):
         )
         self._update_recall(hits, weights)
         return self.compute_metrics(*compared)
+
+    def update_norms(self, gradients):
+        """Count the norm of the gradient of each tower, where it is finite.
+
+        Args:
+            gradients: list of tensors, one for each trainable variable: the
+                gradient of the global batch.
+        """
+        image = (self.image_encoder, self.image_projection)
+        text = (self.text_encoder, self.text_projection)
+        for tracker, layers in (
+            (self.image_norm, image),
+            (self.text_norm, text),
+        ):
+            norm = self._norm_of(layers, gradients)
+            finite = ops.isfinite(norm)
+            tracker.update_state(
+                ops.where(finite, norm, 0.0), ops.cast(finite, "float32")
+            )
+
+    def _norm_of(self, layers, gradients):
+        own = {id(v) for layer in layers if layer for v in layer.variables}
+        pairs = zip(gradients, self.trainable_variables, strict=True)
+        squares = [
+            ops.cast(backend.sum_of_squares(gradient), "float32")
+            for gradient, variable in pairs
+            if id(variable) in own
+        ]
+        return ops.sqrt(sum(squares, ops.zeros((), "float32")))
 
     def _update_recall(self, hits, weights):
         # A loss without scores knows nothing of recall.

@@ -46,7 +46,7 @@ class EfficientNetBackbone(PresetMixin, FeaturePyramidBackbone):
     """An EfficientNet without its head convolution, as ALIGN uses it.
 
     The output is the feature map of the last block: ALIGN pools it directly.
-    A picture of 289x289 gives a 9x9 map. Two details make weights of trained
+    An image of 289x289 gives a 9x9 map. Two details make weights of trained
     ALIGN models fit: strided convolutions pad by fixed amounts, whatever the
     parity of their input, and the drop rate of a residual branch grows with
     the index of its block over all blocks.
@@ -57,7 +57,7 @@ class EfficientNetBackbone(PresetMixin, FeaturePyramidBackbone):
     Args:
         width_coefficient: float. Factor of the channels; 1.0 is B0.
         depth_coefficient: float. Factor of the blocks; 1.0 is B0.
-        image_shape: tuple. Shape of a picture, as `data_format` says.
+        image_shape: tuple. Shape of an image, as `data_format` says.
             Defaults to `(None, None, 3)`, which accepts any size.
         dropout: float. Drop rate of a residual branch at the end of the
             network; block `i` of `n` has `dropout * i / n`. Defaults to
@@ -217,13 +217,13 @@ class EfficientNetBackbone(PresetMixin, FeaturePyramidBackbone):
         self.num_features = specs[-1]["output_filters"]
 
     def count_macs(self, image_size):
-        """Count multiply-accumulate operations of one picture.
+        """Count multiply-accumulate operations of one image.
 
-        Convolutions and squeeze-and-excitation count, as published figures
+        Convolutions and squeeze-and-excitation count, as published numbers
         do; normalisation and activations do not.
 
         Args:
-            image_size: int. Height and width of the picture in pixels.
+            image_size: int. Height and width of the image in pixels.
 
         Returns:
             int. The number of multiply-accumulate operations; twice that is

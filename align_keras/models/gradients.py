@@ -240,7 +240,7 @@ def _state_after(model, scope):
 
 
 def _run_frozen_encoder(model, parts, parameters, state):
-    """Replace pictures by what a frozen encoder says of them, once."""
+    """Replace images by what a frozen encoder says of them, once."""
 
     def run(carry, part):
         with _stateless(model, parameters, state):

@@ -75,7 +75,7 @@ class RawInputs:
             inputs = dict(zip(("images", "texts"), inputs, strict=True))
         if not is_raw(inputs):
             return inputs
-        preprocessor = self._require_preprocessor()
+        preprocessor = self.require_preprocessor()
         ready = {
             name: value
             for name, value in inputs.items()
@@ -84,12 +84,14 @@ class RawInputs:
         raw = {k: _listed(v) for k, v in inputs.items() if k not in ready}
         return {**ready, **preprocessor(raw)}
 
-    def _require_preprocessor(self):
+    def require_preprocessor(self):
+        """Return the preprocessor; raise `ValueError` where there is none."""
         if self.preprocessor is None:
             raise ValueError(
-                "This model has no preprocessor, so it takes float pictures "
-                "and token ids only. Set `model.preprocessor` to an "
-                "`AlignPreprocessor` to pass files and strings."
+                "The model has no preprocessor, so it takes float images and "
+                "token ids, not files and strings: load it from a preset "
+                "directory that holds one, or set `model.preprocessor` to an "
+                "`AlignPreprocessor`."
             )
         return self.preprocessor
 
@@ -114,7 +116,7 @@ class RawInputs:
         if hasattr(x, "element_spec"):
             if not _spec_is_raw(x.element_spec):
                 return x
-            self._require_preprocessor()
+            self.require_preprocessor()
 
             def run(*data):
                 return self._prepare_batch(data[0] if len(data) == 1 else data)
@@ -136,7 +138,7 @@ class RawInputs:
             x = dict(zip(("images", "texts"), x, strict=True))
         if not isinstance(x, dict) or not is_raw(x):
             return x
-        self._require_preprocessor()
+        self.require_preprocessor()
         images = {}
         if but_arrays and _is_array(x.get("images")):
             images = {"images": x["images"]}

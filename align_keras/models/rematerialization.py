@@ -35,7 +35,7 @@ def rematerialize(layer, function, *inputs):
             outputs = function(*inputs)
         return outputs, [scope.get_current_value(v) for v in others]
 
-    outputs, changed = backend.checkpoint(
+    outputs, changed = backend.recompute(
         pure, backend.values(trainable), *inputs
     )
     for (variable, before), after in zip(state, changed, strict=True):

@@ -3,11 +3,12 @@ import re
 
 # Biases, normalisation parameters and the temperature are neither decayed nor
 # adapted: a variable that starts at zero would hardly move under a step that
-# is proportional to its norm.
+# is proportional to its norm. Nor are the factors of LoRA, one of which does.
 DEFAULT_EXCLUSIONS = (
     r"(^|/)bias$",
     r"(^|/)(gamma|beta)$",
     r"(^|/)(log_)?temperature$",
+    r"(^|/)lora_(kernel|embeddings)_[ab]$",
 )
 
 

@@ -4,10 +4,13 @@ from keras import ops
 from align_keras import backend
 from align_keras.optimizers.exclusions import DEFAULT_EXCLUSIONS
 from align_keras.optimizers.exclusions import is_excluded
+from align_keras.optimizers.rate_multipliers import RateMultipliers
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
+class Lamb(
+    RateMultipliers, backend.ReplicaClipping, keras.optimizers.Optimizer
+):
     """Layer-wise adaptive moments, with decay inside the trust ratio.
 
     The step of a variable `w` is `u = m / (sqrt(v) + epsilon) +
@@ -37,7 +40,8 @@ class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
             `exclude_from_weight_decay`, as in the authors' code.
         name: string. The name of the optimizer.
         **kwargs: Other arguments of `keras.optimizers.Optimizer`, such as
-            `global_clipnorm` and `use_ema`.
+            `global_clipnorm` and `use_ema`; and `rate_multipliers`, see
+            `RateMultipliers`.
 
     Example:
 
@@ -118,6 +122,7 @@ class Lamb(backend.ReplicaClipping, keras.optimizers.Optimizer):
         rate, unbias_1, unbias_2 = (
             ops.cast(rate, variable.dtype) for rate in rates
         )
+        rate = self.multiplied(rate, variable)
         mean = self.beta_1 * momentum + (1 - self.beta_1) * gradient
         square = ops.square(gradient)
         square = self.beta_2 * velocity + (1 - self.beta_2) * square

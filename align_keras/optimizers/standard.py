@@ -5,20 +5,27 @@ import keras
 from align_keras import backend
 from align_keras.optimizers.exclusions import DEFAULT_EXCLUSIONS
 from align_keras.optimizers.exclusions import is_excluded
+from align_keras.optimizers.rate_multipliers import RateMultipliers
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class Adam(backend.ReplicaClipping, keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, whose clipping sees the global batch."""
+class Adam(RateMultipliers, backend.ReplicaClipping, keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, whose clipping sees the global batch.
+
+    See `RateMultipliers` for learning rates of single variables.
+    """
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class SGD(backend.ReplicaClipping, keras.optimizers.SGD):
-    """`keras.optimizers.SGD`, whose clipping sees the global batch."""
+class SGD(RateMultipliers, backend.ReplicaClipping, keras.optimizers.SGD):
+    """`keras.optimizers.SGD`, whose clipping sees the global batch.
+
+    See `RateMultipliers` for learning rates of single variables.
+    """
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AdamW(backend.ReplicaClipping, keras.optimizers.AdamW):
+class AdamW(RateMultipliers, backend.ReplicaClipping, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW` with exclusions, clipping the global batch.
 
     Args:
@@ -27,7 +34,8 @@ class AdamW(backend.ReplicaClipping, keras.optimizers.AdamW):
             searched for in the paths of variables. Variables without decay.
             Defaults to biases, normalisation parameters and the temperature.
             Pass `[]` to decay everything.
-        **kwargs: Arguments of `keras.optimizers.AdamW`.
+        **kwargs: Arguments of `keras.optimizers.AdamW`, and
+            `rate_multipliers`, see `RateMultipliers`.
 
     Example:
 

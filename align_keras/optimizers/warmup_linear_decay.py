@@ -15,6 +15,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             warm-up.
         warmup_steps: int. Number of steps of the warm-up. May be 0.
         total_steps: int. Number of steps after which the rate is zero.
+        first_step: int. Number of steps that another optimizer took before.
+            The rate then rises from zero once more, over `warmup_steps`, to
+            what it would have been by then. Defaults to `0`.
         name: string. The name of the schedule.
 
     Example:
@@ -34,6 +37,7 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         peak_learning_rate,
         warmup_steps,
         total_steps,
+        first_step=0,
         name="warmup_linear_decay",
     ):
         super().__init__()
@@ -46,15 +50,19 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.peak_learning_rate = peak_learning_rate
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
+        self.first_step = first_step
         self.name = name
 
     def __call__(self, step):
-        step = ops.cast(step, "float32")
+        own = ops.cast(step, "float32")
+        step = own + self.first_step
         rising = step / max(self.warmup_steps, 1)
         falling = (self.total_steps - step) / (
             self.total_steps - self.warmup_steps
         )
         factor = ops.where(step < self.warmup_steps, rising, falling)
+        if self.first_step and self.warmup_steps:
+            factor = factor * ops.minimum(own / self.warmup_steps, 1.0)
         return self.peak_learning_rate * ops.maximum(factor, 0.0)
 
     def get_config(self):
@@ -62,5 +70,6 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             "peak_learning_rate": self.peak_learning_rate,
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
+            "first_step": self.first_step,
             "name": self.name,
         }

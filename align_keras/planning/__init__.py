@@ -1,15 +1,23 @@
+"""Does a training run fit, how long does it take, what does it cost?"""
+
 import importlib.util
 
-# Keras would say that there is no JAX, but not how to get what is needed.
+from align_keras.io.optional import require
+
+# Keras would say that there is no JAX, but not how to install what is needed.
 if importlib.util.find_spec("jax") is None:
-    raise ImportError(
-        'Planning needs JAX. Run `pip install "align-keras[plan]"`.'
-    )
+    require("jax", extra="plan")
 
+from align_keras.planning.compare_chips import compare_chips
 from align_keras.planning.compile import DoesNotFit
+from align_keras.planning.largest_batch import find_largest_batch
 from align_keras.planning.plan import plan
-from align_keras.planning.search import compare
-from align_keras.planning.search import search
-from align_keras.planning.store import PlanStore
+from align_keras.planning.plan_store import PlanStore
 
-__all__ = ["DoesNotFit", "PlanStore", "compare", "plan", "search"]
+__all__ = [
+    "DoesNotFit",
+    "PlanStore",
+    "compare_chips",
+    "find_largest_batch",
+    "plan",
+]

@@ -1,4 +1,4 @@
-"""What the chips of Google's TPUs are known to do, and the slices of them."""
+"""What Google's TPU chips can do, and the slices that there are."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Published figures of one kind of chip.
+    """Published numbers of one kind of chip.
 
     Attributes:
         name: string. As topologies begin, such as `"v5e"`.
@@ -36,12 +36,20 @@ class Chip:
     capacity: float
     dimensions: int
     most_chips: int
-    slices: tuple
+    slices: tuple[str, ...]
     config: str | None = None
 
 
-_FLAT = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")
-_DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+_FLAT: tuple[str, ...] = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")
+_DEEP: tuple[str, ...] = (
+    "2x2x1",
+    "2x2x2",
+    "2x2x4",
+    "2x4x4",
+    "4x4x4",
+    "4x4x8",
+    "4x8x8",
+)
 _DEEP += ("8x8x8", "8x8x16", "8x16x16")
 _V3, _LITE = (*_FLAT, "16x32"), ("1x1", *_FLAT)
 
@@ -75,7 +83,7 @@ CHIPS = {
 }
 
 
-def parse_topology(topology):
+def parse_topology(topology: str) -> tuple[Chip, int]:
     """Read the name of a topology.
 
     Args:
@@ -93,7 +101,8 @@ def parse_topology(topology):
     name, _, shape = str(topology).partition(":")
     chip = CHIPS.get(name)
     sizes = shape.split("x")
-    # libtpu ends the process over a size of 0, and takes what nobody has.
+    # libtpu ends the process at a size of 0, and accepts slices that are not
+    # to be had.
     if (
         chip is None
         or len(sizes) != chip.dimensions
@@ -104,7 +113,7 @@ def parse_topology(topology):
     return chip, math.prod(map(int, sizes))
 
 
-def known_topologies():
+def known_topologies() -> list[str]:
     """List the usual topologies of every chip."""
     return [
         f"{chip.name}:{shape}"
@@ -113,8 +122,8 @@ def known_topologies():
     ]
 
 
-def slice_of(chip, chips):
-    """Name the smallest usual slice with at least so many chips.
+def slice_of(chip: str, chips: int) -> str:
+    """Name the smallest usual slice with at least that many chips.
 
     Args:
         chip: string. A key of `CHIPS`.

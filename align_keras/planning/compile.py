@@ -26,13 +26,13 @@ class DoesNotFit(ValueError):
         capacity: int. Bytes that a device has.
     """
 
-    def __init__(self, message, needed, capacity):
+    def __init__(self, message: str, needed: int, capacity: int):
         super().__init__(message)
         self.needed = needed
         self.capacity = capacity
 
     @classmethod
-    def by(cls, needed, capacity):
+    def by(cls, needed: int, capacity: int) -> "DoesNotFit":
         """Say by how much it does not fit, and what to change."""
         return cls(
             f"The step needs {needed / 2**30:.2f} GiB on each core, "
@@ -69,7 +69,7 @@ class Compiled:
     compile_seconds: float
 
 
-def compile_step(lowered):
+def compile_step(lowered: Any) -> Compiled:
     """Compile a lowered step.
 
     Args:
@@ -110,7 +110,7 @@ def _text(compiled):
         return None
 
 
-def read_shortage(message):
+def read_shortage(message: str) -> tuple[int, int] | None:
     """Find out by how much a step does not fit.
 
     Args:
@@ -118,7 +118,7 @@ def read_shortage(message):
 
     Returns:
         A pair of ints, the bytes that are needed and those that there are;
-        `None` where the message speaks of something else.
+        `None` where the message is about something else.
     """
     if "RESOURCE_EXHAUSTED" not in message:
         return None

@@ -1,9 +1,10 @@
 """Multiplications of matrices and convolutions in a traced function."""
 
 import math
+from typing import Any
 
 
-def count_flops(jaxpr, loops=True):
+def count_flops(jaxpr: Any, loops: bool = True) -> int:
     """Count the floating-point operations of products and convolutions.
 
     One multiplication with its addition counts as two. Everything else, such
@@ -13,8 +14,8 @@ def count_flops(jaxpr, loops=True):
     Args:
         jaxpr: `jax.extend.core.ClosedJaxpr` or `Jaxpr`. What
             `jax.make_jaxpr` returns.
-        loops: bool. Whether loops count as often as they turn, or once, as
-            the compiler counts them. Defaults to `True`.
+        loops: bool. Whether a loop counts as often as it runs, or once, as
+            the compiler counts it. Defaults to `True`.
 
     Returns:
         int.

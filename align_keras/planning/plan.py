@@ -1,8 +1,10 @@
-"""One plan: a model, a recipe and devices, compiled and reckoned up."""
+"""One plan: a model, a recipe and devices, compiled and calculated."""
 
 import dataclasses
 import resource
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import keras
@@ -10,13 +12,14 @@ import keras
 from align_keras.planning.chips import parse_topology
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.compile import compile_step
-from align_keras.planning.local import local_capacity
-from align_keras.planning.local import measure_device
+from align_keras.planning.local_devices import local_capacity
+from align_keras.planning.local_devices import measure_device
+from align_keras.planning.lowered_step import lower_step
 from align_keras.planning.program import Program
 from align_keras.planning.program import transfer_seconds
-from align_keras.planning.step import lower_step
 from align_keras.planning.topology import hush_libtpu
 from align_keras.planning.topology import topology_devices
+from align_keras.training.recipes import Recipe
 from align_keras.training.recipes import load_recipe
 
 
@@ -25,14 +28,14 @@ class DoesNotDivide(ValueError):
 
 
 def plan(
-    model,
-    recipe="align",
-    topology=None,
-    batch_per_core=None,
-    vocabulary_size=None,
-    shard_optimizer=False,
-    **overrides,
-):
+    model: str | Callable,
+    recipe: str | Recipe = "align",
+    topology: str | None = None,
+    batch_per_core: int | None = None,
+    vocabulary_size: int | None = None,
+    shard_optimizer: bool = False,
+    **overrides: Any,
+) -> dict:
     """Plan a training run: memory, time and cost, without the hardware.
 
     The step that `train` runs on the JAX backend is compiled for the devices,
@@ -83,17 +86,19 @@ def plan(
             "`vocabulary_size` must be at least 1. Received: "
             f"vocabulary_size={vocabulary_size}"
         )
-    recipe = load_recipe(recipe, **overrides)
-    whole = recipe.steps * recipe.batch_size
+    settings = load_recipe(recipe, **overrides).in_steps()
+    pairs = settings.steps * settings.batch_size
     if topology is None:
         hush_libtpu()
         devices = jax.devices()
     else:
         devices = topology_devices(topology)
-    recipe = _with_batch(recipe, batch_per_core, len(devices))
-    step = lower_step(model, recipe, devices, vocabulary_size, shard_optimizer)
+    settings = _with_batch(settings, batch_per_core, len(devices))
+    step = lower_step(
+        model, settings, devices, vocabulary_size, shard_optimizer
+    )
     compiled = compile_step(step.lowered)
-    machine = _Machine.of(topology, devices, recipe)
+    machine = _Machine.of(topology, devices, settings)
     memory = _memory(step, compiled)
     memory["capacity"] = machine.capacity
     # For a TPU, the compiler has refused already what does not fit.
@@ -105,28 +110,16 @@ def plan(
         program = Program(compiled.text)
         collectives, cycles = program.collectives(), program.cycles()
     flops, traffic, expected = _with_loops(step, compiled, cycles, devices)
-    seconds = {
-        "compute": flops / machine.peak_flops,
-        "memory": traffic / machine.bandwidth,
-    }
-    if topology is not None and collectives is not None:
-        seconds["interconnect"] = transfer_seconds(
-            collectives, len(devices), machine.interconnect
-        )
-    seconds["roofline"] = max(seconds.values())
-    if topology is not None:
-        if expected is not None:
-            seconds["compiler"] = expected
-        if cycles[0]:
-            seconds["cycles"] = cycles[0] / machine.clock
-    seconds["step"] = max(seconds.values())
+    seconds = machine.seconds(
+        flops, traffic, collectives, expected, cycles[0], len(devices)
+    )
     return {
         "preset": model if isinstance(model, str) else "custom",
         "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
         "cores": len(devices),
-        "batch_per_core": recipe.batch_size // len(devices),
-        "batch_size": recipe.batch_size,
-        "recipe": dataclasses.asdict(recipe),
+        "batch_per_core": settings.batch_size // len(devices),
+        "batch_size": settings.batch_size,
+        "recipe": dataclasses.asdict(settings),
         "vocabulary_size": vocabulary_size,
         "shard_optimizer": shard_optimizer,
         "parameters": step.parameters,
@@ -139,7 +132,7 @@ def plan(
         "collectives": collectives,
         "seconds": seconds,
         "schedule": _schedule(
-            whole, recipe.batch_size, seconds["step"], len(devices)
+            pairs, settings.batch_size, seconds["step"], len(devices)
         ),
         "planning": {
             "compile_seconds": compiled.compile_seconds,
@@ -149,7 +142,7 @@ def plan(
     }
 
 
-def add_price(plan, price_per_core_hour):
+def add_price(plan: dict, price_per_core_hour: float) -> None:
     """Put the price of the whole run into a plan.
 
     Args:
@@ -161,8 +154,8 @@ def add_price(plan, price_per_core_hour):
     schedule["price"] = schedule["core_hours"] * price_per_core_hour
 
 
-def check_price(price_per_core_hour):
-    """Refuse a price below 0; a long compilation should not end in that."""
+def check_price(price_per_core_hour: float | None) -> None:
+    """Refuse a price below 0 before a long compilation, not after it."""
     if price_per_core_hour is not None and not price_per_core_hour >= 0:
         raise ValueError(
             "`price_per_core_hour` must be at least 0. Received: "
@@ -171,7 +164,7 @@ def check_price(price_per_core_hour):
 
 
 def _schedule(pairs, batch_size, step_seconds, cores):
-    """Reckon up a run that sees so many pairs."""
+    """Calculate the length of a run that sees this many pairs."""
     steps = -(-pairs // batch_size)
     hours = steps * step_seconds / 3600
     return {
@@ -182,7 +175,7 @@ def _schedule(pairs, batch_size, step_seconds, cores):
     }
 
 
-def host_peak():
+def host_peak() -> int:
     """Return the most memory that this process ever held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -231,6 +224,26 @@ class _Machine:
         capacity = int(chip.capacity * 2**30)
         rates = (rate / chip.devices for rate in rates)
         return cls(*rates, chip.clock, capacity)
+
+    def seconds(self, flops, traffic, collectives, expected, cycles, devices):
+        """Estimate the time of a step in each way that is possible."""
+        seconds = {
+            "compute": flops / self.peak_flops,
+            "memory": traffic / self.bandwidth,
+        }
+        if self.interconnect is not None and collectives is not None:
+            seconds["interconnect"] = transfer_seconds(
+                collectives, devices, self.interconnect
+            )
+        seconds["roofline"] = max(seconds.values())
+        # Of the devices here, the compiler's estimates are not known.
+        if self.clock is not None:
+            if expected is not None:
+                seconds["compiler"] = expected
+            if cycles:
+                seconds["cycles"] = cycles / self.clock
+        seconds["step"] = max(seconds.values())
+        return seconds
 
 
 def _memory(step, compiled):

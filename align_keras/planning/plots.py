@@ -1,19 +1,22 @@
-"""Plans as pictures."""
+"""Plots of plans."""
 
-from align_keras.io.atomic import atomic_file
-from align_keras.planning.report import GIB
-from align_keras.planning.report import MEMORY
-from align_keras.planning.report import common_time
+from pathlib import Path
+
+from align_keras.io.plots import pyplot
+from align_keras.io.plots import save_plot
+from align_keras.planning.describe_plans import GIB
+from align_keras.planning.describe_plans import MEMORY
+from align_keras.planning.describe_plans import common_time
 
 
-def plot_search(results, path):
+def plot_batches(results: list[dict], path: str | Path) -> None:
     """Draw the memory of each batch that was tried.
 
     Args:
-        results: list of dicts. What `align_keras.planning.search` returned.
+        results: list of dicts. What `find_largest_batch` returned.
         path: string or `pathlib.Path`. The PNG to write.
     """
-    plt = _pyplot()
+    plt = pyplot(extra="plan")
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     capacity = None
     for row in results:
@@ -40,17 +43,17 @@ def plot_search(results, path):
     axes.set_xlabel("pairs on a core")
     axes.set_ylabel("GiB of a core")
     axes.set_ylim(bottom=0)
-    _save(plt, figure, path)
+    save_plot(plt, figure, path, dpi=150)
 
 
-def plot_comparison(results, path):
+def plot_chips(results: list[dict], path: str | Path) -> None:
     """Draw the memory and the time of each topology side by side.
 
     Args:
-        results: list of dicts. What `align_keras.planning.compare` returned.
+        results: list of dicts. What `compare_chips` returned.
         path: string or `pathlib.Path`. The PNG to write.
     """
-    plt = _pyplot()
+    plt = pyplot(extra="plan")
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 4.5), layout="constrained"
     )
@@ -73,35 +76,10 @@ def plot_comparison(results, path):
     by = ", by the roofline" if measure == "roofline" else ""
     right.set_ylabel(f"seconds of a step{by}")
     figure.suptitle(f"{results[0]['batch_size']:,} pairs in all")
-    _save(plt, figure, path)
+    save_plot(plt, figure, path, dpi=150)
 
 
 def _share(plan, kind):
     if plan is None:
         return 0.0
     return plan["memory"][kind] / plan["memory"]["capacity"]
-
-
-def require_matplotlib():
-    """Raise an `ImportError` that says how to get plots."""
-    _pyplot()
-
-
-def _pyplot():
-    """Return `matplotlib.pyplot` without a display."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            'Plots need matplotlib. Run `pip install "align-keras[plan]"`.'
-        ) from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _save(plt, figure, path):
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    plt.close(figure)

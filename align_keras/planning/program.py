@@ -32,11 +32,11 @@ class Program:
         text: string. What `compiled.as_text()` of JAX returns.
     """
 
-    def __init__(self, text):
+    def __init__(self, text: str):
         self._entry, self._computations = _parse(text)
         self._times = self._count_times()
 
-    def collectives(self):
+    def collectives(self) -> list[dict]:
         """Sum up the collectives of one step.
 
         Those within a loop count as often as it turns.
@@ -46,7 +46,8 @@ class Program:
             `"bytes"`, the size of the results on one device, all together.
             The kind with the most bytes comes first.
         """
-        counts, sizes = collections.Counter(), collections.Counter()
+        counts: collections.Counter = collections.Counter()
+        sizes: collections.Counter = collections.Counter()
         for times, shape, operation, _ in self._instructions():
             kind = operation.removesuffix("-start")
             if kind in KINDS:
@@ -57,7 +58,7 @@ class Program:
             for kind, size in sizes.most_common()
         ]
 
-    def cycles(self):
+    def cycles(self) -> tuple[int, int]:
         """Sum up the cycles that the compiler expects of operations.
 
         Returns:
@@ -79,7 +80,7 @@ class Program:
 
     def _count_times(self):
         """Count how often each computation runs in a step."""
-        times = collections.Counter()
+        times: collections.Counter = collections.Counter()
 
         def visit(name, count):
             times[name] += count
@@ -107,7 +108,9 @@ class Program:
         return limits.pop() if len(limits) == 1 else 1
 
 
-def transfer_seconds(collectives, devices, bandwidth):
+def transfer_seconds(
+    collectives: list[dict], devices: int, bandwidth: float
+) -> float:
     """Bound the time of the collectives from below.
 
     Args:

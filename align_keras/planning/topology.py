@@ -1,15 +1,16 @@
 """The devices of a TPU that is elsewhere, through libtpu."""
 
 import glob
-import importlib.util
 import os
+from typing import Any
 
+from align_keras.io.optional import require
 from align_keras.planning.chips import parse_topology
 
-# What libtpu asks of its surroundings. Without them it looks for the metadata
-# server of a TPU machine, complains that there is none, writes logs, and
-# refuses a second process on the machine through a lock file that matters to
-# those alone who have a TPU.
+# What libtpu expects of its environment. Without these it looks for the
+# metadata server of a TPU machine, complains that there is none, writes logs,
+# and refuses a second process through a lock file, which matters only on a
+# machine that has a TPU.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -20,7 +21,7 @@ ENVIRONMENT = {
 }
 
 
-def topology_devices(topology):
+def topology_devices(topology: str) -> list[Any]:
     """Return the devices of a topology, which one can compile for.
 
     Args:
@@ -34,12 +35,8 @@ def topology_devices(topology):
         ValueError: There is no such topology.
     """
     chip, _ = parse_topology(topology)
-    if importlib.util.find_spec("libtpu") is None:
-        raise ImportError(
-            "Planning for a TPU needs libtpu, which compiles for one without "
-            'having one. Run `pip install "align-keras[plan]"`.'
-        )
     hush_libtpu()
+    require("libtpu", extra="plan")
     # A run on this machine may hold the lock; compiling does not need it.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     import jax
@@ -57,8 +54,8 @@ def topology_devices(topology):
     return description.devices
 
 
-def hush_libtpu():
-    """Tell libtpu that no TPU is to be looked for, unless there is one."""
+def hush_libtpu() -> None:
+    """Keep libtpu from looking for a TPU, unless there is one."""
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
         return
     for name, value in ENVIRONMENT.items():

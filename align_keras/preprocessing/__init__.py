@@ -1,4 +1,4 @@
-"""From pictures and strings to what the model takes."""
+"""From images and strings to what the model takes."""
 
 from align_keras.preprocessing.image_converter import AlignImageConverter
 from align_keras.preprocessing.preprocessor import AlignPreprocessor

@@ -27,9 +27,6 @@ _ACCENT = r"\p{Mn}"
 # All of ASCII's signs, whatever Unicode calls them.
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 
-# Characters of a word; a longer one is unknown as a whole.
-MAX_WORD_LENGTH = 100
-
 
 @functools.cache
 def _compiled(pattern):

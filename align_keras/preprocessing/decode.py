@@ -1,52 +1,19 @@
-"""Encoded pictures to 8-bit RGB, in a TensorFlow graph and without one.
+"""Encoded images to 8-bit RGB in a TensorFlow graph.
 
-`decode_in_graph` is built from TensorFlow operations, so that it runs in
-tf.data and inside an exported SavedModel. `decode_with_pillow` needs no
-TensorFlow. The two agree: the same JPEG arithmetic, orientation rule,
-treatment of transparency (a white ground) and of 16 bits (the high byte).
-Pillow reads more formats (TIFF, palette BMP, animated WebP), orientation
-outside JPEG, and transparency in GIF, which is black in the graph.
+Built from TensorFlow operations, so that it runs in tf.data and inside an
+exported SavedModel. `align_keras.io.images` does the same with Pillow.
 """
 
-import io
 import sys
 
 import numpy as np
 
-# Where a camera's EXIF block can begin: it precedes the picture data.
-_EXIF_SEARCH_BYTES = 65536
-_EXIF_HEADER = b"Exif\x00\x00"
-_ORIENTATION_TAG = 0x0112
-# More entries than any camera writes in the first directory.
-_MAX_EXIF_ENTRIES = 128
-
-# What each scan of a JPEG begins with, and how many may be: encoders write ten
-# or so, and each costs a pass over the whole picture.
-JPEG_SCAN = b"\xff\xda\x00"
-MAX_JPEG_SCANS = 100
-
-# Formats that hold photographs. Others of Pillow's run programs (EPS) or are
-# rarely tested.
-_PILLOW_FORMATS = (
-    "AVIF",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)
-
-# An EXIF orientation is a transposition (for 5 and above), then these flips.
-_FLIPPED_VERTICALLY = (3, 4, 7, 8)
-_FLIPPED_HORIZONTALLY = (2, 3, 6, 7)
-
-
-class TooManyPixels(ValueError):
-    """A picture whose decoded form would not fit the allowed memory."""
+from align_keras.io.images import EXIF_HEADER
+from align_keras.io.images import EXIF_SEARCH_BYTES
+from align_keras.io.images import FLIPPED_HORIZONTALLY
+from align_keras.io.images import FLIPPED_VERTICALLY
+from align_keras.io.images import MAX_EXIF_ENTRIES
+from align_keras.io.images import ORIENTATION_TAG
 
 
 def in_tf_graph():
@@ -59,139 +26,11 @@ def in_tf_graph():
     return hasattr(tf, "executing_eagerly") and not tf.executing_eagerly()
 
 
-# === Without TensorFlow ===
-
-
-def decode_with_pillow(contents, max_pixels=None):
-    """Decode one encoded picture with Pillow.
-
-    Args:
-        contents: bytes, a whole picture file; or an open `PIL.Image.Image`.
-        max_pixels: int. Refuse pictures with more pixels than this, before
-            decoding them. Defaults to `None`, Pillow's own limit.
-
-    Returns:
-        NumPy array uint8 `(height, width, 3)`, upright.
-
-    Raises:
-        TooManyPixels: The picture is larger than `max_pixels`.
-        ValueError: The bytes are no picture that Pillow can decode.
-    """
-    return decode_and_describe(contents, max_pixels)[0]
-
-
-def decode_and_describe(contents, max_pixels=None):
-    """`decode_with_pillow`, with whether the graph can decode these bytes.
-
-    Returns:
-        Tuple of the uint8 array `(height, width, 3)` and a bool: true when
-        `decode_in_graph` gives the same picture for the same bytes.
-    """
-    from PIL import Image
-
-    if isinstance(contents, Image.Image):
-        return _to_rgb(contents), False
-    if not contents:
-        raise ValueError("the file holds 0 bytes")
-    try:
-        Image.init()
-        formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
-        image = Image.open(io.BytesIO(contents), formats=formats)
-        _check_pixels(image, max_pixels)
-        _check_scans(image, contents)
-        pixels = _to_rgb(image)
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(str(error)) from error
-    except TooManyPixels:
-        raise
-    except Exception as error:
-        # Pillow's plug-ins raise a dozen types on broken files.
-        raise ValueError(str(error).splitlines()[0][:200]) from error
-    if image.format in ("JPEG", "MPO"):
-        return _upright(pixels, exif_orientation(contents)), True
-    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    # The graph shows other formats as they lie, and some not at all.
-    still = getattr(image, "n_frames", 1) == 1
-    graph_agrees = image.format in ("PNG", "WEBP") and still
-    return _upright(pixels, orientation), graph_agrees and orientation == 1
-
-
-def exif_orientation(contents):
-    """The orientation that a camera noted in a JPEG file.
-
-    Args:
-        contents: bytes. The file, or at least its first 64 KiB.
-
-    Returns:
-        int from 1 (upright, also when nothing is noted) to 8, as in the EXIF
-        standard's tag 0x0112.
-    """
-    head = contents[:_EXIF_SEARCH_BYTES]
-    start = head.find(_EXIF_HEADER)
-    if start < 0:
-        return 1
-    tiff = start + len(_EXIF_HEADER)
-    order = "little" if head[tiff : tiff + 1] == b"I" else "big"
-
-    def number(position, size):
-        return int.from_bytes(head[position : position + size], order)
-
-    directory = tiff + number(tiff + 4, 4)
-    for entry in range(min(number(directory, 2), _MAX_EXIF_ENTRIES)):
-        position = directory + 2 + 12 * entry
-        if number(position, 2) == _ORIENTATION_TAG:
-            value = number(position + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
-def _check_pixels(image, max_pixels):
-    if max_pixels is not None and image.width * image.height > max_pixels:
-        raise TooManyPixels(
-            f"{image.width}x{image.height} pixels, more than {max_pixels}"
-        )
-
-
-def _check_scans(image, contents):
-    scans = contents.count(JPEG_SCAN)
-    if image.format in ("JPEG", "MPO") and scans > MAX_JPEG_SCANS:
-        raise ValueError(f"a JPEG of {scans} scans, more than {MAX_JPEG_SCANS}")
-
-
-def _to_rgb(image):
-    if image.mode.startswith("I;16"):
-        high_byte = (np.asarray(image).astype("uint16") >> 8).astype("uint8")
-        return np.repeat(high_byte[..., None], 3, axis=-1)
-    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
-        image.mode in ("P", "RGB") and "transparency" in image.info
-    )
-    if not transparent:
-        return np.asarray(image.convert("RGB"))
-    # As in the graph, in 16 bits.
-    pixels = np.asarray(image.convert("RGBA")).astype("uint16")
-    alpha = pixels[..., 3:]
-    pixels = pixels[..., :3] * alpha + 255 * (255 - alpha)
-    return ((pixels + 127) // 255).astype("uint8")
-
-
-def _upright(pixels, orientation):
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in _FLIPPED_VERTICALLY:
-        pixels = pixels[::-1]
-    if orientation in _FLIPPED_HORIZONTALLY:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-# === In the graph ===
-
-
 def decode_in_graph(contents):
-    """Decode one encoded picture with TensorFlow operations.
+    """Decode one encoded image with TensorFlow operations.
 
     Args:
-        contents: scalar string tensor, a whole picture file: JPEG (gray,
+        contents: scalar string tensor, a whole image file: JPEG (gray,
             colour or CMYK; EXIF orientation applied), PNG (any), WebP (not
             animated), GIF (first frame), BMP (24 and 32 bit).
 
@@ -246,7 +85,7 @@ def is_upright_jpeg(contents):
     """Whether `decode_window` takes a file: a JPEG that is not to be turned.
 
     Args:
-        contents: scalar string tensor, a whole picture file.
+        contents: scalar string tensor, a whole image file.
 
     Returns:
         bool scalar tensor.
@@ -260,7 +99,7 @@ def is_upright_jpeg(contents):
 def decode_window(contents, corner, window_size, full_size):
     """Decode the part of a JPEG file that a crop shows.
 
-    What the picture would be at `full_size` is cropped; here, the part of the
+    What the image would be at `full_size` is cropped; here, the part of the
     file under that crop is decoded, from whole pixels to whole pixels. Where
     it is larger than the crop by 2, 4 or 8, libjpeg makes it that much
     smaller while it decodes, out of the lower frequencies of each block.
@@ -318,7 +157,7 @@ def _over_white(image):
 
     def blend():
         # The largest value, 255 * 255 + 127, fits into 16 bits, which halves
-        # the memory of a large picture.
+        # the memory of a large image.
         alpha = tf.cast(image[..., -1:], tf.uint16)
         pixels = tf.cast(image[..., :-1], tf.uint16) * alpha
         pixels += 255 * (255 - alpha) + 127
@@ -340,11 +179,11 @@ def _exif_orientation_in_graph(contents):
     """`exif_orientation`, as TensorFlow operations."""
     import tensorflow as tf
 
-    head = tf.strings.substr(contents, 0, _EXIF_SEARCH_BYTES)
+    head = tf.strings.substr(contents, 0, EXIF_SEARCH_BYTES)
     # Most files have no such block, which a search of strings finds out in no
     # time.
     parts = tf.raw_ops.StringSplitV2(
-        input=head[None], sep=_EXIF_HEADER, maxsplit=1
+        input=head[None], sep=EXIF_HEADER, maxsplit=1
     ).values
 
     def parse():
@@ -362,9 +201,9 @@ def _exif_orientation_in_graph(contents):
             return tf.reduce_sum(tf.cast(digits, tf.int64) * weights, -1)
 
         directory = number(tf.constant(4, tf.int64), 4)
-        count = tf.minimum(number(directory, 2), _MAX_EXIF_ENTRIES)
+        count = tf.minimum(number(directory, 2), MAX_EXIF_ENTRIES)
         entries = directory + 2 + 12 * tf.range(count)
-        found = tf.equal(number(entries, 2), _ORIENTATION_TAG)
+        found = tf.equal(number(entries, 2), ORIENTATION_TAG)
         values = number(tf.gather_nd(entries, tf.where(found)) + 8, 2)
         value = tf.concat([values, [1]], 0)[0]
         return tf.where((value >= 1) & (value <= 8), value, 1)
@@ -384,8 +223,8 @@ def _upright_in_graph(image, orientation):
         lambda: image,
     )
     image = tf.cond(
-        member(_FLIPPED_VERTICALLY), lambda: image[::-1], lambda: image
+        member(FLIPPED_VERTICALLY), lambda: image[::-1], lambda: image
     )
     return tf.cond(
-        member(_FLIPPED_HORIZONTALLY), lambda: image[:, ::-1], lambda: image
+        member(FLIPPED_HORIZONTALLY), lambda: image[:, ::-1], lambda: image
     )

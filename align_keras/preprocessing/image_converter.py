@@ -1,4 +1,4 @@
-"""The paper's picture preprocessing: resize, crop, scale."""
+"""The paper's image preprocessing: resize, crop, scale."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 from keras import ops
 
 from align_keras import keras_hub_internals
+from align_keras.io.images import decode_with_pillow
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.preprocessing.decode import decode_window
-from align_keras.preprocessing.decode import decode_with_pillow
 from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.decode import is_upright_jpeg
 
@@ -23,11 +23,12 @@ _RESIZE_RATIO = 346 / 289
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignImageConverter(keras_hub.layers.ImageConverter):
-    """Turns pictures into the numbers that the image tower takes.
+    """Turns images into the numbers that the image tower takes.
 
-    Every picture is resized to `resize_size` without keeping its proportions,
+    Every image is resized to `resize_size` without keeping its proportions,
     then `image_size` is cropped out of it: the centre in evaluation, a random
-    place with a random mirror image in training (section 4.1 of the paper).
+    place with a random mirror image in training (section 4.1 of the paper;
+    `mirror=False` leaves out the mirror).
     Values go from 0..255 to -1..1. The layer runs eagerly on every Keras
     backend, inside tf.data and inside a SavedModel; results are float32 under
     every dtype policy.
@@ -50,6 +51,9 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             a JPEG only what the crop shows, at a half, a quarter or an eighth
             of its size where the crop is larger by that much. The window then
             begins and ends at whole pixels of the file. Defaults to `False`.
+        mirror: bool. Whether training mirrors half of the images, which
+            falsifies captions that name sides or letters. Defaults to `True`,
+            as in the paper.
         scale: float or three floats, multiplied with the values 0..255.
             Defaults to 1 / 127.5.
         offset: float or three floats, added afterwards. Defaults to -1.
@@ -72,6 +76,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         resize_size=None,
         antialias=False,
         fast=False,
+        mirror=True,
         scale=1 / 127.5,
         offset=-1.0,
         **kwargs,
@@ -93,6 +98,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         )
         self.image_size = image_size
         self.fast = fast
+        self.mirror = mirror
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
@@ -101,7 +107,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         Args:
             preset: string. A local preset directory, a handle that KerasHub
                 knows, or a directory of another library that tells how
-                pictures are prepared (docs/foreign_weights.md).
+                images are prepared (docs/foreign_weights.md).
             **kwargs: Arguments of the constructor that replace those of the
                 preset, such as `antialias`.
 
@@ -133,11 +139,11 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
     @property
     def resize_size(self):
-        """Height and width to which pictures are resized before the crop."""
+        """Height and width to which images are resized before the crop."""
         return (self.resizing.height, self.resizing.width)
 
     def call(self, images, training=False, seed=None):
-        """Convert one picture or a batch of equally large ones.
+        """Convert one image or a batch of equally large ones.
 
         Args:
             images: uint8 or float array `(height, width, 3)` or `(batch,
@@ -145,7 +151,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
                 also a string tensor, `()` or `(batch,)`, of encoded files.
             training: bool. Random crop and mirror image in the place of the
                 central crop. Defaults to `False`.
-            seed: two ints, needed with `training=True`. Each picture of the
+            seed: two ints, needed with `training=True`. Each image of the
                 batch has its own draw.
 
         Returns:
@@ -162,7 +168,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         images = _to_tensor(images)
         if len(images.shape) not in (3, 4) or images.shape[-1] != 3:
             raise ValueError(
-                "Pictures must have the shape (height, width, 3) or (batch, "
+                "Images must have the shape (height, width, 3) or (batch, "
                 f"height, width, 3). Received: {tuple(images.shape)}."
             )
         images = self._resize(images)
@@ -182,7 +188,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return images + np.asarray(self.offset, "float32")
 
     def decode(self, contents):
-        """Decode one encoded picture inside a TensorFlow graph.
+        """Decode one encoded image inside a TensorFlow graph.
 
         Args:
             contents: scalar string tensor, the bytes of a JPEG (gray, colour,
@@ -197,7 +203,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return decode_in_graph(contents)
 
     def decode_random_crop(self, contents, seed):
-        """Decode one encoded picture and crop it at random, in a graph.
+        """Decode one encoded image and crop it at random, in a graph.
 
         For training, inside a TensorFlow graph as `decode` is. With
         `fast=True`, a JPEG is decoded only where the crop is.
@@ -231,7 +237,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         return tf.ensure_shape(image, (*self.image_size, 3))
 
     def load(self, images):
-        """Read, decode and convert picture files, without TensorFlow.
+        """Read, decode and convert image files, without TensorFlow.
 
         Args:
             images: list whose items are paths, encoded files as bytes,
@@ -239,11 +245,11 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
                 values 0..255; or one such item.
 
         Returns:
-            NumPy array float32 `(number of pictures, height, width, 3)`.
+            NumPy array float32 `(number of images, height, width, 3)`.
 
         Raises:
             FileNotFoundError: A path does not exist.
-            ValueError: An item is no picture; the message names it.
+            ValueError: An item is not an image; the message names it.
 
         Example:
 
@@ -276,6 +282,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         config["image_size"] = self.image_size
         config["resize_size"] = self.resize_size
         config["fast"] = self.fast
+        config["mirror"] = self.mirror
         return config
 
     def _convert_encoded(self, contents, training, seed):
@@ -298,7 +305,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         height, width = self.resize_size
         if not self.antialias:
             return _bilinear(images, height, width)
-        # Pillow works on 8-bit pictures: columns first, rounded half up,
+        # Pillow works on 8-bit images: columns first, rounded half up,
         # then rows, rounded again.
         images = _bilinear(images, images.shape[-3], width, antialias=True)
         images = (images + 0.5) // 1.0
@@ -334,7 +341,9 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
 
         draws = tf.random.stateless_uniform((3,), tf.convert_to_tensor(seed))
         margins = [self._margin(axis) + 1 for axis in (0, 1)]
-        return tf.cast(draws[:2] * margins, tf.int32), draws[2] < 0.5
+        # A draw lies in [0, 1), so that none is below 0.
+        mirrored = draws[2] < 0.5 * self.mirror
+        return tf.cast(draws[:2] * margins, tf.int32), mirrored
 
     def _random_crop_tf(self, images, seed):
         import tensorflow as tf
@@ -346,7 +355,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             lambda bound: tf.range(bound)[None],
             tf.cast(draws[:, :1] * (self._margin(0) + 1), tf.int32),
             tf.cast(draws[:, 1:2] * (self._margin(1) + 1), tf.int32),
-            tf.cast(draws[:, 2:] < 0.5, tf.int32),
+            tf.cast(draws[:, 2:] < 0.5 * self.mirror, tf.int32),
         )
         images = tf.gather(images, rows, axis=1, batch_dims=1)
         return tf.gather(images, columns, axis=2, batch_dims=1)
@@ -358,10 +367,10 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
             lambda bound: np.arange(bound)[None],
             (draws[:, :1] * (self._margin(0) + 1)).astype("int32"),
             (draws[:, 1:2] * (self._margin(1) + 1)).astype("int32"),
-            (draws[:, 2:] < 0.5).astype("int32"),
+            (draws[:, 2:] < 0.5 * self.mirror).astype("int32"),
         )
-        pictures = np.arange(images.shape[0])[:, None, None]
-        return images[pictures, rows[:, :, None], columns[:, None, :]]
+        numbers = np.arange(images.shape[0])[:, None, None]
+        return images[numbers, rows[:, :, None], columns[:, None, :]]
 
     def _window(self, indices, top, left, mirrored):
         """Row and column indices of each crop, each `(batch, side)`.
@@ -391,7 +400,7 @@ def _uses_tensorflow():
     """Whether to compute with TensorFlow, or else with NumPy.
 
     tf.data and SavedModels need TensorFlow under every Keras backend. NumPy
-    serves the others: their compilers would start anew for each picture size.
+    serves the others: their compilers would start anew for each image size.
     """
     return in_tf_graph() or keras.backend.backend() == "tensorflow"
 
@@ -438,17 +447,17 @@ def _bilinear_weights(size, new_size, antialias):
 
 
 def _load_pixels(image, position):
-    """uint8 pixels of a path, bytes, Pillow picture or array."""
+    """uint8 pixels of a path, bytes, Pillow image or array."""
     if isinstance(image, (str, os.PathLike)):
         name = f"`{image}`"
         image = Path(image).read_bytes()
     else:
-        name = f"Picture number {position} of the list"
+        name = f"Image number {position} of the list"
     if hasattr(image, "shape"):
         return image
     try:
         return decode_with_pillow(image)
     except ValueError as error:
-        raise ValueError(f"{name} is not a readable picture: {error}.") from (
+        raise ValueError(f"{name} is not a readable image: {error}.") from (
             error
         )

@@ -1,4 +1,4 @@
-"""Picture–text pairs to the inputs of `AlignDualEncoder`."""
+"""Image–text pairs to the inputs of `AlignDualEncoder`."""
 
 import keras
 import keras_hub
@@ -14,10 +14,10 @@ from align_keras.preprocessing.tokenizer import AlignTokenizer
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignPreprocessor(keras_hub.models.Preprocessor):
-    """Turns pictures and texts into the arrays that ALIGN's towers take.
+    """Turns images and texts into the arrays that ALIGN's towers take.
 
     Texts become `[CLS] … [SEP]`, cut or filled with `[PAD]` to
-    `sequence_length` tokens; a cut text keeps its `[SEP]`. Pictures go
+    `sequence_length` tokens; a cut text keeps its `[SEP]`. Images go
     through `AlignImageConverter`. The layer runs eagerly, in
     `tf.data.Dataset.map` and inside a SavedModel; eagerly it needs no
     TensorFlow.
@@ -25,7 +25,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
     Args:
         tokenizer: `AlignTokenizer`. Defaults to `None`: no texts.
         image_converter: `AlignImageConverter`. Defaults to `None`: no
-            pictures.
+            images.
         sequence_length: int. Tokens per text, the special ones included.
             Defaults to 64 (section 4.1 of the paper).
 
@@ -91,7 +91,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         self.built = True
 
     def call(self, inputs, y=None, sample_weight=None):
-        """Convert pictures, texts or both.
+        """Convert images, texts or both.
 
         As a function of `tf.data.Dataset.map`, it takes elements that are
         dicts, pairs `(image, text)`, pairs with a weight, or
@@ -104,7 +104,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
                 or a tuple of both. `"token_ids"` and `"padding_mask"` pass
                 through.
             y: labels, which pass through; or the texts, where `inputs` are
-                pictures. Defaults to `None`.
+                images. Defaults to `None`.
             sample_weight: weights, which pass through. Defaults to `None`.
 
         Returns:
@@ -184,7 +184,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
     def _convert(self, images):
         if self.image_converter is None:
             raise ValueError(
-                "This preprocessor takes no pictures: it was made without an "
+                "This preprocessor takes no images: it was made without an "
                 "`image_converter`."
             )
         if isinstance(images, (list, str, bytes)):

@@ -7,14 +7,13 @@ import keras_hub
 import numpy as np
 
 from align_keras import keras_hub_internals
+from align_keras.io.word_pieces import MAX_WORD_LENGTH
+from align_keras.io.word_pieces import SPECIAL_TOKENS
+from align_keras.io.word_pieces import learn_word_pieces
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing import bert_text
 from align_keras.preprocessing.decode import in_tf_graph
-from align_keras.preprocessing.word_pieces import learn_word_pieces
-
-# In BERT's order; the padding token must have the id 0.
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -144,7 +143,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
     def _word_ids(self, word):
         """Cut a word into the longest pieces there are, from its start."""
         unknown = [self._token_to_id_map[self.oov_token]]
-        if len(word) > bert_text.MAX_WORD_LENGTH:
+        if len(word) > MAX_WORD_LENGTH:
             return unknown
         ids, start = [], 0
         while start < len(word):
@@ -170,7 +169,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
             no_pretokenization=True,
             support_detokenization=True,
             # The limit is one of characters, which have up to four bytes.
-            max_bytes_per_word=4 * bert_text.MAX_WORD_LENGTH,
+            max_bytes_per_word=4 * MAX_WORD_LENGTH,
         )
 
     def _tokenize_in_graph(self, texts):
@@ -187,7 +186,7 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
             bert_text.normalize_in_graph(flat, **self._normalization())
         )
         lengths = tf.strings.length(words.flat_values, "UTF8_CHAR")
-        too_long = lengths > bert_text.MAX_WORD_LENGTH
+        too_long = lengths > MAX_WORD_LENGTH
         words = words.with_flat_values(
             tf.where(too_long, self.oov_token, words.flat_values)
         )
@@ -230,10 +229,4 @@ class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
         Raises:
             ValueError: `vocabulary_size` leaves no room for words.
         """
-        if vocabulary_size <= len(SPECIAL_TOKENS):
-            raise ValueError(
-                "`vocabulary_size` must be larger than the "
-                f"{len(SPECIAL_TOKENS)} special tokens. "
-                f"Received: {vocabulary_size}."
-            )
-        return learn_word_pieces(texts, vocabulary_size, SPECIAL_TOKENS)
+        return learn_word_pieces(texts, vocabulary_size)

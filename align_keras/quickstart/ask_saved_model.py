@@ -1,6 +1,6 @@
-"""Asks an exported ALIGN model which pictures fit some words.
+"""Ask an exported ALIGN model which images fit some words.
 
-    python ask_saved_model.py SAVED_MODEL PICTURES "a red star" "a blue ring"
+    python ask_saved_model.py SAVED_MODEL IMAGES "a red star" "a blue ring"
 
 Needs tensorflow and tensorflow-text and nothing else; copy it where you like.
 """
@@ -13,9 +13,9 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  Registers the tokenizer's operations.
 
 
-def main(saved_model, pictures, *texts):
-    """Print the best picture of a folder for each text, a JSON line each."""
-    paths = sorted(pathlib.Path(pictures).glob("*.jpg"))
+def main(saved_model, images, *texts):
+    """Print the best image of a folder for each text, a JSON line each."""
+    paths = sorted(pathlib.Path(images).glob("*.jpg"))
     served = tf.saved_model.load(saved_model)
     similarities = served.signatures["serving_default"](
         image_bytes=tf.constant([path.read_bytes() for path in paths]),
@@ -25,7 +25,7 @@ def main(saved_model, pictures, *texts):
         best = int(column.argmax())
         answer = {
             "text": text,
-            "picture": str(paths[best]),
+            "image": str(paths[best]),
             "score": float(column[best]),
         }
         print(json.dumps(answer))

@@ -1,4 +1,8 @@
-"""Sentences about drawn scenes, written the way people caption pictures."""
+"""Sentences about drawn scenes, written the way people caption images."""
+
+import numpy as np
+
+from align_keras.quickstart.scene import Scene
 
 COLORS = {
     "red": ("red", "red", "red", "crimson", "scarlet"),
@@ -93,15 +97,15 @@ BOILERPLATE = (
 )
 
 
-def describe(scene, rng=None):
-    """Writes one clean caption that names everything in a scene.
+def describe(scene: Scene, rng: np.random.Generator | None = None) -> str:
+    """Write one clean caption that names everything in a scene.
 
     The wording varies (synonyms, order of the things, place of the
     background), the content does not: size, color and shape of every thing,
     the relation and the background are all there.
 
     Args:
-        scene: `Scene`. What the picture shows.
+        scene: `Scene`. What the image shows.
         rng: `numpy.random.Generator`. Source of the wording. Defaults to
             `None`, the plainest words.
 
@@ -119,15 +123,15 @@ def describe(scene, rng=None):
     return _with_background(_related(parts, scene.relation, rng), scene, rng)
 
 
-def alt_text(scene, rng):
-    """Writes one true caption the way that alt texts are written.
+def alt_text(scene: Scene, rng: np.random.Generator) -> str:
+    """Write one true caption the way that alt texts are written.
 
     Most captions leave something out: a size, a color, the background, the
     relation, sometimes all but one word. Some are framed ("a drawing of …"),
     some are shouted, some end in a full stop.
 
     Args:
-        scene: `Scene`. What the picture shows.
+        scene: `Scene`. What the image shows.
         rng: `numpy.random.Generator`. Source of the wording.
 
     Returns:
@@ -160,15 +164,15 @@ def alt_text(scene, rng):
     return _typeset(text, rng)
 
 
-def boilerplate(rng):
-    """Writes one caption that web pages carry and that says nothing."""
+def boilerplate(rng: np.random.Generator) -> str:
+    """Write one caption that web pages carry and that says nothing."""
     width, height = rng.integers(2, 20, size=2) * 64
     number = rng.integers(100, 10_000)
     return _pick(BOILERPLATE, rng).format(w=width, h=height, n=number)
 
 
-def truncate(text, rng):
-    """Cuts a caption somewhere in its middle, as short alt fields do."""
+def truncate(text: str, rng: np.random.Generator) -> str:
+    """Cut a caption somewhere in its middle, as short alt fields do."""
     length = len(text)
     cut = rng.integers(max(1, length // 4), max(2, 3 * length // 4))
     return text[:cut].rstrip() + _pick(("", "", "...", "…"), rng)

@@ -1,9 +1,11 @@
-"""Pictures of drawn scenes: smooth shapes with a soft shadow, in Pillow."""
+"""Images of drawn scenes: smooth shapes with a soft shadow, in Pillow."""
 
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFilter
+
+from align_keras.quickstart.scene import Scene
 
 CANVAS = 96
 _SUPERSAMPLING = 4
@@ -30,8 +32,8 @@ RADII = {"small": (0.115, 0.135), "large": (0.205, 0.235)}
 _OUTER_RADIUS = (0.34, 0.39)
 
 
-def draw_picture(scene, rng):
-    """Draws one scene.
+def draw_image(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    """Draw one scene.
 
     Args:
         scene: `Scene`. What to draw.

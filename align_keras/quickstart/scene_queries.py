@@ -3,6 +3,7 @@
 import collections
 from typing import NamedTuple
 
+from align_keras.quickstart.scene import Scene
 from align_keras.quickstart.scene_captions import BACKGROUNDS
 from align_keras.quickstart.scene_captions import describe
 from align_keras.quickstart.scenes import HELD_OUT_ARRANGEMENTS
@@ -10,20 +11,20 @@ from align_keras.quickstart.scenes import HELD_OUT_PAIRS
 
 
 class Question(NamedTuple):
-    """Words, a picture to start from or none, and the right answers.
+    """Words, an image to start from or none, and the right answers.
 
     `start` and `answers` are indices of scenes; `kind` names what is asked.
     """
 
     kind: str
     text: str
-    answers: frozenset
+    answers: frozenset[int]
     start: int | None = None
     minus_text: str | None = None
 
 
-def ask_by_words(scenes):
-    """Asks for scenes in words: complete ones, and parts of them.
+def ask_by_words(scenes: list[Scene]) -> list[Question]:
+    """Ask for scenes in words: complete ones, and parts of them.
 
     Args:
         scenes: list of `Scene`, all different.
@@ -61,15 +62,15 @@ def ask_by_words(scenes):
     return questions
 
 
-def ask_by_changes(scenes):
-    """Asks for scenes that are like another but for one thing.
+def ask_by_changes(scenes: list[Scene]) -> list[Question]:
+    """Ask for scenes that are like another but for one thing.
 
     Args:
         scenes: list of `Scene`, all different.
 
     Returns:
         A list of `Question`. Each starts from a scene, adds the word for a
-        color, shape, size or background and takes off the word for what was
+        color, shape, size or background and subtracts the word for what was
         there; the scenes that differ from the first one in that alone are its
         answers.
     """
@@ -90,7 +91,7 @@ def ask_by_changes(scenes):
 
 
 def _without_one(scene):
-    """Yields each value of a scene as kind, everything else, and its words."""
+    """Yield each value of a scene as kind, everything else, and its words."""
     tint = f"{BACKGROUNDS[scene.background][0]} background"
     yield "background", scene._replace(background=None), tint
     for place, thing in enumerate(scene.things):

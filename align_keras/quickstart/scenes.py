@@ -1,24 +1,26 @@
 """Drawn scenes with captions: a small world on which ALIGN can be tried.
 
-The pictures show one colored shape, or two in a relation, on a tinted ground.
+The images show one colored shape, or two in a relation, on a tinted ground.
 The captions vary as alt texts do, and a documented share of them is noise.
 Some pairs of color and shape, and some arrangements of two shapes, never occur
-in the training split, neither in pictures nor in captions; every scene of the
+in the training split, neither in images nor in captions; every scene of the
 evaluation split holds at least one of them. A model that finds these scenes
-has learned what the words mean, not which phrases go with which pictures.
+has learned what the words mean, not which phrases go with which images.
 
 The relations survive a horizontal flip, because ALIGN flips its training
-pictures: there is no "left of".
+images: there is no "left of".
 """
 
 import csv
 import io
-import pathlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.quickstart.scene import Scene
+from align_keras.quickstart.scene import Thing
 from align_keras.quickstart.scene_captions import BACKGROUNDS
 from align_keras.quickstart.scene_captions import COLORS
 from align_keras.quickstart.scene_captions import SHAPES
@@ -27,7 +29,7 @@ from align_keras.quickstart.scene_captions import alt_text
 from align_keras.quickstart.scene_captions import boilerplate
 from align_keras.quickstart.scene_captions import describe
 from align_keras.quickstart.scene_captions import truncate
-from align_keras.quickstart.scene_images import draw_picture
+from align_keras.quickstart.scene_images import draw_image
 
 SPLITS = ("train", "evaluation")
 # Shares of the training captions; the rest is true, if often incomplete.
@@ -64,28 +66,8 @@ HELD_OUT_ARRANGEMENTS = frozenset(
 _OUTER_SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 
 
-class Thing(NamedTuple):
-    """One colored shape."""
-
-    size: str
-    color: str
-    shape: str
-
-
-class Scene(NamedTuple):
-    """What a picture shows: one thing, or two in a relation, on a ground.
-
-    `things[0]` is the upper or the inner one. Things beside each other have
-    no order and are kept sorted, so that equal scenes are equal tuples.
-    """
-
-    things: tuple
-    relation: str | None
-    background: str
-
-
-def is_held_out(scene):
-    """Says whether a scene holds a combination that training never shows."""
+def is_held_out(scene: Scene) -> bool:
+    """Tell whether a scene holds a combination that training never shows."""
     if any((t.color, t.shape) in HELD_OUT_PAIRS for t in scene.things):
         return True
     shapes = tuple(thing.shape for thing in scene.things)
@@ -94,8 +76,8 @@ def is_held_out(scene):
     return (scene.relation, *shapes) in HELD_OUT_ARRANGEMENTS
 
 
-def plan_scenes(count, seed=0, split="train"):
-    """Lists the scenes of a split without drawing them.
+def plan_scenes(count: int, seed: int = 0, split: str = "train") -> list[Scene]:
+    """List the scenes of a split without drawing them.
 
     Args:
         count: int. Number of scenes. A longer plan starts with the shorter
@@ -114,8 +96,10 @@ def plan_scenes(count, seed=0, split="train"):
     return [scene for scene, _ in _plan(count, seed, split)]
 
 
-def draw_scenes(count, seed=0, split="train"):
-    """Draws scenes and writes their captions.
+def draw_scenes(
+    count: int, seed: int = 0, split: str = "train"
+) -> Iterator[dict]:
+    """Draw scenes and write their captions.
 
     Args:
         count: int. Number of scenes.
@@ -143,7 +127,7 @@ def draw_scenes(count, seed=0, split="train"):
         else:
             caption = describe(scene, rng)
         file = io.BytesIO()
-        draw_picture(scene, rng).save(file, "JPEG", quality=92, subsampling=0)
+        draw_image(scene, rng).save(file, "JPEG", quality=92, subsampling=0)
         yield {
             "key": f"{split}-{index:05d}",
             "image": file.getvalue(),
@@ -153,8 +137,10 @@ def draw_scenes(count, seed=0, split="train"):
         }
 
 
-def write_scenes(directory, count, seed=0, split="train"):
-    """Writes drawn scenes as a folder of pictures with a caption file.
+def write_scenes(
+    directory: str | Path, count: int, seed: int = 0, split: str = "train"
+) -> Path:
+    """Write drawn scenes as a folder of images with a caption file.
 
     The folder is what `align_keras.data.pack` takes: `images/*.jpg` and
     `captions.csv` with the columns `image` (path relative to the folder) and
@@ -169,7 +155,7 @@ def write_scenes(directory, count, seed=0, split="train"):
     Returns:
         The path of the caption file, which is written last.
     """
-    directory = pathlib.Path(directory)
+    directory = Path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for record in draw_scenes(count, seed, split):
@@ -184,7 +170,7 @@ def write_scenes(directory, count, seed=0, split="train"):
 
 
 def _plan(count, seed, split):
-    """Yields each scene with its own generator, whatever the count."""
+    """Yield each scene with its own generator, whatever the count."""
     if split not in SPLITS:
         raise ValueError(
             f"`split` must be one of {SPLITS}. Received: split={split!r}"

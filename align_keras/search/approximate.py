@@ -1,10 +1,14 @@
 """Candidates from FAISS, for more vectors than a scan can score in time."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
+from align_keras.io.optional import OptionalModule
 from align_keras.search.exact import rescore
+
+faiss = OptionalModule("faiss", extra="search")
 
 # Vectors that go to FAISS in one call: 160 MiB of 640 dimensions.
 _BLOCK = 1 << 16
@@ -22,7 +26,9 @@ _RECALL = 0.95
 _SAMPLE = 64
 
 
-def build(kind, vectors, path, seed=0):
+def build(
+    kind: str, vectors: np.ndarray, path: str | Path, seed: int = 0
+) -> dict:
     """Write a FAISS index, and choose how thoroughly it is searched.
 
     Args:
@@ -85,7 +91,6 @@ def _build_ivf_pq(vectors, path, seed):
     It takes about an eighth of a byte per dimension, and 8 bytes, for each
     vector. `seed` is that of the sample from which the centres are learned.
     """
-    faiss = _faiss()
     count, dim = vectors.shape
     lists = 2 ** max(2, round(math.log2(count) / 2))
     lists = min(lists, max(1, count // _EXAMPLES))
@@ -115,7 +120,6 @@ def _build_hnsw(vectors, path, seed):
 
     `seed` is that of the sample from which the range of values is taken.
     """
-    faiss = _faiss()
     count, dim = vectors.shape
     index = faiss.IndexHNSWSQ(
         dim, faiss.ScalarQuantizer.QT_8bit, 32, faiss.METRIC_INNER_PRODUCT
@@ -147,11 +151,10 @@ class FaissSearch:
 
     Raises:
         ImportError: FAISS is not installed.
-        ValueError: the file is no FAISS index of these vectors.
+        ValueError: the file is not a FAISS index of these vectors.
     """
 
-    def __init__(self, path, vectors, settings):
-        faiss = _faiss()
+    def __init__(self, path: str | Path, vectors: np.ndarray, settings: dict):
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
         if "neighbours" in settings:
             flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
@@ -159,7 +162,7 @@ class FaissSearch:
             index = faiss.read_index(str(path), flags)
         except RuntimeError as error:
             raise ValueError(
-                f"`{path}` is no FAISS index that can be read: build the "
+                f"`{path}` cannot be read as a FAISS index: build the "
                 f"search index again. Received: {str(error).splitlines()[-1]}"
             ) from None
         if (index.ntotal, index.d) != vectors.shape:
@@ -180,7 +183,9 @@ class FaissSearch:
         self._vectors = vectors
         self._candidates = settings["candidates"]
 
-    def __call__(self, queries, k):
+    def __call__(
+        self, queries: np.ndarray, k: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Find nearest vectors.
 
         Args:
@@ -202,17 +207,6 @@ class FaissSearch:
             rescore(query, self._vectors, np.sort(row[row >= 0]), k)
             for query, row in zip(queries, candidates, strict=True)
         ]
-
-
-def _faiss():
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "Approximate search needs FAISS: pip install "
-            '"align-keras[search]", or build the index with the kind `exact`.'
-        ) from error
-    return faiss
 
 
 def _codes(dim):

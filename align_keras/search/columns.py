@@ -13,7 +13,7 @@ class ColumnWriter:
         name: string. `NAME.bin` and `NAME.npy` are written.
     """
 
-    def __init__(self, directory, name):
+    def __init__(self, directory: str | Path, name: str):
         self._ends_path = Path(directory) / f"{name}.npy"
         self._file = open(Path(directory) / f"{name}.bin", "wb")
         self._ends = [0]
@@ -25,7 +25,7 @@ class ColumnWriter:
         self._file.close()
         np.save(self._ends_path, np.array(self._ends, "uint64"))
 
-    def append(self, value):
+    def append(self, value: bytes) -> None:
         """Add the bytes of a row."""
         self._file.write(value)
         self._ends.append(self._ends[-1] + len(value))
@@ -43,7 +43,7 @@ class Column:
         ValueError: the files are damaged or of another number of rows.
     """
 
-    def __init__(self, directory, name, count):
+    def __init__(self, directory: str | Path, name: str, count: int):
         path = Path(directory) / f"{name}.bin"
         size = path.stat().st_size
         try:
@@ -62,8 +62,9 @@ class Column:
                 f"`{path}` does not hold {count} rows, as the index says: it "
                 "is damaged. Build the index again."
             )
-        empty = np.empty(0, "uint8")
-        self._bytes = np.memmap(path, "uint8", "r") if size else empty
+        self._bytes: np.ndarray = np.empty(0, "uint8")
+        if size:
+            self._bytes = np.memmap(path, "uint8", "r")
 
     def __getitem__(self, row):
         # Ends that go astray give fewer bytes, never bytes of another file.

@@ -1,7 +1,8 @@
-"""One picture that shows queries and what they found."""
+"""One image that shows queries and what they found."""
 
 import io
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +28,11 @@ SECTION_HEIGHT = 62
 _SMOOTH = 4  # Curves are drawn this much larger, then reduced.
 
 
-class Result(NamedTuple):
-    """One picture that a query found.
+class Match(NamedTuple):
+    """One image that a query found.
 
     Attributes:
-        image: picture: path, encoded bytes, `PIL.Image.Image` or uint8 array.
+        image: path, encoded bytes, `PIL.Image.Image` or uint8 array.
         score: float. Its similarity to the query.
         correct: bool. Whether it is what was asked for; `None` where nobody
             knows.
@@ -46,12 +47,12 @@ class Row(NamedTuple):
     """A query and its results.
 
     Attributes:
-        text: string. The words of the query; added to the picture if there is
+        text: string. The words of the query; added to the image if there is
             one. `None` for a query without words.
-        results: list of `Result`, best first.
-        image: picture that the query starts from, in a form of
-            `Result.image`.
-        minus_text: string. Words that were taken off.
+        results: list of `Match`, best first.
+        image: image that the query starts from, in a form of
+            `Match.image`.
+        minus_text: string. Words that were subtracted.
         section: string. Heading over this row and those after it.
     """
 
@@ -62,11 +63,16 @@ class Row(NamedTuple):
     section: str | None = None
 
 
-def contact_sheet(rows, path, title="Search results", subtitle=None):
+def contact_sheet(
+    rows: list[Row],
+    path: str | Path,
+    title: str = "Search results",
+    subtitle: str | None = None,
+) -> Image.Image:
     """Write one PNG of queries and their top results.
 
-    Each row shows the query at the left, words or a picture with words to add
-    and take off, and the results to the right of it with their scores. A
+    Each row shows the query at the left, words or an image with words to add
+    and subtract, and the results to the right of it with their scores. A
     result that is what was asked for has a green frame and a tick.
 
     Args:
@@ -85,7 +91,7 @@ def contact_sheet(rows, path, title="Search results", subtitle=None):
     Example:
 
     ```python
-    results = [Result("bus.jpg", 0.71, True), Result("tram.jpg", 0.55, False)]
+    results = [Match("bus.jpg", 0.71, True), Match("tram.jpg", 0.55, False)]
     contact_sheet([Row("a red bus", results)], "sheet.png")
     ```
     """
@@ -127,7 +133,7 @@ def _draw_section(draw, text, y, width):
 
 
 def _draw_query(sheet, row, y):
-    """The words in the middle of the row's height, or beside the picture."""
+    """The words in the middle of the row's height, or beside the image."""
     x, width = MARGIN, QUERY_WIDTH - 44
     middle = y + THUMBNAIL // 2
     if row.image is not None:
@@ -200,19 +206,19 @@ def _draw_tick(sheet, x, y):
 
 
 def _paste_rounded(sheet, image, x, y, frame=None):
-    """A square picture with rounded corners, thinly framed by default."""
+    """A square image with rounded corners, thinly framed by default."""
     edge = 3 if frame else 1
     outer = THUMBNAIL + 2 * edge
     sheet.paste(frame or LINE, (x - edge, y - edge), _rounded(outer, 12 + edge))
-    picture = _open(image)
-    side = min(picture.size)
-    left, top = ((extent - side) // 2 for extent in picture.size)
-    picture = picture.resize(
+    image = _open(image)
+    side = min(image.size)
+    left, top = ((extent - side) // 2 for extent in image.size)
+    image = image.resize(
         (THUMBNAIL, THUMBNAIL),
         Image.Resampling.LANCZOS,
         box=(left, top, left + side, top + side),
     )
-    sheet.paste(picture, (x, y), _rounded(THUMBNAIL, 12))
+    sheet.paste(image, (x, y), _rounded(THUMBNAIL, 12))
 
 
 def _rounded(side, radius):

@@ -1,15 +1,18 @@
 """The nearest vectors, exactly, at the speed of float32."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from align_keras.embedding import scores as scoring
-from align_keras.embedding.scores import as_vectors
-from align_keras.embedding.scores import exact_scores
+from align_keras.embedding import similarity
+from align_keras.embedding.similarity import as_vectors
+from align_keras.embedding.similarity import exact_scores
 
 _ROUNDING = 2.0**-24
 
 
-def top_k(query, vectors, k):
+def top_k(
+    query: ArrayLike, vectors: ArrayLike, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the vectors that score highest against a query.
 
     The search is exact. Among equal scores the lower index comes first, so
@@ -49,13 +52,15 @@ def top_k(query, vectors, k):
     return (indices[0], scores[0]) if single else (indices, scores)
 
 
-def check_k(k):
+def check_k(k: int) -> None:
     """Refuse a number of results that is not a positive integer."""
     if int(k) != k or k < 1:
         raise ValueError(f"`k` must be a positive integer. Received: k={k}")
 
 
-def nearest(queries, vectors, k, longest=1.0):
+def nearest(
+    queries: np.ndarray, vectors: np.ndarray, k: int, longest: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """`top_k` of arrays that are known to be sound.
 
     The order is that of scores which are summed in float64 and rounded once.
@@ -73,13 +78,13 @@ def nearest(queries, vectors, k, longest=1.0):
         As `top_k` for several queries.
     """
     k = min(int(k), len(vectors))
-    indices = np.empty((len(queries), k), "int64")
-    scores = np.empty((len(queries), k), "float32")
+    indices: np.ndarray = np.empty((len(queries), k), "int64")
+    scores: np.ndarray = np.empty((len(queries), k), "float32")
     # The error of a sum of `dim` products, twice, and of rounding the score.
     dim = queries.shape[1]
     margins = (2 * dim + 4) * _ROUNDING * longest * 1.01
     margins = margins * np.linalg.norm(queries, axis=1)
-    step = max(1, scoring.BLOCK // len(vectors))
+    step = max(1, similarity.BLOCK // len(vectors))
     for start in range(0, len(queries), step):
         products = queries[start : start + step] @ vectors.T
         for row, approximate in enumerate(products, start):
@@ -90,7 +95,9 @@ def nearest(queries, vectors, k, longest=1.0):
     return indices, scores
 
 
-def rescore(query, vectors, kept, k):
+def rescore(
+    query: np.ndarray, vectors: np.ndarray, kept: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Order some vectors by their exact scores.
 
     Args:
@@ -103,7 +110,7 @@ def rescore(query, vectors, kept, k):
     Returns:
         A pair of arrays: int64 indices, best first, and float32 scores.
     """
-    step = max(1, scoring.BLOCK // len(query))
+    step = max(1, similarity.BLOCK // len(query))
     exact = np.concatenate(
         [
             exact_scores(query[None], vectors[kept[start : start + step]])[0]

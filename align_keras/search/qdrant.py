@@ -5,13 +5,25 @@ The same client works embedded, in a directory, and against a server.
 
 import contextlib
 import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from align_keras.io.optional import OptionalModule
+
+qdrant_client = OptionalModule("qdrant_client", extra="qdrant")
 
 _BATCH = 256
 
 
-def upload(vectors, keys, location, collection):
+def upload(
+    vectors: np.ndarray,
+    keys: Iterable[str],
+    location: str | Path,
+    collection: str,
+) -> None:
     """Write vectors to a collection that does not exist yet.
 
     A point's number is the row of its vector, and its payload the key.
@@ -27,7 +39,7 @@ def upload(vectors, keys, location, collection):
         ImportError: the client is not installed.
         FileExistsError: the collection exists.
     """
-    models = _client_module().models
+    models = qdrant_client.models
     with contextlib.closing(connect(location)) as client, _errors_of(location):
         if client.collection_exists(collection):
             raise FileExistsError(
@@ -53,7 +65,7 @@ def upload(vectors, keys, location, collection):
             )
 
 
-def connect(location):
+def connect(location: str | Path) -> Any:
     """Open Qdrant.
 
     Args:
@@ -67,7 +79,7 @@ def connect(location):
         BlockingIOError: another process has the directory open.
         ImportError: the client is not installed.
     """
-    client = _client_module().QdrantClient
+    client = qdrant_client.QdrantClient
     if "://" in str(location):
         return client(
             url=location,
@@ -113,8 +125,8 @@ class QdrantSearch:
         ValueError: the collection is missing or holds another number.
     """
 
-    def __init__(self, location, collection, count):
-        self._models = _client_module().models
+    def __init__(self, location: str | Path, collection: str, count: int):
+        self._models = qdrant_client.models
         self._client = connect(location)
         self._location, self._collection = location, collection
         found = None
@@ -130,7 +142,9 @@ class QdrantSearch:
                 "again."
             )
 
-    def __call__(self, queries, k):
+    def __call__(
+        self, queries: np.ndarray, k: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Find nearest vectors, as `FaissSearch` does."""
         requests = [
             self._models.QueryRequest(query=query.tolist(), limit=k)
@@ -148,16 +162,6 @@ class QdrantSearch:
             for answer in answers
         ]
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the directory or the connection."""
         self._client.close()
-
-
-def _client_module():
-    try:
-        import qdrant_client
-    except ImportError as error:
-        raise ImportError(
-            'Qdrant needs its client: pip install "align-keras[qdrant]".'
-        ) from error
-    return qdrant_client

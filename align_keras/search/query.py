@@ -1,8 +1,19 @@
-"""Queries made of words and pictures."""
+"""Queries made of words and images."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from align_keras.embedding.scores import as_vectors
+from align_keras.embedding.embed_files import MAX_PIXELS
+from align_keras.embedding.embed_streams import embed_images
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.embedder import read_bytes
+from align_keras.embedding.similarity import as_vectors
+from align_keras.embedding.similarity import unit_rows
+from align_keras.io.images import decode_with_pillow
 
 # The weights that the paper found best (section 7, its footnote on image and
 # text queries).
@@ -11,37 +22,41 @@ IMAGE_WEIGHT = 1.0
 
 
 def compose_query(
-    model,
-    text=None,
-    image=None,
-    minus_text=None,
-    text_weight=TEXT_WEIGHT,
-    image_weight=IMAGE_WEIGHT,
-):
-    """Make one search vector of a picture, words to add and words to take off.
+    model: Any,
+    text: str | list[str] | None = None,
+    image: Any = None,
+    minus_text: str | list[str] | None = None,
+    text_weight: float = TEXT_WEIGHT,
+    image_weight: float = IMAGE_WEIGHT,
+    minus_weight: float | None = None,
+) -> np.ndarray:
+    """Make one search vector of an image, words to add and words to subtract.
 
     Every part is a unit vector; their weighted sum, scaled to unit length
-    again, is the query. The weights 2 for text and 1 for the picture are those
+    again, is the query. The weights 2 for text and 1 for the image are those
     that the paper found best (section 7, footnote on image and text queries).
-    Words that are taken off have the weight of words that are added.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` with a preprocessor.
-        text: optional string. What the results should show, or have in
-            addition to `image`.
-        image: optional picture to start from: a file path, encoded bytes, a
-            uint8 array `(height, width, 3)`, or a float array `(dim,)` that
-            was embedded before, for example a row of the index.
-        minus_text: optional string. What the results should not show.
-        text_weight: float. The weight of `text` and `minus_text`. Defaults to
-            `2.0`.
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        text: string or list of strings. What the results should show, or have
+            in addition to `image`.
+        image: an image to start from: a file path, encoded bytes, a uint8
+            array `(height, width, 3)`, or a float array `(dim,)` that was
+            embedded before, for example a row of the index.
+        minus_text: string or list of strings. What the results should not
+            show.
+        text_weight: float. The weight of each text. Defaults to `2.0`.
         image_weight: float. The weight of `image`. Defaults to `1.0`.
+        minus_weight: float. The weight of each text that is subtracted.
+            Defaults to `None`, that of `text_weight`.
 
     Returns:
         `numpy.ndarray` of float32 `(dim,)`, a unit vector.
 
     Raises:
-        ValueError: no part was given, or the parts cancel out.
+        ValueError: no part was given, the image does not decode, or the parts
+            cancel out.
 
     Example:
 
@@ -50,28 +65,35 @@ def compose_query(
     indices, scores = top_k(query, vectors, 10)
     ```
     """
-    parts = []
-    if image is not None:
-        parts.append((image_weight, _embed_image(model, image)))
-    if text is not None:
-        parts.append((text_weight, _embed_text(model, text)))
-    if minus_text is not None:
-        parts.append((-text_weight, _embed_text(model, minus_text)))
-    if not parts:
+    texts, minus = as_texts(text), as_texts(minus_text)
+    if not texts and not minus and image is None:
         raise ValueError(
             "A query needs at least one of `text`, `image` and `minus_text`. "
             "Received: all None"
         )
+    if minus_weight is None:
+        minus_weight = text_weight
+    embedder = as_embedder(model)
+    parts = []
+    if image is not None:
+        parts.append((image_weight, embed_image(embedder, image)))
+    if texts + minus:
+        weights = [text_weight] * len(texts) + [-minus_weight] * len(minus)
+        vectors = embed_texts(
+            embedder, texts + minus, len(weights), progress=False
+        )
+        parts.extend(zip(weights, vectors, strict=True))
     try:
-        return combine(parts)
+        return combine_vectors(parts)
     except ValueError as error:
         raise ValueError(
             f"{error} Received: text={text!r}, minus_text={minus_text!r}, "
-            f"text_weight={text_weight}, image_weight={image_weight}"
+            f"text_weight={text_weight}, image_weight={image_weight}, "
+            f"minus_weight={minus_weight}"
         ) from None
 
 
-def combine(parts):
+def combine_vectors(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     """Make one search vector of weighted vectors.
 
     Args:
@@ -89,39 +111,58 @@ def combine(parts):
     Example:
 
     ```python
-    combine([(1.0, bus), (2.0, blue), (-2.0, red)])
+    combine_vectors([(1.0, bus), (2.0, blue), (-2.0, red)])
     ```
     """
-    query = sum(weight * _unit(part) for weight, part in parts)
-    length = np.linalg.norm(query)
+    weights = np.array([weight for weight, _ in parts], "float64")
+    vectors = as_vectors([vector for _, vector in parts], "vectors")
+    query = weights @ unit_rows(vectors).astype("float64")
     # Below this the sum holds rounding errors and no direction.
-    if not length > 1e-6 * sum(abs(weight) for weight, _ in parts):
+    if not np.linalg.norm(query) > 1e-6 * np.abs(weights).sum():
         raise ValueError(
             "The parts of the query cancel out, so that it has no direction."
         )
-    return (query / length).astype("float32")
+    return unit_rows(query[None])[0]
 
 
-def _embed_image(model, image):
-    if isinstance(image, (list, np.ndarray)) or hasattr(image, "__array__"):
+def embed_image(
+    embedder: Embedder, image: Any, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Embed the image of a query.
+
+    Args:
+        embedder: `Embedder`.
+        image: in a form of `compose_query`.
+        max_pixels: int. Larger files are refused before they are decoded.
+
+    Returns:
+        float32 array `(dim,)`, a unit vector.
+
+    Raises:
+        ValueError: the image does not decode or is too large.
+    """
+    if hasattr(image, "__array__"):
         image = np.asarray(image)
         if image.ndim == 1 and image.dtype.kind == "f":
-            return image
-        return model.encode_image(image[None])
-    return model.encode_image([image])
+            return unit_rows(image[None])[0]
+    else:
+        name = "The image" if isinstance(image, bytes) else f"Image `{image}`"
+        try:
+            image = decode_with_pillow(read_bytes(image), max_pixels)
+        except ValueError as error:
+            raise type(error)(f"{name} is not readable: {error}.") from error
+    return embed_images(embedder, [image], 1, progress=False)[0]
 
 
-def _embed_text(model, text):
-    if not isinstance(text, str):
-        raise ValueError(
-            "`text` and `minus_text` must each be one string. "
-            f"Received: {text!r} of type {type(text).__name__}"
-        )
-    return model.encode_text([text])
-
-
-def _unit(vector):
-    vector = as_vectors(np.reshape(vector, (1, -1)), "image or text vector")
-    vector = vector[0].astype("float64")
-    length = np.linalg.norm(vector)
-    return vector / length if length else vector
+def as_texts(value: str | list[str] | None) -> list[str]:
+    """Return a list of strings, of one of them, or of `None`."""
+    if value is None:
+        return []
+    values = [value] if isinstance(value, str) else list(value)
+    for one in values:
+        if not isinstance(one, str):
+            raise ValueError(
+                "`text` and `minus_text` must be strings. "
+                f"Received: {one!r} of type {type(one).__name__}"
+            )
+    return values

@@ -1,19 +1,7 @@
 """Models that answer outside of this package."""
 
-from align_keras.serving.classes import class_vectors
-from align_keras.serving.classes import read_classes
-from align_keras.serving.classes import read_templates
-from align_keras.serving.export import export_preset
-from align_keras.serving.export import export_saved_model
-from align_keras.serving.measure import measure_latency
+from align_keras.serving.latency import measure_latency
 from align_keras.serving.portable import export_towers
+from align_keras.serving.saved_model import export_saved_model
 
-__all__ = [
-    "class_vectors",
-    "export_preset",
-    "export_saved_model",
-    "export_towers",
-    "measure_latency",
-    "read_classes",
-    "read_templates",
-]
+__all__ = ["export_saved_model", "export_towers", "measure_latency"]

@@ -1,244 +1,124 @@
-"""A SavedModel that runs without this package and without KerasHub."""
+"""From a preset directory to an export, with its size and latency."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from align_keras.io.atomic import atomic_directory
-from align_keras.serving.classes import class_vectors
-from align_keras.serving.pictures import read_pictures
+from align_keras.classes import read_classes
+from align_keras.classes import read_templates
+from align_keras.models import AlignDualEncoder
+from align_keras.serving.latency import measure_latency
+from align_keras.serving.latency import size_of
+from align_keras.serving.portable import export_towers
+from align_keras.serving.saved_model import export_saved_model
 from align_keras.serving.towers import at_precision
-from align_keras.serving.towers import tf_towers
 from align_keras.serving.warmup import can_write_warmup
-from align_keras.serving.warmup import write_warmup_requests
-
-# What is read of a text; the tokens of the model come from its beginning.
-_MAX_TEXT_BYTES = 1 << 16
-
-SIGNATURES = {
-    "encode_image": ["image_bytes"],
-    "encode_text": ["texts"],
-    "serving_default": ["image_bytes", "texts"],
-}
 
 
-def export_saved_model(
-    model,
-    path,
-    precision=None,
-    classes=None,
-    templates=("{}",),
-    top_k=5,
-    max_pixels=32_000_000,
-    warmup=None,
-):
-    """Write a SavedModel that takes the bytes of pictures and plain strings.
-
-    Weights, vocabulary and preprocessing travel inside. To run it, a process
-    imports `tensorflow` and `tensorflow_text`, which registers the operations
-    of the tokenizer; TensorFlow Serving has these (docs/serving.md). The
-    batch may have any size.
-
-    - `encode_image`: `image_bytes`, strings `(images,)`, the contents of
-      picture files, to `embeddings` and `valid`;
-    - `encode_text`: `texts`, strings `(texts,)`, to `embeddings`;
-    - `serving_default`: both to `similarities`, float32 `(images, texts)`,
-      `image_embeddings`, `text_embeddings`, `valid`, and the scalar
-      `temperature`: the softmax of similarities divided by it gives
-      probabilities;
-    - `classify`, where `classes` are given: `image_bytes` to `labels`,
-      strings, and `probabilities`, float32, both `(images, top_k)` with the
-      best first, and `valid`. Probabilities are over all classes.
-
-    Embeddings are float32 `(count, embedding_dim)` of unit length, whatever
-    the precision of the model, and similarities are cosines from -1 to 1.
-    Of a text the first 64 KiB are read.
-
-    `valid`, bool `(images,)`, is false where a file is no picture that
-    decodes, or one with more than `max_pixels`: its embedding, similarities
-    and probabilities are zeros, its labels empty strings, and the other
-    pictures of the batch are not affected.
+def export(
+    preset: str | Path,
+    output: str | Path,
+    form: str = "saved_model",
+    precision: str | None = None,
+    classes: str | Path | None = None,
+    templates: str | Path | None = None,
+    top_k: int | None = None,
+    max_pixels: int | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    runs: int | None = None,
+) -> dict:
+    """Export the model of a preset, then measure the export.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` with a preprocessor.
-        path: string or `pathlib.Path`. The directory to write. It appears
-            whole or not at all.
-        precision: string, `"float32"` or `"bfloat16"`. The latter halves the
-            size. Defaults to `None`, as the model computes and stores.
-        classes: list of strings, names of classes. Their vectors are stored
-            in the export. Defaults to `None`: no signature `classify`.
-        templates: list of strings with `{}` where the name of a class goes.
-            A class's vector is the mean over them. Defaults to the name
-            alone.
-        top_k: int. Labels that `classify` returns for a picture, at most the
-            number of classes. Defaults to 5.
-        max_pixels: int. Larger pictures are refused before they are decoded.
-            Defaults to 32 million.
-        warmup: bool. Whether to write requests with which TensorFlow Serving
-            warms the model up. Defaults to `None`: where
-            tensorflow-serving-api is installed.
+        preset: string. What `AlignDualEncoder.from_preset` takes.
+        output: string or `pathlib.Path`. The directory to write.
+        form: string: `"saved_model"`, `"onnx"` or `"litert"`; the arguments
+            behind `precision` are for the first alone. Defaults to
+            `"saved_model"`.
+        precision: string, `"float32"` or `"bfloat16"`. Defaults to `None`,
+            that of the preset.
+        classes: path of a file for `align_keras.classes.read_classes`.
+        templates: path of a file for `read_templates`. Defaults to `None`:
+            the templates of `classes`, or else the name alone.
+        top_k: int. See `export_saved_model`.
+        max_pixels: int. See `export_saved_model`.
+        batch_sizes: sequence of ints to time. Defaults to `None`, 1 and 8.
+        runs: int. Timed requests of each kind, or 0. Defaults to `None`, 20.
 
     Returns:
-        Dict from the name of each signature to the list of its inputs.
+        Dict with `"output"`, `"format"`, `"embedding_dim"` and `"bytes"`; of
+        a SavedModel also `"signatures"`, `"warmup"` (whether warm-up requests
+        were written) and `"latency_ms"` (the rows of `measure_latency`); of
+        another format `"files"`.
 
     Raises:
-        ValueError: The model has no preprocessor, or an argument is wrong.
-        ImportError: TensorFlow is not installed, or tensorflow-serving-api
-            is not and `warmup` is true.
-
-    Example:
-
-    ```python
-    export_saved_model(model, "align_saved_model")
-
-    import tensorflow as tf
-    import tensorflow_text
-
-    served = tf.saved_model.load("align_saved_model")
-    vectors = served.signatures["encode_text"](
-        texts=tf.constant(["a red bus"])
-    )["embeddings"]
-    ```
+        ValueError: An option does not fit the format, or a value is wrong.
     """
-    require_preprocessor(model)
-    for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
-        if value < 1:
-            raise ValueError(
-                f"`{name}` must be positive. Received: {name}={value}"
-            )
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "A SavedModel is written by TensorFlow, which is not installed: "
-            "`pip install tensorflow tensorflow-text`."
-        ) from error
-    model = at_precision(model, precision)
-    module, functions = _functions(model, max_pixels, precision == "bfloat16")
-    inputs = dict(SIGNATURES)
-    if classes:
-        functions["classify"] = _classify(
-            module,
-            functions["encode_image"],
-            classes,
-            class_vectors(model, classes, templates),
-            model.temperature,
-            top_k,
-        )
-        inputs["classify"] = ["image_bytes"]
-    with atomic_directory(path) as temporary:
-        tf.saved_model.save(module, str(temporary), signatures=functions)
-        if can_write_warmup() if warmup is None else warmup:
-            write_warmup_requests(temporary, _batchable(inputs))
-    return inputs
+    options: dict[str, Any] = {
+        "classes": classes,
+        "templates": templates,
+        "top_k": top_k,
+        "max_pixels": max_pixels,
+        "batch_sizes": batch_sizes,
+        "runs": runs,
+    }
+    _check_options(form, options)
+    settings: dict[str, Any] = {
+        name: options[name]
+        for name in ("top_k", "max_pixels")
+        if options[name] is not None
+    }
+    # Read before the model, so that a mistake in them shows at once.
+    if classes is not None:
+        found = read_classes(classes, distinct=True)
+        settings["classes"] = found.names
+        settings["templates"] = found.templates or ("{}",)
+    if templates is not None:
+        settings["templates"] = read_templates(templates)
+    model = AlignDualEncoder.from_preset(preset)
+    result = {
+        "output": str(output),
+        "format": form,
+        "embedding_dim": model.embedding_dim,
+    }
+    if form != "saved_model":
+        model = at_precision(model, precision)
+        result["files"] = export_towers(model, output, form)
+        return {**result, "bytes": size_of(output)}
+    inputs = export_saved_model(model, output, precision, **settings)
+    runs = 20 if runs is None else runs
+    rows = measure_latency(output, batch_sizes or (1, 8), runs) if runs else []
+    return {
+        **result,
+        "signatures": list(inputs),
+        "warmup": can_write_warmup(),
+        "bytes": size_of(output),
+        "latency_ms": rows,
+    }
 
 
-def export_preset(preset, path):
-    """Export the model of a preset directory, unless that is done.
+def _check_options(form, options):
+    def word(name):
+        return f"--{name.replace('_', '-')}"
 
-    Args:
-        preset: string or `pathlib.Path`. The preset directory.
-        path: string or `pathlib.Path`. The directory to write, left as it is
-            where its SavedModel is younger than the preset's weights.
-
-    Returns:
-        bool. Whether it was written now.
-    """
-    from align_keras.models import AlignDualEncoder
-
-    written = Path(path, "saved_model.pb")
-    weights = Path(preset, "model.weights.h5")
-    if written.is_file() and written.stat().st_mtime > weights.stat().st_mtime:
-        return False
-    export_saved_model(AlignDualEncoder.from_preset(str(preset)), path)
-    return True
-
-
-def _batchable(inputs):
-    """The signatures that a server which merges requests answers.
-
-    It refuses pictures with texts, and a refused request to warm up with
-    would keep the model from loading.
-    """
-    return {name: names for name, names in inputs.items() if len(names) == 1}
-
-
-def require_preprocessor(model):
-    """Raise `ValueError` where the model could not read files and strings."""
-    if model.preprocessor is None:
+    given = [name for name, value in options.items() if value is not None]
+    if form != "saved_model" and given:
         raise ValueError(
-            "The model has no preprocessor, so its export could not read "
-            "pictures and texts: set `model.preprocessor` to an "
-            "`AlignPreprocessor` before exporting."
+            f"{word(given[0])} is an option of the format saved_model. "
+            f"Received: --format {form}"
         )
-
-
-def _functions(model, max_pixels, compact):
-    """Return a trackable object that holds the weights, and signatures."""
-    import tensorflow as tf
-
-    preprocessor = model.preprocessor
-    temperature = model.temperature
-    module, image_tower, text_tower = tf_towers(model, compact)
-    image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    texts = tf.TensorSpec((None,), tf.string, name="texts")
-
-    @tf.function(input_signature=[image_bytes], autograph=False)
-    def encode_image(image_bytes):
-        images, valid = read_pictures(
-            image_bytes, preprocessor.image_converter, max_pixels
+    for name in ("templates", "top_k"):
+        if name in given and "classes" not in given:
+            raise ValueError(
+                f"{word(name)} is about the signature classify: name a file "
+                "with --classes too."
+            )
+    if any(size < 1 for size in options["batch_sizes"] or ()):
+        raise ValueError(
+            "--batch-sizes must be positive. "
+            f"Received: {options['batch_sizes']}"
         )
-        embeddings = tf.cast(image_tower(images), tf.float32)
-        embeddings = tf.where(valid[:, None], embeddings, 0.0)
-        return {"embeddings": embeddings, "valid": valid}
-
-    @tf.function(input_signature=[texts], autograph=False)
-    def encode_text(texts):
-        texts = tf.strings.substr(texts, 0, _MAX_TEXT_BYTES)
-        tokens = preprocessor.tokenize(texts)
-        return {"embeddings": tf.cast(text_tower(tokens), tf.float32)}
-
-    @tf.function(input_signature=[image_bytes, texts], autograph=False)
-    def serve(image_bytes, texts):
-        images = encode_image(image_bytes)
-        words = encode_text(texts)["embeddings"]
-        return {
-            "similarities": tf.matmul(
-                images["embeddings"], words, transpose_b=True
-            ),
-            "image_embeddings": images["embeddings"],
-            "text_embeddings": words,
-            "valid": images["valid"],
-            # A scalar also makes a server that merges requests refuse to
-            # merge these, whose similarities it would mix up.
-            "temperature": tf.constant(temperature, tf.float32),
-        }
-
-    functions = (encode_image, encode_text, serve)
-    return module, dict(zip(SIGNATURES, functions, strict=True))
-
-
-def _classify(module, encode_image, classes, vectors, temperature, top_k):
-    """Return the signature `classify`; the vectors are kept in `module`."""
-    import tensorflow as tf
-
-    module.class_vectors = tf.Variable(vectors, trainable=False)
-    top_k = min(top_k, len(classes))
-
-    @tf.function(input_signature=encode_image.input_signature, autograph=False)
-    def classify(image_bytes):
-        images = encode_image(image_bytes)
-        scores = tf.matmul(
-            images["embeddings"], module.class_vectors, transpose_b=True
+    if options["runs"] is not None and options["runs"] < 0:
+        raise ValueError(
+            f"--runs must not be negative. Received: {options['runs']}"
         )
-        probabilities, best = tf.math.top_k(
-            tf.nn.softmax(scores / temperature), top_k
-        )
-        valid = images["valid"][:, None]
-        return {
-            "labels": tf.where(
-                valid, tf.gather(tf.constant(classes), best), ""
-            ),
-            "probabilities": tf.where(valid, probabilities, 0.0),
-            "valid": images["valid"],
-        }
-
-    return classify

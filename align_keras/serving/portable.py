@@ -1,24 +1,27 @@
 """The towers for ONNX Runtime and LiteRT: numbers in, vectors out."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from align_keras.io.atomic import atomic_directory
-from align_keras.serving.export import require_preprocessor
+from align_keras.io.json_files import write_json
+from align_keras.io.optional import OptionalModule
 from align_keras.serving.towers import computing_dtypes
+
+tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
 SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
 # ONNX Runtime 1.14 (2023) and later read it.
 _OPSET = 18
 
 
-def export_towers(model, path, form):
+def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     """Write each tower as an ONNX or LiteRT model.
 
-    Neither format holds the decoding of picture files or BERT's tokenizer, so
+    Neither format holds the decoding of image files or BERT's tokenizer, so
     the towers start behind them. The batch may have any size.
 
     - `image_encoder`: `images`, float32 `(batch, height, width, 3)`;
@@ -59,7 +62,7 @@ def export_towers(model, path, form):
         raise ValueError(
             f"`form` must be one of {sorted(SUFFIXES)}. Received: form={form!r}"
         )
-    require_preprocessor(model)
+    preprocessor = model.require_preprocessor()
     if keras.config.backend() != "tensorflow":
         raise ValueError(
             f"The {form} export converts TensorFlow graphs, and the graphs of "
@@ -78,7 +81,7 @@ def export_towers(model, path, form):
         for name, function in _tower_functions(model).items():
             content = convert(model, function)
             (temporary / f"{name}.{SUFFIXES[form]}").write_bytes(content)
-        _write_preprocessing(model.preprocessor, temporary)
+        _write_preprocessing(preprocessor, temporary)
         return sorted(file.name for file in temporary.iterdir())
 
 
@@ -109,13 +112,6 @@ def _tower_functions(model):
 
 
 def _to_onnx(model, function):
-    try:
-        import tf2onnx
-    except ImportError as error:
-        raise ImportError(
-            'The ONNX export needs tf2onnx: `pip install "align-keras[onnx]"`.'
-        ) from error
-
     proto, _ = tf2onnx.convert.from_function(
         function,
         input_signature=function.input_signature,
@@ -185,8 +181,8 @@ def _write_preprocessing(preprocessor, directory):
             "resize": converter.resize_size,
             "antialias": converter.antialias,
             "central_crop": converter.image_size,
-            "scale": converter.scale,
-            "offset": converter.offset,
+            "scale": np.asarray(converter.scale).tolist(),
+            "offset": np.asarray(converter.offset).tolist(),
         },
         "text": {
             "lowercase": tokenizer.lowercase,
@@ -197,7 +193,6 @@ def _write_preprocessing(preprocessor, directory):
             "padding": "[PAD]",
         },
     }
-    text = json.dumps(settings, indent=2, default=np.ndarray.tolist)
-    (directory / "preprocessing.json").write_text(text + "\n")
+    write_json(directory / "preprocessing.json", settings)
     vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
     (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")

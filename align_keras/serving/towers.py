@@ -1,5 +1,8 @@
 """The two towers as TensorFlow functions, on every Keras backend."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from align_keras.backend.stateless import stateless
@@ -7,7 +10,7 @@ from align_keras.backend.stateless import stateless
 PRECISIONS = ("float32", "bfloat16")
 
 
-def at_precision(model, precision):
+def at_precision(model: Any, precision: str | None) -> Any:
     """Return the model, or a copy of it that computes in another precision.
 
     Args:
@@ -43,7 +46,7 @@ def at_precision(model, precision):
     return copy
 
 
-def tf_towers(model, compact):
+def tf_towers(model: Any, compact: bool) -> tuple[Any, Callable, Callable]:
     """Return a `tf.Module` with the weights, and both towers.
 
     Args:
@@ -53,7 +56,7 @@ def tf_towers(model, compact):
 
     Returns:
         Tuple of the module, which must be kept, and two functions from
-        preprocessed pictures and from a dict of tokens to embeddings.
+        preprocessed images and from a dict of tokens to embeddings.
     """
     import tensorflow as tf
 
@@ -104,7 +107,7 @@ def _convert_jax(run):
     )
 
 
-def computing_dtypes(model):
+def computing_dtypes(model: Any) -> dict[int, str]:
     """Return the dtype in which each weight is used, by the weight's `id`."""
     return {
         id(weight): layer.compute_dtype

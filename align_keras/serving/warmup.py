@@ -2,45 +2,58 @@
 
 import importlib.util
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.optional import OptionalModule
+
+predict_pb2 = OptionalModule(
+    "tensorflow_serving.apis.predict_pb2", extra="serving"
+)
+prediction_log_pb2 = OptionalModule(
+    "tensorflow_serving.apis.prediction_log_pb2", extra="serving"
+)
 
 # Where TensorFlow Serving looks for them, inside of a SavedModel.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
-def can_write_warmup():
+def can_write_warmup() -> bool:
     """Whether tensorflow-serving-api, which describes requests, is there."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
-def sample_picture(height, width):
+def sample_image(height: int, width: int) -> bytes:
     """Return the bytes of a JPEG file with some detail, always the same."""
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    picture = Image.fromarray(noise.astype("uint8"))
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(noise.astype("uint8"))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-def sample_inputs(signatures, rows, side=(480, 640)):
-    """Return inputs for each signature that takes pictures or texts.
+def sample_inputs(
+    signatures: dict[str, list[str]],
+    rows: int,
+    side: tuple[int, int] = (480, 640),
+) -> dict[str, dict]:
+    """Return inputs for each signature that takes images or texts.
 
     Args:
         signatures: dict from a name to its list of input names.
-        rows: int. Pictures or texts in the request.
-        side: pair of ints. Height and width of the pictures.
+        rows: int. Images or texts in the request.
+        side: pair of ints. Height and width of the images.
 
     Returns:
         Dict from the name of a signature to a dict of lists.
     """
     values = {
-        "image_bytes": [sample_picture(*side)] * rows,
+        "image_bytes": [sample_image(*side)] * rows,
         "texts": ["a red bus in front of a station"] * rows,
     }
     return {
@@ -49,7 +62,9 @@ def sample_inputs(signatures, rows, side=(480, 640)):
     }
 
 
-def write_warmup_requests(directory, signatures):
+def write_warmup_requests(
+    directory: str | Path, signatures: dict[str, list[str]]
+) -> None:
     """Write one request for each signature into a SavedModel.
 
     Args:
@@ -59,14 +74,6 @@ def write_warmup_requests(directory, signatures):
     Raises:
         ImportError: tensorflow-serving-api is not installed.
     """
-    try:
-        from tensorflow_serving.apis import predict_pb2
-        from tensorflow_serving.apis import prediction_log_pb2
-    except ImportError as error:
-        raise ImportError(
-            "Warm-up requests need tensorflow-serving-api: "
-            '`pip install "align-keras[serving]"`.'
-        ) from error
     import tensorflow as tf
 
     path = f"{directory}/{WARMUP_FILE}"

@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -6,7 +7,11 @@ from pathlib import Path
 import keras
 
 from align_keras.io.atomic import atomic_file
+from align_keras.training.early_stopping import Patience
+from align_keras.training.early_stopping import describe_overfitting
 from align_keras.training.ema import averaged_weights
+
+logger = logging.getLogger("align_keras")
 
 # Seconds, about, within which several workers notice that one has to leave.
 PATIENCE = 5.0
@@ -15,21 +20,30 @@ PATIENCE = 5.0
 class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
 
-    The figures are means over the steps since the last report. They go to the
+    The metrics are means over the steps since the last report. They go to the
     terminal, to `metrics.jsonl`, and to TensorBoard. The run is one epoch of
     Keras from `first_step` on.
 
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
         recipe: `Recipe`. A report comes at each of its checkpoints, too.
-        checkpoints: `Checkpoints`. Where the run goes on from.
+        checkpoints: `Checkpoints`. Where the run resumes from.
         guard: `LossGuard`. Sees the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
+        last_step: int. Where this part of the run ends, with a report and a
+            checkpoint. Defaults to `None`: the steps of the recipe.
     """
 
     def __init__(
-        self, workdir, recipe, checkpoints, guard, every=20, verbose=True
+        self,
+        workdir,
+        recipe,
+        checkpoints,
+        guard,
+        every=20,
+        verbose=True,
+        last_step=None,
     ):
         super().__init__()
         self.workdir = Path(workdir)
@@ -38,10 +52,13 @@ class TrainingLog(keras.callbacks.Callback):
         self.guard = guard
         self.every = every
         self.verbose = verbose
+        self._line_open = False
+        self.last_step = recipe.steps if last_step is None else last_step
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
         self.reported_step = state.get("reported_step", self.step)
-        self._pending = state.get("pending", False)
+        # What is known before the first step goes to the first report.
+        self.first_metrics = {}
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -54,12 +71,13 @@ class TrainingLog(keras.callbacks.Callback):
 
     def _forget_later_steps(self):
         """Drop what an interrupted run did after its last checkpoint."""
+        pending = self.checkpoints.state().get("pending", False)
         lines = []
-        for line, figures in read_metrics(self.workdir):
-            again = self._pending and any(
-                name.startswith("validation_") for name in figures
+        for line, found in read_metrics(self.workdir):
+            again = pending and any(
+                name.startswith("validation_") for name in found
             )
-            if figures["step"] < self.step + (not again):
+            if found["step"] < self.step + (not again):
                 lines.append(f"{line}\n")
         with atomic_file(self.workdir / "metrics.jsonl") as temporary:
             temporary.write_text("".join(lines))
@@ -88,7 +106,7 @@ class TrainingLog(keras.callbacks.Callback):
     def is_due(self, before, every):
         """Whether a multiple of `every`, or the end, has just been reached."""
         passed = self.step // every > before // every
-        return passed or self.step >= self.recipe.steps
+        return passed or self.step >= self.last_step
 
     def report(self, logs):
         """Write the means since the last report and start anew."""
@@ -100,7 +118,8 @@ class TrainingLog(keras.callbacks.Callback):
         metrics["temperature"] = model.temperature
         metrics["learning_rate"] = float(model.optimizer.learning_rate)
         metrics["images_per_second"] = pairs / seconds
-        self.write(metrics)
+        self.write({**metrics, **self.first_metrics})
+        self.first_metrics = {}
         if self.verbose:
             self._print(metrics)
         model.reset_metrics()
@@ -108,7 +127,7 @@ class TrainingLog(keras.callbacks.Callback):
         self.start_clock()
 
     def write(self, metrics):
-        """Append figures of the current step to the logs."""
+        """Append metrics of the current step to the logs."""
         path = self.workdir / "metrics.jsonl"
         line = json.dumps({"step": self.step, **metrics}, default=float)
         try:
@@ -136,12 +155,15 @@ class TrainingLog(keras.callbacks.Callback):
             f"{int(remaining) // 60}:{int(remaining) % 60:02d} left"
         )
         if sys.stdout.isatty():
-            end = "\n" if self.step >= steps else ""
+            self._line_open = self.step < steps
+            end = "" if self._line_open else "\n"
             print(f"\r{line}", end=end, flush=True)
         else:
             print(line, flush=True)
 
     def on_train_end(self, logs=None):
+        if self._line_open:
+            print(flush=True)
         self._writer.close()
 
 
@@ -168,19 +190,22 @@ class SaveBest(keras.callbacks.Callback):
     where there is something to evaluate it on. The model with the highest
     mean recall is kept; without evaluation, the newest. With a recipe's `ema`
     it has the averages of the weights. A run that was stopped between the two
-    begins with the evaluation.
+    begins with the evaluation. After `patience` evaluations in a row without a
+    better model, the run ends.
 
     Args:
         checkpoints: `Checkpoints`. Where the run is saved.
         directory: string or `pathlib.Path`. Preset directory of the best
             model.
-        log: `TrainingLog`. Knows the step and takes the figures.
+        log: `TrainingLog`. Knows the step and takes the metrics.
         preemption: `Preemption`. Says when to save and leave.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
         sums: callable. Sums numbers up over the workers, which must all ask
             at the same steps, see `sum_over_workers`. `None` where there is
             one worker.
+        diagnose: callable. Takes the model and returns a dict of numbers for
+            the log. `None` for no diagnostics.
     """
 
     def __init__(
@@ -191,6 +216,7 @@ class SaveBest(keras.callbacks.Callback):
         preemption,
         evaluate=None,
         sums=None,
+        diagnose=None,
     ):
         super().__init__()
         self.checkpoints = checkpoints
@@ -199,13 +225,17 @@ class SaveBest(keras.callbacks.Callback):
         self.evaluate = evaluate
         self.preemption = preemption
         self.sums = sums
+        self.diagnose = diagnose
         self.best = checkpoints.state().get("best")
+        self.patience = Patience(log.recipe.patience, checkpoints.state(), sums)
         self._last_step = log.step
         self._next_question = log.step + 1
         self._asked = log.step
         self._asked_at = time.perf_counter()
 
     def on_train_begin(self, logs=None):
+        if self.diagnose and not self.log.step:
+            self.log.first_metrics = self.diagnose.of_fresh(self.model)
         if self.checkpoints.state().get("pending"):
             self._choose()
 
@@ -218,6 +248,7 @@ class SaveBest(keras.callbacks.Callback):
                 self.preemption.leave()
             self._choose()
             self.log.start_clock()
+            self.model.stop_training = self.patience.stopped
         elif self.sums is None or self.log.step >= self._next_question:
             if self._must_leave():
                 self._save(pending=False)
@@ -245,6 +276,7 @@ class SaveBest(keras.callbacks.Callback):
             best=self.best,
             reported_step=self.log.reported_step,
             pending=pending,
+            **self.patience.state(),
         )
         self.preemption.unsaved = False
 
@@ -252,16 +284,27 @@ class SaveBest(keras.callbacks.Callback):
         """Evaluate the model, and keep it if there is none better."""
         with averaged_weights(self.model):
             self._choose_weights()
-        self.checkpoints.update(best=self.best, pending=False)
+        self.checkpoints.update(
+            best=self.best, pending=False, **self.patience.state()
+        )
 
     def _choose_weights(self):
         step = self.log.step
         metrics = self.evaluate(self.model) if self.evaluate else {}
+        found = self.diagnose(self.model) if self.diagnose else {}
+        if metrics or found:
+            found = {**metrics, **found}
+            self.log.write({f"validation_{k}": v for k, v in found.items()})
         if metrics:
-            self.log.write({f"validation_{k}": v for k, v in metrics.items()})
+            lines = [line for _, line in read_metrics(self.log.workdir)]
+            overfitting = describe_overfitting(lines)
+            if overfitting:
+                logger.warning("%s", overfitting)
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
-        if score is None or best is None or score > best:
+        improved = score is None or best is None or score > best
+        self.patience.count(improved, step >= self.log.recipe.steps)
+        if improved:
             try:
                 self.model.save_to_preset(self.directory)
             except (OSError, RuntimeError) as error:

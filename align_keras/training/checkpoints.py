@@ -7,14 +7,19 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import keras
 import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.models.lora import lora_variables
+from align_keras.models.lora import without_lora
 
 # Bytes that a file spends on a variable beside its values, rounded up.
 HDF5_OVERHEAD = 4096
+# Group of a weight file that Keras does not know of.
+LORA = "lora"
 
 logger = logging.getLogger("align_keras")
 
@@ -114,7 +119,9 @@ class Checkpoints:
             self._require_room(model)
             # Keras chooses the format by the suffix.
             with atomic_file(_weights(path), ".weights.h5") as temporary:
-                model.save_weights(temporary, overwrite=True)
+                with without_lora(model):
+                    model.save_weights(temporary, overwrite=True)
+                _append_lora(temporary, model)
                 digest = _digest(temporary)
             state = {
                 "step": step,
@@ -161,7 +168,7 @@ class Checkpoints:
             f"`{path}` could not be written: "
             f"{os.strerror(number) if number else error}. The checkpoint of "
             f"step {self.state()['step']} is kept: make room, and run the "
-            "same command again to go on from there."
+            "same command again to resume from there."
         )
 
     def update(self, **state):
@@ -177,11 +184,16 @@ class Checkpoints:
             temporary.write_text(json.dumps(signed))
         self._state = state
 
-    def restore(self, model):
+    def restore(self, model, fresh_optimizer=False):
         """Load the newest whole checkpoint into a compiled model.
 
         The states of metrics are left to `restore_metrics`, for `fit` begins
         with fresh ones.
+
+        Args:
+            model: `keras.Model`, compiled.
+            fresh_optimizer: bool. Whether to leave the optimizer as it is,
+                because it trains other variables. Defaults to `False`.
 
         Returns:
             int. The number of steps that it has behind it.
@@ -189,9 +201,15 @@ class Checkpoints:
         state = self.state()
         step = state["step"]
         if step:
+            path = _weights(self.directory / f"step-{step:09d}")
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
-            model.load_weights(_weights(self.directory / f"step-{step:09d}"))
+            optimizer = model.optimizer
+            if fresh_optimizer:
+                model.optimizer = None
+            model.load_weights(path)
+            model.optimizer = optimizer
+            _load_lora(path, model)
             _assign(_random(model), state["random"])
         return step
 
@@ -217,6 +235,26 @@ def _digest(path):
 def _digest_of(state):
     text = json.dumps(state, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _append_lora(path, model):
+    """Add the factors of low-rank updates, which Keras only saves merged."""
+    variables = lora_variables(model)
+    if not variables:
+        return
+    with h5py.File(path, "a") as file:
+        for number, variable in enumerate(variables):
+            value = keras.ops.convert_to_numpy(variable)
+            file[f"{LORA}/{number}"] = value
+
+
+def _load_lora(path, model):
+    variables = lora_variables(model)
+    if not variables:
+        return
+    with h5py.File(path) as file:
+        for number, variable in enumerate(variables):
+            variable.assign(file[f"{LORA}/{number}"][()])
 
 
 def _random(model):

@@ -8,7 +8,7 @@ def averaged_weights(model):
     """Give a model the moving averages of its weights, for a while.
 
     Evaluate and save within the context; afterwards the model has its own
-    weights again, bit for bit, and training goes on as if nothing had been.
+    weights again, bit for bit, and training continues as before.
     Only what the optimizer trains has averages: the statistics of
     normalisation layers are moving averages themselves. Without averages, or
     before the first step, nothing changes.

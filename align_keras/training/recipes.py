@@ -1,6 +1,8 @@
 import dataclasses
 import difflib
+import logging
 import math
+import re
 from pathlib import Path
 
 import yaml
@@ -8,7 +10,7 @@ import yaml
 from align_keras.models.pooling import POOLINGS
 from align_keras.models.presets import presets_directory
 
-# Pictures are resized to 346 and cropped to 289 (section 4.1 of the paper).
+# Images are resized to 346 and cropped to 289 (section 4.1 of the paper).
 RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -16,26 +18,33 @@ LOSSES = ("contrastive", "sigmoid")
 BATCH_NORMS = ("local", "synchronized", "ghost")
 
 
-@dataclasses.dataclass(frozen=True)
+logger = logging.getLogger("align_keras")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that distinguishes one training run from another but the data.
 
     Attributes:
-        steps: int. Number of optimizer steps.
+        steps: int or `None`. Number of optimizer steps.
+        epochs: float or `None`. How often each record is seen, in the place
+            of `steps`, which follow from the data.
         batch_size: int. Number of pairs of a step, over all replicas.
         learning_rate: float. Peak of the learning rate.
-        warmup_steps: int. Steps of the linear warm-up; a linear decay to zero
-            at `steps` follows.
+        warmup_steps: int or float. Steps of the linear warm-up, or below 1 its
+            share of all steps, such as 0.05; a linear decay to zero at
+            `steps` follows.
         weight_decay: float. Weight decay of `lamb` and `adamw`.
         loss: string. `"contrastive"`, or `"sigmoid"`, which adds a bias that
             starts from -10 to a preset without one; an `initial_temperature`
             of 0.1 goes with it.
         label_smoothing: float. See `ContrastiveLoss`; the sigmoid loss has
             none.
-        image_size: int. Height and width of the pictures in pixels.
+        image_size: int. Height and width of the images in pixels.
         resize_size: int or `None`. Height and width from which they are
-            cropped. `None` takes the paper's proportion, 346 / 289 of
-            `image_size`.
+            cropped. `None` takes `resize_ratio` of `image_size`.
+        resize_ratio: float. How much larger than the crop an image is; 1.0
+            shows it whole. Defaults to the paper's 346 / 289.
         sequence_length: int. Number of tokens of a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
@@ -45,23 +54,43 @@ class Recipe:
         ema: float or `None`. Share of the old average at each step in an
             exponential moving average of the weights, such as 0.9999. The
             averages are what is evaluated and kept as the best model;
-            training goes on from the weights themselves. `None` for no
+            training continues from the weights themselves. `None` for no
             average.
         microbatch_size: int or `None`. Number of pairs that a replica embeds
             at a time, see `AlignDualEncoder.compile`. `None` embeds its share
             of the batch at once.
         remat: bool. Whether activations are computed anew in the backward
             pass, see `AlignDualEncoder.compile`.
-        freeze: string or `None`. `"image"` leaves the image encoder as it is
-            and trains the text encoder to match.
+        freeze: string, list of strings or `None`. What stays as it is:
+            `"image"`, `"text"`, or regular expressions for paths of
+            variables, see `align_keras.training.freezing.freeze`.
+        unfreeze_after: int or `None`. Number of steps after which all is
+            trained, with a fresh optimizer and another warm-up. `None` leaves
+            it frozen to the end.
+        freeze_statistics: bool. Whether batch normalisation runs as in
+            inference, with the statistics, scale and shift that it starts
+            from.
+        layer_decay: float or `None`. Multiplier of the learning rate from a
+            block of a tower to the one below it, see
+            `align_keras.training.layer_decay.rate_multipliers`. `None` trains
+            all at one rate.
+        lora_rank: int or `None`. Rank of updates that are trained in the
+            place of the towers' dense layers, see
+            `align_keras.models.lora.add_lora`; the model that is kept has
+            them merged.
         skip_nonfinite: bool. Whether to leave out and count steps whose loss
             or gradient is not finite.
         steps_per_execution: int. Number of steps between two returns to
             Python; it must divide `steps` and `checkpoint_every`.
         precision: string. `"float32"`, `"mixed_bfloat16"` or
             `"mixed_float16"`.
-        checkpoint_every: int. Number of steps between checkpoints, at which
-            the model is evaluated too.
+        checkpoint_every: int or float. Number of steps between checkpoints, at
+            which the model is evaluated too; or below 1 its share of all
+            steps.
+        patience: int or `None`. The run ends early when this many evaluations
+            in a row have not found a better model. `None` takes all steps.
+        mirror: bool. Whether half of the images are mirrored at random, as in
+            the paper. It falsifies captions that name sides or letters.
         seed: int. Seed of the weights, the order and the augmentation of the
             data.
         batch_norm: string or `None`. See `EfficientNetBackbone`; `None` keeps
@@ -84,26 +113,34 @@ class Recipe:
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 5.
     """
 
-    steps: int
+    steps: int | None = None
+    epochs: float | None = None
     batch_size: int
     learning_rate: float
-    warmup_steps: int = 0
+    warmup_steps: int | float = 0
     weight_decay: float = 1e-5
     loss: str = "contrastive"
     label_smoothing: float = 0.1
     image_size: int = 289
     resize_size: int | None = None
+    resize_ratio: float = RESIZE_RATIO
     sequence_length: int = 64
     optimizer: str = "lamb"
     clip_norm: float | None = None
     ema: float | None = None
     microbatch_size: int | None = None
     remat: bool = False
-    freeze: str | None = None
+    freeze: str | list | None = None
+    unfreeze_after: int | None = None
+    freeze_statistics: bool = False
+    layer_decay: float | None = None
+    lora_rank: int | None = None
     skip_nonfinite: bool = False
     steps_per_execution: int = 1
     precision: str = "float32"
-    checkpoint_every: int = 1000
+    checkpoint_every: int | float = 1000
+    patience: int | None = None
+    mirror: bool = False
     seed: int = 0
     batch_norm: str | None = None
     initial_temperature: float | None = None
@@ -116,22 +153,36 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _convert(field, value))
+        holds = 1 <= self.resize_ratio < math.inf
+        self._require("resize_ratio", holds, "at least 1")
         if self.resize_size is None:
-            size = round(self.image_size * RESIZE_RATIO)
+            size = round(self.image_size * self.resize_ratio)
             object.__setattr__(self, "resize_size", size)
         for name in _POSITIVE:
             value = getattr(self, name)
             holds = value is None or 0 < value < math.inf
             self._require(name, holds, "positive")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                "Recipe field `steps` must be given, or else `epochs`, and not "
+                f"both. Received: steps={self.steps!r}, epochs={self.epochs!r}"
+            )
         for name in ("warmup_steps", "weight_decay"):
             holds = 0 <= getattr(self, name) < math.inf
             self._require(name, holds, "at least 0")
+        for name in ("warmup_steps", "checkpoint_every"):
+            value = getattr(self, name)
+            self._require(
+                name, value < 1 or isinstance(value, int), "whole or below 1"
+            )
         # [CLS], a token and [SEP].
         self._require(
             "sequence_length", self.sequence_length >= 3, "at least 3"
         )
         self._require(
-            "warmup_steps", self.warmup_steps < self.steps, "below `steps`"
+            "warmup_steps",
+            self.warmup_steps < (self.steps or math.inf),
+            "below `steps`",
         )
         self._require(
             "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"
@@ -156,18 +207,84 @@ class Recipe:
         for name in ("text_dropout", "drop_connect"):
             holds = 0 <= (getattr(self, name) or 0) < 1
             self._require(name, holds, "in [0, 1)")
-        self._require("freeze", self.freeze in (None, "image"), "image or null")
+        self._check_freeze()
+        self._require(
+            "layer_decay",
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            "above 0 and at most 1",
+        )
         self._require(
             "microbatch_size",
             self.batch_size % (self.microbatch_size or 1) == 0,
             "a divisor of `batch_size`",
         )
-        for name in ("steps", "checkpoint_every"):
+        for name in ("steps", "checkpoint_every", "unfreeze_after"):
+            value = getattr(self, name)
             self._require(
                 "steps_per_execution",
-                getattr(self, name) % self.steps_per_execution == 0,
+                not isinstance(value, int)
+                or value % self.steps_per_execution == 0,
                 f"a divisor of `{name}`",
             )
+
+    def in_steps(self, records=None):
+        """Turn epochs and shares into whole numbers of steps.
+
+        Args:
+            records: int. The number of records of an epoch. Defaults to
+                `None`, which a recipe with `steps` does without.
+
+        Returns:
+            A `Recipe` that has `steps`, and whole numbers in `warmup_steps`
+            and `checkpoint_every`.
+
+        Raises:
+            ValueError: It has `epochs`, and `records` is not given.
+        """
+        if self.steps is None and records is None:
+            raise ValueError(
+                "This needs a recipe with `steps`, for there is no data to "
+                f"count. Received: epochs={self.epochs!r}; give `steps`."
+            )
+        once = self.steps_per_execution
+        steps = self.steps
+        if steps is None:
+            steps = self.epochs * records / self.batch_size
+            steps = max(once, round(steps / once) * once)
+        warmup, every = self.warmup_steps, self.checkpoint_every
+        if warmup < 1:
+            warmup = int(warmup * steps)
+        elif warmup >= steps:
+            warmup = _cut_warmup(warmup, steps, 0.1)
+        if every < 1:
+            every = max(once, round(every * steps / once) * once)
+        return dataclasses.replace(
+            self,
+            steps=steps,
+            epochs=None,
+            warmup_steps=warmup,
+            checkpoint_every=every,
+        )
+
+    def _check_freeze(self):
+        patterns = self.freeze
+        if isinstance(patterns, str):
+            patterns = [patterns]
+        holds = patterns is None or (
+            patterns and all(map(_is_pattern, patterns))
+        )
+        rule = '"image", "text", or regular expressions'
+        self._require("freeze", holds, rule)
+        after = self.unfreeze_after
+        if after is None:
+            return
+        self._require(
+            "unfreeze_after", after < (self.steps or math.inf), "below `steps`"
+        )
+        rule = "left out where nothing is frozen by `freeze`"
+        self._require("unfreeze_after", patterns is not None, rule)
+        rule = "left out with `lora_rank`, which leaves the towers frozen"
+        self._require("unfreeze_after", self.lora_rank is None, rule)
 
     def _require(self, name, holds, rule):
         if holds:
@@ -182,6 +299,8 @@ class Recipe:
 
 _POSITIVE = (
     "steps",
+    "epochs",
+    "patience",
     "batch_size",
     "learning_rate",
     "clip_norm",
@@ -191,7 +310,17 @@ _POSITIVE = (
     "checkpoint_every",
     "initial_temperature",
     "vocabulary_size",
+    "unfreeze_after",
+    "lora_rank",
 )
+
+
+def _is_pattern(text):
+    try:
+        re.compile(text)
+    except (re.error, TypeError):
+        return False
+    return bool(text)
 
 
 def _convert(field, value):
@@ -205,12 +334,15 @@ def _convert(field, value):
         if kind == "bool":
             return value
         if "float" in kind:
-            return float(value)
+            number = float(value)
+            # Of what may be both, whole numbers are steps.
+            both = "int" in kind and number.is_integer()
+            return int(number) if both else number
         if "int" in kind:
             if not float(value).is_integer():
                 raise ValueError
             return int(float(value))
-        if not isinstance(value, str):
+        if not isinstance(value, (str, list) if "list" in kind else str):
             raise TypeError
         return value
     except (TypeError, ValueError, OverflowError):
@@ -218,6 +350,17 @@ def _convert(field, value):
             f"Recipe field `{field.name}` must be of type {kind}. "
             f"Received: {field.name}={value!r}"
         ) from None
+
+
+def _cut_warmup(warmup, steps, share):
+    cut = int(share * steps)
+    logger.warning(
+        "A warm-up of %d steps is too long for a run of %d: it is cut to %d.",
+        warmup,
+        steps,
+        cut,
+    )
+    return cut
 
 
 def recipe_names():
@@ -230,9 +373,9 @@ def load_recipe(recipe, /, **overrides):
 
     Args:
         recipe: string or `Recipe`. The name of a shipped recipe (`"small"`,
-            `"align"`, `"coyo700m"`, `"cc3m"`, `"finetune_flickr30k"`,
-            `"finetune_coco"`, `"quickstart"`), or the path of a YAML file
-            with the fields of `Recipe`.
+            `"finetune"`, `"align"`, `"coyo700m"`, `"cc3m"`,
+            `"finetune_flickr30k"`, `"finetune_coco"`, `"quickstart"`), or the
+            path of a YAML file with the fields of `Recipe`.
         **overrides: Fields that replace those of the recipe, where not
             `None`.
 
@@ -252,13 +395,13 @@ def load_recipe(recipe, /, **overrides):
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
         origin, fields = "The given recipe", dataclasses.asdict(recipe)
-        if "image_size" in overrides:
+        if {"image_size", "resize_ratio"} & set(overrides):
             fields["resize_size"] = None
     else:
         path = _find_recipe(str(recipe))
         origin, fields = f"Recipe `{path}`", _read(path)
     known = [field.name for field in dataclasses.fields(Recipe)]
-    fields = {**fields, **overrides}
+    fields = _override(fields, overrides)
     for name in fields:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
@@ -266,13 +409,39 @@ def load_recipe(recipe, /, **overrides):
                 f"{origin} has the unknown field `{name}`. Did you mean "
                 f"`{nearest[0]}`? Known fields: {', '.join(known)}."
             )
-    for name in ("steps", "batch_size", "learning_rate"):
+    for name in ("batch_size", "learning_rate"):
         if name not in fields:
             raise ValueError(f"{origin} lacks the field `{name}`.")
+    if "steps" not in fields and "epochs" not in fields:
+        raise ValueError(f"{origin} lacks the field `steps` or `epochs`.")
     try:
         return Recipe(**fields)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from None
+
+
+def _override(fields, overrides):
+    """Replace fields, and what only made sense with those."""
+    merged = {**fields, **overrides}
+    for name, other in (("steps", "epochs"), ("epochs", "steps")):
+        if name in overrides and other not in overrides:
+            merged.pop(other, None)
+    if "steps" in overrides and "warmup_steps" not in overrides:
+        try:
+            steps, warmup, before = (
+                float(given.get(name) or 0)
+                for given, name in (
+                    (overrides, "steps"),
+                    (fields, "warmup_steps"),
+                    (fields, "steps"),
+                )
+            )
+        except (TypeError, ValueError):
+            return merged  # Their types are refused where all fields are.
+        if 1 <= steps <= warmup:
+            share = warmup / before if warmup < before else 0.1
+            merged["warmup_steps"] = _cut_warmup(warmup, int(steps), share)
+    return merged
 
 
 def _read(path):
@@ -281,7 +450,7 @@ def _read(path):
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"Recipe `{path}` is no valid YAML: {reason}"
+            f"Recipe `{path}` is not valid YAML: {reason}"
         ) from None
     if not isinstance(fields, dict):
         raise ValueError(

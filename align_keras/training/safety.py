@@ -59,7 +59,7 @@ class Preemption:
 
     def leave(self):
         """Exit with status 0."""
-        self.say("Stopped by SIGTERM. Run the same command to go on.")
+        self.say("Stopped by SIGTERM. Run the same command to resume.")
         self._left = True
         raise SystemExit(0)
 
@@ -114,7 +114,7 @@ class LossGuard:
         for variable in (*model.weights, *model.optimizer.variables):
             value = keras.ops.convert_to_numpy(variable)
             if value.dtype.kind not in "iub" and not np.isfinite(value).all():
-                reason = f"`{variable.path}` is no more finite"
+                reason = f"`{variable.path}` is no longer finite"
                 raise self.blame(self._steps, reason)
 
 

@@ -132,7 +132,7 @@ def _tf_config():
         return json.loads(os.environ.get("TF_CONFIG") or "{}")
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"The environment variable TF_CONFIG is no valid JSON: {error}"
+            f"The environment variable TF_CONFIG is not valid JSON: {error}"
         ) from None
 
 

@@ -1,9 +1,9 @@
-"""Embed pictures and texts with TensorFlow Serving over gRPC.
+"""Embed images and texts with TensorFlow Serving over gRPC.
 
     python grpc_client.py localhost:8500 vectors.npz bus.jpg --text "a bus"
 
 Writes the arrays `images`, `valid` and `texts`. gRPC carries the bytes as they
-are and is the faster way for many pictures. Needs numpy and
+are and is the faster way for many images. Needs numpy and
 tensorflow-serving-api: `pip install "align-keras[serving]"`.
 """
 
@@ -34,7 +34,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("server", help="such as localhost:8500")
     parser.add_argument("output", help="the .npz file to write")
-    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--text", nargs="+", default=[])
     parser.add_argument("--model", default="align")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -54,14 +54,14 @@ def main():
             for key in (batches[0] if batches else ())
         }
 
-    files = [path.read_bytes() for path in args.pictures]
+    files = [path.read_bytes() for path in args.images]
     images = embed("encode_image", "image_bytes", files)
     arrays = {"images": images["embeddings"], "valid": images["valid"]}
     if args.text:
         texts = embed("encode_text", "texts", args.text)
         arrays["texts"] = texts["embeddings"]
     np.savez(args.output, **arrays)
-    print(f"Wrote {len(files)} pictures and {len(args.text)} texts.")
+    print(f"Wrote {len(files)} images and {len(args.text)} texts.")
 
 
 if __name__ == "__main__":

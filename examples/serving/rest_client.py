@@ -1,4 +1,4 @@
-"""Ask TensorFlow Serving over REST what a picture shows.
+"""Ask TensorFlow Serving over REST what an image shows.
 
     python rest_client.py http://localhost:8501 bus.jpg --text "a bus" "a cat"
     python rest_client.py http://localhost:8501 bus.jpg
@@ -38,36 +38,36 @@ def main():
     """Read the command line, ask, and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url", help="such as http://localhost:8501")
-    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--text", nargs="+")
     parser.add_argument("--model", default="align")
     args = parser.parse_args()
 
     # JSON has no bytes: {"b64": ...} stands for them.
-    pictures = [
+    images = [
         {"b64": base64.b64encode(path.read_bytes()).decode()}
-        for path in args.pictures
+        for path in args.images
     ]
 
     def ask(signature, **inputs):
         return predict(args.url, args.model, signature, inputs)
 
     if args.text:
-        # A server with batching refuses pictures and texts in one request.
-        images = ask("encode_image", image_bytes=pictures)
+        # A server with batching refuses images and texts in one request.
+        images = ask("encode_image", image_bytes=images)
         texts = ask("encode_text", texts=args.text)["embeddings"]
-        valid, names = images["valid"], [args.text] * len(pictures)
+        valid, names = images["valid"], [args.text] * len(images)
         scores = [
             [cosine(image, text) for text in texts]
             for image in images["embeddings"]
         ]
     else:
-        outputs = ask("classify", image_bytes=pictures)
+        outputs = ask("classify", image_bytes=images)
         valid, names = outputs["valid"], outputs["labels"]
         scores = outputs["probabilities"]
-    rows = zip(args.pictures, valid, names, scores, strict=True)
+    rows = zip(args.images, valid, names, scores, strict=True)
     for path, is_valid, row_names, row_scores in rows:
-        print(path if is_valid else f"{path}: not a readable picture")
+        print(path if is_valid else f"{path}: not a readable image")
         for name, score in zip(row_names, row_scores, strict=True):
             if is_valid:
                 print(f"  {score:6.3f}  {name}")

@@ -15,7 +15,7 @@ from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
 from align_keras.cli import main
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 
 # What must be small here, and what learns in a few steps from nothing.
 SETTINGS = {
@@ -83,7 +83,7 @@ def test_fine_tuning_for_retrieval(folder, capsys, monkeypatch):
     for name, split in (("train", "train,restval"), ("val", "val")):
         output = folder / "packed" / name
         run("pack", images, *captions, "--split", split, "--output", output)
-    packed = list(iterate_records(str(folder / "packed" / "train")))
+    packed = list(open_records(str(folder / "packed" / "train")))
     assert len(packed) == 16 and len(packed[0]["captions"]) == 2
 
     command = ["train", "--preset", folder / "pretrained", "--no-export"]

@@ -43,8 +43,8 @@ def make_rows(count=20_000, seed=0):
         if draw.random() < 0.15:
             url = f"https://example.org/popular-{draw.randrange(30)}.jpg"
         if draw.random() < 0.01:
-            # Many rows, but of one picture.
-            text = f"the same picture {draw.randrange(10)}"
+            # Many rows, but of one image.
+            text = f"the same image {draw.randrange(10)}"
             url = f"https://example.org/{text[-1]}.jpg"
         if draw.random() < 0.004:
             url = draw.choice([None, ""])

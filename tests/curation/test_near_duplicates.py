@@ -18,10 +18,10 @@ from align_keras.curation import explain
 from align_keras.curation.config import parse_config
 from align_keras.curation.embedding_duplicates import embedding_near_duplicates
 from align_keras.curation.embedding_duplicates import load_embedder
+from align_keras.curation.evaluation_images import hash_evaluation_images
 from align_keras.curation.perceptual_hash import hamming_distance
 from align_keras.curation.perceptual_hash import perceptual_hash
 from align_keras.curation.rule_parts import bands
-from align_keras.curation.test_images import hash_test_images
 
 
 def photos(folder, count=12):
@@ -85,7 +85,7 @@ def test_distorted_photographs(data_directory, tmp_path):
 
     def found(**parameters):
         rules = [{"near_duplicate": {"test_images": ["test"], **parameters}}]
-        fields = {"rules": rules, "picture_folder": "train"}
+        fields = {"rules": rules, "image_folder": "train"}
         output = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
         config = parse_config(fields, tmp_path)
         curate([tmp_path / "in.parquet"], output, config)
@@ -101,7 +101,7 @@ def test_distorted_photographs(data_directory, tmp_path):
     )
     assert recall >= 0.95 and false == 0
     text = (output / "audit.json").read_text("utf-8")
-    assert '"unreadable_pictures": 1' in text
+    assert '"unreadable_images": 1' in text
     without_mirrors, _ = found(distance=6, mirrored=False)
     assert not any(without_mirrors[1::2])
     assert without_mirrors[::2] == dropped[::2]
@@ -127,7 +127,7 @@ def test_test_sets_of_every_form(tmp_path):
             place = tmp_path / "folder" / ("deep" if number else ".")
             (place / f"{number}.png").write_bytes(file.getvalue())
             writer.write(encode_record(str(number), file.getvalue(), "x", 1, 1))
-    (tmp_path / "folder" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "folder" / "broken.jpg").write_bytes(b"no image")
     hexadecimal = [f"{value % 2**64:016x}" for value in expected]
     (tmp_path / "h.txt").write_text("\n".join(hexadecimal))
     pq.write_table(
@@ -148,12 +148,12 @@ def test_test_sets_of_every_form(tmp_path):
         "u.parquet",
         "h.csv",
     ):
-        found = hash_test_images([tmp_path / name], mirrored=False)
+        found = hash_evaluation_images([tmp_path / name], mirrored=False)
         assert sorted(found) == expected, name
-    assert set(hash_test_images([tmp_path / "a.tfrecord"], False).values()) == (
-        {"0", "1", "2"}
-    )
-    both = hash_test_images([tmp_path / "folder"], mirrored=True)
+    assert set(
+        hash_evaluation_images([tmp_path / "a.tfrecord"], False).values()
+    ) == ({"0", "1", "2"})
+    both = hash_evaluation_images([tmp_path / "folder"], mirrored=True)
     assert len(both) == 6 and set(expected) <= set(both)
     for number, image in enumerate(images):
         place = "deep/" if number else ""
@@ -163,12 +163,12 @@ def test_test_sets_of_every_form(tmp_path):
         assert both[perceptual_hash(mirror)] == f"{name}, mirrored"
     (tmp_path / "bad.txt").write_text("123\n")
     with pytest.raises(ValueError, match="bad.txt"):
-        hash_test_images([tmp_path / "bad.txt"])
+        hash_evaluation_images([tmp_path / "bad.txt"])
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        hash_test_images([tmp_path / "nowhere"])
+        hash_evaluation_images([tmp_path / "nowhere"])
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="no picture"):
-        hash_test_images([tmp_path / "none"])
+    with pytest.raises(ValueError, match="no image"):
+        hash_evaluation_images([tmp_path / "none"])
 
 
 def unit(vectors):
@@ -207,7 +207,7 @@ def test_clusters_find_what_brute_force_finds():
     assert len(nothing) == 0
 
 
-def test_any_tower_embeds_pictures(data_directory, tmp_path):
+def test_any_tower_embeds_images(data_directory, tmp_path):
     """A preset as the embedder, through the rule."""
     from tiny_align import tiny_align
 
@@ -227,7 +227,7 @@ def test_any_tower_embeds_pictures(data_directory, tmp_path):
     names = [f"{number}.png" for number in range(4)] + ["missing.png"]
     table = pa.table({"url": names, "text": ["one two three"] * 5})
     pq.write_table(table, tmp_path / "in.parquet")
-    rule = {"test_images": ["test"], "pictures": "train", "cosine": bound}
+    rule = {"test_images": ["test"], "images": "train", "cosine": bound}
     rule["model"] = str(tmp_path / "preset")
     config = parse_config(
         {"rules": [{"near_duplicate_embedding": rule}]}, tmp_path
@@ -238,10 +238,10 @@ def test_any_tower_embeds_pictures(data_directory, tmp_path):
     (found,) = explain(tmp_path / "out", 0)
     (rule,) = found["rules"]
     place = tmp_path / "test" / "0.png"
-    assert rule["why"].startswith(f"cosine 1.000 to test picture `{place}`")
+    assert rule["why"].startswith(f"cosine 1.000 to test image `{place}`")
 
 
-def test_image_tower_alone_embeds_pictures(tmp_path):
+def test_image_tower_alone_embeds_images(tmp_path):
     import keras
 
     from align_keras import AlignImageConverter
@@ -263,7 +263,7 @@ def test_image_tower_alone_embeds_pictures(tmp_path):
 
 
 def test_embedding_rule_passes_over_rows_without_an_address(tmp_path):
-    """By hash they are pictures, but there is nothing to open."""
+    """By hash they are images, but there is nothing to open."""
     from tiny_align import tiny_align
 
     tiny_align().save_to_preset(str(tmp_path / "preset"))
@@ -275,7 +275,7 @@ def test_embedding_rule_passes_over_rows_without_an_address(tmp_path):
         "phash": pa.array([1, 2], "uint64"),
     }
     pq.write_table(pa.table(table), tmp_path / "in.parquet")
-    rule = {"test_images": ["test"], "pictures": "test"}
+    rule = {"test_images": ["test"], "images": "test"}
     rule["model"] = str(tmp_path / "preset")
     fields = {
         "rules": [{"near_duplicate_embedding": rule}],

@@ -43,8 +43,8 @@ def test_every_blemish_is_counted_and_has_an_outcome(tmp_path):
             b"a red bus",
             None,
             b"",
-            b"a text without picture",
-            b"another text without picture",
+            b"a text without image",
+            b"another text without image",
             b"caf\xe9 au lait",
             "חתול על גדר".encode(),
             "猫 坐在 墙上".encode(),
@@ -78,7 +78,7 @@ def test_every_blemish_is_counted_and_has_an_outcome(tmp_path):
     assert kept(output)[0]["width"] is None
     assert kept(output)[-1]["url"] == "u10"
     dropped = {rule["name"]: rule["dropped"] for rule in audit(output)["rules"]}
-    # Without a text, the second row of id 2 among them; without a picture.
+    # Without a text, the second row of id 2 among them; without an image.
     assert dropped["unusable"]["alone"] == 4
     # A row without an id repeats none.
     assert dropped["repeated_ids"]["alone"] == 1
@@ -242,6 +242,50 @@ def test_quotation_mark_in_tsv_is_text(tmp_path):
     rules = parse_config({"rules": []})
     curate([tmp_path / "in.tsv"], tmp_path / "out", rules)
     assert [row["text"] for row in kept(tmp_path / "out")] == texts
+
+
+@pytest.mark.parametrize("identity", ["normalized", "exact"])
+def test_blank_texts_are_unusable_whatever_tells_texts_apart(
+    tmp_path, identity
+):
+    texts = ["One two", "one  two", " ", "\u00a0\t", "", None]
+    write(tmp_path / "in.parquet", url=list("abcdef"), text=texts)
+    fields = {"rules": [], "text_identity": identity}
+    manifest = curate(
+        [tmp_path / "in.parquet"], tmp_path / "out", parse_config(fields)
+    )
+    assert [row["text"] for row in kept(tmp_path / "out")] == texts[:2]
+    assert manifest["dropped"] == 4
+    fields["rules"] = [{"shared_text": {"at_most": 1}}]
+    manifest = curate(
+        [tmp_path / "in.parquet"], tmp_path / "2", parse_config(fields)
+    )
+    assert manifest["kept"] == (2 if identity == "exact" else 0)
+
+
+def test_joiners_are_no_unigrams_by_themselves():
+    text = "a \u200d b \u200c\u200d क्\u200dष \U0001f469\u200d\U0001f469"
+    for tokenizer in ("words", "words_and_ideographs"):
+        assert tokenize(text, tokenizer) == "a b क्\u200dष"
+
+
+def test_lists_of_captions_are_rows(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lists = [["one", "two"], [], None, ["three"]]
+    write(folder / "1.parquet", url=list("abcd"), captions=lists)
+    rows = [
+        {"url": url, "captions": texts}
+        for url, texts in zip("abcd", lists, strict=True)
+    ]
+    lines = "\n".join(map(json.dumps, rows))
+    (folder / "2.jsonl").write_text(lines, "utf-8-sig")
+    curate([folder], tmp_path / "out", parse_config({"rules": []}))
+    expected = [("a", "one"), ("a", "two"), ("d", "three")]
+    found = [(row["url"], row["text"]) for row in kept(tmp_path / "out")]
+    assert found == expected * 2
+    counts = audit(tmp_path / "out")["reading"]["counts"]
+    assert counts["rows"] == 10 and counts["null_texts"] == 4
 
 
 def test_coyo_and_laion_columns():

@@ -72,7 +72,7 @@ def crawl(tmp_path_factory):
     """A folder of two input files, and its rows."""
     folder = tmp_path_factory.mktemp("crawl")
     rows = oracle.make_rows()
-    # Pairs of a picture hash and a text that come again.
+    # Pairs of an image hash and a text that come again.
     for row in rows[::40]:
         rows[rows.index(row) // 2] |= {
             "phash": row["phash"],
@@ -326,7 +326,7 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
     } - {None, ""}
     said = why(index)
     text = rows[index]["text"]
-    assert f"{len(urls)} pictures have the text {text!r}" in said["shared_text"]
+    assert f"{len(urls)} images have the text {text!r}" in said["shared_text"]
     assert "at_most 10" in said["shared_text"]
     index = min(expected["shorter_side"])
     width, height = oracle.sizes(rows[index])
@@ -344,7 +344,7 @@ def test_explain_names_rule_and_evidence(crawl, result, expected):
     bits = [(rows[index]["phash"] ^ value).bit_count() for value in hashes]
     nearest = bits.index(min(bits)) + 1
     assert why(index)["near_duplicate"].startswith(
-        f"{min(bits)} bits from test picture `{folder / 'hashes.txt'}, hash "
+        f"{min(bits)} bits from test image `{folder / 'hashes.txt'}, hash "
         f"{nearest}`"
     )
     index = min(expected["forbidden_words"])
@@ -412,4 +412,4 @@ def test_spark_gives_what_plain_python_gives(
     index = min(expected["shared_text"])
     command = ["curate", "--output", str(tmp_path / "out"), "--explain"]
     assert main([*command, str(row_id_of(index))]) == 0
-    assert "pictures have the text" in capfd.readouterr().out
+    assert "images have the text" in capfd.readouterr().out

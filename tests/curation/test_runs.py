@@ -177,7 +177,7 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
         import os, signal, sys
         from align_keras.curation import curate
         from align_keras.curation import engine
-        from align_keras.curation import run
+        from align_keras.curation import execute
         from align_keras.curation.config import parse_config
         from align_keras.curation.storage import Storage
 
@@ -206,10 +206,10 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             write_whole(self, name, text)
 
-        ingest_file, write_whole = run.ingest_file, Storage.write_text
+        ingest_file, write_whole = execute.ingest_file, Storage.write_text
         Storage.write_text = write_text
         if victim == "reading":
-            run.ingest_file = read
+            execute.ingest_file = read
             # In this process.
             os.cpu_count = lambda: 1
         engine.DuckDBEngine.write = killed
@@ -307,12 +307,12 @@ def test_output_on_an_object_store_is_refused(tmp_path):
 
 def test_second_run_at_once_is_refused(tmp_path):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
-    from align_keras.curation.curate import LOCK
     from align_keras.curation.storage import Storage
 
     work = Storage(tmp_path / "out" / ".stages")
     work.make_directory()
-    with work.lock(LOCK), pytest.raises(ValueError, match="Another run"):
+    said = rf"Another process .*process {os.getpid()} on .*, since 2"
+    with work.lock(), pytest.raises(BlockingIOError, match=said):
         curate(
             [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
         )

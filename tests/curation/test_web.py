@@ -29,9 +29,10 @@ from align_keras.cli import main
 from align_keras.curation import curate
 from align_keras.curation import download
 from align_keras.curation import learn_vocabulary
+from align_keras.curation import vocabulary as vocabulary_of_texts
 from align_keras.curation.config import parse_config
-from align_keras.curation.readers import read_batches
-from align_keras.curation.web import page_pairs
+from align_keras.curation.input_files import read_batches
+from align_keras.curation.web_archives import page_pairs
 
 PAGE = """<html><head><base href="/deep/"><title>x</title></head><body>
 <img src="bus.jpg" alt=" a red  bus ">
@@ -102,7 +103,7 @@ def test_warc_gives_absolute_addresses_and_texts(tmp_path):
 def test_wat_gives_the_same_pairs(tmp_path):
     links = [
         {"path": "IMG@/src", "url": "bus.jpg", "alt": " a red  bus "},
-        {"path": "A@/href", "url": "page.html", "alt": "no picture"},
+        {"path": "A@/href", "url": "page.html", "alt": "no image"},
         {"path": "IMG@/src", "url": "no-alt.jpg"},
         {"path": "IMG@/src", "url": "//cdn.org/dog.gif", "alt": "Hund"},
     ]
@@ -192,7 +193,7 @@ def test_archive_cut_anywhere_is_damaged(tmp_path, suffix, step):
 # === Downloading ===
 
 
-def picture(size, seed):
+def image(size, seed):
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), "uint8")
     file = io.BytesIO()
     Image.fromarray(noise).resize(size).save(file, "JPEG")
@@ -200,7 +201,7 @@ def picture(size, seed):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Real pictures, and whatever else the web has."""
+    """Real images, and whatever else the web has."""
 
     def do_GET(self):
         if "slow" in self.path:
@@ -208,7 +209,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "missing" in self.path:
             self.send_error(404)
             return
-        body = picture((320, 240), len(self.path))
+        body = image((320, 240), len(self.path))
         if "broken" in self.path:
             body = body[: len(body) // 2]
         if "huge" in self.path:
@@ -216,7 +217,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             Image.new("1", (12_000, 12_000)).save(file, "PNG")
             body = file.getvalue()
         if "text" in self.path:
-            body = b"<html>not a picture</html>"
+            body = b"<html>not an image</html>"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -304,7 +305,7 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     listed = pq.read_table(tmp_path / "got" / "download_list.parquet")
     assert listed.column_names == ["url", "text", "row_id"]
     assert sorted(listed["row_id"].to_pylist()) == list(range(len(NAMES)))
-    assert "100%" in capsys.readouterr().err
+    assert f"{len(NAMES)}/{len(NAMES)}" in capsys.readouterr().err
     # The downloads' own table goes through the rules of sizes.
     rules = {"rules": [{"shorter_side": {"above": 200}}]}
     again = curate(result["metadata"], tmp_path / "2", parse_config(rules))
@@ -322,7 +323,7 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
 
 
 def test_the_whole_way_from_the_web(tmp_path, address):
-    """Text rules, download, rules of pictures, pack."""
+    """Text rules, download, rules of images, pack."""
     from align_keras.data import pack
 
     program = tmp_path / "img2dataset"
@@ -341,14 +342,14 @@ def test_the_whole_way_from_the_web(tmp_path, address):
     assert curate(crawl, tmp_path / "1", "web_text")["kept"] == 4
     options = {"output_format": "files", "timeout": 3}
     got = download(tmp_path / "1", tmp_path / "got", str(program), **options)
-    pictures = tmp_path / "got" / "pictures"
+    images = tmp_path / "got" / "images"
     (tmp_path / "test").mkdir()
-    shutil.copy(pictures / "00000" / "000000001.jpg", tmp_path / "test")
+    shutil.copy(images / "00000" / "000000001.jpg", tmp_path / "test")
     curate(
         [got["table"]],
         tmp_path / "2",
-        "web_pictures",
-        picture_folder=pictures,
+        "web_images",
+        image_folder=images,
         test_images=[tmp_path / "test"],
     )
     pairs = pq.read_table(tmp_path / "2" / "kept")
@@ -361,7 +362,7 @@ def test_the_whole_way_from_the_web(tmp_path, address):
     }
     pq.write_table(pairs, tmp_path / "pairs.parquet")
     packed = pack(
-        pictures,
+        images,
         tmp_path / "packed",
         captions=tmp_path / "pairs.parquet",
         image_column="url",
@@ -388,10 +389,10 @@ def test_img2dataset_itself(kept, tmp_path):
     assert result["downloaded"] >= 3
     assert result["failures"]["HTTP Error 404"] == 1
     assert sum(result["failures"].values()) == result["failed"] >= 3
-    pictures = tmp_path / "got" / "pictures"
+    images = tmp_path / "got" / "images"
     from align_keras.data import pack
 
-    manifest = pack(pictures, tmp_path / "packed")
+    manifest = pack(images, tmp_path / "packed")
     assert manifest["records"] == result["downloaded"]
 
 
@@ -464,15 +465,15 @@ def test_vocabulary_is_the_same_in_python_and_in_a_saved_model(tmp_path):
 def test_command_learns_a_vocabulary(
     tmp_path, capsys, monkeypatch, options, size
 ):
-    from align_keras import AlignTokenizer
+    learn, asked = vocabulary_of_texts.learn_word_pieces, []
 
-    learn, asked = AlignTokenizer.learn_vocabulary, []
-
-    def learn_vocabulary(texts, size):
+    def learn_word_pieces(texts, size):
         asked.append(size)
         return learn(texts, size)
 
-    monkeypatch.setattr(AlignTokenizer, "learn_vocabulary", learn_vocabulary)
+    monkeypatch.setattr(
+        vocabulary_of_texts, "learn_word_pieces", learn_word_pieces
+    )
     (tmp_path / "in.txt").write_text("a red bus\ntwo dogs\n")
     output = tmp_path / "v.txt"
     command = ["vocab", str(tmp_path / "in.txt"), "--output", str(output)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.data import record_counts
+from align_keras.data import open_records
 from align_keras.data import records
 from align_keras.data import records_of_step
 from align_keras.data.order import RecordOrder
@@ -119,7 +119,7 @@ def _raw(counts, start):
 
 
 def test_the_pipeline_follows_the_order(big):
-    counts = record_counts(big)
+    counts = open_records(big).counts
     read = list(itertools.islice(_raw(counts, 1970), 70))
     assert [r[:2] for r in read] == _take(
         RecordOrder(counts, 5, 2048), 1970, 70
@@ -141,7 +141,7 @@ def test_resuming_reads_no_more_than_a_file(big, tmp_path, index):
         for path in big.glob("*.tfrecord"):
             shutil.copy(path, tmp_path)
     folder = big if index else tmp_path
-    counts = record_counts(folder)
+    counts = open_records(folder).counts
     largest = max(path.stat().st_size for path in folder.glob("*.tfrecord"))
 
     def read_at(start):
@@ -169,7 +169,7 @@ def test_a_wrong_number_of_records_is_named(big, tmp_path):
         {"file": f"data-{n:05d}.tfrecord", "records": 41} for n in range(2)
     ]
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
-    counts = record_counts(tmp_path)
+    counts = open_records(tmp_path).counts
     assert list(counts.values()) == [41, 41]
     order = RecordOrder(counts, 0, 2048)
     with pytest.raises(ValueError, match="should hold 41.*Received: 40"):
@@ -182,7 +182,7 @@ def test_counts_of_img2dataset_are_believed(big, tmp_path):
     stats = {"count": 50, "successes": 17, "failed_to_download": 33}
     (tmp_path / "00000_stats.json").write_text(json.dumps(stats))
     (tmp_path / "00001_stats.json").write_text("damaged")
-    assert list(record_counts(tmp_path).values()) == [17, 40]
+    assert list(open_records(tmp_path).counts.values()) == [17, 40]
 
 
 def test_the_index_equals_the_framing(big, tmp_path):

@@ -1,9 +1,13 @@
 """Packing folders and archives."""
 
 import argparse
+import collections
+import glob
 import hashlib
 import io
 import json
+import os
+import signal
 import tarfile
 import tracemalloc
 
@@ -13,10 +17,11 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.cli import pack as command
-from align_keras.data import count_records
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import pack
+from align_keras.data import shuffle
 from align_keras.data.hold_out import choose_held_out
+from align_keras.data.records import encode_record
 
 
 def _bytes(seed, form="JPEG", size=(40, 30), **options):
@@ -40,7 +45,17 @@ def _folder(folder, count=7):
 
 
 def _read(output):
-    return list(iterate_records(output))
+    return list(open_records(output))
+
+
+def _in_order(keys, seed=0):
+    """The order of packed records, as docs/training.md has it."""
+    salt = seed.to_bytes(8, "little")
+
+    def digest(key):
+        return hashlib.blake2b(key.encode(), digest_size=8, key=salt).digest()
+
+    return sorted(keys, key=digest)
 
 
 def test_folder_with_captions(tmp_path):
@@ -62,13 +77,14 @@ def test_folder_with_captions(tmp_path):
     )
     assert _read(output) == [
         {
-            "key": str(number),
-            "image": _bytes(number),
-            "captions": [f"caption {number}", f"bis {number}"],
+            "key": key,
+            "image": _bytes(int(key)),
+            "captions": [f"caption {key}", f"bis {key}"],
         }
-        for number in range(7)
+        for key in _in_order(map(str, range(7)))
     ]
-    assert count_records(output) == 7
+    assert manifest["order"] == "random" and manifest["arguments"]["seed"] == 0
+    assert open_records(output).total == 7
 
 
 def test_fields_are_those_of_img2dataset(tmp_path):
@@ -111,7 +127,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
     folder = tmp_path / "in"
     _folder(folder, 2)
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "half.jpg").write_bytes(_bytes(0)[:500])
     (folder / "huge.png").write_bytes(_bytes(0, "PNG", (200, 100)))
     (folder / "mute.jpg").write_bytes(_bytes(3))
@@ -133,12 +149,12 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
     captions = folder / "captions.csv"
     captions.write_text("image,caption\n" + "\n".join(rows))
     manifest = pack(folder, tmp_path / "out", captions, max_pixels=10_000)
-    assert [r["key"] for r in _read(tmp_path / "out")] == ["0", "1"]
+    assert _keys(tmp_path / "out") == _in_order(["0", "1"])
     assert manifest["skipped_reasons"] == {
         "duplicate key": 1,
         "missing file": 1,
         "no caption": 1,
-        "not a picture": 3,
+        "not an image": 3,
         "too many pixels": 1,
         "unreadable file": 2,
     }
@@ -148,9 +164,9 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "0.png": "duplicate key",
         "gone.jpg": "missing file",
         "mute.jpg": "no caption",
-        "empty.jpg": "not a picture",
-        "text.jpg": "not a picture",
-        "half.jpg": "not a picture",
+        "empty.jpg": "not an image",
+        "text.jpg": "not an image",
+        "half.jpg": "not an image",
         "huge.png": "too many pixels",
         "folder.jpg": "unreadable file",
         ".": "unreadable file",
@@ -191,11 +207,56 @@ def test_formats_are_kept_or_become_png(tmp_path):
             np.asarray(Image.open(io.BytesIO(forms[name])).convert("RGB")),
         )
     shard = next((tmp_path / "out").glob("*.tfrecord"))
-    first = next(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
-    feature = tf.train.Example.FromString(first).features.feature
+    stored = tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
+    rotated = list(stored)[list(records).index("a")]
+    feature = tf.train.Example.FromString(rotated).features.feature
     # Upright, the picture is higher than wide.
     assert feature["width"].int64_list.value == [30]
     assert feature["height"].int64_list.value == [40]
+
+
+def test_resized_images_are_what_training_would_see(tmp_path):
+    """Against Pillow's decoder and interpolation by hand, in float."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    y, x = np.mgrid[:60, :80]
+    smooth = np.stack([3 * x, 4 * y, 255 - 3 * x], -1).astype("uint8")
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", quality=98, subsampling=0)
+    small = io.BytesIO()
+    Image.fromarray(smooth[:24, :24]).save(small, "JPEG")
+    contents = {"a.jpg": file.getvalue(), "b.jpg": small.getvalue()}
+    for name, value in contents.items():
+        (folder / name).write_bytes(value)
+        (folder / name).with_suffix(".txt").write_text("one")
+    manifest = pack(folder, tmp_path / "out", resize=24)
+    assert manifest["arguments"]["resize"] == 24
+    images = {r["key"]: r["image"] for r in _read(tmp_path / "out")}
+    # What has the size is not encoded a second time.
+    assert images["b"] == contents["b.jpg"]
+    stored = Image.open(io.BytesIO(images["a"]))
+    assert stored.format == "JPEG" and stored.size == (24, 24)
+    pixels = np.asarray(Image.open(file), "float64")
+    for axis, size in ((0, 60), (1, 80)):
+        # Centres of pixels fall on centres of pixels.
+        places = (np.arange(24) + 0.5) * size / 24 - 0.5
+        low = np.floor(places).astype(int)
+        share = (places - low).reshape(-1, *[1] * (2 - axis))
+        below, above = (np.take(pixels, low + n, axis) for n in (0, 1))
+        pixels = below * (1 - share) + above * share
+    # Quality 95 on a smooth image.
+    error = np.abs(np.asarray(stored, "float64") - pixels)
+    assert error.mean() < 1 and error.max() < 6
+    shard = next((tmp_path / "out").glob("*.tfrecord"))
+    for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        assert feature["width"].int64_list.value == [24]
+        assert feature["height"].int64_list.value == [24]
+    with pytest.raises(FileExistsError, match="other arguments"):
+        pack(folder, tmp_path / "out", resize=32)
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match=f"Received: {wrong}"):
+            pack(folder, tmp_path / "other", resize=wrong)
 
 
 def test_rotated_png_is_stored_upright(tmp_path):
@@ -237,7 +298,7 @@ def test_archives(tmp_path):
     (tmp_path / "2.tar").write_bytes(broken)
     manifest = pack(tmp_path, tmp_path / "out", records_per_shard=4)
     records = _read(tmp_path / "out")
-    keys = ["00", "01", "02", "10", "11", "12"]
+    keys = _in_order(["00", "01", "02", "10", "11", "12"])
     assert [r["key"] for r in records] == keys
     assert [r["captions"] for r in records] == [[f"caption {k}"] for k in keys]
     reasons = manifest["skipped_reasons"]
@@ -245,6 +306,165 @@ def test_archives(tmp_path):
     assert str(tmp_path / "2.tar") in [e["file"] for e in manifest["skipped"]]
     by_glob = pack(str(tmp_path / "[01].tar"), tmp_path / "out2")
     assert by_glob["records"] == 6 and by_glob["skipped_count"] == 0
+
+
+def _samples(count):
+    """Tiny pictures in a sorted order, as of an archive."""
+    return [
+        sample
+        for number in range(count)
+        for sample in (
+            (f"{number:03d}.png", _bytes(number, "PNG", (2, 2))),
+            (f"{number:03d}.txt", f"caption {number}".encode()),
+        )
+    ]
+
+
+def test_any_source_gives_one_random_order(tmp_path, monkeypatch):
+    """A folder, archives through many files, and records in another order."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, contents in _samples(60):
+        (folder / name).write_bytes(contents)
+    _archive(tmp_path / "0.tar", _samples(60)[:70])
+    _archive(tmp_path / "1.tar", _samples(60)[70:])
+    expected = _in_order((f"{n:03d}" for n in range(60)), seed=5)
+    whole = pack(folder, tmp_path / "a", seed=5, records_per_shard=16)
+    assert _keys(tmp_path / "a") == expected
+    # Some records wait in memory; a dozen buckets; all of it tidied up.
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2000)
+    opened = []
+    sort = shuffle._sorted_bucket
+    monkeypatch.setattr(
+        shuffle,
+        "_sorted_bucket",
+        lambda path: opened.append(path) or sort(path),
+    )
+    archives = str(tmp_path / "?.tar")
+    mixed = pack(archives, tmp_path / "b", seed=5, records_per_shard=16)
+    assert mixed["shards"] == whole["shards"] and len(opened) > 10
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(
+        p.name for p in (tmp_path / "a").iterdir()
+    )
+    # Another seed, packed again.
+    pack(folder, tmp_path / "c", seed=6)
+    assert _keys(tmp_path / "c") == _in_order(expected, seed=6) != expected
+    again = pack(tmp_path / "c", tmp_path / "d", seed=5, records_per_shard=16)
+    assert again["shards"] == whole["shards"] and not again["skipped"]
+
+
+def test_the_first_of_a_key_is_taken_from_archives(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 500)
+    samples = [
+        ("a.jpg", b"broken"),
+        ("a.txt", b"one"),
+        ("b.jpg", _bytes(0)),
+        ("b.txt", b"two"),
+        ("a.jpg", _bytes(1)),
+        ("a.txt", b"three"),
+        ("a.png", _bytes(2, "PNG")),
+        ("a.txt", b"four"),
+    ]
+    # Names stand together up to the first dot, so that each has a file.
+    for number in range(4):
+        part = samples[2 * number : 2 * number + 2]
+        _archive(tmp_path / f"{number}.tar", part)
+    manifest = pack(tmp_path, tmp_path / "out")
+    captions = {r["key"]: r["captions"] for r in _read(tmp_path / "out")}
+    assert captions == {"a": ["three"], "b": ["two"]}
+    assert manifest["skipped_reasons"] == {
+        "duplicate key": 1,
+        "not an image": 1,
+    }
+    assert {"file": "a.png", "reason": "duplicate key"} in manifest["skipped"]
+
+
+def test_records_that_cannot_be_used_are_counted(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    records = [
+        encode_record("a.b", _bytes(0), ["one"], 40, 30),
+        encode_record("", _bytes(1), ["two"], 40, 30),
+        encode_record("mute", _bytes(2), [], 40, 30),
+        encode_record("empty", b"", ["three"], 40, 30),
+        b"no record",
+    ]
+    with tf.io.TFRecordWriter(str(folder / "x.tfrecord")) as writer:
+        for record in records:
+            writer.write(record)
+    (folder / "y.tfrecord").write_bytes(b"no records at all")
+    manifest = pack(folder, tmp_path / "out")
+    found = {r["key"]: r["captions"] for r in _read(tmp_path / "out")}
+    assert found == {"a.b": ["one"], "x[1]": ["two"]}
+    assert manifest["skipped_reasons"] == {
+        "broken record": 2,
+        "damaged archive": 1,
+        "no caption": 1,
+    }
+
+
+def test_every_order_is_as_likely_as_another():
+    """All 24 orders of four keys, over 4800 seeds, by chi-square."""
+    keys = ["a", "b", "c/d", "e"]
+    orders = collections.Counter(
+        tuple(sorted(keys, key=lambda key: shuffle.random_place(key, seed)))
+        for seed in range(4800)
+    )
+    assert len(orders) == 24
+    # 23 degrees of freedom: above 60 once in 40,000 sets of seeds.
+    assert sum((n - 200) ** 2 / 200 for n in orders.values()) < 60
+
+
+@pytest.mark.multiprocess
+def test_killed_and_begun_again(tmp_path, monkeypatch):
+    """Between two buckets; what appears later is what would have."""
+    _archive(tmp_path / "0.tar", _samples(40))
+    whole = pack(tmp_path / "0.tar", tmp_path / "whole")
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2000)
+    pid = os.fork()
+    if not pid:
+        sort = shuffle._sorted_bucket
+
+        def die(path):
+            yield from sort(path)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        shuffle._sorted_bucket = die
+        pack(tmp_path / "0.tar", tmp_path / "out")
+        os._exit(1)
+    status = os.waitpid(pid, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    # What is left of it is hidden, and no record of anybody's.
+    assert not glob.glob(str(tmp_path / "*" / "bucket-*"))
+    assert glob.glob(str(tmp_path / ".out.*" / "buckets" / "bucket-*"))
+    assert (
+        pack(tmp_path / "0.tar", tmp_path / "out")["shards"]
+        == (whole["shards"])
+    )
+
+
+def test_memory_does_not_grow_with_an_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2 * 10**6)
+    count, size = 100, 400_000
+    samples = [
+        sample
+        for number in range(count)
+        for sample in (
+            (f"{number}.jpg", _bytes(number) + b"\0" * size),
+            (f"{number}.txt", b"a"),
+        )
+    ]
+    _archive(tmp_path / "0.tar", samples)
+    pack(tmp_path / "0.tar", tmp_path / "first", max_pixels=10**6)
+    tracemalloc.start()
+    try:
+        pack(tmp_path / "0.tar", tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A bucket and what waits for threads, of forty million bytes.
+    assert peak < count * size / 2
 
 
 def test_wrong_sources(tmp_path):
@@ -300,7 +520,8 @@ def test_command(tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     command.run(parser.parse_args([*arguments, *output]))
     printed = capsys.readouterr().out
-    assert "2 pictures with 4 captions" in printed
+    assert "2 images with 4 captions" in printed
+    assert _keys(tmp_path / "out") == _in_order(["0", "2"])
     assert "1 missing file" in printed
     command.run(parser.parse_args([*arguments, *output, "--json"]))
     summary = json.loads(capsys.readouterr().out)
@@ -336,9 +557,9 @@ def test_some_pictures_are_set_aside(tmp_path):
     for number in range(20):
         sides = [str(number) in aside, f"copy{number}" in aside]
         assert sides[0] == sides[1]
-    assert count_records(output / "held_out") == len(aside)
+    assert open_records(output / "held_out").total == len(aside)
     reasons = manifest["skipped_reasons"]
-    assert reasons["not a picture"] == reasons["missing file"] == 1
+    assert reasons["not an image"] == reasons["missing file"] == 1
     # Again, under another name: the same choice.
     again = tmp_path / "again"
     pack(folder, again, captions, hold_out=0.1)

@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.data import count_records
-from align_keras.data import iterate_records
 from align_keras.data import load_dataset
+from align_keras.data import open_records
 from align_keras.data import records
 from align_keras.data import skipped
 from align_keras.preprocessing import AlignImageConverter
@@ -239,7 +238,7 @@ def test_img2dataset_files_train_without_packing(tmp_path, preprocessor):
     batch = next(iter(load_dataset(tmp_path, preprocessor, 13)))
     assert sorted(_numbers(batch)) == list(range(13))
     assert _captions(batch) == [f"w{number}" for number in _numbers(batch)]
-    found = list(iterate_records(tmp_path))
+    found = list(open_records(tmp_path))
     assert [r["captions"] for r in found] == [[f"w{n}"] for n in range(13)]
     assert found[3]["key"] == "000000003"
     assert found[3]["image"] == _picture(3)
@@ -293,6 +292,60 @@ def test_broken_records_are_skipped_counted_and_named(
         assert f"{path}{place}" in caplog.text
 
 
+def _random_record(rng):
+    """A record whose fields are absent, empty, blank, several or no bytes."""
+    values = [
+        b"",
+        b" ",
+        b"\t\n",
+        "\u3000\u00a0".encode(),
+        b"\xff",
+        b"a bus",
+        b"b",
+    ]
+
+    def feature():
+        kind = rng.integers(8)
+        if kind == 0:
+            value = tf.train.Int64List(value=[1])
+            return tf.train.Feature(int64_list=value)
+        if kind == 1:
+            return tf.train.Feature()
+        value = rng.choice(values, rng.integers(4)).tolist()
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=value))
+
+    names = [*records.IMAGE_FIELDS, *records.CAPTION_FIELDS, "key"]
+    features = {name: feature() for name in names if rng.random() < 0.6}
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString()
+
+
+def test_both_readers_of_records_follow_the_same_rules():
+    rng = np.random.default_rng(0)
+    parse = tf.function(
+        records.parse_record, input_signature=[tf.TensorSpec((), tf.string)]
+    )
+    usable = 0
+    for number in range(2000):
+        record = _random_record(rng) if number else b"no record"
+        try:
+            found = records.decode_record(record)
+        except ValueError:
+            found = None
+        try:
+            image, captions = (part.numpy() for part in parse(record))
+        except tf.errors.InvalidArgumentError:
+            image, captions = b"", []
+        if found is None:
+            assert not image or not len(captions)
+            continue
+        usable += 1
+        assert image == found["image"]
+        texts = [text.decode("utf-8", "replace") for text in captions]
+        assert texts == found["captions"]
+    assert 200 < usable < 1800
+
+
 def test_broken_records_in_training(tmp_path, preprocessor):
     path = tmp_path / "a.tfrecord"
     contents, reasons = _broken_records()
@@ -325,10 +378,10 @@ def test_data_without_a_usable_record_is_refused(tmp_path, preprocessor):
         load_dataset(tmp_path, preprocessor, 1)
 
 
-def test_iterate_records_names_broken_ones(tmp_path):
+def test_iterating_names_broken_records(tmp_path):
     path = tmp_path / "a.tfrecord"
     _write(path, [_record(0), _record(1, []), b"?"])
-    assert [r["key"] for r in iterate_records(path)] == ["key0"]
+    assert [r["key"] for r in open_records(path)] == ["key0"]
     assert list(skipped().values()) == ["no caption", "no tf.train.Example"]
 
 
@@ -343,13 +396,16 @@ def test_a_very_long_caption(tmp_path, preprocessor):
 def test_patterns(packed, preprocessor):
     shards = sorted(packed.glob("*.tfrecord"))
     for pattern in (packed, f"{packed}/data-*", shards, str(packed)):
-        assert count_records(pattern) == 37
-    assert count_records(shards[3]) == 7
+        assert open_records(pattern).total == 37
+    assert open_records(shards[3]).total == 7
+    assert open_records([shards[3], packed]).total == 37
+    opened = open_records(shards)
+    assert open_records(opened) is opened
     for pattern in (packed / "absent", f"{packed}/absent-*"):
         with pytest.raises(FileNotFoundError, match="absent"):
             load_dataset(pattern, preprocessor, 1)
     with pytest.raises(FileNotFoundError, match="empty"):
-        count_records([])
+        open_records([])
 
 
 def test_count_reads_the_framing(packed):
@@ -358,7 +414,7 @@ def test_count_reads_the_framing(packed):
     contents = path.read_bytes()
     length = struct.unpack("<Q", contents[:8])[0]
     path.write_bytes(contents[: 12 + length + 4])
-    assert count_records(path) == 1
+    assert open_records(path).total == 1
 
 
 def test_incomplete_preprocessor(packed, preprocessor):
@@ -372,4 +428,4 @@ def test_a_damaged_file_is_named(packed, preprocessor, kept):
     shard = sorted(packed.glob("*.tfrecord"))[0]
     shard.write_bytes(shard.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"`{shard}` is no whole TFRecord"):
-        list(iterate_records(shard))
+        list(open_records(shard))

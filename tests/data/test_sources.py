@@ -8,6 +8,8 @@ import pytest
 
 from align_keras.data import read_captions
 from align_keras.data import sources
+from align_keras.io import rows
+from align_keras.io.optional import OptionalModule
 
 EXPECTED = {"a.jpg": ["a red bus", "ein Büs"], "sub/b.png": ["two, dogs"]}
 
@@ -133,6 +135,9 @@ def test_missing_file(tmp_path):
 
 def test_parquet_needs_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    # The one of the module remembers what other tests have used.
+    absent = OptionalModule("pyarrow.parquet", extra="parquet")
+    monkeypatch.setattr(rows, "parquet", absent)
     path = tmp_path / "c.parquet"
     path.write_bytes(b"")
     with pytest.raises(ImportError, match=r"align-keras\[parquet\]"):

@@ -25,6 +25,7 @@ from align_keras import ContrastiveLoss
 from align_keras import SigmoidLoss
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
+from align_keras.optimizers import SGD
 
 BATCH = 32
 
@@ -48,6 +49,8 @@ class Case:
     # Whether the towers have blocks that can be computed anew.
     blocks: bool = False
     sigmoid: bool = False
+    # Whether each variable has a learning rate of its own, and decays.
+    rates: bool = False
     tile_size: int | None = None
 
     def make_loss(self):
@@ -92,6 +95,7 @@ CASES = {
     "blocks": Case(blocks=True),
     "remat": Case(blocks=True, compile={"remat": True}),
     "clipped": Case(optimizer=CLIPPED),
+    "rates": Case(rates=True, compile={"gradient_norms": True}),
     "skipped": Case(
         rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
     ),
@@ -189,8 +193,20 @@ def make_model(case):
             noise = rng.uniform(0.5, 1.5, value.shape)
             weight.assign(value * noise + 0.01 * (value.ndim == 1))
     model.image_encoder.trainable = not case.frozen
+    optimizer = keras.optimizers.SGD(
+        0.1, momentum=0.9, name="sgd", **case.optimizer
+    )
+    if case.rates:
+        count = len(model.trainable_variables)
+        optimizer = SGD(
+            0.1,
+            momentum=0.9,
+            weight_decay=0.1,
+            name="sgd",
+            rate_multipliers=np.linspace(0, 1, count),
+        )
     model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9, name="sgd", **case.optimizer),
+        optimizer,
         case.make_loss(),
         jit_compile=BACKEND == "jax",
         **case.compile,

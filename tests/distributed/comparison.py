@@ -17,6 +17,7 @@ TWINS = {
     "remat": "blocks",
     "skipped": "skipped",
     "clipped": "clipped",
+    "rates": "rates",
     "combined": "blocks at once",
     "bfloat16": "bfloat16",
 }

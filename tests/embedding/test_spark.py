@@ -31,13 +31,18 @@ def test_executors_give_the_models_vectors(
     library, spark, saved_model, dual_encoder, tmp_path
 ):
     from align_keras.embedding.spark import embed_dataframe
+    from align_keras.embedding.spark import on_spark
 
-    paths = [str(library.pictures / name) for name in library.names]
+    paths = [str(library.images / name) for name in library.names]
     expected = np.asarray(dual_encoder.encode_image(paths))
     output = tmp_path / "vectors"
-    settings = {"batch_size": 8, "pictures_per_shard": 16}
+    settings = {"batch_size": 8, "images_per_shard": 16}
     manifest = embed(
-        library.pictures, output, saved_model, spark=spark, **settings
+        library.images,
+        output,
+        saved_model,
+        run_tasks=on_spark(spark),
+        **settings,
     )
     assert (manifest["records"], manifest["skipped"]) == (30, 1)
     assert len(manifest["shards"]) == 2
@@ -48,7 +53,7 @@ def test_executors_give_the_models_vectors(
     found = np.array([row["vector"] for row in rows], "float32")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
-    files = spark.read.format("binaryFile").load(str(library.pictures))
+    files = spark.read.format("binaryFile").load(str(library.images))
     files = files.selectExpr("path as key", "content as image")
     frame = embed_dataframe(
         files, saved_model, dim=expected.shape[1], batch_size=8

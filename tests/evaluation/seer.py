@@ -12,13 +12,13 @@ COLORS = {"red": (230, 20, 30), "green": (20, 200, 40), "blue": (10, 40, 240)}
 
 
 class Seer:
-    """Embeds pictures by their mean color and texts by the colors in them."""
+    """Embeds images by their mean color and texts by the colors in them."""
 
     def __init__(self):
-        self.pictures = 0
+        self.embedded = 0
 
     def images(self, batch):
-        self.pictures += len(batch)
+        self.embedded += len(batch)
         return np.stack([p.mean(axis=(0, 1)) / 255 - 0.4 for p in batch])
 
     def texts(self, texts):
@@ -71,7 +71,7 @@ def write_root(root):
 
 
 def _write_coco(folder, ratings):
-    """Five pictures with six captions each, and ratings of some pairs."""
+    """Five images with six captions each, and ratings of some pairs."""
     images = []
     names = list(COLORS)
     for number in range(5):

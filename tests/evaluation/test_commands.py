@@ -7,10 +7,10 @@ import tensorflow_datasets as tfds
 from seer import Seer
 from seer import write_root
 
+from align_keras import embedding
 from align_keras import evaluation
 from align_keras.cli import main
 from align_keras.embedding import Embedder
-from align_keras.evaluation import finetune
 from align_keras.evaluation import suite
 from align_keras.evaluation import vtab
 from align_keras.evaluation.paper import paper_rows_of
@@ -26,7 +26,7 @@ def root(tmp_path_factory):
 def ask(capsys, monkeypatch):
     """Run an evaluation of the seer and return its JSON."""
     monkeypatch.setattr(
-        evaluation, "load_embedder", lambda name: Seer().embedder()
+        embedding, "load_embedder", lambda name: Seer().embedder()
     )
 
     def ask(name, *arguments):
@@ -112,7 +112,7 @@ def recorded(monkeypatch, module, name):
 
 
 def test_finetune(root, ask, tmp_path, monkeypatch):
-    seen = recorded(monkeypatch, finetune, "finetune_classifier")
+    seen = recorded(monkeypatch, evaluation, "measure_finetune")
     options = ["--workdir", tmp_path, "--runs", 3, "--seed", 5]
     result = ask("finetune", *folders(root), "--recipe", "mine.yaml", *options)
     _, train, test, *rest = seen["args"]
@@ -128,7 +128,7 @@ def test_finetune(root, ask, tmp_path, monkeypatch):
 
 
 def test_vtab(ask, tmp_path, monkeypatch):
-    seen = recorded(monkeypatch, vtab, "evaluate_vtab")
+    seen = recorded(monkeypatch, evaluation, "measure_vtab")
     options = ["--tasks", "dtd", "pets", "--trials", 7, "--runs", 2]
     options += ["--tfds-directory", "there", "--workdir", tmp_path]
     ask("vtab", *options)
@@ -177,7 +177,7 @@ def test_tfds_data_sets_have_the_papers_names(ask):
 def test_options_that_would_do_nothing_are_refused(
     arguments, option, capsys, monkeypatch
 ):
-    monkeypatch.setattr(evaluation, "load_embedder", lambda name: None)
+    monkeypatch.setattr(embedding, "load_embedder", lambda name: None)
     assert main(["evaluate", *arguments.split(), "--model", "m"]) == 2
     assert f"error: `--{option}` is for" in capsys.readouterr().err
 

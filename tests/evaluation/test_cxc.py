@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from align_keras.embedding.scores import exact_scores
+from align_keras.embedding.similarity import exact_scores
 from align_keras.evaluation import cxc
 
 SPLITS = ("val", "test")
@@ -129,12 +129,12 @@ def test_recalls_match_brute_force_on_the_real_files(ratings, embeddings):
             assert ranks[task][query] == expected, (task, query)
     outcomes = {f"{task}_rank": rank for task, rank in ranks.items()}
     outcomes["caption_image"] = rated.caption_image
-    figures = cxc.cxc_retrieval_figures(outcomes)
+    metrics = cxc.cxc_recalls(outcomes)
     rank = ranks["image_to_image"]
     assert (rank < 0).sum() == 5000 - 4791
     expected = np.mean(rank[rank >= 0] < 10)
-    assert figures["image_to_image_recall@10"] == pytest.approx(expected)
-    kept = cxc.cxc_retrieval_figures(outcomes, drop_empty=False)
+    assert metrics["image_to_image_recall@10"] == pytest.approx(expected)
+    kept = cxc.cxc_recalls(outcomes, drop_empty=False)
     assert kept["image_to_image_recall@10"] == pytest.approx(
         expected * 4791 / 5000
     )

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from align_keras.embedding import scores as vectors
+from align_keras.embedding import similarity as vectors
 from align_keras.evaluation.ranks import best_positive_ranks
-from align_keras.evaluation.retrieval import retrieval_figures
 from align_keras.evaluation.retrieval import retrieval_metrics
 from align_keras.evaluation.retrieval import retrieval_outcomes
+from align_keras.evaluation.retrieval import retrieval_recalls
 
 
 def unit(rng, *shape):
@@ -94,7 +94,7 @@ def test_folds_are_searched_by_themselves():
     owners = np.repeat(np.arange(20), 3)[rng.permutation(60)]
     images, texts = unit(rng, 20, 4), unit(rng, 60, 4)
     outcomes = retrieval_outcomes(images, texts, owners, folds=4)
-    figures = retrieval_figures(outcomes, ks=(1, 2))
+    metrics = retrieval_recalls(outcomes, ks=(1, 2))
     parts = []
     for fold in range(4):
         inside = owners // 5 == fold
@@ -106,7 +106,7 @@ def test_folds_are_searched_by_themselves():
                 ks=(1, 2),
             )
         )
-    for name, value in figures.items():
+    for name, value in metrics.items():
         expected = np.mean([part[name] for part in parts])
         assert value == pytest.approx(expected), name
     with pytest.raises(ValueError, match="folds=3"):
@@ -114,7 +114,7 @@ def test_folds_are_searched_by_themselves():
 
 
 def test_weights_are_repetitions():
-    # What a bootstrap draws equals the figures of the drawn images.
+    # What a bootstrap draws equals the metrics of the drawn images.
     rng = np.random.default_rng(4)
     owners = np.sort(rng.integers(0, 11, 30))
     outcomes = retrieval_outcomes(unit(rng, 12, 3), unit(rng, 30, 3), owners)
@@ -125,8 +125,8 @@ def test_weights_are_repetitions():
     text_rank = np.concatenate(
         [outcomes["text_rank"][owners == image] for image in drawn]
     )
-    figures = retrieval_figures(outcomes, weights, ks=(2,))
-    assert figures["image_to_text_recall@2"] == np.mean(image_rank < 2)
-    assert figures["text_to_image_recall@2"] == np.mean(text_rank < 2)
-    assert figures["image_to_text_median_rank"] == np.median(image_rank) + 1
-    assert figures["text_to_image_median_rank"] == np.median(text_rank) + 1
+    metrics = retrieval_recalls(outcomes, weights, ks=(2,))
+    assert metrics["image_to_text_recall@2"] == np.mean(image_rank < 2)
+    assert metrics["text_to_image_recall@2"] == np.mean(text_rank < 2)
+    assert metrics["image_to_text_median_rank"] == np.median(image_rank) + 1
+    assert metrics["text_to_image_median_rank"] == np.median(text_rank) + 1

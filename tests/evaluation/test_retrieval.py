@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from align_keras.embedding import scores as vectors
+from align_keras.embedding import similarity as vectors
 from align_keras.evaluation.ranks import best_positive_ranks
 from align_keras.evaluation.retrieval import retrieval_chance
 from align_keras.evaluation.retrieval import retrieval_metrics

@@ -22,12 +22,9 @@ def root(tmp_path_factory):
 
 def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     seer = Seer()
-    said = []
 
     def run(model):
-        return suite.evaluate_all(
-            [model], root, tmp_path, 3, False, 20, said.append
-        )
+        return suite.measure_all([model], root, tmp_path, 3, False, 20)
 
     found = run(seer.embedder("f1"))
     names = {(r["task"], r["dataset"]) for r in found["results"]}
@@ -41,7 +38,7 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     }
     skipped = found["skipped"]
     assert "flickr30k" in skipped["retrieval-flickr30k"]
-    # Four pictures cannot be cut into five folds: named, and no end.
+    # Four images cannot be cut into five folds: named, and no end.
     assert "folds=5" in skipped["retrieval-mscoco_5_folds of seer"]
     assert "no subfolders" in skipped["zero-shot-imagenet_r of seer"]
     report = (tmp_path / "report.md").read_text()
@@ -50,9 +47,9 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert "zero-shot-imagenet.png" in plots and len(plots) == 6
 
-    seen = seer.pictures
+    seen = seer.embedded
     again = run(seer.embedder("f1"))
-    assert seer.pictures == seen
+    assert seer.embedded == seen
     assert [dict(r) for r in again["results"]] == [
         dict(r) for r in found["results"]
     ]
@@ -61,10 +58,10 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     assert dict(run(seer.embedder("f1"))["results"][3]) == dict(
         found["results"][3]
     )
-    assert seer.pictures == seen
+    assert seer.embedded == seen
     # One without a fingerprint may have changed under its name.
     run(Embedder("blind", seer.images, seer.texts))
-    assert seer.pictures > seen
+    assert seer.embedded > seen
     # Another model is measured anew, and the two can be compared.
     run(Embedder("blind", lambda b: np.ones((len(b), 3)), seer.texts))
     results = [
@@ -77,7 +74,7 @@ def test_all_runs_what_is_there_and_resumes(root, tmp_path, capsys):
     assert row.endswith("A is better")
     assert Result.load(results[1])["top1"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="No evaluation could run"):
-        suite.evaluate_all([seer.embedder()], tmp_path, tmp_path, say=str)
+        suite.measure_all([seer.embedder()], tmp_path, tmp_path)
 
 
 def test_all_notices_other_names_and_survives_any_error(
@@ -90,8 +87,8 @@ def test_all_notices_other_names_and_survives_any_error(
 
     def run(root=data):
         ran.clear()
-        return suite.evaluate_all(
-            [Seer().embedder("f1")], root, tmp_path, 3, False, 20, str
+        return suite.measure_all(
+            [Seer().embedder("f1")], root, tmp_path, 3, False, 20
         )
 
     measure = suite.measure_zero_shot
@@ -131,14 +128,13 @@ def test_all_runs_tfds_data_sets(tmp_path):
         (folder / name).mkdir(parents=True)
 
     def run():
-        return suite.evaluate_all(
+        return suite.measure_all(
             [Seer().embedder()],
             tmp_path / "data",
             tmp_path,
             3,
             False,
             20,
-            str,
         )
 
     # Nothing was downloaded, which is said for each, and how to do it.
@@ -154,7 +150,7 @@ def test_all_runs_tfds_data_sets(tmp_path):
         ("linear-probe", "oxford_flowers102/test"),
     }
     probe = found["results"][1]
-    # Training and validation pictures.
+    # Training and validation images.
     assert (probe["images"], probe["train_images"]) == (5, 10)
     skipped = found["skipped"]["retrieval-tfds-coco_captions of seer"]
     assert skipped.startswith("failed: ")

@@ -19,7 +19,7 @@ from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import pack
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -64,19 +64,19 @@ def test_train_on_your_photos(folder, tmp_path, capsys):
 
     said = capsys.readouterr().out
     # A quarter of so few.
-    for words in ("Set 4 pictures aside", "step     12/12", "(chance 100.0%)"):
+    for words in ("Held out 4 images", "step     12/12", "(chance 100.0%)"):
         assert words in said
-    assert "Recall@1, caption of a picture" in said and "(chance 25.0%)" in said
+    assert "Recall@1, caption of an image" in said and "(chance 25.0%)" in said
     held_out = output / "packed" / "held_out"
     kept, aside = (
-        {record["key"] for record in iterate_records(path)}
+        {record["key"] for record in open_records(path)}
         for path in (output / "packed", held_out)
     )
     assert kept | aside == set(COLORS) and not kept & aside
     assert metrics["images"] == len(aside) == 4
     # What was exported is what was measured.
     served = tf.saved_model.load(str(output / "saved_model"))
-    records = list(iterate_records(held_out))
+    records = list(open_records(held_out))
     answers = served.signatures["serving_default"](
         image_bytes=tf.constant([record["image"] for record in records]),
         texts=tf.constant([record["captions"][0] for record in records]),
@@ -105,9 +105,9 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     }
     metrics = main([str(data_directory / "photos"), *words_of(options)])
     # A tenth of 167.
-    assert "Set 17 pictures aside" in capsys.readouterr().out
+    assert "Held out 17 images" in capsys.readouterr().out
     assert metrics["images"] == metrics["texts"] == 17
-    assert metrics["pictures_skipped"] == 0
+    assert metrics["images_skipped"] == 0
     model = AlignDualEncoder.from_preset(tmp_path / "output" / "model")
     assert "bull" in model.preprocessor.tokenizer.detokenize(
         model.preprocessor.tokenizer("bullfrog")

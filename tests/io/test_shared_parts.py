@@ -6,9 +6,11 @@ import json
 import pickle
 import threading
 
+import numpy as np
 import pytest
 
 from align_keras.io.claims import claim
+from align_keras.io.fingerprints import arrays_fingerprint
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.fingerprints import fingerprint
@@ -68,6 +70,10 @@ def test_fingerprints_tell_values_and_files_apart(tmp_path):
     assert len({fingerprint(value) for value in values}) == len(values)
     assert fingerprint("a", "b") != fingerprint("ab")
     assert len(fingerprint()) == 16
+    arrays = [np.arange(4.0), np.ones(3)]
+    changed = [np.arange(4.0), np.array([1.0, 1.0, 2.0])]
+    kinds = [(arrays,), (changed,), (arrays[::-1],), (arrays, "average")]
+    assert len({arrays_fingerprint(*kind) for kind in kinds}) == 4
 
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "y").write_bytes(b"1")

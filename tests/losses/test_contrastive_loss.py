@@ -3,9 +3,14 @@ import numpy as np
 import pytest
 from keras import ops
 from loss_references import paper_loss
+from loss_references import sigmoid_loss
 from loss_references import unit_rows
 
 from align_keras import ContrastiveLoss
+from align_keras import SigmoidLoss
+from align_keras import backend
+from align_keras.losses.contrastive_loss import plain_contrastive_loss
+from align_keras.losses.sigmoid_loss import plain_sigmoid_loss
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
@@ -21,6 +26,80 @@ def test_equals_the_papers_equations(smoothing, temperature):
     expected = paper_loss(images, texts, temperature, smoothing)
     np.testing.assert_allclose(
         ops.convert_to_numpy(values), expected, rtol=2e-6, atol=5e-6
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("temperature", [1.0, 0.07])
+def test_the_plain_loss_is_the_papers(smoothing, temperature):
+    images, texts = unit_rows((7, 5), 0), unit_rows((7, 5), 1)
+    found = plain_contrastive_loss(
+        ops.convert_to_tensor(images, "float32"),
+        ops.convert_to_tensor(texts, "float32"),
+        temperature,
+        smoothing,
+    )
+    expected = paper_loss(images, texts, temperature, smoothing)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found), expected, rtol=2e-6, atol=5e-6
+    )
+
+
+def test_the_plain_sigmoid_loss_is_that_of_siglip():
+    images, texts = unit_rows((7, 5), 0), unit_rows((7, 5), 1)
+    found = plain_sigmoid_loss(
+        ops.convert_to_tensor(images, "float32"),
+        ops.convert_to_tensor(texts, "float32"),
+        0.07,
+        -3.0,
+    )
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found),
+        sigmoid_loss(images, texts, 0.07, -3.0),
+        rtol=2e-6,
+        atol=5e-6,
+    )
+
+
+@pytest.mark.parametrize("tile_size", [None, 3, 64])
+@pytest.mark.parametrize(
+    "loss, plain, extra",
+    [
+        (ContrastiveLoss(0.3, "none"), plain_contrastive_loss, 0.3),
+        (SigmoidLoss("none"), plain_sigmoid_loss, -3.0),
+    ],
+)
+def test_loss_and_gradients_are_those_of_the_plain_loss(
+    loss, plain, extra, tile_size
+):
+    """The plain loss is differentiated by the backend, not by us."""
+    rows = unit_rows((10, 6), 0), unit_rows((10, 6), 1)
+    arguments = [ops.convert_to_tensor(x, "float32") for x in (*rows, 0.2)]
+    weights = np.random.default_rng(2).uniform(size=10).astype("float32")
+    loss.tile_size = tile_size
+    bias = {"bias": extra} if isinstance(loss, SigmoidLoss) else {}
+
+    def ours(images, texts, temperature):
+        values = loss(images, texts, temperature=temperature, **bias)
+        return ops.sum(weights * values)
+
+    def theirs(images, texts, temperature):
+        return ops.sum(weights * plain(images, texts, temperature, extra))
+
+    value, gradients = _value_and_gradients(ours, arguments)
+    expected, expected_gradients = _value_and_gradients(theirs, arguments)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def _value_and_gradients(function, arguments):
+    value, _, gradients = backend.value_and_gradients(
+        lambda arguments: (function(*arguments), ()), arguments
+    )
+    return (
+        ops.convert_to_numpy(value),
+        [ops.convert_to_numpy(gradient) for gradient in gradients],
     )
 
 

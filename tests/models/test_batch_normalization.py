@@ -155,3 +155,31 @@ def test_a_frozen_layer_keeps_its_share():
     layer(batches(1)[0], training=True)
     assert float(layer.moving_share) == 1
     assert statistics(layer)[0].tolist() == [0] * 4
+
+
+def test_what_is_trained_does_not_depend_on_the_share(pairs):
+    """Training uses the statistics of the batch, so long runs lose nothing."""
+    trained = []
+    for settled in (False, True):
+        keras.utils.set_random_seed(0)
+        images = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(4, 3, strides=8)(images)
+        layer = BatchNormalization()
+        model = AlignDualEncoder(
+            keras.Model(images, layer(x)), BertTextEncoder(50, 1, 2, 16, 32)
+        )
+        if settled:
+            layer.settle()
+        model.compile(keras.optimizers.SGD(0.1))
+        model.fit(pairs(16), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        trained.append(model)
+    for one, other in zip(
+        *(model.trainable_variables for model in trained), strict=True
+    ):
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(one), ops.convert_to_numpy(other)
+        )
+    first, second = (
+        model.image_encoder.layers[-1].moving_variance for model in trained
+    )
+    assert np.abs(ops.convert_to_numpy(first - second)).max() > 0.1

@@ -7,7 +7,6 @@ from keras import ops
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
-from align_keras.embedding.embedder import word_features
 from align_keras.models.pooling import Pooling
 
 
@@ -56,7 +55,7 @@ def test_padding_does_not_change_the_embedding_of_a_text(tiny_model, pairs):
     model, x = tiny_model(text_pooling="average"), pairs(6)
     tokens = {k: x[k] for k in ("token_ids", "padding_mask")}
     longer = {k: np.pad(v, ((0, 0), (0, 4))) for k, v in tokens.items()}
-    for encode in (model.encode_text, lambda t: word_features(model, t)):
+    for encode in (model.encode_text, lambda t: model.text_vectors(t)):
         short, long = (
             ops.convert_to_numpy(encode(t)) for t in (tokens, longer)
         )

@@ -23,8 +23,22 @@ def test_no_warmup_starts_at_the_peak():
     assert float(WarmupLinearDecay(0.5, 0, 10)(0)) == pytest.approx(0.5)
 
 
+def test_a_second_optimizer_warms_up_to_the_same_line():
+    whole = WarmupLinearDecay(0.8, 4, 44)
+    later = WarmupLinearDecay(0.8, 4, 44, first_step=14)
+    for step, share in ((0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0), (20, 1.0)):
+        expected = share * 0.8 * (44 - 14 - step) / 40
+        assert float(later(step)) == pytest.approx(expected, abs=1e-7)
+        assert float(whole(14 + step)) == pytest.approx(
+            0.8 * (30 - step) / 40, abs=1e-7
+        )
+    # Without a warm-up there is none the second time.
+    later = WarmupLinearDecay(0.8, 0, 44, first_step=22)
+    assert float(later(0)) == pytest.approx(0.4)
+
+
 def test_config_round_trip():
-    schedule = WarmupLinearDecay(0.5, 3, 10, name="mine")
+    schedule = WarmupLinearDecay(0.5, 3, 10, first_step=2, name="mine")
     optimizer = keras.optimizers.SGD(schedule)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again._learning_rate.get_config() == schedule.get_config()

@@ -1,7 +1,7 @@
 """Lower training steps with XLA on the TensorFlow backend, as a TPU would.
 
 Arguments: pairs of towers such as `b0-tiny`. Prints one JSON object a line.
-The towers have all their blocks and channels; pictures, texts and vocabulary
+The towers have all their blocks and channels; images, texts and vocabulary
 are small, on which no operation depends. `b0-tiny:whole` has optimizer and
 metrics in the step; without `:whole` it is loss and gradients, whose weights
 need not exist. `small` is a small model, `small:microbatch` its step in

@@ -20,8 +20,8 @@ from align_keras import cli
 from align_keras.interop.efficientnet import coefficients
 from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning import DoesNotFit
+from align_keras.planning import find_largest_batch
 from align_keras.planning import plan
-from align_keras.planning import search
 from align_keras.planning.flops import count_flops
 from align_keras.training import load_recipe
 
@@ -29,7 +29,7 @@ RECIPE = dataclasses.replace(
     load_recipe("align", image_size=32, sequence_length=8),
     initial_temperature=None,
 )
-# Of the pictures that each network is published with.
+# Of the images that each network is published with.
 SIDES = {
     "b0": 224,
     "b1": 240,
@@ -94,7 +94,7 @@ def too_large(topology):
 
 @abstract_variables()
 def tower_flops():
-    """Operations of towers, forward, for pictures and texts of these sizes."""
+    """Operations of towers, forward, for images and texts of these sizes."""
     counts = {}
     for name, size in SIDES.items():
         # Odd maps are padded as in the published networks.
@@ -212,7 +212,7 @@ def plans_of_tpus(directory, preset):
             *("--preset", preset, "--output", f"{directory}/unread", *SIZES),
             *("--topology", "v5e:2x2", "--batch-per-core", "8"),
         ),
-        "searched": search(
+        "searched": find_largest_batch(
             small_model,
             RECIPE,
             "v5e:1x1",

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("jax")
 
 from align_keras.planning.chips import CHIPS
-from align_keras.planning.report import describe_comparison
+from align_keras.planning.describe_plans import describe_chips
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(
@@ -231,10 +231,10 @@ def test_chips_side_by_side(plans):
 def test_chips_are_compared_by_what_is_known_of_all(plans):
     """The cycles of one are unknown; the table has the roofline's times."""
     rows = json.loads(plans[0]["compared"]["output"])
-    known = describe_comparison(rows)
+    known = describe_chips(rows)
     unread = rows[0]["plan"]
     unread["collectives"] = None
-    lines = describe_comparison(rows).splitlines()
+    lines = describe_chips(rows).splitlines()
     assert "all times are the roofline's" in lines[-1]
     assert lines[-1] not in known
     for row, line in zip(rows[:2], lines[1:], strict=False):

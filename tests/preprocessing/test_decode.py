@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from PIL import ImageOps
 
+from align_keras.io import images
 from align_keras.preprocessing import decode
 
 _graph = tf.function(
@@ -37,7 +38,7 @@ def _noise(*shape):
 def _both(contents):
     """The picture, having checked that both decoders agree exactly."""
     graph = _graph(contents).numpy()
-    np.testing.assert_array_equal(graph, decode.decode_with_pillow(contents))
+    np.testing.assert_array_equal(graph, images.decode_with_pillow(contents))
     assert graph.dtype == np.uint8
     return graph
 
@@ -62,7 +63,7 @@ def test_exif_orientation(orientation, order):
     exif[0x0132] = "2001:01:01 00:00:00"
     contents = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
-    assert decode.exif_orientation(contents) == orientation
+    assert images.exif_orientation(contents) == orientation
     np.testing.assert_array_equal(_both(contents), np.asarray(expected))
 
 
@@ -166,7 +167,7 @@ def test_animated_webp_is_left_to_pillow():
         append_images=frames[1:],
         lossless=True,
     )
-    pixels, graph_agrees = decode.decode_and_describe(contents)
+    pixels, graph_agrees = images.decode_and_describe(contents)
     np.testing.assert_array_equal(pixels, np.asarray(frames[0]))
     assert not graph_agrees
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -187,7 +188,7 @@ def test_palette_bmp_is_refused_by_the_graph():
     contents = _encode(image, "BMP")
     with pytest.raises(tf.errors.InvalidArgumentError):
         _graph(contents)
-    pixels, graph_agrees = decode.decode_and_describe(contents)
+    pixels, graph_agrees = images.decode_and_describe(contents)
     np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
     assert not graph_agrees
 
@@ -209,12 +210,12 @@ def test_broken_files_raise(contents):
     with pytest.raises(tf.errors.InvalidArgumentError):
         _graph(contents)
     with pytest.raises(ValueError):
-        decode.decode_with_pillow(contents)
+        images.decode_with_pillow(contents)
 
 
 def test_large_pictures_are_refused_before_decoding():
     contents = _encode(Image.new("RGB", (300, 200)), "PNG")
-    with pytest.raises(decode.TooManyPixels, match="300x200"):
-        decode.decode_with_pillow(contents, max_pixels=59_999)
-    pixels = decode.decode_with_pillow(contents, max_pixels=60_000)
+    with pytest.raises(images.TooManyPixels, match="300x200"):
+        images.decode_with_pillow(contents, max_pixels=59_999)
+    pixels = images.decode_with_pillow(contents, max_pixels=60_000)
     assert pixels.shape == (200, 300, 3)

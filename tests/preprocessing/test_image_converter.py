@@ -158,6 +158,31 @@ def test_random_crop_distribution(monkeypatch, tensorflow, crop):
     # The three draws are independent.
     draws = np.corrcoef([top, left, flipped])
     assert np.abs(draws - np.eye(3)).max() < 6 / np.sqrt(count)
+    # Without mirror images the crops are the same, and none runs backwards.
+    plain = AlignImageConverter.from_config(
+        {**converter.get_config(), "mirror": False}
+    )
+    assert plain.get_config()["mirror"] is False
+    same_top, same_left, flipped = _offsets_and_flips(crop(plain, count))
+    np.testing.assert_array_equal(same_top, top)
+    np.testing.assert_array_equal(same_left, left)
+    assert not flipped.any()
+
+
+def test_fast_crops_are_mirrored_where_they_may_be():
+    pixels = np.zeros((64, 64, 3), "uint8")
+    pixels[:, 32:] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    for mirror, expected in ((True, {-1, 1}), (False, {1})):
+        converter = AlignImageConverter(16, 20, fast=True, mirror=mirror)
+        crop = tf.function(converter.decode_random_crop)
+        contents = tf.constant(file.getvalue())
+        crops = [
+            np.asarray(crop(contents, tf.constant([3, n]))) for n in range(12)
+        ]
+        sides = {int(np.sign(c[:, -1].mean() - c[:, 0].mean())) for c in crops}
+        assert sides == expected
 
 
 def test_random_crop_follows_from_the_seed():

@@ -123,6 +123,28 @@ def test_learn_vocabulary():
         AlignTokenizer.learn_vocabulary(texts, 5)
 
 
+@pytest.mark.parametrize(
+    "letters",
+    ["กขคงจ", "កខគឃង", "abc", "\U00010330\U00010331", "é"],
+    ids=["Thai", "Khmer", "ASCII", "Gothic", "accents"],
+)
+@pytest.mark.parametrize("length", [60, 86, 100, 101, 257, 5000])
+def test_pieces_of_text_without_blanks_can_be_loaded(letters, length):
+    """tensorflow-text takes pieces of 256 bytes at most."""
+    word = (letters * length)[:length]
+    texts = [word, f"{word} again", "again a word"] * 3
+    vocabulary = AlignTokenizer.learn_vocabulary(texts, 400)
+    pieces = [piece.removeprefix("##") for piece in vocabulary]
+    assert max(len(piece.encode()) for piece in pieces) <= 256
+    assert "again" in vocabulary
+    tokenizer = AlignTokenizer(vocabulary)
+    found = list(tf.data.Dataset.from_tensors(texts).map(tokenizer))[0]
+    assert found.to_list() == tokenizer(texts)
+    # A word that can be a piece as a whole has become one.
+    fits = length <= 100 and len(word.encode()) <= 256
+    assert (len(found[0]) == 1 and int(found[0, 0]) != 1) == fits
+
+
 def test_both_inputs_or_one():
     preprocessor = _preprocessor(sequence_length=8)
     images = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 3), "uint8")

@@ -10,9 +10,9 @@ from PIL import Image
 
 from align_keras import AlignDualEncoder
 from align_keras.cli import main
-from align_keras.data import iterate_records
-from align_keras.quickstart import run as quickstart
+from align_keras.data import open_records
 from align_keras.quickstart import run_quickstart
+from align_keras.quickstart.first_run import CLIENT
 from align_keras.quickstart.scene_queries import ask_by_changes
 from align_keras.quickstart.scene_queries import ask_by_words
 from align_keras.quickstart.scenes import plan_scenes
@@ -42,17 +42,23 @@ def finished(tmp_path_factory):
     return workdir, report
 
 
+def records_of(workdir):
+    """The packed evaluation records, in the order of their images."""
+    records = open_records(str(workdir / "packed" / "evaluation"))
+    return sorted(records, key=lambda record: record["key"])
+
+
 def embed(model, workdir, texts):
-    pictures = sorted((workdir / "evaluation" / "images").glob("*.jpg"))
-    images = np.asarray(model.encode_image([str(path) for path in pictures]))
-    return pictures, images, np.asarray(model.encode_text(texts))
+    paths = sorted((workdir / "evaluation" / "images").glob("*.jpg"))
+    images = np.asarray(model.encode_image([str(path) for path in paths]))
+    return paths, images, np.asarray(model.encode_text(texts))
 
 
 def test_report_agrees_with_the_model_and_the_data(finished):
     workdir, report = finished
     assert json.loads((workdir / "report.json").read_text()) == report
     model = AlignDualEncoder.from_preset(str(workdir / "run" / "model"))
-    records = list(iterate_records(str(workdir / "packed" / "evaluation")))
+    records = records_of(workdir)
     _, images, texts = embed(
         model, workdir, [record["captions"][0] for record in records]
     )
@@ -78,16 +84,16 @@ def test_the_other_process_answers_like_the_model(finished):
     texts = [question.text for question in asked]
     assert [answer["text"] for answer in answers] == texts
     model = AlignDualEncoder.from_preset(str(workdir / "run" / "model"))
-    pictures, images, vectors = embed(model, workdir, texts)
+    paths, images, vectors = embed(model, workdir, texts)
     for answer, scores in zip(answers, vectors @ images.T, strict=True):
         assert answer["score"] == pytest.approx(scores.max(), abs=1e-5)
-        place = pictures.index(Path(answer["picture"]))
+        place = paths.index(Path(answer["image"]))
         assert scores[place] == pytest.approx(scores.max(), abs=1e-5)
 
 
 def test_client_needs_tensorflow_alone(finished, tmp_path):
     workdir, _ = finished
-    client = (workdir / quickstart.CLIENT).read_text()
+    client = (workdir / CLIENT).read_text()
     imported = {
         line.split()[1]
         for line in client.splitlines()
@@ -115,16 +121,16 @@ def test_it_makes_an_index_of_what_it_trained(finished):
     index = Index(report["files"]["index"])
     assert index.count == 40
     model = AlignDualEncoder.from_preset(str(workdir / "run" / "model"))
-    pictures, images, _ = embed(model, workdir, ["a red star"])
+    paths, images, _ = embed(model, workdir, ["a red star"])
     np.testing.assert_allclose(index.vectors, images, rtol=0, atol=1e-5)
-    assert [index.key(row) for row in range(40)] == [p.name for p in pictures]
-    records = iterate_records(str(workdir / "packed" / "evaluation"))
+    assert [index.key(row) for row in range(40)] == [p.name for p in paths]
+    records = records_of(workdir)
     for row, record in enumerate(records):
         assert index.text(row) == record["captions"][0]
     assert "a red star" in index.labels
 
 
-def test_running_again_repeats_no_training(finished, capsys):
+def test_running_again_repeats_no_training(finished, capsys, caplog):
     workdir, report = finished
     kept = [
         *(workdir / "train" / "images").iterdir(),
@@ -132,12 +138,12 @@ def test_running_again_repeats_no_training(finished, capsys):
         *(workdir / "run" / "model").rglob("*.h5"),
     ]
     times = [path.stat().st_mtime_ns for path in kept]
-    again = run_quickstart(workdir, recipe=RECIPE, **SCENES)
+    with caplog.at_level("INFO"):
+        again = run_quickstart(workdir, recipe=RECIPE, **SCENES)
     assert again["retrieval"] == report["retrieval"]
     assert [path.stat().st_mtime_ns for path in kept] == times
-    said = capsys.readouterr().out
-    assert "finished" in said
-    last = said.strip().splitlines()[-1].split()
+    assert "finished" in capsys.readouterr().out
+    last = caplog.messages[-1].split()
     assert last[1:] == [
         *("-m", "align_keras", "serve"),
         *(str(workdir / "index"), "--open"),

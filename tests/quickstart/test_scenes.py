@@ -11,6 +11,8 @@ from PIL import Image
 
 from align_keras.data import pack
 from align_keras.data import read_captions
+from align_keras.quickstart.scene import Scene
+from align_keras.quickstart.scene import Thing
 from align_keras.quickstart.scene_captions import BACKGROUNDS
 from align_keras.quickstart.scene_captions import COLORS
 from align_keras.quickstart.scene_captions import RELATIONS
@@ -18,12 +20,10 @@ from align_keras.quickstart.scene_captions import SHAPES
 from align_keras.quickstart.scene_captions import SIZES
 from align_keras.quickstart.scene_images import BACKGROUND_VALUES
 from align_keras.quickstart.scene_images import COLOR_VALUES
-from align_keras.quickstart.scene_images import draw_picture
+from align_keras.quickstart.scene_images import draw_image
 from align_keras.quickstart.scenes import HELD_OUT_ARRANGEMENTS
 from align_keras.quickstart.scenes import HELD_OUT_PAIRS
 from align_keras.quickstart.scenes import NOISE_SHARES
-from align_keras.quickstart.scenes import Scene
-from align_keras.quickstart.scenes import Thing
 from align_keras.quickstart.scenes import draw_scenes
 from align_keras.quickstart.scenes import plan_scenes
 from align_keras.quickstart.scenes import write_scenes
@@ -107,7 +107,7 @@ def test_same_seed_gives_same_scenes_and_another_seed_others():
     )
 
 
-def test_training_pictures_never_show_held_out_combinations(training_records):
+def test_training_images_never_show_held_out_combinations(training_records):
     for record in training_records:
         scene = record["scene"]
         for thing in scene.things:
@@ -217,7 +217,7 @@ def test_true_training_captions_say_nothing_false(training_records):
     assert named > 2500
 
 
-def test_wrong_captions_describe_another_picture(training_records):
+def test_wrong_captions_describe_another_image(training_records):
     wrong = [r for r in training_records if r["noise"] == "wrong"]
     complete = [
         (thing, record["scene"])
@@ -276,41 +276,41 @@ def nearest(color, values):
     return names[np.argmin(np.linalg.norm(table - color, axis=1))]
 
 
-def test_pictures_show_the_named_colors():
+def test_images_show_the_named_colors():
     records = list(draw_scenes(400, seed=9)) + list(
         draw_scenes(200, seed=9, split="evaluation")
     )
     seen = set()
     for record in records:
-        scene, picture = record["scene"], pixels(record)
-        assert picture.shape == (96, 96, 3)
+        scene, image = record["scene"], pixels(record)
+        assert image.shape == (96, 96, 3)
         # The outermost pixels are ground; a median ignores the rest.
-        border = np.concatenate([picture[:2].reshape(-1, 3), picture[-2:, 0]])
+        border = np.concatenate([image[:2].reshape(-1, 3), image[-2:, 0]])
         ground = np.median(border, axis=0)
         assert nearest(ground, BACKGROUND_VALUES) == scene.background
         if scene.relation is not None:
             continue
-        distance = np.linalg.norm(picture - ground, axis=2)
+        distance = np.linalg.norm(image - ground, axis=2)
         # A shadow darkens by less than a quarter of a thing's contrast.
-        shown = picture[distance > 0.8 * distance.max()]
+        shown = image[distance > 0.8 * distance.max()]
         (thing,) = scene.things
         assert nearest(np.median(shown, axis=0), COLOR_VALUES) == thing.color
         seen.add(thing.color)
     assert seen == set(COLORS)
 
 
-def center_of(picture, color):
+def center_of(image, color):
     """Middle (x, y) of the pixels that are nearest to a color."""
     names = list(COLOR_VALUES)
     values = list(COLOR_VALUES.values()) + list(BACKGROUND_VALUES.values())
     table = np.array(values, "float32")
-    distance = np.linalg.norm(picture[:, :, None] - table, axis=3)
+    distance = np.linalg.norm(image[:, :, None] - table, axis=3)
     y, x = np.nonzero(distance.argmin(axis=2) == names.index(color))
     return np.array([x.mean(), y.mean()])
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_pictures_show_the_relation(relation):
+def test_images_show_the_relation(relation):
     rng = np.random.default_rng(0)
     sides = []
     for shape in ("circle", "heart", "square", "star"):
@@ -320,8 +320,8 @@ def test_pictures_show_the_relation(relation):
                 Thing("large", "yellow", "circle"),
             )
             scene = Scene(things, relation, "white")
-            picture = np.asarray(draw_picture(scene, rng), "float32")
-            blue, yellow = (center_of(picture, c) for c in ("blue", "yellow"))
+            image = np.asarray(draw_image(scene, rng), "float32")
+            blue, yellow = (center_of(image, c) for c in ("blue", "yellow"))
             right, down = yellow - blue
             if relation == "above":
                 assert down > 2 * abs(right)
@@ -340,8 +340,8 @@ def test_large_things_cover_more_than_small_ones():
         areas = []
         for size in SIZES:
             scene = Scene((Thing(size, "black", shape),), None, "white")
-            picture = np.asarray(draw_picture(scene, rng), "float32")
-            areas.append((picture.mean(axis=2) < 100).mean())
+            image = np.asarray(draw_image(scene, rng), "float32")
+            areas.append((image.mean(axis=2) < 100).mean())
         small, large = areas
         assert 0.005 < 2 * small < large < 0.3
 

@@ -14,7 +14,7 @@ from align_keras.search.contact_sheet import QUERY_WIDTH
 from align_keras.search.contact_sheet import RIGHT
 from align_keras.search.contact_sheet import THUMBNAIL
 from align_keras.search.contact_sheet import WRONG
-from align_keras.search.contact_sheet import Result
+from align_keras.search.contact_sheet import Match
 from align_keras.search.contact_sheet import Row
 from align_keras.search.contact_sheet import contact_sheet
 
@@ -30,7 +30,7 @@ def count(pixels, color, tolerance=2):
 
 def test_sheet_shows_each_result_in_its_order(tmp_path):
     colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
-    results = [Result(plain(c), 0.9 - i / 10) for i, c in enumerate(colors)]
+    results = [Match(plain(c), 0.9 - i / 10) for i, c in enumerate(colors)]
     contact_sheet([Row("anything", results)], tmp_path / "sheet.png")
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     left = []
@@ -50,7 +50,7 @@ def test_correct_results_are_marked_and_only_those(tmp_path):
     marked = {}
     for correct in (True, False, None):
         sheet = contact_sheet(
-            [Row("q", [Result(gray, 0.5, correct)])], tmp_path / "s.png"
+            [Row("q", [Match(gray, 0.5, correct)])], tmp_path / "s.png"
         )
         marked[correct] = count(np.asarray(sheet), RIGHT)
     # The frame alone has 4 sides of 3 pixels.
@@ -60,7 +60,7 @@ def test_correct_results_are_marked_and_only_those(tmp_path):
 
 def test_query_shows_words_picture_and_signs(tmp_path):
     violet = (120, 40, 160)
-    results = [Result(plain((10, 120, 120)), 0.5)]
+    results = [Match(plain((10, 120, 120)), 0.5)]
 
     def query_of(row):
         sheet = contact_sheet([row], tmp_path / "s.png", title=" ")
@@ -93,21 +93,21 @@ def test_pictures_come_in_any_form(tmp_path, form):
         "array": np.asarray(image),
         "image": image,
     }[form]
-    sheet = contact_sheet([Row("q", [Result(given, 1)])], tmp_path / "s.png")
+    sheet = contact_sheet([Row("q", [Match(given, 1)])], tmp_path / "s.png")
     assert count(np.asarray(sheet), color) > 0.98 * THUMBNAIL**2
 
 
 def test_oblong_pictures_show_their_middle(tmp_path):
     image = plain((200, 0, 0), (300, 100))
     image.paste((0, 0, 200), (100, 0, 200, 100))
-    sheet = contact_sheet([Row("q", [Result(image, 1)])], tmp_path / "s.png")
+    sheet = contact_sheet([Row("q", [Match(image, 1)])], tmp_path / "s.png")
     pixels = np.asarray(sheet)
     assert count(pixels, (0, 0, 200)) > 0.9 * THUMBNAIL**2
     assert count(pixels, (200, 0, 0)) < 0.02 * THUMBNAIL**2
 
 
 def test_long_words_stay_in_the_margin(tmp_path):
-    results = [Result(plain((9, 9, 9)), 0.1)]
+    results = [Match(plain((9, 9, 9)), 0.1)]
     text = "a " + "very " * 60 + "x" * 200
     sheet = contact_sheet([Row(text, results)], tmp_path / "s.png", title=" ")
     pixels = np.asarray(sheet)
@@ -119,7 +119,7 @@ def test_long_words_stay_in_the_margin(tmp_path):
 
 
 def test_sections_make_room(tmp_path):
-    row = Row("q", [Result(plain((9, 9, 9)), 0.1)])
+    row = Row("q", [Match(plain((9, 9, 9)), 0.1)])
     short = contact_sheet([row, row], tmp_path / "s.png")
     long = contact_sheet([row._replace(section="One"), row], tmp_path / "s.png")
     assert long.height > short.height

@@ -7,7 +7,9 @@ from align_keras.search import top_k
 @pytest.mark.parametrize("k", [1, 2, 7, 40, 100])
 @pytest.mark.parametrize("kind", ["random", "ties", "constant"])
 def test_top_k_matches_a_full_sort(kind, k, monkeypatch):
-    monkeypatch.setattr("align_keras.embedding.scores.BLOCK", 100)  # 2 queries
+    monkeypatch.setattr(
+        "align_keras.embedding.similarity.BLOCK", 100
+    )  # 2 queries
     rng = np.random.default_rng(k)
     vectors = rng.normal(size=(40, 5)).astype("float32")
     queries = rng.normal(size=(6, 5)).astype("float32")

@@ -9,14 +9,14 @@ from tiny_align import tiny_align
 from align_keras.cli import main
 from align_keras.search import Index
 from align_keras.search import build_index
-from align_keras.search import index as index_module
+from align_keras.search import index_writer
 from align_keras.search import search
 from align_keras.search import write_index
 
 
 @pytest.fixture(scope="module")
 def vectors(library, dual_encoder):
-    paths = [str(library.pictures / name) for name in library.names]
+    paths = [str(library.images / name) for name in library.names]
     return np.asarray(dual_encoder.encode_image(paths))
 
 
@@ -45,7 +45,7 @@ def test_search_ranks_as_numpy_does(
     if words:
         query = query + plus * text(words)
     if picture:
-        path = library.pictures / picture
+        path = library.images / picture
         image = np.asarray(dual_encoder.encode_image([str(path)]))[0]
         query = query + weights.get("image_weight", 1.0) * image
     if minus:
@@ -54,7 +54,7 @@ def test_search_ranks_as_numpy_does(
     results = search(
         library.index,
         text=words,
-        image=picture and library.pictures / picture,
+        image=picture and library.images / picture,
         minus_text=minus,
         k=7,
         model=model,
@@ -87,7 +87,7 @@ def test_command_line(library, tmp_path, capsys):
     assert "must hold `{}` once" in capsys.readouterr().err
 
     sheet = tmp_path / "sheet.png"
-    command = ["search", index, "--image", library.pictures / "06.jpg"]
+    command = ["search", index, "--image", library.images / "06.jpg"]
     command += ["-k", "3", "--json", "--contact-sheet", sheet]
     assert main([str(word) for word in command]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
@@ -144,10 +144,12 @@ def test_damaged_and_newer_indexes_are_refused(library, tmp_path):
 def test_unfinished_vectors_and_existing_outputs(library, tmp_path):
     copy = tmp_path / "vectors"
     shutil.copytree(library.vectors, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["finished"] = False
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").unlink()
     with pytest.raises(ValueError, match="not complete"):
+        build_index(copy, tmp_path / "index", library.preset)
+    # Such as `pack` writes it.
+    (copy / "manifest.json").write_text('{"arguments": {"source": "a"}}')
+    with pytest.raises(FileNotFoundError, match="no manifest.json of vectors"):
         build_index(copy, tmp_path / "index", library.preset)
     with pytest.raises(FileExistsError, match="exists already"):
         build_index(library.vectors, library.index, library.preset)
@@ -219,8 +221,8 @@ def test_auto_changes_to_faiss_and_maps_its_files(
         "ivf-pq": (COUNT - 2, COUNT - 1),
     }
     for kind, (exact, graph) in bounds.items():
-        monkeypatch.setattr(index_module, "EXACT_UP_TO", exact)
-        monkeypatch.setattr(index_module, "GRAPH_UP_TO", graph)
+        monkeypatch.setattr(index_writer, "EXACT_UP_TO", exact)
+        monkeypatch.setattr(index_writer, "GRAPH_UP_TO", graph)
         path = tmp_path / kind
         about = write_index(rows, COUNT, path, library.preset)
         assert about["kind"] == kind

@@ -13,12 +13,12 @@ from PIL import Image
 from tiny_align import many_scans
 from tiny_align import picture_file
 
+from align_keras.classes import class_probabilities
 from align_keras.cli import main
-from align_keras.embedding.search_model import load_search_model
+from align_keras.embedding import load_embedder
 from align_keras.search import Index
 from align_keras.search import search
 from align_keras.search import write_index
-from align_keras.search.search import classify
 from align_keras.search.web.app import _Handlers
 from align_keras.search.web.app import make_app
 from align_keras.search.web.limits import Limits
@@ -33,14 +33,14 @@ from page_server import running
 
 
 def test_page_answers_like_the_function(library, model, site):
-    contents = (library.pictures / "04.jpg").read_bytes()
+    contents = (library.images / "04.jpg").read_bytes()
     answer = site.post(
-        "/api/picture", content=contents, headers={"Content-Type": "image/jpeg"}
+        "/api/image", content=contents, headers={"Content-Type": "image/jpeg"}
     )
-    picture = answer.json()["picture"]
+    image = answer.json()["image"]
     results = find(
         site,
-        {"picture": picture, "weight": 1},
+        {"image": image, "weight": 1},
         {"text": "blue", "weight": 2},
         {"text": "red", "weight": -0.5},
         k=6,
@@ -85,12 +85,40 @@ def test_labels_are_a_softmax_at_the_models_temperature(
     assert [entry["label"] for entry in answer] == [
         names[i] for i in np.argsort(-shares)
     ]
-    exported = load_search_model(saved_model)
+    exported = load_embedder(saved_model)
     np.testing.assert_allclose(
-        classify(exported, vector, texts)[1], shares, atol=1e-4
+        class_probabilities(texts @ vector, exported.temperature),
+        shares,
+        atol=1e-4,
     )
-    no_temperature = type(model)(model.embedder)
-    assert classify(no_temperature, vector, texts)[1] is None
+    assert class_probabilities(texts @ vector, None) is None
+
+
+def test_a_label_may_have_several_names(library, model, dual_encoder, tmp_path):
+    from starlette.testclient import TestClient
+
+    vectors = np.asarray(Index(library.index).vectors[:2])
+    rows = [(["0", "1"], ["", ""], vectors, [b"", b""])]
+    labels = [["a bus", "the red bus"], "a dog"]
+    write_index(
+        rows,
+        2,
+        tmp_path / "index",
+        library.preset,
+        labels=labels,
+        templates=library.templates,
+    )
+    client = TestClient(make_app(Index(tmp_path / "index"), model, hosts=["*"]))
+    assert client.get("/api/index").json()["labels"] == ["a bus", "a dog"]
+    prompts = [t.replace("{}", n) for n in labels[0] for t in library.templates]
+    mean = np.asarray(dual_encoder.encode_text(prompts)).mean(axis=0)
+    body = {"part": {"row": 1}, "labels": ["a bus"]}
+    (found,) = client.post("/api/labels", json=body).json()["labels"]
+    expected = vectors[1] @ mean / np.linalg.norm(mean)
+    assert found["score"] == pytest.approx(expected, abs=2e-4)
+    alone = np.asarray(dual_encoder.encode_text(prompts[:2])).mean(axis=0)
+    alone = vectors[1] @ alone / np.linalg.norm(alone)
+    assert abs(alone - expected) > 1e-3
 
 
 def bomb():
@@ -104,15 +132,15 @@ JSON, JPEG = "application/json", "image/jpeg"
 DEEP = b"[" * 20_000 + b"]" * 20_000
 # What is sent, and the status that comes back: the table in docs/search.md.
 HOSTILE = {
-    "bytes that are no picture": ("/api/picture", JPEG, b"\xff\xd8 no", 422),
-    "an empty picture": ("/api/picture", JPEG, b"", 422),
-    "a program as a picture": ("/api/picture", JPEG, b"%!PS\nshowpage", 422),
-    "half a picture": ("/api/picture", JPEG, picture_file(1)[:300], 422),
-    "a decompression bomb": ("/api/picture", "image/png", bomb(), 422),
-    "a JPEG of 101 scans": ("/api/picture", JPEG, many_scans(101), 422),
-    "a huge file": ("/api/picture", JPEG, b"\xff" * 300_000, 413),
+    "bytes that are no picture": ("/api/image", JPEG, b"\xff\xd8 no", 422),
+    "an empty picture": ("/api/image", JPEG, b"", 422),
+    "a program as a picture": ("/api/image", JPEG, b"%!PS\nshowpage", 422),
+    "half a picture": ("/api/image", JPEG, picture_file(1)[:300], 422),
+    "a decompression bomb": ("/api/image", "image/png", bomb(), 422),
+    "a JPEG of 101 scans": ("/api/image", JPEG, many_scans(101), 422),
+    "a huge file": ("/api/image", JPEG, b"\xff" * 300_000, 413),
     "a picture as a form": (
-        "/api/picture",
+        "/api/image",
         "multipart/form-data; boundary=x",
         b"--x--",
         415,
@@ -178,7 +206,7 @@ HOSTILE = {
     "a picture nobody sent": (
         "/api/search",
         JSON,
-        b'{"parts": [{"picture": "../../etc/passwd"}]}',
+        b'{"parts": [{"image": "../../etc/passwd"}]}',
         410,
     ),
 }
@@ -333,7 +361,7 @@ def test_few_uploads_lie_in_memory():
     now, most = 0, 0
 
     class Engine:
-        async def add_picture(self, contents):
+        async def add_image(self, contents):
             nonlocal now
             await asyncio.sleep(0.01)
             now -= 1
@@ -351,7 +379,7 @@ def test_few_uploads_lie_in_memory():
 
     async def upload():
         handlers = _Handlers(Engine(), Limits(uploads=4))
-        await asyncio.gather(*[handlers.picture(Request()) for _ in range(9)])
+        await asyncio.gather(*[handlers.image(Request()) for _ in range(9)])
 
     asyncio.run(upload())
     assert (now, most) == (0, 4)

@@ -45,7 +45,7 @@ def test_type_drop_adjust(library, site, browser, tmp_path):
     words = [r["row"] for r in find(site, {"text": "a red bus", "weight": 2})]
     assert shown(browser) == ",".join(map(str, words))
 
-    browser.drop(library.pictures / "04.jpg")
+    browser.drop(library.images / "04.jpg")
     browser.wait("document.querySelectorAll('.part img').length == 1")
     browser.wait("document.querySelectorAll('#guesses li').length == 3")
     row = library.names.index("04.jpg")
@@ -115,7 +115,7 @@ FETCH = """
   window.uploads = window.forgotten = window.refused = 0;
   const no = (status) => new Response('{"error": "no"}', {status});
   window.fetch = async (path, options) => {
-    if (path === "/api/picture") {
+    if (path === "/api/image") {
       window.uploads++;
       if (refused-- > 0) return no(422);
     }
@@ -137,7 +137,7 @@ def test_labels_that_come_late_or_not_at_all(library, site, browser):
     browser.run(FETCH)
     # Uploaded again where it is forgotten.
     browser.run("forgotten = 1")
-    browser.drop(library.pictures / "04.jpg")
+    browser.drop(library.images / "04.jpg")
     browser.wait("document.querySelectorAll('#guesses li').length == 3")
     assert browser.run("uploads") == 2
 

@@ -71,7 +71,7 @@ def test_rest_client(server, files, model, monkeypatch, capsys):
     texts = keras.ops.convert_to_numpy(model.encode_text(options[1:]))
     numbers = [float(lines[place].split()[0]) for place in (1, 2, 4, 5)]
     np.testing.assert_allclose(numbers, (images @ texts.T).ravel(), atol=6e-4)
-    assert lines[6:] == [f"{files[2]}: not a readable picture"]
+    assert lines[6:] == [f"{files[2]}: not a readable image"]
 
     run_example("rest_client.py", monkeypatch, server[1], *files)
     lines = capsys.readouterr().out.splitlines()

@@ -14,8 +14,8 @@ from PIL import Image
 from tiny_align import many_scans
 from tiny_align import picture_file
 
-from align_keras.serving import pictures
-from align_keras.serving.pictures import bounded
+from align_keras.serving import untrusted_images
+from align_keras.serving.untrusted_images import bounded
 
 MAX_PIXELS = 32_000_000
 
@@ -164,7 +164,7 @@ def test_bombs_never_reach_a_decoder():
 def test_a_file_may_be_too_long(monkeypatch):
     long = JPEG + bytes(1000)
     assert bounded(long, MAX_PIXELS).numpy() == long
-    monkeypatch.setattr(pictures, "_MAX_BYTES", len(long) - 1)
+    monkeypatch.setattr(untrusted_images, "_MAX_BYTES", len(long) - 1)
     assert bounded(long, MAX_PIXELS).numpy() == b""
 
 
@@ -192,7 +192,7 @@ def test_memory_is_bounded(model):
 
     @tf.function(input_signature=[strings], autograph=False)
     def read(contents):
-        return pictures.read_pictures(contents, converter, MAX_PIXELS)
+        return untrusted_images.read_images(contents, converter, MAX_PIXELS)
 
     side = 3000
     buffer = io.BytesIO()

@@ -53,6 +53,9 @@ def prepare():
     captions = FOLDER / "pictures" / "captions.csv"
     packed = FOLDER / "packed"
     pack(FOLDER / "pictures", packed, captions, records_per_shard=5)
+    # Of a single image all are found, so that no evaluation is ever better.
+    (FOLDER / "one.csv").write_text("image,caption\nred.png,all red\n")
+    pack(FOLDER / "pictures", FOLDER / "one", FOLDER / "one.csv")
     model = tiny_model(len(VOCABULARY), dropout=0.05)
     for layer in model._flatten_layers():
         if hasattr(layer, "synchronized"):
@@ -60,7 +63,7 @@ def prepare():
     model.save_to_preset(str(FOLDER / "preset"))
 
 
-def train(name, replicas=1, **fields):
+def train(name, replicas=1, measured=False, **fields):
     if replicas > 1:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
@@ -75,6 +78,8 @@ def train(name, replicas=1, **fields):
         "workdir": FOLDER / name,
         "strategy": "mirrored" if replicas > 1 else "one-device",
     }
+    if measured:
+        options["validation-data"] = FOLDER / "one"
     words = [str(w) for k, v in options.items() for w in (f"--{k}", v)]
     for field, value in fields.items():
         words += ["--set", f"{field}={value}"]
@@ -139,6 +144,7 @@ if __name__ == "__main__":
         raise SystemExit((FOLDER / "prepare.txt").read_text())
     far = {"checkpoint_every": 10 * STEPS}
     pair = {"replicas": 2}
+    patient = {"measured": True, "patience": 3}
     report = {
         "whole": run("whole"),
         "killed": [
@@ -150,6 +156,11 @@ if __name__ == "__main__":
         "terminated": [
             run("terminated", reported(20), signal.SIGTERM, **far),
             run("terminated", **far),
+        ],
+        "patient": run("patient", **patient),
+        "killed patient": [
+            run("killed_patient", reported(30), **patient),
+            run("killed_patient", **patient),
         ],
         "pair": run("pair", **pair),
         "killed pair": [

@@ -5,7 +5,7 @@ import json
 import h5py
 import numpy as np
 
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 
 
 class Seen:
@@ -27,7 +27,7 @@ class Seen:
 
 
 def embed(model, data):
-    examples = list(iterate_records(data))
+    examples = list(open_records(data))
     images = model.encode_image([example["image"] for example in examples])
     texts = model.encode_text([e["captions"][0] for e in examples])
     return np.asarray(images), np.asarray(texts)

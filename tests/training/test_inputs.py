@@ -1,16 +1,20 @@
 """What a run reads: lists of files, odd vocabularies, trained presets."""
 
 import pytest
+from colors import tiny_model as tiny_colors
+from colors import write_pictures
 
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
+from align_keras.data import pack
 from align_keras.training import Recipe
 from align_keras.training import load_recipe
 from align_keras.training import train
 from align_keras.training.assembly import build_model
 from align_keras.training.callbacks import SaveBest
+from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.safety import Preemption
@@ -47,23 +51,43 @@ def test_resized_pictures_follow_the_size_of_the_crop():
     assert load_recipe("cc3m", image_size=128).resize_size == 153
     assert load_recipe(recipe(), image_size=64).resize_size == 77
     assert recipe(image_size=64, resize_size=64).resize_size == 64
+    assert recipe(image_size=64, resize_ratio=1.1).resize_size == 70
+    assert load_recipe("small", image_size=96).resize_size == 96
 
 
-def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path, monkeypatch):
-    from align_keras.training import inputs
-
+def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
     texts = ["bus\u2028by\u2029the\x85sea"] * 30
-    monkeypatch.setattr(
-        inputs, "iterate_records", lambda _: iter([{"captions": texts}])
-    )
+    records = [{"captions": texts}]
     first, again = (
-        find_tokenizer(len, None, "", tmp_path, step, recipe(), print)
+        find_tokenizer(len, None, records, tmp_path, step, recipe(), print)
         for step in (0, 3)
     )
     assert first.get_vocabulary() == again.get_vocabulary()
     assert "bus" in first.get_vocabulary()
     copy = AlignTokenizer(str(tmp_path / "vocabulary.txt"))
     assert copy.get_vocabulary() == first.get_vocabulary()
+
+
+def test_resized_records_fit_the_run_or_are_refused(tmp_path):
+    folder = write_pictures(tmp_path / "pictures")
+    pack(folder, tmp_path / "full", folder / "captions.csv")
+    pack(folder, tmp_path / "small", folder / "captions.csv", resize=36)
+    for data in ("full", "small"):
+        check_resized(tmp_path / data, AlignImageConverter(32, 36))
+    check_resized(tmp_path / "full", AlignImageConverter(32, antialias=True))
+    with pytest.raises(ValueError, match="small.*36 pixels.*resizes to 40"):
+        check_resized(tmp_path / "small", AlignImageConverter(32, 40))
+    averaging = AlignImageConverter(32, 36, antialias=True)
+    with pytest.raises(ValueError, match="antialias=True"):
+        check_resized([tmp_path / "full", tmp_path / "small"], averaging)
+    with pytest.raises(ValueError, match="`resize_size=36` in the recipe"):
+        train(
+            tiny_colors,
+            recipe(image_size=32, resize_size=40, sequence_length=6),
+            tmp_path / "small",
+            tmp_path / "run",
+            verbose=False,
+        )
 
 
 def test_preprocessing_of_a_preset_is_kept(preset):
@@ -79,6 +103,41 @@ def test_initial_temperature_replaces_that_of_the_weights(preset):
     assert model.temperature == pytest.approx(0.5)
     model = build_model(preset, recipe(), None)
     assert model.temperature == pytest.approx(0.3)
+
+
+FRESH = {"text_pooling": "average", "text_dropout": 0.3, "drop_connect": 0.4}
+
+
+def test_fresh_towers_are_made_as_the_recipe_says():
+    tokenizer = AlignTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    model = build_model("align_b0_bert_tiny", recipe(**FRESH), tokenizer)
+    assert model.text_pooling == "average"
+    assert model.text_encoder.dropout == 0.3
+    assert model.text_encoder.embeddings_dropout.rate == 0.3
+    assert model.image_encoder.dropout == 0.4
+    assert model.image_encoder.blocks[-1].dropout == pytest.approx(
+        0.4 * 15 / 16
+    )
+    assert model.text_encoder.vocabulary_size == 5
+    plain = build_model("align_b0_bert_tiny", recipe(), tokenizer)
+    assert plain.text_pooling == "auto"
+    assert plain.text_encoder.dropout == 0.1
+    assert plain.image_encoder.dropout == 0.2
+
+
+def test_trained_towers_keep_pooling_and_dropout(preset, caplog):
+    with caplog.at_level("INFO", "align_keras"):
+        model = build_model(preset, recipe(**FRESH), None)
+    assert model.text_pooling == "auto"
+    assert model.text_encoder.dropout == 0.0
+    (record,) = caplog.records
+    assert "text_pooling, text_dropout, drop_connect" in record.getMessage()
+
+
+def test_a_model_of_ones_own_is_not_changed():
+    for field, value in FRESH.items():
+        with pytest.raises(ValueError, match=f"`{field}` changes a preset"):
+            build_model(len, recipe(**{field: value}), None)
 
 
 def test_several_replicas_synchronise_statistics():
@@ -115,7 +174,10 @@ def test_ghost_statistics_need_whole_runs(tmp_path):
 def test_a_run_without_scores_can_go_on_with_them(tmp_path):
     class Recorder:
         step = 7
+        recipe = recipe()
         said = []
+        recipe = recipe()
+        workdir = tmp_path
 
         def state(self):
             best = {"step": 5, "score": None}

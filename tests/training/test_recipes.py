@@ -23,6 +23,14 @@ COMMON = {
     "precision": "mixed_bfloat16",
     "vocabulary_size": 100_000,
     "seed": 0,
+    # As the presets, and so the paper, have them.
+    "text_pooling": None,
+    "text_dropout": None,
+    "drop_connect": None,
+    # Random crops and mirror images (section 4.1).
+    "mirror": True,
+    "patience": None,
+    "epochs": None,
 }
 FIGURES = {
     "align": {
@@ -134,11 +142,90 @@ def test_overrides_replace_fields_and_none_does_not():
 
 
 def test_overrides_are_validated_together_with_the_recipe():
-    message = refusal("align", steps=5000)
+    message = refusal("align", steps=5000, warmup_steps=10_000)
     assert "warmup_steps=10000" in message and "below `steps`" in message
     assert "batch_siz" in refusal("align", batch_siz=3)
     message = refusal(Recipe(**SMALL), batch_siz=3)
     assert "`batch_siz`" in message and "`batch_size`" in message
+
+
+def test_steps_or_epochs_but_not_both(write_recipe):
+    path = write_recipe("epochs: 3\nbatch_size: 32\nlearning_rate: 0.01\n")
+    recipe = load_recipe(path)
+    assert (recipe.epochs, recipe.steps) == (3.0, None)
+    # What is asked for takes the other's place.
+    assert load_recipe(path, steps=70).epochs is None
+    assert load_recipe("small", epochs="2.5").steps is None
+    message = refusal(path, steps=70, epochs=4)
+    assert "steps=70, epochs=4.0" in message and "not both" in message
+    both = write_recipe(
+        "epochs: 3\nsteps: 9\nbatch_size: 32\nlearning_rate: 0.01\n"
+    )
+    assert "steps=9, epochs=3.0" in refusal(both)
+
+
+@pytest.mark.parametrize(
+    "fields, records, expected",
+    [
+        # Steps, warm-up and checkpoints, by hand.
+        ({"epochs": 3}, 1000, (94, 0, 1000)),
+        ({"epochs": 0.5, "warmup_steps": 0.1}, 6400, (100, 10, 1000)),
+        ({"epochs": 2, "warmup_steps": 7}, 6400, (400, 7, 1000)),
+        ({"epochs": 1e-9}, 10, (1, 0, 1000)),
+        ({"steps": 500, "warmup_steps": 0.05}, None, (500, 25, 1000)),
+        ({"steps": 500, "checkpoint_every": 0.1}, 7, (500, 0, 50)),
+        ({"steps": 3, "checkpoint_every": 0.1}, 7, (3, 0, 1)),
+        ({"epochs": 3, "steps_per_execution": 8}, 1000, (96, 0, 1000)),
+        (
+            {
+                "epochs": 3,
+                "steps_per_execution": 8,
+                "checkpoint_every": 0.2,
+            },
+            1000,
+            (96, 0, 16),
+        ),
+    ],
+)
+def test_epochs_and_shares_become_steps(fields, records, expected):
+    recipe = Recipe(batch_size=32, learning_rate=0.1, **fields)
+    whole = recipe.in_steps(records)
+    found = whole.steps, whole.warmup_steps, whole.checkpoint_every
+    assert found == expected and {*map(type, found)} == {int}
+    assert whole.epochs is None and whole.in_steps() == whole
+
+
+def test_epochs_need_data_to_count():
+    recipe = Recipe(batch_size=32, learning_rate=0.1, epochs=3)
+    with pytest.raises(ValueError, match="epochs=3.0; give `steps`"):
+        recipe.in_steps()
+
+
+def test_a_warmup_that_is_too_long_is_cut(caplog):
+    # The share of the recipe: 10,000 of 1,200,000.
+    recipe = load_recipe("align", steps="5_000")
+    assert (recipe.steps, recipe.warmup_steps) == (5000, 41)
+    assert "10000 steps is too long for a run of 5000: it is cut to 41" in (
+        caplog.text
+    )
+    caplog.clear()
+    # One of two steps or more are left to fall in.
+    for name in recipe_names():
+        recipe = load_recipe(name, steps=2).in_steps()
+        assert (recipe.steps, recipe.warmup_steps) == (2, 0)
+    assert load_recipe("small", steps=200).in_steps().warmup_steps == 10
+    caplog.clear()
+    assert load_recipe("align", steps=20_000).warmup_steps == 10_000
+    assert not caplog.text
+    recipe = Recipe(batch_size=8, learning_rate=1, epochs=5, warmup_steps=99)
+    assert recipe.in_steps(80).warmup_steps == 5
+    assert "99 steps is too long for a run of 50" in caplog.text
+
+
+def test_small_data_is_not_mirrored_unless_asked_for():
+    assert load_recipe("small").mirror is False
+    assert load_recipe("small", mirror=True).mirror is True
+    assert Recipe(**SMALL).mirror is False
 
 
 @pytest.mark.parametrize(
@@ -186,11 +273,19 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("learning_rate", float("inf")),
         ("warmup_steps", -1),
         ("warmup_steps", 100),
+        ("warmup_steps", 2.5),
+        ("epochs", 0),
+        ("epochs", "few"),
+        ("patience", 0),
+        ("patience", 1.5),
+        ("mirror", 1),
+        ("checkpoint_every", 1.5),
         ("weight_decay", -1e-5),
         ("label_smoothing", 1.0),
         ("label_smoothing", -0.1),
         ("image_size", 0),
         ("resize_size", 288),
+        ("resize_ratio", 0.9),
         ("sequence_length", 2),
         ("loss", "softmax"),
         ("clip_norm", 0),
@@ -206,6 +301,9 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("batch_norm", False),
         ("initial_temperature", 0),
         ("initial_temperature", -1.0),
+        ("text_pooling", "mean"),
+        ("text_dropout", 1.0),
+        ("drop_connect", -0.1),
         ("vocabulary_size", 0),
     ],
 )
@@ -231,7 +329,20 @@ def test_what_a_file_gets_wrong_names_the_file(write_recipe):
         ("microbatch_size: 7", "must be a divisor of `batch_size`"),
         ("microbatch_size: 0", "must be positive"),
         ("steps_per_execution: 2", "must be a divisor of `steps`"),
-        ("freeze: text", "must be image or null"),
+        ("freeze: 7", "must be of type str | list | None"),
+        ("freeze: []", 'must be "image", "text", or regular expressions'),
+        ("freeze: [image, 7]", 'must be "image", "text", or regular'),
+        ("freeze: '('", 'must be "image", "text", or regular expressions'),
+        ("unfreeze_after: 3", "left out where nothing is frozen by `freeze`"),
+        ("unfreeze_after: 9\nfreeze: text", "must be below `steps`"),
+        (
+            "unfreeze_after: 4\nfreeze: text\nlora_rank: 2",
+            "left out with `lora_rank`",
+        ),
+        ("lora_rank: 0", "must be positive"),
+        ("layer_decay: 1.5", "must be above 0 and at most 1"),
+        ("layer_decay: 0", "must be above 0 and at most 1"),
+        ("freeze_statistics: 1", "of type bool"),
         ("remat: 1", "of type bool"),
         ("skip_nonfinite: perhaps", "of type bool"),
     ],
@@ -242,6 +353,17 @@ def test_what_does_not_fit_a_step(field, words, write_recipe):
     )
     message = refusal(path)
     assert words in message and field.partition(":")[0] in message
+
+
+def test_steps_at_once_meet_the_end_of_what_is_frozen(write_recipe):
+    path = write_recipe(
+        "steps: 8\nbatch_size: 4\nlearning_rate: 0.1\ncheckpoint_every: 4\n"
+        "freeze: text\nunfreeze_after: 3\nsteps_per_execution: 2\n"
+    )
+    assert "must be a divisor of `unfreeze_after`" in refusal(path)
+    recipe = load_recipe(path, steps_per_execution=1)
+    assert (recipe.freeze, recipe.unfreeze_after) == ("text", 3)
+    assert load_recipe(recipe, freeze=["image", "x$"]).freeze == ["image", "x$"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from runs import checkpoint
 from runs import metrics_of
 
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import records_of_step
 from align_keras.training.checkpoints import Checkpoints
 
@@ -53,13 +53,21 @@ def figures(workdir):
 
 def assert_same_state(ours, theirs):
     ours, theirs = (Checkpoints(workdir).state() for workdir in (ours, theirs))
-    for name in ("step", "random", "best", "metrics", "reported_step"):
+    for name in (
+        "step",
+        "random",
+        "best",
+        "metrics",
+        "reported_step",
+        "waited",
+        "stopped",
+    ):
         assert ours[name] == theirs[name], name
 
 
-def assert_bitwise_equal(ours, theirs):
+def assert_bitwise_equal(ours, theirs, step=STEPS):
     """Weights, moments, iterations; figures; random states."""
-    one, other = checkpoint(ours, STEPS), checkpoint(theirs, STEPS)
+    one, other = checkpoint(ours, step), checkpoint(theirs, step)
     assert one.keys() == other.keys() and len(one) > 30
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
@@ -72,7 +80,7 @@ def test_killed_while_it_saves(runs):
     assert ended["whole"] == 0 and ended["killed"] == [KILLED, KILLED, 0]
     # It went on each time, and not from the start.
     said = (folder / "killed.txt").read_text()
-    assert said.count("Going on after step") == 2
+    assert said.count("Resuming after step") == 2
     assert_bitwise_equal(folder / "killed", folder / "whole")
     # Nothing of the writes that were cut off is left.
     assert not list((folder / "killed").rglob(".*"))
@@ -92,7 +100,7 @@ def test_terminated_within_an_epoch(runs):
     assert ended["far"] == 0 and ended["terminated"] == [0, 0]
     said = (folder / "terminated.txt").read_text()
     assert "Stopped by SIGTERM" in said
-    step = int(said.partition("Going on after step ")[2].partition(".")[0])
+    step = int(said.partition("Resuming after step ")[2].partition(".")[0])
     assert 20 <= step < STEPS
     assert_bitwise_equal(folder / "terminated", folder / "far")
     for name, ours in checkpoint(folder / "far", STEPS).items():
@@ -101,11 +109,22 @@ def test_terminated_within_an_epoch(runs):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_killed_and_stopped_early(runs):
+    """It has waited for one evaluation before it is killed."""
+    folder, ended = runs
+    assert ended["patient"] == 0 and ended["killed patient"] == [KILLED, 0]
+    state = Checkpoints(folder / "patient").state()
+    assert (state["step"], state["waited"]) == (40, 3) and state["stopped"]
+    assert_bitwise_equal(folder / "killed_patient", folder / "patient", 40)
+    said = (folder / "killed_patient.txt").read_text()
+    assert f"stopped early after step 40 of {STEPS}" in said
+
+
 def test_two_replicas(runs):
     folder, ended = runs
     assert ended["pair"] == 0 and ended["killed pair"] == [KILLED, 0, 0]
     said = (folder / "killed_pair.txt").read_text()
-    assert said.count("Going on after step") == 2
+    assert said.count("Resuming after step") == 2
     ours = checkpoint(folder / "killed_pair", STEPS)
     theirs = checkpoint(folder / "pair", STEPS)
     for name in theirs:
@@ -128,6 +147,6 @@ def test_the_order_by_keys(runs):
         for step in range(8)
         for record in records_of_step(packed, step, batch_size=8)
     ]
-    keys = sorted(record["key"] for record in iterate_records(packed))
+    keys = sorted(record["key"] for record in open_records(packed))
     for epoch in range(4):
         assert sorted(stream[16 * epoch : 16 * epoch + 16]) == keys

@@ -68,7 +68,7 @@ def test_multi_worker_needs_a_cluster(monkeypatch):
     assert "`task`" in refusal("multi-worker")
     for name in ("multi-worker", "auto"):
         monkeypatch.setenv("TF_CONFIG", "{cluster")
-        assert "TF_CONFIG is no valid JSON" in refusal(name)
+        assert "TF_CONFIG is not valid JSON" in refusal(name)
 
 
 @tensorflow_only

@@ -28,7 +28,7 @@ from runs import metrics_of
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
-from align_keras.data import iterate_records
+from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records
 from align_keras.training import Recipe
@@ -287,15 +287,15 @@ def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
     said = capsys.readouterr().out
     packed = tmp_path / "run" / "packed"
     assert f"Packing {folder} with captions.csv" in said
-    assert f"1 not a picture: see {packed}/manifest.json" in said
+    assert f"1 not an image: see {packed}/manifest.json" in said
     kept, aside = (
-        [record["key"] for record in iterate_records(path)]
+        [record["key"] for record in open_records(path)]
         for path in (packed, packed / "held_out")
     )
     assert sorted(kept + aside) == sorted(set(COLORS) - {"red"})
     # It was measured on the pictures that training did not see.
     assert result["best"]["metrics"]["images"] == len(aside) >= 3
-    assert f"(chance {1 / len(aside):.1%}) among {len(aside)} pictures" in said
+    assert f"(chance {1 / len(aside):.1%}) among {len(aside)} images" in said
     model = AlignDualEncoder.from_preset(result["model"])
     assert isinstance(model.image_encoder, EfficientNetBackbone)
     learned = model.preprocessor.tokenizer.get_vocabulary()

@@ -11,7 +11,7 @@ _compile = functools.partial(jax.jit, static_argnums=(2, 3))
 
 
 def convolve(x, kernel, strides, padding):
-    """Convolve pictures with a kernel.
+    """Convolve images with a kernel.
 
     Args:
         x: float tensor of shape `(batch, height, width, channels)`.
@@ -153,17 +153,17 @@ def _gradient_of_input(x, kernel, strides, gradient):
 
 
 def _gradient_of_kernel(x, kernel, strides, gradient):
-    """Picture by picture and row by row, which stays in the caches."""
+    """Image by image and row by row, which stays in the caches."""
     rows, columns, channels = kernel.shape
     height, width = gradient.shape[1:3]
     down, right = strides
 
     def add(total, pair):
-        picture, gradient = pair
+        image, gradient = pair
 
         def of_row(row):
             size = (height - 1) * down + 1
-            lines = jax.lax.dynamic_slice_in_dim(picture, row, size)[::down]
+            lines = jax.lax.dynamic_slice_in_dim(image, row, size)[::down]
             return jnp.stack(
                 [
                     jnp.sum(

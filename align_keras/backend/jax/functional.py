@@ -51,7 +51,7 @@ def scan(step, carry, inputs, dtypes=()):
 custom_gradient = ops.custom_gradient
 
 
-def checkpoint(function, *inputs):
+def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
     Args:

@@ -44,7 +44,10 @@ class Trainer(PaddingMixin):
             optimizer_state, step.gradients, trainable
         )
         arguments = self.to_count(batch, step.loss, step.hits, step.embeddings)
-        logs, new_metrics = self._count(metrics, *arguments)
+        norms_of = None
+        if self.gradient_norms:
+            norms_of = self._unscaled(step.gradients, optimizer_state)
+        logs, new_metrics = self._count(metrics, *arguments, norms_of=norms_of)
         new = new_trainable, step.state, new_optimizer_state, new_metrics
         if not self.skip_nonfinite:
             return logs, new
@@ -68,9 +71,21 @@ class Trainer(PaddingMixin):
         metrics = [scope.get_current_value(v) for v in self.metrics_variables]
         return logs, (*rest, metrics)
 
-    def _count(self, metrics, *arguments):
+    def _unscaled(self, gradients, optimizer_state):
+        """Undo the loss scale of mixed_float16."""
+        if not hasattr(self.optimizer, "inner_optimizer"):
+            return gradients
+        pairs = zip(self.optimizer.variables, optimizer_state, strict=True)
+        with keras.StatelessScope(pairs):
+            scale = self.optimizer.scale_loss(1.0)
+        return [gradient.astype("float32") / scale for gradient in gradients]
+
+    def _count(self, metrics, *arguments, norms_of=None):
         mapping = zip(self.metrics_variables, metrics, strict=True)
         with keras.StatelessScope(mapping) as scope:
+            # The logs that `update_metrics` returns are of all metrics.
+            if norms_of is not None:
+                self.update_norms(norms_of)
             logs = self.update_metrics(*arguments)
         return logs, [
             scope.get_current_value(v) for v in self.metrics_variables

@@ -4,7 +4,7 @@ from keras import ops
 
 
 def convolve(x, kernel, strides, padding):
-    """Convolve pictures with a kernel.
+    """Convolve images with a kernel.
 
     Args:
         x: float tensor of shape `(batch, height, width, channels)`.

@@ -72,7 +72,7 @@ def scan(step, carry, inputs, dtypes=()):
 custom_gradient = tf.custom_gradient
 
 
-def checkpoint(function, *inputs):
+def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
     Unlike `tf.recompute_grad`, it takes a function that returns the new state

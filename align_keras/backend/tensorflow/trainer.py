@@ -48,10 +48,32 @@ class Trainer(PaddingMixin):
         return self.get_metrics_result()
 
     def _take_step(self, gradients, changed, metrics):
+        # Where a scale has to be undone, before the optimizer changes it.
+        norms_of = self._unscaled(gradients) if self.gradient_norms else None
         self.optimizer.apply(gradients, self.trainable_variables)
         for position, value in changed.items():
             self.non_trainable_variables[position].assign(value)
+        # The logs that `update_metrics` returns are of all metrics.
+        if self.gradient_norms:
+            self.update_norms(norms_of or self._summed(gradients))
         return self.update_metrics(*metrics)
+
+    def _unscaled(self, gradients):
+        """Undo the loss scale of mixed_float16; `None` where there is none."""
+        if not hasattr(self.optimizer, "inner_optimizer"):
+            return None
+        # They are the sums over the replicas, in equal parts.
+        scale = self.optimizer.scale_loss(1.0) / num_replicas()
+        return [tf.cast(gradient, "float32") / scale for gradient in gradients]
+
+    def _summed(self, gradients):
+        """Sum over the replicas, or take the sums of the optimizer.
+
+        To sum them once more would double what replicas exchange.
+        """
+        if num_replicas() > 1 and isinstance(self.optimizer, ReplicaClipping):
+            return self.optimizer.take_sums()
+        return all_reduce_sum(gradients)
 
     def test_step(self, data):
         return self.update_metrics(*self.evaluate_batch(data))

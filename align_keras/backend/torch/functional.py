@@ -96,7 +96,7 @@ def scan(step, carry, inputs, dtypes=()):
     return carry, joined
 
 
-def checkpoint(function, *inputs):
+def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
     Args:

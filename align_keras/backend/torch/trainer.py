@@ -24,6 +24,8 @@ class Trainer(PaddingMixin):
                 self.nonfinite_steps.update_state(0.0 if finite else 1.0)
                 if not finite:
                     return self.get_metrics_result()
+            if self.gradient_norms:
+                self.update_norms(self._unscaled(step.gradients))
             self.optimizer.apply(step.gradients, self.trainable_variables)
             for variable, old, new in zip(
                 self.non_trainable_variables, before, step.state, strict=True
@@ -33,6 +35,13 @@ class Trainer(PaddingMixin):
             return self.update_metrics(
                 *self.to_count(batch, step.loss, step.hits, step.embeddings)
             )
+
+    def _unscaled(self, gradients):
+        """Undo the loss scale of mixed_float16, before it changes."""
+        if not hasattr(self.optimizer, "inner_optimizer"):
+            return gradients
+        scale = self.optimizer.scale_loss(1.0)
+        return [gradient.float() / scale for gradient in gradients]
 
     def test_step(self, data):
         return self.update_metrics(*self.evaluate_batch(data))

@@ -3,9 +3,9 @@
 from align_keras.cli.options import add_commands
 
 EVALUATIONS = {
-    "retrieval": "find the captions of pictures, and the picture of a caption",
-    "zero-shot": "classify pictures by the names of the classes",
-    "knn": "find the label of a picture among its nearest training pictures",
+    "retrieval": "find the captions of images, and the image of a caption",
+    "zero-shot": "classify images by the names of the classes",
+    "knn": "find the label of an image among its nearest training images",
     "linear-probe": "train a linear classifier on frozen vectors",
     "cxc": "Crisscrossed Captions: retrieval and correlation with ratings",
     "words": "compare the similarity of words with human judgement",

@@ -2,10 +2,9 @@
 
 import json
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
-from align_keras.cli.options import silent
 
 
 def add_arguments(parser):
@@ -31,21 +30,20 @@ def add_arguments(parser):
         help="results, vectors and report.md (default: %(default)s)",
     )
     add_batch_size(parser)
-    common.add_bootstrap(parser)
+    shared_options.add_bootstrap(parser)
 
 
 def run(args):
     """Run the evaluations, and print what was found as JSON if asked."""
-    from align_keras.evaluation.suite import evaluate_all
+    from align_keras.evaluation import measure_all
+    from align_keras.evaluation.results import plain
 
-    found = evaluate_all(
+    found = measure_all(
         args.model,
         args.data_root,
         args.output,
         args.batch_size,
         samples=args.bootstrap,
-        say=silent if args.json else print,
     )
     if args.json:
-        results = [json.loads(result.to_json()) for result in found["results"]]
-        print(json.dumps({**found, "results": results}))
+        print(json.dumps(plain(found)))

@@ -2,7 +2,7 @@
 
 import json
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 from align_keras.cli.options import add_json
 
 
@@ -11,13 +11,13 @@ def add_arguments(parser):
     add_json(parser)
     parser.add_argument("first", metavar="A.json")
     parser.add_argument("second", metavar="B.json")
-    common.add_bootstrap(parser)
+    shared_options.add_bootstrap(parser)
 
 
 def run(args):
     """Compare two results and print the comparison."""
-    from align_keras.evaluation.compare import compare_results
-    from align_keras.evaluation.report import describe_comparison
+    from align_keras.evaluation import compare_results
+    from align_keras.evaluation.describe_results import describe_comparison
 
     found = compare_results(args.first, args.second, args.bootstrap)
     print(json.dumps(found) if args.json else describe_comparison(found))

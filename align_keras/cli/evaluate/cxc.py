@@ -1,14 +1,14 @@
 """`align-keras evaluate cxc`."""
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_embedding(parser)
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -19,7 +19,7 @@ def add_arguments(parser):
         "--captions", required=True, metavar="FILE", help="dataset_coco.json"
     )
     parser.add_argument(
-        "--images", required=True, metavar="DIR", help="pictures of MSCOCO"
+        "--images", required=True, metavar="DIR", help="images of MSCOCO"
     )
     parser.add_argument("--split", choices=["val", "test"], default="test")
     for task, default in THRESHOLDS.items():
@@ -31,7 +31,7 @@ def add_arguments(parser):
             help="pairs rated so count as matching (default: %(default)s)",
         )
     _add_readings(parser)
-    common.add_depths(parser, [1, 5, 10])
+    shared_options.add_depths(parser, [1, 5, 10])
 
 
 def _add_readings(parser):
@@ -71,10 +71,10 @@ def _add_readings(parser):
 
 def run(args):
     """Measure Crisscrossed Captions and print the result."""
-    from align_keras.evaluation.cxc_runner import measure_cxc
+    from align_keras.evaluation import measure_cxc
 
     result = measure_cxc(
-        common.embedder(args),
+        shared_options.embedder(args),
         args.data,
         args.captions,
         args.images,
@@ -94,6 +94,6 @@ def run(args):
             "replace": args.with_replacement,
             "repeated": args.repeated,
         },
-        **common.embedding_options(args),
+        **shared_options.embedding_options(args),
     )
-    common.show(args, result)
+    shared_options.show(args, result)

@@ -1,12 +1,12 @@
 """`align-keras evaluate finetune`."""
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_labelled(parser, "train", "data")
+    shared_options.add_model(parser)
+    shared_options.add_labelled(parser, "train", "data")
     parser.add_argument(
         "--recipe",
         default="fine_grained",
@@ -14,24 +14,24 @@ def add_arguments(parser):
         help="fine_grained, imagenet, imagenet_frozen, or a YAML file "
         "(default: %(default)s)",
     )
-    common.add_runs(parser, 1)
+    shared_options.add_runs(parser, 1)
 
 
 def run(args):
     """Fine-tune a classifier and print its result."""
-    from align_keras.evaluation.finetune import finetune_classifier
+    from align_keras.evaluation import measure_finetune
 
-    result = finetune_classifier(
-        common.loader(args),
-        common.labelled(args, "train"),
-        common.labelled(args, "data"),
+    result = measure_finetune(
+        shared_options.loader(args),
+        shared_options.labelled(args, "train"),
+        shared_options.labelled(args, "data"),
         args.recipe,
         args.workdir,
         args.runs,
         args.seed,
         args.bootstrap,
         progress=not args.json,
-        identity=common.identity(args),
+        identity=shared_options.identity(args),
     )
     result["model"] = args.model
-    common.show(args, result)
+    shared_options.show(args, result)

@@ -1,27 +1,27 @@
 """`align-keras evaluate knn`."""
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_embedding(parser)
-    common.add_labelled(parser, "train", "data")
-    common.add_depths(parser, [1])
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
+    shared_options.add_labelled(parser, "train", "data")
+    shared_options.add_depths(parser, [1])
 
 
 def run(args):
     """Measure nearest neighbours and print the result."""
-    from align_keras.evaluation.labelled_runner import measure_knn
+    from align_keras.evaluation import measure_knn
 
-    train = common.labelled(args, "train")
-    test = common.labelled(args, "data")
+    train = shared_options.labelled(args, "train")
+    test = shared_options.labelled(args, "data")
     result = measure_knn(
-        common.embedder(args),
+        shared_options.embedder(args),
         train,
         test,
         ks=args.k,
-        **common.embedding_options(args),
+        **shared_options.embedding_options(args),
     )
-    common.show(args, result)
+    shared_options.show(args, result)

@@ -1,13 +1,13 @@
 """`align-keras evaluate linear-probe`."""
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_embedding(parser)
-    common.add_labelled(parser, "train", "data", "validation")
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
+    shared_options.add_labelled(parser, "train", "data", "validation")
     parser.add_argument(
         "--solver",
         choices=["lbfgs", "sgd"],
@@ -18,15 +18,16 @@ def add_arguments(parser):
 
 def run(args):
     """Measure a linear probe and print the result."""
-    from align_keras.evaluation.labelled_runner import measure_linear_probe
+    from align_keras.evaluation import measure_linear_probe
 
     parts = [
-        common.labelled(args, part) for part in ("train", "data", "validation")
+        shared_options.labelled(args, part)
+        for part in ("train", "data", "validation")
     ]
     result = measure_linear_probe(
-        common.embedder(args),
+        shared_options.embedder(args),
         *parts,
         solver=args.solver,
-        **common.embedding_options(args),
+        **shared_options.embedding_options(args),
     )
-    common.show(args, result)
+    shared_options.show(args, result)

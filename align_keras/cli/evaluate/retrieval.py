@@ -2,18 +2,18 @@
 
 import dataclasses
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_embedding(parser)
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
     parser.add_argument(
         "--data",
         metavar="GLOB",
         help="TFRecord files that `align-keras pack` or img2dataset wrote; "
-        "with --captions, the folder of the pictures",
+        "or a folder of images, with --captions or a captions.csv in it",
     )
     parser.add_argument(
         "--captions",
@@ -37,38 +37,44 @@ def add_arguments(parser):
         metavar="N",
         help="search N equal parts by themselves; 5 for MSCOCO 1K",
     )
-    common.add_tfds(parser, "coco_captions")
-    common.add_name(parser)
-    common.add_depths(parser, [1, 5, 10])
+    shared_options.add_tfds(parser, "coco_captions")
+    shared_options.add_name(parser)
+    shared_options.add_depths(parser, [1, 5, 10])
 
 
 def run(args):
     """Measure retrieval and print the result."""
-    from align_keras.evaluation.runner import measure_retrieval
+    from align_keras.evaluation import measure_retrieval
 
-    data = _captioned(args)
+    data = open_captioned(args)
     result = measure_retrieval(
-        common.embedder(args),
+        shared_options.embedder(args),
         data,
         ks=args.k,
         folds=args.folds,
-        **common.embedding_options(args),
+        **shared_options.embedding_options(args),
     )
-    common.show(args, result)
+    shared_options.show(args, result)
 
 
-def _captioned(args):
+def open_captioned(args):
+    """Return the captioned images that the options name, a `DataSet`."""
+    from align_keras.data.captions import find_caption_file
     from align_keras.evaluation import datasets
 
     if (args.tfds is None) == (args.data is None):
         raise ValueError("Give either `--data` or `--tfds`.")
-    common.refuse_without_tfds(args)
+    shared_options.refuse_without_tfds(args)
     if args.tfds and args.captions:
-        common.refuse("captions", "is for files: a TFDS data set has its own")
+        shared_options.refuse(
+            "captions", "is for files: a TFDS data set has its own"
+        )
+    if args.data and not args.captions:
+        args.captions = find_caption_file(args.data)
     if not (args.tfds or args.captions):
         for option in ("split", "captions_per_image"):
             if getattr(args, option) is not None:
-                common.refuse(
+                shared_options.refuse(
                     option,
                     "is for `--captions` and `--tfds`: TFRecord files are "
                     "taken as they are",
@@ -81,6 +87,6 @@ def _captioned(args):
         )
         return dataclasses.replace(data, name=args.name or data.name)
     split = args.split
-    if split is None and args.captions.endswith(".json"):
+    if split is None and str(args.captions).endswith(".json"):
         split = "test"
     return datasets.karpathy(args.captions, args.data, split, args.name, first)

@@ -1,12 +1,11 @@
 """`align-keras evaluate vtab`."""
 
-from align_keras.cli.evaluate import common
-from align_keras.cli.options import silent
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
+    shared_options.add_model(parser)
     parser.add_argument(
         "--tasks",
         nargs="+",
@@ -20,17 +19,17 @@ def add_arguments(parser):
         metavar="N",
         help="settings that are tried for each task (default: %(default)s)",
     )
-    common.add_tfds_directory(parser)
-    common.add_runs(parser, 3)
+    shared_options.add_tfds_directory(parser)
+    shared_options.add_runs(parser, 3)
 
 
 def run(args):
     """Fine-tune on the tasks and print the result."""
+    from align_keras.evaluation import measure_vtab
     from align_keras.evaluation.vtab import Sweep
-    from align_keras.evaluation.vtab import evaluate_vtab
 
-    result = evaluate_vtab(
-        common.loader(args),
+    result = measure_vtab(
+        shared_options.loader(args),
         args.workdir,
         args.tasks,
         Sweep(trials=args.trials),
@@ -39,8 +38,7 @@ def run(args):
         args.tfds_directory,
         samples=args.bootstrap,
         progress=not args.json,
-        say=silent if args.json else print,
-        identity=common.identity(args),
+        identity=shared_options.identity(args),
     )
     result["model"] = args.model
-    common.show(args, result)
+    shared_options.show(args, result)

@@ -1,11 +1,11 @@
 """`align-keras evaluate words`."""
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
+    shared_options.add_model(parser)
     parser.add_argument(
         "--data", required=True, metavar="FILE", help="SimLex-999.txt"
     )
@@ -13,9 +13,9 @@ def add_arguments(parser):
 
 def run(args):
     """Measure word similarity and print the result."""
-    from align_keras.evaluation.runner import measure_words
+    from align_keras.evaluation import measure_words
 
     result = measure_words(
-        common.embedder(args), args.data, samples=args.bootstrap
+        shared_options.embedder(args), args.data, samples=args.bootstrap
     )
-    common.show(args, result)
+    shared_options.show(args, result)

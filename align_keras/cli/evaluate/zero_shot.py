@@ -1,17 +1,18 @@
 """`align-keras evaluate zero-shot`."""
 
-from align_keras.cli.evaluate import common
+from align_keras.cli.evaluate import shared_options
 
 
 def add_arguments(parser):
     """Declare the options."""
-    common.add_model(parser)
-    common.add_embedding(parser)
-    common.add_labelled(parser, "data")
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
+    shared_options.add_labelled(parser, "data")
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="JSON with the names of the classes, and templates if wanted",
+        help="names of the classes: one on each line, or JSON, which may hold "
+        "templates too",
     )
     parser.add_argument(
         "--all-classes",
@@ -24,21 +25,21 @@ def add_arguments(parser):
         default="normalized",
         help="whether prompts are normalised before their mean",
     )
-    common.add_depths(parser, [1, 5])
+    shared_options.add_depths(parser, [1, 5])
 
 
 def run(args):
     """Measure zero-shot classification and print the result."""
-    from align_keras.evaluation.labelled_runner import measure_zero_shot
+    from align_keras.evaluation import measure_zero_shot
 
-    data = common.labelled(args, "data")
+    data = shared_options.labelled(args, "data")
     result = measure_zero_shot(
-        common.embedder(args),
+        shared_options.embedder(args),
         data,
         args.classes,
         ensemble=args.ensemble,
         all_classes=args.all_classes,
         ks=args.k,
-        **common.embedding_options(args),
+        **shared_options.embedding_options(args),
     )
-    common.show(args, result)
+    shared_options.show(args, result)

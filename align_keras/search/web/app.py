@@ -5,12 +5,23 @@ import contextlib
 import json
 import math
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from align_keras.embedding.embedder import Embedder
+from align_keras.io.optional import OptionalModule
+from align_keras.search.index import Index
 from align_keras.search.web.batcher import Overloaded
 from align_keras.search.web.engine import Engine
 from align_keras.search.web.limits import Limits
 from align_keras.search.web.limits import RateLimit
+
+applications = OptionalModule("starlette.applications", extra="serve")
+middleware = OptionalModule("starlette.middleware", extra="serve")
+responses = OptionalModule("starlette.responses", extra="serve")
+routing = OptionalModule("starlette.routing", extra="serve")
+trustedhost = OptionalModule("starlette.middleware.trustedhost", extra="serve")
 
 # Nothing of a page may come from elsewhere, and nobody may frame it.
 _POLICY = (
@@ -30,7 +41,7 @@ _THUMBNAIL_COST = 1 / 50
 _PROMPT_COST = 1 / 32
 # Bytes beyond the limit that are read, so that the refusal arrives.
 _DROPPED = 4 * 2**20
-_PICTURE_TYPES = ("image/", "application/octet-stream")
+_IMAGE_TYPES = ("image/", "application/octet-stream")
 
 
 class _Refusal(Exception):
@@ -41,12 +52,17 @@ class _Refusal(Exception):
         self.status, self.reason, self.headers = status, reason, headers
 
 
-def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
+def make_app(
+    index: Index,
+    embedder: Embedder,
+    limits: Limits | None = None,
+    hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+) -> Any:
     """Make the application of the page.
 
     Args:
         index: an `align_keras.search.Index`.
-        model: a `SearchModel`, as `index.load_model()` gives it.
+        embedder: an `Embedder`, as `index.load_model()` returns it.
         limits: a `Limits`. Defaults to `None`, its defaults.
         hosts: list of strings. Names under which it answers, so that a page
             elsewhere cannot reach it by a name that points here. `"*"` allows
@@ -58,18 +74,8 @@ def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
     Raises:
         ImportError: starlette is not installed.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
-        from starlette.routing import Route
-    except ImportError as error:
-        raise ImportError(
-            'The web page needs starlette: pip install "align-keras[serve]".'
-        ) from error
-
     limits = limits or Limits()
-    engine = Engine(index, model, limits.max_pixels)
+    engine = Engine(index, embedder, limits.max_pixels)
     handlers = _Handlers(engine, limits)
 
     @contextlib.asynccontextmanager
@@ -79,17 +85,19 @@ def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
         engine.close()
 
     post = {"methods": ["POST"]}
-    return Starlette(
+    return applications.Starlette(
         routes=[
-            Route("/", handlers.page),
-            Route("/api/index", handlers.about),
-            Route("/api/search", handlers.search, **post),
-            Route("/api/picture", handlers.picture, **post),
-            Route("/api/labels", handlers.labels, **post),
-            Route("/thumbnails/{row}", handlers.thumbnail),
+            routing.Route("/", handlers.page),
+            routing.Route("/api/index", handlers.about),
+            routing.Route("/api/search", handlers.search, **post),
+            routing.Route("/api/image", handlers.image, **post),
+            routing.Route("/api/labels", handlers.labels, **post),
+            routing.Route("/thumbnails/{row}", handlers.thumbnail),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+            middleware.Middleware(
+                trustedhost.TrustedHostMiddleware, allowed_hosts=list(hosts)
+            )
         ],
         exception_handlers={
             _Refusal: _refuse,
@@ -102,15 +110,13 @@ def make_app(index, model, limits=None, hosts=("localhost", "127.0.0.1")):
 
 
 async def _refuse(request, error):
-    from starlette.responses import JSONResponse
-
     status = getattr(error, "status", getattr(error, "status_code", 503))
     reason = getattr(error, "reason", getattr(error, "detail", str(error)))
     headers = {**_HEADERS, **(getattr(error, "headers", None) or {})}
     if status >= 400 and request.method == "POST":
         # What the client still sends would be read as its next request.
         headers["Connection"] = "close"
-    return JSONResponse({"error": reason}, status, headers)
+    return responses.JSONResponse({"error": reason}, status, headers)
 
 
 class _Handlers:
@@ -122,14 +128,14 @@ class _Handlers:
         self.html = Path(__file__).with_name("page.html").read_text("utf-8")
 
     async def page(self, request):
-        from starlette.responses import HTMLResponse
-
         self._spend(request)
         # The one script that runs is that which names this number.
         nonce = secrets.token_urlsafe(16)
         policy = f"{_POLICY}; script-src 'nonce-{nonce}'"
         headers = {**_HEADERS, "Content-Security-Policy": policy}
-        return HTMLResponse(self.html.replace("NONCE", nonce), headers=headers)
+        return responses.HTMLResponse(
+            self.html.replace("NONCE", nonce), headers=headers
+        )
 
     async def about(self, request):
         self._spend(request)
@@ -150,7 +156,7 @@ class _Handlers:
         body = await self._object(request)
         parts = body.get("parts")
         if not isinstance(parts, list) or not parts:
-            raise _Refusal(422, "`parts` must be a list of words or pictures.")
+            raise _Refusal(422, "`parts` must be a list of words or images.")
         if len(parts) > self.limits.parts:
             raise _Refusal(
                 422, f"A query may have {self.limits.parts} parts at most."
@@ -169,7 +175,7 @@ class _Handlers:
         body = await self._object(request)
         part = self._part(body.get("part"), weighted=False)
         if "text" in part:
-            raise _Refusal(422, "`part` must name a picture.")
+            raise _Refusal(422, "`part` must name an image.")
         labels = body.get("labels")
         if not isinstance(labels, list) or not labels:
             raise _Refusal(422, "`labels` must be a list of words.")
@@ -180,23 +186,21 @@ class _Handlers:
         with _as_refusals():
             return _json({"labels": await self.engine.labels(part, labels)})
 
-    async def picture(self, request):
+    async def image(self, request):
         self._spend(request)
         async with self.uploads:
             contents = await self._body(request, self.limits.upload_bytes)
             kind = request.headers.get("content-type", "")
-            if not kind.startswith(_PICTURE_TYPES):
+            if not kind.startswith(_IMAGE_TYPES):
                 raise _Refusal(
                     415,
-                    "Send the picture's file, with the content type image/….",
+                    "Send the image's file, with the content type image/….",
                 )
             with _as_refusals():
-                token = await self.engine.add_picture(contents)
-        return _json({"picture": token})
+                token = await self.engine.add_image(contents)
+        return _json({"image": token})
 
     async def thumbnail(self, request):
-        from starlette.responses import Response
-
         self._spend(request, _THUMBNAIL_COST)
         name, index = request.path_params["row"], self.engine.index
         # Python refuses to read thousands of digits.
@@ -204,9 +208,11 @@ class _Handlers:
         contents = index.thumbnail(row) if row < index.count else b""
         if not contents:
             raise _Refusal(404, "There is no such thumbnail.")
-        # Whatever the index holds is shown as a picture, never as a page.
+        # Whatever the index holds is shown as an image, never as a page.
         headers = {**_HEADERS, "Cache-Control": "private, max-age=3600"}
-        return Response(contents, media_type="image/jpeg", headers=headers)
+        return responses.Response(
+            contents, media_type="image/jpeg", headers=headers
+        )
 
     # === What came in ===
 
@@ -259,13 +265,13 @@ class _Handlers:
 
     def _part(self, part, weighted):
         """Check one part of a query."""
-        kinds = ("text", "picture", "row")
+        kinds = ("text", "image", "row")
         given = [
             name for name in kinds if isinstance(part, dict) and name in part
         ]
         if len(given) != 1:
             raise _Refusal(
-                422, "A part must have one of `text`, `picture` and `row`."
+                422, "A part must have one of `text`, `image` and `row`."
             )
         (name,) = given
         value = part[name]
@@ -311,8 +317,6 @@ def _is_int(value):
 
 
 def _json(value):
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(
+    return responses.JSONResponse(
         value, headers={**_HEADERS, "Cache-Control": "no-store"}
     )

@@ -2,6 +2,8 @@
 
 import asyncio
 import concurrent.futures
+from collections.abc import Callable
+from typing import Any
 
 
 class Batcher:
@@ -18,15 +20,20 @@ class Batcher:
             `1024`.
     """
 
-    def __init__(self, function, limit=32, waiting=1024):
+    def __init__(
+        self,
+        function: Callable[[list], Any],
+        limit: int = 32,
+        waiting: int = 1024,
+    ):
         self._function = function
         self._limit = limit
         self._most = waiting
-        self._items = []
+        self._items: list[tuple] = []
         self._running = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
 
-    async def __call__(self, item):
+    async def __call__(self, item: Any) -> Any:
         """Return the function's result for one item.
 
         Raises:
@@ -59,7 +66,7 @@ class Batcher:
         finally:
             self._running = False
 
-    def close(self):
+    def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 

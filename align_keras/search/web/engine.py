@@ -5,11 +5,13 @@ import hashlib
 
 import numpy as np
 
+from align_keras.classes import class_probabilities
 from align_keras.classes import class_vectors
-from align_keras.search.query import combine
-from align_keras.search.search import classify
-from align_keras.search.search import embed_picture
-from align_keras.search.search import embed_words
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.search.index import Index
+from align_keras.search.query import combine_vectors
+from align_keras.search.query import embed_image
 from align_keras.search.web.batcher import Batcher
 from align_keras.search.web.limits import Memory
 
@@ -24,46 +26,44 @@ class Engine:
 
     Args:
         index: an `Index`.
-        model: a `SearchModel`.
-        max_pixels: int. Larger pictures are refused.
+        embedder: an `Embedder`.
+        max_pixels: int. Larger images are refused.
     """
 
-    def __init__(self, index, model, max_pixels):
+    def __init__(self, index: Index, embedder: Embedder, max_pixels: int):
         self.index = index
-        self._model = model
+        self._embedder = embedder
         self._max_pixels = max_pixels
         self._texts = Memory(_REMEMBERED)
         self._classes = Memory(_REMEMBERED)
-        self._pictures = Memory(_REMEMBERED)
+        self._images = Memory(_REMEMBERED)
         self._embed_texts = Batcher(self._texts_to_vectors, _SIZES[-1])
         self._embed_classes = Batcher(
             self._classes_to_vectors, _SIZES[-1], _REMEMBERED
         )
         # One at a time, which bounds the memory of decoding.
-        self._embed_pictures = Batcher(self._pictures_to_vectors, 1, 64)
+        self._embed_images = Batcher(self._images_to_vectors, 1, 64)
         self._search = Batcher(self._find, 64)
 
-    def warm_up(self):
+    def warm_up(self) -> None:
         """Compile all that requests will run."""
         for size in _SIZES:
             self._texts_to_vectors(["a"] * size)
-        blank = np.zeros((8, 8, 3), "uint8")
-        embedder = self._model.embedder
-        embedder.images([embedder.read(blank)])
+        embed_image(self._embedder, np.zeros((8, 8, 3), "uint8"))
 
-    def close(self):
+    def close(self) -> None:
         """End the threads."""
         for batcher in (
             self._embed_texts,
             self._embed_classes,
-            self._embed_pictures,
+            self._embed_images,
             self._search,
         ):
             batcher.close()
         self.index.close()
 
-    async def add_picture(self, contents):
-        """Embed a picture and remember its vector.
+    async def add_image(self, contents: bytes) -> str:
+        """Embed an image and remember its vector.
 
         Args:
             contents: bytes of the file.
@@ -75,45 +75,36 @@ class Engine:
             ValueError: it does not decode, or is too large.
         """
         token = hashlib.sha256(contents).hexdigest()[:32]
-        if self._pictures.get(token) is None:
-            vector = await self._embed_pictures(contents)
-            self._pictures.put(token, vector)
+        if self._images.get(token) is None:
+            vector = await self._embed_images(contents)
+            self._images.put(token, vector)
         return token
 
-    async def search(self, parts, k):
-        """Find pictures.
+    async def search(self, parts: list[dict], k: int) -> list[dict]:
+        """Find images.
 
         Args:
             parts: list of dicts with `"weight"` and one of `"text"`,
-                `"picture"` (what `add_picture` returned) and `"row"`.
+                `"image"` (what `add_image` returned) and `"row"`.
             k: int.
 
         Returns:
             list of dicts: row, key, text, score.
 
         Raises:
-            LookupError: a picture is not remembered any more.
+            LookupError: an image is no longer remembered.
             ValueError: the parts cancel out.
         """
         vectors = [await self._vector(part) for part in parts]
         weights = [part["weight"] for part in parts]
-        query = combine(list(zip(weights, vectors, strict=True)))
-        rows, scores = await self._search((query, k))
-        return [
-            {
-                "row": int(row),
-                "key": self.index.key(row),
-                "text": self.index.text(row),
-                "score": round(float(score), 4),
-            }
-            for row, score in zip(rows, scores, strict=True)
-        ]
+        query = combine_vectors(list(zip(weights, vectors, strict=True)))
+        return self.index.describe(*await self._search((query, k)))
 
-    async def labels(self, part, labels):
-        """Compare a picture with labels, by the index's prompts.
+    async def labels(self, part: dict, labels: list[str]) -> list[dict]:
+        """Compare an image with labels, by the index's prompts.
 
         Args:
-            part: dict with `"picture"` or `"row"`.
+            part: dict with `"image"` or `"row"`.
             labels: list of strings.
 
         Returns:
@@ -122,7 +113,8 @@ class Engine:
         """
         vector = await self._vector(part)
         table = np.stack(await asyncio.gather(*map(self._class, labels)))
-        scores, shares = classify(self._model, vector, table)
+        scores = table @ vector
+        shares = class_probabilities(scores, self._embedder.temperature)
         return [
             {
                 "label": labels[i],
@@ -134,7 +126,7 @@ class Engine:
             for i in np.argsort(-scores, kind="stable")
         ]
 
-    def prompts(self, labels):
+    def prompts(self, labels: list[str]) -> int:
         """Count the prompts that `labels` would embed for a client.
 
         Those of the index do not count: there are no more than its owner
@@ -153,10 +145,10 @@ class Engine:
     async def _vector(self, part):
         if "row" in part:
             return np.array(self.index.vectors[part["row"]])
-        if "picture" in part:
-            vector = self._pictures.get(part["picture"])
+        if "image" in part:
+            vector = self._images.get(part["image"])
             if vector is None:
-                raise LookupError("The picture is forgotten: drop it again.")
+                raise LookupError("The image is forgotten: drop it again.")
             return vector
         return await self._text(part["text"])
 
@@ -170,8 +162,7 @@ class Engine:
 
     def _texts_to_vectors(self, texts):
         size = next(size for size in _SIZES if size >= len(texts))
-        filled = texts + texts[:1] * (size - len(texts))
-        return embed_words(self._model, filled)[: len(texts)]
+        return embed_texts(self._embedder, texts, size, progress=False)
 
     def _classes_to_vectors(self, names):
         def embed(prompts):
@@ -179,12 +170,14 @@ class Engine:
             parts = [prompts[start : start + _SIZES[-1]] for start in starts]
             return np.concatenate(list(map(self._texts_to_vectors, parts)))
 
+        known = self.index.class_names
+        names = [known.get(name, [name]) for name in names]
         return class_vectors(embed, names, self.index.templates)
 
-    def _pictures_to_vectors(self, pictures):
+    def _images_to_vectors(self, images):
         return [
-            embed_picture(self._model, picture, self._max_pixels)
-            for picture in pictures
+            embed_image(self._embedder, image, self._max_pixels)
+            for image in images
         ]
 
     def _find(self, questions):

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import time
+from collections.abc import Callable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,12 +12,12 @@ class Limits:
     """Bounds of the web page.
 
     Args:
-        upload_bytes: int. Size of a dropped picture. Defaults to 20 MiB.
-        max_pixels: int. Pixels of a dropped picture, checked before it is
+        upload_bytes: int. Size of a dropped image. Defaults to 20 MiB.
+        max_pixels: int. Pixels of a dropped image, checked before it is
             decoded. Defaults to 50 million.
         json_bytes: int. Size of a query. Defaults to 64 KiB.
         text_length: int. Characters of one text. Defaults to `1000`.
-        parts: int. Words and pictures of one query. Defaults to `12`.
+        parts: int. Words and images of one query. Defaults to `12`.
         labels: int. Labels of one question. Defaults to `1000`.
         results: int. Results of one query. Defaults to `200`.
         rate: float. Requests per second from one address; thumbnails count a
@@ -25,7 +27,7 @@ class Limits:
             `60.0`.
         seconds: float. How long a request may take to arrive. Defaults to
             `30.0`.
-        uploads: int. Pictures that are received and embedded at the same
+        uploads: int. Images that are received and embedded at the same
             time; others wait. Defaults to `4`.
 
     Raises:
@@ -67,12 +69,18 @@ class RateLimit:
         clock: callable that gives seconds. Defaults to `time.monotonic`.
     """
 
-    def __init__(self, rate, burst, addresses=4096, clock=time.monotonic):
+    def __init__(
+        self,
+        rate: float,
+        burst: float,
+        addresses: int = 4096,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._rate, self._burst = rate, burst
         self._addresses, self._clock = addresses, clock
-        self._buckets = collections.OrderedDict()
+        self._buckets: collections.OrderedDict = collections.OrderedDict()
 
-    def take(self, address, cost=1.0):
+    def take(self, address: str, cost: float = 1.0) -> float:
         """Take tokens, or tell that there are too few.
 
         Args:
@@ -105,17 +113,17 @@ class Memory:
         size: int.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self._size = size
-        self._values = collections.OrderedDict()
+        self._values: collections.OrderedDict = collections.OrderedDict()
 
-    def get(self, key):
+    def get(self, key: Any) -> Any:
         """Return a value, or `None` where it is not there any more."""
         if key in self._values:
             self._values.move_to_end(key)
         return self._values.get(key)
 
-    def put(self, key, value):
+    def put(self, key: Any, value: Any) -> None:
         """Remember a value."""
         self._values[key] = value
         self._values.move_to_end(key)

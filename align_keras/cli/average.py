@@ -1,0 +1,86 @@
+"""`align-keras average`: between a model and what it was fine-tuned to."""
+
+import json
+import logging
+
+from align_keras.cli.options import add_batch_size
+from align_keras.cli.options import add_json
+
+logger = logging.getLogger("align_keras")
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "first", metavar="A", help="preset of the model before fine-tuning"
+    )
+    parser.add_argument(
+        "second", metavar="B", help="preset of the model after it"
+    )
+    parser.add_argument(
+        "--weight",
+        type=float,
+        metavar="SHARE",
+        help="share of B in the average that is written, such as 0.4",
+    )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="measure the averages of all tenths on both tasks instead, and "
+        "write sweep.json and sweep.png",
+    )
+    parser.add_argument(
+        "--old-data",
+        metavar="TFRECORDS",
+        help="for --sweep: what A was trained for, a directory or glob",
+    )
+    parser.add_argument(
+        "--new-data",
+        metavar="TFRECORDS",
+        help="for --sweep: what B was trained for",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="preset directory of the average, or where the sweep is written",
+    )
+    add_batch_size(parser)
+    add_json(parser)
+
+
+def run(args):
+    """Write an average, or measure many."""
+    if args.sweep == (args.weight is not None):
+        raise ValueError(
+            "Give either `--weight`, to write one average, or `--sweep`, to "
+            f"measure many. Received: weight={args.weight}, sweep={args.sweep}"
+        )
+    data = args.old_data, args.new_data
+    if (None in data) if args.sweep else any(data):
+        raise ValueError(
+            "`--sweep` needs both `--old-data` and `--new-data`, and nothing "
+            f"else takes them. Received: old_data={args.old_data}, "
+            f"new_data={args.new_data}, sweep={args.sweep}"
+        )
+    if args.sweep:
+        from align_keras.evaluation.results import plain
+        from align_keras.evaluation.sweep import sweep
+
+        result = plain(
+            sweep(
+                args.first,
+                args.second,
+                *data,
+                args.output,
+                batch_size=args.batch_size,
+            )
+        )
+    else:
+        from align_keras.training.average import average
+
+        average(args.first, args.second, args.weight, args.output)
+        logger.info("The average is in %s", args.output)
+        result = {"model": args.output, "weight": args.weight}
+    if args.json:
+        print(json.dumps(result))

@@ -1,0 +1,86 @@
+"""`align-keras classify`: which of some classes an image shows."""
+
+import json
+from pathlib import Path
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help="image file, or a folder of images"
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="CLASS", help='such as "a cat" "a dog"'
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="preset directory with weights, SavedModel, or a handle such as "
+        "hf://kakaobrain/align-base",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of classes in the place of CLASS: one a line, or JSON",
+    )
+    parser.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help='prompt with {} for the name, such as "a photo of {}"; several '
+        "are averaged",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object"
+    )
+
+
+def run(args):
+    """Print the classes of each image, the most probable first."""
+    if bool(args.names) == bool(args.classes):
+        raise ValueError(
+            "Give the classes either as arguments or as a file with "
+            f"`--classes`. Received: {args.names}, classes={args.classes}"
+        )
+    if not Path(args.image).exists():
+        raise FileNotFoundError(f"There is no image or folder `{args.image}`.")
+
+    from align_keras.classes import classify
+    from align_keras.classes import read_classes
+    from align_keras.embedding import load_embedder
+    from align_keras.io.file_names import list_images
+
+    images = [args.image]
+    if Path(args.image).is_dir():
+        names = list_images(args.image)
+        images = [str(Path(args.image, name)) for name in names]
+        if not images:
+            raise FileNotFoundError(f"`{args.image}` holds no images.")
+    classes, templates = args.names, None
+    if args.classes:
+        listed = read_classes(args.classes)
+        classes, templates = listed.names, listed.templates
+    probabilities = classify(
+        load_embedder(args.model),
+        images,
+        classes,
+        args.template or templates or ("{}",),
+    )
+    labels = [name if isinstance(name, str) else name[0] for name in classes]
+    found = {
+        image: dict(
+            sorted(
+                zip(labels, map(float, row), strict=True),
+                key=lambda item: -item[1],
+            )
+        )
+        for image, row in zip(images, probabilities, strict=True)
+    }
+    if args.json:
+        print(json.dumps(found))
+        return
+    for image, row in found.items():
+        if len(found) > 1:
+            print(image)
+        for name, probability in row.items():
+            print(f"{probability:7.2%}  {name}")

@@ -1,0 +1,173 @@
+"""Options that several evaluations share, and what they are turned into."""
+
+import argparse
+import dataclasses
+
+from align_keras.cli.options import add_batch_size
+from align_keras.cli.options import add_json
+from align_keras.io.fingerprints import directory_fingerprint
+
+
+def add_model(parser):
+    """Declare the model and where its result goes."""
+    add_json(parser)
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="preset directory or handle, SavedModel, or a preset of "
+        "KerasHub's CLIP or SigLIP",
+    )
+    parser.add_argument(
+        "--output",
+        type=_result_file,
+        metavar="FILE.json",
+        help="write the result as JSON, and what `compare` needs beside it",
+    )
+    add_bootstrap(parser)
+
+
+def _result_file(name):
+    # Better refused before hours of work than after.
+    if not name.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
+    return name
+
+
+def add_embedding(parser):
+    """Declare how images are embedded."""
+    add_batch_size(parser)
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep vectors here, and resume from them when interrupted",
+    )
+
+
+def add_bootstrap(parser):
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the intervals (default: %(default)s)",
+    )
+
+
+def add_depths(parser, default):
+    parser.add_argument(
+        "--k",
+        type=int,
+        nargs="+",
+        default=default,
+        metavar="K",
+        help=f"depths (default: {' '.join(map(str, default))})",
+    )
+
+
+def add_tfds(parser, example):
+    parser.add_argument(
+        "--tfds",
+        metavar="NAME",
+        help=f"a TFDS data set, such as {example}, instead of files",
+    )
+    add_tfds_directory(parser)
+
+
+def add_tfds_directory(parser):
+    parser.add_argument(
+        "--tfds-directory", metavar="DIR", help="where TFDS keeps its data"
+    )
+
+
+def add_name(parser):
+    parser.add_argument("--name", help="what to call the data set")
+
+
+def add_labelled(parser, *parts):
+    """Declare labelled images; `parts` are train, data, validation."""
+    for part in parts:
+        parser.add_argument(
+            f"--{part}",
+            required=part != "validation",
+            metavar="FOLDER",
+            help="one folder of images for each class; with --tfds, a split",
+        )
+    add_tfds(parser, "oxford_flowers102")
+    add_name(parser)
+
+
+def add_runs(parser, default):
+    """Declare repeated training."""
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="checkpoints"
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=default,
+        metavar="N",
+        help="seeds of which the mean counts (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def labelled(args, part):
+    """Open the labelled images of an option, or return `None`."""
+    from align_keras.evaluation import datasets
+
+    refuse_without_tfds(args)
+    value = getattr(args, part)
+    if value is None:
+        return None
+    # Results are of the test images, and bear their name.
+    name = args.name if part == "data" else None
+    if args.tfds:
+        data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
+        return dataclasses.replace(data, name=name or data.name)
+    return datasets.class_folders(value, name or value.strip("/"))
+
+
+def refuse_without_tfds(args):
+    if args.tfds_directory and not args.tfds:
+        refuse("tfds_directory", "is for `--tfds`: name a data set there too")
+
+
+def refuse(option, reason):
+    """Refuse an option that would do nothing."""
+    raise ValueError(f"`--{option.replace('_', '-')}` {reason}.")
+
+
+def embedder(args):
+    from align_keras.embedding import load_embedder
+
+    return load_embedder(args.model)
+
+
+def loader(args):
+    """Return a function that loads the model anew, for each run."""
+    from align_keras.models import AlignDualEncoder
+
+    return lambda: AlignDualEncoder.from_preset(args.model)
+
+
+def identity(args):
+    """Return what tells the model from others: its files, or its handle."""
+    return directory_fingerprint(args.model) or args.model
+
+
+def embedding_options(args):
+    return {
+        "batch_size": args.batch_size,
+        "cache": args.cache,
+        "samples": args.bootstrap,
+    }
+
+
+def show(args, result):
+    """Print a result, and write it where that is asked for."""
+    from align_keras.evaluation.describe_results import describe_result
+
+    if args.output:
+        result.save(args.output)
+    print(result.to_json() if args.json else describe_result(result))

@@ -1,0 +1,151 @@
+"""Images to evaluate on, whose near-duplicates are not to be trained on.
+
+A test set is a folder of images, one image, TFRecord files, or a file of
+perceptual hashes: `.txt` with 16 hexadecimal digits a line, or a table with a
+column `phash`.
+"""
+
+import glob
+import logging
+import os
+from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import parse_hash
+from align_keras.curation.ingest import read_hashes
+from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import read_batches
+from align_keras.curation.perceptual_hash import perceptual_hash
+from align_keras.io.batches import BATCH_READERS
+from align_keras.io.batches import table_suffix
+from align_keras.io.file_names import is_image
+from align_keras.io.file_names import list_images
+from align_keras.io.images import decode_with_pillow
+from align_keras.io.text import decode_text
+from align_keras.io.threads import map_ahead
+
+logger = logging.getLogger("align_keras")
+
+
+def hash_evaluation_images(
+    paths: Iterable, mirrored: bool = True
+) -> dict[int, str]:
+    """Hash all images of test sets.
+
+    Args:
+        paths: list of strings: test sets, see the module.
+        mirrored: bool. Whether to add the hashes of the mirror images. A file
+            of hashes has none.
+
+    Returns:
+        dict from each hash, an int, to the name of an image that has it.
+
+    Raises:
+        FileNotFoundError: A path names nothing.
+        ValueError: A file has no hashes, or none of the images is readable.
+    """
+    named = {}
+    for path in map(str, paths):
+        if _holds_hashes(path):
+            for number, value in enumerate(_read_hash_file(path), start=1):
+                named.setdefault(value, f"{path}, hash {number}")
+            continue
+
+        def hash_one(image):
+            name, pixels = image
+            views = {perceptual_hash(pixels): name}
+            if mirrored:
+                mirror = perceptual_hash(pixels[:, ::-1])
+                views.setdefault(mirror, f"{name}, mirrored")
+            return views
+
+        for views in map_ahead(hash_one, read_evaluation_images(path)):
+            for value, view in views.items():
+                named.setdefault(value, view)
+    return named
+
+
+def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Decode the images of one test set.
+
+    Args:
+        path: string. A folder, an image, or TFRecord files as a glob.
+
+    Yields:
+        Tuples of a name and a uint8 array `(height, width, 3)`. Files
+        that are not images are left out, and their number is logged.
+
+    Raises:
+        FileNotFoundError: The path names nothing.
+        ValueError: None of the images is readable.
+    """
+    good = bad = 0
+    for name, contents in _contents(path):
+        try:
+            pixels = decode_with_pillow(contents)
+        except ValueError:
+            bad += 1
+            continue
+        good += 1
+        yield name, pixels
+    if bad:
+        logger.warning("%d files of `%s` are not images.", bad, path)
+    if not good:
+        raise ValueError(
+            f"The test set `{path}` holds no image that can be read."
+        )
+
+
+def _contents(path):
+    """Names and bytes of the image files of a test set."""
+    if os.path.isdir(path):
+        records = sorted(map(str, Path(path).rglob("*.tfrecord")))
+        files = [Path(path, name) for name in list_images(path)]
+        yield from ((str(file), file.read_bytes()) for file in files)
+        if records:
+            yield from _records(records)
+    elif is_image(path):
+        yield path, Path(path).read_bytes()
+    elif glob.glob(path):
+        yield from _records(sorted(glob.glob(path)))
+    else:
+        raise FileNotFoundError(
+            f"No test images match `{path}`; give a folder of images, "
+            "TFRecord files, or a file of hashes."
+        )
+
+
+def _records(shards):
+    # Needs TensorFlow, which nothing else here does.
+    from align_keras.data.record_files import open_records
+
+    for record in open_records(shards):
+        yield record["key"], record["image"]
+
+
+def _holds_hashes(path):
+    if not os.path.isfile(path):
+        return False
+    return path.lower().endswith(".txt") or table_suffix(path) in BATCH_READERS
+
+
+def _read_hash_file(path):
+    if path.lower().endswith(".txt"):
+        lines = decode_text(Path(path).read_bytes()).split()
+        try:
+            return [parse_hash(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"`{path}`: {error}") from None
+    column = find_columns(column_names(path))["phash"]
+    if column is None:
+        raise ValueError(f"The file of hashes `{path}` has no column `phash`.")
+    found = []
+    for columns, _ in read_batches(path, {column}):
+        if columns:
+            hashes, known = read_hashes(columns[column])
+            found.append(hashes[known])
+    return np.concatenate(found).tolist() if found else []

@@ -1,0 +1,340 @@
+"""The stages of a run: reading, each rule, the verdict on every row."""
+
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import time
+import unicodedata
+
+from align_keras.curation.config import OUTPUT_COLUMNS
+from align_keras.curation.config import RULES
+from align_keras.curation.config import always_applied
+from align_keras.curation.config import sees_remaining
+from align_keras.curation.ingest import VERSION
+from align_keras.curation.ingest import IngestTask
+from align_keras.curation.ingest import ingest_file
+from align_keras.curation.ingest import input_column
+from align_keras.curation.rule_parts import int64
+from align_keras.curation.rule_parts import union
+from align_keras.curation.storage import Storage
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.optional import OptionalModule
+
+ibis = OptionalModule("ibis", extra="curation")
+
+# Raise when a rule comes to mean something else.
+RULES_VERSION = 4
+
+logger = logging.getLogger("align_keras")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run has made.
+
+    Attributes:
+        rules: list of `ConfiguredRule`, in the order of the verdicts' bits.
+        left_out: dict from the name of a rule that was not applied to why.
+        ingest: dict, what reading has counted.
+        rows: string, name of the stage of normalised rows.
+        verdicts: string, of the stage of `row_id` and `mask` of dropped rows.
+        kept: string, of the stage of the rows that survive.
+        seconds: float, of this run, without stages that were there before.
+        counted_rows: string, see `CurationConfig`.
+    """
+
+    rules: list
+    left_out: dict
+    ingest: dict
+    rows: str
+    verdicts: str
+    kept: str
+    seconds: float
+    counted_rows: str = "raw"
+
+
+def execute(config, files, stages):
+    """Run all stages that are not there yet.
+
+    Args:
+        config: `CurationConfig`.
+        files: list of input files.
+        stages: `Stages`.
+
+    Returns:
+        `RunResult`.
+    """
+    begin = time.perf_counter()
+    rows_key, ingest = read_rows(config, files, stages)
+    rows = stages.read(f"rows-{rows_key}")
+    _check_extra_columns(config, ingest["columns"])
+    rules, left_out = _active_rules(config, ingest["columns"])
+    drops, keys = [], []
+    for rule in rules:
+        judged, counted = rows, [rows_key]
+        if drops and sees_remaining(config.counted_rows, rule.parameters):
+            judged = rows.anti_join(union(drops), "row_id")
+            counted += keys
+        setting = [rule.kind, rule.parameters, RULES_VERSION]
+        keys.append(fingerprint(counted, setting))
+        drops.append(_drop(rule, judged, stages, keys[-1]))
+    key = fingerprint(keys, config.extra_columns)
+    verdicts = stages.table("verdicts", key, combine(drops))
+    extra = {name: rows[input_column(name)] for name in config.extra_columns}
+    kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
+    stages.table("kept", key, kept)
+    return RunResult(
+        rules=rules,
+        left_out=left_out,
+        ingest=ingest,
+        rows=f"rows-{rows_key}",
+        verdicts=f"verdicts-{key}",
+        kept=f"kept-{key}",
+        seconds=time.perf_counter() - begin,
+        counted_rows=config.counted_rows,
+    )
+
+
+def combine(drops):
+    """Put the ids that rules drop together.
+
+    Args:
+        drops: list of Ibis tables of `row_id`, one for each rule.
+
+    Returns:
+        Ibis table of `row_id` and `mask`, a row for each dropped row. Bit i
+        of the mask tells that rule i drops it.
+    """
+    bits = union(
+        table.select("row_id", bit=int64(1 << number))
+        for number, table in enumerate(drops)
+    )
+    return bits.group_by("row_id").agg(mask=_bit_or()(bits.bit))
+
+
+@functools.cache
+def _bit_or():
+    """The engines' own function; Ibis's `bit_or` lacks Spark's."""
+
+    @ibis.udf.agg.builtin
+    def bit_or(bits: int) -> int:
+        raise NotImplementedError
+
+    return bit_or
+
+
+def drop(rule, rows, stage=None, files=None):
+    """Apply one rule.
+
+    Args:
+        rule: `ConfiguredRule`.
+        rows: Ibis table.
+        stage: callable of a name and a table, which stores it.
+        files: callable that makes the table of the rule's files.
+
+    Returns:
+        Ibis table of `row_id`.
+    """
+    kind = RULES[rule.kind]
+    given = dict(rule.parameters)
+    if "stage" in kind.provided:
+        given["stage"] = stage
+    if "listed" in kind.provided:
+        given["listed"] = files()
+    return kind.function(rows, **given)
+
+
+def _drop(rule, rows, stages, key):
+    """The stage of the ids that one rule drops."""
+    table = drop(
+        rule,
+        rows,
+        lambda name, table: stages.table(f"{rule.name}-{name}", key, table),
+        lambda: RULES[rule.kind].files.make(rule, rows, stages, key),
+    )
+    return stages.table(f"drop-{rule.name}", key, table)
+
+
+def _check_extra_columns(config, columns):
+    """Refuse a name that would be null in every row."""
+    for name in config.extra_columns:
+        if input_column(name) not in columns:
+            raise ValueError(
+                f"`extra_columns` names `{name}`, which no input has; correct "
+                "it as the input writes it, or leave it out."
+            )
+
+
+def _active_rules(config, columns):
+    """The rules that can be applied, and why others cannot."""
+    rules, left_out = always_applied(config), {}
+    if "id" not in columns:
+        rules = [rule for rule in rules if rule.kind != "repeated_ids"]
+    image = config.image_identity
+    if image not in ("url", "phash"):
+        image = input_column(image)
+    roles = {"text_key": "text", "tokens": "text"}
+    roles |= {"image_key": image, "image": image}
+    available = set(columns)
+    if config.image_folder is not None:
+        available |= {"phash", "width", "height"}
+    for rule in config.rules:
+        needs = [_needed(need, rule, roles) for need in RULES[rule.kind].needs]
+        missing = [need for need in needs if need not in available]
+        if missing and not rule.optional:
+            raise ValueError(
+                f"Rule `{rule.name}` needs the column `{_own(missing[0])}`, "
+                f"which no input has{_remedy(missing[0])}. The inputs have: "
+                f"{', '.join(sorted(map(_own, columns)))}."
+            )
+        if missing:
+            left_out[rule.name] = f"no input has a column `{_own(missing[0])}`"
+        elif not rule.parameters.get("test_images", True):
+            left_out[rule.name] = "no test images were named"
+        else:
+            rules.append(rule)
+    for name, reason in left_out.items():
+        logger.warning("Rule `%s` is not applied: %s.", name, reason)
+    return rules, left_out
+
+
+def _needed(need, rule, roles):
+    """The column of rows that a need stands for."""
+    if need == "<column>":
+        return input_column(rule.parameters["column"])
+    need = rule.parameters.get(need.strip("<>"), need)
+    return roles.get(need, need)
+
+
+def _own(name):
+    """The input's own name of a column of rows."""
+    return name.removeprefix(input_column(""))
+
+
+def _remedy(name):
+    leave = "set `optional: true` for the rule"
+    if name in ("width", "height", "phash"):
+        # Pairs from the web, before their images are there.
+        return (
+            ": name it under `columns`; or measure local images with "
+            f"`--images DIR`; or {leave}, or take `--config web_text` until "
+            "the images are downloaded"
+        )
+    return f": correct its name, or {leave}"
+
+
+# === Reading ===
+
+
+def describe_files(files):
+    """Path, size and time of change, by which a changed file is noticed."""
+    described = []
+    for file in files:
+        state = os.stat(file) if "://" not in file else None
+        known = [state.st_size, state.st_mtime_ns] if state else []
+        described.append([file, *known])
+    return described
+
+
+def further_columns(config):
+    """Names of the columns that are read as numbers, and as strings."""
+    numbers = config.further_columns("number")
+    names = (*config.further_columns("string"), *config.extra_columns)
+    return numbers, tuple(dict.fromkeys(n for n in names if n not in numbers))
+
+
+def read_rows(config, files, stages):
+    """Make the stage of normalised rows, a part for each file.
+
+    Args:
+        config: `CurationConfig`.
+        files: list of input files.
+        stages: `Stages`.
+
+    Returns:
+        Tuple of the key of the stage `rows`, and a dict of what was counted.
+    """
+    numbers, strings = further_columns(config)
+    settings = {
+        "columns": config.columns,
+        "numbers": numbers,
+        "strings": strings,
+        "tokenizer": config.tokenizer,
+        "image_identity": config.image_identity,
+        "text_identity": config.text_identity,
+        "max_text_characters": config.max_text_characters,
+        "image_folder": config.image_folder,
+    }
+    versions = [VERSION, unicodedata.unidata_version]
+    key = fingerprint(describe_files(files), settings, versions)
+    stage = f"rows-{key}"
+    notes = stages.notes(stage)
+    if notes is None:
+        stages.progress("reading")
+        stages.storage.make_directory(stage)
+        tasks = [
+            IngestTask(number, path, **settings)
+            for number, path in enumerate(files)
+        ]
+        work = functools.partial(_read_part, stages.storage.root, stage)
+        begin = time.perf_counter()
+        parts = sorted(stages.engine.map(work, tasks))
+        for name in stages.storage.list(stage):
+            if name.endswith(".unfinished"):
+                stages.storage.remove(f"{stage}/{name}")
+        summary = _summarize(files, dict(parts))
+        stages.finish(stage, time.perf_counter() - begin, ingest=summary)
+        notes = stages.notes(stage)
+    stages.used["rows"] = stage
+    return key, notes["ingest"]
+
+
+def _read_part(root, stage, task):
+    """Read one file into its part, unless a killed run has done so.
+
+    A part is renamed when it is whole; a damaged file leaves none.
+    """
+    storage = Storage(root)
+    part = f"part-{task.number:06d}.stage"
+    notes = storage.read_json(f"{stage}/.{part}.json")
+    if notes is None:
+        # A killed run's helper may still be writing its own.
+        unfinished = f"{stage}/.{part}.{secrets.token_hex(4)}.unfinished"
+        try:
+            with storage.open_output(unfinished) as file:
+                counts, columns = ingest_file(task, file)
+            notes = {"counts": counts, "columns": columns}
+        except (OSError, ValueError) as error:
+            storage.remove(unfinished)
+            reason = " ".join(str(error).split())[:300]
+            notes = {"damaged": reason or type(error).__name__}
+        else:
+            storage.move(unfinished, f"{stage}/{part}")
+        storage.write_json(f"{stage}/.{part}.json", notes)
+    return task.number, notes
+
+
+def _summarize(files, parts):
+    """Add up what reading the files has counted."""
+    total, columns, damaged = {}, set(), []
+    for file, notes in zip(files, parts.values(), strict=True):
+        if "damaged" in notes:
+            damaged.append({"file": file, "reason": notes["damaged"]})
+            logger.warning("Left out `%s`: %s", file, notes["damaged"])
+            continue
+        columns |= set(notes["columns"])
+        for name, count in notes["counts"].items():
+            total[name] = total.get(name, 0) + count
+    if len(damaged) == len(files):
+        raise ValueError(
+            f"None of the {len(files)} input files can be read; the first is "
+            f"`{damaged[0]['file']}`: {damaged[0]['reason']}."
+        )
+    return {
+        "files": len(files),
+        "damaged_files": damaged,
+        "columns": sorted(columns),
+        "counts": {name: count for name, count in total.items() if count},
+    }

@@ -1,0 +1,124 @@
+"""The input files of curation: tables, and the web archives of Common Crawl."""
+
+import contextlib
+import glob
+import os
+import posixpath
+from collections.abc import Generator
+from collections.abc import Iterable
+
+from align_keras.curation.web_archives import read_archive
+from align_keras.io.batches import BATCH_READERS
+from align_keras.io.batches import COMPRESSIONS
+from align_keras.io.batches import file_system
+from align_keras.io.batches import fs
+from align_keras.io.batches import read_table_batches
+from align_keras.io.batches import table_suffix
+from align_keras.io.file_names import is_junk
+
+_ARCHIVES = (".warc", ".wat")
+_SUFFIXES = (*BATCH_READERS, *_ARCHIVES)
+
+
+def find_inputs(patterns: Iterable) -> list[str]:
+    """List the input files that folders, files and globs name, sorted.
+
+    Args:
+        patterns: list of strings: a file, a folder (taken with all its files
+            of a known format, hidden ones excepted, and JSON alone where it
+            is called `captions.json`), a glob, or an address such as
+            `s3://bucket/folder` that Arrow's file systems know.
+
+    Returns:
+        list of strings without repetition.
+
+    Raises:
+        FileNotFoundError: A pattern names nothing.
+        ValueError: A file's suffix is not known.
+    """
+    files = []
+    for pattern in map(str, patterns):
+        found = _find(pattern)
+        if not found:
+            raise FileNotFoundError(
+                f"No input matches `{pattern}`; give a file, a glob, or a "
+                f"folder of {', '.join(sorted(_SUFFIXES))} files."
+            )
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def _find(pattern):
+    if "://" in pattern:
+        system, path = file_system(pattern)
+        info = system.get_file_info(path)
+        if info.type != fs.FileType.Directory:
+            check_format(pattern)
+            return [pattern] if info.type == fs.FileType.File else []
+        scheme = pattern.partition("://")[0]
+        selector = fs.FileSelector(path, recursive=True)
+        found = (i.path for i in system.get_file_info(selector) if i.is_file)
+        found = [f for f in found if _is_input(posixpath.relpath(f, path))]
+        return [f"{scheme}://{f}" for f in sorted(found)]
+    if os.path.isdir(pattern):
+        found = glob.glob(
+            os.path.join(glob.escape(pattern), "**", "*"), recursive=True
+        )
+        inside = (f for f in sorted(found) if os.path.isfile(f))
+        return [f for f in inside if _is_input(os.path.relpath(f, pattern))]
+    found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+    found = [f for f in found if os.path.isfile(f)]
+    for file in found:
+        check_format(file)
+    return found
+
+
+def _is_input(path):
+    # Engines write files that begin with an underscore beside their data.
+    if is_junk(path) or any(part[0] == "_" for part in path.split("/")):
+        return False
+    # Other programs write reports and settings in JSON.
+    if path.lower().endswith(".json"):
+        return posixpath.basename(path).lower() == "captions.json"
+    return table_suffix(path) in _SUFFIXES
+
+
+def check_format(path: str):
+    """Raise a `ValueError` unless a file's name tells a format."""
+    if table_suffix(path) not in _SUFFIXES:
+        raise ValueError(
+            f"The format of `{path}` is not known from its name; the suffix "
+            f"must be one of {', '.join(sorted(_SUFFIXES))}, and may be "
+            f"followed by one of {', '.join(COMPRESSIONS)}."
+        )
+
+
+def column_names(path: str) -> list[str]:
+    """Return the names of a file's columns, without reading its rows.
+
+    Raises:
+        OSError, ValueError: The file is damaged.
+    """
+    with contextlib.closing(read_batches(path)) as batches:
+        return list(next(batches, ({}, 0))[0])
+
+
+def read_batches(
+    path: str, wanted: set | None = None
+) -> Generator[tuple[dict, int], None, None]:
+    """Read one file in batches of bounded size.
+
+    Args:
+        path: string.
+        wanted: set of column names to read. Defaults to all.
+
+    Yields:
+        `(columns, bad_lines)`, see `align_keras.io.batches`.
+
+    Raises:
+        OSError, ValueError: The file is damaged or of an unknown format.
+    """
+    check_format(path)
+    if table_suffix(path) in _ARCHIVES:
+        return read_archive(path, wanted)
+    return read_table_batches(path, wanted)

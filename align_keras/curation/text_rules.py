@@ -1,0 +1,192 @@
+"""Rules of texts: their length, their words, and how often these occur."""
+
+from pathlib import Path
+from typing import Annotated
+from typing import Literal
+
+from align_keras.curation.arrow_tables import strings
+from align_keras.curation.arrow_tables import table_of
+from align_keras.curation.rule_parts import drop_crowded
+from align_keras.curation.rule_parts import drop_if
+from align_keras.curation.rule_parts import drop_matching
+from align_keras.curation.rule_parts import drop_unless
+from align_keras.curation.rule_parts import int64_sum
+from align_keras.curation.rule_parts import most_frequent
+from align_keras.curation.rule_parts import token_grams
+from align_keras.curation.rule_parts import within
+from align_keras.curation.rules import Bound
+from align_keras.curation.rules import Count
+from align_keras.curation.rules import CountBound
+from align_keras.curation.rules import FileTable
+from align_keras.curation.rules import Paths
+from align_keras.curation.rules import Positive
+from align_keras.curation.rules import rule
+from align_keras.curation.rules import shows
+from align_keras.curation.text import normalize_text
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.text import decode_text
+from align_keras.io.text import split_lines
+
+# A longer text is cut in a reason.
+SHOWN_CHARACTERS = 80
+
+
+def _too_many_images(evidence, row):
+    count = evidence.members(row, "text_key", "image_key")
+    text = row["text"]
+    if len(text) > SHOWN_CHARACTERS:
+        text = text[:SHOWN_CHARACTERS] + "…"
+    return f"{count} images have the text {text!r}"
+
+
+@rule("text_key", "image_key", why=_too_many_images)
+def shared_text(
+    rows, *, at_most: Count, count: Literal["distinct", "rows"] = "distinct"
+):
+    """Texts that too many images have.
+
+    The paper: "alt-texts that are shared by more than 10 images",
+    `at_most: 10`.
+    """
+    return drop_crowded(rows, "text_key", "image_key", at_most, count)
+
+
+@rule("tokens", why=shows("num_tokens"))
+def token_count(rows, *, at_least: Count = 0, at_most: CountBound = None):
+    """Texts with too few or too many unigrams.
+
+    The paper: "too short (<3 unigrams) or too long (>20 unigrams)".
+    """
+    return drop_unless(
+        rows, within(rows.num_tokens, at_least=at_least, at_most=at_most)
+    )
+
+
+@rule("tokens", why=shows("text_length"))
+def character_count(rows, *, at_least: Count = 0, at_most: CountBound = None):
+    """Texts with too few or too many characters (Unicode code points)."""
+    return drop_unless(
+        rows, within(rows.text_length, at_least=at_least, at_most=at_most)
+    )
+
+
+def _lengths(name, value, directory):
+    lengths = set(value)
+    if not value or len(lengths) < len(value) or lengths - {1, 2, 3, 4, 5}:
+        raise ValueError(
+            f"`{name}` must be lengths from 1 to 5, each once. "
+            f"Received: {value}"
+        )
+    return value
+
+
+def _rare_tokens_of(evidence, row):
+    mine = evidence.tokens(row, tuple(evidence.parameters["ngrams"]))
+    rare = mine.anti_join(evidence.table("frequent_tokens"), "gram")
+    counts = evidence.table("token_counts")
+    return evidence.occurrences(counts.semi_join(rare, "gram"))
+
+
+@rule("tokens", why=_rare_tokens_of)
+def rare_tokens(
+    rows,
+    *,
+    keep: Positive,
+    ngrams: Annotated[tuple[int, ...], _lengths] = (1, 2),
+    ties: Literal["keep", "drop"] = "keep",
+    stage,
+):
+    """Texts with any token outside the most frequent ones.
+
+    The paper: "any rare token (outside of 100 million most frequent unigrams
+    and bigrams from the raw dataset)", `keep: 100000000`. Unigrams and
+    bigrams stand in one ranking by how often they occur. Of the tokens that
+    tie at rank `keep`, all are frequent with `ties: keep`, none with `drop`.
+    """
+    # Many rows share a text: each is cut into tokens once.
+    texts = rows.filter(rows.num_tokens > 0)
+    texts = texts.group_by("text_key").agg(
+        tokens=texts.tokens.arbitrary(),
+        num_tokens=texts.num_tokens.max(),
+        rows=texts.count(),
+    )
+    texts = stage("texts", texts)
+    grams = token_grams(texts, ngrams, ("text_key", "rows"))
+    counts = grams.group_by("gram").agg(occurrences=int64_sum(grams.rows.sum()))
+    counts = stage("token_counts", counts)
+    frequent = stage("frequent_tokens", most_frequent(counts, keep, ties))
+    # A token occurs at least as often as any longer one that it is part of: of
+    # a frequent bigram both words are frequent, and need no look.
+    grams = token_grams(texts, ngrams, ("text_key",), longest=True)
+    # Small table on the right: engines keep that one in memory.
+    rare = grams.anti_join(frequent, "gram").select("text_key").distinct()
+    return drop_matching(rows, rare, "text_key")
+
+
+def _rare_words_of(evidence, row):
+    rare = evidence.table("rare_words")
+    return evidence.occurrences(rare.semi_join(evidence.tokens(row), "gram"))
+
+
+@rule("tokens", why=_rare_words_of)
+def rare_words(rows, *, at_least: Count, stage):
+    """Texts with a unigram that occurs fewer times than that in all rows."""
+    words = token_grams(rows, (1,))
+    counts = words.group_by("gram").agg(occurrences=words.count())
+    rare = stage("rare_words", counts.filter(counts.occurrences < at_least))
+    return words.semi_join(rare, "gram").select("row_id").distinct()
+
+
+def _repeated_tokens_of(evidence, row):
+    tokens = row["tokens"].split()
+    again = len(tokens) - len(set(tokens))
+    return f"{again} of {len(tokens)} unigrams came before"
+
+
+@rule("tokens", why=_repeated_tokens_of)
+def repeated_tokens(rows, *, at_most: Bound = 0.2):
+    """Texts of which too large a part repeats earlier unigrams."""
+    tokens = rows.filter(rows.num_tokens > 0)
+    tokens = tokens.select("row_id", "num_tokens", t=tokens.tokens.split(" "))
+    distinct = tokens.t.unique().length()
+    repeated = tokens.num_tokens - distinct
+    return drop_if(tokens, repeated > tokens.num_tokens * at_most)
+
+
+def _listed_words(configured, rows, stages, key):
+    words, paths = set(), configured.parameters["words"]
+    for path in paths:
+        try:
+            text = decode_text(Path(path).read_bytes(), "strict")
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"The list of words `{path}` is not UTF-8; convert it first."
+            ) from None
+        words |= {normalize_text(line) for line in split_lines(text)}
+    words = sorted(words - {""})
+    if not words:
+        raise ValueError(f"There are no words in {', '.join(paths)}.")
+    # The same words give the same table, whatever the rows.
+    return stages.arrow(
+        f"{configured.name}-words",
+        fingerprint(words),
+        lambda: table_of(gram=strings(words)),
+    )
+
+
+def _forbidden_words_of(evidence, row):
+    words = evidence.table("words")
+    bad = words.semi_join(evidence.tokens(row), "gram").order_by("gram")
+    found = evidence.collect(bad.limit(evidence.shown))
+    return ", ".join(repr(word["gram"]) for word in found)
+
+
+@rule(
+    "tokens",
+    files=FileTable("words", {"gram": "string"}, _listed_words),
+    why=_forbidden_words_of,
+)
+def forbidden_words(rows, *, words: Paths, listed):
+    """Texts with any unigram of a list; `words` names files of one a line."""
+    grams = token_grams(rows, (1,))
+    return grams.semi_join(listed, "gram").select("row_id").distinct()

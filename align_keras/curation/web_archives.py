@@ -1,0 +1,192 @@
+"""Common Crawl's archives to pairs of an image's address and its alt-text.
+
+A WARC file holds the pages themselves, a WAT file what Common Crawl has found
+in them. Both give the columns `url` (absolute), `text` and `page`.
+"""
+
+import json
+from collections.abc import Generator
+from urllib.parse import urljoin
+from urllib.parse import urlsplit
+
+from align_keras.io.batches import columns_of
+from align_keras.io.batches import open_stream
+from align_keras.io.batches import table_suffix
+from align_keras.io.optional import OptionalModule
+
+etree = OptionalModule("lxml.etree", extra="curation")
+html = OptionalModule("lxml.html", extra="curation")
+warc = OptionalModule("warcio.archiveiterator", extra="curation")
+warc_errors = OptionalModule("warcio.exceptions", extra="curation")
+warc_headers = OptionalModule("warcio.statusandheaders", extra="curation")
+
+# A page beyond this is cut; so large a one is hardly written by hand.
+MAX_PAGE_BYTES = 8 * 2**20
+BATCH_PAIRS = 65_536
+
+
+def read_archive(
+    path: str, wanted: set | None = None
+) -> Generator[tuple[dict, int], None, None]:
+    """Read the pairs of a WARC or WAT file.
+
+    A record that cannot be read is counted; an archive that breaks off is
+    damaged. One that is cut exactly between two records looks whole.
+
+    Args:
+        path: string. A local path or an address; compressed or not.
+        wanted: set of column names. Defaults to all.
+
+    Yields:
+        `(columns, bad_records)`, see `align_keras.io.batches`.
+
+    Raises:
+        OSError, ValueError: The archive is damaged.
+    """
+    is_wat = table_suffix(path) == ".wat"
+    pairs, bad = [], 0
+    # warcio takes a cut stream for a whole one, and missing HTTP headers for
+    # the end; so Arrow decompresses, and those are read later.
+    with open_stream(path) as stream:
+        records = warc.ArchiveIterator(stream, no_record_parse=True)
+        for record in _whole(records):
+            try:
+                found = (_wat_pairs if is_wat else _warc_pairs)(record)
+                pairs += found
+            except (ValueError, TypeError, AttributeError, KeyError):
+                bad += 1
+            if len(pairs) >= BATCH_PAIRS:
+                yield _columns(pairs, wanted), bad
+                pairs, bad = [], 0
+    yield _columns(pairs, wanted), bad
+
+
+def _whole(records):
+    """Yield records; raise after one that is shorter than it says."""
+    record = None
+    try:
+        for record in records:
+            yield record
+            stream = record.raw_stream
+            while stream.read(2**20):
+                pass
+            # A header that broke off has no length at all, or an empty one.
+            length = record.rec_headers.get_header("Content-Length")
+            if getattr(stream, "limit", 1) or length == "":
+                raise ValueError("damaged archive: a record is cut off")
+    except warc_errors.ArchiveLoadFailed as error:
+        raise ValueError(f"damaged archive: {error}") from error
+    if record is None:
+        raise ValueError("damaged archive: it holds no record")
+
+
+def _columns(pairs, wanted):
+    rows = [dict(zip(("url", "text", "page"), p, strict=True)) for p in pairs]
+    if not rows:
+        rows = [{}]
+        columns = columns_of([dict.fromkeys(("url", "text", "page"))])
+        columns = {name: column[:0] for name, column in columns.items()}
+    else:
+        columns = columns_of(rows)
+    return {n: c for n, c in columns.items() if wanted is None or n in wanted}
+
+
+# === WARC ===
+
+
+def _warc_pairs(record):
+    page = record.rec_headers.get_header("WARC-Target-URI") or ""
+    if record.rec_type != "response" or not page.startswith("http"):
+        return []
+    parser = warc_headers.StatusAndHeadersParser(("HTTP/",), verify=False)
+    try:
+        record.http_headers = parser.parse(record.raw_stream)
+    except EOFError:
+        return []
+    if record.http_headers.get_statuscode() != "200":
+        return []
+    kind = record.http_headers.get_header("Content-Type") or ""
+    if "html" not in kind.lower():
+        return []
+    contents = record.content_stream().read(MAX_PAGE_BYTES)
+    return page_pairs(contents, page, _charset(kind))
+
+
+def _charset(content_type):
+    _, _, charset = content_type.lower().partition("charset=")
+    return charset.split(";")[0].strip(" \"'") or None
+
+
+def page_pairs(
+    contents: bytes, page: str, charset: str | None = None
+) -> list[tuple[str, str, str]]:
+    """Find the images of a page that have an alt-text.
+
+    Args:
+        contents: bytes, the HTML.
+        page: string, the page's address.
+        charset: string. What the server says about the encoding; without
+            it, that is what the page says, or else UTF-8.
+
+    Returns:
+        list of tuples `(url, text, page)`, in the page's order. Addresses are
+        absolute; images inside the page itself (`data:`) are left out.
+    """
+    tree = None
+    # lxml reads what the page itself says, and would take Latin-1 else.
+    own = None if b"charset" in contents[:2048].lower() else "utf-8"
+    for encoding in [charset, own] if charset else [own]:
+        try:
+            parser = html.HTMLParser(encoding=encoding, huge_tree=True)
+            tree = html.document_fromstring(contents, parser=parser)
+            break
+        except (LookupError, etree.ParserError, etree.XMLSyntaxError):
+            # An encoding that nobody knows, or a page of nothing.
+            continue
+    if tree is None:
+        return []
+    base = tree.find(".//base[@href]")
+    base = page if base is None else urljoin(page, base.get("href").strip())
+    pairs = []
+    for image in tree.iter("img"):
+        pair = _pair(image.get("src"), image.get("alt"), base, page)
+        if pair is not None:
+            pairs.append(pair)
+    return pairs
+
+
+def _pair(source, alt, base, page):
+    """An absolute address with its text, or `None`."""
+    if not source or not alt or not alt.strip():
+        return None
+    try:
+        url = urljoin(base, source.strip())
+        parts = urlsplit(url)
+    except ValueError:
+        # An address that no browser could open either.
+        return None
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return None
+    return url, alt.strip(), page
+
+
+# === WAT ===
+
+
+def _wat_pairs(record):
+    if record.rec_type != "metadata":
+        return []
+    envelope = json.loads(record.content_stream().read())["Envelope"]
+    page = envelope["WARC-Header-Metadata"].get("WARC-Target-URI")
+    payload = envelope.get("Payload-Metadata", {})
+    response = payload.get("HTTP-Response-Metadata", {})
+    found = response.get("HTML-Metadata", {})
+    base = page
+    if found.get("Head", {}).get("Base"):
+        base = urljoin(page, found["Head"]["Base"])
+    pairs = (
+        _pair(link.get("url"), link.get("alt"), base, page)
+        for link in found.get("Links", ())
+        if link.get("path") == "IMG@/src"
+    )
+    return [pair for pair in pairs if pair is not None]

@@ -1,0 +1,153 @@
+"""What is to be packed: a folder, a caption file, archives, or records."""
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import tarfile
+import typing
+
+from align_keras.data import sources
+from align_keras.data.captions import holds_images
+from align_keras.data.captions import read_captions
+from align_keras.data.hold_out import choose_by_digest
+from align_keras.data.hold_out import choose_held_out
+from align_keras.data.shuffle import random_place
+from align_keras.data.tally import Tally
+from align_keras.io.file_names import list_archives
+from align_keras.io.file_names import list_files
+from align_keras.io.file_names import list_images
+from align_keras.io.text import clean_text
+
+
+def key_of(name):
+    """Return the key of a record: the path of its image without the suffix."""
+    return posixpath.splitext(name)[0]
+
+
+class Source(typing.NamedTuple):
+    """Pairs to pack, as `sources` yields them.
+
+    Attributes:
+        pairs: iterator, in random order unless it is a stream.
+        total: int. How many there are, if that is known.
+        held_out: iterator of pairs that are held out, likewise; `None` if
+            there are none.
+        stream_bytes: int. The size of a stream that is yet to be put into
+            random order; `None` for what has been.
+    """
+
+    pairs: typing.Iterator
+    total: int | None = None
+    held_out: typing.Iterator | None = None
+    stream_bytes: int | None = None
+
+
+def open_source(source, captions, columns, hold_out, seed, tally):
+    """Find out what a source is, and list or open it.
+
+    Args:
+        source: `pathlib.Path`.
+        captions: string or `pathlib.Path`, or `None`.
+        columns: dict of `"image_column"`, `"caption_column"` and `"split"`.
+        hold_out: float. Share that is held out.
+        seed: int. Of the order.
+        tally: `Tally`. Counts what is seen and what is left out.
+
+    Returns:
+        A `Source`. See `pack` for the arguments and what is raised.
+    """
+
+    def place(name):
+        return random_place(key_of(clean_text(name)), seed)
+
+    tables, files, read = [], [], None
+    if captions:
+        if not source.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder `{source}` for the images that "
+                f"`{captions}` lists."
+            )
+        if not holds_images(captions, columns["image_column"]):
+            return _open_listed(
+                source, captions, columns, hold_out, place, tally
+            )
+        tables = [captions]
+    else:
+        files, read = list_archives(source), sources.from_archive
+        if not files:
+            files, read = _list(source, ".tfrecord"), sources.from_records
+        if not files and not list_images(source):
+            tables = _list(source, ".parquet")
+    if tables:
+        return _open_tables(tables, tally, source, columns, hold_out)
+    if hold_out or any(columns.values()):
+        raise ValueError(
+            "`split`, `image_column`, `caption_column` and `hold_out` speak "
+            "of a caption file; give one with `captions`."
+        )
+    if files:
+        pairs = _from_files(files, read, tally)
+        return Source(pairs, stream_bytes=_size(files))
+    if not source.is_dir():
+        raise FileNotFoundError(f"No folder or archive matches `{source}`.")
+    if not any(source.iterdir()):
+        raise FileNotFoundError(f"The folder `{source}` is empty.")
+    return Source(sources.from_folder(source, tally, order=place))
+
+
+def _list(source, suffix):
+    return list_files(source, lambda name: name.endswith(suffix))
+
+
+def _size(files):
+    return sum(os.path.getsize(file) for file in files)
+
+
+def _open_listed(source, captions, columns, hold_out, place, tally):
+    """Images that a caption file lists."""
+    listed = read_captions(captions, **columns, tally=tally)
+    aside = choose_held_out(source, listed, hold_out)
+    # Of one key, the first that is listed stays the first.
+    placed = sorted(listed, key=place)
+    held_out, kept = (
+        {name: listed[name] for name in placed if (name in aside) == wanted}
+        for wanted in (True, False)
+    )
+    return Source(
+        sources.from_caption_file(source, kept),
+        len(kept),
+        sources.from_caption_file(source, held_out) if held_out else None,
+    )
+
+
+def _open_tables(tables, tally, source, columns, hold_out):
+    """Images that lie in tables."""
+    folder = source if source.is_dir() else None
+    size = _size(tables)
+
+    def pairs(tally):
+        for table in tables:
+            yield from sources.from_table(table, tally, folder, **columns)
+
+    if not hold_out:
+        return Source(pairs(tally), stream_bytes=size)
+    digests = {}
+    for name, read, _ in pairs(Tally()):
+        with contextlib.suppress(OSError):
+            digests[name] = hashlib.sha256(read()).digest()
+    chosen = choose_by_digest(digests, hold_out)
+    kept = (pair for pair in pairs(tally) if pair[0] not in chosen)
+    # What is held out has been seen among the others.
+    held_out = (pair for pair in pairs(Tally()) if pair[0] in chosen)
+    return Source(
+        kept, held_out=held_out if chosen else None, stream_bytes=size
+    )
+
+
+def _from_files(files, read, tally):
+    for file in files:
+        try:
+            yield from read(file, tally)
+        except (tarfile.TarError, ValueError) as error:
+            tally.leave_out(file, "damaged archive", str(error))

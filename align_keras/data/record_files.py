@@ -1,0 +1,162 @@
+"""The TFRecord files of a data set, as one value."""
+
+import functools
+import json
+import os
+
+from align_keras.data.records import decode_record
+from align_keras.data.records import note_skipped
+from align_keras.data.records import read_shard
+from align_keras.data.records import record_offsets
+
+
+class RecordFiles:
+    """TFRecord files, and how many records each of them holds.
+
+    Iterating reads the records one by one, in the order of the files, each as
+    a dict with `"key"` (string), `"image"` (bytes, the encoded image) and
+    `"captions"` (list of strings, at least one). Records without an image or
+    without a caption are skipped; `skipped()` names them. Images are not
+    decoded.
+
+    Args:
+        paths: list of strings, the files.
+        counts: dict from file to its number of records. Defaults to `None`:
+            they are counted when they are first asked for.
+        source: string. What messages call the files. Defaults to their paths.
+
+    Example:
+
+    ```python
+    for record in open_records("packed"):
+        print(record["key"], record["captions"][0])
+    ```
+    """
+
+    def __init__(self, paths, counts=None, source=None):
+        self.paths = list(paths)
+        self.source = self.paths if source is None else source
+        if counts is not None:
+            self.counts = counts
+
+    @functools.cached_property
+    def counts(self):
+        """Dict from file to its number of records.
+
+        What `pack` or img2dataset wrote beside the files answers at once;
+        otherwise the files' framing is walked.
+        """
+        listed = functools.cache(_read_counts)
+        return {path: _count(path, listed) for path in self.paths}
+
+    @property
+    def in_random_order(self):
+        """Whether `pack` says of all files that it put them in random order."""
+        manifests = self._manifests().values()
+        return all(m.get("order") == "random" for m in manifests)
+
+    def resized(self):
+        """Return what `pack` says of folders in which it resized images.
+
+        Returns:
+            dict from folder to the height and width in pixels.
+        """
+        sizes = {
+            folder: manifest.get("arguments", {}).get("resize")
+            for folder, manifest in self._manifests().items()
+        }
+        return {folder: size for folder, size in sizes.items() if size}
+
+    def _manifests(self):
+        folders = {os.path.dirname(path) for path in self.paths}
+        return {folder: _read_manifest(folder) for folder in folders}
+
+    @property
+    def total(self):
+        """The number of all records."""
+        return sum(self.counts.values())
+
+    def __iter__(self):
+        for path in self.paths:
+            for index, record in enumerate(read_shard(path)):
+                try:
+                    example = decode_record(record)
+                except ValueError as error:
+                    note_skipped(path, index, error.key, str(error))
+                    continue
+                yield example
+
+
+def open_records(source):
+    """Find the TFRecord files of a data set.
+
+    Args:
+        source: string or `pathlib.Path`. A folder that holds `*.tfrecord`
+            files, one such file, or a glob; or a list of these. Addresses
+            that TensorFlow's file system layer knows, such as `gs://`, work
+            too. `RecordFiles` are returned as they are.
+
+    Returns:
+        `RecordFiles`, sorted by path; those of a list in its order, each file
+        once.
+
+    Raises:
+        FileNotFoundError: Nothing matches; the message names the source.
+    """
+    if isinstance(source, RecordFiles):
+        return source
+    if not isinstance(source, (list, tuple)):
+        return RecordFiles(_find(os.fspath(source)), source=source)
+    paths = [path for one in source for path in _find(os.fspath(one))]
+    if not paths:
+        raise FileNotFoundError("The list of TFRecord files is empty.")
+    return RecordFiles(dict.fromkeys(paths), source=source)
+
+
+def _find(pattern):
+    import tensorflow as tf
+
+    if tf.io.gfile.isdir(pattern):
+        paths = tf.io.gfile.glob(os.path.join(pattern, "*.tfrecord"))
+    elif tf.io.gfile.exists(pattern):
+        paths = [pattern]
+    else:
+        paths = tf.io.gfile.glob(pattern)
+    if not paths:
+        raise FileNotFoundError(
+            f"No TFRecord files match `{pattern}`; give a folder that holds "
+            "*.tfrecord files, or a glob."
+        )
+    return sorted(paths)
+
+
+def _read_manifest(folder):
+    return _read_json(os.path.join(folder, "manifest.json"))
+
+
+def _read_counts(folder):
+    shards = _read_manifest(folder).get("shards", ())
+    return {entry["file"]: entry["records"] for entry in shards}
+
+
+def _count(path, listed):
+    folder, name = os.path.split(path)
+    count = listed(folder).get(name)
+    if count is None:
+        stats = _read_json(f"{os.path.splitext(path)[0]}_stats.json")
+        count = stats.get("successes")
+    if count is None:
+        count = len(record_offsets(path)) - 1
+    return count
+
+
+def _read_json(path):
+    """What a file holds; nothing where there is none, or it is damaged."""
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            contents = json.loads(file.read())
+    except (tf.errors.OpError, ValueError):
+        return {}
+    return contents if isinstance(contents, dict) else {}

@@ -1,0 +1,193 @@
+"""Models on disk as embedders: presets, SavedModels, KerasHub's models."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.embedder import keras_hub_embedder
+from align_keras.embedding.embedder import read_bytes
+from align_keras.embedding.replicas import is_split
+from align_keras.embedding.replicas import over_replicas
+from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.images import decode_and_describe
+from align_keras.models import presets
+
+_KERAS_HUB = {
+    "CLIPBackbone": "CLIPPreprocessor",
+    "SigLIPBackbone": "SigLIPPreprocessor",
+}
+
+
+def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
+    """Load a model for evaluation, embedding and search.
+
+    Args:
+        model: string or `pathlib.Path`. A SavedModel that `align-keras export`
+            wrote; a preset directory or handle of an `AlignDualEncoder`; or a
+            directory, handle or name of a preset of KerasHub's CLIP or
+            SigLIP, such as `"clip_vit_base_patch32"`.
+        strategy: a `tf.distribute.Strategy`, or what `make_strategy`
+            returned. Images are split over its replicas. Defaults to `None`,
+            one device.
+
+    Returns:
+        An `Embedder`.
+
+    Raises:
+        ValueError: it is none of these.
+
+    Example:
+
+    ```python
+    embedder = load_embedder("run/model")
+    ```
+    """
+    path = Path(model)
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
+        if is_saved_model(path):
+            return _load_saved_model(path, strategy)
+        kind = _kind(path)
+        if kind in _KERAS_HUB:
+            import keras_hub
+
+            models = keras_hub.models
+            backbone = getattr(models, kind).from_preset(str(model))
+            preprocessor = getattr(models, _KERAS_HUB[kind])
+            parts = backbone, preprocessor.from_preset(str(model))
+        else:
+            from align_keras.models import AlignDualEncoder
+
+            presets.require_class(presets.find_preset(model), AlignDualEncoder)
+            dual_encoder = AlignDualEncoder.from_preset(str(model))
+    fingerprint = directory_fingerprint(path)
+    if kind in _KERAS_HUB:
+        name = path.name or str(model)
+        return keras_hub_embedder(*parts, name, fingerprint, strategy)
+    return as_embedder(dual_encoder, str(model), fingerprint, strategy)
+
+
+def _kind(path):
+    """Return the name of the class that a preset holds."""
+    if (path / "config.json").is_file():
+        return presets.load_config(path).get("class_name")
+    if path.name.startswith("clip_"):
+        return "CLIPBackbone"
+    if path.name.startswith("siglip"):
+        return "SigLIPBackbone"
+    return "AlignDualEncoder"
+
+
+def require_model(model: str | Path) -> Path:
+    """Return the directory of a trained model, or say what is wrong with it.
+
+    Args:
+        model: string or `pathlib.Path`. A preset directory with weights, or a
+            SavedModel.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds neither.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"There is no model directory `{model}`: give a preset directory "
+            "with weights or a SavedModel."
+        )
+    is_preset = (path / "config.json").is_file() and any(
+        path.glob("model.weights.*")
+    )
+    if not is_preset and not is_saved_model(path):
+        raise ValueError(
+            f"`{model}` is neither a preset directory with weights nor a "
+            "SavedModel: it has no config.json with model.weights.h5, and no "
+            "saved_model.pb."
+        )
+    return path
+
+
+# === SavedModels ===
+
+
+def is_saved_model(path: str | Path) -> bool:
+    """Tell whether a directory holds a SavedModel."""
+    return (Path(path) / "saved_model.pb").is_file()
+
+
+def _load_saved_model(path, strategy=None):
+    """Make an `Embedder` of what `align-keras export` wrote."""
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  registers the tokenizer's operations
+
+    served = tf.saved_model.load(str(path))
+    for name in ("encode_image", "encode_text"):
+        if name not in served.signatures:
+            raise ValueError(
+                f"The SavedModel `{path}` has no signature `{name}`: write it "
+                "with `align-keras export`. Received: "
+                f"{', '.join(served.signatures)}"
+            )
+
+    def encode_image(values):
+        signature = served.signatures["encode_image"]
+        return signature(image_bytes=values)["embeddings"]
+
+    def texts(batch):
+        signature = served.signatures["encode_text"]
+        return signature(texts=tf.constant(list(batch)))["embeddings"].numpy()
+
+    def images(batch):
+        return encode_image(tf.constant(list(batch))).numpy()
+
+    temperature = None
+    if is_split(strategy):
+        images = over_replicas(strategy, encode_image)
+    else:
+        # Who needs it searches, and that is on one device.
+        temperature = _temperature(served)
+    return Embedder(
+        name=str(path),
+        images=images,
+        texts=texts,
+        read=_read_file,
+        fingerprint=directory_fingerprint(path),
+        temperature=temperature,
+        decodes=True,
+    )
+
+
+def _read_file(image):
+    """Return a file that the graph decodes as Pillow does."""
+    if isinstance(image, np.ndarray):
+        return _png(image)
+    contents = read_bytes(image)
+    # The graph would fail, or show another image, without a word.
+    pixels, decodable = decode_and_describe(contents)
+    return contents if decodable else _png(pixels)
+
+
+def _png(pixels):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _temperature(served):
+    """Return what an export tells beside the similarities of its default."""
+    import tensorflow as tf
+
+    ask = served.signatures.get("serving_default")
+    if ask is None or "temperature" not in ask.structured_outputs:
+        return None
+    nothing = tf.constant([b""])
+    return float(ask(image_bytes=nothing, texts=nothing)["temperature"])

@@ -1,0 +1,68 @@
+"""Vectors of a stream on disk, so that an interruption costs little."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_keras.embedding.embedder import Embedder
+from align_keras.io.atomic import atomic_file
+from align_keras.io.fingerprints import fingerprint
+
+# Rows of one file: what an interruption may cost.
+CHUNK = 4096
+
+
+class VectorCache:
+    """Vectors of one stream and one model, in files of `CHUNK` rows.
+
+    Args:
+        cache: string or `pathlib.Path`. The directory of all streams and
+            models, or `None`, which keeps nothing.
+        embedder: `Embedder`. Without a fingerprint nothing is kept.
+        name: string. Of the stream.
+    """
+
+    def __init__(self, cache: str | Path | None, embedder: Embedder, name: str):
+        self.size = CHUNK
+        self.directory = None
+        if cache is not None and embedder.fingerprint is not None:
+            directory = Path(cache) / embedder.fingerprint
+            self.directory = directory / file_name(name)
+
+    def _path(self, number):
+        return self.directory / f"{number:05d}.npz"
+
+    def load(self, number: int) -> dict[str, np.ndarray] | None:
+        """Return the arrays of a chunk, or `None` where it is not there."""
+        if self.directory is None or not self._path(number).is_file():
+            return None
+        with np.load(self._path(number), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def save(self, number: int, **arrays: Any) -> dict[str, np.ndarray]:
+        """Keep the arrays of a chunk, and return them."""
+        if self.directory is not None:
+            with atomic_file(self._path(number)) as temporary:
+                with open(temporary, "wb") as file:
+                    np.savez(file, **arrays)
+        return arrays
+
+    def check(self, number: int, chunk: dict, names: list) -> None:
+        """Raise `ValueError` where a chunk is of images of other names."""
+        if str(chunk["names"]) != names_digest(names):
+            raise ValueError(
+                f"`{self._path(number)}` holds the vectors of other images: "
+                "the data have changed. Remove that directory, or choose "
+                "another one."
+            )
+
+
+def file_name(name: str) -> str:
+    """Return a name without characters that have a meaning in a path."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def names_digest(names: list) -> str:
+    """Return a string that differs for other names, or another order."""
+    return fingerprint(*map(str, names))

@@ -1,0 +1,241 @@
+"""The store of vectors: Parquet files in a directory, and their manifest."""
+
+import json
+from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_keras.io.claims import claim
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.io.optional import OptionalModule
+
+pyarrow = OptionalModule("pyarrow", extra="search")
+parquet = OptionalModule("pyarrow.parquet", extra="search")
+
+VERSION = 1
+# Entry of the Parquet files' metadata, in JSON.
+METADATA = b"align_keras"
+# What a directory of vectors depends on, from the first file on; and what it
+# holds, once all files are there.
+ARGUMENTS, MANIFEST = "arguments.json", "manifest.json"
+
+
+# === Files ===
+
+
+class VectorWriter:
+    """Writes a Parquet file of vectors, one row group after the other.
+
+    Args:
+        path: string or `pathlib.Path`.
+        dim: int.
+        about: dict. Goes into the file's metadata when it is closed.
+    """
+
+    # Rows of one group: 10 MiB of vectors of 640 values.
+    GROUP = 4096
+
+    def __init__(self, path: str | Path, dim: int, about: dict):
+        self.about = about
+        self._schema = schema(dim)
+        self._pending: list = []
+        self._writer = parquet.ParquetWriter(
+            path,
+            self._schema,
+            compression={
+                "key": "zstd",
+                "text": "zstd",
+                "vector.list.element": "none",
+                "thumbnail": "none",
+            },
+            use_dictionary=False,
+            write_statistics=False,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self._flush()
+            about = json.dumps({"version": VERSION, **self.about}).encode()
+            self._writer.add_key_value_metadata({METADATA: about})
+        self._writer.close()
+
+    def write(
+        self, keys: list, texts: list, vectors: np.ndarray, thumbnails: list
+    ) -> None:
+        """Add rows."""
+        self._pending.append(
+            record_batch(self._schema, keys, texts, vectors, thumbnails)
+        )
+        if sum(len(batch) for batch in self._pending) >= self.GROUP:
+            self._flush()
+
+    def _flush(self):
+        if self._pending:
+            table = pyarrow.Table.from_batches(self._pending)
+            self._writer.write_table(table, row_group_size=len(table))
+            self._pending = []
+
+
+def read_vectors(
+    paths: Iterable[Path], fingerprint: str
+) -> Iterator[tuple[list, list, np.ndarray, list]]:
+    """Read files of vectors.
+
+    Args:
+        paths: iterable of paths.
+        fingerprint: string. Of the model that the vectors must be of.
+
+    Yields:
+        Tuples of a list of keys, a list of texts, float32 vectors `(rows,
+        dim)` and a list of JPEG files.
+
+    Raises:
+        ValueError: a file holds the vectors of another model.
+    """
+    for path in paths:
+        with parquet.ParquetFile(path) as file:
+            found = _about(file.metadata)["fingerprint"]
+            if found != fingerprint:
+                raise ValueError(
+                    f"`{path}` holds vectors of the model {found}, the other "
+                    f"files those of {fingerprint}: embed it again."
+                )
+            for batch in file.iter_batches(batch_size=4096):
+                vectors = batch["vector"].flatten().to_numpy()
+                yield (
+                    batch["key"].to_pylist(),
+                    batch["text"].to_pylist(),
+                    vectors.reshape(len(batch), -1),
+                    batch["thumbnail"].to_pylist(),
+                )
+
+
+def _about(metadata):
+    return json.loads(metadata.metadata[METADATA])
+
+
+def schema(dim: int) -> Any:
+    """Return the Arrow schema of files of vectors."""
+    return pyarrow.schema(
+        [
+            ("key", pyarrow.string()),
+            ("text", pyarrow.string()),
+            ("vector", pyarrow.list_(pyarrow.float32(), dim)),
+            ("thumbnail", pyarrow.binary()),
+        ]
+    )
+
+
+def record_batch(
+    schema: Any, keys: list, texts: list, vectors: np.ndarray, thumbnails: list
+) -> Any:
+    """Make an Arrow record batch of rows."""
+    dim = schema.field("vector").type.list_size
+    values = np.ascontiguousarray(vectors, "float32").reshape(-1)
+    return pyarrow.record_batch(
+        [
+            pyarrow.array(list(map(_text, keys)), pyarrow.string()),
+            pyarrow.array(list(map(_text, texts)), pyarrow.string()),
+            pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), dim),
+            pyarrow.array(thumbnails, pyarrow.binary()),
+        ],
+        schema=schema,
+    )
+
+
+def _text(value):
+    # Names on disk may hold bytes that are not text.
+    return value.encode("utf-8", "replace").decode("utf-8")
+
+
+# === Directories ===
+
+
+def claim_vectors(directory: Path, arguments: dict) -> None:
+    """Write down what a directory of vectors depends on, or check it.
+
+    Args:
+        directory: `pathlib.Path`.
+        arguments: dict of JSON values.
+
+    Raises:
+        FileExistsError: it holds Parquet files of another origin.
+        ValueError: it holds vectors of other arguments.
+    """
+    path = directory / ARGUMENTS
+    if not path.is_file() and any(directory.glob("*.parquet")):
+        raise FileExistsError(
+            f"`{directory}` holds Parquet files but no {ARGUMENTS}: choose "
+            "another directory."
+        )
+    claim(path, arguments, "vectors")
+
+
+def write_manifest(files: list[Path], arguments: dict) -> dict:
+    """Sum up files of vectors, and write it down once all of them are there.
+
+    Args:
+        files: list of `pathlib.Path`, all files of a directory.
+        arguments: dict of JSON values. What they depend on.
+
+    Returns:
+        dict, the manifest. Its entry `"finished"` is false where another
+        worker has not come to a file yet.
+    """
+    shards = []
+    for path in filter(Path.is_file, files):
+        metadata = parquet.read_metadata(path)
+        skipped = _about(metadata)["skipped"]
+        shards.append(
+            {
+                "file": path.name,
+                "records": metadata.num_rows,
+                "skipped": skipped,
+            }
+        )
+    manifest = {
+        "version": VERSION,
+        "finished": len(shards) == len(files),
+        "records": sum(shard["records"] for shard in shards),
+        "skipped": sum(shard["skipped"] for shard in shards),
+        "arguments": arguments,
+        "shards": shards,
+    }
+    if manifest["finished"]:
+        write_json(files[0].parent / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(directory: Path) -> dict:
+    """Read the manifest of a directory of vectors.
+
+    Args:
+        directory: `pathlib.Path`.
+
+    Returns:
+        dict, as `write_manifest` returned it.
+
+    Raises:
+        FileNotFoundError: there are no vectors.
+        ValueError: some of them are missing.
+    """
+    if (directory / MANIFEST).is_file():
+        manifest = read_json(directory / MANIFEST)
+        if "fingerprint" in manifest.get("arguments", {}):
+            return manifest
+    elif (directory / ARGUMENTS).is_file():
+        raise ValueError(
+            f"The vectors in `{directory}` are not complete: run `align-keras "
+            "embed` again, which resumes where it stopped."
+        )
+    raise FileNotFoundError(
+        f"`{directory}` has no {MANIFEST} of vectors: give a directory that "
+        "`align-keras embed` wrote."
+    )

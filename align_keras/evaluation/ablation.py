@@ -1,0 +1,272 @@
+"""The paper's ablations, from one YAML file."""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from align_keras.embedding.loading import load_embedder
+from align_keras.evaluation.ablation_data import pack_variant
+from align_keras.evaluation.ablation_data import prepare_data
+from align_keras.evaluation.ablation_plan import Variant
+from align_keras.evaluation.ablation_plan import read_plan
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.compare import compare_results
+from align_keras.evaluation.fewer_negatives import FewerNegatives
+from align_keras.evaluation.markdown_report import markdown_table
+from align_keras.evaluation.markdown_report import metric_cell
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import plain
+from align_keras.evaluation.retrieval import measure_retrieval
+from align_keras.io.atomic import atomic_file
+from align_keras.io.claims import claim
+from align_keras.io.json_files import write_json
+from align_keras.io.plots import pyplot
+from align_keras.io.plots import save_plot
+from align_keras.models import AlignDualEncoder
+from align_keras.models import BertTextEncoder
+from align_keras.models import EfficientNetBackbone
+from align_keras.training import train
+
+logger = logging.getLogger("align_keras")
+
+
+COLUMNS = ("image_to_text_recall@1", "text_to_image_recall@1")
+
+
+def ablate(
+    path: str | Path,
+    workdir: str | Path,
+    draw: Callable | None = None,
+    samples: int = SAMPLES,
+    verbose: bool = True,
+) -> dict[str, Result]:
+    """Train and measure every run of an ablation.
+
+    Each run is compared with the baseline by a paired bootstrap. A run that
+    is finished is not repeated, and an interrupted one resumes.
+
+    Args:
+        path: string or `pathlib.Path`. A YAML file, see `read_plan`.
+        workdir: string or `pathlib.Path`. For data, runs, `ablation.md`,
+            `ablation.png` (needs matplotlib) and `ablation.json`.
+        draw: callable. Takes a folder, a number, a seed and the name of a
+            split, and writes images with a `captions.csv` there, as
+            `align_keras.quickstart.write_scenes` does. Needed where the plan
+            asks for `scenes`. Defaults to `None`.
+        samples: integer. Resamples of the intervals. Defaults to `1000`.
+        verbose: bool. Whether to show the training. Defaults to `True`.
+
+    Returns:
+        A dictionary from the name of a run to its `Result`, which has the
+        additional fields `"variant"` and `"against_baseline"`.
+
+    Raises:
+        ValueError: the file is wrong, or `workdir` holds other data, or
+            another ablation's run of the same name.
+    """
+    plan, variants = read_plan(path)
+    workdir = Path(workdir)
+    claim(workdir / "data.json", plan["data"], "an ablation")
+    source, evaluation = prepare_data(plan["data"], workdir / "data", draw)
+    results = {}
+    for name, variant in variants.items():
+        changes = _differences(variants["baseline"], variant)
+        logger.info("%s: %s", name, changes)
+        folder = workdir / "runs" / _folder_name(name)
+        results[name] = _run(
+            plan, name, variant, source, evaluation, folder, samples, verbose
+        )
+        recalls = ", ".join(f"{results[name][c]:.1%}" for c in COLUMNS)
+        logger.info("%s: recall@1 %s", name, recalls)
+        _compare_with(results["baseline"], results[name], samples)
+    _write(plan, results, workdir)
+    logger.info("The table is %s", workdir / "ablation.md")
+    return results
+
+
+def _folder_name(name):
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _differences(baseline, variant):
+    changes = [
+        f"{field.name}={getattr(variant, field.name)}"
+        for field in dataclasses.fields(variant)
+        if getattr(variant, field.name) != getattr(baseline, field.name)
+    ]
+    return ", ".join(changes) or "as it is"
+
+
+# === One run ===
+
+
+def _run(plan, name, variant, source, evaluation, folder, samples, verbose):
+    path = folder / "result.json"
+    encoders = plan.get("encoders") or {}
+    asked = {
+        "variant": dataclasses.asdict(variant),
+        "encoders": {
+            kind: _arguments(encoders, kind, getattr(variant, kind))
+            for kind in ("image", "text")
+        },
+        "recipe": plan.get("recipe", "quickstart"),
+        "overrides": plan.get("overrides") or {},
+        "samples": samples,
+    }
+    claim(folder / "variant.json", asked, "a run")
+    if path.is_file():
+        return Result.load(path)
+    trained = train(
+        lambda size: build_variant(variant, encoders, size),
+        asked["recipe"],
+        data=pack_variant(source, variant, folder.parent.parent / "data"),
+        workdir=folder / "run",
+        strategy="one-device",
+        verbose=verbose,
+        **asked["overrides"],
+    )
+    result = measure_retrieval(
+        load_embedder(trained["model"]),
+        evaluation,
+        progress=verbose,
+        samples=samples,
+    )
+    result.update(model=name, dataset="ablation", **asked)
+    result.save(path)
+    return Result.load(path)
+
+
+def _arguments(encoders, kind, given):
+    """What a name under `encoders` stands for, or what was given itself."""
+    return (encoders.get(kind) or {}).get(str(given), given)
+
+
+def build_variant(
+    variant: Variant, encoders: dict, vocabulary_size: int
+) -> AlignDualEncoder:
+    """Create the model of a run.
+
+    Args:
+        variant: `Variant`.
+        encoders: dictionary of named encoders, under `"image"` and `"text"`.
+        vocabulary_size: integer.
+
+    Returns:
+        An `align_keras.AlignDualEncoder` with fresh weights.
+    """
+
+    def make(backbone, kind, given, **extra):
+        given = _arguments(encoders, kind, given)
+        if isinstance(given, dict):
+            return backbone(**{**given, **extra})
+        return backbone.from_preset(given, load_weights=False, **extra)
+
+    held = variant.temperature is not None
+    model = AlignDualEncoder(
+        make(EfficientNetBackbone, "image", variant.image),
+        make(
+            BertTextEncoder,
+            "text",
+            variant.text,
+            vocabulary_size=vocabulary_size,
+        ),
+        embedding_dim=variant.embedding_dim,
+        initial_temperature=(
+            variant.temperature if held else variant.initial_temperature
+        ),
+    )
+    model.contrastive_head.trainable = not held
+    if variant.negatives < 1:
+        compile_model = model.compile
+
+        def compile_with_fewer(loss, **kwargs):
+            fewer = FewerNegatives(variant.negatives, loss.label_smoothing)
+            compile_model(loss=fewer, **kwargs)
+
+        # Of this one model alone; what is saved is an ordinary encoder.
+        model.__dict__["compile"] = compile_with_fewer
+    return model
+
+
+# === Report ===
+
+
+def _compare_with(baseline, result, samples):
+    if result is baseline or not samples:
+        return
+    found = compare_results(baseline, result, samples)
+    if samples < found["samples_needed"]:
+        logger.warning(
+            "%d resamples cannot show any difference from the baseline: it "
+            "takes %d.",
+            samples,
+            found["samples_needed"],
+        )
+    result["against_baseline"] = {
+        row["name"]: row for row in found["metrics"] if row["name"] in COLUMNS
+    }
+
+
+def _write(plan, results, workdir):
+    plotted = _plot(plan, results, workdir / "ablation.png")
+    headings = [name.replace("_", " ") for name in COLUMNS]
+    rows = {
+        name: [_cell(result, column) for column in COLUMNS]
+        for name, result in results.items()
+    }
+    lines = [
+        "# Ablation",
+        "",
+        "Percentages with 95% bootstrap intervals; a star marks what differs "
+        "from the baseline (paired bootstrap, p < 0.05).",
+        "",
+        *markdown_table(headings, rows),
+    ]
+    if plotted:
+        lines += ["", "![Recall of each run](ablation.png)"]
+    with atomic_file(workdir / "ablation.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", "utf-8")
+    write_json(workdir / "ablation.json", plain(results))
+
+
+def _cell(result, column):
+    row = result.get("against_baseline", {}).get(column)
+    return metric_cell(result, column) + " *" * bool(row and row["differs"])
+
+
+def _plot(plan, results, path):
+    """Lines over image encoders as in the paper's figure 3, and bars."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    plt = pyplot(extra="evaluation")
+    grid = plan.get("grid") or {}
+    others = [name for name in results if " + " not in name]
+    figure, panels = plt.subplots(
+        1, 1 + bool(grid), figsize=(5 + 4 * bool(grid), 4), squeeze=False
+    )
+    bars = panels[0][-1]
+    for number, column in enumerate(COLUMNS):
+        places = np.arange(len(others)) + 0.4 * (number - 0.5)
+        values = [100 * results[name][column] for name in others]
+        bars.barh(places, values, 0.36, label=column.replace("_", " "))
+    bars.set_yticks(range(len(others)), others)
+    bars.invert_yaxis()
+    bars.set_xlabel("%")
+    bars.legend(fontsize=7)
+    for text in grid.get("text", ()):
+        values = [
+            100 * results[f"{image} + {text}"]["mean_recall"]
+            for image in grid["image"]
+        ]
+        panels[0][0].plot(grid["image"], values, "o-", label=str(text))
+    if grid:
+        panels[0][0].set_xlabel("image encoder")
+        panels[0][0].set_ylabel("mean recall, %")
+        panels[0][0].legend(title="text encoder", fontsize=7)
+    figure.tight_layout()
+    save_plot(plt, figure, path)
+    return True

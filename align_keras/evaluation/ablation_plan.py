@@ -1,0 +1,95 @@
+"""What an ablation compares, read from a YAML file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from align_keras.io.yaml_files import read_yaml
+
+TOP = ("base", "runs", "grid", "encoders", "recipe", "overrides", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One run of an ablation.
+
+    Attributes:
+        image: string or dict. Name of an entry of `encoders.image`, or of an
+            `EfficientNetBackbone` preset, or that backbone's arguments.
+        text: string or dict. The same for `BertTextEncoder`.
+        embedding_dim: int or `None`, see `AlignDualEncoder`.
+        temperature: float or `None`. Held at this value; `None` learns it.
+        initial_temperature: float. To start from where it is learned.
+        negatives: float. Share of the other pairs of a batch that count.
+        data_share: float. Share of the training images.
+        noise: float. Share of them that get the captions of others.
+    """
+
+    image: str | dict[str, Any]
+    text: str | dict[str, Any]
+    embedding_dim: int | None = None
+    temperature: float | None = None
+    initial_temperature: float = 1.0
+    negatives: float = 1.0
+    data_share: float = 1.0
+    noise: float = 0.0
+
+    def __post_init__(self):
+        for name in ("negatives", "data_share"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(
+                    f"`{name}` must lie in (0, 1]. Received: {name}={value}"
+                )
+        if not 0 <= self.noise <= 1:
+            raise ValueError(
+                f"`noise` must lie in [0, 1]. Received: noise={self.noise}"
+            )
+
+
+def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
+    """Read an ablation from a YAML file.
+
+    Args:
+        path: string or `pathlib.Path`. A mapping with `base` (fields of
+            `Variant`), `runs` (from a name to the fields that differ), `grid`
+            (lists of `image` and `text` encoders that are crossed),
+            `encoders` (named arguments of both kinds), `recipe` and
+            `overrides` (see `align_keras.training.load_recipe`), and `data`:
+            either `scenes` and `evaluation_scenes`, numbers of images to
+            draw; or `images` (a folder), `captions` (a file), optionally
+            `split`, and `evaluation` (TFRecord files).
+
+    Returns:
+        A pair: the mapping, and a dictionary from name to `Variant`, in which
+        `"baseline"` comes first.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a field is unknown or has a wrong value.
+    """
+    plan = read_yaml(path)
+    if not isinstance(plan, dict) or not {"base", "data"} <= set(plan):
+        raise ValueError(
+            f"The ablation `{path}` must be a mapping with `base` and `data`."
+        )
+    unknown = set(plan) - set(TOP)
+    if unknown:
+        raise ValueError(
+            f"The ablation `{path}` has the unknown field "
+            f"`{min(map(str, unknown))}`. Known fields: {', '.join(TOP)}."
+        )
+    fields: dict[str, dict] = {"baseline": {}, **(plan.get("runs") or {})}
+    grid = plan.get("grid") or {}
+    for image in grid.get("image", ()):
+        for text in grid.get("text", ()):
+            fields[f"{image} + {text}"] = {"image": image, "text": text}
+    variants = {}
+    for name, changes in fields.items():
+        try:
+            variants[name] = Variant(**{**plan["base"], **(changes or {})})
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The run {name!r} of the ablation `{path}` is wrong: {error}"
+            ) from None
+    return plan, variants

@@ -1,0 +1,102 @@
+"""Text of whatever origin as strings that can be written as UTF-8."""
+
+import codecs
+import re
+from pathlib import Path
+
+# Longer marks first: UTF-16's is the beginning of UTF-32's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+# `str.splitlines` also splits at form feeds, U+0085, U+2028 and others, which
+# stand within texts.
+_LINE_ENDS = re.compile(r"\r\n|\n|\r")
+
+
+def encoding_of(head: bytes) -> str:
+    """Return the encoding that a byte order mark tells, UTF-8 without one."""
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    return "utf-8"
+
+
+def decode_text(contents: bytes, errors: str = "replace") -> str:
+    """Decode text, without its byte order mark.
+
+    Args:
+        contents: bytes in UTF-8; or in UTF-16 or UTF-32 with a mark.
+        errors: string. What becomes of wrong bytes. Defaults to
+            `"replace"`, the character U+FFFD.
+
+    Returns:
+        string.
+    """
+    return contents.decode(encoding_of(contents), errors)
+
+
+def clean_text(text: str) -> str:
+    """Replace lone surrogates by U+FFFD.
+
+    JSON can write them, and names of files have them in the place of bytes
+    that are not UTF-8; no file of ours can hold them.
+    """
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def split_lines(text: str) -> list[str]:
+    """Split a text at its line ends alone: `\\n`, `\\r\\n` and `\\r`."""
+    return _LINE_ENDS.split(text)
+
+
+def open_text(path: str | Path, errors: str = "strict", newline: str = ""):
+    """Open a text file to be read, in the encoding that its mark tells.
+
+    Args:
+        path: string or `pathlib.Path`.
+        errors: string, see `open`.
+        newline: string, see `open`. Defaults to `""`: lines end at `\\n`,
+            `\\r\\n` and `\\r`, which they keep.
+    """
+    with open(path, "rb") as file:
+        encoding = encoding_of(file.read(4))
+    return open(path, encoding=encoding, errors=errors, newline=newline)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read the lines of a text file, with `decode_text`."""
+    return split_lines(decode_text(Path(path).read_bytes()))
+
+
+def as_text(value) -> str | None:
+    """Return the text of one field of a table.
+
+    Args:
+        value: what CSV, JSON or Parquet gives: a string, bytes, a number.
+
+    Returns:
+        string that can be encoded; `None` for null, NaN, booleans, lists and
+        the like, which are not texts.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, bytes):
+        return decode_text(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN alone does not equal itself.
+    return str(value) if number and value == value else None
+
+
+def as_texts(value) -> list[str]:
+    """Return the texts of a field, or of a list of them, that are not blank.
+
+    White space around them is removed.
+    """
+    values = value if isinstance(value, (list, tuple)) else [value]
+    texts = (as_text(value) for value in values)
+    return [text.strip() for text in texts if text and not text.isspace()]

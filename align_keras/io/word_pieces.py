@@ -1,0 +1,123 @@
+"""Learning a WordPiece vocabulary, the same one every time.
+
+Hugging Face's trainer numbers the characters in the order in which a hash
+table happens to give them, and breaks ties by these numbers, so that two runs
+on one text differ. Here the words are counted first, and their characters are
+given to the trainer in a fixed order.
+"""
+
+import collections
+import itertools
+from collections.abc import Iterable
+
+# In BERT's order; the padding token must have the id 0.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Characters of a word; a longer one is unknown as a whole.
+MAX_WORD_LENGTH = 100
+# Bytes of a piece, without the mark of a suffix: tensorflow-text refuses a
+# vocabulary with a longer one.
+MAX_PIECE_BYTES = 256
+
+# Texts that are cut into words at once.
+_CHUNK = 1000
+# Words of one string that the trainer gets.
+_REPEATS = 10_000
+
+
+def learn_word_pieces(texts: Iterable[str], vocabulary_size: int) -> list[str]:
+    """Learn a WordPiece vocabulary; see `AlignTokenizer.learn_vocabulary`.
+
+    Args:
+        texts: iterable of strings.
+        vocabulary_size: int.
+
+    Returns:
+        list of strings. `SPECIAL_TOKENS` come first.
+
+    Raises:
+        ValueError: `vocabulary_size` leaves no room for words.
+    """
+    if vocabulary_size <= len(SPECIAL_TOKENS):
+        raise ValueError(
+            "`vocabulary_size` must be larger than the "
+            f"{len(SPECIAL_TOKENS)} special tokens. "
+            f"Received: {vocabulary_size}."
+        )
+    # KerasHub needs this package itself.
+    import tokenizers
+    from tokenizers import models
+    from tokenizers import pre_tokenizers
+    from tokenizers import trainers
+
+    counts = count_words(texts)
+    characters = _characters(counts, max(1000, vocabulary_size // 20))
+    room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
+    characters = sorted(characters[: max(room, 1)])
+    fixed = [*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters)]
+    known = set(characters)
+    learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    learner.train_from_iterator(
+        _repeat(
+            (word, count)
+            for word, count in counts.items()
+            if known.issuperset(word) and _fits(word)
+        ),
+        trainers.WordPieceTrainer(
+            vocab_size=vocabulary_size,
+            special_tokens=fixed,
+            min_frequency=2,
+            show_progress=False,
+        ),
+    )
+    ids = learner.get_vocab()
+    return sorted(ids, key=lambda piece: ids[piece])[:vocabulary_size]
+
+
+def _fits(word):
+    """Whether the tokenizer can take the whole word for a piece."""
+    short = len(word) <= MAX_WORD_LENGTH
+    return short and len(word.encode()) <= MAX_PIECE_BYTES
+
+
+def count_words(texts: Iterable[str]) -> collections.Counter:
+    """Count the words of texts, cut as BERT cuts them.
+
+    Args:
+        texts: iterable of strings; read once.
+
+    Returns:
+        `collections.Counter` of words in lower case, without accents, with
+        every punctuation mark and every ideograph a word of its own.
+    """
+    from tokenizers import normalizers
+    from tokenizers import pre_tokenizers
+
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    cutter = pre_tokenizers.BertPreTokenizer()
+    counts = collections.Counter()
+    texts = iter(texts)
+    while chunk := list(itertools.islice(texts, _CHUNK)):
+        # One call for many texts, which a line end keeps apart.
+        chunk = normalizer.normalize_str("\n".join(chunk))
+        counts.update(word for word, _ in cutter.pre_tokenize_str(chunk))
+    return counts
+
+
+def _characters(counts, limit):
+    """The most frequent characters; the lower code point where they tie."""
+    occurrences = collections.Counter()
+    for word, count in counts.items():
+        for character in word:
+            occurrences[character] += count
+    ranked = sorted(occurrences, key=lambda c: (-occurrences[c], c))
+    return ranked[:limit]
+
+
+def _repeat(counts):
+    """Write each word as often as it occurs; the trainer counts for itself."""
+    for word, count in counts:
+        while count:
+            times = min(count, _REPEATS)
+            yield f"{word} " * times
+            count -= times

@@ -1,0 +1,83 @@
+"""YAML files, read with their name in the error."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# More than any recipe or configuration needs, and less than what takes long.
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 64
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values; a value may not be repeated by name.
+
+    Ten lines of aliases of aliases stand for a billion values, and nobody
+    writes configurations with them. Repeated keys, of which YAML's parser
+    keeps the last in silence, are refused as well.
+    """
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"the alias `*{event.anchor}` is not supported: write the "
+                "value out",
+                event.start_mark,
+            )
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"nested more than {MAX_DEPTH} deep",
+                self.peek_event().start_mark,
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            name = getattr(key, "value", None)
+            if isinstance(name, str) and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{name}` is given twice", key.start_mark
+                )
+            seen.add(name if isinstance(name, str) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file of plain values.
+
+    Args:
+        path: string or `pathlib.Path`. UTF-8, with or without a byte order
+            mark.
+
+    Returns:
+        What the file holds: dicts, lists, strings, numbers, bools and `None`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not YAML, it is larger than 1 MiB or deeper than 64
+            levels, it repeats a key, or it uses aliases; the message names
+            the file and the place.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"`{path}` is not a recipe or configuration: it has {size} bytes, "
+            f"and at most {MAX_BYTES} are read."
+        )
+    try:
+        # The loader is a subclass of the safe one.
+        return yaml.load(path.read_text("utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"`{path}` is not valid YAML: {reason}") from None

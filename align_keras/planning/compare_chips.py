@@ -1,0 +1,88 @@
+"""The same global batch on several kinds of chip."""
+
+import logging
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from align_keras.planning.chips import CHIPS
+from align_keras.planning.chips import parse_topology
+from align_keras.planning.chips import slice_of
+from align_keras.planning.compile import DoesNotFit
+from align_keras.planning.plan import DoesNotDivide
+from align_keras.planning.plan_store import PlanStore
+from align_keras.planning.topology import topology_devices
+from align_keras.training.recipes import Recipe
+from align_keras.training.recipes import load_recipe
+
+logger = logging.getLogger("align_keras")
+
+
+def compare_chips(
+    model: str | Callable,
+    recipe: str | Recipe = "align",
+    topologies: Sequence[str] = (),
+    topology: str | None = None,
+    batch_per_core: int | None = None,
+    vocabulary_size: int | None = None,
+    shard_optimizer: bool = False,
+    store: PlanStore | None = None,
+    **overrides: Any,
+) -> list[dict]:
+    """Plan the same global batch on several kinds of chip.
+
+    Args:
+        model: string or callable. See `plan`.
+        recipe: string or `Recipe`. Its batch is the global one, unless
+            `topology` and `batch_per_core` give another.
+        topologies: sequence of strings. Defaults to every kind of chip, each
+            with as many chips as `topology` has, or its largest slice.
+        topology: string. See `topologies`. Defaults to one machine, of 4
+            chips.
+        batch_per_core: int. Number of pairs on each core of `topology`.
+        vocabulary_size, shard_optimizer: See `plan`.
+        store: `PlanStore`. Keeps the plans. Defaults to `None`.
+        **overrides: Fields of the recipe to replace.
+
+    Returns:
+        A list of dicts, one for each topology: `"topology"`, and `"plan"` or
+        `"error"`, why there is none.
+    """
+    store = store or PlanStore()
+    settings = load_recipe(recipe, **overrides)
+    batch = settings.batch_size
+    if batch_per_core is not None:
+        if topology is None:
+            raise ValueError(
+                "A batch per core is one of a topology: give `--topology`, or "
+                "the batch of all as `--set batch_size=N`."
+            )
+        batch = batch_per_core * len(topology_devices(topology))
+    chips = parse_topology(topology)[1] if topology else 4
+    names = topologies or [slice_of(chip, chips) for chip in CHIPS]
+    cores = {name: len(topology_devices(name)) for name in names}
+    results = []
+    for name, count in cores.items():
+        row: dict[str, Any] = {
+            "topology": name,
+            "cores": count,
+            "batch_size": batch,
+        }
+        try:
+            if batch % count:
+                raise DoesNotDivide(
+                    f"{count} cores cannot share a batch of {batch} evenly."
+                )
+            row["plan"] = store.plan(
+                model,
+                settings,
+                name,
+                batch // count,
+                vocabulary_size,
+                shard_optimizer,
+            )
+        except (DoesNotFit, DoesNotDivide) as error:
+            row["error"] = str(error)
+        logger.info("%s: %s", name, row.get("error", "planned"))
+        results.append(row)
+    return results

@@ -1,0 +1,143 @@
+"""The largest batch that fits."""
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from align_keras.planning.compile import DoesNotFit
+from align_keras.planning.plan_store import PlanStore
+from align_keras.training.recipes import Recipe
+from align_keras.training.recipes import load_recipe
+
+logger = logging.getLogger("align_keras")
+
+# Batches are multiples of this: TPUs work on rows of 8, and the ghost
+# normalisation on runs of 16.
+UNIT = 8
+GHOST_UNIT = 16
+
+
+def find_largest_batch(
+    model: str | Callable,
+    recipe: str | Recipe = "align",
+    topology: str | None = None,
+    microbatches: Sequence[int | None] = (None, 16),
+    limit: int = 1024,
+    vocabulary_size: int | None = None,
+    shard_optimizer: bool = False,
+    store: PlanStore | None = None,
+    **overrides: Any,
+) -> list[dict]:
+    """Find the largest batch per core that fits, by bisection.
+
+    Args:
+        model: string or callable. See `plan`.
+        recipe: string or `Recipe`.
+        topology: string. See `plan`.
+        microbatches: sequence of ints. Sizes of microbatches to try, each
+            with and without rematerialisation; `None` is the whole batch.
+        limit: int. The largest batch to try. Defaults to `1024`.
+        vocabulary_size, shard_optimizer: See `plan`.
+        store: `PlanStore`. Keeps the plans. Defaults to `None`.
+        **overrides: Fields of the recipe to replace.
+
+    Returns:
+        A list of dicts, one for each way: `"remat"`, `"microbatch_size"`,
+        `"batch_per_core"` (`None` if none fits), `"at_limit"`, whether all
+        that was tried fits and more might, `"plan"` of that batch, and
+        `"tried"`, a list of pairs of a batch and its bytes, or `None` where
+        it did not fit.
+    """
+    if limit < 1:
+        raise ValueError(
+            f"`limit` must be at least 1 pair. Received: limit={limit}"
+        )
+    store = store or PlanStore()
+    base = load_recipe(recipe, **overrides)
+    # All of them first: a mistake in one should not come up after hours.
+    ways = [
+        dataclasses.replace(base, microbatch_size=microbatch, remat=remat)
+        for microbatch, remat in itertools.product(microbatches, (False, True))
+    ]
+    results = []
+    for way in ways:
+        microbatch = way.microbatch_size
+        plans: dict[int, dict | None] = {}
+
+        def fits(batch, plans=plans, way=way):
+            try:
+                plans[batch] = store.plan(
+                    model,
+                    way,
+                    topology,
+                    batch,
+                    vocabulary_size,
+                    shard_optimizer,
+                )
+            except DoesNotFit:
+                plans[batch] = None
+            verdict = "fits" if plans[batch] else "does not fit"
+            logger.info("%s: %d per core %s", _name(way), batch, verdict)
+            return plans[batch] is not None
+
+        ghost = way.batch_norm == "ghost"
+        unit = microbatch or (GHOST_UNIT if ghost else UNIT)
+        best = largest(fits, unit, limit, divisible=microbatch is None)
+        results.append(
+            {
+                "remat": way.remat,
+                "microbatch_size": microbatch,
+                "batch_per_core": best,
+                "at_limit": all(plans.values()) and best is not None,
+                "plan": None if best is None else plans[best],
+                "tried": [
+                    (batch, found and found["memory"]["total"])
+                    for batch, found in sorted(plans.items())
+                ],
+            }
+        )
+    return results
+
+
+def largest(
+    fits: Callable[[int], bool], unit: int, limit: int, divisible: bool = True
+) -> int | None:
+    """Find the largest number that fits.
+
+    Args:
+        fits: callable. Takes a number; if one fits, so do all smaller ones.
+        unit: int. The result is a multiple of it.
+        limit: int. The largest number to try.
+        divisible: bool. Whether halves of the unit are tried where it does
+            not fit. Defaults to `True`.
+
+    Returns:
+        An int, or `None` if none fits.
+    """
+    low, high = 0, 1
+    while high * unit <= limit and fits(high * unit):
+        low, high = high, 2 * high
+    if not low:
+        while divisible and unit > 1:
+            unit //= 2
+            if unit <= limit and fits(unit):
+                return unit
+        return None
+    high = min(high, limit // unit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle * unit):
+            low = middle
+        else:
+            high = middle
+    return low * unit
+
+
+def _name(recipe):
+    words = "whole batch"
+    if recipe.microbatch_size:
+        words = f"microbatches of {recipe.microbatch_size}"
+    return words + (", remat" if recipe.remat else "")

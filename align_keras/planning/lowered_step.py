@@ -1,0 +1,172 @@
+"""The training step of a model that has shapes and no values."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from align_keras.keras_hub_internals import abstract_variables
+from align_keras.planning.flops import count_flops
+from align_keras.training.assembly import build_network
+from align_keras.training.assembly import compile_model
+from align_keras.training.recipes import Recipe
+
+AXIS = "batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredStep:
+    """A step that is ready to be compiled.
+
+    Attributes:
+        lowered: `jax.stages.Lowered`.
+        parameters: int. Number of trainable parameters.
+        bytes: dict from `"weights"`, `"optimizer"` and `"batch"` to the bytes
+            that a device holds of them. Weights include the statistics of
+            normalisations.
+        model_flops: int. Floating-point operations of the products and
+            convolutions of a step over all devices: three times those of the
+            forward pass.
+        repeated_flops: int. Those of products and convolutions in the turns
+            of loops after the first, which the compiler does not count.
+        repeats: float. All products and convolutions of the step, by those
+            that the compiler counts.
+    """
+
+    lowered: Any
+    parameters: int
+    bytes: dict[str, int]
+    model_flops: int
+    repeated_flops: int
+    repeats: float
+
+
+def lower_step(
+    model: str | Callable,
+    recipe: Recipe,
+    devices: list,
+    vocabulary_size: int | None = None,
+    shard_optimizer: bool = False,
+) -> LoweredStep:
+    """Lower the step that `align-keras train` runs on these devices.
+
+    The model, its optimizer and the batch are shapes without values. The batch
+    is split over the devices, and each holds the weights.
+
+    Args:
+        model: string or callable. See `align_keras.training.train`.
+        recipe: `Recipe`. Its batch is that of all devices.
+        devices: list of JAX devices, which need not be there.
+        vocabulary_size: int. Number of tokens; `None` takes the preset's.
+        shard_optimizer: bool. Whether each device holds a part of the
+            optimizer's state only. Defaults to `False`.
+
+    Returns:
+        A `LoweredStep`.
+    """
+    with abstract_variables():
+        network = build_network(
+            model, recipe, vocabulary_size, len(devices), load_weights=False
+        )
+    compile_model(network, recipe)
+    places = np.array(devices)
+    distribution = keras.distribution.DataParallel(
+        device_mesh=keras.distribution.DeviceMesh(places.shape, [AXIS], places),
+        auto_shard_dataset=False,
+    )
+    mesh = distribution.device_mesh.backend_mesh
+    with distribution.scope(), abstract_variables():
+        network.optimizer.build(network.trainable_variables)
+        state, batch = _abstract(network, recipe, mesh, shard_optimizer)
+        whole = NamedSharding(mesh, PartitionSpec())
+        step = jax.jit(
+            network.train_step,
+            donate_argnums=0,
+            out_shardings=(whole, jax.tree.map(lambda x: x.sharding, state)),
+        )
+        traced = step.trace(state, (batch,))
+        lowered = traced.lower()
+        forward = jax.make_jaxpr(_forward(network))(state[:2], batch)
+    trainable, others, optimizer, _ = state
+    whole, once = (count_flops(traced.jaxpr, loops) for loops in (True, False))
+    return LoweredStep(
+        lowered=lowered,
+        parameters=sum(math.prod(x.shape) for x in trainable),
+        bytes={
+            "weights": _bytes_of(trainable + others),
+            "optimizer": _bytes_of(optimizer),
+            "batch": _bytes_of(batch.values()),
+        },
+        model_flops=3 * count_flops(forward),
+        repeated_flops=whole - once,
+        repeats=whole / once,
+    )
+
+
+def _abstract(model, recipe, mesh, shard_optimizer):
+    """Give each part of the state and the batch a shape and a place."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def describe(variable, split=False):
+        sharding = _split(variable.shape, mesh) if split else whole
+        return jax.ShapeDtypeStruct(
+            variable.shape, variable.dtype, sharding=sharding
+        )
+
+    state = (
+        [describe(v) for v in model.trainable_variables],
+        [describe(v) for v in model.non_trainable_variables],
+        [describe(v, shard_optimizer) for v in model.optimizer.variables],
+        [describe(v) for v in model.metrics_variables],
+    )
+    size, length = recipe.image_size, recipe.sequence_length
+    shapes = {
+        "images": ((size, size, 3), "float32"),
+        "token_ids": ((length,), "int32"),
+        "padding_mask": ((length,), "int32"),
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (recipe.batch_size, *shape), dtype, sharding=rows
+        )
+        for name, (shape, dtype) in shapes.items()
+    }
+    return state, batch
+
+
+def _split(shape, mesh):
+    """Split the longest axis that the devices divide, if there is one."""
+    axes = [None] * len(shape)
+    divisible = [i for i, size in enumerate(shape) if size % mesh.size == 0]
+    if divisible:
+        axes[max(divisible, key=lambda i: shape[i])] = AXIS
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def _bytes_of(tensors):
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
+        for x in tensors
+    )
+
+
+def _forward(model):
+    def forward(state, batch):
+        variables = model.trainable_variables, model.non_trainable_variables
+        mapping = [
+            pair
+            for known, values in zip(variables, state, strict=True)
+            for pair in zip(known, values, strict=True)
+        ]
+        with keras.StatelessScope(mapping):
+            # In inference texts have outputs that the compiler leaves out.
+            return model.embed(batch, training=True)
+
+    return forward

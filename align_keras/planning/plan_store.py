@@ -1,0 +1,102 @@
+"""Plans that were made before: compiling one takes minutes."""
+
+import dataclasses
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import align_keras
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.models import presets
+from align_keras.planning.compile import DoesNotFit
+from align_keras.planning.plan import plan
+from align_keras.planning.topology import topology_devices
+from align_keras.training.recipes import Recipe
+from align_keras.training.recipes import load_recipe
+
+
+class PlanStore:
+    """Makes plans and keeps them, so that a search can be resumed.
+
+    Args:
+        directory: string or `pathlib.Path`. Where they are kept, one JSON
+            file each. `None` keeps nothing.
+    """
+
+    def __init__(self, directory: str | Path | None = None):
+        self.directory = None if directory is None else Path(directory)
+
+    def plan(
+        self,
+        model: str | Callable,
+        recipe: str | Recipe,
+        topology: str | None,
+        batch_per_core: int | None,
+        vocabulary_size: int | None = None,
+        shard_optimizer: bool = False,
+        **overrides: Any,
+    ) -> dict:
+        """Return what `align_keras.planning.plan` does, new or kept.
+
+        Args:
+            model: string or callable; plans of the latter are not kept.
+            recipe: string or `Recipe`.
+            topology: string or `None`, for which nothing is kept either.
+            batch_per_core: int or `None`.
+            vocabulary_size, shard_optimizer: See `plan`.
+            **overrides: Fields of the recipe to replace.
+
+        Returns:
+            A dict.
+
+        Raises:
+            DoesNotFit: As `plan` does.
+        """
+        recipe = load_recipe(recipe, **overrides)
+        arguments = (
+            *(model, recipe, topology, batch_per_core),
+            *(vocabulary_size, shard_optimizer),
+        )
+        if self.directory is None or not isinstance(model, str) or not topology:
+            return _plan(*arguments)
+        # It must be there before its version is asked for.
+        topology_devices(topology)
+        path = self.directory / f"{_fingerprint(*arguments)}.json"
+        if path.is_file():
+            found = read_json(path)
+        else:
+            try:
+                found = _plan(*arguments)
+            except DoesNotFit as error:
+                found = {"needed": error.needed, "capacity": error.capacity}
+            write_json(path, found)
+        if "needed" in found:
+            raise DoesNotFit.by(found["needed"], found["capacity"])
+        return found
+
+
+def _plan(*arguments):
+    try:
+        return plan(*arguments)
+    finally:
+        # A compiled program of a large model is some GiB.
+        jax.clear_caches()
+
+
+def _fingerprint(model, recipe, *others):
+    """Tell a plan from those of other models, recipes, devices or versions."""
+    path = Path(presets.find_preset(model)) / "config.json"
+    packages = "jax", "jaxlib", "libtpu"
+    return fingerprint(
+        model,
+        path.read_text() if path.is_file() else None,
+        dataclasses.asdict(recipe),
+        *others,
+        align_keras.__version__,
+        [metadata.version(name) for name in packages],
+    )

@@ -1,0 +1,230 @@
+"""Build an index of vectors: one directory that holds all a search needs."""
+
+import contextlib
+import shutil
+from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from align_keras import __version__
+from align_keras.classes import check_templates
+from align_keras.embedding.loading import require_model
+from align_keras.embedding.similarity import as_vectors
+from align_keras.embedding.similarity import unit_rows
+from align_keras.embedding.vector_files import read_manifest
+from align_keras.embedding.vector_files import read_vectors
+from align_keras.io.atomic import atomic_directory
+from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.json_files import write_json
+from align_keras.io.optional import require
+from align_keras.search.columns import Column
+from align_keras.search.columns import ColumnWriter
+from align_keras.search.index import COLUMNS
+from align_keras.search.index import FORMAT
+from align_keras.search.index import VERSION
+from align_keras.search.index import check_url
+from align_keras.search.index import require_match
+
+KINDS = ("auto", "exact", "ivf-pq", "hnsw", "qdrant")
+# Above this, `auto` takes FAISS: a scan of so many vectors of 640 values
+# reads 640 MB for each query.
+EXACT_UP_TO = 250_000
+# A graph is built in memory: 3.6 GB for so many vectors of 640 values.
+GRAPH_UP_TO = 4_000_000
+
+
+def build_index(
+    vectors: str | Path,
+    output: str | Path,
+    model: str | Path,
+    kind: str = "auto",
+    labels: Sequence[str | list[str]] = (),
+    templates: Sequence[str] = ("{}",),
+    qdrant: str | None = None,
+    collection: str | None = None,
+) -> dict:
+    """Make an index of what `embed` wrote.
+
+    Args:
+        vectors: string or `pathlib.Path`. The directory that `embed` wrote.
+        output: string or `pathlib.Path`. The directory to write. It appears
+            whole or not at all.
+        model: string or `pathlib.Path`. The model that `embed` used, which is
+            copied into the index.
+        kind: string. `"exact"` compares with every vector; `"ivf-pq"` and
+            `"hnsw"` ask FAISS for candidates; `"qdrant"` asks that database;
+            `"auto"` is `"exact"` up to 250,000 vectors, `"hnsw"` up to
+            4,000,000 and `"ivf-pq"` above.
+        labels: list of strings, or of lists of strings where a class has
+            several names. Classes that the web page tells apart in an image.
+            Defaults to none.
+        templates: list of strings with `{}` where the name of a class goes;
+            see `align_keras.classes.class_vectors`. Defaults to the name
+            alone.
+        qdrant: string. The URL of a Qdrant server, for that kind alone.
+            Defaults to `None`, the embedded form inside the index.
+        collection: string. The name in Qdrant, for that kind alone. Defaults
+            to `None`, `"align_keras"`.
+
+    Returns:
+        dict, that of `index.json`.
+
+    Raises:
+        FileExistsError: `output` exists.
+        ValueError: the vectors are of another model, or not complete, or an
+            argument is wrong.
+
+    Example:
+
+    ```python
+    build_index("vectors", "index", model="run/model")
+    ```
+    """
+    require("pyarrow.parquet", extra="search")
+    directory = Path(vectors)
+    manifest = read_manifest(directory)
+    expected = manifest["arguments"]["fingerprint"]
+    require_match(require_model(model), expected, directory)
+    files = [directory / shard["file"] for shard in manifest["shards"]]
+    return write_index(
+        read_vectors(files, expected),
+        manifest["records"],
+        output,
+        model,
+        kind,
+        labels,
+        templates,
+        qdrant,
+        collection,
+    )
+
+
+def write_index(
+    rows: Iterable[tuple],
+    count: int,
+    output: str | Path,
+    model: str | Path,
+    kind: str = "auto",
+    labels: Sequence[str | list[str]] = (),
+    templates: Sequence[str] = ("{}",),
+    qdrant: str | None = None,
+    collection: str | None = None,
+) -> dict:
+    """Make an index of vectors in memory or of a stream of them.
+
+    Args:
+        rows: iterable of tuples of a list of keys, a list of texts, a float
+            array `(rows, dim)` and a list of JPEG files as bytes.
+        count: int. Rows in all.
+        output, model, kind, labels, templates, qdrant, collection: as in
+            `build_index`.
+
+    Returns:
+        dict, that of `index.json`.
+
+    Raises:
+        FileExistsError: `output` exists.
+        ValueError: there are no rows, or another number than `count`.
+    """
+    if kind not in KINDS:
+        raise ValueError(
+            f"`kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}"
+        )
+    _check_qdrant(kind, qdrant, collection)
+    templates = check_templates(list(templates), "templates")
+    if kind == "auto":
+        kind = _kind_for(count)
+    path = Path(output)
+    if path.exists():
+        raise FileExistsError(
+            f"`{output}` exists already: choose another directory or remove it."
+        )
+    if count < 1:
+        raise ValueError("There are no vectors to index.")
+    with atomic_directory(path) as directory:
+        vectors = _write_rows(rows, count, directory)
+        shutil.copytree(require_model(model), directory / "model")
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "written_by": f"align_keras {__version__}",
+            "count": count,
+            "dim": vectors.shape[1],
+            "kind": kind,
+            "fingerprint": directory_fingerprint(directory / "model"),
+            "labels": list(labels),
+            "templates": templates,
+            "settings": _build(
+                kind, vectors, directory, qdrant, collection, count
+            ),
+        }
+        write_json(directory / "index.json", about)
+    return about
+
+
+def _kind_for(count):
+    if count <= EXACT_UP_TO:
+        return "exact"
+    return "hnsw" if count <= GRAPH_UP_TO else "ivf-pq"
+
+
+def _check_qdrant(kind, url, collection):
+    for name, value in (("qdrant", url), ("collection", collection)):
+        if value is not None and kind != "qdrant":
+            raise ValueError(
+                f"`{name}` is of the kind qdrant alone: leave it out, or "
+                f"choose that kind. Received: kind={kind!r}, {name}={value!r}"
+            )
+    if url is not None:
+        check_url(url)
+
+
+def _write_rows(rows, count, directory):
+    """Write columns and vectors; return the vectors as a memory map."""
+    path = directory / "vectors.npy"
+    matrix, written = None, 0
+    with contextlib.ExitStack() as stack:
+        columns = [
+            stack.enter_context(ColumnWriter(directory, name))
+            for name in COLUMNS
+        ]
+        for keys, texts, vectors, thumbnails in rows:
+            vectors = unit_rows(as_vectors(vectors, "vectors"))
+            if matrix is None:
+                matrix = np.lib.format.open_memmap(
+                    path, "w+", "float32", (count, vectors.shape[1])
+                )
+            matrix[written : written + len(vectors)] = vectors
+            written += len(vectors)
+            values = [
+                [key.encode("utf-8", "replace") for key in keys],
+                [text.encode("utf-8", "replace") for text in texts],
+                thumbnails,
+            ]
+            for column, cells in zip(columns, values, strict=True):
+                for cell in cells:
+                    column.append(cell)
+    if written != count:
+        raise ValueError(
+            f"There are {written} vectors where {count} were announced."
+        )
+    matrix.flush()
+    return np.load(path, "r")
+
+
+def _build(kind, vectors, directory, qdrant, collection, count):
+    if kind == "exact":
+        return {}
+    if kind == "qdrant":
+        from align_keras.search.qdrant import upload
+
+        keys = Column(directory, "keys", count)
+        names = (keys[row].decode("utf-8", "replace") for row in range(count))
+        collection = collection or "align_keras"
+        upload(vectors, names, qdrant or directory / "qdrant", collection)
+        return {"location": qdrant, "collection": collection}
+    from align_keras.search.approximate import build
+
+    return build(kind, vectors, directory / "index.faiss")

@@ -1,0 +1,237 @@
+"""A SavedModel that runs without this package and without KerasHub."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from align_keras.classes import class_vectors
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.io.atomic import atomic_directory
+from align_keras.serving.towers import at_precision
+from align_keras.serving.towers import tf_towers
+from align_keras.serving.untrusted_images import read_images
+from align_keras.serving.warmup import can_write_warmup
+from align_keras.serving.warmup import write_warmup_requests
+
+# What is read of a text; the tokens of the model come from its beginning.
+_MAX_TEXT_BYTES = 1 << 16
+
+SIGNATURES = {
+    "encode_image": ["image_bytes"],
+    "encode_text": ["texts"],
+    "serving_default": ["image_bytes", "texts"],
+}
+
+
+def export_saved_model(
+    model: Any,
+    path: str | Path,
+    precision: str | None = None,
+    classes: Sequence[str | list[str]] | None = None,
+    templates: Sequence[str] = ("{}",),
+    top_k: int = 5,
+    max_pixels: int = 32_000_000,
+    warmup: bool | None = None,
+) -> dict[str, list[str]]:
+    """Write a SavedModel that takes the bytes of images and plain strings.
+
+    Weights, vocabulary and preprocessing travel inside. To run it, a process
+    imports `tensorflow` and `tensorflow_text`, which registers the operations
+    of the tokenizer; TensorFlow Serving has these (docs/serving.md). The
+    batch may have any size.
+
+    - `encode_image`: `image_bytes`, strings `(images,)`, the contents of
+      image files, to `embeddings` and `valid`;
+    - `encode_text`: `texts`, strings `(texts,)`, to `embeddings`;
+    - `serving_default`: both to `similarities`, float32 `(images, texts)`,
+      `image_embeddings`, `text_embeddings`, `valid`, and the scalar
+      `temperature`: the softmax of similarities divided by it gives
+      probabilities;
+    - `classify`, where `classes` are given: `image_bytes` to `labels`,
+      strings, and `probabilities`, float32, both `(images, top_k)` with the
+      best first, and `valid`. Probabilities are over all classes.
+
+    Embeddings are float32 `(count, embedding_dim)` of unit length, whatever
+    the precision of the model, and similarities are cosines from -1 to 1.
+    Of a text the first 64 KiB are read.
+
+    `valid`, bool `(images,)`, is false where a file is not an image
+    that decodes, or has more than `max_pixels`: its embedding, similarities
+    and probabilities are zeros, its labels empty strings, and the other
+    images of the batch are not affected.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor.
+        path: string or `pathlib.Path`. The directory to write. It appears
+            whole or not at all.
+        precision: string, `"float32"` or `"bfloat16"`. The latter halves the
+            size. Defaults to `None`, as the model computes and stores.
+        classes: list of strings, names of classes, or of lists of strings
+            where a class has several names; the first is its label. Their
+            vectors are stored in the export. Defaults to `None`: no signature
+            `classify`.
+        templates: list of strings with `{}` where the name of a class goes.
+            A class's vector is the mean over them. Defaults to the name
+            alone.
+        top_k: int. Labels that `classify` returns for an image, at most the
+            number of classes. Defaults to 5.
+        max_pixels: int. Larger images are refused before they are decoded.
+            Defaults to 32 million.
+        warmup: bool. Whether to write requests with which TensorFlow Serving
+            warms the model up. Defaults to `None`: where
+            tensorflow-serving-api is installed.
+
+    Returns:
+        Dict from the name of each signature to the list of its inputs.
+
+    Raises:
+        ValueError: The model has no preprocessor, or an argument is wrong.
+        ImportError: tensorflow-serving-api is not installed and `warmup` is
+            true.
+
+    Example:
+
+    ```python
+    export_saved_model(model, "align_saved_model")
+
+    import tensorflow as tf
+    import tensorflow_text
+
+    served = tf.saved_model.load("align_saved_model")
+    vectors = served.signatures["encode_text"](
+        texts=tf.constant(["a red bus"])
+    )["embeddings"]
+    ```
+    """
+    model.require_preprocessor()
+    for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
+        if value < 1:
+            raise ValueError(
+                f"`{name}` must be positive. Received: {name}={value}"
+            )
+    import tensorflow as tf
+
+    model = at_precision(model, precision)
+    module, functions = _functions(model, max_pixels, precision == "bfloat16")
+    inputs = dict(SIGNATURES)
+    if classes:
+        functions["classify"] = _classify(
+            module,
+            functions["encode_image"],
+            [name if isinstance(name, str) else name[0] for name in classes],
+            class_vectors(
+                partial(embed_texts, model, progress=False), classes, templates
+            ),
+            model.temperature,
+            top_k,
+        )
+        inputs["classify"] = ["image_bytes"]
+    with atomic_directory(path) as temporary:
+        tf.saved_model.save(module, str(temporary), signatures=functions)
+        if can_write_warmup() if warmup is None else warmup:
+            write_warmup_requests(temporary, _batchable(inputs))
+    return inputs
+
+
+def update_saved_model(preset: str | Path, path: str | Path) -> bool:
+    """Export the model of a preset directory, unless that is done.
+
+    Args:
+        preset: string or `pathlib.Path`. The preset directory.
+        path: string or `pathlib.Path`. The directory to write, left as it is
+            where its SavedModel is younger than the preset's weights.
+
+    Returns:
+        bool. Whether it was written now.
+    """
+    from align_keras.models import AlignDualEncoder
+
+    written = Path(path, "saved_model.pb")
+    weights = Path(preset, "model.weights.h5")
+    if written.is_file() and written.stat().st_mtime > weights.stat().st_mtime:
+        return False
+    export_saved_model(AlignDualEncoder.from_preset(str(preset)), path)
+    return True
+
+
+def _batchable(inputs):
+    """The signatures that a server which merges requests answers.
+
+    It refuses images with texts, and a refused request to warm up with
+    would keep the model from loading.
+    """
+    return {name: names for name, names in inputs.items() if len(names) == 1}
+
+
+def _functions(model, max_pixels, compact):
+    """Return a trackable object that holds the weights, and signatures."""
+    import tensorflow as tf
+
+    preprocessor = model.preprocessor
+    temperature = model.temperature
+    module, image_tower, text_tower = tf_towers(model, compact)
+    image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    texts = tf.TensorSpec((None,), tf.string, name="texts")
+
+    @tf.function(input_signature=[image_bytes], autograph=False)
+    def encode_image(image_bytes):
+        images, valid = read_images(
+            image_bytes, preprocessor.image_converter, max_pixels
+        )
+        embeddings = tf.cast(image_tower(images), tf.float32)
+        embeddings = tf.where(valid[:, None], embeddings, 0.0)
+        return {"embeddings": embeddings, "valid": valid}
+
+    @tf.function(input_signature=[texts], autograph=False)
+    def encode_text(texts):
+        texts = tf.strings.substr(texts, 0, _MAX_TEXT_BYTES)
+        tokens = preprocessor.tokenize(texts)
+        return {"embeddings": tf.cast(text_tower(tokens), tf.float32)}
+
+    @tf.function(input_signature=[image_bytes, texts], autograph=False)
+    def serve(image_bytes, texts):
+        images = encode_image(image_bytes)
+        words = encode_text(texts)["embeddings"]
+        return {
+            "similarities": tf.matmul(
+                images["embeddings"], words, transpose_b=True
+            ),
+            "image_embeddings": images["embeddings"],
+            "text_embeddings": words,
+            "valid": images["valid"],
+            # A scalar also makes a server that merges requests refuse to
+            # merge these, whose similarities it would mix up.
+            "temperature": tf.constant(temperature, tf.float32),
+        }
+
+    functions = (encode_image, encode_text, serve)
+    return module, dict(zip(SIGNATURES, functions, strict=True))
+
+
+def _classify(module, encode_image, classes, vectors, temperature, top_k):
+    """Return the signature `classify`; the vectors are kept in `module`."""
+    import tensorflow as tf
+
+    module.class_vectors = tf.Variable(vectors, trainable=False)
+    top_k = min(top_k, len(classes))
+
+    @tf.function(input_signature=encode_image.input_signature, autograph=False)
+    def classify(image_bytes):
+        images = encode_image(image_bytes)
+        scores = tf.matmul(
+            images["embeddings"], module.class_vectors, transpose_b=True
+        )
+        probabilities, best = tf.math.top_k(
+            tf.nn.softmax(scores / temperature), top_k
+        )
+        valid = images["valid"][:, None]
+        return {
+            "labels": tf.where(
+                valid, tf.gather(tf.constant(classes), best), ""
+            ),
+            "probabilities": tf.where(valid, probabilities, 0.0),
+            "valid": images["valid"],
+        }
+
+    return classify

@@ -1,0 +1,198 @@
+"""Images from anyone, read inside a TensorFlow graph without a failure."""
+
+import functools
+from typing import Any
+
+from align_keras.io.images import JPEG_SCAN
+from align_keras.io.images import MAX_JPEG_SCANS
+
+# The signature, and the chunk that comes first.
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+# A BMP file of the 32 million pixels that are the default.
+_MAX_BYTES = 128 * 2**20
+# Images of a request that are decoded at the same time.
+_AT_ONCE = 4
+# Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
+_MAX_GIF_BLOCKS = 1 << 14
+
+
+def read_images(
+    contents: Any, converter: Any, max_pixels: int
+) -> tuple[Any, Any]:
+    """Decode and convert images; one that cannot be read costs only its row.
+
+    Memory is bounded by `max_pixels`, of which four images at a time need
+    about 16 bytes each, whatever the number of images.
+
+    Args:
+        contents: string tensor `(batch,)`, the bytes of image files.
+        converter: `align_keras.AlignImageConverter`.
+        max_pixels: int. Larger images are refused before they are decoded.
+
+    Returns:
+        Tuple of a float32 tensor `(batch, height, width, 3)`, with zeros
+        where there is no image, and a bool tensor `(batch,)`.
+    """
+    import tensorflow as tf
+
+    shape = (*converter.image_size, 3)
+    count = tf.shape(contents, tf.int64)[0]
+
+    def read(row, image):
+        return row, converter(converter.decode(bounded(image, max_pixels)))
+
+    dataset = tf.data.Dataset.from_tensor_slices(contents).enumerate()
+    dataset = dataset.map(read, _AT_ONCE, deterministic=False)
+    # Of a row that fails nothing remains, so that zeros stay in its place.
+    dataset = dataset.ignore_errors(log_warning=False)
+    # One row more: of an empty dataset there is no batch to take.
+    last = tf.data.Dataset.from_tensors((count, tf.zeros(shape)))
+    dataset = dataset.concatenate(last).batch(count + 1)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
+    rows, images = dataset.get_single_element()
+    rows = rows[:, None]
+    images = tf.scatter_nd(rows, images, (count + 1, *shape))
+    valid = tf.scatter_nd(rows, tf.ones_like(rows[:, 0]), (count + 1,)) > 0
+    return tf.ensure_shape(images[:-1], (None, *shape)), valid[:-1]
+
+
+def bounded(contents: Any, max_pixels: int) -> Any:
+    """Return the file, or no bytes where its header claims too many pixels.
+
+    No bytes either where the file has more than 128 MiB. Of a GIF only the
+    first frame remains: the decoder would lay out all.
+
+    Args:
+        contents: scalar string tensor, the bytes of a file.
+        max_pixels: int.
+
+    Returns:
+        Scalar string tensor. It raises `tf.errors.InvalidArgumentError` when
+        it runs where a JPEG has no size.
+    """
+    import tensorflow as tf
+
+    short = tf.strings.length(contents) <= _MAX_BYTES
+    contents = tf.where(short, contents, b"")
+    # Zeros behind the end, because positions beyond it would be errors.
+    head = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
+    head = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int64)[:32]
+    number = functools.partial(_number, head)
+
+    def begins(signature, position=0):
+        part = head[position : position + len(signature)]
+        return tf.reduce_all(tf.equal(part, list(signature)))
+
+    def jpeg():
+        shape = tf.image.extract_jpeg_shape(contents)
+        pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
+        parts = tf.raw_ops.StringSplitV2(
+            input=contents[None], sep=JPEG_SCAN, maxsplit=MAX_JPEG_SCANS + 1
+        )
+        few = tf.size(parts.values) <= MAX_JPEG_SCANS + 1
+        return tf.where(few, contents, b""), pixels
+
+    def webp():
+        extended = (number(24, 3) + 1) * (number(27, 3) + 1)
+        lossy = (number(26, 2) % 2**14) * (number(28, 2) % 2**14)
+        sizes = number(21, 4)
+        lossless = (sizes % 2**14 + 1) * (sizes // 2**14 % 2**14 + 1)
+        lossless = tf.where(begins(b"VP8L", 12), lossless, lossy)
+        return contents, tf.where(begins(b"VP8X", 12), extended, lossless)
+
+    def bmp():
+        sides = tf.stack([number(18, 4), number(22, 4)])
+        # Signed: an image may be stored upside down.
+        sides = tf.minimum(sides, 2**32 - sides)
+        return contents, tf.reduce_prod(sides)
+
+    def png():
+        width = _number(head[::-1], 12, 4)
+        height = _number(head[::-1], 8, 4)
+        # Behind another chunk the size would lie elsewhere.
+        return contents, tf.where(begins(_PNG), width * height, max_pixels + 1)
+
+    contents, pixels = tf.case(
+        [
+            (begins(b"\xff\xd8"), jpeg),
+            (begins(b"RIFF"), webp),
+            (begins(b"GIF8"), lambda: _first_frame(contents, number)),
+            (begins(b"BM"), bmp),
+        ],
+        default=png,
+    )
+    return tf.where(pixels <= max_pixels, contents, b"")
+
+
+def _number(values, position, size):
+    """An integer whose lowest byte comes first."""
+    return sum(values[position + i] * 256**i for i in range(size))
+
+
+def _first_frame(contents, number):
+    """Cut a GIF behind its first frame; the pixels of screen and frame.
+
+    A GIF is a chain of blocks: a header with colours, then extensions and
+    frames, each followed by sub-blocks that name their length, the last 0.
+    """
+    import tensorflow as tf
+
+    values = tf.io.decode_raw(contents, tf.uint8)
+    size = tf.size(values, tf.int64)
+    # Read as 0, which ends sub-blocks and is no block.
+    values = tf.concat([values, tf.zeros(16, tf.uint8)], 0)
+
+    def at(position):
+        return tf.cast(values[tf.minimum(position, size)], tf.int64)
+
+    def colours(flags):
+        count = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
+        return tf.where(flags >= 128, 3 * count, 0)
+
+    def follow(position, inside, pixels, _):
+        """One step: (position, in a frame's data?, pixels, more?)."""
+        length = at(position)
+        frame = tf.equal(length, 0x2C)
+
+        def begin():
+            # A frame's descriptor, or an extension's two bytes.
+            side = [
+                at(position + 5 + 2 * i) + 256 * at(position + 6 + 2 * i)
+                for i in range(2)
+            ]
+            behind = position + 11 + colours(at(position + 9))
+            return (
+                tf.where(frame, behind, position + 2),
+                tf.where(frame, 2, 1),
+                tf.where(frame, side[0] * side[1], pixels),
+                frame | tf.equal(length, 0x21),
+            )
+
+        def skip():
+            ends = tf.equal(length, 0)
+            return (
+                position + length + 1,
+                tf.where(ends, 0, inside),
+                pixels,
+                ~(ends & tf.equal(inside, 2)),
+            )
+
+        return tf.cond(tf.equal(inside, 0), begin, skip)
+
+    start = 13 + colours(number(10, 1))
+    end, inside, pixels, _ = tf.while_loop(
+        lambda position, inside, pixels, more: more & (position < size),
+        follow,
+        (start, tf.constant(0), tf.constant(0, tf.int64), tf.constant(True)),
+        maximum_iterations=_MAX_GIF_BLOCKS,
+    )
+    whole = tf.equal(inside, 0) & (pixels > 0)
+    frame = tf.strings.substr(contents, 0, tf.cast(end, tf.int32))
+    screen = number(6, 2) * number(8, 2)
+    # The trailer, a semicolon, ends the chain.
+    return (
+        tf.where(whole, tf.strings.join([frame, b";"]), b""),
+        tf.maximum(screen, pixels),
+    )

@@ -1,0 +1,190 @@
+"""The average of two models: one that was fine-tuned, and what it was."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from align_keras.models import AlignDualEncoder
+from align_keras.training.freezing import named_variables
+
+# What two models may differ in and still be averaged: names, and how they
+# were trained.
+FREE = {
+    "name",
+    "trainable",
+    "dtype",
+    "dropout",
+    "batch_norm",
+    "virtual_batch_size",
+    "initial_temperature",
+    "image_shape",
+}
+
+
+def average(first, second, weight, destination=None):
+    """Average the weights of two models of one architecture.
+
+    Between a model and what it was fine-tuned to, an average often keeps what
+    the old one could do and nearly all that the new one has learned (WiSE-FT).
+
+    Weights and means of batch normalisation are averaged as they are, the
+    temperature by its logarithm. Of the variances of batch normalisation, the
+    standard deviations are: two models of one descent respond to an input
+    almost alike, and the deviation of a weighted sum of such responses is the
+    weighted sum of their deviations. Where the fine-tuning has left the
+    statistics as they were, they stay.
+
+    The preprocessor is that of the second model: sizes may differ, the
+    vocabulary and the scale of pixels may not.
+
+    Args:
+        first: string or `AlignDualEncoder`. What `from_preset` takes, such as
+            the model before fine-tuning.
+        second: string or `AlignDualEncoder`. The model after it.
+        weight: float from 0 to 1. Share of the second model.
+        destination: string or `pathlib.Path`. Preset directory to write.
+            Defaults to `None`: none is written.
+
+    Returns:
+        An `AlignDualEncoder`. One that was given as a model is not changed.
+
+    Raises:
+        ValueError: The models differ in their architecture, vocabulary or
+            scale of pixels; the message names the difference.
+
+    Example:
+
+    ```python
+    model = average("hf://kakaobrain/align-base", "run/model", 0.4)
+    ```
+
+    Reference:
+        - [Wortsman et al., 2022](https://arxiv.org/abs/2109.01903)
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(
+            f"`weight` must be from 0 to 1. Received: weight={weight!r}"
+        )
+    first, second = map(_open, (first, second))
+    require_alike(first, second)
+    mixed = AlignDualEncoder.from_config(second.get_config())
+    mixed.preprocessor = second.preprocessor
+    mix_weights(_values(first), _values(second), weight, mixed)
+    if destination is not None:
+        mixed.save_to_preset(destination)
+    return mixed
+
+
+def _open(model):
+    if isinstance(model, keras.Model):
+        return model
+    model = str(model)
+    return AlignDualEncoder.from_preset(model)
+
+
+def _values(model):
+    return [ops.convert_to_numpy(weight) for weight in model.weights]
+
+
+def mix_weights(first, second, weight, model):
+    """Give a model the average of two lists of weights, in its own order.
+
+    Args:
+        first: list of arrays, in the order of `model.weights`.
+        second: list of arrays.
+        weight: float. Share of `second`.
+        model: `keras.Model`.
+    """
+    for variable, one, other in zip(model.weights, first, second, strict=True):
+        one, other = (np.asarray(value, "float64") for value in (one, other))
+        if variable.path.endswith("/moving_variance"):
+            mixed = _mix(np.sqrt(one), np.sqrt(other), weight) ** 2
+        else:
+            mixed = _mix(one, other, weight)
+        variable.assign(mixed.astype(variable.dtype))
+
+
+def _mix(first, second, weight):
+    # Equal ones stay as they are, to the bit.
+    return first + weight * (second - first)
+
+
+def require_alike(first, second):
+    """Refuse to average models that do not belong together.
+
+    Args:
+        first: `AlignDualEncoder`.
+        second: `AlignDualEncoder`.
+
+    Raises:
+        ValueError: They differ; the message says in what.
+    """
+    one, other = (dict(_flat(m.get_config())) for m in (first, second))
+    for name in sorted(one.keys() | other.keys()):
+        if one.get(name) != other.get(name):
+            _refuse(name, one.get(name), other.get(name))
+    shapes = [
+        {path: tuple(v.shape) for path, v in named_variables(m)}
+        for m in (first, second)
+    ]
+    for one, other in zip(shapes[0].values(), shapes[1].values(), strict=True):
+        if one != other:
+            _refuse("shapes of weights", one, other)
+    _require_inputs_alike(first.preprocessor, second.preprocessor)
+
+
+def _require_inputs_alike(first, second):
+    if first is None or second is None:
+        if first is not second:
+            _refuse("preprocessors", first, second)
+        return
+    tokens = [
+        p.tokenizer and p.tokenizer.get_vocabulary() for p in (first, second)
+    ]
+    if tokens[0] != tokens[1]:
+        sizes = [len(t or ()) for t in tokens]
+        if sizes[0] != sizes[1]:
+            _refuse("size of the vocabulary", *sizes)
+        place = next(
+            i
+            for i, pair in enumerate(zip(*tokens, strict=True))
+            if pair[0] != pair[1]
+        )
+        _refuse(
+            f"token {place} of the vocabulary",
+            tokens[0][place],
+            tokens[1][place],
+        )
+    for part, names in (
+        ("tokenizer", ("lowercase", "strip_accents", "split_on_cjk")),
+        ("image_converter", ("scale", "offset")),
+    ):
+        configs = [
+            getattr(p, part).get_config() if getattr(p, part) else {}
+            for p in (first, second)
+        ]
+        for name in names:
+            values = [config.get(name) for config in configs]
+            if np.any(np.asarray(values[0]) != np.asarray(values[1])):
+                _refuse(f"{part}.{name}", *values)
+
+
+def _refuse(name, first, second):
+    raise ValueError(
+        "Two models can be averaged only where they are of one architecture, "
+        "with one vocabulary and one scale of pixels: average a model with "
+        f"what it was fine-tuned from. They differ in `{name}`: "
+        f"{first!r} and {second!r}."
+    )
+
+
+def _flat(config, path=""):
+    """Yield the fields of a nested config that make a difference."""
+    for name, value in config.items():
+        if name in FREE or name in ("module", "registered_name"):
+            continue
+        where = f"{path}.{name}" if path else name
+        if isinstance(value, dict):
+            yield from _flat(value, where.removesuffix(".config"))
+        else:
+            yield where, tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,126 @@
+"""Diagnostics of a run: a batch that is embedded in several ways."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from align_keras.data import load_dataset
+from align_keras.data import open_records
+from align_keras.training import diagnostics
+
+# Enough for a mean over 2,016 pairs; a second or so of the largest model.
+PAIRS = 64
+# Statistics of runs of examples need whole runs.
+RUN = 16
+
+
+class Diagnosis:
+    """Looks at how well the encoders of a model tell inputs apart.
+
+    The batch is the first of an order of its own, so that no data of training
+    is used up; and the model is run with copies of its state, so that neither
+    its random numbers nor its statistics move.
+
+    Args:
+        data: see `load_dataset`. Pairs to look at.
+        model: `AlignDualEncoder` with its preprocessor.
+        recipe: `Recipe`.
+        say: callable. Takes a message.
+    """
+
+    def __init__(self, data, model, recipe, say):
+        self._data = data
+        self._preprocessor = model.preprocessor
+        self._seed = recipe.seed
+        self._say = say
+        self._batch = None
+
+    def batch(self):
+        """Return images and tokens, NumPy arrays; they are read once."""
+        if self._batch is None:
+            records = open_records(self._data)
+            size = min(PAIRS, records.total)
+            size -= size % RUN if size > RUN else 0
+            batches = load_dataset(
+                records, self._preprocessor, size, seed=self._seed
+            )
+            batch = {k: np.asarray(v) for k, v in next(iter(batches)).items()}
+            # Two images may have the same words.
+            _, places = np.unique(batch["token_ids"], axis=0, return_index=True)
+            tokens = {
+                name: batch[name][np.sort(places)]
+                for name in ("token_ids", "padding_mask")
+            }
+            self._batch = {"images": batch["images"], **tokens}
+        return self._batch
+
+    def of_fresh(self, model):
+        """Look at a model before its first step.
+
+        Returns:
+            A dict with `"text_self_match"` and `"text_cosine"`.
+        """
+        first, second = self._texts_twice(model)
+        if len(first) < 2:
+            return {}
+        found = {
+            "text_self_match": diagnostics.self_match(first, second),
+            "text_cosine": diagnostics.mean_cosine(self._texts(model)),
+        }
+        self._say(
+            f"At the start, {found['text_self_match']:.0%} of {len(first)} "
+            "texts find themselves under dropout; different texts have a "
+            f"cosine of {found['text_cosine']:.3f}."
+        )
+        # A fresh encoder is blind, and not collapsed.
+        self._warn({"text_self_match": found["text_self_match"]})
+        return found
+
+    def __call__(self, model):
+        """Look at a model that is evaluated.
+
+        Returns:
+            A dict with `"image_cosine"`, with moving statistics,
+            `"image_cosine_batch_statistics"` and `"text_cosine"`.
+        """
+        found = {
+            "image_cosine": self._images(model, training=False),
+            "image_cosine_batch_statistics": self._images(model, training=True),
+            "text_cosine": self._texts(model),
+        }
+        found = {
+            name: diagnostics.mean_cosine(vectors)
+            for name, vectors in found.items()
+            if len(vectors) > 1
+        }
+        self._warn(found)
+        return found
+
+    def _warn(self, found):
+        for sentence in diagnostics.warnings(found):
+            self._say(f"Warning: {sentence}")
+
+    def _images(self, model, training):
+        with keras.StatelessScope():
+            vectors = model.image_features(self.batch()["images"], training)
+        return ops.convert_to_numpy(vectors)
+
+    def _texts(self, model):
+        return ops.convert_to_numpy(
+            model.text_features(self._tokens(), training=False)
+        )
+
+    def _texts_twice(self, model):
+        with keras.StatelessScope():
+            # The second continues with the random numbers of the first.
+            vectors = [
+                model.text_features(self._tokens(), training=True)
+                for _ in range(2)
+            ]
+        return [ops.convert_to_numpy(v) for v in vectors]
+
+    def _tokens(self):
+        names = ("token_ids", "padding_mask")
+        return {
+            name: ops.convert_to_tensor(self.batch()[name]) for name in names
+        }

@@ -1,0 +1,232 @@
+"""Any captions and names, in every form that is read: back, or counted."""
+
+import csv
+import io
+import json
+import posixpath
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import read_strings
+from align_keras.curation.input_files import read_batches
+from align_keras.data import read_captions
+from align_keras.data.sources import from_archive
+from align_keras.data.sources import from_caption_file
+from align_keras.data.sources import from_folder
+from align_keras.data.sources import from_table
+from align_keras.data.tally import Tally
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+# What programs stumble over, and then anything at all.
+AWKWARD = [
+    *"\ud83d\udce9\x00\x01\x1f\x7f\x85\xa0\u2028\u2029\u200d\ufeff\ufffd\ufffe",
+    *"\"'`,;\t\r\n\\|/ \x0b\x0c\x1c\x1e{}[]<>&%$#.éÉß日ก\U0001f63a",
+    "\r\n",
+    '""',
+    "nan",
+    "null",
+    "\ud83d\ude3a",
+]
+texts = st.lists(
+    st.one_of(
+        st.sampled_from(AWKWARD),
+        st.integers(0, 0x10FFFF).map(chr),
+        st.text("ab c", max_size=8),
+        st.just("long " * 200),
+    ),
+    max_size=6,
+).map("".join)
+# A name that a file on disk can have, wrong bytes among them.
+names = (
+    st.binary(min_size=1, max_size=12)
+    .map(lambda name: name.replace(b"/", b"_").replace(b"\0", b"_"))
+    .filter(lambda name: not name.startswith(b".") and name[:1] != b"_")
+    .map(lambda name: name.decode("utf-8", "surrogateescape"))
+)
+samples = st.dictionaries(names, texts, min_size=1, max_size=5)
+quick = settings(
+    max_examples=25,
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def clean(text):
+    """U+FFFD for each half of a character; a pair of halves is one."""
+    text = text.encode("utf-16-le", "surrogatepass")
+    halves = [text[n : n + 2] for n in range(0, len(text), 2)]
+    units = [int.from_bytes(half, "little") for half in halves]
+    out, place = [], 0
+    while place < len(units):
+        unit, *after = units[place : place + 2]
+        if 0xD800 <= unit < 0xDC00 and after and 0xDC00 <= after[0] < 0xE000:
+            out.append(b"".join(halves[place : place + 2]).decode("utf-16-le"))
+            place += 1
+        elif 0xD800 <= unit < 0xE000:
+            out.append("\ufffd")
+        else:
+            out.append(halves[place].decode("utf-16-le"))
+        place += 1
+    return "".join(out)
+
+
+def expected(pairs):
+    """Normalised names to captions, as the README of the form says."""
+    found = {}
+    for name, text in pairs.items():
+        kept = found.setdefault(posixpath.normpath(name), [])
+        kept += [clean(text).strip()] if clean(text).strip() else []
+    return found
+
+
+def one_line(text):
+    """What can stand in TSV and in a line of a `.txt`."""
+    for mark in "\t\r\n":
+        text = text.replace(mark, " ")
+    return text
+
+
+def writable(text):
+    """What UTF-8 can hold."""
+    return clean(text)
+
+
+def write(path, pairs):
+    form = path.suffix
+    if form == ".csv":
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+            writer.writerows([("image", "caption"), *pairs.items()])
+    elif form == ".tsv":
+        rows = [("image", "caption"), *pairs.items()]
+        path.write_bytes("\n".join(map("\t".join, rows)).encode())
+    elif form == ".parquet":
+        columns = {"image": list(pairs), "caption": list(pairs.values())}
+        pq.write_table(pa.table(columns), path)
+    else:
+        rows = [{"image": n, "caption": t} for n, t in pairs.items()]
+        # Half with escapes, and half without where UTF-8 has them.
+        lines = [
+            json.dumps(row, ensure_ascii=bool(number % 2 or _surrogates(row)))
+            for number, row in enumerate(rows)
+        ]
+        text = "\n".join(lines) if form == ".jsonl" else f"[{','.join(lines)}]"
+        path.write_bytes(text.encode())
+
+
+def _surrogates(row):
+    return any(clean(value) != value for value in row.values())
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "parquet"])
+@quick
+@given(pairs=st.dictionaries(texts, texts, min_size=1, max_size=5))
+def test_tables(form, pairs):
+    if form in ("csv", "tsv", "parquet"):
+        pairs = {writable(n): writable(t) for n, t in pairs.items()}
+    if form == "tsv":
+        pairs = {one_line(n): one_line(t) for n, t in pairs.items()}
+        # A row of nothing is no row.
+        pairs = {f"{n}.": t for n, t in pairs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"captions.{form}")
+        write(path, pairs)
+        tally = Tally()
+        found = read_captions(path, tally=tally)
+        if form in ("json", "jsonl"):
+            # What JSON joins to one character is one.
+            assert {clean(n): t for n, t in found.items()} == {
+                clean(n): t for n, t in expected(pairs).items()
+            }
+        else:
+            assert found == expected(pairs)
+        assert not tally.reasons and tally.seen == len(found)
+        _check_curation(path, pairs)
+
+
+def _check_curation(path, pairs):
+    """`curate` reads the same texts in the same order."""
+    read = []
+    for columns, bad in read_batches(str(path)):
+        assert not bad
+        name = find_columns(list(columns))["text"]
+        read += read_strings(columns[name])
+    assert [(t or "").strip() for t in read] == [
+        clean(t).strip() for t in pairs.values()
+    ]
+
+
+@quick
+@given(pairs=samples)
+def test_folders_and_archives(pairs):
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder, "photos")
+        photos.mkdir()
+        archive = Path(folder, "0.tar")
+        with tarfile.open(archive, "w") as tar:
+            for number, (name, text) in enumerate(pairs.items()):
+                stem = f"{number}{name}"
+                # At its beginning U+FEFF is the mark of a file.
+                contents = writable(one_line(text)).encode("utf-8-sig")
+                files = {".jpg": str(number).encode(), ".txt": contents}
+                for suffix, body in files.items():
+                    (photos / (stem + suffix)).write_bytes(body)
+                    member = tarfile.TarInfo(stem + suffix)
+                    member.size = len(body)
+                    tar.addfile(member, io.BytesIO(body))
+        stems = [f"{number}{name}" for number, name in enumerate(pairs)]
+        wanted = {
+            clean(stem) + ".jpg": (
+                str(number).encode(),
+                # The mark at the start of a file is not a part of its text.
+                [clean(one_line(text)).removeprefix("\ufeff").strip()],
+            )
+            for number, (stem, text) in enumerate(
+                zip(stems, pairs.values(), strict=True)
+            )
+        }
+        wanted = {
+            name: (body, [text for text in lines if text])
+            for name, (body, lines) in wanted.items()
+        }
+        for source in (from_folder, from_archive):
+            tally = Tally()
+            place = photos if source is from_folder else archive
+            found = {n: (read(), t) for n, read, t in source(place, tally)}
+            assert found == wanted
+            assert not tally.reasons and tally.seen == len(pairs)
+        listed = {f"{stem}.jpg": [] for stem in stems}
+        found = from_caption_file(photos, listed)
+        assert {n: read() for n, read, _ in found} == {
+            name: body for name, (body, _) in wanted.items()
+        }
+
+
+@quick
+@given(captions=st.lists(texts, min_size=1, max_size=5))
+def test_images_within_parquet(captions):
+    captions = [writable(text) for text in captions]
+    bodies = [b"\xff%d" % number for number in range(len(captions))]
+    images = [{"bytes": body, "path": None} for body in bodies]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.parquet")
+        pq.write_table(pa.table({"image": images, "text": captions}), path)
+        tally = Tally()
+        found = [(read(), texts) for _, read, texts in from_table(path, tally)]
+    assert found == [
+        (body, [text.strip()] if text.strip() else [])
+        for body, text in zip(bodies, captions, strict=True)
+    ]
+    assert tally.seen == len(captions)

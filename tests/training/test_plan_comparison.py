@@ -1,0 +1,81 @@
+"""A plan beside a run."""
+
+import dataclasses
+import json
+
+import pytest
+
+from align_keras.training import load_recipe
+from align_keras.training.plan_comparison import FIELDS
+from align_keras.training.plan_comparison import compare_with_plan
+from align_keras.training.plan_comparison import describe_step_time
+from align_keras.training.plan_comparison import load_plan
+
+RECIPE = load_recipe("small", batch_size=32)
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    path = tmp_path / "plan.json"
+    plan = {
+        "preset": "align_b0_bert_mini",
+        "recipe": dataclasses.asdict(RECIPE),
+        "seconds": {"step": 0.25},
+        "topology": "v5e:2x2",
+        "shard_optimizer": False,
+    }
+    path.write_text(json.dumps(plan))
+    return path
+
+
+def write_metrics(workdir, speeds):
+    lines = [{"step": i, "images_per_second": s} for i, s in enumerate(speeds)]
+    lines.append({"step": 9, "validation_mean_recall": 0.5})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+
+
+def test_median_without_the_first_report(tmp_path, plan_file):
+    plan = load_plan(plan_file, "align_b0_bert_mini", RECIPE)
+    write_metrics(tmp_path, [1.0, 64.0, 32.0, 128.0])
+    found = compare_with_plan(plan, tmp_path)
+    assert found == {
+        "topology": "v5e:2x2",
+        "measured": 0.5,
+        "planned": 0.25,
+        "ratio": 2.0,
+    }
+    assert "0.5000 s" in describe_step_time(found)
+    assert "2.00 times" in describe_step_time(found)
+    assert "v5e:2x2" in describe_step_time(found)
+    write_metrics(tmp_path, [1.0])
+    assert compare_with_plan(plan, tmp_path) is None
+    assert "too short" in describe_step_time(None)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_plan_of_another_run_is_refused(field, plan_file):
+    plan = json.loads(plan_file.read_text())
+    plan["recipe"][field] = "other"
+    plan_file.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=f"{field}='other'"):
+        load_plan(plan_file, "align_b0_bert_mini", RECIPE)
+
+
+def test_plan_of_a_split_optimizer_is_refused(plan_file):
+    plan = json.loads(plan_file.read_text())
+    plan["shard_optimizer"] = True
+    plan_file.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match="without `--shard-optimizer`"):
+        load_plan(plan_file, "align_b0_bert_mini", RECIPE)
+
+
+def test_what_is_no_plan_is_refused(tmp_path, plan_file):
+    with pytest.raises(ValueError, match="preset='align_b0_bert_mini'"):
+        load_plan(plan_file, "align_b1_bert_mini", RECIPE)
+    plan_file.write_text('{"preset": ')
+    with pytest.raises(ValueError, match="is no plan. Write one"):
+        load_plan(plan_file, "align_b0_bert_mini", RECIPE)
+    plan_file.write_text("[1]")
+    with pytest.raises(ValueError, match="is no plan. Write one"):
+        load_plan(plan_file, "align_b0_bert_mini", RECIPE)
