@@ -6,7 +6,6 @@ replay its dropout, move the statistics of normalisations once, or be dropped.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import keras
@@ -32,6 +31,7 @@ class Batch:
     inputs: dict
     mask: Any
     sample_weight: Any
+    _examples: Any = dataclasses.field(default=None, init=False)
 
     @classmethod
     def of(cls, data):
@@ -41,9 +41,16 @@ class Batch:
             sample_weight = _one_for_each_row(sample_weight)
         return cls(inputs, mask, sample_weight)
 
-    @functools.cached_property
+    @property
     def examples(self):
         """Number of examples on all replicas, a scalar tensor."""
+        # Not `functools.cached_property`: until Python 3.12 it holds a lock
+        # meanwhile, for which the other replicas would wait for ever.
+        if self._examples is None:
+            self._examples = self._count_examples()
+        return self._examples
+
+    def _count_examples(self):
         if self.mask is None:
             rows = ops.shape(keras.tree.flatten(self.inputs)[0])[0]
             return ops.cast(rows * backend.num_replicas(), "float32")

@@ -110,7 +110,7 @@ def test_a_frozen_tower_serves_a_segmenter(backbone, images):
     task.compile(
         keras.optimizers.Adam(0.02),
         keras.losses.SparseCategoricalCrossentropy(),
-        metrics=None,
+        metrics=[],
     )
     masks = (images[..., 0] > 0).astype("int32")
     losses = task.fit(images, masks, epochs=4, verbose=0).history["loss"]
