@@ -61,6 +61,21 @@ def evaluate_zero_shot(file, tmp_path, monkeypatch, capsys):
     return [asked]
 
 
+def classify(file, tmp_path, monkeypatch, capsys):
+    passed = {}
+
+    def answer(model, images, names, templates):
+        passed.update(names=names, templates=templates)
+        return np.full((len(images), len(names)), 1 / len(names))
+
+    monkeypatch.setattr("align_keras.classes.classify", answer)
+    monkeypatch.setattr("align_keras.embedding.load_embedder", lambda _: None)
+    (tmp_path / "a.png").touch()
+    command = ["classify", str(tmp_path / "a.png"), "--model", "colors"]
+    assert main([*command, "--classes", str(file), "--json"]) == 0
+    return passed["names"], passed["templates"]
+
+
 def export(file, tmp_path, monkeypatch, capsys):
     passed = {}
     monkeypatch.setattr(
@@ -90,7 +105,9 @@ def index(file, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("command", [evaluate_zero_shot, export, index])
+@pytest.mark.parametrize(
+    "command", [evaluate_zero_shot, classify, export, index]
+)
 def test_every_command_takes_every_form(
     command, form, tmp_path, monkeypatch, capsys
 ):

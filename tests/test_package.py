@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import os
 import re
@@ -372,3 +373,42 @@ def test_readme_imports_what_exists():
                 module = importlib.import_module(statement.module)
                 names += [getattr(module, n.name) for n in statement.names]
     assert align_keras.AlignDualEncoder in names
+
+
+TYPED = (
+    "curation",
+    "data",
+    "embedding",
+    "evaluation",
+    "planning",
+    "search",
+    "serving",
+    "training",
+)
+
+
+@pytest.mark.parametrize("package", TYPED)
+def test_public_functions_have_type_hints(package):
+    """Those of the functions, and of the methods of the classes, in `__all__`;
+    mypy checks that they are true."""
+    package = importlib.import_module(f"align_keras.{package}")
+    for name in package.__all__:
+        public = getattr(package, name)
+        functions = {name: public}
+        if inspect.isclass(public):
+            functions = {
+                f"{name}.{key}": value
+                for key, value in vars(public).items()
+                if inspect.isfunction(value) and not key.startswith("_")
+            }
+        for place, function in functions.items():
+            signature = inspect.signature(function)
+            bare = [
+                parameter.name
+                for parameter in signature.parameters.values()
+                if parameter.annotation is inspect.Parameter.empty
+                and parameter.name != "self"
+            ]
+            assert bare == [], place
+            empty = inspect.Signature.empty
+            assert signature.return_annotation is not empty, place

@@ -31,19 +31,19 @@ logger = logging.getLogger("align_keras")
 
 
 def pack(
-    source,
-    output,
-    captions=None,
-    split=None,
-    records_per_shard=1000,
-    image_column=None,
-    caption_column=None,
-    max_pixels=64_000_000,
-    hold_out=0,
-    seed=0,
-    resize=None,
-    progress=False,
-):
+    source: str | Path,
+    output: str | Path,
+    captions: str | Path | None = None,
+    split: str | None = None,
+    records_per_shard: int = 1000,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    max_pixels: int = 64_000_000,
+    hold_out: float = 0,
+    seed: int = 0,
+    resize: int | None = None,
+    progress: bool = False,
+) -> dict:
     """Pack images with captions into TFRecord files and a manifest.
 
     Images are checked by decoding them and stored as they are where
@@ -129,7 +129,7 @@ def pack(
         )
     if captions is None:
         captions = find_caption_file(source)
-    arguments = {
+    arguments: dict = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
         "split": split,

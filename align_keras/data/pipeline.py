@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,16 @@ def _without_autograph(function):
 
 @_without_autograph
 def load_dataset(
-    records,
-    preprocessor,
-    batch_size,
-    training=True,
-    seed=0,
-    shuffle_buffer=2048,
-    start_step=0,
-    shard_index=0,
-    shard_count=1,
-):
+    records: Any,
+    preprocessor: Any,
+    batch_size: int,
+    training: bool = True,
+    seed: int = 0,
+    shuffle_buffer: int = 2048,
+    start_step: int = 0,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Any:
     """Make batches of images and token ids out of TFRecord files.
 
     In training the files and records are shuffled anew each epoch, without
@@ -146,14 +147,14 @@ def load_dataset(
 
 
 def records_of_step(
-    records,
-    step,
-    batch_size,
-    seed=0,
-    shuffle_buffer=2048,
-    shard_index=0,
-    shard_count=1,
-):
+    records: Any,
+    step: int,
+    batch_size: int,
+    seed: int = 0,
+    shuffle_buffer: int = 2048,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> list:
     """Name the records of one training batch.
 
     Args:

@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from align_keras.data.records import decode_record
 from align_keras.data.records import note_skipped
@@ -33,14 +35,19 @@ class RecordFiles:
     ```
     """
 
-    def __init__(self, paths, counts=None, source=None):
+    def __init__(
+        self,
+        paths: Iterable[str],
+        counts: dict[str, int] | None = None,
+        source: Any = None,
+    ):
         self.paths = list(paths)
         self.source = self.paths if source is None else source
         if counts is not None:
             self.counts = counts
 
     @functools.cached_property
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """Dict from file to its number of records.
 
         What `pack` or img2dataset wrote beside the files answers at once;
@@ -50,12 +57,12 @@ class RecordFiles:
         return {path: _count(path, listed) for path in self.paths}
 
     @property
-    def in_random_order(self):
+    def in_random_order(self) -> bool:
         """Whether `pack` says of all files that it put them in random order."""
         manifests = self._manifests().values()
         return all(m.get("order") == "random" for m in manifests)
 
-    def resized(self):
+    def resized(self) -> dict[str, int]:
         """Return what `pack` says of folders in which it resized images.
 
         Returns:
@@ -72,7 +79,7 @@ class RecordFiles:
         return {folder: _read_manifest(folder) for folder in folders}
 
     @property
-    def total(self):
+    def total(self) -> int:
         """The number of all records."""
         return sum(self.counts.values())
 
@@ -87,7 +94,7 @@ class RecordFiles:
                 yield example
 
 
-def open_records(source):
+def open_records(source: Any) -> RecordFiles:
     """Find the TFRecord files of a data set.
 
     Args:

@@ -257,7 +257,7 @@ def index_path(shard):
     return os.path.splitext(shard)[0] + ".idx"
 
 
-def skipped():
+def skipped() -> dict[str, str]:
     """The records that this process could not use.
 
     Returns:

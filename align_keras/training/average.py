@@ -1,5 +1,8 @@
 """The average of two models: one that was fine-tuned, and what it was."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -21,7 +24,12 @@ FREE = {
 }
 
 
-def average(first, second, weight, destination=None):
+def average(
+    first: str,
+    second: str,
+    weight: float,
+    destination: str | Path | None = None,
+) -> Any:
     """Average the weights of two models of one architecture.
 
     Between a model and what it was fine-tuned to, an average often keeps what

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -227,7 +228,7 @@ class Recipe:
                 f"a divisor of `{name}`",
             )
 
-    def in_steps(self, records=None):
+    def in_steps(self, records: int | None = None) -> "Recipe":
         """Turn epochs and shares into whole numbers of steps.
 
         Args:
@@ -368,7 +369,7 @@ def recipe_names():
     return sorted(p.stem for p in (presets_directory() / "recipes").iterdir())
 
 
-def load_recipe(recipe, /, **overrides):
+def load_recipe(recipe: str | Path | Recipe, /, **overrides: Any) -> Recipe:
     """Load and validate a recipe.
 
     Args:

@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import socket
+from typing import Any
 
 import keras
 
@@ -17,7 +18,7 @@ class _NoStrategy:
         return contextlib.nullcontext()
 
 
-def make_strategy(name="auto", tpu=None):
+def make_strategy(name: str = "auto", tpu: str | None = None) -> Any:
     """Create the distribution strategy of a training run.
 
     Args:

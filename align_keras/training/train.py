@@ -1,7 +1,9 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -45,22 +47,22 @@ FEW = 100_000
 
 
 def train(
-    model,
-    recipe,
-    data,
-    workdir,
-    validation_data=None,
-    vocabulary=None,
-    strategy="auto",
-    seed=None,
-    evaluate=None,
-    hold_out=0.1,
-    verbose=True,
-    image_weights=None,
-    text_weights=None,
-    diagnostics=True,
-    **overrides,
-):
+    model: Any,
+    recipe: Any,
+    data: Any,
+    workdir: str | Path,
+    validation_data: Any = None,
+    vocabulary: str | Path | None = None,
+    strategy: Any = "auto",
+    seed: int | None = None,
+    evaluate: Callable | None = None,
+    hold_out: float = 0.1,
+    verbose: bool = True,
+    image_weights: str | None = None,
+    text_weights: str | None = None,
+    diagnostics: bool = True,
+    **overrides: Any,
+) -> dict:
     """Train ALIGN, or resume a run that was interrupted.
 
     The working directory receives `recipe.json` (what was asked for),
