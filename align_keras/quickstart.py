@@ -32,7 +32,7 @@ def quickstart_model(vocabulary_size):
     """Create the small ALIGN of the quickstart, with fresh weights.
 
     Both towers are those of the paper, made small: an EfficientNet of seven
-    blocks and a BERT of three layers.
+    blocks and a BERT of two layers, whose tokens are averaged.
 
     Args:
         vocabulary_size: int. Number of tokens.
@@ -48,21 +48,23 @@ def quickstart_model(vocabulary_size):
         image_encoder=EfficientNetBackbone(0.35, 0.25, dropout=0.0),
         text_encoder=BertTextEncoder(
             vocabulary_size,
-            num_layers=3,
+            num_layers=2,
             num_heads=4,
             hidden_dim=96,
             intermediate_dim=192,
             dropout=0.0,
             max_sequence_length=64,
         ),
-        initial_temperature=0.1,
+        embedding_dim=128,
+        initial_temperature=0.07,
+        text_pooling="average",
     )
 
 
 def run_quickstart(
     workdir,
     seed=0,
-    train_scenes=8000,
+    train_scenes=16000,
     evaluation_scenes=400,
     recipe="quickstart",
     verbose=True,
@@ -82,7 +84,7 @@ def run_quickstart(
     Args:
         workdir: string or `pathlib.Path`. Directory for all that is written.
         seed: int. Seed of the data and the training. Defaults to `0`.
-        train_scenes: int. Number of training pictures. Defaults to `8000`.
+        train_scenes: int. Number of training pictures. Defaults to `16000`.
         evaluation_scenes: int. Number of evaluation pictures, which are also
             the library that is searched. Defaults to `400`.
         recipe: string or `Recipe`. See `align_keras.training.load_recipe`.

@@ -464,7 +464,7 @@ def interval(differences):
     return np.percentile(means[draws].mean(1), (2.5, 97.5))
 
 
-def mean_rank_score(hits):
+def mean_recall(hits):
     return 100 * np.mean([h.mean() for h in hits.values()])
 
 
@@ -489,7 +489,7 @@ def table(columns, data, baseline):
                 )
                 row += f" ({low:+.1f} to {high:+.1f})"
             row += " |"
-        lines.append(row + f" {mean_rank_score(hits[name]):.2f} |")
+        lines.append(row + f" {mean_recall(hits[name]):.2f} |")
     return "\n".join(lines) + "\n"
 
 
