@@ -13,10 +13,7 @@ pictures: there is no "left of".
 
 import csv
 import io
-import itertools
-import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -139,30 +136,21 @@ def draw_scenes(count, seed=0, split="train"):
         print(record["key"], record["captions"][0])
     ```
     """
-    # Each scene has its own random numbers, and NumPy and Pillow let other
-    # threads run while they compute.
-    planned = enumerate(_plan(count, seed, split))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while part := list(itertools.islice(planned, 256)):
-            yield from pool.map(lambda item: _draw(split, *item), part)
-
-
-def _draw(split, index, planned):
-    scene, rng = planned
-    noise = None
-    if split == "train":
-        noise, caption = _noisy_caption(scene, rng)
-    else:
-        caption = describe(scene, rng)
-    file = io.BytesIO()
-    draw_picture(scene, rng).save(file, "JPEG", quality=92, subsampling=0)
-    return {
-        "key": f"{split}-{index:05d}",
-        "image": file.getvalue(),
-        "captions": [caption],
-        "scene": scene,
-        "noise": noise,
-    }
+    for index, (scene, rng) in enumerate(_plan(count, seed, split)):
+        noise = None
+        if split == "train":
+            noise, caption = _noisy_caption(scene, rng)
+        else:
+            caption = describe(scene, rng)
+        file = io.BytesIO()
+        draw_picture(scene, rng).save(file, "JPEG", quality=92, subsampling=0)
+        yield {
+            "key": f"{split}-{index:05d}",
+            "image": file.getvalue(),
+            "captions": [caption],
+            "scene": scene,
+            "noise": noise,
+        }
 
 
 def write_scenes(directory, count, seed=0, split="train"):
