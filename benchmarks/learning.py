@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -394,7 +395,9 @@ def run(side, seed, args, changes=None):
     folder = Path(args.cache) / "runs" / f"{side}-{seed}-{name[:12]}"
     result = folder / "result.json"
     if not result.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        # What an interrupted run left would be resumed, at less than its cost.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         work["folder"] = str(folder)
         with open(folder / "log.txt", "w") as log:
             subprocess.run(
