@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -394,7 +395,9 @@ def run(side, seed, args, changes=None):
     folder = Path(args.cache) / "runs" / f"{side}-{seed}-{name[:12]}"
     result = folder / "result.json"
     if not result.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        # What an interrupted run left would be resumed, at less than its cost.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         work["folder"] = str(folder)
         with open(folder / "log.txt", "w") as log:
             subprocess.run(
@@ -464,7 +467,7 @@ def interval(differences):
     return np.percentile(means[draws].mean(1), (2.5, 97.5))
 
 
-def mean_rank_score(hits):
+def mean_recall(hits):
     return 100 * np.mean([h.mean() for h in hits.values()])
 
 
@@ -489,7 +492,7 @@ def table(columns, data, baseline):
                 )
                 row += f" ({low:+.1f} to {high:+.1f})"
             row += " |"
-        lines.append(row + f" {mean_rank_score(hits[name]):.2f} |")
+        lines.append(row + f" {mean_recall(hits[name]):.2f} |")
     return "\n".join(lines) + "\n"
 
 

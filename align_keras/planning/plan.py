@@ -87,7 +87,7 @@ def plan(
             f"vocabulary_size={vocabulary_size}"
         )
     settings = load_recipe(recipe, **overrides).in_steps()
-    pairs = settings.steps * settings.batch_size
+    pairs = (settings.steps or 0) * settings.batch_size
     if topology is None:
         hush_libtpu()
         devices = jax.devices()

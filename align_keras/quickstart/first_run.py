@@ -36,7 +36,7 @@ CLIENT = "ask_saved_model.py"
 def run_quickstart(
     workdir: str | Path,
     seed: int = 0,
-    train_scenes: int = 8000,
+    train_scenes: int = 16000,
     evaluation_scenes: int = 400,
     recipe: str | Recipe = "quickstart",
     verbose: bool = True,
@@ -57,7 +57,7 @@ def run_quickstart(
     Args:
         workdir: string or `pathlib.Path`. Directory for all that is written.
         seed: int. Seed of the data and the training. Defaults to `0`.
-        train_scenes: int. Number of training images. Defaults to `8000`.
+        train_scenes: int. Number of training images. Defaults to `16000`.
         evaluation_scenes: int. Number of evaluation images, which are also
             the library that is searched. Defaults to `400`.
         recipe: string or `Recipe`. See `align_keras.training.load_recipe`.

@@ -9,7 +9,7 @@ def quickstart_model(vocabulary_size: int) -> AlignDualEncoder:
     """Create the small ALIGN of the quickstart, with fresh weights.
 
     Both towers are those of the paper, made small: an EfficientNet of seven
-    blocks and a BERT of three layers.
+    blocks and a BERT of two layers, whose tokens are averaged.
 
     Args:
         vocabulary_size: int. Number of tokens.
@@ -21,12 +21,14 @@ def quickstart_model(vocabulary_size: int) -> AlignDualEncoder:
         image_encoder=EfficientNetBackbone(0.35, 0.25, dropout=0.0),
         text_encoder=BertTextEncoder(
             vocabulary_size,
-            num_layers=3,
+            num_layers=2,
             num_heads=4,
             hidden_dim=96,
             intermediate_dim=192,
             dropout=0.0,
             max_sequence_length=64,
         ),
-        initial_temperature=0.1,
+        embedding_dim=128,
+        initial_temperature=0.07,
+        text_pooling="average",
     )

@@ -242,14 +242,14 @@ class Recipe:
         Raises:
             ValueError: It has `epochs`, and `records` is not given.
         """
-        if self.steps is None and records is None:
-            raise ValueError(
-                "This needs a recipe with `steps`, for there is no data to "
-                f"count. Received: epochs={self.epochs!r}; give `steps`."
-            )
         once = self.steps_per_execution
         steps = self.steps
         if steps is None:
+            if self.epochs is None or records is None:
+                raise ValueError(
+                    "This needs a recipe with `steps`, for there is no data to "
+                    f"count. Received: epochs={self.epochs!r}; give `steps`."
+                )
             steps = self.epochs * records / self.batch_size
             steps = max(once, round(steps / once) * once)
         warmup, every = self.warmup_steps, self.checkpoint_every
