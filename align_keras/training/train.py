@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import logging
+import numbers
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -473,10 +474,11 @@ def _evaluation(evaluate, data, say):
             return measure(model, data, progress=False, samples=0)
 
     def run(model):
+        # The others are counts by class, intervals and the like.
         metrics = {
-            name: value
+            name: value if isinstance(value, int) else float(value)
             for name, value in evaluate(model, data).items()
-            if isinstance(value, (int, float))
+            if isinstance(value, numbers.Real)
         }
         say(f"Evaluation: mean recall {metrics['mean_recall']:.1%} on {data}")
         return metrics

@@ -44,7 +44,7 @@ def main():
     args = parser.parse_args()
 
     # JSON has no bytes: {"b64": ...} stands for them.
-    images = [
+    files = [
         {"b64": base64.b64encode(path.read_bytes()).decode()}
         for path in args.images
     ]
@@ -54,15 +54,15 @@ def main():
 
     if args.text:
         # A server with batching refuses images and texts in one request.
-        images = ask("encode_image", image_bytes=images)
+        images = ask("encode_image", image_bytes=files)
         texts = ask("encode_text", texts=args.text)["embeddings"]
-        valid, names = images["valid"], [args.text] * len(images)
+        valid, names = images["valid"], [args.text] * len(files)
         scores = [
             [cosine(image, text) for text in texts]
             for image in images["embeddings"]
         ]
     else:
-        outputs = ask("classify", image_bytes=images)
+        outputs = ask("classify", image_bytes=files)
         valid, names = outputs["valid"], outputs["labels"]
         scores = outputs["probabilities"]
     rows = zip(args.images, valid, names, scores, strict=True)

@@ -195,8 +195,8 @@ def test_the_index_equals_the_framing(big, tmp_path):
     # A cut file is found out either way.
     short = path.read_bytes()[:-9]
     (tmp_path / path.name).write_bytes(short)
-    with pytest.raises(ValueError, match="no whole TFRecord file"):
+    with pytest.raises(ValueError, match="not a complete TFRecord file"):
         records.record_offsets(str(tmp_path / path.name))
     shutil.copy(path.with_suffix(".idx"), tmp_path)
-    with pytest.raises(ValueError, match="no whole TFRecord file"):
+    with pytest.raises(ValueError, match="not a complete TFRecord file"):
         records.record_offsets(str(tmp_path / path.name))

@@ -253,7 +253,7 @@ def _broken_records():
     contents = [
         _record(0),
         records.encode_record("empty", b"", ["w1"], 1, 1),
-        records.encode_record("text", b"no picture", ["w2"], 1, 1),
+        records.encode_record("text", b"no image", ["w2"], 1, 1),
         records.encode_record("half", truncated.getvalue()[:700], ["w3"], 1, 1),
         _record(4),
         records.encode_record("mute", _picture(5), [], 1, 1),
@@ -262,7 +262,7 @@ def _broken_records():
         _record(8),
     ]
     reasons = {
-        "[1] empty": "no picture",
+        "[1] empty": "no image",
         "[2] text": "does not decode",
         "[3] half": "does not decode",
         "[5] mute": "no caption",
@@ -427,5 +427,7 @@ def test_incomplete_preprocessor(packed, preprocessor):
 def test_a_damaged_file_is_named(packed, preprocessor, kept):
     shard = sorted(packed.glob("*.tfrecord"))[0]
     shard.write_bytes(shard.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=f"`{shard}` is no whole TFRecord"):
+    with pytest.raises(
+        ValueError, match=f"`{shard}` is not a complete TFRecord"
+    ):
         list(open_records(shard))

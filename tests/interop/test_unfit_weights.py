@@ -104,7 +104,9 @@ def test_pickles_are_never_opened(copy, tmp_path, monkeypatch):
 def test_damaged_files_are_named(copy, tmp_path, reference):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="model.safetensors` is no whole"):
+    with pytest.raises(
+        ValueError, match="model.safetensors` is not a complete"
+    ):
         AlignDualEncoder.from_preset(str(copy))
     shards = tmp_path / "shards"
     reference.save_pretrained(shards, max_shard_size="300KB")

@@ -176,7 +176,6 @@ def test_a_run_without_scores_can_go_on_with_them(tmp_path):
         step = 7
         recipe = recipe()
         said = []
-        recipe = recipe()
         workdir = tmp_path
 
         def state(self):

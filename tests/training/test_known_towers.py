@@ -143,7 +143,8 @@ def test_statistics_of_nothing_are_not_frozen(folder):
 
 def test_pooling_is_that_of_the_weights(folder, tmp_path):
     towers = known_towers(folder / "image", folder / "text")
-    assert build(None, towers).text_pooling_layer.mode == "none"
+    # Nothing is said beside the weights: the first token, as in BERT.
+    assert build(None, towers).text_pooling_layer.mode == "first"
     pooling = folder / "text" / "1_Pooling" / "config.json"
     pooling.parent.mkdir()
     for key, expected in (

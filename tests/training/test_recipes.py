@@ -369,7 +369,7 @@ def test_steps_at_once_meet_the_end_of_what_is_frozen(write_recipe):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("steps: [1, 2\nbatch_size: 3", "no valid YAML"),
+        ("steps: [1, 2\nbatch_size: 3", "not valid YAML"),
         ("- steps\n- batch_size\n", "must be a YAML mapping"),
         ("", "must be a YAML mapping"),
         ("just words", "must be a YAML mapping"),
@@ -384,7 +384,7 @@ def test_a_file_that_is_no_mapping(write_recipe, text, words):
 def test_a_file_that_is_no_text(tmp_path):
     path = tmp_path / "photo.yaml"
     path.write_bytes(b"\xff\xd8\xff\xe0")
-    assert "no valid YAML" in refusal(str(path))
+    assert "not valid YAML" in refusal(str(path))
 
 
 def test_an_unknown_name_suggests_the_nearest():
