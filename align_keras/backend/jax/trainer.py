@@ -141,8 +141,10 @@ class Trainer(PaddingMixin):
         return max(1, num_shards() // jax.process_count())
 
     def masks_full_batches(self):
-        # All processes run one program, and see each their own rows.
-        return jax.process_count() > 1
+        # All processes run one program, and see each their own rows. Keras
+        # lays out all batches over the devices as it does the first, so that
+        # they must have one structure.
+        return jax.process_count() > 1 or num_shards() > 1
 
     def checks_in_step(self):
         return False
