@@ -27,7 +27,7 @@ from align_keras.data.tally import Tally
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-# What programs stumble over, and then anything at all.
+# What programs mistake for something else, and then anything at all.
 AWKWARD = [
     *"\ud83d\udce9\x00\x01\x1f\x7f\x85\xa0\u2028\u2029\u200d\ufeff\ufffd\ufffe",
     *"\"'`,;\t\r\n\\|/ \x0b\x0c\x1c\x1e{}[]<>&%$#.éÉß日ก\U0001f63a",

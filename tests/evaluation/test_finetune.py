@@ -3,11 +3,8 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from dark_and_bright import small_model
 
-from align_keras import AlignDualEncoder
-from align_keras import BertTextEncoder
-from align_keras.evaluation import datasets
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.finetune import ImageClassifier
@@ -26,38 +23,6 @@ REST = Stage("all", 0.01, 40, 48, steps=4, batch_size=6, freeze_statistics=True)
 
 
 RECIPE = FinetuneRecipe((HEAD, REST), 1e-5, checkpoint_every=3)
-
-
-def small_model():
-    """A dual encoder that compiles in a second, for images of any size."""
-    keras.utils.set_random_seed(0)
-    images = keras.Input((None, None, 3), name="images")
-    features = keras.layers.Conv2D(8, 3, strides=4)(images)
-    features = keras.layers.BatchNormalization()(features)
-    features = keras.layers.ReLU()(features)
-    return AlignDualEncoder(
-        keras.Model(images, features), BertTextEncoder(50, 1, 2, 16, 32)
-    )
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Dark and bright images, a hard task for nobody."""
-    root = tmp_path_factory.mktemp("folders")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 9), ("test", 6)):
-        for name, level in (("bright", 215), ("dark", 30)):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                size = rng.integers(30, 60, 2)
-                noise = rng.integers(-30, 31, (*size, 3))
-                pixels = (level + noise).astype("uint8")
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return {
-        split: datasets.class_folders(root / split)
-        for split in ("train", "test")
-    }
 
 
 def finetune(folders, workdir, **options):

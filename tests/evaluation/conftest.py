@@ -1,0 +1,1 @@
+from dark_and_bright import folders  # noqa: F401
