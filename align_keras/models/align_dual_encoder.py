@@ -1,4 +1,6 @@
+import base64
 import os
+import warnings
 
 import keras
 from keras import layers
@@ -14,15 +16,33 @@ from align_keras.models.contrastive_trainer import ContrastiveTrainer
 from align_keras.models.lora import merged_lora
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
+from align_keras.models.pooling import until_end_of_text
+from align_keras.models.raw_inputs import RawInputs
+from align_keras.models.raw_inputs import is_float
 from align_keras.models.rematerialization import rematerialize_encoder
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
 from align_keras.models.towers import output_mask
 
+# What stands in a preset's config for a preprocessor with files of its own.
+BESIDE = "preprocessor.json"
+
+
+def _require_float(images):
+    if not is_float(images):
+        raise ValueError(
+            "The network takes float images with values from -1 to 1. Pass "
+            "others through the preprocessor, as `encode_image`, `fit` and "
+            "`predict` do where `model.preprocessor` is set. Received images "
+            f"of dtype: {getattr(images, 'dtype', type(images).__name__)}"
+        )
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
+class AlignDualEncoder(
+    RawInputs, ContrastiveTrainer, presets.PresetMixin, Backbone
+):
     """ALIGN: an image encoder and a text encoder with one embedding space.
 
     Each tower ends in a vector, linearly projected to the common width where
@@ -53,16 +73,19 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             `SigmoidLoss` needs and other losses leave alone; its authors
             start from -10 and a temperature of 0.1. Defaults to `None`: there
             is no bias.
-        image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
-            averages anything that is not a vector yet. A `"padding_mask"`
-            among the encoder's outputs, or a mask that Keras attached, leaves
-            places out of the average. Defaults to `"auto"`.
-        text_pooling: string. The same, where an average is one of the real
-            tokens; `"auto"` takes the encoder's `"pooled_output"`, or else
-            the first token. Defaults to `"auto"`.
-        preprocessor: `AlignPreprocessor`. Lets `encode_image` and
-            `encode_text` take files and strings, and travels in presets and
-            exports. It is not part of `get_config()`.
+        image_pooling: string. `"average"`, `"first"`, `"last"` or `"none"`;
+            `"auto"` averages anything that is not a vector yet. A
+            `"padding_mask"` among the encoder's outputs, or a mask that Keras
+            attached, leaves places out. Defaults to `"auto"`.
+        text_pooling: string. The same, of real tokens; or `"end_of_text"`,
+            the token with the highest id, as in CLIP. `"auto"` takes the
+            encoder's `"pooled_output"`, or else the token where the encoder
+            is known to gather what it has read: the first of BERT and its
+            kin, the last of GPT-2 and other decoders. Defaults to `"auto"`.
+        preprocessor: `AlignPreprocessor`. Lets `encode_image`,
+            `encode_text`, `fit`, `evaluate` and `predict` take images and
+            strings as they come, and travels with the saved model and in
+            exports.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights of the projections; embeddings are always float32.
         **kwargs: Arguments of `keras.Model`, such as `name`.
@@ -109,6 +132,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         dtype=None,
         **kwargs,
     ):
+        if getattr(image_encoder, "data_format", None) == "channels_first":
+            raise ValueError(
+                "The images of a dual encoder have their channels last. Build "
+                "the image encoder with data_format='channels_last'. Received: "
+                f"{image_encoder.name} with data_format='channels_first'"
+            )
         # === Layers ===
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -125,8 +154,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             dtype=dtype,
             name="image_pooling",
         )
+        resolved = resolve_pooling(
+            text_pooling, text_features, "text", text_encoder
+        )
+        self._until_end_of_text = resolved == "end_of_text"
         self.text_pooling_layer = Pooling(
-            resolve_pooling(text_pooling, text_features, "text"),
+            "last" if self._until_end_of_text else resolved,
             dtype=dtype,
             name="text_pooling",
         )
@@ -203,6 +236,18 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         """The learned softmax temperature, a float."""
         return float(ops.convert_to_numpy(self.contrastive_head.temperature))
 
+    # `fit` calls the model as everyone does. The graph that the constructor
+    # made knows nothing of encoders that are frozen later, or set free.
+    def call(self, inputs, training=None, mask=None):
+        """Embed a batch of pairs, see `embed`."""
+        _require_float(inputs["images"])
+        dtypes = {name: tensor.dtype for name, tensor in self.input.items()}
+        inputs = {
+            name: ops.convert_to_tensor(value, dtypes.get(name))
+            for name, value in inputs.items()
+        }
+        return self.embed(inputs, training)
+
     # === Towers ===
 
     def image_features(self, images, training=None):
@@ -230,9 +275,13 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, dim)`.
         """
+        _require_float(images)
+        # A symbolic tensor stands for calls to come, frozen or not.
+        symbolic = isinstance(images, keras.KerasTensor)
+        frozen = self.image_encoder_is_frozen and not symbolic
         if isinstance(declared(self.image_encoder, "input"), dict):
             images = {image_input(self.image_encoder).name: images}
-        if self.image_encoder_is_frozen:
+        if frozen:
             training = False
 
         def run():
@@ -241,7 +290,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             return self.image_pooling_layer(features, mask=output_mask(outputs))
 
         features = rematerialize_encoder(self.image_encoder, run)
-        if self.image_encoder_is_frozen:
+        if frozen:
             features = ops.stop_gradient(features)
         return features
 
@@ -276,7 +325,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
 
         For BERT this is the vector of the `[CLS]` token of the last layer, by
         which the paper compares words (section 8, Table 12). An average is one
-        over real tokens, without padding.
+        over real tokens, without padding. A frozen encoder runs as in
+        inference, see `text_features`.
 
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
@@ -287,6 +337,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             A float tensor of shape `(batch, dim)`.
         """
         mask = tokens["padding_mask"]
+        if self._until_end_of_text:
+            mask = until_end_of_text(tokens["token_ids"])
+        symbolic = isinstance(mask, keras.KerasTensor)
+        frozen = self.text_encoder_is_frozen and not symbolic
+        if frozen:
+            training = False
         inputs = declared(self.text_encoder, "input")
         if isinstance(inputs, dict):
             if "segment_ids" in inputs:
@@ -295,8 +351,6 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             tokens = {name: tokens[name] for name in inputs}
         else:
             tokens = tokens["token_ids"]
-        if self.text_encoder_is_frozen:
-            training = False
 
         def run():
             outputs = self.text_encoder(tokens, training=training)
@@ -304,7 +358,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             return self.text_pooling_layer(features, mask=mask)
 
         features = rematerialize_encoder(self.text_encoder, run)
-        if self.text_encoder_is_frozen:
+        if frozen:
             features = ops.stop_gradient(features)
         return features
 
@@ -384,17 +438,6 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             self.text_features(tokens, training=False)
         )
 
-    def require_preprocessor(self):
-        """Return the preprocessor; raise `ValueError` where there is none."""
-        if self.preprocessor is None:
-            raise ValueError(
-                "The model has no preprocessor, so it takes float images and "
-                "token ids, not files and strings: load it from a preset "
-                "directory that holds one, or set `model.preprocessor` to an "
-                "`AlignPreprocessor`."
-            )
-        return self.preprocessor
-
     # === Saving ===
 
     def get_config(self):
@@ -412,11 +455,31 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
                 "text_pooling": self.text_pooling,
             }
         )
+        if self.preprocessor is not None:
+            config["preprocessor"] = self._preprocessor_config()
+        return config
+
+    def _preprocessor_config(self):
+        if self.__dict__.get("_saves_preset"):
+            return BESIDE  # A preset has files of its own for it.
+        config = keras.saving.serialize_keras_object(self.preprocessor)
+        tokenizer = config["config"].get("tokenizer")
+        # KerasHub keeps a vocabulary in files beside the config, of which a
+        # copy in memory has none.
+        for name in ("vocabulary", "merges", "proto"):
+            if tokenizer and tokenizer["config"].get(name, "") is None:
+                value = getattr(self.preprocessor.tokenizer, name, None)
+                if isinstance(value, bytes):
+                    value = base64.b64encode(value).decode("ascii")
+                tokenizer["config"][name] = value
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
+        if config.get("trainable"):
+            # Setting it would set free the layers that are frozen.
+            del config["trainable"]
         for name in ("image_encoder", "text_encoder"):
             tower = config[name]
             if not isinstance(tower, dict):
@@ -429,6 +492,19 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             config[name] = layers.deserialize(tower, custom_objects)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.get(config["dtype"])
+        preprocessor = config.get("preprocessor")
+        if preprocessor == BESIDE:
+            warnings.warn(
+                "The network of this preset is loaded without its "
+                "preprocessor, as KerasHub's `Backbone` does. "
+                "`AlignDualEncoder.from_preset` loads both.",
+                stacklevel=2,
+            )
+            config["preprocessor"] = None
+        elif isinstance(preprocessor, dict):
+            config["preprocessor"] = keras.saving.deserialize_keras_object(
+                preprocessor, custom_objects
+            )
         return cls(**config)
 
     @classmethod
@@ -472,7 +548,9 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
                 tower["config"].update(kwargs[name])
                 kwargs[name] = tower
         preprocessor = kwargs.pop("preprocessor", None)
-        model = super().from_preset(preset, load_weights, **kwargs)
+        model = super().from_preset(
+            preset, load_weights, preprocessor=None, **kwargs
+        )
         if preprocessor is None and presets.has_preprocessor(path):
             load_preprocessor = registry.find("load_preprocessor")
             preprocessor = load_preprocessor(path)
@@ -495,6 +573,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         # into the weight file of a compiled model.
         optimizer = getattr(self, "optimizer", None)
         self.optimizer = None
+        self.__dict__["_saves_preset"] = True
         try:
             with atomic_directory(preset_dir) as temporary:
                 with merged_lora(self):
@@ -505,15 +584,64 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
                     self.carried.write(temporary)
         finally:
             self.optimizer = optimizer
+            del self.__dict__["_saves_preset"]
 
-    def export(self, filepath, **kwargs):
-        """Export a SavedModel that takes the bytes of images and strings.
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        **kwargs,
+    ):
+        """Export the model for inference.
 
-        See `align_keras.serving.export_saved_model`.
+        With a preprocessor, a SavedModel takes the bytes of images and
+        strings, see `align_keras.serving.export_saved_model`. All other
+        exports are those of Keras and take what the model is called with:
+        those of a model without preprocessor, of other formats, and with an
+        `input_signature`.
 
         Args:
-            filepath: string. The directory to write.
-            **kwargs: Arguments of `export_saved_model`.
+            filepath: string or `pathlib.Path`. What to write.
+            format: string. `"tf_saved_model"`, `"onnx"`, `"openvino"`,
+                `"litert"`, or another format of `keras.Model.export`.
+                Defaults to `"tf_saved_model"`.
+            verbose: bool. Whether to print what was written. Defaults to
+                `None`, as the format has it.
+            input_signature: see `keras.Model.export`. On JAX, networks such as
+                BERT need one that fixes the length of texts. Defaults to
+                `None`.
+            **kwargs: Arguments of `export_saved_model`, or those that
+                `keras.Model.export` has for the format.
+
+        Returns:
+            With a preprocessor, a dict from the name of each signature to the
+            list of its inputs.
         """
+        on_tensorflow = keras.config.backend() == "tensorflow"
+        if format == "onnx" and on_tensorflow and input_signature is None:
+            if kwargs:
+                raise TypeError(
+                    "An ONNX export takes no other arguments. "
+                    f"Received: {sorted(kwargs)}"
+                )
+            registry.find("export_onnx")(self, filepath)
+            if verbose:
+                print(f"{filepath}: {', '.join(self.input)}")
+            return None
+        takes_files = self.preprocessor is not None and input_signature is None
+        if format != "tf_saved_model" or not takes_files:
+            return super().export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature,
+                **kwargs,
+            )
         export_saved_model = registry.find("export_saved_model")
-        return export_saved_model(self, filepath, **kwargs)
+        signatures = export_saved_model(self, filepath, **kwargs)
+        if verbose:
+            for name, inputs in signatures.items():
+                print(f"{filepath}: {name}({', '.join(inputs)})")
+        return signatures
