@@ -23,9 +23,16 @@ def test_torch_embeds_and_trains_alike(tmp_path, run_script):
     ours, torch = found.values()
     assert sorted(ours) == sorted(torch)
     for name, value in ours.items():
+        # Sums in another order grow on their way back through normalisations
+        # of 4 rows: TensorFlow's weights and JAX's differ as much.
+        tolerance = 2e-4 if "/" in name else 1e-5
         scale = max(np.abs(value).max(), 1e-3)
         np.testing.assert_allclose(
-            torch[name], value, rtol=1e-5, atol=1e-5 * scale, err_msg=name
+            torch[name],
+            value,
+            rtol=tolerance,
+            atol=tolerance * scale,
+            err_msg=name,
         )
 
 

@@ -27,7 +27,8 @@ def build():
         initial_bias=-2.0,
     )
     for weight in model.weights:
-        if "seed" in weight.path or not weight.shape:
+        # A TensorShape without dimensions counts as true.
+        if "seed" in weight.path or len(weight.shape) == 0:
             continue
         # The order of weights is the backend's own.
         rng = np.random.default_rng(zlib.crc32(name_of(weight).encode()))
@@ -64,7 +65,7 @@ def main(path):
         results.update(
             {f"{name} {k}": v for k, v in model.predict(x, verbose=0).items()}
         )
-        model.compile(keras.optimizers.SGD(0.1), loss, **options)
+        model.compile(keras.optimizers.SGD(0.01), loss, **options)
         fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "epochs": 2}
         logs = model.fit(x, sample_weight=weights, **fit).history
         for key, values in logs.items():

@@ -7,7 +7,7 @@ import torch.utils.checkpoint
 
 def values(variables):
     """Read variables as tensors."""
-    return [variable.value.detach() for variable in variables]
+    return [variable.value for variable in variables]
 
 
 def value_and_gradients(function, arguments):
