@@ -125,6 +125,7 @@ def train(name, args, data, steps, model=PRESET, recipe="small", **fields):
         image_size=args.image_size,
         batch_size=args.batch_size,
         sequence_length=24,
+        resize_ratio=1.0,
         **fields,
     )
     return result["model"]
@@ -215,8 +216,8 @@ def table(found):
             if result is first:
                 cells.append("")
                 continue
-            figures = compare_results(first[task], row)["figures"]
-            paired = next(f for f in figures if f["name"] == "mean_recall")
+            rows = compare_results(first[task], row)["metrics"]
+            paired = next(f for f in rows if f["name"] == "mean_recall")
             span = paired["low"], paired["high"]
             cells.append(_percent(paired["difference"], span))
         lines.append(f"| {' | '.join(cells)} |")
