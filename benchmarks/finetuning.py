@@ -145,7 +145,7 @@ def measure(model, data):
 
 def fine_tune(args, data):
     """Compare the old model, the new one, one from scratch, and averages."""
-    from align_keras.training.average import average
+    from align_keras.training.averaging import average
 
     old = train("old", args, data["old-train"], args.steps)
     few = max(1, args.steps // 4)
