@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import output_path
+
 
 def add_arguments(parser):
     """Declare the options."""
@@ -12,6 +14,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--workdir",
+        type=output_path,
         required=True,
         metavar="DIR",
         help="data, runs, the table and the plot; run again, it resumes",

@@ -5,6 +5,7 @@ import logging
 
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 logger = logging.getLogger("align_keras")
 
@@ -41,6 +42,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
+        type=output_path,
         required=True,
         metavar="DIR",
         help="preset directory of the average, or where the sweep is written",

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -13,7 +14,10 @@ def add_arguments(parser):
         help="directory or handle, such as hf://kakaobrain/align-base",
     )
     parser.add_argument(
-        "destination", metavar="DST", help="directory to be written"
+        "destination",
+        type=output_path,
+        metavar="DST",
+        help="directory to be written",
     )
     parser.add_argument(
         "--to",

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -14,7 +15,10 @@ def add_arguments(parser):
         help="files, folders or globs: Parquet, CSV, TSV, JSONL, WARC, WAT",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="directory to write the result to"
+        "--output",
+        type=output_path,
+        metavar="DIR",
+        help="directory to write the result to",
     )
     parser.add_argument(
         "--config",

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -11,7 +12,11 @@ def add_arguments(parser):
         "kept", metavar="DIR", help="the directory that `curate` wrote"
     )
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="directory to write to"
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="directory to write to",
     )
     parser.add_argument(
         "--img2dataset",

@@ -4,6 +4,7 @@ import json
 
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -21,7 +22,11 @@ def add_arguments(parser):
         help="preset directory of a trained model, or a SavedModel",
     )
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="directory to write"
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="directory to write",
     )
     parser.add_argument(
         "--strategy",

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -15,6 +16,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
+        type=output_path,
         required=True,
         metavar="DIR",
         help="directory to write; TensorFlow Serving wants it to be named by "

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -17,7 +18,11 @@ def add_arguments(parser):
         help="the model that embedded them; it is copied into the index",
     )
     parser.add_argument(
-        "--output", required=True, metavar="INDEX", help="directory to write"
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="INDEX",
+        help="directory to write",
     )
     parser.add_argument(
         "--kind",

@@ -1,6 +1,9 @@
 """What several commands declare in the same words."""
 
+import argparse
 import importlib
+
+from align_keras.io.paths import local_path
 
 
 def add_commands(parsers, package, commands):
@@ -20,6 +23,15 @@ def add_commands(parsers, package, commands):
         # A command that has commands of its own runs one of these.
         if hasattr(module, "run"):
             parser.set_defaults(run=module.run)
+
+
+def output_path(text):
+    """Read what a command is to write; an address is refused at once."""
+    try:
+        local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def add_json(parser):

@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import output_path
+
 
 def add_arguments(parser):
     """Add the command's arguments to an `argparse` parser."""
@@ -21,6 +23,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
+        type=output_path,
         metavar="OUT",
         required=True,
         help="directory to write the TFRecord files and manifest.json to",

@@ -1,6 +1,8 @@
 import json
 import os
 
+from align_keras.cli.options import output_path
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -84,6 +86,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
+        type=output_path,
         default="plan",
         metavar="DIR",
         help="where files go, and what was compiled is kept (default: "

@@ -2,11 +2,14 @@
 
 import json
 
+from align_keras.cli.options import output_path
+
 
 def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "--workdir",
+        type=output_path,
         default="quickstart",
         metavar="DIR",
         help="directory for all that is written (default: %(default)s)",

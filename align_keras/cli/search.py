@@ -4,6 +4,7 @@ import json
 
 from align_keras.cli.options import add_json
 from align_keras.cli.options import add_qdrant
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -53,6 +54,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--contact-sheet",
+        type=output_path,
         metavar="FILE",
         help="also draw the results, as a PNG file",
     )

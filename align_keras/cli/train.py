@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+from align_keras.cli.options import output_path
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -28,7 +30,12 @@ def add_arguments(parser):
         help="TFRecord files (directory or glob), or a folder of images "
         "with a captions.csv, captions.tsv or captions.jsonl",
     )
-    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument(
+        "--workdir",
+        type=output_path,
+        required=True,
+        help="directory of the run",
+    )
     parser.add_argument(
         "--validation-data",
         help="the same for evaluation at checkpoints; by default a tenth of "
@@ -53,6 +60,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--export",
+        type=output_path,
         metavar="DIR",
         help="where to write a SavedModel in the end; by default "
         "WORKDIR/saved_model",

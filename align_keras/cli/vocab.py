@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -15,7 +16,11 @@ def add_arguments(parser):
         "of Parquet, CSV, TSV, JSONL, or .txt files of one text a line",
     )
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help="vocabulary to write"
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="FILE",
+        help="vocabulary to write",
     )
     parser.add_argument(
         "--size",

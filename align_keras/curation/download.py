@@ -19,6 +19,7 @@ from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.json_files import read_json
 from align_keras.io.optional import OptionalModule
+from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
 
 arrow = OptionalModule("pyarrow", extra="curation")
@@ -90,7 +91,7 @@ def download(
             f"Received: {output_format!r}"
         )
     program = find_program(command)
-    output = Path(output)
+    output = local_path(output)
     output.mkdir(parents=True, exist_ok=True)
     pairs = write_download_list(kept, output / "download_list.parquet")
     images = output / "images"

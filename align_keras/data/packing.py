@@ -20,6 +20,7 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.images import TooManyPixels
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.paths import local_path
 
 # The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
@@ -147,7 +148,7 @@ def pack(
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         arguments["captions_sha256"] = digest
-    finished = _finished(Path(output), arguments)
+    finished = _finished(local_path(output), arguments)
     if finished:
         logger.warning(
             "`%s` holds these %d records already; nothing to do.",

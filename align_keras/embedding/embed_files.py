@@ -26,6 +26,7 @@ from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.images import decode_and_describe
 from align_keras.io.optional import require
+from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
 
 MAX_PIXELS = 64_000_000
@@ -106,7 +107,7 @@ def embed(
             f"number of replicas here. Received: batch_size={batch_size}"
         )
     path = require_model(model)
-    output = Path(output)
+    output = local_path(output)
     parts = plan_sources(source, images_per_shard)
     arguments = {
         "source": os.path.abspath(source),

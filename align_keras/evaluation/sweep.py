@@ -1,13 +1,13 @@
 """Averages of two models, from all of one to all of the other."""
 
 import logging
-from pathlib import Path
 
 from keras import ops
 
 from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.io.json_files import write_json
+from align_keras.io.paths import local_path
 from align_keras.io.plots import pyplot
 from align_keras.io.plots import save_plot
 from align_keras.training.averaging import average
@@ -78,7 +78,7 @@ def sweep(
             100 * row["new"]["mean_recall"],
         )
         rows.append(row)
-    directory = Path(directory)
+    directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "sweep.json", plain(rows))
     try:

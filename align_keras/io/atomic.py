@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from align_keras.io.paths import local_path
+
 # No pattern for data files ends like this.
 _SUFFIX = ".unfinished"
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
@@ -39,7 +41,7 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
         temporary.write_text("{}")
     ```
     """
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _look_once(path.parent)
     descriptor, name = tempfile.mkstemp(
@@ -76,7 +78,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         (temporary / "config.json").write_text("{}")
     ```
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_file():
         raise FileExistsError(
             f"`{path}` is a file, but a directory is to be written there. "

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.io.atomic import remove_leftovers
+from align_keras.io.paths import local_path
 
 LOCK_NAME = ".align_keras.lock"
 
@@ -38,7 +39,7 @@ def directory_lock(directory: str | Path) -> Iterator[None]:
     """
     import fcntl
 
-    directory = Path(directory)
+    directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / LOCK_NAME, "a+", encoding="utf-8") as file:
         try:

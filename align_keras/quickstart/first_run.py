@@ -15,6 +15,7 @@ from align_keras.evaluation import measure_retrieval
 from align_keras.evaluation.results import plain
 from align_keras.io.claims import claim
 from align_keras.io.json_files import write_json
+from align_keras.io.paths import local_path
 from align_keras.models import AlignDualEncoder
 from align_keras.quickstart.model import quickstart_model
 from align_keras.quickstart.scene_queries import ask_by_words
@@ -85,7 +86,7 @@ def run_quickstart(
     if overrides.get("steps"):
         overrides.setdefault("warmup_steps", overrides["steps"] // 10)
     load_recipe(recipe, **overrides)  # A mistake in it should show up now.
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     settings = {
         "seed": seed,
         "train_scenes": train_scenes,

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.paths import local_path
 from align_keras.quickstart.scene import Scene
 from align_keras.quickstart.scene import Thing
 from align_keras.quickstart.scene_captions import BACKGROUNDS
@@ -155,7 +156,7 @@ def write_scenes(
     Returns:
         The path of the caption file, which is written last.
     """
-    directory = Path(directory)
+    directory = local_path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for record in draw_scenes(count, seed, split):

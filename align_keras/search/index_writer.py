@@ -19,6 +19,7 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import require
+from align_keras.io.paths import local_path
 from align_keras.search.columns import Column
 from align_keras.search.columns import ColumnWriter
 from align_keras.search.index import COLUMNS
@@ -136,7 +137,7 @@ def write_index(
     templates = check_templates(list(templates), "templates")
     if kind == "auto":
         kind = _kind_for(count)
-    path = Path(output)
+    path = local_path(output)
     if path.exists():
         raise FileExistsError(
             f"`{output}` exists already: choose another directory or remove it."

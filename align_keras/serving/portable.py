@@ -9,6 +9,7 @@ import numpy as np
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
+from align_keras.io.paths import local_path
 from align_keras.serving.towers import computing_dtypes
 
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
@@ -160,7 +161,7 @@ def export_onnx(model, path):
     def call(*inputs):
         return model(dict(zip(model.input, inputs, strict=True)))
 
-    Path(path).write_bytes(_to_onnx(model, call))
+    local_path(path).write_bytes(_to_onnx(model, call))
 
 
 def _to_litert(model, function):

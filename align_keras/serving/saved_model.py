@@ -10,6 +10,7 @@ import keras
 from align_keras.classes import class_vectors
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.paths import local_path
 from align_keras.serving.towers import at_precision
 from align_keras.serving.towers import tf_towers
 from align_keras.serving.untrusted_images import read_images
@@ -106,6 +107,7 @@ def export_saved_model(
     )["embeddings"]
     ```
     """
+    path = local_path(path)
     model.require_preprocessor()
     if keras.config.backend() == "torch":
         raise ValueError(

@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import shutil
-from pathlib import Path
 
 import h5py
 import keras
@@ -13,6 +12,7 @@ import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.paths import local_path
 from align_keras.models.lora import lora_variables
 from align_keras.models.lora import without_lora
 
@@ -41,7 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, state=None, keep=2):
-        self.directory = Path(workdir) / "checkpoints"
+        self.directory = local_path(workdir) / "checkpoints"
         self.keep = keep
         self._state = state
 

@@ -5,6 +5,7 @@ import json
 from align_keras.cli.evaluate import shared_options
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
@@ -25,6 +26,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
+        type=output_path,
         default="evaluation",
         metavar="DIR",
         help="results, vectors and report.md (default: %(default)s)",

@@ -5,6 +5,7 @@ import dataclasses
 
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_path
 from align_keras.io.fingerprints import directory_fingerprint
 
 
@@ -31,7 +32,7 @@ def _result_file(name):
     # Better refused before hours of work than after.
     if not name.endswith(".json"):
         raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
-    return name
+    return output_path(name)
 
 
 def add_embedding(parser):
@@ -39,6 +40,7 @@ def add_embedding(parser):
     add_batch_size(parser)
     parser.add_argument(
         "--cache",
+        type=output_path,
         metavar="DIR",
         help="keep vectors here, and resume from them when interrupted",
     )
@@ -100,7 +102,11 @@ def add_labelled(parser, *parts):
 def add_runs(parser, default):
     """Declare repeated training."""
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="checkpoints"
+        "--workdir",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="checkpoints",
     )
     parser.add_argument(
         "--runs",

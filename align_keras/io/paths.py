@@ -1,0 +1,31 @@
+"""Paths on the disks of this machine."""
+
+import os
+import re
+from pathlib import Path
+
+# `Path` makes one slash of two. A scheme of one letter is a drive.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(path: str | Path) -> Path:
+    """Return a path to write to; refuse the address of an object store.
+
+    As a path, `gs://bucket/run` would be a directory `gs:` of this machine,
+    and what was to be kept would be lost with it.
+
+    Args:
+        path: string or `pathlib.Path`.
+
+    Raises:
+        ValueError: It is an address such as `s3://bucket/run`.
+    """
+    found = _ADDRESS.match(os.fspath(path))
+    if found:
+        rest = os.fspath(path)[found.end() :].lstrip("/")
+        raise ValueError(
+            f"`{found.group()}/{rest}` is an address, and only local paths "
+            "are written to. Write to a local disk or a mounted bucket, and "
+            "copy what is there with the tools of the store."
+        )
+    return Path(path)
