@@ -106,8 +106,8 @@ def embed(
             f"`batch_size` must be at least {local_replicas(strategy)}, the "
             f"number of replicas here. Received: batch_size={batch_size}"
         )
-    path = require_model(model)
     output = local_path(output)
+    path = require_model(model)
     parts = plan_sources(source, images_per_shard)
     arguments = {
         "source": os.path.abspath(source),
