@@ -9,6 +9,7 @@ from PIL import Image
 from PIL import ImageOps
 
 from align_keras.io import images
+from align_keras.preprocessing import agreement
 from align_keras.preprocessing import decode
 
 _graph = tf.function(
@@ -167,7 +168,7 @@ def test_animated_webp_is_left_to_pillow():
         append_images=frames[1:],
         lossless=True,
     )
-    pixels, graph_agrees = images.decode_and_describe(contents)
+    pixels, graph_agrees = agreement.decode_for_graph(contents)
     np.testing.assert_array_equal(pixels, np.asarray(frames[0]))
     assert not graph_agrees
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -188,7 +189,7 @@ def test_palette_bmp_is_refused_by_the_graph():
     contents = _encode(image, "BMP")
     with pytest.raises(tf.errors.InvalidArgumentError):
         _graph(contents)
-    pixels, graph_agrees = images.decode_and_describe(contents)
+    pixels, graph_agrees = agreement.decode_for_graph(contents)
     np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
     assert not graph_agrees
 
