@@ -103,6 +103,13 @@ def decode_with_pillow(
     """
     if isinstance(contents, Image.Image):
         return _to_rgb(contents)
+    return decode_and_orient(contents, max_pixels)[0]
+
+
+def decode_and_orient(
+    contents: bytes, max_pixels: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Return what `decode_with_pillow` does, and the orientation it saw."""
     try:
         return _decode(contents, max_pixels)
     except (TooManyPixels, UnknownRange):
@@ -122,7 +129,8 @@ def _decode(contents, max_pixels):
         raise
     except Exception as error:
         raise _not_an_image(error) from error
-    return _upright(pixels, _orientation(image, contents))
+    orientation = _orientation(image, contents)
+    return _upright(pixels, orientation), orientation
 
 
 def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:

@@ -5,14 +5,13 @@ import functools
 import numpy as np
 
 from align_keras.io.images import TooManyPixels
-from align_keras.io.images import decode_with_pillow
+from align_keras.io.images import decode_and_orient
 from align_keras.io.images import is_common_jpeg
 from align_keras.io.images import open_image
 from align_keras.preprocessing.decode import decode_in_graph
 
-# The formats that are stored as they are; others that the graph reads are
-# smaller as PNG.
-_STORED = ("JPEG", "MPO", "PNG", "WEBP")
+# Pillow's names of one format.
+_JPEG = ("JPEG", "MPO")
 
 
 def decode_for_graph(contents, max_pixels=None):
@@ -28,27 +27,32 @@ def decode_for_graph(contents, max_pixels=None):
 
     Returns:
         Tuple of the uint8 array `(height, width, 3)`, upright, and a bool:
-        true when `decode_in_graph` gives the same array for these bytes.
+        true when `decode_in_graph` gives the same array for these bytes, and
+        they may be stored: JPEG, PNG and WebP that need no turning. BMP and
+        GIF are smaller as PNG.
 
     Raises:
         TooManyPixels: The image is larger than `max_pixels`.
         ValueError: The bytes are not an image that Pillow can decode.
     """
-    shown = _show(contents) if _is_stored(contents, max_pixels) else None
+    form = _format(contents, max_pixels)
+    shown = _show(contents) if form in (*_JPEG, "PNG", "WEBP") else None
     if shown is not None and is_common_jpeg(contents):
         return shown, True
-    pixels = decode_with_pillow(contents, max_pixels)
-    return pixels, shown is not None and np.array_equal(pixels, shown)
+    pixels, orientation = decode_and_orient(contents, max_pixels)
+    same = shown is not None and np.array_equal(pixels, shown)
+    # Few readers of records turn other formats.
+    return pixels, same and (form in _JPEG or orientation == 1)
 
 
-def _is_stored(contents, max_pixels):
+def _format(contents, max_pixels):
     try:
-        return open_image(contents, max_pixels).format in _STORED
+        return open_image(contents, max_pixels).format
     except TooManyPixels:
         raise
     except ValueError:
-        # Of a PNG, `decode_with_pillow` can leave out what Pillow refuses.
-        return False
+        # Of a PNG, more is read below, where it is not as it should be.
+        return None
 
 
 def _show(contents):
