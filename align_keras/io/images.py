@@ -13,9 +13,13 @@ import zlib
 
 import numpy as np
 from PIL import Image
+from PIL import UnidentifiedImageError
 
 # What precedes a camera's EXIF block in its segment of a JPEG file.
 EXIF_HEADER = b"Exif\x00\x00"
+# The chunks that hold such a block in other formats.
+PNG_EXIF = b"eXIf"
+WEBP_EXIF = b"EXIF"
 ORIENTATION_TAG = 0x0112
 # More entries than any camera writes in the first directory, which is near
 # the beginning of the block.
@@ -111,26 +115,26 @@ def decode_and_orient(
 ) -> tuple[np.ndarray, int]:
     """Return what `decode_with_pillow` does, and the orientation it saw."""
     try:
-        return _decode(contents, max_pixels)
+        image, pixels = _decode(contents, max_pixels)
     except (TooManyPixels, UnknownRange):
         raise
     except ValueError:
         bare = _bare_png(contents)
         if bare == contents:
             raise
-        return _decode(bare, max_pixels)
+        image, pixels = _decode(bare, max_pixels)
+    orientation = _orientation(image, contents)
+    return _upright(pixels, orientation), orientation
 
 
 def _decode(contents, max_pixels):
     image = open_image(contents, max_pixels)
     try:
-        pixels = _to_rgb(image, contents)
+        return image, _to_rgb(image, contents)
     except UnknownRange:
         raise
     except Exception as error:
         raise _not_an_image(error) from error
-    orientation = _orientation(image, contents)
-    return _upright(pixels, orientation), orientation
 
 
 def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:
@@ -156,6 +160,8 @@ def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:
 
 
 def _not_an_image(error):
+    if isinstance(error, UnidentifiedImageError):
+        return ValueError("its format is not known, or its header is damaged")
     # Pillow's plug-ins raise a dozen types on broken files.
     text = str(error) or type(error).__name__
     return ValueError(text.splitlines()[0][:200])
@@ -272,8 +278,11 @@ def _segments(contents):
 def _orientation(image, contents):
     if image.format in ("JPEG", "MPO"):
         return exif_orientation(contents)
-    if image.format in ("PNG", "WEBP"):
-        return tiff_orientation(image.info.get("exif", b""))
+    if image.format == "PNG":
+        return tiff_orientation(contents.partition(PNG_EXIF)[2])
+    if image.format == "WEBP":
+        # The length of the chunk comes first.
+        return tiff_orientation(contents.partition(WEBP_EXIF)[2][4:])
     if image.format in ("TIFF", "AVIF"):
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
         return orientation if orientation in range(1, 9) else 1

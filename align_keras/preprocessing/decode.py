@@ -17,13 +17,12 @@ from align_keras.io.images import MAX_EXIF_BYTES
 from align_keras.io.images import MAX_EXIF_ENTRIES
 from align_keras.io.images import MAX_JPEG_SEGMENTS
 from align_keras.io.images import ORIENTATION_TAG
+from align_keras.io.images import PNG_EXIF
+from align_keras.io.images import WEBP_EXIF
 
 # What says that the inks of a JPEG of four channels are inverted, behind the
 # two bytes that begin the file.
 _ADOBE_MARKER = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"
-# The chunks that hold EXIF in other formats than JPEG.
-_PNG_EXIF = b"eXIf"
-_WEBP_EXIF = b"EXIF"
 # Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
 _MAX_GIF_BLOCKS = 1 << 14
 
@@ -81,13 +80,16 @@ def decode_in_graph(contents):
             ),
             (
                 webp,
-                lambda: (_decode_webp(contents), _holds(contents, _WEBP_EXIF)),
+                lambda: (_decode_webp(contents), _holds(contents, WEBP_EXIF)),
             ),
             (begins(b"GIF8"), lambda: (_decode_gif(contents), False)),
             (bmp, lambda: (tf.io.decode_bmp(contents, channels=3), False)),
         ],
         # Also what gives unknown formats their error message.
-        default=lambda: (_decode_png(contents), _holds(contents, _PNG_EXIF)),
+        default=lambda: (
+            _decode_png(contents, head),
+            _holds(contents, PNG_EXIF),
+        ),
     )
 
     def turn():
@@ -96,7 +98,7 @@ def decode_in_graph(contents):
                 (jpeg, lambda: _exif_of_jpeg(contents)),
                 (webp, lambda: _exif_of_webp(contents)),
             ],
-            default=lambda: _split_at(contents, _PNG_EXIF)[1],
+            default=lambda: _split_at(contents, PNG_EXIF)[1],
         )
         return _upright_in_graph(image, _tiff_orientation_in_graph(exif))
 
@@ -211,18 +213,24 @@ def _decode_gif(contents):
     return tf.io.decode_gif(first_frame(contents)[0])[0]
 
 
-def _decode_png(contents):
+def _decode_png(contents, head):
     import tensorflow as tf
 
-    # libpng makes the transparent colour of a gray image or of one of three
-    # channels clear only where four are asked for.
-    clear = _holds(contents, r"\x00\x00\x00[\x02\x06]tRNS")
-    image = tf.cond(
-        clear,
-        lambda: tf.io.decode_png(contents, channels=4),
-        lambda: tf.io.decode_png(contents, channels=0),
+    def with_key():
+        # libpng looks for the transparent colour of a gray image, or of one
+        # of three channels, only where four are asked for.
+        image = tf.io.decode_png(contents, channels=4)
+        # Of a key that is damaged, and left out, alpha is 1 or more.
+        shown = image[..., 3:] > 0
+        return tf.where(shown, image[..., :3], tf.constant(255, tf.uint8))
+
+    palette = tf.equal(tf.strings.substr(head, 25, 1), b"\x03")
+    key = _holds(contents, r"\x00\x00\x00[\x02\x06]tRNS") & ~palette
+    return tf.cond(
+        key,
+        with_key,
+        lambda: _over_white(tf.io.decode_png(contents, channels=0)),
     )
-    return _over_white(image)
 
 
 def _over_white(image):
@@ -307,7 +315,7 @@ def _exif_of_webp(contents):
     import tensorflow as tf
 
     # The length of the chunk comes first.
-    chunk = tf.strings.join([_split_at(contents, _WEBP_EXIF)[1], b"\0" * 4])
+    chunk = tf.strings.join([_split_at(contents, WEBP_EXIF)[1], b"\0" * 4])
     return tf.strings.substr(chunk, 4, MAX_EXIF_BYTES)
 
 

@@ -182,7 +182,7 @@ def _chunk(name, contents):
 def _packed(samples, bits, order=">"):
     """The bytes of rows of samples `(rows, columns, channels)`."""
     rows = samples.reshape(len(samples), -1)
-    if bits >= 8:
+    if bits % 8 == 0:
         return [row.astype(f"{order}u{bits // 8}").tobytes() for row in rows]
     places = (rows[..., None] >> np.arange(bits)[::-1]) & 1
     places = places.reshape(len(rows), -1).astype("uint8")
@@ -210,9 +210,13 @@ def _png(draw):
     channels = _CHANNELS[colour]
     samples = draw.noise(bits, channels)
     chunks = [_png_profile(draw)]
+    text = b""
     if draw.chance("text", 0.1):
         text = b"Comment\0" + b"x" * draw.trait("bytes", 100, 3_000_000)
-        chunks.append(_chunk(b"tEXt", text))
+        text = _chunk(b"tEXt", text)
+    text_behind = draw.one(True, False)
+    if not text_behind:
+        chunks.append(text)
     palette = draw.generator.integers(0, 256, (2**bits, 4))
     if colour == _PALETTE:
         palette = palette.astype("uint8")
@@ -224,8 +228,14 @@ def _png(draw):
         samples[::2, ::3] = key
         if bits == 16:
             samples[1, 1] = key ^ 1
-        entry = palette[:, 3] if colour == _PALETTE else key
-        kind = "u1" if colour == _PALETTE else ">u2"
+        entry, kind = key, ">u2"
+        if colour == _PALETTE:
+            # Entries that are not named are opaque.
+            palette[draw.one(1, 2, len(palette)) :, 3] = 255
+            entry, kind = palette[:, 3], "u1"
+            entry = entry[
+                : 1 + int(np.max(np.nonzero(entry != 255), initial=0))
+            ]
         chunks.append(_chunk(b"tRNS", entry.astype(kind).tobytes()))
     orientation = _orientation(draw)
     late = False
@@ -248,6 +258,8 @@ def _png(draw):
     chunks += [_chunk(b"IDAT", data[:cut]), _chunk(b"IDAT", data[cut:])]
     if late:
         chunks.append(chunk)
+    if text_behind:
+        chunks.append(text)
     if not draw.chance("no IEND", 0.05):
         chunks.append(_chunk(b"IEND", b""))
     height, width = draw.size
@@ -294,8 +306,9 @@ def _saved(samples, mode, form, **options):
     if samples.shape[-1] == 1:
         samples = samples[..., 0]
     file = io.BytesIO()
+    kind = "<u2" if mode == "I;16" else "uint8"
     image = Image.frombytes(
-        mode, samples.shape[1::-1], samples.astype("uint8").tobytes()
+        mode, samples.shape[1::-1], samples.astype(kind).tobytes()
     )
     image.save(file, form, **options)
     return file.getvalue()
@@ -308,6 +321,9 @@ def _jpeg(draw):
     options["subsampling"] = draw.trait("subsampling", 0, 1, 2)
     if mode in ("CMYK", "YCCK"):
         options["subsampling"] = 0
+    if mode == "RGB":
+        options["keep_rgb"] = draw.chance("keep_rgb", 0.1)
+        options["subsampling"] *= not options["keep_rgb"]
     options["progressive"] = draw.chance("progressive", 0.3)
     options["restart_marker_blocks"] = draw.trait("restart", False, 3)
     pixels = _rgb(samples)
@@ -337,8 +353,10 @@ def _jpeg(draw):
         exif = b"Exif\0\0" + _exif(draw, orientation)
         place = draw.trait("behind", 0, len(segments))
         segments.insert(place, (0xE1, exif))
+    # Any number of these may stand before a marker.
+    fill = b"\xff" * draw.trait("fill", 0, 0, 0, 2)
     added = b"".join(
-        struct.pack(">BBH", 0xFF, marker, len(part) + 2) + part
+        fill + struct.pack(">BBH", 0xFF, marker, len(part) + 2) + part
         for marker, part in segments
     )
     contents = contents[:2] + added + contents[2:]
@@ -467,10 +485,10 @@ def _tiff(draw):
     bits = 8
     sample_format = 1
     if kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
-        bits = draw.trait("bits", 1, 2, 4, 8, 16, 16, 32)
+        bits = draw.trait("bits", 1, 2, 4, 8, 12, 16, 16, 32)
     elif kind == _TIFF_RGB:
         bits = draw.trait("bits", 8, 16)
-    if bits >= 8 and kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+    if bits in (8, 16, 32) and kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         sample_format = draw.trait("format", 1, 1, 2, 3 if bits == 32 else 1)
     channels = {_TIFF_RGB: 3, _INKS: 4}.get(kind, 1)
     extra = None
@@ -482,13 +500,16 @@ def _tiff(draw):
         rows = [np.frombuffer(row, f"{order}u4") / 2.0**32 for row in rows]
         rows = [row.astype(f"{order}f4").tobytes() for row in rows]
     data = b"".join(rows)
+    deflated = draw.chance("deflated", 0.3)
+    if deflated:
+        data = zlib.compress(data)
     height, width = draw.size
     orientation = _orientation(draw)
     tags = {
         256: [width],
         257: [height],
         258: [bits] * channels,
-        259: [1],
+        259: [8 if deflated else 1],
         262: [kind],
         273: [8],
         274: [orientation or 1],
@@ -512,8 +533,10 @@ def _tiff(draw):
     pixels = _turned(pixels, orientation or 1)
     if sample_format != 1 or bits == 32:
         pixels = None
-    if kind == _WHITE_IS_ZERO and bits == 16 and order == ">":
-        # Pillow knows the other order alone.
+    if (kind == _WHITE_IS_ZERO and bits == 16 and order == ">") or (
+        bits == 12 and (kind, order) != (_BLACK_IS_ZERO, "<")
+    ):
+        # Pillow does not know these.
         pixels = None
     return _perhaps_cut(draw, ImageFile("", contents, pixels))
 
@@ -561,6 +584,10 @@ def _netpbm(draw):
 def _other(draw):
     form = draw.trait("", "AVIF", "JPEG2000")
     mode = draw.trait("", "RGB", "RGBA")
+    if form == "JPEG2000" and draw.chance("16 bits", 0.3):
+        samples = draw.noise(16, 1)
+        contents = _saved(samples, "I;16", form, irreversible=False)
+        return _perhaps_cut(draw, ImageFile("", contents, _rgb(samples >> 8)))
     samples = draw.smooth(len(mode))
     options = {"quality": 95}
     if form == "JPEG2000":

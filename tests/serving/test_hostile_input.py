@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from image_files import draw_file
 from PIL import Image
 from tiny_align import many_scans
 from tiny_align import picture_file
@@ -130,6 +131,25 @@ def test_bad_pictures_cost_their_row_alone(signatures, model):
         atol=1e-5,
     )
     assert not np.delete(rows, places, axis=0).any()
+
+
+def test_files_of_all_kinds_give_their_own_vectors_or_none(signatures, model):
+    generator = np.random.default_rng(5)
+    files = [draw_file(generator) for _ in range(120)]
+    outputs = signatures["encode_image"](
+        image_bytes=tf.constant([file.contents for file in files])
+    )
+    valid = outputs["valid"].numpy()
+    shown = [file for file, good in zip(files, valid, strict=True) if good]
+    assert len(shown) > 60
+    expected = model.encode_image([file.contents for file in shown])
+    np.testing.assert_allclose(
+        outputs["embeddings"].numpy()[valid],
+        keras.ops.convert_to_numpy(expected),
+        rtol=0,
+        atol=1e-5,
+    )
+    assert not outputs["embeddings"].numpy()[~valid].any()
 
 
 def test_damage_anywhere(signatures):
