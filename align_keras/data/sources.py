@@ -211,7 +211,8 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 wanted = is_image(base) or _suffix(base) in _TEXT_SUFFIXES
                 contents = None
                 if wanted and member.isfile():
-                    contents = tar.extractfile(member).read()
+                    file = tar.extractfile(member)
+                    contents = file.read() if file else None
                     targets.add(name, member)
                 elif wanted:
                     contents = targets.read(name, member)
