@@ -5,7 +5,7 @@ from typing import Any
 
 from align_keras.io.images import JPEG_SCAN
 from align_keras.io.images import MAX_JPEG_SCANS
-from align_keras.preprocessing.decode import first_frame
+from align_keras.preprocessing.gif import first_frame
 
 # The signature, and the chunk that comes first.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"

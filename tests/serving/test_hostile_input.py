@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_align import many_scans
 from tiny_align import picture_file
 
-from align_keras.preprocessing.decode import first_frame
+from align_keras.preprocessing.gif import first_frame
 from align_keras.serving import untrusted_images
 from align_keras.serving.untrusted_images import bounded
 
