@@ -18,6 +18,7 @@ from align_keras.data.stored_image import image_to_store
 from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.images import TooManyPixels
+from align_keras.io.images import UnknownRange
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.paths import local_path
@@ -48,10 +49,10 @@ def pack(
     """Pack images with captions into TFRecord files and a manifest.
 
     Images are checked by decoding them and stored as they are where
-    TensorFlow reads the format, else as PNG. Those that cannot be used are
-    left out, counted and named in the manifest. The output directory appears
-    as a whole at the end. When it holds the result of the same arguments
-    already, nothing is done.
+    TensorFlow shows the same as Pillow, else as PNG. Those that cannot be
+    used are left out, counted and named in the manifest. The output directory
+    appears as a whole at the end. When it holds the result of the same
+    arguments already, nothing is done.
 
     Records are written in random order, so that neighbours in the source,
     which are often alike, do not meet in a batch. The order follows from the
@@ -234,6 +235,8 @@ def _encode(pairs, max_pixels, resize, tally):
             tally.skip(name, "unreadable file", str(error))
         except TooManyPixels as error:
             tally.skip(name, "too many pixels", str(error))
+        except UnknownRange as error:
+            tally.skip(name, "pixels of no known range", str(error))
         except ValueError as error:
             tally.skip(name, "not an image", str(error))
         else:

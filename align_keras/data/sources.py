@@ -176,7 +176,9 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
     one of the usual names, such as `caption`. Where a sample has no image with
     nothing but its suffix behind that dot, as `0.jpg` has, those with more
     dots are taken, each with the text of its own full name, or else that of
-    the sample. A file that comes again begins another sample of that name.
+    the sample. A file that comes again begins another sample of that name. A
+    link to an earlier file stands for that file, unless the archive is
+    compressed.
 
     Args:
         archive: string or `pathlib.Path`. A `.tar`, compressed or not.
@@ -193,6 +195,7 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
     sample = _Sample("")
     damage = None
     header = _header_class()
+    targets = _LinkTargets(archive)
     try:
         with tarfile.open(archive, "r|*", tarinfo=header) as tar:
             for member in tar:
@@ -206,10 +209,14 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                     sample = _Sample(key)
                 # Of what is not an image or text the name alone counts.
                 wanted = is_image(base) or _suffix(base) in _TEXT_SUFFIXES
-                file = None
+                contents = None
                 if wanted and member.isfile():
                     file = tar.extractfile(member)
-                sample.files[name] = None if file is None else file.read()
+                    contents = file.read() if file else None
+                    targets.add(name, member)
+                elif wanted:
+                    contents = targets.read(name, member)
+                sample.files[name] = contents
         if not header.ended:
             raise tarfile.ReadError("it is cut off, so that files may be lost")
     except (
@@ -225,6 +232,41 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
         if isinstance(damage, FileNotFoundError):
             raise damage
         raise tarfile.ReadError(f"{damage}") from damage
+
+
+class _LinkTargets:
+    """Where files lie that later members of an archive may link to.
+
+    Args:
+        archive: string or `pathlib.Path`.
+    """
+
+    def __init__(self, archive):
+        self.archive = archive
+        self.places = {}
+        try:
+            tarfile.open(archive, "r:").close()
+            self.seekable = True
+        except (tarfile.TarError, OSError):
+            # Compressed: each link would cost a pass through the archive.
+            self.seekable = False
+
+    def add(self, name, member):
+        if self.seekable:
+            self.places[name] = member.offset_data, member.size
+
+    def read(self, name, member):
+        """Read what a link leads to; `None` where that is not known."""
+        target = member.linkname
+        if member.issym():
+            target = posixpath.join(posixpath.dirname(name), target)
+        place = self.places.get(posixpath.normpath(target))
+        if place is None:
+            return None
+        self.places[name] = place
+        with open(self.archive, "rb") as file:
+            file.seek(place[0])
+            return file.read(place[1])
 
 
 def _header_class():
@@ -257,8 +299,8 @@ class _Sample:
 
     Attributes:
         key: string. Their name up to the first dot.
-        files: dict from their names to bytes; `None` for links, and for what
-            is not an image or a text.
+        files: dict from their names to bytes; `None` for links that lead
+            nowhere, and for what is not an image or a text.
     """
 
     def __init__(self, key):

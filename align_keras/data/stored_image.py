@@ -2,7 +2,7 @@
 
 import io
 
-from align_keras.io.images import decode_and_describe
+from align_keras.preprocessing.agreement import decode_for_graph
 
 # How resized images are stored: colours at full resolution, for they are small.
 # On photos, that is 1.6 of 255 levels from the exact values; quality 90 is 2.4,
@@ -27,7 +27,7 @@ def image_to_store(read, max_pixels, resize=None):
         TooManyPixels, ValueError: It is too large, or not an image.
     """
     contents = read()
-    pixels, keep = decode_and_describe(contents, max_pixels)
+    pixels, keep = decode_for_graph(contents, max_pixels)
     if resize and pixels.shape[:2] != (resize, resize):
         pixels = _resize(pixels, resize)
         contents = _encode_image(pixels, "JPEG", **JPEG)

@@ -24,7 +24,7 @@ from align_keras.embedding.vector_files import write_manifest
 from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
-from align_keras.io.images import decode_and_describe
+from align_keras.io.images import decode_with_pillow
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
@@ -240,7 +240,7 @@ def embed_images_with_thumbnails(
             contents = item[1]()
         except OSError as error:
             raise ValueError(str(error)) from error
-        pixels, _ = decode_and_describe(contents, max_pixels)
+        pixels = decode_with_pillow(contents, max_pixels)
         item[3].append(thumbnail(pixels, thumbnail_size))
         return embedder.read(contents if embedder.decodes else pixels)
 

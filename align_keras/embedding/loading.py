@@ -14,8 +14,8 @@ from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
-from align_keras.io.images import decode_and_describe
 from align_keras.models import presets
+from align_keras.preprocessing.agreement import decode_for_graph
 
 _KERAS_HUB = {
     "CLIPBackbone": "CLIPPreprocessor",
@@ -170,7 +170,7 @@ def _read_file(image):
         return _png(image)
     contents = read_bytes(image)
     # The graph would fail, or show another image, without a word.
-    pixels, decodable = decode_and_describe(contents)
+    pixels, decodable = decode_for_graph(contents)
     return contents if decodable else _png(pixels)
 
 

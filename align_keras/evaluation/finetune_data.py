@@ -11,11 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.embedder import read_pixels
 from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.threads import map_ahead
+from align_keras.preprocessing.agreement import decode_for_graph
 from align_keras.preprocessing.decode import decode_in_graph
 
 logger = logging.getLogger("align_keras")
@@ -31,16 +33,24 @@ class Checked(NamedTuple):
         data: `DataSet`.
         labels: int64 array, of the readable images.
         readable: bool array, of all images.
+        odd: set of the keys of those that TensorFlow does not show as Pillow
+            does.
         digest: string. Fingerprint of the names of the readable ones.
     """
 
     data: DataSet
     labels: np.ndarray
     readable: np.ndarray
+    odd: set
     digest: str
 
     def examples(self) -> Iterator[tuple[str, Any, int]]:
-        return itertools.compress(self.data.examples(), self.readable)
+        """Yield the readable ones, all in a form that TensorFlow shows."""
+        readable = itertools.compress(self.data.examples(), self.readable)
+        for key, image, label in readable:
+            if key in self.odd:
+                image = _bytes(read_pixels(image))
+            yield key, image, label
 
 
 def check_images(data: DataSet) -> Checked:
@@ -58,15 +68,19 @@ def check_images(data: DataSet) -> Checked:
 
     def check(example):
         key, image, label = example
+        alike = True
         try:
-            read_pixels(image)
+            if not isinstance(image, np.ndarray):
+                alike = decode_for_graph(read_bytes(image))[1]
         except ValueError as error:
-            return key, label, error
-        return key, label, None
+            return key, label, alike, error
+        return key, label, alike, None
 
-    keys, labels, readable = [], [], []
-    for key, label, error in map_ahead(check, data.examples()):
+    keys, labels, readable, odd = [], [], [], set()
+    for key, label, alike, error in map_ahead(check, data.examples()):
         readable.append(error is None)
+        if not alike:
+            odd.add(key)
         if error is not None:
             logger.warning("Image %s is left out: %s", key, error)
             continue
@@ -78,6 +92,7 @@ def check_images(data: DataSet) -> Checked:
         data,
         np.array(labels, "int64"),
         np.array(readable),
+        odd,
         fingerprint(keys),
     )
 

@@ -5,7 +5,10 @@ Arrow array, and the number of lines that could not be read between the batch
 before and this one. It raises where the file as a whole is damaged.
 """
 
+import collections
 import contextlib
+import csv
+import io
 import json
 import posixpath
 import re
@@ -16,13 +19,15 @@ from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
 from align_keras.io.rows import parquet_batches
 from align_keras.io.rows import read_rows
+from align_keras.io.text import encoding_of
 
 arrow = OptionalModule("pyarrow", extra="curation")
-csv = OptionalModule("pyarrow.csv", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")
+# What no text within quotation marks has; a stray mark would take all lines.
+_MAX_ROW_LINES = 1000
 # They stand for wrong bytes of the file, and JSON can write them.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -92,44 +97,93 @@ def _without_bytes(field):
 
 
 def _read_delimited(path, wanted):
-    bad = []
-
-    def count(row):
-        bad.append(row.number)
-        return "skip"
-
     # As in `align_keras.io.rows`, TSV has no quotation.
-    quoted = table_suffix(path) == ".csv"
-    parsing = {
-        "delimiter": "," if quoted else "\t",
-        "quote_char": '"' if quoted else False,
-        "newlines_in_values": quoted,
-    }
-    reading = csv.ReadOptions(block_size=BATCH_BYTES)
+    split = _csv_rows if table_suffix(path) == ".csv" else _tsv_rows
     with open_stream(path) as stream:
-        skipping = csv.ParseOptions(
-            **parsing, invalid_row_handler=lambda row: "skip"
-        )
-        first = csv.open_csv(stream, reading, skipping)
-        names = first.schema.names
-        first.close()
-    with open_stream(path) as stream:
-        reader = csv.open_csv(
-            stream,
-            reading,
-            csv.ParseOptions(**parsing, invalid_row_handler=count),
-            csv.ConvertOptions(
-                check_utf8=False,
-                column_types={name: arrow.binary() for name in names},
-                include_columns=[n for n in names if n in (wanted or names)],
-            ),
-        )
-        for batch in reader:
-            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            yield columns, len(bad)
-            bad.clear()
-        if bad:
-            yield {}, len(bad)
+        rows = split(_text(stream))
+        names = next(rows, None)
+        if not names:
+            raise ValueError(f"The table `{path}` has no line of columns.")
+        places = {n: i for i, n in enumerate(names) if n in (wanted or names)}
+        taken, size, bad = [], 0, 0
+
+        def columns():
+            return {
+                _decodable(name): arrow.array(
+                    [_bytes(row[place]) for row in taken], "binary"
+                )
+                for name, place in places.items()
+            }
+
+        for row in rows:
+            if row is None or len(row) != len(names):
+                bad += 1
+                continue
+            taken.append(row)
+            size += sum(map(len, row))
+            if size >= BATCH_BYTES or len(taken) == BATCH_ROWS:
+                yield columns(), bad
+                taken, size, bad = [], 0, 0
+        yield columns(), bad
+
+
+def _text(stream):
+    """The lines of a stream as text, in which wrong bytes survive."""
+    buffer = io.BufferedReader(stream, 2**20)
+    encoding = encoding_of(buffer.peek(4)[:4])
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    return io.TextIOWrapper(buffer, encoding, errors, newline="")
+
+
+def _decodable(name):
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _tsv_rows(lines):
+    lines = (line.rstrip("\r\n") for line in lines)
+    return (line.split("\t") for line in lines if line)
+
+
+def _csv_rows(lines):
+    """Yield the fields of each row, and `None` for a line with stray quotes.
+
+    Such a mark would swallow the rows after it, up to the next one. They are
+    read again, from the second line on.
+    """
+    csv.field_size_limit(2**31 - 1)
+    lines = _Lines(lines)
+    reader = csv.reader(lines, strict=True)
+    while True:
+        lines.of_row = []
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            lines.again.extendleft(reversed(lines.of_row[1:]))
+            row = None
+        if row != []:
+            yield row
+
+
+class _Lines:
+    """Lines, of which those of the last row can be read again."""
+
+    def __init__(self, lines):
+        self.lines = lines
+        self.again = collections.deque()
+        self.of_row = []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if len(self.of_row) == _MAX_ROW_LINES:
+            # For the reader, the file ends within quotation marks.
+            raise StopIteration
+        line = self.again.popleft() if self.again else next(self.lines)
+        self.of_row.append(line)
+        return line
 
 
 def _read_json_lines(path, wanted):

@@ -9,11 +9,21 @@ import sys
 import numpy as np
 
 from align_keras.io.images import EXIF_HEADER
-from align_keras.io.images import EXIF_SEARCH_BYTES
 from align_keras.io.images import FLIPPED_HORIZONTALLY
 from align_keras.io.images import FLIPPED_VERTICALLY
+from align_keras.io.images import JPEG_APP1
+from align_keras.io.images import JPEG_SCAN_MARKER
+from align_keras.io.images import MAX_EXIF_BYTES
 from align_keras.io.images import MAX_EXIF_ENTRIES
+from align_keras.io.images import MAX_JPEG_SEGMENTS
 from align_keras.io.images import ORIENTATION_TAG
+from align_keras.io.images import PNG_EXIF
+from align_keras.io.images import WEBP_EXIF
+from align_keras.preprocessing.gif import first_frame
+
+# What says that the inks of a JPEG of four channels are inverted, behind the
+# two bytes that begin the file.
+_ADOBE_MARKER = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"
 
 
 def in_tf_graph():
@@ -31,8 +41,9 @@ def decode_in_graph(contents):
 
     Args:
         contents: scalar string tensor, a whole image file: JPEG (gray,
-            colour or CMYK; EXIF orientation applied), PNG (any), WebP (not
-            animated), GIF (first frame), BMP (24 and 32 bit).
+            colour or CMYK), PNG (any), WebP (not animated), GIF (first frame,
+            if it fills the screen), BMP (24 and 32 bit). EXIF orientation is
+            applied, and transparency lies over white.
 
     Returns:
         uint8 tensor `(height, width, 3)`, upright. Anything else raises
@@ -41,7 +52,7 @@ def decode_in_graph(contents):
     import tensorflow as tf
 
     # Zeros behind the end, because positions beyond it would be errors.
-    head = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
+    head = tf.strings.join([tf.strings.substr(contents, 0, 34), b"\0" * 34])
 
     def begins(signature, position=0):
         part = tf.strings.substr(head, position, len(signature))
@@ -52,17 +63,45 @@ def decode_in_graph(contents):
     # On animated WebP every decoding operation of TensorFlow 2.20 writes
     # beyond its buffer. An empty file is refused properly.
     contents = tf.where(webp & animated, b"", contents)
-    bmp = begins(b"BM") & ~begins(b"\x08", 28)
-    image = tf.case(
+    # Uncompressed, behind a header of the usual form. TensorFlow would take
+    # a palette's indices for grey levels.
+    bmp = begins(b"BM") & begins(b"\0\0\0\0", 30) & ~begins(b"\x0c", 14)
+    bmp &= begins(b"\x18\0", 28) | begins(b"\x20\0", 28)
+    jpeg = begins(b"\xff\xd8")
+    image, has_exif = tf.case(
         [
-            (begins(b"\xff\xd8"), lambda: _decode_jpeg(contents)),
-            (webp, lambda: _decode_webp(contents)),
-            (begins(b"GIF8"), lambda: tf.io.decode_gif(contents)[0]),
-            (bmp, lambda: tf.io.decode_bmp(contents, channels=3)),
+            (
+                jpeg,
+                lambda: (
+                    _decode_jpeg(contents),
+                    _holds(contents, EXIF_HEADER),
+                ),
+            ),
+            (
+                webp,
+                lambda: (_decode_webp(contents), _holds(contents, WEBP_EXIF)),
+            ),
+            (begins(b"GIF8"), lambda: (_decode_gif(contents), False)),
+            (bmp, lambda: (tf.io.decode_bmp(contents, channels=3), False)),
         ],
         # Also what gives unknown formats their error message.
-        default=lambda: _over_white(tf.io.decode_png(contents, channels=0)),
+        default=lambda: (
+            _decode_png(contents, head),
+            _holds(contents, PNG_EXIF),
+        ),
     )
+
+    def turn():
+        exif = tf.case(
+            [
+                (jpeg, lambda: _exif_of_jpeg(contents)),
+                (webp, lambda: _exif_of_webp(contents)),
+            ],
+            default=lambda: _split_at(contents, PNG_EXIF)[1],
+        )
+        return _upright_in_graph(image, _tiff_orientation_in_graph(exif))
+
+    image = tf.cond(has_exif, turn, lambda: image)
     return tf.ensure_shape(image, (None, None, 3))
 
 
@@ -70,15 +109,28 @@ def _decode_jpeg(contents):
     import tensorflow as tf
 
     # The accurate transform is what every other library uses, and is as fast.
-    image = tf.io.decode_jpeg(
-        contents, channels=3, dct_method="INTEGER_ACCURATE"
+    return tf.io.decode_jpeg(
+        _with_adobe_marker(contents),
+        channels=3,
+        dct_method="INTEGER_ACCURATE",
     )
-    orientation = _exif_orientation_in_graph(contents)
-    return tf.cond(
-        tf.equal(orientation, 1),
-        lambda: image,
-        lambda: _upright_in_graph(image, orientation),
-    )
+
+
+def _with_adobe_marker(contents):
+    """Say of a JPEG of four channels that its inks are inverted.
+
+    They are by convention, but TensorFlow believes it only where Adobe's
+    marker says so. A marker of the file's own counts more, standing behind.
+    """
+    import tensorflow as tf
+
+    def mark():
+        end = tf.strings.length(contents)
+        rest = tf.strings.substr(contents, 2, end - 2)
+        return tf.strings.join([_ADOBE_MARKER, rest])
+
+    inks = tf.equal(tf.image.extract_jpeg_shape(contents)[2], 4)
+    return tf.cond(inks, mark, lambda: contents)
 
 
 def is_upright_jpeg(contents):
@@ -92,7 +144,11 @@ def is_upright_jpeg(contents):
     """
     import tensorflow as tf
 
-    upright = tf.equal(_exif_orientation_in_graph(contents), 1)
+    def is_upright():
+        exif = _exif_of_jpeg(contents)
+        return tf.equal(_tiff_orientation_in_graph(exif), 1)
+
+    upright = tf.cond(_holds(contents, EXIF_HEADER), is_upright, lambda: True)
     return tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8") & upright
 
 
@@ -116,6 +172,7 @@ def decode_window(contents, corner, window_size, full_size):
     """
     import tensorflow as tf
 
+    contents = _with_adobe_marker(contents)
     sides = tf.image.extract_jpeg_shape(contents)[:2]
     scale = tf.cast(sides, tf.float32) / tf.constant(full_size, tf.float32)
     shrinkage = tf.cast(tf.reduce_min(scale), tf.int32)
@@ -149,6 +206,32 @@ def _decode_webp(contents):
     return _over_white(tf.io.decode_webp(contents, channels=0)[0])
 
 
+def _decode_gif(contents):
+    import tensorflow as tf
+
+    return tf.io.decode_gif(first_frame(contents)[0])[0]
+
+
+def _decode_png(contents, head):
+    import tensorflow as tf
+
+    def with_key():
+        # libpng looks for the transparent colour of a gray image, or of one
+        # of three channels, only where four are asked for.
+        image = tf.io.decode_png(contents, channels=4)
+        # Of a key that is damaged, and left out, alpha is 1 or more.
+        shown = image[..., 3:] > 0
+        return tf.where(shown, image[..., :3], tf.constant(255, tf.uint8))
+
+    palette = tf.equal(tf.strings.substr(head, 25, 1), b"\x03")
+    key = _holds(contents, r"\x00\x00\x00[\x02\x06]tRNS") & ~palette
+    return tf.cond(
+        key,
+        with_key,
+        lambda: _over_white(tf.io.decode_png(contents, channels=0)),
+    )
+
+
 def _over_white(image):
     """Gray, gray-alpha, RGB or RGBA (known when it runs) to RGB."""
     import tensorflow as tf
@@ -175,40 +258,93 @@ def _bit_is_set(head, position, mask):
     return tf.reduce_any(tf.bitwise.bitwise_and(byte, mask) > 0)
 
 
-def _exif_orientation_in_graph(contents):
-    """`exif_orientation`, as TensorFlow operations."""
+# === Orientation ===
+
+
+def _holds(contents, mark):
+    """Whether a file holds certain bytes, which an expression may name."""
     import tensorflow as tf
 
-    head = tf.strings.substr(contents, 0, EXIF_SEARCH_BYTES)
-    # Most files have no such block, which a search of strings finds out in no
-    # time.
+    # Ten times as fast as the splitting of strings.
+    without = tf.strings.regex_replace(contents, mark, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(contents)
+
+
+def _split_at(contents, mark):
+    """What stands before and behind the first mark, which is there."""
+    import tensorflow as tf
+
     parts = tf.raw_ops.StringSplitV2(
-        input=head[None], sep=EXIF_HEADER, maxsplit=1
+        input=contents[None], sep=mark, maxsplit=1
     ).values
+    return parts[0], parts[1]
 
-    def parse():
-        block = tf.io.decode_raw(parts[1], tf.uint8)
-        # Zeros behind the end: positions that a broken block invents read 0.
-        block = tf.concat([block, tf.zeros(8, tf.uint8)], 0)
-        last = tf.size(block, tf.int64) - 1
-        little = tf.equal(block[0], ord("I"))
 
-        def number(position, size):
-            places = tf.expand_dims(position, -1) + np.arange(size)
-            digits = tf.gather(block, tf.minimum(places, last))
-            weights = 256 ** np.arange(size)
-            weights = tf.where(little, weights, weights[::-1])
-            return tf.reduce_sum(tf.cast(digits, tf.int64) * weights, -1)
+def _exif_of_jpeg(contents):
+    """The EXIF block of a JPEG, as `exif_orientation` finds it."""
+    import tensorflow as tf
 
-        directory = number(tf.constant(4, tf.int64), 4)
-        count = tf.minimum(number(directory, 2), MAX_EXIF_ENTRIES)
-        entries = directory + 2 + 12 * tf.range(count)
-        found = tf.equal(number(entries, 2), ORIENTATION_TAG)
-        values = number(tf.gather_nd(entries, tf.where(found)) + 8, 2)
-        value = tf.concat([values, [1]], 0)[0]
-        return tf.where((value >= 1) & (value <= 8), value, 1)
+    before, block = _split_at(contents, EXIF_HEADER)
+    # Zeros behind the end, because positions beyond it would be errors.
+    values = tf.io.decode_raw(tf.strings.join([before, b"\0" * 4]), tf.uint8)
+    place = tf.size(values) - 4
 
-    return tf.cond(tf.size(parts) > 1, parse, lambda: tf.constant(1, tf.int64))
+    def follow(position):
+        head = tf.cast(values[position : position + 4], tf.int32)
+        length = tf.where(
+            tf.equal(head[1], 0xFF), 1, 2 + 256 * head[2] + head[3]
+        )
+        ends = tf.not_equal(head[0], 0xFF) | tf.equal(head[1], JPEG_SCAN_MARKER)
+        return (tf.where(ends, place, position + length),)
+
+    position = tf.while_loop(
+        lambda position: position + 4 < place,
+        follow,
+        (tf.constant(2),),
+        maximum_iterations=MAX_JPEG_SEGMENTS,
+    )
+    position = tf.minimum(position[0], place)
+    segment = tf.equal(position + 4, place) & tf.equal(
+        values[position + 1], JPEG_APP1
+    )
+    return tf.where(segment, block, b"")
+
+
+def _exif_of_webp(contents):
+    import tensorflow as tf
+
+    # The length of the chunk comes first.
+    chunk = tf.strings.join([_split_at(contents, WEBP_EXIF)[1], b"\0" * 4])
+    return tf.strings.substr(chunk, 4, MAX_EXIF_BYTES)
+
+
+def _tiff_orientation_in_graph(block):
+    """`tiff_orientation`, as TensorFlow operations."""
+    import tensorflow as tf
+
+    # Zeros behind the end: positions that a broken block invents read 0.
+    zeros = b"\0" * 16
+    head = tf.strings.substr(tf.strings.join([block, zeros]), 0, 6)
+    skipped = tf.where(tf.equal(head, EXIF_HEADER), len(EXIF_HEADER), 0)
+    block = tf.strings.substr(block, skipped, MAX_EXIF_BYTES)
+    block = tf.io.decode_raw(tf.strings.join([block, zeros]), tf.uint8)
+    last = tf.size(block, tf.int64) - 1
+    little = tf.equal(block[0], ord("I"))
+
+    def number(position, size):
+        places = tf.expand_dims(position, -1) + np.arange(size)
+        digits = tf.gather(block, tf.minimum(places, last))
+        weights = 256 ** np.arange(size)
+        weights = tf.where(little, weights, weights[::-1])
+        return tf.reduce_sum(tf.cast(digits, tf.int64) * weights, -1)
+
+    directory = number(tf.constant(4, tf.int64), 4)
+    count = tf.minimum(number(directory, 2), MAX_EXIF_ENTRIES)
+    entries = directory + 2 + 12 * tf.range(count)
+    found = tf.equal(number(entries, 2), ORIENTATION_TAG)
+    values = number(tf.gather_nd(entries, tf.where(found)) + 8, 2)
+    value = tf.concat([values, [1]], 0)[0]
+    return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
 def _upright_in_graph(image, orientation):

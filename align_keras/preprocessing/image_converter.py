@@ -191,10 +191,10 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         """Decode one encoded image inside a TensorFlow graph.
 
         Args:
-            contents: scalar string tensor, the bytes of a JPEG (gray, colour,
-                CMYK; EXIF orientation is applied), PNG (transparency over
-                white), WebP (not animated), GIF (first frame) or BMP (24 or
-                32 bit) file.
+            contents: scalar string tensor, the bytes of a JPEG, PNG, WebP
+                (not animated), GIF (first frame, if it fills the screen) or
+                BMP (24 or 32 bit, not compressed) file. EXIF orientation is
+                applied, and transparency lies over white.
 
         Returns:
             uint8 tensor `(height, width, 3)`. A file that does not decode

@@ -5,6 +5,7 @@ from typing import Any
 
 from align_keras.io.images import JPEG_SCAN
 from align_keras.io.images import MAX_JPEG_SCANS
+from align_keras.preprocessing.gif import first_frame
 
 # The signature, and the chunk that comes first.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -12,8 +13,6 @@ _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MAX_BYTES = 128 * 2**20
 # Images of a request that are decoded at the same time.
 _AT_ONCE = 4
-# Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
-_MAX_GIF_BLOCKS = 1 << 14
 
 
 def read_images(
@@ -61,8 +60,7 @@ def read_images(
 def bounded(contents: Any, max_pixels: int) -> Any:
     """Return the file, or no bytes where its header claims too many pixels.
 
-    No bytes either where the file has more than 128 MiB. Of a GIF only the
-    first frame remains: the decoder would lay out all.
+    No bytes either where the file has more than 128 MiB.
 
     Args:
         contents: scalar string tensor, the bytes of a file.
@@ -108,6 +106,9 @@ def bounded(contents: Any, max_pixels: int) -> Any:
         sides = tf.minimum(sides, 2**32 - sides)
         return contents, tf.reduce_prod(sides)
 
+    def gif():
+        return contents, first_frame(contents)[1]
+
     def png():
         width = _number(head[::-1], 12, 4)
         height = _number(head[::-1], 8, 4)
@@ -118,7 +119,7 @@ def bounded(contents: Any, max_pixels: int) -> Any:
         [
             (begins(b"\xff\xd8"), jpeg),
             (begins(b"RIFF"), webp),
-            (begins(b"GIF8"), lambda: _first_frame(contents, number)),
+            (begins(b"GIF8"), gif),
             (begins(b"BM"), bmp),
         ],
         default=png,
@@ -129,70 +130,3 @@ def bounded(contents: Any, max_pixels: int) -> Any:
 def _number(values, position, size):
     """An integer whose lowest byte comes first."""
     return sum(values[position + i] * 256**i for i in range(size))
-
-
-def _first_frame(contents, number):
-    """Cut a GIF behind its first frame; the pixels of screen and frame.
-
-    A GIF is a chain of blocks: a header with colours, then extensions and
-    frames, each followed by sub-blocks that name their length, the last 0.
-    """
-    import tensorflow as tf
-
-    values = tf.io.decode_raw(contents, tf.uint8)
-    size = tf.size(values, tf.int64)
-    # Read as 0, which ends sub-blocks and is no block.
-    values = tf.concat([values, tf.zeros(16, tf.uint8)], 0)
-
-    def at(position):
-        return tf.cast(values[tf.minimum(position, size)], tf.int64)
-
-    def colours(flags):
-        count = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
-        return tf.where(flags >= 128, 3 * count, 0)
-
-    def follow(position, inside, pixels, _):
-        """One step: (position, in a frame's data?, pixels, more?)."""
-        length = at(position)
-        frame = tf.equal(length, 0x2C)
-
-        def begin():
-            # A frame's descriptor, or an extension's two bytes.
-            side = [
-                at(position + 5 + 2 * i) + 256 * at(position + 6 + 2 * i)
-                for i in range(2)
-            ]
-            behind = position + 11 + colours(at(position + 9))
-            return (
-                tf.where(frame, behind, position + 2),
-                tf.where(frame, 2, 1),
-                tf.where(frame, side[0] * side[1], pixels),
-                frame | tf.equal(length, 0x21),
-            )
-
-        def skip():
-            ends = tf.equal(length, 0)
-            return (
-                position + length + 1,
-                tf.where(ends, 0, inside),
-                pixels,
-                ~(ends & tf.equal(inside, 2)),
-            )
-
-        return tf.cond(tf.equal(inside, 0), begin, skip)
-
-    start = 13 + colours(number(10, 1))
-    end, inside, pixels, _ = tf.while_loop(
-        lambda position, inside, pixels, more: more & (position < size),
-        follow,
-        (start, tf.constant(0), tf.constant(0, tf.int64), tf.constant(True)),
-        maximum_iterations=_MAX_GIF_BLOCKS,
-    )
-    whole = tf.equal(inside, 0) & (pixels > 0)
-    frame = tf.strings.substr(contents, 0, tf.cast(end, tf.int32))
-    screen = number(6, 2) * number(8, 2)
-    # The trailer, a semicolon, ends the chain.
-    return (
-        tf.where(whole, tf.strings.join([frame, b";"]), b""),
-        tf.maximum(screen, pixels),
-    )

@@ -244,6 +244,24 @@ def test_quotation_mark_in_tsv_is_text(tmp_path):
     assert [row["text"] for row in kept(tmp_path / "out")] == texts
 
 
+@pytest.mark.parametrize(
+    "stray",
+    ['"an unfinished quotation', '"closed" too early', 'odd",', '"'],
+)
+def test_stray_quotation_mark_in_csv_costs_its_line_alone(tmp_path, stray):
+    # Marks within a field are text, and a field may have lines.
+    good = ["one", 'say "hello" now', '"two\nlines, quoted"', '6" long'] * 400
+    texts = [*good[:3], stray, *good[3:], stray, *good]
+    rows = "".join(f"u{n},{text}\n" for n, text in enumerate(texts))
+    (tmp_path / "in.csv").write_text("url,caption\n" + rows)
+    rules = parse_config({"rules": []})
+    curate([tmp_path / "in.csv"], tmp_path / "out", rules)
+    expected = [text.strip('"') for text in [*good, *good]]
+    assert [row["text"] for row in kept(tmp_path / "out")] == expected
+    counts = audit(tmp_path / "out")["reading"]["counts"]
+    assert counts["unreadable_lines"] == 2
+
+
 @pytest.mark.parametrize("identity", ["normalized", "exact"])
 def test_blank_texts_are_unusable_whatever_tells_texts_apart(
     tmp_path, identity

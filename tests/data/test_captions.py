@@ -391,6 +391,8 @@ def test_every_sample_of_an_archive_is_packed_or_counted(tmp_path):
         ("twice.txt", b"the second"),
         ("link.jpg", "m.png"),
         ("link.txt", b"of a hard link"),
+        ("lost.jpg", "elsewhere.png"),
+        ("lost.txt", b"of a link that leads nowhere"),
         ("0.heic", b"unknown"),
         ("0.txt", b"of an unknown image"),
         ("both.png", image(8)),
@@ -411,17 +413,45 @@ def test_every_sample_of_an_archive_is_packed_or_counted(tmp_path):
         "v1.2_0002": ["second"],
         "m": ["with a mask"],
         "twice": ["the first"],
+        "link": ["of a hard link"],
         "both": ["two images"],
     }
     reasons = {(e["file"], e["reason"]) for e in manifest["skipped"]}
     assert reasons == {
         ("twice.jpg", "duplicate key"),
         ("both.jpg", "duplicate key"),
-        ("link.jpg", "link in an archive"),
+        ("lost.jpg", "link in an archive"),
         ("0", "no image"),
         ("mute.jpg", "no caption"),
     }
-    assert manifest["images"] == manifest["records"] + 5 == 11
+    assert manifest["images"] == manifest["records"] + 5 == 12
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_in_an_archive(tmp_path, kind, mode):
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, mode) as tar:
+        for name, contents in (("a/0.png", image()), ("a/0.txt", b"text")):
+            member = tarfile.TarInfo(name)
+            member.size = len(contents)
+            tar.addfile(member, io.BytesIO(contents))
+        for suffix in ("png", "txt"):
+            member = tarfile.TarInfo(f"./b/1.{suffix}")
+            member.type, member.linkname = kind, f"a/0.{suffix}"
+            if kind == tarfile.SYMTYPE:
+                member.linkname = f"../a/0.{suffix}"
+            tar.addfile(member)
+    manifest = pack(path, tmp_path / "packed")
+    found = captions_of(tmp_path / "packed")
+    if mode == "w":
+        assert found == {"a/0": ["text"], "b/1": ["text"]}
+        assert not manifest["skipped"]
+    else:
+        assert found == {"a/0": ["text"]}
+        assert manifest["skipped"] == [
+            {"file": "b/1.png", "reason": "link in an archive"}
+        ]
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz"])

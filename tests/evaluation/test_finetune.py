@@ -4,12 +4,15 @@ import keras
 import numpy as np
 import pytest
 from dark_and_bright import small_model
+from PIL import Image
 
+from align_keras.evaluation import finetune_data
 from align_keras.evaluation.compare import compare_results
 from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.finetune import ImageClassifier
 from align_keras.evaluation.finetune import encoder_fingerprint
 from align_keras.evaluation.finetune import measure_finetune
+from align_keras.evaluation.finetune_data import check_images
 from align_keras.evaluation.finetune_recipes import RECIPES
 from align_keras.evaluation.finetune_recipes import FinetuneRecipe
 from align_keras.evaluation.finetune_recipes import Stage
@@ -101,6 +104,21 @@ def test_unreadable_images_are_left_out_before_training(
     )
     with pytest.raises(ValueError, match="No image of `test` is readable"):
         finetune({**folders, "test": nothing}, tmp_path / "nothing")
+
+
+def test_images_that_tensorflow_cannot_show_are_learned_from(folders, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), "uint8")
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    odd = dataclasses.replace(
+        folders["test"],
+        examples=lambda: iter(
+            [(name, tmp_path / name, 0) for name in ("a.tif", "b.png")]
+        ),
+    )
+    (batch,) = finetune_data.test_batches(check_images(odd), HEAD)
+    assert len(batch) == 2
+    np.testing.assert_array_equal(batch[0], batch[1])
 
 
 def test_frozen_features_stand_beside_their_own_row(folders, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from PIL import ImageOps
 
 from align_keras.io import images
+from align_keras.preprocessing import agreement
 from align_keras.preprocessing import decode
 
 _graph = tf.function(
@@ -51,6 +52,39 @@ def test_jpeg_modes(mode):
     # A wrong sign of the inks would be far away.
     close = np.asarray(Image.fromarray(_picture()).convert(mode).convert("RGB"))
     assert np.abs(_both(contents).astype(int) - close).mean() < 6
+
+
+def test_inks_are_inverted_without_adobe_marker():
+    image = Image.fromarray(_noise(16, 24, 4), "CMYK")
+    marked = _encode(image, "JPEG", quality=100)
+    start = marked.index(b"\xff\xee")
+    plain = marked[:start] + marked[start + 16 :]
+    assert b"Adobe" not in plain
+    np.testing.assert_array_equal(_both(plain), _both(marked))
+    close = np.asarray(image.convert("RGB"))
+    assert np.abs(_both(plain).astype(int) - close).mean() < 3
+    # Where only a part is decoded, too.
+    window = decode.decode_window(
+        tf.constant(plain), [0, 0], (16, 24), (16, 24)
+    )
+    np.testing.assert_array_equal(window, _both(marked))
+
+
+@pytest.mark.parametrize("behind", ["APP2", "the image"])
+def test_exif_counts_wherever_it_is_in_the_header(behind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
+    upright = _encode(Image.fromarray(_picture()), "JPEG")
+    if behind == "APP2":
+        segment = b"\xff\xe2\xff\xff" + bytes(65533)
+        contents = turned[:2] + 2 * segment + turned[2:]
+        assert images.exif_orientation(contents) == 6
+        np.testing.assert_array_equal(_both(contents), _both(turned))
+    else:
+        contents = upright + turned
+        assert images.exif_orientation(contents) == 1
+        np.testing.assert_array_equal(_both(contents), _both(upright))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -167,7 +201,7 @@ def test_animated_webp_is_left_to_pillow():
         append_images=frames[1:],
         lossless=True,
     )
-    pixels, graph_agrees = images.decode_and_describe(contents)
+    pixels, graph_agrees = agreement.decode_for_graph(contents)
     np.testing.assert_array_equal(pixels, np.asarray(frames[0]))
     assert not graph_agrees
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -188,7 +222,7 @@ def test_palette_bmp_is_refused_by_the_graph():
     contents = _encode(image, "BMP")
     with pytest.raises(tf.errors.InvalidArgumentError):
         _graph(contents)
-    pixels, graph_agrees = images.decode_and_describe(contents)
+    pixels, graph_agrees = agreement.decode_for_graph(contents)
     np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
     assert not graph_agrees
 

@@ -1,0 +1,124 @@
+"""The first frame of a GIF, cut out in a TensorFlow graph."""
+
+# Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
+_MAX_GIF_BLOCKS = 1 << 14
+
+
+def first_frame(contents):
+    """Cut a GIF behind its first frame, and paint it where it is clear.
+
+    A GIF is a chain of blocks: a header with colours, then extensions and
+    frames, each followed by sub-blocks that name their length, the last 0.
+
+    Args:
+        contents: scalar string tensor, a GIF file.
+
+    Returns:
+        A pair: the file with that frame alone, a scalar string tensor, in
+        which the transparent colour is white; and how many pixels its decoder
+        lays out. Where the frame does not fill the screen, or the chain is
+        broken, the file is empty.
+    """
+    import tensorflow as tf
+
+    values = tf.io.decode_raw(contents, tf.uint8)
+    size = tf.size(values, tf.int64)
+    # Read as 0, which ends sub-blocks and is no block.
+    values = tf.concat([values, tf.zeros(16, tf.uint8)], 0)
+
+    def at(position):
+        return tf.cast(values[tf.minimum(position, size)], tf.int64)
+
+    def pair(position):
+        return at(position) + 256 * at(position + 1)
+
+    def colours(flags):
+        count = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
+        return tf.where(flags >= 128, count, 0)
+
+    none = tf.constant(0, tf.int64)
+
+    def follow(position, inside, frame, control, _):
+        """One step: (position, in a frame's data?, places, more?)."""
+        length = at(position)
+
+        def begin():
+            # A frame's descriptor, or an extension's two bytes.
+            is_frame = tf.equal(length, 0x2C)
+            is_control = tf.equal(length, 0x21) & tf.equal(
+                at(position + 1), 0xF9
+            )
+            behind = position + 10 + 3 * colours(at(position + 9))
+            return (
+                tf.where(is_frame, behind + 1, position + 2),
+                tf.where(is_frame, 2, 1),
+                tf.where(is_frame, position, frame),
+                tf.where(is_control, position, control),
+                is_frame | tf.equal(length, 0x21),
+            )
+
+        def skip():
+            ends = tf.equal(length, 0)
+            return (
+                position + length + 1,
+                tf.where(ends, 0, inside),
+                frame,
+                control,
+                ~(ends & tf.equal(inside, 2)),
+            )
+
+        return tf.cond(tf.equal(inside, 0), begin, skip)
+
+    end, inside, frame, control, _ = tf.while_loop(
+        lambda position, inside, frame, control, more: more & (position < size),
+        follow,
+        (
+            13 + 3 * colours(at(tf.constant(10, tf.int64))),
+            tf.constant(0),
+            none,
+            none,
+            tf.constant(True),
+        ),
+        maximum_iterations=_MAX_GIF_BLOCKS,
+    )
+    screen = tf.stack([pair(none + 6), pair(none + 8)])
+    sides = tf.stack([pair(frame + 5), pair(frame + 7)])
+    whole = tf.equal(inside, 0) & (frame > 0)
+    whole &= tf.reduce_all(tf.equal(sides, screen))
+    whole &= tf.equal(pair(frame + 1) + pair(frame + 3), 0)
+    # The trailer, a semicolon, ends the chain.
+    cut = tf.strings.substr(contents, 0, tf.cast(end, tf.int32))
+    cut = tf.strings.join([cut, b";"])
+
+    clear = tf.equal(at(control + 3) % 2, 1) & (control > 0)
+    own = at(frame + 9) >= 128
+    table = tf.where(own, frame + 10, 13)
+    flags = tf.where(own, at(frame + 9), at(none + 10))
+    entry = at(control + 6)
+
+    def paint():
+        # TensorFlow would paint it black.
+        painted = _replace(cut, table + 3 * entry, b"\xff" * 3)
+        return _replace(painted, control + 3, b"\0" * 4)
+
+    paintable = whole & clear & (entry < colours(flags))
+    cut = tf.cond(paintable, paint, lambda: cut)
+    return (
+        tf.where(whole & tf.equal(clear, paintable), cut, b""),
+        tf.maximum(tf.reduce_prod(screen), tf.reduce_prod(sides)),
+    )
+
+
+def _replace(contents, position, part):
+    import tensorflow as tf
+
+    position = tf.cast(position, tf.int32)
+    end = tf.strings.length(contents)
+    behind = position + len(part)
+    return tf.strings.join(
+        [
+            tf.strings.substr(contents, 0, position),
+            part,
+            tf.strings.substr(contents, behind, end - behind),
+        ]
+    )

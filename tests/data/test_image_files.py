@@ -1,0 +1,182 @@
+"""Every decoder shows for every file what its making tells, or refuses it."""
+
+import collections
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_files import draw_file
+from PIL import Image
+
+from align_keras import AlignImageConverter
+from align_keras.data import pack
+from align_keras.data.records import decode_record
+from align_keras.data.records import read_shard
+from align_keras.data.stored_image import image_to_store
+from align_keras.io.images import UnknownRange
+from align_keras.io.images import decode_with_pillow
+from align_keras.preprocessing.decode import decode_in_graph
+from align_keras.serving.untrusted_images import bounded
+from align_keras.serving.untrusted_images import read_images
+
+# Pillow says much of broken tags of TIFF.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+MAX_PIXELS = 10_000
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+def in_graph(contents):
+    return decode_in_graph(contents)
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+def in_export(contents):
+    return decode_in_graph(bounded(contents, MAX_PIXELS))
+
+
+def with_pillow(contents):
+    return decode_with_pillow(contents, MAX_PIXELS)
+
+
+def attempt(decode, contents):
+    """The pixels, or `None` where the file is refused."""
+    try:
+        return np.asarray(decode(contents))
+    except (ValueError, tf.errors.InvalidArgumentError):
+        return None
+
+
+def stored(contents):
+    return image_to_store(lambda: contents, MAX_PIXELS)
+
+
+@pytest.fixture(scope="module")
+def files():
+    generator = np.random.default_rng(0)
+    return [draw_file(generator) for _ in range(500)]
+
+
+def test_every_decoder_shows_the_same(files):
+    counts = collections.Counter()
+    for file in files:
+        pillow = attempt(decode_with_pillow, file.contents)
+        if file.pixels is not None:
+            assert pillow is not None, file.kind
+            assert pillow.shape == file.pixels.shape, file.kind
+            off = np.abs(pillow.astype(int) - file.pixels).mean()
+            assert off <= file.tolerance, file.kind
+        graph = attempt(in_graph, file.contents)
+        if graph is not None:
+            np.testing.assert_array_equal(graph, pillow, err_msg=file.kind)
+
+        if pillow is None:
+            with pytest.raises(ValueError):
+                stored(file.contents)
+            counts["skipped"] += 1
+        else:
+            contents, *size = stored(file.contents)
+            counts["kept" if contents == file.contents else "encoded"] += 1
+            assert tuple(size[::-1]) == pillow.shape[:2]
+            np.testing.assert_array_equal(
+                in_graph(contents), pillow, err_msg=file.kind
+            )
+    # Each way is taken by many.
+    assert min(counts[k] for k in ("kept", "encoded", "skipped")) > 20
+
+
+def test_damage_never_makes_another_image(files):
+    """Bytes changed anywhere, most of them where the headers are."""
+    generator = np.random.default_rng(2)
+    read_by_both = 0
+    for file in files:
+        damaged = bytearray(file.contents)
+        places = [generator.integers(min(150, len(damaged)))]
+        places += [generator.integers(len(damaged))]
+        for place in places[: generator.integers(1, 3)]:
+            damaged[place] = generator.integers(256)
+        pillow = attempt(with_pillow, bytes(damaged))
+        graph = attempt(in_export, bytes(damaged))
+        if pillow is not None and graph is not None:
+            np.testing.assert_array_equal(graph, pillow, err_msg=file.kind)
+            read_by_both += 1
+    assert read_by_both > 100
+
+
+def test_an_export_reads_the_same(files):
+    converter = AlignImageConverter(image_size=16, resize_size=16)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False
+    )
+    def read(contents):
+        return read_images(contents, converter, MAX_PIXELS)
+
+    images, valid = read(tf.constant([file.contents for file in files]))
+    read_anyhow = {"jpeg", "png", "gif", "webp", "bmp"}
+    answers = collections.defaultdict(list)
+    for file, image, good in zip(files, images, valid, strict=True):
+        form = file.kind.split()[0]
+        answers[form].append(bool(good))
+        if good:
+            pixels = decode_with_pillow(file.contents)
+            expected = converter(pixels)
+            np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5)
+        elif form in ("jpeg", "png") and file.pixels is not None:
+            assert "no IEND" in file.kind
+    assert {form for form, good in answers.items() if any(good)} == read_anyhow
+
+
+# === What the export and records are refused, each with its reason ===
+
+
+def tiff(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["int32", "float32"])
+def test_pixels_of_no_known_range_are_skipped(tmp_path, kind):
+    contents = tiff(np.arange(600).reshape(20, 30).astype(kind))
+    with pytest.raises(UnknownRange, match="unsigned 8 or 16 bits"):
+        decode_with_pillow(contents)
+    (tmp_path / "in").mkdir()
+    good = tiff(np.arange(600).reshape(20, 30).astype("uint16"))
+    for name, file in (("bad", contents), ("good", good)):
+        (tmp_path / "in" / f"{name}.tif").write_bytes(file)
+        (tmp_path / "in" / f"{name}.txt").write_text("text")
+    manifest = pack(tmp_path / "in", tmp_path / "out")
+    assert manifest["records"] == 1
+    (skipped,) = manifest["skipped"]
+    assert skipped["file"] == "bad.tif"
+    assert skipped["reason"] == "pixels of no known range"
+    assert "floats, signed or of 32 bits" in skipped["detail"]
+
+
+def test_records_hold_what_was_made(tmp_path):
+    """`pack` in one: from files of all kinds to the graph that trains."""
+    generator = np.random.default_rng(1)
+    made = {}
+    (tmp_path / "in").mkdir()
+    for number in range(60):
+        file = draw_file(generator)
+        made[str(number)] = file
+        # The suffix says nothing about the contents.
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(file.contents)
+        (tmp_path / "in" / f"{number}.txt").write_text("text")
+    manifest = pack(tmp_path / "in", tmp_path / "out")
+    found = set()
+    for shard in manifest["shards"]:
+        for record in read_shard(str(tmp_path / "out" / shard["file"])):
+            record = decode_record(record)
+            found.add(record["key"])
+            file = made[record["key"]]
+            pixels = in_graph(record["image"]).numpy()
+            if file.pixels is not None:
+                off = np.abs(pixels.astype(int) - file.pixels).mean()
+                assert off <= file.tolerance, file.kind
+    known = {key for key, file in made.items() if file.pixels is not None}
+    assert known <= found
+    assert manifest["skipped_count"] == 60 - len(found)

@@ -1,0 +1,607 @@
+"""Image files of many kinds, with pixels that are known from their making.
+
+`draw_file` draws one: a format, what this format can vary (mode, depth, alpha
+or a transparent colour, interlacing, orientation, colour profile), and perhaps
+damage. PNG and TIFF are written here, bit by bit; the others by Pillow.
+"""
+
+import dataclasses
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0"
+
+
+@dataclasses.dataclass
+class ImageFile:
+    """An image file, and what it shows.
+
+    Attributes:
+        kind: string. How it was made.
+        contents: bytes.
+        pixels: uint8 array `(height, width, 3)`; `None` where a file is
+            damaged, or its numbers do not tell what is white.
+        tolerance: float. Levels by which lossy formats may be off on average.
+    """
+
+    kind: str
+    contents: bytes
+    pixels: np.ndarray | None
+    tolerance: float = 0.0
+
+
+def draw_file(generator):
+    """Draw a file. Who draws with the same generator gets the same one."""
+    draw = _Draw(generator)
+    make = draw.of(
+        (_png, 8), (_jpeg, 8), (_webp, 3), (_gif, 3), (_bmp, 3), (_tiff, 4),
+        (_netpbm, 2), (_other, 1),
+    )  # fmt: skip
+    made = make(draw)
+    made.kind = " ".join([make.__name__.strip("_"), *draw.traits])
+    return made
+
+
+class _Draw:
+    """Draws, and remembers by what names."""
+
+    def __init__(self, generator):
+        self.generator = generator
+        self.traits = []
+        self.size = tuple(int(side) for side in generator.integers(9, 40, 2))
+
+    def of(self, *weighted):
+        values, weights = zip(*weighted, strict=True)
+        chosen = self.generator.choice(
+            len(values), p=np.array(weights) / sum(weights)
+        )
+        return values[chosen]
+
+    def one(self, *values):
+        return values[self.generator.integers(len(values))]
+
+    def trait(self, name, *values):
+        """One of the values; those that are not false are remembered."""
+        value = self.one(*values)
+        if value or value == 0 and value is not False:
+            self.traits.append(name if value is True else f"{name}={value}")
+        return value
+
+    def chance(self, name, probability):
+        happens = bool(self.generator.random() < probability)
+        if happens:
+            self.traits.append(name)
+        return happens
+
+    def noise(self, bits, channels):
+        """Samples of noise `(height, width, channels)`."""
+        shape = (*self.size, channels)
+        return self.generator.integers(0, 2**bits, shape, dtype="int64")
+
+    def smooth(self, channels):
+        """Samples that lossy formats keep, without symmetry."""
+        height, width = self.size
+        y, x = np.mgrid[:height, :width]
+        y, x = y / height, x / width
+        planes = [x, y, (x + 2 * y) / 3, (2 + x - y) / 4][:channels]
+        return (40 + 180 * np.stack(planes, -1)).astype("int64")
+
+
+# === What a file shows ===
+
+
+def _over_white(colours, alpha):
+    """8-bit samples over white; alpha from 0 to 255."""
+    blended = colours * alpha + 255 * (255 - alpha)
+    return _rgb((blended + 127) // 255)
+
+
+def _rgb(samples):
+    if samples.shape[-1] == 1:
+        samples = np.repeat(samples, 3, -1)
+    return samples.astype("uint8")
+
+
+def _to_8_bits(samples, bits):
+    if bits > 8:
+        return samples >> (bits - 8)
+    return samples * (255 // (2**bits - 1))
+
+
+def _turned(pixels, orientation):
+    """What a viewer shows of pixels that a camera held turned."""
+    turns = {
+        1: lambda p: p,
+        2: np.fliplr,
+        3: lambda p: np.rot90(p, 2),
+        4: np.flipud,
+        5: lambda p: p.transpose(1, 0, 2),
+        6: lambda p: np.rot90(p, -1),
+        7: lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+        8: np.rot90,
+    }
+    return turns[orientation](pixels)
+
+
+def _exif(draw, orientation):
+    """An EXIF block of three entries, without the header that JPEG has."""
+    order = draw.trait("exif", "<", ">")
+    entries = [(0x10F, 2, 4, b"me\0\0"), (0x112, 3, 1, None)]
+    entries.append((0x11A, 3, 1, struct.pack(order + "HH", 7, 0)))
+    block = b"II*\0" if order == "<" else b"MM\0*"
+    block += struct.pack(order + "IH", 8, len(entries))
+    for tag, kind, count, value in entries:
+        value = value or struct.pack(order + "HH", orientation, 0)
+        block += struct.pack(order + "HHI", tag, kind, count) + value
+    return block + b"\0" * 4
+
+
+def _orientation(draw, probability=0.3):
+    if draw.generator.random() < probability:
+        return draw.trait("orientation", *range(1, 9))
+    return None
+
+
+def _profile(draw, size):
+    return draw.generator.integers(0, 256, size, dtype="uint8").tobytes()
+
+
+# === PNG ===
+
+_GRAY, _COLOUR, _PALETTE, _GRAY_ALPHA, _COLOUR_ALPHA = 0, 2, 3, 4, 6
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {
+    0: (1, 2, 4, 8, 16),
+    2: (8, 16),
+    3: (1, 2, 4, 8),
+    4: (8, 16),
+    6: (8, 16),
+}
+# First row and column, and steps, of each pass.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+
+
+def _chunk(name, contents):
+    check = zlib.crc32(name + contents)
+    length = struct.pack(">I", len(contents))
+    return length + name + contents + struct.pack(">I", check)
+
+
+def _packed(samples, bits, order=">"):
+    """The bytes of rows of samples `(rows, columns, channels)`."""
+    rows = samples.reshape(len(samples), -1)
+    if bits % 8 == 0:
+        return [row.astype(f"{order}u{bits // 8}").tobytes() for row in rows]
+    places = (rows[..., None] >> np.arange(bits)[::-1]) & 1
+    places = places.reshape(len(rows), -1).astype("uint8")
+    return [np.packbits(row).tobytes() for row in places]
+
+
+def _filtered(draw, rows, step):
+    """Rows of a PNG, each behind the number of its filter: none, sub, up."""
+    before = None
+    for row in rows:
+        values = np.frombuffer(row, "uint8")
+        kind = draw.one(0, 1, 2)
+        other = np.zeros_like(values)
+        if kind == 1:
+            other[step:] = values[: max(len(values) - step, 0)]
+        elif kind == 2 and before is not None:
+            other = before
+        yield bytes([kind]) + (values - other).astype("uint8").tobytes()
+        before = values
+
+
+def _png(draw):
+    colour = draw.trait("type", *_CHANNELS)
+    bits = draw.trait("depth", *_DEPTHS[colour])
+    channels = _CHANNELS[colour]
+    samples = draw.noise(bits, channels)
+    chunks = [_png_profile(draw)]
+    text = b""
+    if draw.chance("text", 0.1):
+        text = b"Comment\0" + b"x" * draw.trait("bytes", 100, 3_000_000)
+        text = _chunk(b"tEXt", text)
+    text_behind = draw.one(True, False)
+    if not text_behind:
+        chunks.append(text)
+    palette = draw.generator.integers(0, 256, (2**bits, 4))
+    if colour == _PALETTE:
+        palette = palette.astype("uint8")
+        chunks.append(_chunk(b"PLTE", palette[:, :3].tobytes()))
+    clear = colour in (0, 2, 3) and draw.chance("tRNS", 0.5)
+    if clear:
+        # A colour that is there, and another that shares its high bytes.
+        key = samples[0, 0].copy()
+        samples[::2, ::3] = key
+        if bits == 16:
+            samples[1, 1] = key ^ 1
+        entry, kind = key, ">u2"
+        if colour == _PALETTE:
+            # Entries that are not named are opaque.
+            palette[draw.one(1, 2, len(palette)) :, 3] = 255
+            entry, kind = palette[:, 3], "u1"
+            entry = entry[
+                : 1 + int(np.max(np.nonzero(entry != 255), initial=0))
+            ]
+        chunks.append(_chunk(b"tRNS", entry.astype(kind).tobytes()))
+    orientation = _orientation(draw)
+    late = False
+    if orientation:
+        chunk = _chunk(b"eXIf", _exif(draw, orientation))
+        late = draw.chance("late", 0.3)
+        if not late:
+            chunks.append(chunk)
+
+    interlaced = draw.chance("interlaced", 0.3)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    step = max(1, bits * channels // 8)
+    data = []
+    for top, left, down, right in passes:
+        part = samples[top::down, left::right]
+        if part.size:
+            data += _filtered(draw, _packed(part, bits), step)
+    data = zlib.compress(b"".join(data))
+    cut = draw.generator.integers(1, len(data))
+    chunks += [_chunk(b"IDAT", data[:cut]), _chunk(b"IDAT", data[cut:])]
+    if late:
+        chunks.append(chunk)
+    if text_behind:
+        chunks.append(text)
+    if not draw.chance("no IEND", 0.05):
+        chunks.append(_chunk(b"IEND", b""))
+    height, width = draw.size
+    header = struct.pack(
+        ">IIBBBBB", width, height, bits, colour, 0, 0, interlaced
+    )
+    contents = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+    contents += b"".join(chunks)
+
+    if colour == _PALETTE:
+        entries = palette[samples[..., 0]].astype("int64")
+        pixels = _rgb(entries[..., :3])
+        if clear:
+            pixels = _over_white(entries[..., :3], entries[..., 3:])
+    elif colour in (_GRAY_ALPHA, _COLOUR_ALPHA):
+        high = _to_8_bits(samples, bits)
+        pixels = _over_white(high[..., :-1], high[..., -1:])
+    else:
+        pixels = _rgb(_to_8_bits(samples, bits))
+        if clear:
+            pixels[(samples == key).all(-1)] = 255
+    pixels = _turned(pixels, orientation or 1)
+    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+
+
+def _png_profile(draw):
+    if not draw.chance("profile", 0.2):
+        return b""
+    profile = _profile(draw, draw.trait("bytes", 500, 2_000_000))
+    return _chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile))
+
+
+def _perhaps_cut(draw, file):
+    """Cut the last third of some files off."""
+    if draw.chance("cut", 0.05):
+        return ImageFile("", file.contents[: len(file.contents) * 2 // 3], None)
+    return file
+
+
+# === Formats that Pillow writes ===
+
+
+def _saved(samples, mode, form, **options):
+    if samples.shape[-1] == 1:
+        samples = samples[..., 0]
+    file = io.BytesIO()
+    kind = "<u2" if mode == "I;16" else "uint8"
+    image = Image.frombytes(
+        mode, samples.shape[1::-1], samples.astype(kind).tobytes()
+    )
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def _jpeg(draw):
+    mode = draw.trait("", "L", "RGB", "RGB", "CMYK", "YCCK")
+    samples = draw.smooth({"L": 1, "RGB": 3}.get(mode, 4))
+    options = {"quality": 97}
+    options["subsampling"] = draw.trait("subsampling", 0, 1, 2)
+    if mode in ("CMYK", "YCCK"):
+        options["subsampling"] = 0
+    if mode == "RGB":
+        options["keep_rgb"] = draw.chance("keep_rgb", 0.1)
+        options["subsampling"] *= not options["keep_rgb"]
+    options["progressive"] = draw.chance("progressive", 0.3)
+    options["restart_marker_blocks"] = draw.trait("restart", False, 3)
+    pixels = _rgb(samples)
+    if mode in ("CMYK", "YCCK"):
+        light = 255 - samples
+        pixels = _rgb(light[..., :3] * light[..., 3:] // 255)
+    written = samples
+    if mode == "YCCK":
+        # Pillow inverts what it writes; only black is inverted in the file.
+        ycc = Image.fromarray(_rgb(samples[..., :3])).convert("YCbCr")
+        black = samples[..., 3:]
+        written = np.concatenate([255 - np.asarray(ycc, int), black], -1)
+    contents = _saved(written, mode.replace("YCCK", "CMYK"), "JPEG", **options)
+    if mode == "YCCK":
+        contents = contents.replace(ADOBE + b"\0", ADOBE + b"\2")
+    elif mode == "CMYK" and draw.chance("no APP14", 0.5):
+        contents = contents.replace(ADOBE + b"\0", b"")
+
+    segments = []
+    if draw.chance("profile", 0.3):
+        count = draw.trait("segments", 1, 2)
+        for number in range(count):
+            head = b"ICC_PROFILE\0" + bytes([number + 1, count])
+            segments.append((0xE2, head + _profile(draw, 65000)))
+    orientation = _orientation(draw, 0.5)
+    if orientation:
+        exif = b"Exif\0\0" + _exif(draw, orientation)
+        place = draw.trait("behind", 0, len(segments))
+        segments.insert(place, (0xE1, exif))
+    # Any number of these may stand before a marker.
+    fill = b"\xff" * draw.trait("fill", 0, 0, 0, 2)
+    added = b"".join(
+        fill + struct.pack(">BBH", 0xFF, marker, len(part) + 2) + part
+        for marker, part in segments
+    )
+    contents = contents[:2] + added + contents[2:]
+    if draw.chance("behind the end", 0.1):
+        # Such as another image, with an orientation of its own.
+        exif = b"Exif\0\0" + _exif(draw, 3)
+        contents += struct.pack(">HHH", 0xFFD8, 0xFFE1, len(exif) + 2) + exif
+        contents += b"\xff\xd9"
+    pixels = _turned(pixels, orientation or 1)
+    tolerance = 6 if options["subsampling"] or mode == "YCCK" else 3
+    return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
+
+
+def _webp(draw):
+    lossless = draw.chance("lossless", 0.6)
+    mode = draw.trait("", "RGB", "RGBA")
+    options = {"lossless": lossless, "exact": True, "quality": 95}
+    orientation = _orientation(draw)
+    if orientation:
+        header = draw.trait("header", b"", b"Exif\0\0")
+        options["exif"] = header + _exif(draw, orientation)
+    if draw.chance("profile", 0.2):
+        options["icc_profile"] = _profile(draw, 500)
+    samples = draw.noise(8, 4) if lossless else draw.smooth(4)
+    if mode == "RGB":
+        samples = samples[..., :3]
+        pixels = _rgb(samples)
+    else:
+        pixels = _over_white(samples[..., :3], samples[..., 3:])
+    if draw.chance("animated", 0.1):
+        other = Image.new(mode, samples.shape[1::-1], (9,) * len(mode))
+        options |= {"save_all": True, "append_images": [other]}
+    contents = _saved(samples, mode, "WEBP", **options)
+    pixels = _turned(pixels, orientation or 1)
+    tolerance = 0 if lossless else 6
+    return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
+
+
+def _paletted(draw, colours):
+    indices = draw.noise(8, 1) % colours
+    palette = draw.generator.integers(0, 256, (colours, 3))
+    image = Image.fromarray(indices[..., 0].astype("uint8"), "P")
+    image.putpalette(palette.astype("uint8").tobytes())
+    return image, indices[..., 0], _rgb(palette[indices[..., 0]])
+
+
+def _gif(draw):
+    image, indices, pixels = _paletted(draw, draw.trait("", 2, 7, 256))
+    options = {"interlace": draw.trait("interlace", 0, 1), "optimize": False}
+    clear = draw.chance("transparency", 0.4)
+    if clear:
+        options["transparency"] = draw.one(0, 1)
+        pixels[indices == options["transparency"]] = 255
+    if draw.chance("animated", 0.2):
+        other = Image.new("L", image.size, 9)
+        options |= {"save_all": True, "append_images": [other]}
+    file = io.BytesIO()
+    image.save(file, "GIF", **options)
+    contents = file.getvalue()
+    if draw.chance("larger screen", 0.1):
+        height, width = (side + 3 for side in draw.size)
+        contents = contents[:6] + struct.pack("<HH", width, height)
+        contents += file.getvalue()[10:]
+        # What lies around is white where anything is clear, or else the
+        # first colour.
+        colour = np.asarray(image.getpalette()[:3])
+        around = np.full((height, width, 3), 255 if clear else colour)
+        around[: height - 3, : width - 3] = pixels
+        pixels = around.astype("uint8")
+    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+
+
+def _bmp(draw):
+    height, width = draw.size
+    bits = draw.trait("bits", 1, 4, 8, 16, 24, 32)
+    samples = draw.noise(8, 3)
+    pixels = _rgb(samples)
+    colours, fields = b"", b""
+    if bits <= 8:
+        image, indices, pixels = _paletted(draw, 2**bits)
+        palette = np.zeros((2**bits, 4), "uint8")
+        palette[:, :3] = np.reshape(image.getpalette(), (-1, 3))[: 2**bits]
+        colours = palette[:, [2, 1, 0, 3]].tobytes()
+        rows = _packed(indices[..., None], bits)
+    elif bits == 16:
+        samples = samples >> 3
+        words = samples[..., 0] * 1024 + samples[..., 1] * 32 + samples[..., 2]
+        rows = _packed(words[..., None], 16, "<")
+        pixels = _rgb(samples * 255 // 31)
+    else:
+        alpha = draw.noise(8, 1)
+        stored = np.concatenate([samples[..., ::-1], alpha], -1)
+        if bits == 32 and draw.chance("masks", 0.5):
+            fields = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+            pixels = _over_white(samples, alpha)
+        rows = _packed(stored[..., : bits // 8], 8)
+    rows = [row + b"\0" * (-len(row) % 4) for row in rows]
+    upside = draw.chance("upside down", 0.3)
+    data = b"".join(rows if upside else rows[::-1])
+    short = bits in (24,) and draw.chance("OS/2", 0.2)
+    if short:
+        header = struct.pack("<IHHHH", 12, width, height, 1, bits)
+        data = b"".join(rows[::-1])
+    else:
+        size = 56 if fields else 40
+        header = struct.pack(
+            "<IiiHHIIiiII", size, width, -height if upside else height, 1,
+            bits, 3 if fields else 0, len(data), 0, 0, 0, 0,
+        )  # fmt: skip
+        header += fields
+    header += colours
+    start = 14 + len(header)
+    contents = struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start)
+    contents += header + data
+    tolerance = 1 if bits == 16 else 0
+    return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
+
+
+# Photometric interpretations.
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _TIFF_RGB, _INKS = 0, 1, 2, 5
+
+
+def _tiff(draw):
+    order = draw.trait("order", "<", ">")
+    kind = draw.trait("photometric", 0, 1, 2, 2, 5)
+    bits = 8
+    sample_format = 1
+    if kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+        bits = draw.trait("bits", 1, 2, 4, 8, 12, 16, 16, 32)
+    elif kind == _TIFF_RGB:
+        bits = draw.trait("bits", 8, 16)
+    if bits in (8, 16, 32) and kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+        sample_format = draw.trait("format", 1, 1, 2, 3 if bits == 32 else 1)
+    channels = {_TIFF_RGB: 3, _INKS: 4}.get(kind, 1)
+    extra = None
+    if kind == _TIFF_RGB and draw.chance("alpha", 0.4):
+        channels, extra = 4, 2
+    samples = draw.noise(bits, channels)
+    rows = _packed(samples, bits, order)
+    if sample_format == 3:
+        rows = [np.frombuffer(row, f"{order}u4") / 2.0**32 for row in rows]
+        rows = [row.astype(f"{order}f4").tobytes() for row in rows]
+    data = b"".join(rows)
+    deflated = draw.chance("deflated", 0.3)
+    if deflated:
+        data = zlib.compress(data)
+    height, width = draw.size
+    orientation = _orientation(draw)
+    tags = {
+        256: [width],
+        257: [height],
+        258: [bits] * channels,
+        259: [8 if deflated else 1],
+        262: [kind],
+        273: [8],
+        274: [orientation or 1],
+        277: [channels],
+        278: [height],
+        279: [len(data)],
+        339: [sample_format] * channels,
+    }
+    if extra:
+        tags[338] = [extra]
+    contents = _with_tags(order, data, tags)
+
+    high = _to_8_bits(samples, bits)
+    if kind == _INKS:
+        light = 255 - high
+        pixels = _rgb(light[..., :3] * light[..., 3:] // 255)
+    elif extra:
+        pixels = _over_white(high[..., :3], high[..., 3:])
+    else:
+        pixels = _rgb(255 - high if kind == _WHITE_IS_ZERO else high)
+    pixels = _turned(pixels, orientation or 1)
+    if sample_format != 1 or bits == 32:
+        pixels = None
+    if (kind == _WHITE_IS_ZERO and bits == 16 and order == ">") or (
+        bits == 12 and (kind, order) != (_BLACK_IS_ZERO, "<")
+    ):
+        # Pillow does not know these.
+        pixels = None
+    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+
+
+def _with_tags(order, data, tags):
+    """A TIFF file of one strip, whose tags hold 16-bit numbers."""
+    data += b"\0" * (len(data) % 2)
+    directory = 8 + len(data)
+    behind = directory + 2 + 12 * len(tags) + 4
+    entries, values = b"", b""
+    for tag, numbers in sorted(tags.items()):
+        value = struct.pack(f"{order}{len(numbers)}H", *numbers)
+        if len(value) > 4:
+            place = struct.pack(order + "I", behind + len(values))
+            values, value = values + value, place
+        entries += struct.pack(order + "HHI", tag, 3, len(numbers))
+        entries += value.ljust(4, b"\0")
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    head += struct.pack(order + "I", directory)
+    count = struct.pack(order + "H", len(tags))
+    return head + data + count + entries + b"\0" * 4 + values
+
+
+def _netpbm(draw):
+    colour = draw.chance("colour", 0.5)
+    largest = draw.trait("largest", 1, 255, 1023, 65535)
+    samples = draw.noise(16, 3 if colour else 1) % (largest + 1)
+    height, width = draw.size
+    plain = draw.chance("plain", 0.3)
+    number = 2 + colour + 3 * (not plain)
+    head = f"P{number}\n{width} {height}\n{largest}\n".encode()
+    if plain:
+        text = " ".join(map(str, samples.ravel()))
+        data = text.encode() + b"\n"
+    else:
+        data = b"".join(_packed(samples, 16 if largest > 255 else 8))
+    if largest > 255 and not colour:
+        pixels = _rgb(np.rint(samples / largest * 65535).astype(int) >> 8)
+        return _perhaps_cut(draw, ImageFile("", head + data, pixels))
+    # Of colours Pillow rounds to the nearest.
+    pixels = _rgb(np.rint(samples / largest * 255).astype(int))
+    return _perhaps_cut(draw, ImageFile("", head + data, pixels))
+
+
+def _other(draw):
+    form = draw.trait("", "AVIF", "JPEG2000")
+    mode = draw.trait("", "RGB", "RGBA")
+    if form == "JPEG2000" and draw.chance("16 bits", 0.3):
+        samples = draw.noise(16, 1)
+        contents = _saved(samples, "I;16", form, irreversible=False)
+        return _perhaps_cut(draw, ImageFile("", contents, _rgb(samples >> 8)))
+    samples = draw.smooth(len(mode))
+    options = {"quality": 95}
+    if form == "JPEG2000":
+        samples = draw.noise(8, len(mode))
+        options = {"irreversible": False, "mct": 0}
+    pixels = _rgb(samples[..., :3])
+    if mode == "RGBA":
+        pixels = _over_white(samples[..., :3], samples[..., 3:])
+    orientation = None
+    if form == "AVIF":
+        orientation = _orientation(draw)
+        if orientation:
+            options["exif"] = _exif(draw, orientation)
+    contents = _saved(samples, mode, form, **options)
+    pixels = _turned(pixels, orientation or 1)
+    tolerance = 6 if form == "AVIF" else 0
+    return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
