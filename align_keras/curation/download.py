@@ -18,6 +18,7 @@ from pathlib import Path
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.json_files import read_json
+from align_keras.io.locks import locked
 from align_keras.io.optional import OptionalModule
 from align_keras.io.progress import progress_bar
 
@@ -31,6 +32,7 @@ OUTPUT_FORMATS = ("webdataset", "tfrecord", "files")
 logger = logging.getLogger("align_keras")
 
 
+@locked("output")
 def download(
     kept: str | Path,
     output: str | Path,

@@ -108,6 +108,7 @@ def pack(
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
+        BlockingIOError: Another process writes to `output`.
         FileExistsError: `output` holds something else.
         ValueError: No image could be used, or the caption file is wrong.
 
@@ -163,6 +164,10 @@ def pack(
     }
     found = open_source(Path(source), captions, columns, hold_out, seed, tally)
     with atomic_directory(output) as directory:
+        # Another process may have packed it since.
+        finished = _finished(Path(output), arguments)
+        if finished:
+            return finished
 
         def write(pairs, total, directory):
             entries = _encode(pairs, max_pixels, resize, tally)

@@ -1,5 +1,6 @@
 """Images of any number to Parquet files of vectors."""
 
+import contextlib
 import io
 import logging
 import os
@@ -25,6 +26,7 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.images import decode_and_describe
+from align_keras.io.locks import directory_lock
 from align_keras.io.optional import require
 from align_keras.io.progress import progress_bar
 
@@ -87,6 +89,7 @@ def embed(
         `"shards"`, `"finished"` and `"arguments"`.
 
     Raises:
+        BlockingIOError: another process writes to `output`.
         FileNotFoundError: there are no images, or there is no model.
         FileExistsError: `output` holds Parquet files of another origin.
         ImportError: pyarrow is not installed.
@@ -115,25 +118,38 @@ def embed(
         "thumbnail_size": thumbnail_size,
         "max_pixels": max_pixels,
     }
-    claim_vectors(output, arguments)
-    name = f"vectors-{{:05d}}-of-{len(parts):05d}.parquet"
-    files = [output / name.format(number) for number in range(len(parts))]
-    missing = [
-        {
-            "part": part,
-            "file": str(file),
-            "model": str(path.resolve()),
-            "batch_size": batch_size,
-            **arguments,
-        }
-        for part, file in zip(parts, files, strict=True)
-        if not file.is_file()
-    ]
-    if missing and run_tasks is not None:
-        run_tasks(missing)
-    elif missing:
-        _run_here(missing, path, strategy, progress)
-    return write_manifest(files, arguments)
+    worker, workers = _worker_of(strategy)
+    # The workers of one run write into one directory, for which the first
+    # stands.
+    with contextlib.nullcontext() if worker else directory_lock(output):
+        claim_vectors(output, arguments)
+        name = f"vectors-{{:05d}}-of-{len(parts):05d}.parquet"
+        files = [output / name.format(number) for number in range(len(parts))]
+        missing = [
+            {
+                "part": part,
+                "file": str(file),
+                "model": str(path.resolve()),
+                "batch_size": batch_size,
+                **arguments,
+            }
+            for part, file in zip(parts, files, strict=True)
+            if not file.is_file()
+        ]
+        if missing and run_tasks is not None:
+            run_tasks(missing)
+        elif missing:
+            embedder = load_embedder(path, strategy)
+            _run_here(missing[worker::workers], embedder, progress)
+        return write_manifest(files, arguments)
+
+
+def _worker_of(strategy):
+    if strategy is None:
+        return 0, 1
+    from align_keras.training.strategies import worker_of
+
+    return worker_of(strategy)
 
 
 def _states(part):
@@ -148,13 +164,7 @@ def _states(part):
     return [state(path / name) for name in part.get("names", [""])]
 
 
-def _run_here(tasks, path, strategy, progress):
-    embedder = load_embedder(path, strategy)
-    if strategy is not None:
-        from align_keras.training.strategies import worker_of
-
-        worker, workers = worker_of(strategy)
-        tasks = tasks[worker::workers]
+def _run_here(tasks, embedder, progress):
     with progress_bar("Embedding images", shown=progress) as advance:
         for number, task in enumerate(tasks, 1):
             advance(0, f"Embedding images, file {number} of {len(tasks)}")

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from align_keras.io.locks import LOCK_NAME
+
 # Hexadecimal digits of a fingerprint: 64 bits tell all inputs of one user
 # apart. What protects a file from damage keeps all 64 digits.
 LENGTH = 16
@@ -46,7 +48,8 @@ def directory_fingerprint(path: str | Path) -> str | None:
         return None
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file():
+        # Who writes there, or was killed, does not change what it is.
+        if file.is_file() and file.name != LOCK_NAME:
             digest.update(file.relative_to(path).as_posix().encode())
             digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()[:LENGTH]

@@ -137,13 +137,12 @@ def write_index(
     if kind == "auto":
         kind = _kind_for(count)
     path = Path(output)
-    if path.exists():
-        raise FileExistsError(
-            f"`{output}` exists already: choose another directory or remove it."
-        )
+    _require_new(path)
     if count < 1:
         raise ValueError("There are no vectors to index.")
     with atomic_directory(path) as directory:
+        # Another process may have written it since.
+        _require_new(path)
         vectors = _write_rows(rows, count, directory)
         shutil.copytree(require_model(model), directory / "model")
         about = {
@@ -162,6 +161,13 @@ def write_index(
         }
         write_json(directory / "index.json", about)
     return about
+
+
+def _require_new(path):
+    if path.exists():
+        raise FileExistsError(
+            f"`{path}` exists already: choose another directory or remove it."
+        )
 
 
 def _kind_for(count):
