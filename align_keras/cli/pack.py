@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
+
 
 def add_arguments(parser):
     """Add the command's arguments to an `argparse` parser."""
@@ -71,6 +73,7 @@ def add_arguments(parser):
         "the recipe to train with (346 in the paper's); read several times as "
         "fast",
     )
+    add_allow_outside(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -94,6 +97,7 @@ def run(args):
         hold_out=args.hold_out,
         seed=args.seed,
         resize=args.resize,
+        allow_outside=args.allow_outside,
         progress=not args.json,
     )
     if args.json:

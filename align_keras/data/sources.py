@@ -5,6 +5,7 @@ inside the source, a function that reads its bytes, and its captions. A `Tally`
 counts each image of the source, those too that cannot be used.
 """
 
+import functools
 import json
 import lzma
 import posixpath
@@ -25,35 +26,46 @@ from align_keras.io.columns import find_column
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.folders import OutsideFolder
+from align_keras.io.folders import read_within
 from align_keras.io.text import as_texts
 from align_keras.io.text import clean_text
 from align_keras.io.text import decode_text
-from align_keras.io.text import read_lines
 from align_keras.io.text import split_lines
+
+# Why a file is left out that is not where it should be.
+OUTSIDE = "outside the folder"
+# Captions of one image.
+MAX_TEXT_BYTES = 8 * 2**20
 
 Pairs = Iterator[tuple[str, Callable[[], bytes], list[str]]]
 
 
 def from_caption_file(
-    folder: str | Path, captions: dict[str, list[str]]
+    folder: str | Path,
+    captions: dict[str, list[str]],
+    allow_outside: bool = False,
 ) -> Pairs:
     """Images of a folder, as a caption file lists them.
 
     Args:
         folder: string or `pathlib.Path` to which the names are relative.
         captions: dict as `read_captions` gives it, which has counted them.
+        allow_outside: bool. Whether to read what names and links call outside
+            the folder. Defaults to `False`.
 
     Yields:
         `(name, image, captions)`, see the module.
     """
     for name, texts in captions.items():
-        yield clean_text(name), _reader(Path(folder), name), texts
+        yield clean_text(name), _reader(folder, name, allow_outside), texts
 
 
 def from_table(
     path: str | Path,
     tally: Tally | None = None,
     folder: str | Path | None = None,
+    allow_outside: bool = False,
     **columns: Any,
 ) -> Pairs:
     """Images that lie in a table, or beside it, with their captions.
@@ -64,6 +76,7 @@ def from_table(
         tally: `Tally`.
         folder: string or `pathlib.Path`. What paths in the table are relative
             to. Defaults to the folder of the table.
+        allow_outside: bool. See `from_caption_file`.
         **columns: `image_column`, `caption_column` and `split`, see
             `read_captions`.
 
@@ -73,7 +86,7 @@ def from_table(
     path, tally = Path(path), Tally() if tally is None else tally
     for row in iterate_captions(path, tally=tally, **columns):
         tally.seen += 1
-        read = _reader(Path(folder or path.parent), row.name)
+        read = _reader(folder or path.parent, row.name, allow_outside)
         if row.contents is not None:
             read = _Contents(row.contents)
         yield clean_text(row.name), read, row.captions
@@ -84,6 +97,7 @@ def from_folder(
     tally: Tally | None = None,
     names: Iterable[str] | None = None,
     order: Callable[[str], Any] | None = None,
+    allow_outside: bool = False,
 ) -> Pairs:
     """Images of a folder with a `.txt` file of captions beside each.
 
@@ -96,6 +110,7 @@ def from_folder(
             text files without an image are counted, too.
         order: callable. Takes a name and returns what to sort it by. Defaults
             to `None`, the order of the paths.
+        allow_outside: bool. See `from_caption_file`.
 
     Yields:
         `(name, image, captions)`, see the module.
@@ -103,10 +118,15 @@ def from_folder(
     folder, tally = Path(folder), Tally() if tally is None else tally
     found = list_images(folder) if names is None else names
     for name in found if order is None else sorted(found, key=order):
+        try:
+            texts = _texts_beside(folder, name, allow_outside)
+        except OSError as error:
+            outside = isinstance(error, OutsideFolder)
+            reason = OUTSIDE if outside else "unreadable captions"
+            tally.leave_out(clean_text(name), reason, str(error))
+            continue
         tally.seen += 1
-        texts = (folder / name).with_suffix(".txt")
-        lines = read_lines(texts) if texts.is_file() else []
-        yield clean_text(name), _reader(folder, name), as_texts(lines)
+        yield clean_text(name), _reader(folder, name, allow_outside), texts
     if names is None:
         stems = {posixpath.splitext(name)[0] for name in found}
         for path in sorted(folder.rglob("*.txt")):
@@ -115,15 +135,23 @@ def from_folder(
                 tally.leave_out(clean_text(name), "no image of that name")
 
 
-def _reader(folder, name):
-    def read():
-        try:
-            return (folder / name).read_bytes()
-        except ValueError as error:
-            # A name that no file can have, with a zero or half a character.
-            raise FileNotFoundError(str(error)) from None
+def _texts_beside(folder, name, allow_outside):
+    texts = Path(name).with_suffix(".txt")
+    if not (folder / texts).is_file():
+        return []
+    contents = _read(folder, texts, allow_outside, MAX_TEXT_BYTES)
+    return as_texts(split_lines(decode_text(contents)))
 
-    return read
+
+def _reader(folder, name, allow_outside):
+    return functools.partial(_read, folder, name, allow_outside)
+
+
+def _read(*arguments):
+    try:
+        return read_within(*arguments)
+    except OutsideFolder as error:
+        raise OutsideFolder(f"{error} Or give `--allow-outside`.") from None
 
 
 class _Contents:

@@ -46,6 +46,7 @@ def embed(
     thumbnail_size: int = 256,
     images_per_shard: int = 4096,
     max_pixels: int = MAX_PIXELS,
+    allow_outside: bool = False,
     progress: bool = False,
     run_tasks: Callable | None = None,
 ) -> dict:
@@ -78,6 +79,9 @@ def embed(
             Defaults to `4096`.
         max_pixels: int. Larger images are left out before they are decoded.
             Defaults to 64 million.
+        allow_outside: bool. Whether to read images and captions outside of
+            `source` that names and links lead to. Defaults to `False`: they
+            are left out, named and counted.
         progress: bool. Whether to draw a progress bar on the standard error
             stream. Defaults to `False`.
         run_tasks: callable that takes a list of dicts, and calls `embed_task`
@@ -110,7 +114,7 @@ def embed(
         )
     path = require_model(model)
     output = Path(output)
-    parts = plan_sources(source, images_per_shard)
+    parts = plan_sources(source, images_per_shard, allow_outside)
     arguments = {
         "source": os.path.abspath(source),
         "inputs": fingerprint(parts, [_states(part) for part in parts]),
@@ -156,9 +160,12 @@ def _states(part):
     """Return what changes when a source does."""
 
     def state(path):
-        # What is not on this machine has its name alone.
-        about = path.stat() if path.is_file() else None
-        return about and [about.st_size, about.st_mtime_ns]
+        try:
+            about = path.stat()
+        except (OSError, ValueError):
+            # Not on this machine, or no name of a file at all.
+            return None
+        return [about.st_size, about.st_mtime_ns]
 
     path = Path(part["path"])
     return [state(path / name) for name in part.get("names", [""])]

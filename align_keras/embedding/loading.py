@@ -14,6 +14,7 @@ from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.folders import check_links
 from align_keras.io.images import decode_and_describe
 from align_keras.models import presets
 
@@ -48,6 +49,8 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
     ```
     """
     path = Path(model)
+    if path.is_dir():
+        check_links(path)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         if is_saved_model(path):
             return _load_saved_model(path, strategy)

@@ -16,6 +16,7 @@ import keras
 
 from align_keras import keras_hub_internals
 from align_keras import registry
+from align_keras.io.folders import check_links
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
@@ -144,6 +145,8 @@ def find_preset(preset):
         ship.
 
     Raises:
+        OutsideFolder: A file of the directory is a link that leads out of
+            it.
         ValueError: `preset` is neither a name nor a directory; the message
             suggests the nearest name.
     """
@@ -152,6 +155,8 @@ def find_preset(preset):
         return preset
     path = Path(preset)
     if any((path / name).is_file() for name in _CONFIG_FILES):
+        # Whoever packed it would choose what is shown as its vocabulary.
+        check_links(path)
         return preset
     if path.exists():
         raise ValueError(

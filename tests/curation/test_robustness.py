@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("ibis", reason="needs the extra `curation`")
 pytest.importorskip("duckdb", reason="needs the extra `curation`")
 
+import hostile
 import pyarrow as pa
 from curated import LENGTH
 from curated import audit
@@ -327,3 +328,23 @@ def test_text_is_the_same_everywhere():
     for wrong in ("abc", "g" * 16, 2**64):
         with pytest.raises(ValueError, match="hash|base 16"):
             parse_hash(wrong)
+
+
+def test_images_elsewhere_and_files_that_are_none_are_not_read(tmp_path):
+    ways = hostile.folder_with_ways_out(tmp_path)
+    special = hostile.special_files(ways.data)
+    special = [name for name in special if "\ud800" not in name and name]
+    names = ways.good + ways.outside + special
+    write(tmp_path / "in.parquet", url=names, text=["a b c d"] * len(names))
+    output = tmp_path / "out"
+    curate(
+        [tmp_path / "in.parquet"],
+        output,
+        parse_config(LENGTH),
+        image_folder=ways.data,
+    )
+    counts = audit(output)["reading"]["counts"]
+    assert counts["images_outside_folder"] == len(ways.outside)
+    assert counts["unreadable_images"] == len(special)
+    sizes = {row["url"] for row in kept(output) if row["width"]}
+    assert sizes == set(ways.good)
