@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("ibis", reason="needs the extra `curation`")
 pytest.importorskip("warcio", reason="needs the extra `curation`")
 
+import hostile
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -30,6 +31,7 @@ from align_keras.curation import curate
 from align_keras.curation import download
 from align_keras.curation import learn_vocabulary
 from align_keras.curation import vocabulary as vocabulary_of_texts
+from align_keras.curation.addresses import refusal
 from align_keras.curation.config import parse_config
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.web_archives import page_pairs
@@ -290,9 +292,11 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     program = tmp_path / "img2dataset"
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    allowed = {"timeout": 3, "allow_private": True}
     result = download(
-        kept, tmp_path / "got", str(program), timeout=3, progress=True
+        kept, tmp_path / "got", str(program), progress=True, **allowed
     )
+    assert result["refused"] == {}
     assert result["pairs"] == len(NAMES)
     assert result["downloaded"] == 3 and result["failed"] == 5
     assert result["failures"] == {
@@ -311,11 +315,12 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     again = curate(result["metadata"], tmp_path / "2", parse_config(rules))
     assert again["kept"] == len(NAMES)
     command = ["download", str(kept), "--output", str(tmp_path / "cli")]
-    command += ["--img2dataset", str(program), "--timeout", "3", "--json"]
+    command += ["--img2dataset", str(program), "--timeout", "3"]
+    command += ["--allow-private", "--json"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["downloaded"] == 3
     with pytest.raises(OSError, match="status 3: no luck today"):
-        download(kept, tmp_path / "x", str(program), image_size=13, timeout=3)
+        download(kept, tmp_path / "x", str(program), image_size=13, **allowed)
     with pytest.raises(FileNotFoundError, match="environment of its own"):
         download(kept, tmp_path / "y", "no-such-program")
     with pytest.raises(FileNotFoundError, match="no kept pairs"):
@@ -340,7 +345,7 @@ def test_the_whole_way_from_the_web(tmp_path, address):
     with pytest.raises(ValueError, match="`width`.*--config web_text"):
         curate(crawl, tmp_path / "0", "align")
     assert curate(crawl, tmp_path / "1", "web_text")["kept"] == 4
-    options = {"output_format": "files", "timeout": 3}
+    options = {"output_format": "files", "timeout": 3, "allow_private": True}
     got = download(tmp_path / "1", tmp_path / "got", str(program), **options)
     images = tmp_path / "got" / "images"
     (tmp_path / "test").mkdir()
@@ -384,6 +389,7 @@ def test_img2dataset_itself(kept, tmp_path):
         threads=4,
         timeout=2,
         retries=0,
+        allow_private=True,
     )
     assert result["pairs"] == len(NAMES)
     assert result["downloaded"] >= 3
@@ -394,6 +400,60 @@ def test_img2dataset_itself(kept, tmp_path):
 
     manifest = pack(images, tmp_path / "packed")
     assert manifest["records"] == result["downloaded"]
+
+
+@pytest.mark.parametrize("reason", sorted(hostile.ADDRESSES))
+def test_addresses_that_are_not_fetched(reason):
+    for url in hostile.ADDRESSES[reason]:
+        assert (refusal(url) or "public") == reason, url
+        allowed = refusal(url, allow_private=True)
+        good = ("public", "not a public address")
+        assert (allowed is None) == (reason in good), url
+
+
+def test_refused_addresses_are_counted_and_named(tmp_path, capsys):
+    program = tmp_path / "img2dataset"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "import pyarrow.parquet as pq\n"
+        "given = dict(w[2:].split('=', 1) for w in sys.argv[1:])\n"
+        "urls = pq.read_table(given['url_list'])['url'].to_pylist()\n"
+        "print(json.dumps(urls)); sys.exit(3)\n"
+    )
+    program.chmod(0o755)
+    urls = [url for some in hostile.ADDRESSES.values() for url in some]
+    (tmp_path / "clean").mkdir()
+    pq.write_table(
+        pa.table(
+            {
+                "url": urls,
+                "text": ["a text"] * len(urls),
+                "row_id": range(len(urls)),
+            }
+        ),
+        tmp_path / "clean" / "rows.parquet",
+    )
+    output = tmp_path / "out"
+    with pytest.raises(OSError, match="status 3"):
+        download(tmp_path / "clean", output, str(program))
+    fetched = pq.read_table(output / "download_list.parquet")
+    assert fetched["url"].to_pylist() == hostile.ADDRESSES["public"]
+    refused = json.loads((output / "refused.json").read_text())
+    assert refused["reasons"] == {
+        reason: len(some)
+        for reason, some in hostile.ADDRESSES.items()
+        if reason != "public"
+    }
+    assert refused["rows"] + len(fetched) == len(urls)
+    named = {(r["url"], r["reason"]) for r in refused["refused"]}
+    assert ("file:///etc/passwd", "not http or https") in named
+    pq.write_table(
+        pa.table({"url": ["ftp://a.b/c"], "text": ["a"], "row_id": [0]}),
+        tmp_path / "clean" / "rows.parquet",
+    )
+    with pytest.raises(ValueError, match="not http or https"):
+        download(tmp_path / "clean", tmp_path / "none", str(program))
 
 
 # === Vocabulary ===
