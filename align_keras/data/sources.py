@@ -26,6 +26,7 @@ from align_keras.io.columns import find_column
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import read_within
 from align_keras.io.text import as_texts
@@ -232,12 +233,9 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 if sample.ends_before(key, name):
                     yield from sample.pairs(tally)
                     sample = _Sample(key)
-                # Of what is not an image or text the name alone counts.
-                wanted = is_image(base) or _suffix(base) in _TEXT_SUFFIXES
-                file = None
-                if wanted and member.isfile():
-                    file = tar.extractfile(member)
-                sample.files[name] = None if file is None else file.read()
+                sample.files[name] = _contents(tar, member, sample)
+                # It would keep the headers of all files.
+                tar.members = []
         if not header.ended:
             raise tarfile.ReadError("it is cut off, so that files may be lost")
     except (
@@ -246,6 +244,9 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
         EOFError,
         zlib.error,
         lzma.LZMAError,
+        # Of headers whose numbers are none.
+        ValueError,
+        OverflowError,
     ) as error:
         damage = error
     yield from sample.pairs(tally)
@@ -268,11 +269,46 @@ def _header_class():
         @classmethod
         def frombuf(cls, buf, *arguments):
             cls.ended = len(buf) == tarfile.BLOCKSIZE and not any(buf)
-            return super().frombuf(buf, *arguments)
+            header = super().frombuf(buf, *arguments)
+            # `tarfile` would go back by as much, and never come to an end; and
+            # it reads names and the like, however long, into memory.
+            named = header.type in _LONG_HEADERS
+            if header.size < 0 or (named and header.size > MAX_HEADER_BYTES):
+                raise tarfile.ReadError(f"a header of {header.size} bytes")
+            return header
 
     return Header
 
 
+def _contents(tar, member, sample):
+    """The bytes of a file in an archive; `None` and `_TooLarge`, see there."""
+    suffix = _suffix(member.name)
+    # Of what is not an image or text the name alone counts.
+    if not (is_image(member.name) or suffix in _TEXT_SUFFIXES):
+        return None
+    if not member.isfile():
+        return None
+    most = MAX_TEXT_BYTES if suffix in _TEXT_SUFFIXES else MAX_FILE_BYTES
+    if member.size > min(most, MAX_FILE_BYTES - sample.size):
+        return _TooLarge(member.size)
+    sample.size += member.size
+    file = tar.extractfile(member)
+    return None if file is None else file.read()
+
+
+class _TooLarge(int):
+    """In the place of what is not read, as it has so many bytes."""
+
+
+# Headers whose contents are a name, or other facts of the file that follows.
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+MAX_HEADER_BYTES = 2**20
 _TEXT_SUFFIXES = (".txt", ".json")
 
 
@@ -286,12 +322,14 @@ class _Sample:
     Attributes:
         key: string. Their name up to the first dot.
         files: dict from their names to bytes; `None` for links, and for what
-            is not an image or a text.
+            is not an image or a text; `_TooLarge` for what is not read.
+        size: int. The bytes that are held.
     """
 
     def __init__(self, key):
         self.key = key
         self.files = {}
+        self.size = 0
 
     def ends_before(self, key, name):
         """Whether a file is the first of the next sample."""
@@ -328,6 +366,10 @@ class _Sample:
             if contents is None:
                 tally.leave_out(clean_text(name), "link in an archive")
                 continue
+            if isinstance(contents, _TooLarge):
+                reason = f"{contents} bytes"
+                tally.leave_out(clean_text(name), "file too large", reason)
+                continue
             tally.seen += 1
             yield clean_text(name), _Contents(contents), self._captions(name)
 
@@ -345,7 +387,8 @@ class _Sample:
 
 def _captions_of(files):
     """The captions of a `.txt` and a `.json` of one name."""
-    text = decode_text(files.get(".txt") or b"")
+    files = {s: c for s, c in files.items() if isinstance(c, bytes)}
+    text = decode_text(files.get(".txt", b""))
     lines = as_texts(split_lines(text))
     listed = _listed_captions(files.get(".json"))
     # img2dataset writes the same caption into both, line ends within it too.

@@ -22,6 +22,9 @@ csv = OptionalModule("pyarrow.csv", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
+# A longer line of JSON is counted as unreadable: in lists and dicts, it would be
+# twenty times as large.
+MAX_LINE_BYTES = 8 * 2**20
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")
 # They stand for wrong bytes of the file, and JSON can write them.
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -136,6 +139,9 @@ def _read_json_lines(path, wanted):
     rows, size, bad = [], 0, 0
     with open_stream(path) as stream:
         for line in _lines(stream):
+            if line is None:
+                bad += 1
+                continue
             try:
                 # Wrong bytes survive as they are; who reads them counts them.
                 row = json.loads(line.decode("utf-8", "surrogateescape"))
@@ -165,14 +171,25 @@ def _only(row, wanted):
 
 
 def _lines(stream):
-    rest = stream.read(3)
-    if rest == b"\xef\xbb\xbf":
-        rest = b""
-    while block := stream.read(2**20):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield from rest.split(b"\n")
+    """Yield lines; `None` for one that is too long to be a row."""
+    block = stream.read(3)
+    if block == b"\xef\xbb\xbf":
+        block = stream.read(2**20)
+    parts, size = [], 0
+    while block:
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            size += len(end)
+            yield b"".join([*parts, end]) if size <= MAX_LINE_BYTES else None
+            parts, size = [], 0
+        size += len(rest)
+        if size > MAX_LINE_BYTES:
+            parts = []
+        else:
+            parts.append(rest)
+        block = stream.read(2**20)
+    if size:
+        yield b"".join(parts) if size <= MAX_LINE_BYTES else None
 
 
 def columns_of(rows: list[dict]) -> dict:

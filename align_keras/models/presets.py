@@ -17,6 +17,7 @@ import keras
 from align_keras import keras_hub_internals
 from align_keras import registry
 from align_keras.io.folders import check_links
+from align_keras.io.json_files import read_json
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
@@ -212,7 +213,7 @@ def load_config(preset):
     path = preset_file(preset, "config.json")
     if path is None:
         raise ValueError(f"The preset `{preset}` has no config.json.")
-    return json.loads(path.read_text("utf-8-sig"))
+    return read_json(path)
 
 
 def require_class(preset, cls):

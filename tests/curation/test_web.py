@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -190,6 +191,95 @@ def test_archive_cut_anywhere_is_damaged(tmp_path, suffix, step):
             assert cut in good, cut
         except (OSError, ValueError):
             assert cut not in good, cut
+
+
+# === Too much of one thing ===
+
+
+def write_wat(path, records):
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for contents in records:
+            writer.write_record(
+                writer.create_warc_record(
+                    "https://example.org/",
+                    "metadata",
+                    payload=io.BytesIO(contents),
+                    warc_content_type="application/json",
+                )
+            )
+
+
+def wat_record(*links, page="https://example.org/", base=None):
+    links = [{"path": "IMG@/src", "url": u, "alt": a} for u, a in links]
+    meta = {"Links": links, "Head": {"Base": base} if base else {}}
+    return json.dumps(
+        {
+            "Envelope": {
+                "WARC-Header-Metadata": {"WARC-Target-URI": page},
+                "Payload-Metadata": {
+                    "HTTP-Response-Metadata": {"HTML-Metadata": meta}
+                },
+            }
+        }
+    ).encode()
+
+
+def test_records_that_would_fill_the_memory_are_counted(tmp_path):
+    path = tmp_path / "a.wat.gz"
+    long = "x" * 100_000
+    bad = [
+        b'{"Envelope": "' + b"x" * 2**25 + b'"}',
+        hostile.DEEP.encode(),
+        b"[" + b"[]," * 2**23 + b"[]]",
+        wat_record(("a.jpg", "b"), base=f"https://example.org/{long}"),
+        wat_record(*[(f"a.jpg?{long[:8000]}{n}", "b") for n in range(900)]),
+    ]
+    good = wat_record(("a.jpg", "a red bus"), (long, "too long an address"))
+    write_wat(path, [good, *bad, good])
+    tracemalloc.start()
+    found = list(read_batches(str(path), None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    texts = [t for columns, _ in found for t in columns["text"].to_pylist()]
+    # Of the last of the bad all fits, for a page may have that many.
+    assert texts == [b"a red bus", *[b"b"] * 900, b"a red bus"]
+    assert sum(count for _, count in found) == len(bad) - 1
+    assert peak < 100 * 2**20
+
+
+def test_pages_take_time_in_proportion(tmp_path):
+    page = hostile.page_of_many_attributes(600_000)
+    begin = time.perf_counter()
+    (pair,) = page_pairs(page, "https://example.org/")
+    assert time.perf_counter() - begin < 10
+    assert pair[:2] == ("https://example.org/a.jpg", "a red bus")
+    with pytest.raises(ValueError, match="address is too long"):
+        page_pairs(hostile.page_of_a_long_base(10_000, 9), "https://a.b/")
+    with pytest.raises(ValueError, match="too many images"):
+        page_pairs(hostile.page_of_a_long_base(8_000, 5000), "https://a.b/")
+    with pytest.raises(ValueError, match="address is too long"):
+        page_pairs(b"<img src=a alt=b>", "https://a.b/" + "c" * 10_000)
+    for nothing in (b"", b" ", b"\0", b"<", b"<!-- -->"):
+        assert page_pairs(nothing, "https://a.b/") == []
+
+
+def test_lines_that_are_no_rows_are_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = b'{"url": "http://a.b/c.jpg", "text": "a red bus"}\n'
+    with open(path, "wb") as file:
+        file.write(b"\xef\xbb\xbf" + good)
+        file.write(hostile.DEEP.encode() + b"\n" + good)
+        file.write(b'{"text": "' + b"x" * 9 * 2**20 + b'"}\n' + good)
+        # A line without an end.
+        file.write(b"y" * 40 * 2**20)
+    tracemalloc.start()
+    found = list(read_batches(str(path), None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(len(c["text"]) for c, _ in found if c) == 3
+    assert sum(count for _, count in found) == 3
+    assert peak < 40 * 2**20
 
 
 # === Downloading ===

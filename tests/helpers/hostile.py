@@ -5,8 +5,10 @@ counted, and costs neither time nor memory beyond its limit.
 """
 
 import csv
+import gzip
 import os
 import socket
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,3 +180,86 @@ ADDRESSES = {
         "http://nas/a.jpg",
     ],
 }
+
+
+# === Too much of one thing ===
+
+# Python's parser gives up on it by another error than on what is not JSON.
+DEEP = "[" * 200_000
+
+
+def write_tar(path, members, compressed=False, damage=None):
+    """An archive of members, given by name, type, size and bytes.
+
+    Bytes that are fewer than the size are followed by zeros, which cost no
+    room on disk; compressed, they cost a thousandth.
+    """
+    opened = gzip.open(path, "wb", 1) if compressed else open(path, "wb")
+    with opened as file:
+        for name, kind, size, contents in members:
+            header = tarfile.TarInfo(name)
+            header.type, header.size = kind, size
+            file.write(header.tobuf(tarfile.GNU_FORMAT))
+            file.write(contents)
+            left = max(0, -(-size // 512) * 512 - len(contents))
+            if compressed:
+                for start in range(0, left, 2**20):
+                    file.write(bytes(min(2**20, left - start)))
+            else:
+                file.seek(left, 1)
+        file.write(bytes(1024))
+    return path
+
+
+def huge_members(size):
+    """Members of an archive that would fill the memory, between good ones."""
+    good = picture_file(1)
+    return [
+        ("a.jpg", tarfile.REGTYPE, len(good), good),
+        ("a.txt", tarfile.REGTYPE, 5, b"first"),
+        ("huge.jpg", tarfile.REGTYPE, size, good),
+        ("huge.txt", tarfile.REGTYPE, 4, b"huge"),
+        ("text.jpg", tarfile.REGTYPE, len(good), good),
+        ("text.txt", tarfile.REGTYPE, size, b"long"),
+        ("json.jpg", tarfile.REGTYPE, len(good), good),
+        ("json.json", tarfile.REGTYPE, len(DEEP), DEEP.encode()),
+        ("skip.bin", tarfile.REGTYPE, size, b""),
+        ("z.jpg", tarfile.REGTYPE, len(good), good),
+        ("z.txt", tarfile.REGTYPE, 4, b"last"),
+    ]
+
+
+def archives_that_end_in_trouble(folder, size):
+    """Archives whose third header lies; what comes before it is good."""
+    good = huge_members(0)[:2]
+    for number, (kind, length) in enumerate(
+        [
+            (tarfile.GNUTYPE_LONGNAME, size),
+            (tarfile.GNUTYPE_LONGLINK, size),
+            (tarfile.XHDTYPE, size),
+            (tarfile.XGLTYPE, size),
+            (tarfile.REGTYPE, -512),
+            (tarfile.REGTYPE, -1024),
+            (tarfile.XHDTYPE, -512),
+        ]
+    ):
+        member = ("b.jpg", kind, length, b"")
+        yield write_tar(folder / f"{number}.tar", [*good, member])
+    sparse = "GNU.sparse.major=1\nGNU.sparse.minor=0\nGNU.sparse.realsize=9\n"
+    records = "".join(f"{len(x) + 4} {x}\n" for x in sparse.split())
+    members = [("p", tarfile.XHDTYPE, len(records), records.encode())]
+    members.append(("b.jpg", tarfile.REGTYPE, 1024, b"9" * 1024))
+    yield write_tar(folder / "sparse.tar", [*good, *members])
+
+
+def page_of_many_attributes(count):
+    """A page of one image, whose attributes are compared with each other."""
+    names = b" ".join(b"a%d" % number for number in range(count))
+    return b'<img %s src="a.jpg" alt="a red bus">' % names
+
+
+def page_of_a_long_base(length, count):
+    """A page whose addresses together are longer than any memory."""
+    base = b"http://example.org/" + b"x" * length
+    images = b'<img src="a.jpg" alt="b">' * count
+    return b'<base href="%s/">' % base + images
