@@ -8,6 +8,7 @@ import importlib
 import os
 
 from align_keras import registry
+from align_keras import saved_classes
 
 # TensorFlow reads these when it is imported. Its faster convolutions are on by
 # themselves on few processors only. Its own allocator keeps the memory of large
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 for _name, _place in {
     "export_saved_model": "align_keras.serving:export_saved_model",
+    "export_onnx": "align_keras.serving.portable:export_onnx",
     "measure_retrieval": "align_keras.evaluation:measure_retrieval",
     "load_image_encoder": (
         "align_keras.embedding.image_encoder:load_image_encoder"
@@ -42,6 +44,7 @@ _PUBLIC = {
         "BertTextEncoder",
         "EfficientNetBackbone",
         "EfficientNetL2Backbone",
+        "PairRecall",
         "list_presets",
     ),
     "align_keras.losses": (
@@ -59,6 +62,8 @@ _PUBLIC = {
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = sorted(_HOME)
+
+saved_classes.import_on_lookup(_PUBLIC)
 
 
 def __getattr__(name):

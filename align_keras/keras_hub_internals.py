@@ -10,7 +10,16 @@ from keras.src.backend.common import global_state
 # `fit` takes its data from an adapter, and any adapter in the place of data,
 # but says so nowhere; it is where all kinds of data become batches.
 from keras.src.trainers.data_adapters import get_data_adapter
+
+# What `validation_split` means to `fit`, which gives no access to its parts.
+from keras.src.trainers.data_adapters.array_slicing import (
+    train_validation_split,
+)
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+# Grain sends what its workers make to other processes, where NumPy's arrays
+# alone travel well; its frames on the stack tell that a layer runs inside.
+from keras.src.utils.backend_utils import in_grain_data_pipeline
 
 # What `hf://` and other handles mean to KerasHub, and its reader of presets:
 # a tokenizer or image converter of ours serves models of several classes,
@@ -27,6 +36,9 @@ from keras_hub.src.utils.python_utils import classproperty
 from keras_hub.src.utils.tensor_utils import (
     canonicalize_python_string_inputs as to_strings,
 )
+from keras_hub.src.utils.tensor_utils import (
+    convert_preprocessing_outputs_grain as to_grain,
+)
 from keras_hub.src.utils.tensor_utils import restore_outer_shape
 
 __all__ = [
@@ -37,8 +49,11 @@ __all__ = [
     "get_data_adapter",
     "get_file",
     "get_preset_loader",
+    "in_grain_data_pipeline",
     "restore_outer_shape",
+    "to_grain",
     "to_strings",
+    "train_validation_split",
     "transform_some",
     "transformer_parts",
 ]

@@ -135,8 +135,8 @@ def ours(data, cache, seed, steps, args, changes):
     """Train as `align-keras train` does; returns seconds and `embed`."""
     from align_keras import AlignDualEncoder
     from align_keras.data import pack
-    from align_keras.evaluation import embed_images
-    from align_keras.evaluation import embed_texts
+    from align_keras.embedding import embed_images
+    from align_keras.embedding import embed_texts
     from align_keras.training import train
 
     changes = dict(changes)

@@ -202,6 +202,7 @@ def test_import_chooses_no_backend(tmp_path):
 
 def test_what_lower_floors_call_on_is_there():
     assert registry.names() == [
+        "export_onnx",
         "export_saved_model",
         "load_image_encoder",
         "load_preprocessor",

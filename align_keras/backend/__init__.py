@@ -1,4 +1,4 @@
-"""The only model-side code that names TensorFlow or JAX.
+"""The only model-side code that names TensorFlow, JAX or torch.
 
 Each backend is one package with the same modules, and these have the same
 functions, so that the models, losses and optimizers above stay on `keras.ops`.
@@ -13,6 +13,7 @@ OFFERED = {
     "convolutions": ("convolve", "convolve_depthwise"),
     "functional": (
         "compile_inference",
+        "custom_gradient",
         "densify",
         "recompute",
         "require",
@@ -34,14 +35,15 @@ OFFERED = {
     ),
     "trainer": ("Trainer",),
 }
-BACKENDS = ("tensorflow", "jax")
+BACKENDS = ("tensorflow", "jax", "torch")
 
 _MODULES = {name: module for module, names in OFFERED.items() for name in names}
 __all__ = sorted(_MODULES)
 
 if keras.config.backend() not in BACKENDS:
     raise ImportError(
-        "align_keras runs on the `tensorflow` and `jax` backends of Keras. "
+        "align_keras runs on the `tensorflow`, `jax` and `torch` backends of "
+        "Keras. "
         f"Received: backend={keras.config.backend()!r}. Set the environment "
         "variable KERAS_BACKEND to one of them before Python starts."
     )

@@ -2,7 +2,8 @@
 
 Replicas must hold the same number of rows, and microbatches divide them. The
 last batch is filled up with rows of zeros, and a mask tells which rows are
-examples. It travels where Keras keeps labels, of which there are none here.
+examples. It travels where Keras keeps labels, of which there are none here,
+under a name that nobody gives to labels.
 """
 
 import keras
@@ -10,88 +11,212 @@ import numpy as np
 
 from align_keras.keras_hub_internals import DataAdapter
 from align_keras.keras_hub_internals import get_data_adapter
+from align_keras.keras_hub_internals import train_validation_split
 
 IS_EXAMPLE = "is_example"
+# Keras drops the weights of arrays that have no labels.
+SAMPLE_WEIGHT = "sample_weight"
+
+
+def unpack(data):
+    """Take apart what a data set yields: a tuple, or the inputs alone.
+
+    Args:
+        data: `inputs`, or a tuple of `(inputs,)`, `(inputs, marks)` or
+            `(inputs, marks, sample_weight)`. `marks` is `None` or a dict
+            with what is known of each row beside its inputs.
+
+    Returns:
+        A tuple of `inputs`, the bool mask of the rows that are examples, and
+        `sample_weight`; each of the last two may be `None`.
+
+    Raises:
+        ValueError: There is something else in the place of labels.
+    """
+    inputs, marks, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if isinstance(inputs, (tuple, list)) and len(inputs) == 1:
+        (inputs,) = inputs
+    if marks is None:
+        return inputs, None, weight
+    if not isinstance(marks, dict) or set(marks) - {IS_EXAMPLE, SAMPLE_WEIGHT}:
+        raise ValueError(
+            "There are no labels: the model learns which text belongs to "
+            "which image from their order alone, so leave `y` out, and give "
+            "a batch as `inputs` or as `(inputs, None, sample_weight)`. "
+            f"Received: y={marks}"
+        )
+    if weight is None:
+        weight = marks.get(SAMPLE_WEIGHT)
+    return inputs, marks.get(IS_EXAMPLE), weight
+
+
+def pack(inputs, mask=None, sample_weight=None):
+    """Return what `unpack` takes apart, with all that is known of the rows."""
+    marks = {IS_EXAMPLE: mask, SAMPLE_WEIGHT: sample_weight}
+    marks = {name: value for name, value in marks.items() if value is not None}
+    return (inputs, marks) if marks else inputs
 
 
 class PaddingMixin:
     """Fills up the last batch, where it would be too small.
 
     A subclass has the method `batch_multiple()`, of which the size of a batch
-    must be a multiple.
+    must be a multiple, and `masks_full_batches()`, which tells whether a batch
+    comes with a mask where nothing is missing.
     """
 
-    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        microbatches = self.microbatch_size is not None
-        if not microbatches and self.batch_multiple() == 1:
-            return super().fit(x, y, batch_size, *args, **kwargs)
-        validation = kwargs.get("validation_data")
-        if validation is not None:
-            val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(
-                validation
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        **kwargs,
+    ):
+        refuse_class_weight(class_weight)
+        y = _marks(y, sample_weight)
+        if validation_split and validation_data is None:
+            (x, y), validation_data = train_validation_split(
+                (x, y), validation_split
             )
-            val_x = self._padded(
-                val_x,
-                val_y,
-                kwargs.get("validation_batch_size") or batch_size,
-                sample_weight=val_weight,
-                steps_per_epoch=kwargs.get("validation_steps"),
+        if validation_data is not None:
+            validation_data = self._padded(
+                *_taken_apart(validation_data),
+                validation_batch_size or batch_size,
+                steps_per_epoch=validation_steps,
             )
-            kwargs["validation_data"] = val_x
-        if kwargs.get("validation_split"):
-            raise ValueError(
-                "`validation_split` cannot be used with several replicas or "
-                "microbatches. Pass `validation_data` instead. Received: "
-                f"validation_split={kwargs['validation_split']}"
-            )
-        options = {
-            "sample_weight": kwargs.pop("sample_weight", None),
-            "class_weight": kwargs.pop("class_weight", None),
-            "steps_per_epoch": kwargs.get("steps_per_epoch"),
-            "shuffle": kwargs.get("shuffle", True),
-        }
-        x = self._padded(x, y, batch_size, microbatches, **options)
-        return super().fit(x, None, None, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        if kwargs.get("_use_cached_eval_dataset"):  # `fit` has padded it.
-            return super().evaluate(x, **kwargs)
         x = self._padded(
             x,
             y,
             batch_size,
-            sample_weight=kwargs.pop("sample_weight", None),
-            steps_per_epoch=kwargs.get("steps"),
+            self.microbatch_size is not None,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=shuffle,
         )
-        return super().evaluate(x, None, None, *args, **kwargs)
+        if getattr(x, "fills_up", False):
+            self.refuse_padding()
+        return super().fit(
+            x,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            **kwargs,
+        )
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        **kwargs,
+    ):
+        # What `fit` has padded comes with `_use_cached_eval_dataset`.
+        x = self._padded(
+            x, _marks(y, sample_weight), batch_size, steps_per_epoch=steps
+        )
+        return super().evaluate(x, verbose=verbose, steps=steps, **kwargs)
 
     def predict(self, x, batch_size=None, *args, **kwargs):
         x = self._padded(
             x, None, batch_size, steps_per_epoch=kwargs.get("steps")
         )
+        if isinstance(x, PaddedBatches):  # All batches return the same.
+            x.masks_full_batches = True
         outputs = super().predict(x, None, *args, **kwargs)
-        rows = outputs.pop(IS_EXAMPLE, None)
-        if rows is None:
+        if not isinstance(outputs, dict) or IS_EXAMPLE not in outputs:
             return outputs
-        rows = rows.astype(bool)
+        rows = outputs.pop(IS_EXAMPLE).astype(bool)
         return {name: values[rows] for name, values in outputs.items()}
+
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        refuse_class_weight(class_weight)
+        return super().train_on_batch(
+            x, y, sample_weight, return_dict=return_dict
+        )
+
+    def _adapter(self, x, y, **kwargs):
+        """Return what turns `x` into batches."""
+        return get_data_adapter(x, y, **kwargs)
 
     def _padded(self, x, y, batch_size, microbatches=False, **kwargs):
         """Return an adapter for `x` whose batches are all of one size."""
         if isinstance(x, DataAdapter):
             return x
-        adapter = get_data_adapter(x, y, batch_size=batch_size, **kwargs)
+        adapter = self._adapter(x, y, batch_size=batch_size, **kwargs)
         if is_distributed(x):
             return adapter
         multiple = self.batch_multiple()
         size = adapter.batch_size
+        partial = _has_partial_batch(adapter)
+        if partial and adapter.num_batches == 1:
+            # The only batch is as large as any.
+            size, partial = adapter.partial_batch_size, False
         uneven = size is None or size % multiple
-        partial = adapter.has_partial_batch
         if partial is None:  # A data set; a static size holds for all batches.
             partial = size is None
-        if uneven or partial and (multiple > 1 or microbatches):
-            return PaddedBatches(adapter, multiple)
+        needed = multiple > 1 and (uneven or partial)
+        if needed or microbatches and partial:
+            return PaddedBatches(adapter, multiple, self.masks_full_batches())
         return adapter
+
+
+def _has_partial_batch(adapter):
+    try:
+        return adapter.has_partial_batch
+    except NotImplementedError:  # A generator does not know.
+        return None
+
+
+def refuse_class_weight(class_weight):
+    """Raise `ValueError` where weights for classes are given."""
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` weights the classes of labels, and there are no "
+            "labels. Pass `sample_weight`, a weight for each pair. "
+            f"Received: class_weight={class_weight}"
+        )
+
+
+def _marks(y, sample_weight):
+    """Return `y` with the weights of the rows in it."""
+    _, mask, _ = unpack((None, y))
+    if sample_weight is None:
+        return y
+    return pack(None, mask, sample_weight)[1]
+
+
+def _taken_apart(data):
+    """Split `validation_data` into inputs and marks."""
+    if not isinstance(data, tuple):
+        return data, None
+    packed = pack(*unpack(data))
+    return packed if isinstance(packed, tuple) else (packed, None)
 
 
 def is_distributed(data):
@@ -99,17 +224,100 @@ def is_distributed(data):
     return type(data).__name__.startswith("Distributed")
 
 
-class PaddedBatches(DataAdapter):
-    """Yields `(inputs, mask, sample_weight)` with batches of one size.
+class _OtherBatches(DataAdapter):
+    """Yields as many batches as another adapter.
+
+    Args:
+        adapter: `DataAdapter`.
+    """
+
+    def __init__(self, adapter):
+        self._adapter = adapter
+
+    @property
+    def num_batches(self):
+        return self._adapter.num_batches
+
+    @property
+    def batch_size(self):
+        return self._adapter.batch_size
+
+    @property
+    def has_partial_batch(self):
+        return self._adapter.has_partial_batch
+
+    @property
+    def partial_batch_size(self):
+        return self._adapter.partial_batch_size
+
+    def get_torch_dataloader(self):
+        from torch.utils import data
+
+        class Batches(data.IterableDataset):
+            def __iter__(dataset):
+                return self.get_numpy_iterator()
+
+        return data.DataLoader(Batches(), batch_size=None)
+
+    def on_epoch_begin(self):
+        self._adapter.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._adapter.on_epoch_end()
+
+
+class MappedBatches(_OtherBatches):
+    """Yields what a function makes of each batch.
+
+    Args:
+        adapter: `DataAdapter`. Yields arrays.
+        function: callable of what it yields, in a TensorFlow graph where
+            that is the backend.
+    """
+
+    def __init__(self, adapter, function):
+        super().__init__(adapter)
+        self._function = function
+
+    def get_tf_dataset(self):
+        import tensorflow as tf
+
+        def run(*data):
+            return self._function(data[0] if len(data) == 1 else data)
+
+        return self._adapter.get_tf_dataset().map(run, tf.data.AUTOTUNE)
+
+    def get_numpy_iterator(self):
+        for data in self._adapter.get_numpy_iterator():
+            yield to_numpy(self._function(data))
+
+    def get_jax_iterator(self):
+        return self.get_numpy_iterator()
+
+
+def to_numpy(data):
+    """Turn all tensors of a structure into arrays."""
+    return keras.tree.map_structure(
+        lambda x: x if x is None else keras.ops.convert_to_numpy(x), data
+    )
+
+
+class PaddedBatches(_OtherBatches):
+    """Yields batches of one size, with a mask of their examples.
 
     Args:
         adapter: `DataAdapter`. Yields batches, the first of which is as large
             as any other.
         multiple: int. What the size of a batch is made a multiple of.
+        masks_full_batches: bool. Whether a batch that is full has a mask. In
+            a TensorFlow graph each has.
     """
 
-    def __init__(self, adapter, multiple):
-        self._adapter = adapter
+    def __init__(self, adapter, multiple, masks_full_batches=True):
+        super().__init__(adapter)
+        self.masks_full_batches = masks_full_batches
+        # Whether rows are known to be missing, before any batch is drawn.
+        self.fills_up = _has_partial_batch(adapter) is True
         self._multiple = multiple
         self._size = adapter.batch_size
         if adapter.num_batches == 1:
@@ -121,30 +329,36 @@ class PaddedBatches(DataAdapter):
         import tensorflow as tf
 
         def pad(size, *data):
-            inputs, _, weights = keras.utils.unpack_x_y_sample_weight(
-                data[0] if len(data) == 1 else data
-            )
+            inputs, _, weights = unpack(data[0] if len(data) == 1 else data)
             rows = tf.shape(tf.nest.flatten(inputs)[0], tf.int64)[0]
             size = tf.maximum(size, self._round_up(rows))
 
             def fill(tensor):
-                margins = [[0, size - rows]] + [[0, 0]] * (tensor.ndim - 1)
+                # A generator's tensors may be of unknown rank.
+                others = tf.zeros([tf.rank(tensor) - 1, 2], tf.int64)
+                margins = tf.concat([[[0, size - rows]], others], 0)
                 padded = tf.pad(tensor, margins)
-                padded.set_shape([self._size, *tensor.shape[1:]])
+                if tensor.shape.rank is not None:
+                    padded.set_shape([self._size, *tensor.shape[1:]])
                 return padded
 
             mask = tf.ones([rows], "bool")
-            data = inputs, mask, weights
-            data = data[: 2 if weights is None else 3]
+            data = pack(inputs, mask, weights)
             return size, tf.nest.map_structure(fill, data)
 
         start = tf.constant(self._size or 0, tf.int64)
         return self._adapter.get_tf_dataset().scan(start, pad)
 
     def get_jax_iterator(self):
+        return self._padded(self._adapter.get_jax_iterator())
+
+    def get_numpy_iterator(self):
+        return self._padded(self._adapter.get_numpy_iterator())
+
+    def _padded(self, batches):
         size = self._size or 0
-        for data in self._adapter.get_jax_iterator():
-            inputs, _, weights = keras.utils.unpack_x_y_sample_weight(data)
+        for data in batches:
+            inputs, _, weights = unpack(data)
             rows = len(next(iter(inputs.values())))
             size = max(size, self._round_up(rows))
 
@@ -152,16 +366,14 @@ class PaddedBatches(DataAdapter):
                 margins = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
                 return np.pad(array, margins)
 
-            data = inputs, np.ones([rows], "bool"), weights
-            data = data[: 2 if weights is None else 3]
+            mask = None
+            if rows < size or self.masks_full_batches:
+                mask = np.ones([rows], "bool")
+            data = pack(inputs, mask, weights)
             yield keras.tree.map_structure(fill, data)
 
     def _round_up(self, rows):
         return -(-rows // self._multiple) * self._multiple
-
-    @property
-    def num_batches(self):
-        return self._adapter.num_batches
 
     @property
     def batch_size(self):
@@ -174,9 +386,3 @@ class PaddedBatches(DataAdapter):
     @property
     def partial_batch_size(self):
         return None
-
-    def on_epoch_begin(self):
-        self._adapter.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self._adapter.on_epoch_end()

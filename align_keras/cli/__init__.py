@@ -1,13 +1,12 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
-import contextlib
-import logging
 import os
 import sys
 
 from align_keras import __version__
 from align_keras.cli.options import add_commands
+from align_keras.io.messages import messages_shown
 
 # Command, in the order of the data's way, and its one-line help.
 COMMANDS = {
@@ -60,7 +59,7 @@ def main(arguments=None):
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _messages_shown(quiet=getattr(options, "json", False)):
+        with messages_shown(progress=not getattr(options, "json", False)):
             return options.run(options) or 0
     except _expected_errors() as error:
         # Keras and TensorFlow write paragraphs.
@@ -70,28 +69,6 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("align-keras: interrupted", file=sys.stderr)
         return 130
-
-
-class _Terminal(logging.Handler):
-    """Prints what is logged: progress as output, warnings as errors."""
-
-    def emit(self, record):
-        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
-        print(self.format(record), file=stream, flush=True)
-
-
-@contextlib.contextmanager
-def _messages_shown(quiet):
-    """Show what this package logs; of progress nothing where it is quiet."""
-    logger, handler = logging.getLogger("align_keras"), _Terminal()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
 
 
 def _expected_errors():

@@ -235,7 +235,7 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                     sample = _Sample(key)
                 sample.files[name] = _contents(tar, member, sample)
                 # It would keep the headers of all files.
-                tar.members = []
+                vars(tar)["members"] = []
         if not header.ended:
             raise tarfile.ReadError("it is cut off, so that files may be lost")
     except (

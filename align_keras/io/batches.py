@@ -22,7 +22,7 @@ csv = OptionalModule("pyarrow.csv", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
-# A longer line of JSON is counted as unreadable: in lists and dicts, it would be
+# A longer line of JSON is counted as unreadable: its lists and dicts could be
 # twenty times as large.
 MAX_LINE_BYTES = 8 * 2**20
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")

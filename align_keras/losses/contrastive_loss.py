@@ -157,7 +157,7 @@ def _linear_terms(images, texts, image_mean, text_mean, smoothing):
     by itself would be as large as the embeddings.
     """
 
-    @ops.custom_gradient
+    @backend.custom_gradient
     def terms(images, texts, image_mean, text_mean):
         means = ops.matmul(images, text_mean) + ops.matmul(texts, image_mean)
         matching = ops.einsum("nd,nd->n", images, texts)

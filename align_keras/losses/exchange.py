@@ -44,7 +44,7 @@ def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
           `tf.distribute` has no operation.
     """
 
-    @ops.custom_gradient
+    @backend.custom_gradient
     def exchanged(images, texts, bias):
         sums = ops.zeros_like(images[:, 0])
         best_text, best_image = no_best(images), no_best(texts)

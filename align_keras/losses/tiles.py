@@ -57,7 +57,7 @@ def log_sums(
             sums += (ops.logsumexp(scores, axis=0), _first_best(scores, 0)[1])
         return matching, *sums
 
-    @ops.custom_gradient
+    @backend.custom_gradient
     def tiled(rows, columns):
         tiles = Tiles(rows, columns, offsets, tile_size, both_ways)
         outputs = _tiled_log_sums(tiles, labels)
@@ -94,7 +94,7 @@ def softplus_sums(rows, columns, bias, offsets=None, tile_size=None):
         sums = ops.sum(ops.softplus(scores + bias), axis=1)
         return sums, _first_best(scores, 1)[1], _first_best(scores, 0)[1]
 
-    @ops.custom_gradient
+    @backend.custom_gradient
     def tiled(rows, columns, bias):
         tiles = Tiles(rows, columns, offsets, tile_size, True)
 

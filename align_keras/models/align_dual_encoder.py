@@ -5,24 +5,36 @@ from keras import layers
 from keras import ops
 from keras_hub.models import Backbone
 
-from align_keras import registry
-from align_keras.io.atomic import atomic_directory
-from align_keras.models import presets
-from align_keras.models.carried import Carried
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
-from align_keras.models.lora import merged_lora
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
+from align_keras.models.pooling import until_end_of_text
+from align_keras.models.presets import PresetMixin
+from align_keras.models.raw_inputs import RawInputs
+from align_keras.models.raw_inputs import is_float
 from align_keras.models.rematerialization import rematerialize_encoder
+from align_keras.models.saving import Saving
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
 from align_keras.models.towers import output_mask
 
 
+def _require_float(images):
+    if not is_float(images):
+        raise ValueError(
+            "The network takes float images with values from -1 to 1. Pass "
+            "others through the preprocessor, as `encode_image`, `fit` and "
+            "`predict` do where `model.preprocessor` is set. Received images "
+            f"of dtype: {getattr(images, 'dtype', type(images).__name__)}"
+        )
+
+
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
+class AlignDualEncoder(
+    RawInputs, ContrastiveTrainer, Saving, PresetMixin, Backbone
+):
     """ALIGN: an image encoder and a text encoder with one embedding space.
 
     Each tower ends in a vector, linearly projected to the common width where
@@ -53,16 +65,19 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             `SigmoidLoss` needs and other losses leave alone; its authors
             start from -10 and a temperature of 0.1. Defaults to `None`: there
             is no bias.
-        image_pooling: string. `"average"`, `"first"` or `"none"`; `"auto"`
-            averages anything that is not a vector yet. A `"padding_mask"`
-            among the encoder's outputs, or a mask that Keras attached, leaves
-            places out of the average. Defaults to `"auto"`.
-        text_pooling: string. The same, where an average is one of the real
-            tokens; `"auto"` takes the encoder's `"pooled_output"`, or else
-            the first token. Defaults to `"auto"`.
-        preprocessor: `AlignPreprocessor`. Lets `encode_image` and
-            `encode_text` take files and strings, and travels in presets and
-            exports. It is not part of `get_config()`.
+        image_pooling: string. `"average"`, `"first"`, `"last"` or `"none"`;
+            `"auto"` averages anything that is not a vector yet. A
+            `"padding_mask"` among the encoder's outputs, or a mask that Keras
+            attached, leaves places out. Defaults to `"auto"`.
+        text_pooling: string. The same, of real tokens; or `"end_of_text"`,
+            the token with the highest id, as in CLIP. `"auto"` takes the
+            encoder's `"pooled_output"`, or else the token where the encoder
+            is known to gather what it has read: the first of BERT and its
+            kin, the last of GPT-2 and other decoders. Defaults to `"auto"`.
+        preprocessor: `AlignPreprocessor`. Lets `encode_image`,
+            `encode_text`, `fit`, `evaluate` and `predict` take images and
+            strings as they come, and travels with the saved model and in
+            exports.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights of the projections; embeddings are always float32.
         **kwargs: Arguments of `keras.Model`, such as `name`.
@@ -109,6 +124,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         dtype=None,
         **kwargs,
     ):
+        if getattr(image_encoder, "data_format", None) == "channels_first":
+            raise ValueError(
+                "The images of a dual encoder have their channels last. Build "
+                "the image encoder with data_format='channels_last'. Received: "
+                f"{image_encoder.name} with data_format='channels_first'"
+            )
         # === Layers ===
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -125,8 +146,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             dtype=dtype,
             name="image_pooling",
         )
+        resolved = resolve_pooling(
+            text_pooling, text_features, "text", text_encoder
+        )
+        self._until_end_of_text = resolved == "end_of_text"
         self.text_pooling_layer = Pooling(
-            resolve_pooling(text_pooling, text_features, "text"),
+            "last" if self._until_end_of_text else resolved,
             dtype=dtype,
             name="text_pooling",
         )
@@ -203,6 +228,18 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         """The learned softmax temperature, a float."""
         return float(ops.convert_to_numpy(self.contrastive_head.temperature))
 
+    # `fit` calls the model as everyone does. The graph that the constructor
+    # made knows nothing of encoders that are frozen later, or set free.
+    def call(self, inputs, training=None, mask=None):
+        """Embed a batch of pairs, see `embed`."""
+        _require_float(inputs["images"])
+        dtypes = {name: tensor.dtype for name, tensor in self.input.items()}
+        inputs = {
+            name: ops.convert_to_tensor(value, dtypes.get(name))
+            for name, value in inputs.items()
+        }
+        return self.embed(inputs, training)
+
     # === Towers ===
 
     def image_features(self, images, training=None):
@@ -230,9 +267,13 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
         Returns:
             A float tensor of shape `(batch, dim)`.
         """
+        _require_float(images)
+        # A symbolic tensor stands for calls to come, frozen or not.
+        symbolic = isinstance(images, keras.KerasTensor)
+        frozen = self.image_encoder_is_frozen and not symbolic
         if isinstance(declared(self.image_encoder, "input"), dict):
             images = {image_input(self.image_encoder).name: images}
-        if self.image_encoder_is_frozen:
+        if frozen:
             training = False
 
         def run():
@@ -241,7 +282,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             return self.image_pooling_layer(features, mask=output_mask(outputs))
 
         features = rematerialize_encoder(self.image_encoder, run)
-        if self.image_encoder_is_frozen:
+        if frozen:
             features = ops.stop_gradient(features)
         return features
 
@@ -276,7 +317,8 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
 
         For BERT this is the vector of the `[CLS]` token of the last layer, by
         which the paper compares words (section 8, Table 12). An average is one
-        over real tokens, without padding.
+        over real tokens, without padding. A frozen encoder runs as in
+        inference, see `text_features`.
 
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
@@ -287,6 +329,12 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             A float tensor of shape `(batch, dim)`.
         """
         mask = tokens["padding_mask"]
+        if self._until_end_of_text:
+            mask = until_end_of_text(tokens["token_ids"])
+        symbolic = isinstance(mask, keras.KerasTensor)
+        frozen = self.text_encoder_is_frozen and not symbolic
+        if frozen:
+            training = False
         inputs = declared(self.text_encoder, "input")
         if isinstance(inputs, dict):
             if "segment_ids" in inputs:
@@ -295,8 +343,6 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             tokens = {name: tokens[name] for name in inputs}
         else:
             tokens = tokens["token_ids"]
-        if self.text_encoder_is_frozen:
-            training = False
 
         def run():
             outputs = self.text_encoder(tokens, training=training)
@@ -304,7 +350,7 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             return self.text_pooling_layer(features, mask=mask)
 
         features = rematerialize_encoder(self.text_encoder, run)
-        if self.text_encoder_is_frozen:
+        if frozen:
             features = ops.stop_gradient(features)
         return features
 
@@ -384,17 +430,6 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
             self.text_features(tokens, training=False)
         )
 
-    def require_preprocessor(self):
-        """Return the preprocessor; raise `ValueError` where there is none."""
-        if self.preprocessor is None:
-            raise ValueError(
-                "The model has no preprocessor, so it takes float images and "
-                "token ids, not files and strings: load it from a preset "
-                "directory that holds one, or set `model.preprocessor` to an "
-                "`AlignPreprocessor`."
-            )
-        return self.preprocessor
-
     # === Saving ===
 
     def get_config(self):
@@ -412,108 +447,6 @@ class AlignDualEncoder(ContrastiveTrainer, presets.PresetMixin, Backbone):
                 "text_pooling": self.text_pooling,
             }
         )
+        if self.preprocessor is not None:
+            config["preprocessor"] = self.preprocessor_config()
         return config
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for name in ("image_encoder", "text_encoder"):
-            tower = config[name]
-            if not isinstance(tower, dict):
-                continue
-            # A dtype that the caller asked for holds for the towers too.
-            # A saved dtype is a dict, and the towers have their own.
-            dtype = config.get("dtype")
-            if not isinstance(dtype, dict) and "dtype" in tower["config"]:
-                tower = {**tower, "config": {**tower["config"], "dtype": dtype}}
-            config[name] = layers.deserialize(tower, custom_objects)
-        if isinstance(config.get("dtype"), dict):
-            config["dtype"] = keras.dtype_policies.get(config["dtype"])
-        return cls(**config)
-
-    @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
-        """Create the model of a preset, with its preprocessor.
-
-        Args:
-            preset: string. The name of a shipped preset such as
-                `"align_b7_bert_base"`, a directory that `save_to_preset`
-                wrote, a handle that KerasHub knows; or a directory in Hugging
-                Face's layout, or a handle of one such as
-                `"hf://kakaobrain/align-base"`, whose weights are converted.
-            load_weights: bool. Whether to load the weights of the preset.
-                Shipped presets are architectures without weights; a notice
-                says so once. Defaults to `True`.
-            **kwargs: Arguments of the constructor that replace those of the
-                preset. `image_encoder` and `text_encoder` may be dicts of
-                arguments of the respective tower, for example
-                `text_encoder={"vocabulary_size": 30_000}`; weights that no
-                longer fit then need `load_weights=False`.
-
-        Returns:
-            An `AlignDualEncoder`.
-
-        Example:
-
-        ```python
-        model = AlignDualEncoder.from_preset(
-            "align_b3_bert_mini", image_encoder={"batch_norm": "ghost"}
-        )
-        ```
-        """
-        path = presets.find_preset(preset)
-        foreign = presets.foreign_weights(path)
-        if foreign is not None:
-            return foreign.load(cls, load_weights, **kwargs)
-        presets.require_class(path, cls)
-        for name in ("image_encoder", "text_encoder"):
-            if isinstance(kwargs.get(name), dict):
-                tower = presets.load_config(path)["config"][name]
-                tower["config"].update(kwargs[name])
-                kwargs[name] = tower
-        preprocessor = kwargs.pop("preprocessor", None)
-        model = super().from_preset(preset, load_weights, **kwargs)
-        if preprocessor is None and presets.has_preprocessor(path):
-            load_preprocessor = registry.find("load_preprocessor")
-            preprocessor = load_preprocessor(path)
-        model.preprocessor = preprocessor
-        if load_weights and "://" not in path:
-            model.carried = Carried.read(path)
-        return model
-
-    def save_to_preset(self, preset_dir, max_shard_size=10):
-        """Save config, weights and preprocessor to a preset directory.
-
-        Low-rank updates are merged into the weights.
-
-        Args:
-            preset_dir: string. The directory. Its files appear whole.
-            max_shard_size: int or float. Greatest size of a weight file in
-                GB. Defaults to `10`.
-        """
-        # Keras would write the optimizer's moments, thrice the weights' size,
-        # into the weight file of a compiled model.
-        optimizer = getattr(self, "optimizer", None)
-        self.optimizer = None
-        try:
-            with atomic_directory(preset_dir) as temporary:
-                with merged_lora(self):
-                    super().save_to_preset(str(temporary), max_shard_size)
-                if self.preprocessor is not None:
-                    self.preprocessor.save_to_preset(str(temporary))
-                if self.carried is not None:
-                    self.carried.write(temporary)
-        finally:
-            self.optimizer = optimizer
-
-    def export(self, filepath, **kwargs):
-        """Export a SavedModel that takes the bytes of images and strings.
-
-        See `align_keras.serving.export_saved_model`.
-
-        Args:
-            filepath: string. The directory to write.
-            **kwargs: Arguments of `export_saved_model`.
-        """
-        export_saved_model = registry.find("export_saved_model")
-        return export_saved_model(self, filepath, **kwargs)

@@ -121,7 +121,10 @@ class ContrastiveHead(layers.Layer):
 
     def normalize(self, features):
         """Scale the rows of `features` to unit length, at least in float32."""
-        return ops.normalize(at_least_float32(features), epsilon=1e-12)
+        x = at_least_float32(features)
+        # A vector of zeros, as padding may have, keeps a gradient of zeros.
+        squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
+        return x * ops.rsqrt(ops.maximum(squares, 1e-24))
 
     def compute_output_shape(self, image_features_shape, text_features_shape):
         return image_features_shape, text_features_shape

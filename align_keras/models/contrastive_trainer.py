@@ -5,9 +5,13 @@ from align_keras import backend
 from align_keras.losses import ContrastiveLoss
 from align_keras.models import gradients
 from align_keras.models.batch_normalization import BatchNormalization
+from align_keras.models.step_scope import listening_for_hits
+from align_keras.models.step_scope import note_hits
 
 IMAGE_RECALL = "image_to_text_recall_at_1"
 TEXT_RECALL = "text_to_image_recall_at_1"
+# Where the methods of a model stand that is no subclass by a user.
+_MODULES = (__name__, "align_keras.models.align_dual_encoder")
 
 
 class ContrastiveTrainer(backend.Trainer):
@@ -16,6 +20,7 @@ class ContrastiveTrainer(backend.Trainer):
     microbatch_size = None
     remat = False
     skip_nonfinite = False
+    pair_metrics = ()
     gradient_norms = False
 
     def compile(
@@ -36,8 +41,10 @@ class ContrastiveTrainer(backend.Trainer):
             loss: A loss that is called with `(image_embeddings,
                 text_embeddings, sample_weight, temperature)`. Defaults to
                 `ContrastiveLoss()`.
-            metrics: Must stay `None`: recall at 1 within the batch is
-                reported in both directions.
+            metrics: list of `keras.metrics.Metric`. Each is updated with
+                `(image_embeddings, text_embeddings, sample_weight=…)` of a
+                batch, such as `PairRecall(k=5)`. Recall at 1 within the batch
+                is reported in any case. Defaults to `None`.
             microbatch_size: int. Number of pairs that a replica embeds at a
                 time, which bounds the memory of a batch of any size: the loss
                 and its gradients are those of the whole batch. Batch
@@ -56,14 +63,21 @@ class ContrastiveTrainer(backend.Trainer):
                 projection counts with it. Defaults to `False`.
             **kwargs: Other arguments of `keras.Model.compile`.
         """
-        given = {**kwargs, "metrics": metrics}
-        for name in ("metrics", "weighted_metrics", "loss_weights"):
-            if given.get(name) is not None:
+        for name in ("weighted_metrics", "loss_weights"):
+            if kwargs.get(name) is not None:
                 raise ValueError(
                     "There is one loss, and there are no labels to compare "
                     f"with, so `{name}` must be None. Recall within the batch "
-                    f"is reported anyway. Received: {name}={given[name]}"
+                    f"is reported anyway. Received: {name}={kwargs[name]}"
                 )
+        metrics = list(metrics or [])
+        if not all(isinstance(m, keras.metrics.Metric) for m in metrics):
+            raise ValueError(
+                "`metrics` must be a list of `keras.metrics.Metric` objects "
+                "that are updated with image and text embeddings, such as "
+                "`PairRecall(k=5)`, since there are no labels. Received: "
+                f"metrics={metrics}"
+            )
         if isinstance(loss, (str, dict, list)):
             raise ValueError(
                 "`loss` must compare image with text embeddings, such as "
@@ -87,6 +101,9 @@ class ContrastiveTrainer(backend.Trainer):
         self.remat = remat
         self.skip_nonfinite = skip_nonfinite
         self.gradient_norms = gradient_norms
+        for metric in self.pair_metrics:
+            self._tracker.untrack(metric)
+        self.pair_metrics = metrics
         self.image_recall = keras.metrics.Mean(name=IMAGE_RECALL)
         self.text_recall = keras.metrics.Mean(name=TEXT_RECALL)
         self.nonfinite_steps = None
@@ -109,6 +126,10 @@ class ContrastiveTrainer(backend.Trainer):
     def get_compile_config(self):
         config = super().get_compile_config()
         if config:
+            config["metrics"] = [
+                keras.saving.serialize_keras_object(metric)
+                for metric in self.pair_metrics
+            ]
             config["microbatch_size"] = self.microbatch_size
             config["remat"] = self.remat
             config["skip_nonfinite"] = self.skip_nonfinite
@@ -126,8 +147,7 @@ class ContrastiveTrainer(backend.Trainer):
         """Compute loss and gradients of a batch without side effects.
 
         Args:
-            data: What a data set yields: `inputs`, or a tuple of `(inputs,)`,
-                `(inputs, mask)` or `(inputs, mask, sample_weight)`.
+            data: What a data set yields, see `backend.padding.unpack`.
             parameters: list of tensors. Values of `trainable_variables`.
             state: list of tensors. Values of `non_trainable_variables`.
             scale_loss: callable. Scales the loss before it is differentiated.
@@ -138,7 +158,7 @@ class ContrastiveTrainer(backend.Trainer):
         batch = gradients.Batch.of(data)
         arguments = self, batch, parameters, state, scale_loss
         if batch.mask is not None:
-            self._refuse_foreign_statistics()
+            self.refuse_padding(batch.mask)
         if self.microbatch_size is None:
             return batch, gradients.in_one_pass(*arguments)
         self._refuse_exchange_in_microbatches()
@@ -152,16 +172,27 @@ class ContrastiveTrainer(backend.Trainer):
             if isinstance(layer, kind) and layer.trainable:
                 yield layer
 
-    def _refuse_foreign_statistics(self):
+    def refuse_padding(self, mask=None):
+        """Refuse padding that a layer would count in its statistics.
+
+        Args:
+            mask: bool tensor of shape `(batch,)` that may be all true.
+                Defaults to `None`: there is padding.
+        """
         for layer in self._batch_normalizations():
-            if not isinstance(layer, BatchNormalization):
-                raise ValueError(
-                    "The last batch is smaller and must be filled up, and "
-                    f"the layer `{layer.path}` would count the padding in its "
-                    "statistics. Drop the last batch, or choose a batch size "
-                    "that divides the data, or build the encoder with the "
-                    "layers of `align_keras.models`."
-                )
+            if isinstance(layer, BatchNormalization):
+                continue
+            message = (
+                "The last batch is smaller and must be filled up, and "
+                f"the layer `{layer.path}` would count the padding in its "
+                "statistics. Drop the last batch, or choose a batch size "
+                "that divides the data, or build the encoder with the "
+                "layers of `align_keras.models`."
+            )
+            if mask is None or not self.checks_in_step():
+                raise ValueError(message)
+            # A mask may come with a batch of which nothing is missing.
+            backend.require(ops.all(mask), message)
 
     def _refuse_exchange_in_microbatches(self):
         for layer in self._batch_normalizations():
@@ -206,27 +237,44 @@ class ContrastiveTrainer(backend.Trainer):
             total = total + ops.sum(loss) / backend.num_replicas()
         return total
 
+    def loss_and_hits(self, batch, embeddings, training=True):
+        """Return what `compute_loss` says of a batch, and hits on the way."""
+        x, y, y_pred, sample_weight = batch.compared(embeddings)
+        with listening_for_hits() as hits:
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training)
+        return loss, list(hits)
+
     def evaluate_batch(self, data):
         """Embed and compare a batch; returns what `update_metrics` takes."""
         batch = gradients.Batch.of(data)
-        loss, hits = self.score(self.embed(batch.inputs, training=False), batch)
-        loss = loss + self.extra_loss()
-        return loss, hits, batch.examples, batch.weights()
+        embeddings = self(batch.inputs, training=False)
+        loss, hits = self.loss_and_hits(batch, embeddings, training=False)
+        return self.to_count(batch, loss, hits, embeddings)
 
-    def update_metrics(self, loss, hits, examples, weights):
-        """Count a batch in the means of the loss and of recall.
+    def to_count(self, batch, loss, hits, embeddings):
+        """Gather what `update_metrics` takes."""
+        compared = batch.compared(embeddings)
+        return loss, hits, batch.examples, batch.weights(), compared
+
+    def update_metrics(self, loss, hits, examples, weights, compared):
+        """Count a batch in the means of the loss and of recall, and others.
 
         Args:
             loss: scalar tensor. This replica's share of the loss.
             hits: list of tensors of shape `(batch,)`.
             examples: scalar tensor. Number of examples on all replicas.
             weights: tensor of shape `(batch,)` or `None`.
+            compared: tuple. The arguments of `compute_metrics`.
+
+        Returns:
+            A dict from the name of each metric to its value so far.
         """
         replicas = backend.num_replicas()
         self._loss_tracker.update_state(
             loss * replicas, sample_weight=examples / replicas
         )
         self._update_recall(hits, weights)
+        return self.compute_metrics(*compared)
 
     def update_norms(self, gradients):
         """Count the norm of the gradient of each tower, where it is finite.
@@ -268,10 +316,14 @@ class ContrastiveTrainer(backend.Trainer):
     ):
         """Compute this replica's share of the loss, and count recall.
 
+        A subclass may add to it. `fit` and `evaluate` call it once for each
+        batch, also with `microbatch_size`: `y_pred` are always the embeddings
+        of the whole batch. It runs without side effects.
+
         Args:
             x: dict of tensors. The inputs of the model.
-            y: Optional bool tensor of shape `(batch,)`. Which rows are
-                examples.
+            y: What is known of the rows beside the inputs, or `None`: there
+                are no labels.
             y_pred: dict of tensors. What the model returned.
             sample_weight: Optional tensor of shape `(batch,)`.
             training: bool. Makes no difference here.
@@ -281,9 +333,64 @@ class ContrastiveTrainer(backend.Trainer):
         """
         batch = gradients.Batch.of((x, y, sample_weight))
         loss, hits = self.score(y_pred, batch)
-        self._update_recall(hits, batch.weights())
+        if not note_hits(hits):
+            self._update_recall(hits, batch.weights())
         return loss + self.extra_loss()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the metrics that `compile` was given.
+
+        Args:
+            x: see `compute_loss`, as all other arguments.
+
+        Returns:
+            A dict from the name of each metric of the model to its value.
+        """
         # Recall was updated together with the loss, which had the scores.
+        if self.pair_metrics:
+            batch = gradients.Batch.of((x, y, sample_weight))
+            rows = [y_pred[name] for name in gradients.EMBEDDINGS]
+            for metric in self.pair_metrics:
+                mask = {}
+                if getattr(metric, "takes_mask", False):
+                    mask = {"mask": batch.mask}
+                metric.update_state(
+                    *rows, sample_weight=batch.weights(), **mask
+                )
         return self.get_metrics_result()
+
+    # === Subclasses ===
+
+    def overrides(self, *names):
+        """Whether a subclass has methods of its own in the place of ours."""
+        own = (m for m in type(self).__mro__ if m.__module__ in _MODULES)
+        known = next(own)
+        return any(
+            getattr(type(self), name) is not getattr(known, name)
+            for name in names
+        )
+
+    def logs_of_step(self, step):
+        """Whether a step's own logs are what `fit` reports, not the metrics.
+
+        Raises:
+            ValueError: A subclass's logs would get lost.
+        """
+        if not self.overrides(step, "compute_metrics"):
+            return False
+        strategy = getattr(self, "distribute_strategy", None)
+        replicas = getattr(strategy, "num_replicas_in_sync", 1)
+        lost = {
+            "several replicas": replicas > 1,
+            "`steps_per_execution` above 1": self.steps_per_execution > 1,
+            "`skip_nonfinite`": self.skip_nonfinite,
+        }
+        for reason, holds in lost.items():
+            if holds:
+                raise ValueError(
+                    f"With {reason}, what `{type(self).__name__}.{step}` or "
+                    "its `compute_metrics` returns would be lost. Pass "
+                    "`metrics` to `compile`, or override `compute_loss` or "
+                    "`call` instead."
+                )
+        return True

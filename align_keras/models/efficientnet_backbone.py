@@ -3,7 +3,7 @@ import math
 
 import keras
 from keras import layers
-from keras_hub.models import Backbone
+from keras_hub.models import FeaturePyramidBackbone
 
 from align_keras.models.initializers import FanOutNormal
 from align_keras.models.mbconv_block import MBConvBlock
@@ -42,7 +42,7 @@ def round_repeats(repeats, depth_coefficient):
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class EfficientNetBackbone(PresetMixin, Backbone):
+class EfficientNetBackbone(PresetMixin, FeaturePyramidBackbone):
     """An EfficientNet without its head convolution, as ALIGN uses it.
 
     The output is the feature map of the last block: ALIGN pools it directly.
@@ -57,8 +57,8 @@ class EfficientNetBackbone(PresetMixin, Backbone):
     Args:
         width_coefficient: float. Factor of the channels; 1.0 is B0.
         depth_coefficient: float. Factor of the blocks; 1.0 is B0.
-        image_shape: tuple. Shape of an image, channels last. Defaults to
-            `(None, None, 3)`, which accepts any size.
+        image_shape: tuple. Shape of an image, as `data_format` says.
+            Defaults to `(None, None, 3)`, which accepts any size.
         dropout: float. Drop rate of a residual branch at the end of the
             network; block `i` of `n` has `dropout * i / n`. Defaults to
             `0.2`.
@@ -78,9 +78,19 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         squeeze_activation: string. Activation inside squeeze and excitation,
             where it is another, as in the TensorFlow Model Garden. Defaults
             to `None`, which is `activation`.
+        data_format: string. `"channels_last"`, or `"channels_first"` for
+            images and maps of shape `(batch, channels, height, width)`, which
+            the network turns around at its ends. Defaults to
+            `"channels_last"`.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights.
         **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    Attributes:
+        pyramid_outputs: dict from `"P1"` to `"P5"`. Symbolic outputs, the last
+            map of each size, half as high and wide as the one before. With it
+            the network is the backbone of KerasHub's detectors, segmenters
+            and classifiers.
 
     Call arguments:
         images: float tensor of shape `(batch, height, width, 3)` with values
@@ -115,9 +125,13 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         padding="fixed",
         activation="silu",
         squeeze_activation=None,
+        data_format="channels_last",
         dtype=None,
         **kwargs,
     ):
+        _check_choice(
+            "data_format", data_format, ("channels_last", "channels_first")
+        )
         _check_choice("batch_norm", batch_norm, _BATCH_NORMS)
         _check_choice("padding", padding, ("fixed", "same"))
         # === Layers ===
@@ -162,12 +176,32 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         # === Functional Model ===
         image_input = keras.Input(shape=image_shape, name="images")
         x = image_input
+        channels_first = data_format == "channels_first"
+        if channels_first:
+            x = layers.Permute((2, 3, 1), dtype=dtype, name="from_first")(x)
         if self.stem_pad is not None:
             x = self.stem_pad(x)
         x = self.stem_activation(self.stem_bn(self.stem_conv(x)))
+        pyramid = []
         for block in self.blocks:
+            if block.strides > 1:
+                pyramid.append(x)
             x = block(x)
-        super().__init__(inputs=image_input, outputs=x, dtype=dtype, **kwargs)
+        pyramid.append(x)
+        if channels_first:
+            pyramid = [
+                layers.Permute((3, 1, 2), dtype=dtype, name=f"first_p{level}")(
+                    x
+                )
+                for level, x in enumerate(pyramid, 1)
+            ]
+        super().__init__(
+            inputs=image_input, outputs=pyramid[-1], dtype=dtype, **kwargs
+        )
+        # The last map of each size, as KerasHub's detectors take them.
+        self.pyramid_outputs = {
+            f"P{level}": outputs for level, outputs in enumerate(pyramid, 1)
+        }
 
         # === Config ===
         self.width_coefficient = width_coefficient
@@ -179,6 +213,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
         self.padding = padding
         self.activation = activation
         self.squeeze_activation = squeeze_activation
+        self.data_format = data_format
         self.num_features = specs[-1]["output_filters"]
 
     def count_macs(self, image_size):
@@ -226,6 +261,7 @@ class EfficientNetBackbone(PresetMixin, Backbone):
                 "padding": self.padding,
                 "activation": self.activation,
                 "squeeze_activation": self.squeeze_activation,
+                "data_format": self.data_format,
             }
         )
         return config

@@ -12,6 +12,8 @@ import keras
 from keras import ops
 
 from align_keras import backend
+from align_keras.backend.padding import IS_EXAMPLE
+from align_keras.backend.padding import unpack
 from align_keras.models.step_scope import step_scope
 
 
@@ -24,32 +26,44 @@ class Batch:
         mask: bool tensor of shape `(batch,)`. Which rows are examples; the
             others fill up the batch. `None`: all.
         sample_weight: float tensor of shape `(batch,)`, or `None`.
-        examples: scalar tensor. Number of examples on all replicas.
     """
 
     inputs: dict
     mask: Any
     sample_weight: Any
-    examples: Any
+    _examples: Any = dataclasses.field(default=None, init=False)
 
     @classmethod
     def of(cls, data):
         """Take apart what a data set yields, a tuple or the inputs alone."""
-        inputs, mask, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if mask is not None and mask.dtype != "bool":
-            raise ValueError(
-                "There are no labels: the second part of a batch may be a "
-                "bool mask of the rows that are examples, and nothing else. "
-                f"Received: {mask}"
-            )
-        if mask is None:
-            rows = ops.shape(next(iter(inputs.values())))[0]
-            examples = rows * backend.num_replicas()
-        else:
-            local = ops.sum(ops.cast(mask, "float32"))
-            (examples,) = backend.all_reduce_sum([local])
-        examples = ops.cast(examples, "float32")
-        return cls(inputs, mask, sample_weight, examples)
+        inputs, mask, sample_weight = unpack(data)
+        if sample_weight is not None:
+            sample_weight = _one_for_each_row(sample_weight)
+        return cls(inputs, mask, sample_weight)
+
+    @property
+    def examples(self):
+        """Number of examples on all replicas, a scalar tensor."""
+        # Not `functools.cached_property`: until Python 3.12 it holds a lock
+        # meanwhile, for which the other replicas would wait for ever.
+        if self._examples is None:
+            self._examples = self._count_examples()
+        return self._examples
+
+    def _count_examples(self):
+        if self.mask is None:
+            rows = ops.shape(keras.tree.flatten(self.inputs)[0])[0]
+            return ops.cast(rows * backend.num_replicas(), "float32")
+        local = ops.sum(ops.cast(self.mask, "float32"))
+        return backend.all_reduce_sum([local])[0]
+
+    def marks(self):
+        """Return the mask where Keras has labels; `None` without a mask."""
+        return None if self.mask is None else {IS_EXAMPLE: self.mask}
+
+    def compared(self, embeddings):
+        """Return what `compute_loss` and `compute_metrics` take."""
+        return self.inputs, self.marks(), embeddings, self.sample_weight
 
     def share(self):
         """Return the part of all examples that this replica holds."""
@@ -67,6 +81,22 @@ class Batch:
         return weights
 
 
+def _one_for_each_row(weights):
+    """Return weights of shape `(batch,)`; `(batch, 1)` would spread out."""
+    try:
+        rank = len(weights.shape)
+    except ValueError:  # A generator's tensors are of unknown rank.
+        return ops.reshape(weights, (-1,))
+    if rank == 2 and weights.shape[1] == 1:
+        return ops.squeeze(weights, 1)
+    if rank != 1:
+        raise ValueError(
+            "`sample_weight` must have one weight for each pair, the shape "
+            f"(batch,). Received: shape {tuple(weights.shape)}"
+        )
+    return weights
+
+
 @dataclasses.dataclass
 class Step:
     """What a step of training found out.
@@ -74,12 +104,14 @@ class Step:
     Attributes:
         loss: scalar tensor. This replica's share of the loss.
         hits: list of tensors of shape `(batch,)`. See `ContrastiveLoss.score`.
+        embeddings: dict of tensors. What the model returned.
         gradients: list of tensors, one for each trainable variable.
         state: list of tensors, one for each other variable: its new value.
     """
 
     loss: Any
     hits: list
+    embeddings: dict
     gradients: list
     state: list
 
@@ -101,15 +133,15 @@ def in_one_pass(model, batch, parameters, state, scale_loss):
     def objective(parameters):
         with _stateless(model, parameters, state) as scope:
             with step_scope(batch.mask, model.remat):
-                embeddings = model.embed(batch.inputs, training=True)
-            loss, hits = model.score(embeddings, batch)
-            loss = loss + model.extra_loss()
-        return scale_loss(loss), (loss, hits, _state_after(model, scope))
+                embeddings = model(batch.inputs, training=True)
+            loss, hits = model.loss_and_hits(batch, embeddings)
+        found = loss, hits, embeddings, _state_after(model, scope)
+        return scale_loss(loss), found
 
-    _, (loss, hits, state), gradients = backend.value_and_gradients(
+    _, (loss, hits, embeddings, state), gradients = backend.value_and_gradients(
         objective, parameters
     )
-    return Step(loss, hits, gradients, state)
+    return Step(loss, hits, embeddings, gradients, state)
 
 
 def in_microbatches(model, batch, parameters, state, scale_loss, size):
@@ -140,15 +172,14 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
     if batch.mask is not None:
         parts["mask"] = batch.mask
     parts = {name: split(rows, size) for name, rows in parts.items()}
-    if model.image_encoder_is_frozen:
+    if model.image_encoder_is_frozen and not model.overrides("call"):
         parts = _run_frozen_encoder(model, parts, parameters, state)
     embeddings, new_state = _first_pass(model, parts, parameters, state)
 
     def objective(arguments):
         embeddings = dict(zip(EMBEDDINGS, arguments[:2], strict=True))
         with _stateless(model, arguments[2:], state):
-            loss, hits = model.score(embeddings, batch)
-            loss = loss + model.extra_loss()
+            loss, hits = model.loss_and_hits(batch, embeddings)
         return scale_loss(loss), (loss, hits)
 
     rows = batch.inputs["token_ids"].shape[0]
@@ -163,7 +194,8 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
     extra, gradients = _second_pass(
         model, parts, cached, parameters, state, gradients[2:], scale_loss
     )
-    return Step(loss + extra, hits, gradients, new_state)
+    whole = dict(zip(EMBEDDINGS, whole, strict=True))
+    return Step(loss + extra, hits, whole, gradients, new_state)
 
 
 EMBEDDINGS = ("image_embeddings", "text_embeddings")
@@ -234,9 +266,12 @@ def _run_frozen_encoder(model, parts, parameters, state):
 
 def _embed(model, part, parameters, state):
     """Embed a microbatch; returns embeddings, new state and further losses."""
+    inputs = {name: rows for name, rows in part.items() if name != "mask"}
     with _stateless(model, parameters, state) as scope:
         with step_scope(part.get("mask"), model.remat):
-            embeddings = model.embed(part, training=True)
+            # Keras lets nothing stand in the place of images.
+            run = model.embed if "image_vectors" in inputs else model
+            embeddings = run(inputs, training=True)
     return embeddings, _state_after(model, scope), list(scope.losses)
 
 

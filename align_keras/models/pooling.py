@@ -2,7 +2,42 @@ import keras
 from keras import layers
 from keras import ops
 
-POOLINGS = ("auto", "average", "first", "none")
+POOLINGS = ("auto", "average", "first", "last", "end_of_text", "none")
+
+# Where a text encoder gathers what it has read, by the name of its class. Of
+# one that looks ahead, the first token; of one that looks back only, the last;
+# CLIP puts a token with the highest id of all at the end.
+_GATHERED = {
+    "first": (
+        "AlbertBackbone",
+        "BertBackbone",
+        "BertTextEncoder",
+        "DebertaV3Backbone",
+        "DistilBertBackbone",
+        "ElectraBackbone",
+        "FNetBackbone",
+        "RobertaBackbone",
+        "XLMRobertaBackbone",
+    ),
+    "last": (
+        "BloomBackbone",
+        "FalconBackbone",
+        "GPT2Backbone",
+        "GPTNeoXBackbone",
+        "Gemma3Backbone",
+        "GemmaBackbone",
+        "Llama3Backbone",
+        "LlamaBackbone",
+        "MistralBackbone",
+        "MixtralBackbone",
+        "OPTBackbone",
+        "PaliGemmaBackbone",
+        "Phi3Backbone",
+        "Qwen3Backbone",
+        "QwenBackbone",
+    ),
+    "end_of_text": ("CLIPTextEncoder",),
+}
 
 
 def at_least_float32(x):
@@ -22,7 +57,8 @@ class Pooling(layers.Layer):
 
     Args:
         mode: string. `"average"` over all places that the mask leaves,
-            `"first"` place, or `"none"` for an output that is pooled already.
+            `"first"` place, the `"last"` that the mask leaves, or `"none"`
+            for an output that is pooled already.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -45,6 +81,8 @@ class Pooling(layers.Layer):
             return inputs
         if self.mode == "first":
             return inputs[:, *([0] * len(places))]
+        if self.mode == "last":
+            return _last(inputs, mask)
         if mask is None:
             mean = precise_mean(inputs, places)
         else:
@@ -82,21 +120,48 @@ def _masked_mean(inputs, mask, axis):
     return ops.sum(x * weights, axis=axis) / ops.maximum(total, 1.0)
 
 
-def resolve_pooling(mode, outputs, kind):
+def _last(inputs, mask):
+    """Take the last place that counts; the first where there is none."""
+    if len(inputs.shape) != 3:
+        raise ValueError(
+            "Only a sequence has a last place. Received: output of shape "
+            f"{tuple(inputs.shape)}. Choose another pooling."
+        )
+    if mask is None:
+        return inputs[:, -1]
+    places = ops.arange(ops.shape(inputs)[1])
+    last = ops.max(ops.cast(mask, places.dtype) * places, axis=1)
+    return ops.take_along_axis(inputs, last[:, None, None], axis=1)[:, 0]
+
+
+def until_end_of_text(token_ids):
+    """Return a mask up to the first token with the highest id of its text."""
+    places = ops.cumsum(ops.ones_like(token_ids), axis=1)
+    ends = ops.cast(ops.argmax(token_ids, axis=1), token_ids.dtype)
+    return ops.cast(places <= ops.expand_dims(ends, 1) + 1, "int32")
+
+
+def resolve_pooling(mode, outputs, kind, encoder=None):
     """Choose how to pool an encoder's output where `mode` is `"auto"`.
 
     A map of places is averaged, a sequence of image patches too; of a
-    sequence of tokens the first is taken, as in BERT.
+    sequence of tokens, the place is taken where the encoder is known to gather
+    what it has read.
 
     Args:
         mode: string. One of `POOLINGS`.
         outputs: tensor. The output of the encoder.
         kind: string. `"image"` or `"text"`.
+        encoder: `keras.Model`. Defaults to `None`: an unknown one.
+
+    Returns:
+        A string, one of `POOLINGS` but `"auto"`.
     """
-    if mode not in POOLINGS:
+    known = [m for m in POOLINGS if kind == "text" or m != "end_of_text"]
+    if mode not in known:
         raise ValueError(
             f"`{kind}_pooling` must be one of "
-            f"{', '.join(map(repr, POOLINGS))}. "
+            f"{', '.join(map(repr, known))}. "
             f"Received: {kind}_pooling={mode!r}"
         )
     rank = len(outputs.shape)
@@ -104,4 +169,17 @@ def resolve_pooling(mode, outputs, kind):
         return mode
     if rank == 2:
         return "none"
-    return "first" if kind == "text" else "average"
+    if kind == "image":
+        return "average"
+    names = {cls.__name__ for cls in type(encoder).__mro__}
+    for place, classes in _GATHERED.items():
+        if names & set(classes):
+            return place
+    raise ValueError(
+        "Which token of its sequence stands for a text cannot be known of "
+        f"the text encoder `{type(encoder).__name__}`: the first of an "
+        "encoder that looks back only would be the same for all texts that "
+        "begin alike. Choose text_pooling='first', 'last', 'end_of_text' or "
+        "'average', or let the encoder name a 'pooled_output'. Received: "
+        "text_pooling='auto'"
+    )

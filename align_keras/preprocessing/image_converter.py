@@ -177,7 +177,11 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         else:
             images = self._central_crop(images)
         images = self._scale(images)
-        return images if in_tf_graph() else ops.convert_to_tensor(images)
+        if in_tf_graph():
+            return images
+        if keras_hub_internals.in_grain_data_pipeline():
+            return keras_hub_internals.to_grain(images)
+        return ops.convert_to_tensor(images)
 
     def _scale(self, images):
         images = images * np.asarray(self.scale, "float32")

@@ -4,6 +4,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from align_keras import keras_hub_internals
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing.decode import in_tf_graph
@@ -89,26 +90,49 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         # The parts have no weights; without this, Keras warns of them.
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, y=None, sample_weight=None):
         """Convert images, texts or both.
+
+        As a function of `tf.data.Dataset.map`, it takes elements that are
+        dicts, pairs `(image, text)`, pairs with a weight, or
+        `(x, y, sample_weight)`, where `x` is a dict or a pair.
 
         Args:
             inputs: dict with `"images"` (arrays or encoded files, see
                 `AlignImageConverter`; eagerly also a list of paths or bytes),
-                `"texts"` (string, list of strings or string tensor), or both.
+                `"texts"` (string, list of strings or string tensor), or both;
+                or a tuple of both. `"token_ids"` and `"padding_mask"` pass
+                through.
+            y: labels, which pass through; or the texts, where `inputs` are
+                images. Defaults to `None`.
+            sample_weight: weights, which pass through. Defaults to `None`.
 
         Returns:
             dict with `"images"`, float32 `(batch, height, width, 3)`, and
             `"token_ids"` and `"padding_mask"`, int32 `(batch,
-            sequence_length)`; only what follows from the given keys.
+            sequence_length)`; only what follows from the given keys. With
+            `y` or `sample_weight`, a tuple of it and these.
         """
-        unknown = set(inputs) - {"images", "texts"}
-        if unknown or not inputs:
+        if not isinstance(inputs, dict):
+            if not isinstance(inputs, tuple):
+                inputs, y = (inputs, y), None
+            inputs = dict(zip(("images", "texts"), inputs, strict=True))
+        outputs = self._convert_all(inputs)
+        if keras_hub_internals.in_grain_data_pipeline():
+            outputs = keras_hub_internals.to_grain(outputs)
+        if sample_weight is not None:
+            return outputs, y, sample_weight
+        return outputs if y is None else (outputs, y)
+
+    def _convert_all(self, inputs):
+        tokens = {"token_ids", "padding_mask"} & set(inputs)
+        unknown = set(inputs) - {"images", "texts"} - tokens
+        if unknown or not inputs or (tokens and "texts" in inputs):
             raise ValueError(
                 'The preprocessor takes a dict with the keys "images" and '
                 f'"texts". Received the keys: {sorted(inputs)}.'
             )
-        outputs = {}
+        outputs = {name: inputs[name] for name in tokens}
         if "images" in inputs:
             outputs["images"] = self._convert(inputs["images"])
         if "texts" in inputs:

@@ -140,6 +140,29 @@ def _erfc(context, node, name, arguments):
     )
 
 
+def export_onnx(model, path):
+    """Write one ONNX file of the network, which takes what `model` takes.
+
+    Keras' own export does not know the operation of exact GELU.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` in float32.
+        path: string or `pathlib.Path`. The file to write.
+    """
+    import tensorflow as tf
+
+    specs = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in model.input.items()
+    ]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def call(*inputs):
+        return model(dict(zip(model.input, inputs, strict=True)))
+
+    Path(path).write_bytes(_to_onnx(model, call))
+
+
 def _to_litert(model, function):
     import tensorflow as tf
 

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from align_keras.classes import class_vectors
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.io.atomic import atomic_directory
@@ -105,6 +107,12 @@ def export_saved_model(
     ```
     """
     model.require_preprocessor()
+    if keras.config.backend() == "torch":
+        raise ValueError(
+            "A SavedModel holds a graph of TensorFlow, which torch has none "
+            "of. Set the environment variable KERAS_BACKEND to tensorflow or "
+            "jax. Received: backend='torch'"
+        )
     for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
         if value < 1:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Diagnostics of a run: a batch that is embedded in several ways."""
 
+import logging
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,6 +9,8 @@ from keras import ops
 from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.training import diagnostics
+
+logger = logging.getLogger("align_keras")
 
 # Enough for a mean over 2,016 pairs; a second or so of the largest model.
 PAIRS = 64
@@ -25,14 +29,12 @@ class Diagnosis:
         data: see `load_dataset`. Pairs to look at.
         model: `AlignDualEncoder` with its preprocessor.
         recipe: `Recipe`.
-        say: callable. Takes a message.
     """
 
-    def __init__(self, data, model, recipe, say):
+    def __init__(self, data, model, recipe):
         self._data = data
         self._preprocessor = model.preprocessor
         self._seed = recipe.seed
-        self._say = say
         self._batch = None
 
     def batch(self):
@@ -67,10 +69,12 @@ class Diagnosis:
             "text_self_match": diagnostics.self_match(first, second),
             "text_cosine": diagnostics.mean_cosine(self._texts(model)),
         }
-        self._say(
-            f"At the start, {found['text_self_match']:.0%} of {len(first)} "
-            "texts find themselves under dropout; different texts have a "
-            f"cosine of {found['text_cosine']:.3f}."
+        logger.info(
+            "At the start, %.0f%% of %d texts find themselves under dropout; "
+            "different texts have a cosine of %.3f.",
+            100 * found["text_self_match"],
+            len(first),
+            found["text_cosine"],
         )
         # A fresh encoder is blind, and not collapsed.
         self._warn({"text_self_match": found["text_self_match"]})
@@ -98,7 +102,7 @@ class Diagnosis:
 
     def _warn(self, found):
         for sentence in diagnostics.warnings(found):
-            self._say(f"Warning: {sentence}")
+            logger.warning("%s", sentence)
 
     def _images(self, model, training):
         with keras.StatelessScope():

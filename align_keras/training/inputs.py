@@ -1,6 +1,7 @@
 """What a training run reads: records, a vocabulary, batches."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from align_keras.io.json_files import read_json
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 
+logger = logging.getLogger("align_keras")
+
 # Captions read to learn a vocabulary; more change a frequency list little.
 VOCABULARY_SAMPLE = 1_000_000
 
 
-def find_records(data, packed, say, hold_out=0):
+def find_records(data, packed, hold_out=0):
     """Find TFRecord files, packing a folder of images.
 
     Returns:
@@ -35,14 +38,16 @@ def find_records(data, packed, say, hold_out=0):
         return records, None
     captions = find_caption_file(folder)
     if captions is not None:
-        say(f"Packing {folder} with {captions.name} into {packed}")
+        logger.info("Packing %s with %s into %s", folder, captions.name, packed)
         manifest = pack(folder, packed, captions, hold_out=hold_out)
         for reason, count in manifest["skipped_reasons"].items():
-            say(f"Skipped {count} {reason}: see {packed}/manifest.json")
+            logger.info(
+                "Skipped %d %s: see %s/manifest.json", count, reason, packed
+            )
         records = open_records(str(packed))
         if not manifest["held_out"]:
             return records, None
-        say(f"Held out {manifest['held_out']} images to measure on.")
+        logger.info("Held out %d images to measure on.", manifest["held_out"])
         return records, str(packed / HELD_OUT)
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor images with a "
@@ -134,7 +139,7 @@ def name_records(records, recipe, steps, num_workers):
 
 
 def find_tokenizer(
-    model, vocabulary, records, workdir, step, recipe, say, text_tower=None
+    model, vocabulary, records, workdir, step, recipe, text_tower=None
 ):
     """Find the vocabulary of the run; `None` keeps that of the preset."""
     path = workdir / "vocabulary.txt"
@@ -163,7 +168,9 @@ def find_tokenizer(
         tokens = AlignTokenizer.learn_vocabulary(
             _captions(records), recipe.vocabulary_size
         )
-        say(f"Learned a vocabulary of {len(tokens)} tokens from the captions.")
+        logger.info(
+            "Learned a vocabulary of %d tokens from the captions.", len(tokens)
+        )
     tokenizer = AlignTokenizer(tokens)
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")

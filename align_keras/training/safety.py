@@ -2,6 +2,7 @@
 
 import collections
 import json
+import logging
 import math
 import os
 import signal
@@ -12,6 +13,8 @@ import keras
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+
+logger = logging.getLogger("align_keras")
 
 # Records that an error names; a file lists them all.
 SHOWN = 12
@@ -26,12 +29,10 @@ class Preemption:
     leaves alone, for the others would wait for it.
 
     Args:
-        say: callable. Takes a message.
         alone: bool. Whether there is no other worker. Defaults to `True`.
     """
 
-    def __init__(self, say, alone=True):
-        self.say = say
+    def __init__(self, alone=True):
         self.alone = alone
         self.asked = False
         # Whether steps were taken since the last checkpoint.
@@ -59,7 +60,7 @@ class Preemption:
 
     def leave(self):
         """Exit with status 0."""
-        self.say("Stopped by SIGTERM. Run the same command to resume.")
+        logger.info("Stopped by SIGTERM. Run the same command to resume.")
         self._left = True
         raise SystemExit(0)
 

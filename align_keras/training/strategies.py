@@ -26,7 +26,7 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> Any:
             `"multi-worker"`, the workers that the environment variable
             `TF_CONFIG` names; `"tpu"`; or `"auto"`, which takes what it
             finds. On the JAX backend, `"auto"` and `"mirrored"` spread the
-            batch over all devices.
+            batch over all devices; on torch there is one.
         tpu: string. Name or address of the TPU for the cluster resolver.
             `None` reads the environment variable `TPU_NAME`.
 
@@ -53,6 +53,14 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> Any:
         )
     if keras.config.backend() == "jax":
         return _jax_strategy(name)
+    if keras.config.backend() == "torch":
+        if name not in ("auto", "one-device"):
+            raise ValueError(
+                "On the torch backend, models train on one device. Choose "
+                "strategy='one-device', or set KERAS_BACKEND to tensorflow or "
+                f"jax. Received: strategy={name!r}"
+            )
+        return _NoStrategy()
     import tensorflow as tf
 
     if name == "auto":

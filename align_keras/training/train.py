@@ -10,11 +10,11 @@ import keras
 
 from align_keras import registry
 from align_keras.data import skipped
-from align_keras.data.mixing import describe_order
 from align_keras.io.atomic import remove_leftovers
 from align_keras.io.claims import check_claim
 from align_keras.io.json_files import write_json
 from align_keras.io.locks import directory_lock
+from align_keras.io.messages import messages_shown
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -22,7 +22,6 @@ from align_keras.training.assembly import build_model
 from align_keras.training.assembly import compile_model
 from align_keras.training.callbacks import SaveBest
 from align_keras.training.callbacks import TrainingLog
-from align_keras.training.callbacks import read_metrics
 from align_keras.training.checkpoints import Checkpoints
 from align_keras.training.diagnosis import Diagnosis
 from align_keras.training.inputs import check_resized
@@ -32,8 +31,13 @@ from align_keras.training.inputs import find_tokenizer
 from align_keras.training.inputs import make_dataset
 from align_keras.training.inputs import name_records
 from align_keras.training.known_towers import known_towers
-from align_keras.training.recipes import Recipe
+from align_keras.training.parts import describe_end
+from align_keras.training.parts import is_finished
+from align_keras.training.parts import part_at_hand
 from align_keras.training.recipes import load_recipe
+from align_keras.training.reports import advise
+from align_keras.training.reports import report
+from align_keras.training.reports import warn
 from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
 from align_keras.training.safety import nonfinite_error
@@ -42,10 +46,6 @@ from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
 
 logger = logging.getLogger("align_keras")
-
-# Images below which fresh towers are mostly limited by the words and shapes
-# that they have never seen.
-FEW = 100_000
 
 
 def train(
@@ -206,12 +206,14 @@ def _train(
         diagnostics,
     )
     worker, num_workers = worker_of(strategy)
-    say = print if verbose and not worker else _silent
     best_directory = workdir / "model"
-    with Preemption(say, alone=num_workers == 1) as preemption:
+    with (
+        messages_shown(progress=verbose and not worker),
+        Preemption(alone=num_workers == 1) as preemption,
+    ):
         # The data is looked for before anything is written.
         records, validation_data = _find_data(
-            data, validation_data, workdir, hold_out, say
+            data, validation_data, workdir, hold_out
         )
         state = begun.state()
         step = state["step"]
@@ -227,21 +229,13 @@ def _train(
         _claim(workdir, asked, step)
         records = count_once(records, workdir, step)
         recipe = recipe.in_steps(records.total)
-        part = _part_at_hand(recipe, state)
-        if _is_finished(state, recipe):
-            end = _describe_end(state, recipe)
-            say(f"This run is finished: {end}. See {best_directory}")
+        part = part_at_hand(recipe, state)
+        if is_finished(state, recipe):
+            end = describe_end(state, recipe)
+            logger.info("This run is finished: %s. See %s", end, best_directory)
             return _result(begun, best_directory)
-        if recipe.patience and validation_data is None and not worker:
-            logger.warning(
-                "patience=%d has nothing to go by, as no data is held out: the "
-                "run takes all its steps.",
-                recipe.patience,
-            )
-
-        sorted_data = None if step or worker else describe_order(records)
-        if sorted_data:
-            logger.warning("%s", sorted_data)
+        if not worker:
+            warn(recipe, records, validation_data, step)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
             model,
@@ -250,11 +244,10 @@ def _train(
             workdir,
             step,
             recipe,
-            say,
             towers.get("text"),
         )
         if not step:
-            _advise(model, towers, records.total, say)
+            advise(model, towers, records.total)
         with strategy.scope():
             model = build_model(
                 model,
@@ -269,18 +262,21 @@ def _train(
             compile_model(model, part.recipe, part.first_step, diagnostics)
             begun.restore(model, fresh_optimizer=step == part.first_step)
         if step:
-            say(f"Resuming after step {step}.")
-        say(describe_exclusions(model.optimizer, model.trainable_variables))
+            logger.info("Resuming after step %d.", step)
+        logger.info(
+            "%s",
+            describe_exclusions(model.optimizer, model.trainable_variables),
+        )
         checkpoints = Checkpoints(workdir, state) if worker else begun
         diagnose = None
         if diagnostics:
-            diagnose = Diagnosis(validation_data or records, model, recipe, say)
+            diagnose = Diagnosis(validation_data or records, model, recipe)
         log = TrainingLog(
             workdir,
             recipe,
             checkpoints,
             _guard(records, recipe, num_workers, workdir, checkpoints),
-            verbose=say is not _silent,
+            verbose=verbose and not worker,
             last_step=part.last_step,
         )
         save = SaveBest(
@@ -288,97 +284,53 @@ def _train(
             best_directory,
             log,
             preemption,
-            _evaluation(evaluate, validation_data, say),
+            _evaluation(evaluate, validation_data),
             sum_over_workers(strategy),
             diagnose,
         )
         dataset = make_dataset(
             records, model.preprocessor, recipe, step, strategy, num_workers
         )
-        # An evaluation that was cut off comes first, for it may end the run.
-        for epochs in (0, 1) if state.get("pending") else (1,):
-            ended = _is_finished(checkpoints.state(), recipe)
-            if epochs and (ended or step == part.last_step):
-                break
-            model.fit(
-                dataset,
-                shuffle=False,  # It is shuffled already.
-                # Reports and checkpoints go by steps, so that a run may begin
-                # at any.
-                steps_per_epoch=max(1, part.last_step - step),
-                epochs=epochs,
-                callbacks=[log, save],
-                verbose=0,
-            )
-        if not _is_finished(checkpoints.state(), recipe) and (
-            checkpoints.state()["step"] == part.last_step
-        ):
-            say(f"From step {part.last_step} on, nothing is frozen.")
+        _fit(model, dataset, recipe, part, checkpoints, [log, save])
+        state = checkpoints.state()
+        if not is_finished(state, recipe) and state["step"] == part.last_step:
+            logger.info("From step %d on, nothing is frozen.", part.last_step)
             if num_workers > 1:
                 # None may read what the first has not written yet.
                 sum_over_workers(strategy)(1.0)
             return resume()
         result = _result(checkpoints, best_directory)
-        _report_skipped(result["skipped"], say)
-        _report_nonfinite(workdir, say)
-        _report_recall(result["best"]["metrics"], say)
-        end = _describe_end(checkpoints.state(), recipe)
-        say(f"Finished: {end}. The model is in {best_directory}")
+        report(result, workdir, describe_end(state, recipe))
         return result
 
 
-def _is_finished(state, recipe):
-    ended = state["step"] >= recipe.steps or state.get("stopped")
-    return ended and not state.get("pending")
+def _fit(model, dataset, recipe, part, checkpoints, callbacks):
+    """Take the steps that are left of a part of a run."""
+    state = checkpoints.state()
+    # An evaluation that was cut off comes first, for it may end the run.
+    for epochs in (0, 1) if state.get("pending") else (1,):
+        ended = is_finished(checkpoints.state(), recipe)
+        if epochs and (ended or state["step"] == part.last_step):
+            break
+        model.fit(
+            dataset,
+            shuffle=False,  # It is shuffled already.
+            # Reports and checkpoints go by steps, so that a run may begin at
+            # any.
+            steps_per_epoch=max(1, part.last_step - state["step"]),
+            epochs=epochs,
+            callbacks=callbacks,
+            verbose=0,
+        )
 
 
-def _describe_end(state, recipe):
-    if not state.get("stopped"):
-        return f"{recipe.steps} steps"
-    return (
-        f"it stopped early after step {state['step']} of {recipe.steps}, for "
-        f"no evaluation after step {state['best']['step']} (patience="
-        f"{recipe.patience}) found a better model"
-    )
-
-
-def _find_data(data, validation_data, workdir, hold_out, say):
+def _find_data(data, validation_data, workdir, hold_out):
     """Return the files to train on, and those to measure on or `None`."""
     if validation_data is None:
-        return find_records(data, workdir / "packed", say, hold_out)
-    validation, _ = find_records(
-        validation_data, workdir / "packed_validation", say
-    )
-    records, _ = find_records(data, workdir / "packed", say, 0)
+        return find_records(data, workdir / "packed", hold_out)
+    validation, _ = find_records(validation_data, workdir / "packed_validation")
+    records, _ = find_records(data, workdir / "packed", 0)
     return records, validation.source
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """A part of a run in which the same variables are trained.
-
-    Attributes:
-        recipe: `Recipe`. That of the run, with what this part freezes.
-        first_step: int. The step at which its optimizer begins.
-        last_step: int. The step after which it ends.
-    """
-
-    recipe: Recipe
-    first_step: int
-    last_step: int
-
-
-def _part_at_hand(recipe, state):
-    """Find the part of the run that a checkpoint begins or is within."""
-    after = recipe.unfreeze_after
-    if after is None:
-        return _Part(recipe, 0, recipe.steps)
-    step = state["step"]
-    # An evaluation that is due belongs to the part that made the weights.
-    if step < after or (step == after and state.get("pending")):
-        return _Part(recipe, 0, after)
-    whole = dataclasses.replace(recipe, freeze=None, unfreeze_after=None)
-    return _Part(whole, after, recipe.steps)
 
 
 def _check_model(model, towers):
@@ -393,20 +345,6 @@ def _check_model(model, towers):
         raise ValueError(
             "A run needs a preset, or both `image_weights` and "
             f"`text_weights`. Received: {', '.join(towers) or 'neither'}"
-        )
-
-
-def _advise(model, towers, pairs, say):
-    """Tell who has little data and fresh weights that there is a better way."""
-    fresh = isinstance(model, str) and not presets.has_weights(
-        presets.find_preset(model)
-    )
-    if fresh and not towers and pairs < FEW:
-        say(
-            f"{pairs} images are few for fresh weights: known towers "
-            "(`--image-weights`, `--text-weights`) or a trained pair with "
-            "the recipe `finetune` learn more from them, see "
-            "docs/finetuning.md."
         )
 
 
@@ -441,10 +379,6 @@ def _check_batch(recipe, replicas):
         )
 
 
-def _silent(*_):
-    pass
-
-
 def _result(checkpoints, directory):
     state = checkpoints.state()
     return {
@@ -454,38 +388,6 @@ def _result(checkpoints, directory):
         "stopped_early": state.get("stopped", False),
         "skipped": skipped(),
     }
-
-
-def _report_skipped(names, say, shown=5):
-    for name, reason in list(names.items())[:shown]:
-        say(f"Skipped {name}: {reason}")
-    if len(names) > shown:
-        say(f"Skipped {len(names)} records in all.")
-
-
-def _report_nonfinite(workdir, say):
-    """Tell how many steps `skip_nonfinite` left out in the whole run."""
-    count = sum(
-        metrics.get("nonfinite_steps", 0)
-        for _, metrics in read_metrics(workdir)
-    )
-    if count:
-        say(f"Left out {count:.0f} steps that were not finite.")
-
-
-def _report_recall(metrics, say):
-    """Tell how often the best model finds the pair, and how often chance."""
-    for way, words in (
-        ("image_to_text", "caption of an image"),
-        ("text_to_image", "image of a caption"),
-    ):
-        name = f"{way}_recall@1"
-        if f"chance_{name}" in metrics:
-            say(
-                f"Recall@1, {words}: {metrics[name]:.1%} "
-                f"(chance {metrics[f'chance_{name}']:.1%}) among "
-                f"{metrics['images']} images"
-            )
 
 
 def _claim(workdir, asked, step):
@@ -499,7 +401,7 @@ def _claim(workdir, asked, step):
     check_claim(path, asked, "a run")
 
 
-def _evaluation(evaluate, data, say):
+def _evaluation(evaluate, data):
     """Return a function from the model to its metrics, or `None`."""
     if data is None:
         return None
@@ -516,7 +418,11 @@ def _evaluation(evaluate, data, say):
             for name, value in evaluate(model, data).items()
             if isinstance(value, numbers.Real)
         }
-        say(f"Evaluation: mean recall {metrics['mean_recall']:.1%} on {data}")
+        logger.info(
+            "Evaluation: mean recall %.1f%% on %s",
+            100 * metrics["mean_recall"],
+            data,
+        )
         return metrics
 
     return run

@@ -1,4 +1,4 @@
-"""Both backends offer what `align_keras.backend` lists, under one signature."""
+"""All backends offer what `align_keras.backend` lists, under one signature."""
 
 import ast
 from pathlib import Path
@@ -10,17 +10,26 @@ from align_keras import backend
 FOLDER = Path(backend.__file__).parent
 
 
-def _definitions(package, module):
-    """Map the public names that a module defines to their parameters."""
-    tree = ast.parse((FOLDER / package / f"{module}.py").read_text())
+def _definitions(*path):
+    """Map the public names that a module has to their parameters.
+
+    What several backends share, a module takes from one beside them. The
+    parameters of a name that is assigned are not written there: `None`.
+    """
+    tree = ast.parse(FOLDER.joinpath(*path).with_suffix(".py").read_text())
     found = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             found[node.name] = ast.unparse(node.args)
         elif isinstance(node, ast.ClassDef):
-            found[node.name] = None
+            found[node.name] = "class"
         elif isinstance(node, ast.Assign):
             found.update(dict.fromkeys(map(ast.unparse, node.targets)))
+        elif isinstance(node, ast.ImportFrom):
+            place, _, shared = node.module.rpartition(".")
+            if place == backend.__name__ and shared.startswith("plain_"):
+                there = _definitions(shared)
+                found.update({n.name: there[n.name] for n in node.names})
     return {n: p for n, p in found.items() if not n.startswith("_")}
 
 
@@ -31,18 +40,18 @@ def test_a_backend_has_the_modules_that_are_listed(package):
 
 
 @pytest.mark.parametrize("module", backend.OFFERED)
-def test_both_backends_offer_the_listed_names(module):
-    on_tensorflow, on_jax = (
-        _definitions(package, module) for package in backend.BACKENDS
-    )
-    assert sorted(on_jax) == list(backend.OFFERED[module])
-    # TensorFlow's replicas have a function among themselves.
-    own = {"apply_where"} if module == "replicas" else set()
-    assert sorted(set(on_tensorflow) - own) == list(backend.OFFERED[module])
-    for name, parameters in on_jax.items():
-        given = on_tensorflow[name]
-        # `silu` of JAX is that of Keras, whose argument is called so too.
-        assert given == parameters or name == "silu", name
+def test_all_backends_offer_the_listed_names(module):
+    signatures = {name: set() for name in backend.OFFERED[module]}
+    for package in backend.BACKENDS:
+        found = _definitions(package, module)
+        if (package, module) == ("tensorflow", "replicas"):
+            # TensorFlow's replicas have a function among themselves.
+            del found["apply_where"]
+        assert sorted(found) == list(backend.OFFERED[module]), package
+        for name, parameters in found.items():
+            signatures[name].add(parameters)
+    for name, given in signatures.items():
+        assert len(given - {None}) <= 1, name
 
 
 def test_every_listed_name_is_found():

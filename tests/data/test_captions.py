@@ -73,7 +73,7 @@ def test_columns_have_the_same_names_in_every_command(tmp_path, header):
     expected = {"a": ["a red bus"]}
     pack(photos, tmp_path / "packed", captions)
     assert captions_of(tmp_path / "packed") == expected
-    trained, _ = find_records(photos, tmp_path / "trained", lambda said: None)
+    trained, _ = find_records(photos, tmp_path / "trained")
     assert captions_of(trained) == expected
     assert embedded(photos) == {"a.png": "a red bus"}
     for given in ([], ["--captions", str(captions)]):
@@ -514,9 +514,7 @@ def test_images_within_parquet_are_held_out(tmp_path):
     photos.mkdir()
     texts = [f"text {n}" for n in range(40)]
     hugging_face_table(photos / "captions.parquet", texts)
-    records, held_out = find_records(
-        photos, tmp_path / "packed", lambda said: None, hold_out=0.2
-    )
+    records, held_out = find_records(photos, tmp_path / "packed", hold_out=0.2)
     kept, aside = captions_of(records), captions_of(held_out)
     assert len(aside) == 8 and len(kept) == 32 and not set(kept) & set(aside)
     assert sorted(sum([*kept.values(), *aside.values()], [])) == sorted(texts)

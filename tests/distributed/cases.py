@@ -181,6 +181,7 @@ def make_model(case):
         image_encoder(case),
         text_encoder(case),
         embedding_dim=12,
+        text_pooling="first",
         initial_temperature=0.1,
         initial_bias=-3.0 if case.sigmoid else None,
     )

@@ -57,6 +57,7 @@ def make_model(normalized=True):
         image_encoder(normalized),
         text_encoder(),
         embedding_dim=24,
+        text_pooling="first",
         initial_temperature=0.1,
     )
     model.compile(

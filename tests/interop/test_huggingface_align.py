@@ -232,7 +232,10 @@ def small_text_encoder(kind):
         ({"image": "same"}, "padding"),
         ({"image": "squeeze"}, "squeeze"),
         ({"image": "foreign"}, "no `EfficientNetBackbone`"),
-        ({"text": "foreign"}, "no `BertTextEncoder`"),
+        (
+            {"text": "foreign", "text_pooling": "first"},
+            "no `BertTextEncoder`",
+        ),
         ({"text": "selu"}, "'selu'"),
     ],
 )

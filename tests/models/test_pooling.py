@@ -94,3 +94,62 @@ def test_an_image_sequence_may_carry_a_mask(form, pairs):
     np.testing.assert_allclose(
         model.image_features(x), expected, rtol=1e-3, atol=1e-5
     )
+
+
+def test_the_last_token_is_one_that_counts():
+    x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0]])
+    found = ops.convert_to_numpy(Pooling("last")(x, mask=mask))
+    np.testing.assert_array_equal(found, x[[0, 1, 2], [1, 3, 2]])
+    found = ops.convert_to_numpy(Pooling("last")(x))
+    np.testing.assert_array_equal(found, x[:, -1])
+
+
+def causal_tower(name):
+    """Sums of token vectors so far, under the class name of a library."""
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="int32", name="padding_mask")
+    vectors = keras.layers.Embedding(50, 6, "normal")(tokens)
+    cls = type(name, (keras.Model,), {})
+    return cls(
+        {"token_ids": tokens, "padding_mask": mask}, ops.cumsum(vectors, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    "name, places",
+    [("GPT2Backbone", [3, 5]), ("CLIPTextEncoder", [2, 4])],
+)
+def test_a_causal_tower_is_read_at_its_end(name, places, pairs):
+    x = {
+        "token_ids": np.array([[5, 6, 49, 7, 0, 0], [5, 6, 8, 9, 49, 3]]),
+        "padding_mask": np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]),
+    }
+    images = keras.Input((4, 4, 3))
+    image_encoder = keras.Model(images, keras.layers.Conv2D(6, 3)(images))
+    tower = causal_tower(name)
+    model = AlignDualEncoder(image_encoder, tower)
+    sequence = ops.convert_to_numpy(tower(x))
+    expected = sequence[[0, 1], places]
+    found = ops.convert_to_numpy(model.text_vectors(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    again = AlignDualEncoder(
+        image_encoder,
+        keras.Model(tower.input, tower.output),
+        text_pooling="last" if name == "GPT2Backbone" else "end_of_text",
+    )
+    found = ops.convert_to_numpy(again.text_vectors(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_an_unknown_text_tower_is_not_guessed_at():
+    images = keras.Input((4, 4, 3))
+    image_encoder = keras.Model(images, keras.layers.Conv2D(6, 3)(images))
+    with pytest.raises(ValueError, match="`Unknown`.*text_pooling='auto'"):
+        AlignDualEncoder(image_encoder, causal_tower("Unknown"))
+    with pytest.raises(ValueError, match="image_pooling='end_of_text'"):
+        AlignDualEncoder(
+            image_encoder,
+            causal_tower("GPT2Backbone"),
+            image_pooling="end_of_text",
+        )

@@ -55,6 +55,7 @@ def small_model(vocabulary_size):
         keras.Model(images, features),
         keras.Model({"token_ids": tokens}, vectors),
         embedding_dim=24,
+        text_pooling="first",
     )
 
 

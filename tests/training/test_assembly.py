@@ -84,6 +84,7 @@ def test_a_vocabulary_of_another_size_is_refused(tmp_path):
         keras.Model(
             {"token_ids": tokens}, keras.layers.Embedding(50, 8)(tokens)
         ),
+        text_pooling="first",
         embedding_dim=4,
     )
     path = str(tmp_path / "preset")

@@ -42,7 +42,7 @@ def preset(tiny_model, tmp_path):
 def test_many_files_may_be_listed(tmp_path):
     missing = [str(tmp_path / ("long" * 20) / f"{i}") for i in range(100)]
     with pytest.raises(FileNotFoundError, match="long"):
-        find_records(missing, tmp_path / "packed", print)
+        find_records(missing, tmp_path / "packed")
 
 
 def test_resized_pictures_follow_the_size_of_the_crop():
@@ -59,7 +59,7 @@ def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
     texts = ["bus\u2028by\u2029the\x85sea"] * 30
     records = [{"captions": texts}]
     first, again = (
-        find_tokenizer(len, None, records, tmp_path, step, recipe(), print)
+        find_tokenizer(len, None, records, tmp_path, step, recipe())
         for step in (0, 3)
     )
     assert first.get_vocabulary() == again.get_vocabulary()
@@ -196,7 +196,7 @@ def test_a_run_without_scores_can_go_on_with_them(tmp_path):
         recorder,
         tmp_path,
         recorder,
-        Preemption(print),
+        Preemption(),
         lambda model: {"mean_recall": 0.25},
     )
     callback.set_model(recorder)

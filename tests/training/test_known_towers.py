@@ -17,12 +17,14 @@ from align_keras import AlignTokenizer
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
 from align_keras.cli import main
+from align_keras.io.messages import messages_shown
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.assembly import build_model
 from align_keras.training.assembly import build_network
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.known_towers import known_towers
+from align_keras.training.reports import advise
 
 RECIPE = Recipe(**{**FIELDS, "steps": 2, "warmup_steps": 0})
 SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16}
@@ -64,7 +66,7 @@ def build(model, towers, **fields):
     tokenizer = AlignTokenizer(VOCABULARY)
     if "text" in towers:
         tokenizer = find_tokenizer(
-            model, None, None, Path(), 1, recipe, print, towers["text"]
+            model, None, None, Path(), 1, recipe, towers["text"]
         )
     return build_model(model, recipe, tokenizer, towers=towers)
 
@@ -185,10 +187,9 @@ def test_the_command_trains_from_known_towers(folder, tmp_path, capsys):
 
 
 def test_fresh_weights_and_few_images_call_for_advice(capsys):
-    from align_keras.training.train import _advise
-
     def said(*arguments):
-        _advise(*arguments, print)
+        with messages_shown():
+            advise(*arguments)
         return capsys.readouterr().out
 
     few, many = 999, 200_000

@@ -177,7 +177,7 @@ def test_sigterm_before_the_first_step(packed, tmp_path, capsys):
 
 
 def test_sigterm_waits_for_what_is_unsaved():
-    with Preemption(lambda message: None) as preemption:
+    with Preemption() as preemption:
         preemption.unsaved = True
         signal.raise_signal(signal.SIGTERM)
         assert preemption.asked
@@ -187,14 +187,14 @@ def test_sigterm_waits_for_what_is_unsaved():
 
 def test_an_exit_that_was_replaced_by_an_error_is_one():
     with pytest.raises(SystemExit) as caught:
-        with Preemption(lambda message: None):
+        with Preemption():
             try:
                 signal.raise_signal(signal.SIGTERM)
             except SystemExit:
                 raise RuntimeError("as pybind11 does") from None
     assert caught.value.code == 0
     with pytest.raises(RuntimeError, match="another"):
-        with Preemption(lambda message: None):
+        with Preemption():
             raise RuntimeError("another")
 
 

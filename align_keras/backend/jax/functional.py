@@ -46,6 +46,11 @@ def scan(step, carry, inputs, dtypes=()):
     return jax.lax.scan(step, carry, inputs)
 
 
+# Gives a function of tensors, which returns its outputs and a callable from
+# their gradients to those of the inputs, that gradient.
+custom_gradient = ops.custom_gradient
+
+
 def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 

@@ -1,5 +1,5 @@
-"""What optimizers of Keras lack under several replicas."""
+"""What optimizers of Keras lack under several replicas: nothing here."""
 
+from align_keras.backend.plain_optimizer import ReplicaClipping
 
-class ReplicaClipping:
-    """Nothing to add: the program sees the gradient of the global batch."""
+__all__ = ["ReplicaClipping"]

@@ -6,6 +6,7 @@ import keras
 from align_keras.backend.jax.replicas import num_shards
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import PaddingMixin
+from align_keras.backend.padding import unpack
 
 
 def _is_shared_out(data):
@@ -22,6 +23,14 @@ class Trainer(PaddingMixin):
     step itself.
     """
 
+    def make_train_function(self, force=False):
+        self.logs_of_step("train_step")
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        self.logs_of_step("test_step")
+        super().make_test_function(force)
+
     def train_step(self, state, data):
         trainable, others, optimizer_state, metrics = state
 
@@ -34,7 +43,7 @@ class Trainer(PaddingMixin):
         new_trainable, new_optimizer_state = self.optimizer.stateless_apply(
             optimizer_state, step.gradients, trainable
         )
-        arguments = step.loss, step.hits, batch.examples, batch.weights()
+        arguments = self.to_count(batch, step.loss, step.hits, step.embeddings)
         norms_of = None
         if self.gradient_norms:
             norms_of = self._unscaled(step.gradients, optimizer_state)
@@ -74,10 +83,10 @@ class Trainer(PaddingMixin):
     def _count(self, metrics, *arguments, norms_of=None):
         mapping = zip(self.metrics_variables, metrics, strict=True)
         with keras.StatelessScope(mapping) as scope:
-            self.update_metrics(*arguments)
+            # The logs that `update_metrics` returns are of all metrics.
             if norms_of is not None:
                 self.update_norms(norms_of)
-            logs = self.get_metrics_result()
+            logs = self.update_metrics(*arguments)
         return logs, [
             scope.get_current_value(v) for v in self.metrics_variables
         ]
@@ -95,7 +104,7 @@ class Trainer(PaddingMixin):
 
     def predict_step(self, state, data):
         outputs, others = super().predict_step(state, data)
-        _, mask, _ = keras.utils.unpack_x_y_sample_weight(data)
+        _, mask, _ = unpack(data)
         if mask is not None:
             outputs = {**outputs, IS_EXAMPLE: mask}
         return outputs, others
@@ -130,3 +139,12 @@ class Trainer(PaddingMixin):
     def batch_multiple(self):
         # A process supplies the rows of its own devices.
         return max(1, num_shards() // jax.process_count())
+
+    def masks_full_batches(self):
+        # All processes run one program, and see each their own rows. Keras
+        # lays out all batches over the devices as it does the first, so that
+        # they must have one structure.
+        return jax.process_count() > 1 or num_shards() > 1
+
+    def checks_in_step(self):
+        return False

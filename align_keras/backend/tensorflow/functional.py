@@ -67,6 +67,11 @@ def scan(step, carry, inputs, dtypes=()):
     return carry, tf.nest.map_structure(lambda stack: stack.stack(), stacks)
 
 
+# Gives a function of tensors, which returns its outputs and a callable from
+# their gradients to those of the inputs, that gradient.
+custom_gradient = tf.custom_gradient
+
+
 def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 

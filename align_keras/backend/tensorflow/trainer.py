@@ -1,10 +1,10 @@
 """The training loop under `tf.distribute`."""
 
-import keras
 import tensorflow as tf
 
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import PaddingMixin
+from align_keras.backend.padding import unpack
 from align_keras.backend.tensorflow.functional import values
 from align_keras.backend.tensorflow.optimizer import ReplicaClipping
 from align_keras.backend.tensorflow.replicas import all_reduce_sum
@@ -35,17 +35,17 @@ class Trainer(PaddingMixin):
         arguments = (
             _before_clipping(self.optimizer, step.gradients),
             self._merge_state(before, step.state, batch),
-            (step.loss, step.hits, batch.examples, batch.weights()),
+            self.to_count(batch, step.loss, step.hits, step.embeddings),
         )
         if not self.skip_nonfinite:
-            self._take_step(*arguments)
-            return
+            return self._take_step(*arguments)
         norm = tf.linalg.global_norm(step.gradients)
         finite = tf.cast(tf.math.is_finite(step.loss + norm), "float32")
         (finite,) = all_reduce_sum([finite])
         finite = tf.cast(finite == num_replicas(), "float32")
         apply_where(finite > 0, self._take_step, arguments)
         self.nonfinite_steps.update_state((1.0 - finite) / num_replicas())
+        return self.get_metrics_result()
 
     def _take_step(self, gradients, changed, metrics):
         # Where a scale has to be undone, before the optimizer changes it.
@@ -53,9 +53,10 @@ class Trainer(PaddingMixin):
         self.optimizer.apply(gradients, self.trainable_variables)
         for position, value in changed.items():
             self.non_trainable_variables[position].assign(value)
-        self.update_metrics(*metrics)
+        # The logs that `update_metrics` returns are of all metrics.
         if self.gradient_norms:
             self.update_norms(norms_of or self._summed(gradients))
+        return self.update_metrics(*metrics)
 
     def _unscaled(self, gradients):
         """Undo the loss scale of mixed_float16; `None` where there is none."""
@@ -75,10 +76,10 @@ class Trainer(PaddingMixin):
         return all_reduce_sum(gradients)
 
     def test_step(self, data):
-        self.update_metrics(*self.evaluate_batch(data))
+        return self.update_metrics(*self.evaluate_batch(data))
 
     def predict_step(self, data):
-        inputs, mask, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, mask, _ = unpack(data)
         outputs = self(inputs, training=False)
         if mask is None:
             return outputs
@@ -124,6 +125,13 @@ class Trainer(PaddingMixin):
     def batch_multiple(self):
         return self.distribute_strategy.num_replicas_in_sync
 
+    def masks_full_batches(self):
+        return True
+
+    def checks_in_step(self):
+        # Compiled steps, and those of several replicas, check nothing.
+        return num_replicas() == 1 and not self.jit_compile
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # All is built but the optimizer; no batch need be drawn for it.
         if self.optimizer is not None and not self.optimizer.built:
@@ -143,6 +151,7 @@ class Trainer(PaddingMixin):
     def _make_function(self, step_function):
         strategy = self.distribute_strategy
         compiled = not self.run_eagerly
+        own_logs = self.logs_of_step(step_function.__name__)
         if self.jit_compile:
             self._refuse_compiled_collectives()
             step_function = tf.function(
@@ -152,11 +161,12 @@ class Trainer(PaddingMixin):
         # The step stays a plain function: TensorFlow cannot call a graph that
         # is split over replicas from within a branch of another.
         def one_step(data):
-            strategy.run(step_function, args=(data,))
+            logs = strategy.run(step_function, args=(data,))
+            return logs if own_logs else None
 
         def next_step(iterator):
-            one_step(next(iterator))
-            return self.get_metrics_result()
+            logs = one_step(next(iterator))
+            return logs if own_logs else self.get_metrics_result()
 
         def next_steps(iterator):
             count = _repeat(one_step, iterator, self.steps_per_execution)
@@ -192,8 +202,8 @@ class Trainer(PaddingMixin):
         for _, data in zip(
             range(self.steps_per_execution), batches, strict=False
         ):
-            one_step(data)
-        return self.get_metrics_result()
+            logs = one_step(data)
+        return self.get_metrics_result() if logs is None else logs
 
 
 def _is_distributed(iterator):

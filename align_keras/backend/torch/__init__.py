@@ -1,0 +1,1 @@
+"""The functions that `align_keras.backend` offers, on torch."""

@@ -1,0 +1,7 @@
+"""Normalisation and activation of feature maps, as Keras does them."""
+
+from align_keras.backend.plain_normalization import normalize_and_silu
+from align_keras.backend.plain_normalization import normalize_batch
+from align_keras.backend.plain_normalization import silu
+
+__all__ = ["normalize_and_silu", "normalize_batch", "silu"]

@@ -1,0 +1,69 @@
+"""The training loop on one device."""
+
+import torch
+
+from align_keras.backend.padding import PaddingMixin
+from align_keras.backend.torch.functional import values
+
+
+class Trainer(PaddingMixin):
+    """Steps of one device, without graphs."""
+
+    def train_step(self, data):
+        before = values(self.non_trainable_variables)
+        batch, step = self.take_gradients(
+            data,
+            values(self.trainable_variables),
+            before,
+            self.optimizer.scale_loss,
+        )
+        with torch.no_grad():
+            if self.skip_nonfinite:
+                norms = [torch.sum(g.double() ** 2) for g in step.gradients]
+                finite = bool(torch.isfinite(step.loss + sum(norms)))
+                self.nonfinite_steps.update_state(0.0 if finite else 1.0)
+                if not finite:
+                    return self.get_metrics_result()
+            if self.gradient_norms:
+                self.update_norms(self._unscaled(step.gradients))
+            self.optimizer.apply(step.gradients, self.trainable_variables)
+            for variable, old, new in zip(
+                self.non_trainable_variables, before, step.state, strict=True
+            ):
+                if new is not old:
+                    variable.assign(new)
+            return self.update_metrics(
+                *self.to_count(batch, step.loss, step.hits, step.embeddings)
+            )
+
+    def _unscaled(self, gradients):
+        """Undo the loss scale of mixed_float16, before it changes."""
+        if not hasattr(self.optimizer, "inner_optimizer"):
+            return gradients
+        scale = self.optimizer.scale_loss(1.0)
+        return [gradient.float() / scale for gradient in gradients]
+
+    def test_step(self, data):
+        return self.update_metrics(*self.evaluate_batch(data))
+
+    def make_train_function(self, force=False):
+        self.logs_of_step("train_step")
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        self.logs_of_step("test_step")
+        super().make_test_function(force)
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # All is built but the optimizer; no batch need be drawn for it.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def batch_multiple(self):
+        return 1
+
+    def masks_full_batches(self):
+        return False
+
+    def checks_in_step(self):
+        return True

@@ -1,0 +1,86 @@
+import keras
+from keras import ops
+
+from align_keras import backend
+from align_keras.losses import cross_replica_gather
+
+DIRECTIONS = ("image_to_text", "text_to_image")
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class PairRecall(keras.metrics.Mean):
+    """How often the own text of an image is among the best `k` of the batch.
+
+    Ranks are those of the cosines within the global batch; of equal scores,
+    the first in the batch comes first, and rows that only fill up the batch
+    are left out. It takes the matrix of all scores of the batch.
+
+    Args:
+        k: int. How many of the best count. Defaults to `5`.
+        direction: string. `"image_to_text"` ranks texts for each image,
+            `"text_to_image"` images for each text. Defaults to
+            `"image_to_text"`.
+        name: string. Defaults to `"{direction}_recall_at_{k}"`.
+        dtype: The dtype of the mean.
+
+    Example:
+
+    ```python
+    model.compile(
+        Lamb(1e-3),
+        metrics=[PairRecall(5), PairRecall(5, "text_to_image")],
+    )
+    ```
+    """
+
+    # `AlignDualEncoder` passes its mask to metrics that say so.
+    takes_mask = True
+
+    def __init__(self, k=5, direction="image_to_text", name=None, dtype=None):
+        if direction not in DIRECTIONS:
+            raise ValueError(
+                f"`direction` must be one of {DIRECTIONS}. "
+                f"Received: direction={direction!r}"
+            )
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1. Received: k={k}")
+        super().__init__(name or f"{direction}_recall_at_{k}", dtype)
+        self.k = k
+        self.direction = direction
+
+    def update_state(
+        self, image_embeddings, text_embeddings, sample_weight=None, mask=None
+    ):
+        """Count the pairs of a batch.
+
+        Args:
+            image_embeddings: tensor of shape `(batch, dim)`, unit rows.
+            text_embeddings: tensor of shape `(batch, dim)`, unit rows.
+            sample_weight: Optional tensor of shape `(batch,)`.
+            mask: Optional bool tensor of shape `(batch,)`, False for rows
+                that only fill up the batch.
+        """
+        rows, columns = image_embeddings, text_embeddings
+        if self.direction == "text_to_image":
+            rows, columns = columns, rows
+        scores = ops.matmul(rows, ops.transpose(cross_replica_gather(columns)))
+        if mask is not None:
+            counts = cross_replica_gather(ops.cast(mask, "float32")) > 0
+            scores = ops.where(counts, scores, -2.0)
+            weight = ops.cast(mask, "float32")
+            if sample_weight is not None:
+                weight = weight * ops.cast(sample_weight, "float32")
+            sample_weight = weight
+        count = ops.shape(rows)[0]
+        own = ops.expand_dims(
+            backend.replica_index() * count + ops.arange(count), 1
+        )
+        best = ops.take_along_axis(scores, own, axis=1)
+        earlier = ops.arange(ops.shape(scores)[1]) < own
+        before = (scores > best) | ((scores == best) & earlier)
+        rank = ops.sum(ops.cast(before, "int32"), axis=1)
+        super().update_state(ops.cast(rank < self.k, "float32"), sample_weight)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "k": self.k, "direction": self.direction}

@@ -1,0 +1,208 @@
+"""How a dual encoder is saved, loaded and exported."""
+
+import base64
+import warnings
+
+import keras
+from keras import layers
+
+from align_keras import registry
+from align_keras.io.atomic import atomic_directory
+from align_keras.models import presets
+from align_keras.models.carried import Carried
+from align_keras.models.lora import merged_lora
+
+# What stands in a preset's config for a preprocessor with files of its own.
+BESIDE = "preprocessor.json"
+
+
+class Saving:
+    """Saves the towers and the preprocessor of a dual encoder with it."""
+
+    def preprocessor_config(self):
+        """Return the config of the preprocessor, its vocabulary included."""
+        if self.__dict__.get("_saves_preset"):
+            return BESIDE  # A preset has files of its own for it.
+        config = keras.saving.serialize_keras_object(self.preprocessor)
+        tokenizer = config["config"].get("tokenizer")
+        # KerasHub keeps a vocabulary in files beside the config, of which a
+        # copy in memory has none.
+        for name in ("vocabulary", "merges", "proto"):
+            if tokenizer and tokenizer["config"].get(name, "") is None:
+                value = getattr(self.preprocessor.tokenizer, name, None)
+                if isinstance(value, bytes):
+                    value = base64.b64encode(value).decode("ascii")
+                tokenizer["config"][name] = value
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if config.get("trainable"):
+            # Setting it would set free the layers that are frozen.
+            del config["trainable"]
+        for name in ("image_encoder", "text_encoder"):
+            tower = config[name]
+            if not isinstance(tower, dict):
+                continue
+            # A dtype that the caller asked for holds for the towers too.
+            # A saved dtype is a dict, and the towers have their own.
+            dtype = config.get("dtype")
+            if not isinstance(dtype, dict) and "dtype" in tower["config"]:
+                tower = {**tower, "config": {**tower["config"], "dtype": dtype}}
+            config[name] = layers.deserialize(tower, custom_objects)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.dtype_policies.get(config["dtype"])
+        preprocessor = config.get("preprocessor")
+        if preprocessor == BESIDE:
+            warnings.warn(
+                "The network of this preset is loaded without its "
+                "preprocessor, as KerasHub's `Backbone` does. "
+                "`AlignDualEncoder.from_preset` loads both.",
+                stacklevel=2,
+            )
+            config["preprocessor"] = None
+        elif isinstance(preprocessor, dict):
+            config["preprocessor"] = keras.saving.deserialize_keras_object(
+                preprocessor, custom_objects
+            )
+        return cls(**config)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Create the model of a preset, with its preprocessor.
+
+        Args:
+            preset: string. The name of a shipped preset such as
+                `"align_b7_bert_base"`, a directory that `save_to_preset`
+                wrote, a handle that KerasHub knows; or a directory in Hugging
+                Face's layout, or a handle of one such as
+                `"hf://kakaobrain/align-base"`, whose weights are converted.
+            load_weights: bool. Whether to load the weights of the preset.
+                Shipped presets are architectures without weights; a notice
+                says so once. Defaults to `True`.
+            **kwargs: Arguments of the constructor that replace those of the
+                preset. `image_encoder` and `text_encoder` may be dicts of
+                arguments of the respective tower, for example
+                `text_encoder={"vocabulary_size": 30_000}`; weights that no
+                longer fit then need `load_weights=False`.
+
+        Returns:
+            An `AlignDualEncoder`.
+
+        Example:
+
+        ```python
+        model = AlignDualEncoder.from_preset(
+            "align_b3_bert_mini", image_encoder={"batch_norm": "ghost"}
+        )
+        ```
+        """
+        path = presets.find_preset(preset)
+        foreign = presets.foreign_weights(path)
+        if foreign is not None:
+            return foreign.load(cls, load_weights, **kwargs)
+        presets.require_class(path, cls)
+        for name in ("image_encoder", "text_encoder"):
+            if isinstance(kwargs.get(name), dict):
+                tower = presets.load_config(path)["config"][name]
+                tower["config"].update(kwargs[name])
+                kwargs[name] = tower
+        preprocessor = kwargs.pop("preprocessor", None)
+        model = super().from_preset(
+            preset, load_weights, preprocessor=None, **kwargs
+        )
+        if preprocessor is None and presets.has_preprocessor(path):
+            load_preprocessor = registry.find("load_preprocessor")
+            preprocessor = load_preprocessor(path)
+        model.preprocessor = preprocessor
+        if load_weights and "://" not in path:
+            model.carried = Carried.read(path)
+        return model
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Save config, weights and preprocessor to a preset directory.
+
+        Low-rank updates are merged into the weights.
+
+        Args:
+            preset_dir: string. The directory. Its files appear whole.
+            max_shard_size: int or float. Greatest size of a weight file in
+                GB. Defaults to `10`.
+        """
+        # Keras would write the optimizer's moments, thrice the weights' size,
+        # into the weight file of a compiled model.
+        optimizer = getattr(self, "optimizer", None)
+        self.optimizer = None
+        self.__dict__["_saves_preset"] = True
+        try:
+            with atomic_directory(preset_dir) as temporary:
+                with merged_lora(self):
+                    super().save_to_preset(str(temporary), max_shard_size)
+                if self.preprocessor is not None:
+                    self.preprocessor.save_to_preset(str(temporary))
+                if self.carried is not None:
+                    self.carried.write(temporary)
+        finally:
+            self.optimizer = optimizer
+            del self.__dict__["_saves_preset"]
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        **kwargs,
+    ):
+        """Export the model for inference.
+
+        With a preprocessor, a SavedModel takes the bytes of images and
+        strings, see `align_keras.serving.export_saved_model`. All other
+        exports are those of Keras and take what the model is called with:
+        those of a model without preprocessor, of other formats, and with an
+        `input_signature`.
+
+        Args:
+            filepath: string or `pathlib.Path`. What to write.
+            format: string. `"tf_saved_model"`, `"onnx"`, `"openvino"`,
+                `"litert"`, or another format of `keras.Model.export`.
+                Defaults to `"tf_saved_model"`.
+            verbose: bool. Whether to print what was written. Defaults to
+                `None`, as the format has it.
+            input_signature: see `keras.Model.export`. On JAX, networks such as
+                BERT need one that fixes the length of texts. Defaults to
+                `None`.
+            **kwargs: Arguments of `export_saved_model`, or those that
+                `keras.Model.export` has for the format.
+
+        Returns:
+            With a preprocessor, a dict from the name of each signature to the
+            list of its inputs.
+        """
+        on_tensorflow = keras.config.backend() == "tensorflow"
+        if format == "onnx" and on_tensorflow and input_signature is None:
+            if kwargs:
+                raise TypeError(
+                    "An ONNX export takes no other arguments. "
+                    f"Received: {sorted(kwargs)}"
+                )
+            registry.find("export_onnx")(self, filepath)
+            if verbose:
+                print(f"{filepath}: {', '.join(self.input)}")
+            return None
+        takes_files = self.preprocessor is not None and input_signature is None
+        if format != "tf_saved_model" or not takes_files:
+            return super().export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature,
+                **kwargs,
+            )
+        export_saved_model = registry.find("export_saved_model")
+        signatures = export_saved_model(self, filepath, **kwargs)
+        if verbose:
+            for name, inputs in signatures.items():
+                print(f"{filepath}: {name}({', '.join(inputs)})")
+        return signatures

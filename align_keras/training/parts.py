@@ -1,0 +1,48 @@
+"""Parts of a run, and where it stands."""
+
+import dataclasses
+
+from align_keras.training.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a run in which the same variables are trained.
+
+    Attributes:
+        recipe: `Recipe`. That of the run, with what this part freezes.
+        first_step: int. The step at which its optimizer begins.
+        last_step: int. The step after which it ends.
+    """
+
+    recipe: Recipe
+    first_step: int
+    last_step: int
+
+
+def part_at_hand(recipe, state):
+    """Find the part of the run that a checkpoint begins or is within."""
+    after = recipe.unfreeze_after
+    if after is None:
+        return Part(recipe, 0, recipe.steps)
+    step = state["step"]
+    # An evaluation that is due belongs to the part that made the weights.
+    if step < after or (step == after and state.get("pending")):
+        return Part(recipe, 0, after)
+    whole = dataclasses.replace(recipe, freeze=None, unfreeze_after=None)
+    return Part(whole, after, recipe.steps)
+
+
+def is_finished(state, recipe):
+    ended = state["step"] >= recipe.steps or state.get("stopped")
+    return ended and not state.get("pending")
+
+
+def describe_end(state, recipe):
+    if not state.get("stopped"):
+        return f"{recipe.steps} steps"
+    return (
+        f"it stopped early after step {state['step']} of {recipe.steps}, for "
+        f"no evaluation after step {state['best']['step']} (patience="
+        f"{recipe.patience}) found a better model"
+    )

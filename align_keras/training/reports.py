@@ -1,0 +1,89 @@
+"""What a run tells before it begins and after it ends."""
+
+import logging
+
+from align_keras.data.mixing import describe_order
+from align_keras.models import presets
+from align_keras.training.callbacks import read_metrics
+
+logger = logging.getLogger("align_keras")
+
+# Images below which fresh towers are mostly limited by the words and shapes
+# that they have never seen.
+FEW = 100_000
+
+
+def warn(recipe, records, validation_data, step):
+    """Warn of a recipe or data that a run can only follow in part."""
+    if recipe.patience and validation_data is None:
+        logger.warning(
+            "patience=%d has nothing to go by, as no data is held out: the "
+            "run takes all its steps.",
+            recipe.patience,
+        )
+    order = None if step else describe_order(records)
+    if order:
+        logger.warning("%s", order)
+
+
+def advise(model, towers, pairs):
+    """Tell who has little data and fresh weights that there is a better way."""
+    fresh = isinstance(model, str) and not presets.has_weights(
+        presets.find_preset(model)
+    )
+    if fresh and not towers and pairs < FEW:
+        logger.info(
+            "%d images are few for fresh weights: known towers "
+            "(`--image-weights`, `--text-weights`) or a trained pair with "
+            "the recipe `finetune` learn more from them, see "
+            "docs/finetuning.md.",
+            pairs,
+        )
+
+
+def report(result, workdir, end):
+    """Tell how a run ended.
+
+    Args:
+        result: dict. What `train` returns.
+        workdir: `pathlib.Path`. The directory of the run.
+        end: string. Why it ended, such as "100 steps".
+    """
+    _report_skipped(result["skipped"])
+    _report_nonfinite(workdir)
+    _report_recall(result["best"]["metrics"])
+    logger.info("Finished: %s. The model is in %s", end, result["model"])
+
+
+def _report_skipped(names, shown=5):
+    for name, reason in list(names.items())[:shown]:
+        logger.info("Skipped %s: %s", name, reason)
+    if len(names) > shown:
+        logger.info("Skipped %d records in all.", len(names))
+
+
+def _report_nonfinite(workdir):
+    """Tell how many steps `skip_nonfinite` left out in the whole run."""
+    count = sum(
+        metrics.get("nonfinite_steps", 0)
+        for _, metrics in read_metrics(workdir)
+    )
+    if count:
+        logger.info("Left out %d steps that were not finite.", count)
+
+
+def _report_recall(metrics):
+    """Tell how often the best model finds the pair, and how often chance."""
+    for way, words in (
+        ("image_to_text", "caption of an image"),
+        ("text_to_image", "image of a caption"),
+    ):
+        name = f"{way}_recall@1"
+        if f"chance_{name}" in metrics:
+            logger.info(
+                "Recall@1, %s: %.1f%% (chance %.1f%%) among %d images",
+                words,
+                100 * metrics[name],
+                100 * metrics[f"chance_{name}"],
+                metrics["images"],
+            )

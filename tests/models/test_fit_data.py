@@ -1,0 +1,167 @@
+"""What `fit` and `evaluate` take: weights, marks, batches of any size."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from align_keras import AlignDualEncoder
+from align_keras import ContrastiveLoss
+
+WEIGHTS = np.array([1, 0, 1, 1, 0, 2, 1, 1], "float32")
+
+
+@pytest.fixture
+def still_model():
+    """A model whose steps change nothing, and that knows no batches."""
+
+    def build(microbatch_size=None, **kwargs):
+        keras.utils.set_random_seed(0)
+        images = keras.Input((32, 32, 3), name="images")
+        features = keras.layers.Conv2D(8, 3, strides=4)(images)
+        tokens = keras.Input((None,), dtype="int32", name="token_ids")
+        model = AlignDualEncoder(
+            keras.Model(images, features),
+            keras.Model(
+                {"token_ids": tokens}, keras.layers.Embedding(50, 6)(tokens)
+            ),
+            text_pooling="average",
+            initial_temperature=0.1,
+        )
+        model.compile(
+            keras.optimizers.SGD(0.0),
+            ContrastiveLoss(0.1),
+            microbatch_size=microbatch_size,
+            **kwargs,
+        )
+        return model
+
+    return build
+
+
+def weighted_loss(model, x, weights=WEIGHTS):
+    y = model(x)
+    losses, *hits = ContrastiveLoss(0.1).score(
+        y["image_embeddings"], y["text_embeddings"], model.temperature
+    )
+    losses, *hits = (ops.convert_to_numpy(v) for v in (losses, *hits))
+    assert abs((losses * weights).mean() - losses.mean()) > 1e-2
+    return (losses * weights).mean()
+
+
+def dataset(x, weights, drop_remainder=False, batch_size=8):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((x, weights))
+    data = data.batch(batch_size, drop_remainder=drop_remainder)
+    return data.map(lambda x, w: (x, None, w))
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_the_weights_of_pairs_count_wherever_they_are_given(
+    microbatch_size, still_model, pairs
+):
+    model, x = still_model(microbatch_size), pairs(8)
+    expected = pytest.approx(weighted_loss(model, x), rel=1e-5)
+    options = {"batch_size": 8, "verbose": 0}
+
+    def fitted(*args, key="loss", **kwargs):
+        return model.fit(*args, verbose=0, **kwargs).history[key][0]
+
+    assert fitted(x, sample_weight=WEIGHTS, batch_size=8) == expected
+    assert fitted(x, sample_weight=WEIGHTS[:, None], batch_size=8) == expected
+    assert model.evaluate(x, sample_weight=WEIGHTS, **options)[0] == expected
+    assert fitted(dataset(x, WEIGHTS)) == expected
+    assert fitted(dataset(x, WEIGHTS, drop_remainder=True)) == expected
+    assert model.evaluate(dataset(x, WEIGHTS), verbose=0)[0] == expected
+    assert model.train_on_batch(x, sample_weight=WEIGHTS)[0] == expected
+    assert model.test_on_batch(x, sample_weight=WEIGHTS)[0] == expected
+    assert fitted(({**x}, None, WEIGHTS) for _ in range(1)) == expected
+    for validation in ((x, None, WEIGHTS), dataset(x, WEIGHTS)):
+        found = fitted(
+            x, validation_data=validation, batch_size=8, key="val_loss"
+        )
+        assert found == expected
+    zeros = np.zeros(8)
+    assert fitted(x, sample_weight=zeros, batch_size=8) == 0.0
+    assert model.evaluate(x, sample_weight=zeros, **options)[0] == 0.0
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_a_validation_split_takes_its_weights_along(
+    microbatch_size, still_model, pairs
+):
+    model, x = still_model(microbatch_size), pairs(8)
+    history = model.fit(
+        x,
+        sample_weight=WEIGHTS,
+        validation_split=0.5,
+        batch_size=4,
+        verbose=0,
+        shuffle=False,
+    ).history
+    for key, rows in (("loss", slice(0, 4)), ("val_loss", slice(4, 8))):
+        part = {name: value[rows] for name, value in x.items()}
+        expected = weighted_loss(model, part, WEIGHTS[rows])
+        assert history[key][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_a_padded_batch_count(still_model, pairs):
+    """Six rows after four: the last batch is filled up for microbatches."""
+    model, x = still_model(microbatch_size=2), pairs(6)
+    weights = np.array([1, 3, 0, 1, 2, 0], "float32")
+    found = model.fit(
+        x, sample_weight=weights, batch_size=4, verbose=0, shuffle=False
+    ).history["loss"][0]
+    losses = []
+    for rows in (slice(0, 4), slice(4, 6)):
+        part = {name: value[rows] for name, value in x.items()}
+        count = len(part["images"])
+        losses.append(weighted_loss(model, part, weights[rows]) * count)
+    assert found == pytest.approx(sum(losses) / 6, rel=1e-5)
+
+
+def test_what_belongs_to_labels_is_refused(still_model, pairs):
+    model, x = still_model(), pairs(4)
+    with pytest.raises(ValueError, match="class_weight={0: 2.0}"):
+        model.fit(x, class_weight={0: 2.0}, verbose=0)
+    with pytest.raises(ValueError, match="class_weight={0: 2.0}"):
+        model.train_on_batch(x, class_weight={0: 2.0})
+    with pytest.raises(ValueError, match="shape .*, 2."):
+        model.fit(pairs(8), sample_weight=np.ones((8, 2)), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32"])
+def test_no_labels_pass_for_a_mask_of_padding(dtype, still_model, pairs):
+    model, x = still_model(), pairs(4)
+    labels = np.array([1, 1, 0, 0], dtype)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="There are no labels"):
+            call(x, labels, verbose=0)
+    for call in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match="There are no labels"):
+            call(x, labels)
+
+
+def foreign_statistics(tiny_model):
+    model = tiny_model()
+    model.compile(keras.optimizers.SGD(0.0), microbatch_size=4)
+    return model
+
+
+def test_a_batch_that_is_full_is_not_refused(tiny_model, pairs):
+    """Foreign normalisations mind padding; here is none."""
+    model, x = foreign_statistics(tiny_model), pairs(8)
+    losses = [
+        model.fit(data, verbose=0, shuffle=False).history["loss"][0]
+        for data in (x, dataset(x, np.ones(8)), (x for _ in range(1)))
+    ]
+    assert np.isfinite(losses).all()
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_padding_of_unknown_size_is_refused_where_it_appears(tiny_model, pairs):
+    model, x = foreign_statistics(tiny_model), pairs(8)
+    parts = [x, {name: value[:4] for name, value in x.items()}]
+    with pytest.raises(Exception, match="count the padding in its statistics"):
+        model.fit((part for part in parts), verbose=0)

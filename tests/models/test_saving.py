@@ -1,0 +1,146 @@
+"""What is saved comes back: in a fresh process, cloned, pickled, copied."""
+
+import copy
+import pickle
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from keras import ops
+
+from align_keras import AlignDualEncoder
+from align_keras import AlignImageConverter
+from align_keras import AlignPreprocessor
+from align_keras import AlignTokenizer
+from align_keras import ContrastiveLoss
+from align_keras import Lamb
+from align_keras import PairRecall
+
+VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] a red bus".split()
+
+
+def build(frozen=(), preprocessor=None):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3), name="images")
+    features = keras.layers.Conv2D(6, 3)(images)
+    features = keras.layers.BatchNormalization()(features)
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    vectors = keras.layers.Embedding(50, 6)(tokens)
+    pair = (
+        keras.Model(images, features),
+        keras.Model({"token_ids": tokens}, vectors),
+    )
+    for place in frozen:
+        pair[place].trainable = False
+    return AlignDualEncoder(
+        *pair,
+        text_pooling="average",
+        initial_temperature=0.1,
+        preprocessor=preprocessor,
+    )
+
+
+def preprocessor():
+    return AlignPreprocessor(
+        AlignTokenizer(VOCABULARY),
+        AlignImageConverter(image_size=8),
+        sequence_length=6,
+    )
+
+
+def trained(x, **kwargs):
+    model = build(**kwargs)
+    model.compile(
+        Lamb(0.1, weight_decay=0.1),
+        ContrastiveLoss(0.3),
+        metrics=[PairRecall(2)],
+        microbatch_size=2,
+    )
+    model.fit(x, batch_size=4, verbose=0)
+    return model
+
+
+def assert_same(again, model, x):
+    for name, value in model.predict(x, verbose=0).items():
+        found = again.predict(x, verbose=0)[name]
+        np.testing.assert_allclose(found, value, rtol=1e-6, err_msg=name)
+    assert again.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
+def test_a_model_with_frozen_towers_comes_back(frozen, pairs, tmp_path):
+    x = pairs(4, size=8)
+    model = trained(x, frozen=frozen)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(again, model, x)
+    kept = [len(m.trainable_variables) for m in (model, again)]
+    assert kept[0] == kept[1]
+    losses = [
+        m.fit(x, batch_size=4, shuffle=False, verbose=0).history["loss"]
+        for m in (model, again)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    model.save_weights(tmp_path / "model.weights.h5")
+    for other in ((), frozen):
+        fresh = build(other)
+        fresh.load_weights(tmp_path / "model.weights.h5")
+        assert_same(fresh, model, x)
+    model.save_to_preset(tmp_path / "preset")
+    again = AlignDualEncoder.from_preset(str(tmp_path / "preset"))
+    assert_same(again, model, x)
+
+
+def test_a_fresh_process_finds_the_classes(pairs, tmp_path, run_script):
+    x = pairs(4, size=8)
+    model = trained(x, preprocessor=preprocessor())
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "inputs.npz", **x)
+    run_script(
+        "tests/models/load_saved.py",
+        tmp_path / "model.keras",
+        tmp_path / "inputs.npz",
+        tmp_path / "outputs.npz",
+    )
+    found = np.load(tmp_path / "outputs.npz")
+    for name, value in model.predict(x, verbose=0).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
+    texts = ops.convert_to_numpy(model.encode_text(["a red bus"]))
+    np.testing.assert_allclose(found["texts"], texts, rtol=1e-5, atol=1e-6)
+
+
+def test_copies_are_whole(pairs, tmp_path):
+    """Of a copy from the config, the weights are others."""
+    x = pairs(4, size=8)
+    model = trained(x, preprocessor=preprocessor())
+    expected = ops.convert_to_numpy(model.encode_text(["a red bus"]))
+    clone = AlignDualEncoder.from_config(model.get_config())
+    clone.set_weights(model.get_weights())
+    clone.compile_from_config(model.get_compile_config())
+    for again in (
+        clone,
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        assert again.microbatch_size == 2
+        names = [metric.name for metric in again.pair_metrics]
+        assert names == ["image_to_text_recall_at_2"]
+        assert_same(again, model, x)
+        found = ops.convert_to_numpy(again.encode_text(["a red bus"]))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        size = again.preprocessor.image_converter.image_size
+        assert size == (8, 8)
+        assert again.preprocessor.sequence_length == 6
+        again.fit(x, batch_size=4, verbose=0)
+
+
+def test_keras_hub_says_that_it_leaves_the_preprocessor(tmp_path, pairs):
+    model = build(preprocessor=preprocessor())
+    model.save_to_preset(tmp_path / "preset")
+    path = str(tmp_path / "preset")
+    with pytest.warns(UserWarning, match="without its preprocessor"):
+        again = keras_hub.models.Backbone.from_preset(path)
+    assert_same(again, model, pairs(4, size=8))
+    whole = AlignDualEncoder.from_preset(path)
+    assert whole.preprocessor.tokenizer.vocabulary == VOCABULARY

@@ -1,0 +1,19 @@
+"""The code of docs/keras.md runs as it stands."""
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "keras.md"
+
+
+def test_the_snippets_of_the_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text("utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(snippets) >= 7
+    namespace = {"__name__": "page"}
+    for snippet in snippets:
+        line = text[: text.index(snippet)].count("\n")
+        code = compile("\n" * line + snippet, str(PAGE), "exec")
+        exec(code, namespace)
+    assert (tmp_path / "model.keras").is_file()
