@@ -48,6 +48,15 @@ def add_allow_outside(parser):
     )
 
 
+def add_verify(parser):
+    """Declare `--verify`, for what reads an index."""
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the whole index first, and compare its checksums",
+    )
+
+
 def add_qdrant(parser):
     """Declare `--qdrant`, for what reads an index."""
     parser.add_argument(

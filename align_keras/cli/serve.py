@@ -1,6 +1,7 @@
 """`align-keras serve`: the web page on an index."""
 
 from align_keras.cli.options import add_qdrant
+from align_keras.cli.options import add_verify
 
 
 def add_arguments(parser):
@@ -32,6 +33,7 @@ def add_arguments(parser):
         help="another copy of the index's model; another model is refused",
     )
     add_qdrant(parser)
+    add_verify(parser)
     parser.add_argument(
         "--max-upload-mib",
         type=float,
@@ -75,4 +77,5 @@ def run(args):
         args.allow_host,
         args.open,
         args.qdrant,
+        args.verify,
     )

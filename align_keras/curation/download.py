@@ -24,12 +24,24 @@ from align_keras.io.json_files import write_json
 from align_keras.io.locks import locked
 from align_keras.io.optional import OptionalModule
 from align_keras.io.progress import progress_bar
+from align_keras.io.rows import iterate_parquet
+from align_keras.io.rows import open_parquet
 
 arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 # What img2dataset writes beside each shard while it runs.
 STATISTICS = "*_stats.json"
+# What img2dataset notes about an image, as far as `curate` needs it.
+IMAGE_COLUMNS = [
+    "row_id",
+    "key",
+    "caption",
+    "original_width",
+    "original_height",
+    "url",
+    "status",
+]
 # Refused rows that are named; all are counted.
 MAX_LISTED = 1000
 OUTPUT_FORMATS = ("webdataset", "tfrecord", "files")
@@ -187,7 +199,8 @@ def write_image_table(metadata: Iterable[str], path: str | Path) -> None:
                     "height": row["original_height"],
                     "source_url": row["url"],
                 }
-                for row in parquet.read_table(file).to_pylist()
+                for batch in iterate_parquet(file, IMAGE_COLUMNS)
+                for row in batch.to_pylist()
                 if row["status"] == "success"
             ]
             writer.write_table(arrow.Table.from_pylist(rows, schema))
@@ -238,7 +251,10 @@ def write_download_list(
     folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
     files = sorted(folder.glob("*.parquet"))
-    if not files or not {*columns} <= {*parquet.read_schema(files[0]).names}:
+    if files:
+        with open_parquet(files[0]) as first:
+            found = set(first.schema_arrow.names)
+    if not files or not {*columns} <= found:
         raise FileNotFoundError(
             f"`{kept}` holds no kept pairs; run `align-keras curate` first."
         )
@@ -251,20 +267,19 @@ def write_download_list(
         parquet.ParquetWriter(temporary, schema) as writer,
     ):
         for file in files:
-            with parquet.ParquetFile(file) as source:
-                for batch in source.iter_batches(columns=columns):
-                    batch = batch.select(columns).cast(schema)
-                    urls = batch["url"].to_pylist()
-                    found = [refusal(url, allow_private) for url in urls]
-                    for row, reason in enumerate(found):
-                        if reason and len(listed) < MAX_LISTED:
-                            about = batch.slice(row, 1).to_pylist()[0]
-                            about = {k: about[k] for k in ("row_id", "url")}
-                            listed.append({**about, "reason": reason})
-                    reasons.update(filter(None, found))
-                    good = arrow.array([reason is None for reason in found])
-                    writer.write_batch(batch.filter(good))
-                    pairs += good.true_count
+            for batch in iterate_parquet(file, columns):
+                batch = batch.select(columns).cast(schema)
+                urls = batch["url"].to_pylist()
+                found = [refusal(url, allow_private) for url in urls]
+                for row, reason in enumerate(found):
+                    if reason and len(listed) < MAX_LISTED:
+                        number = batch["row_id"][row].as_py()
+                        about = {"row_id": number, "url": urls[row]}
+                        listed.append({**about, "reason": reason})
+                reasons.update(filter(None, found))
+                good = arrow.array([reason is None for reason in found])
+                writer.write_batch(batch.filter(good))
+                pairs += good.true_count
     return pairs, {
         "rows": reasons.total(),
         "reasons": dict(sorted(reasons.items())),
@@ -298,7 +313,8 @@ def read_downloads(folder: str | Path) -> dict:
         )
     for file in files:
         columns = ["status", "error_message"]
-        table = parquet.read_table(file, columns=columns).to_pylist()
+        with open_parquet(file) as source:
+            table = source.read(columns).to_pylist()
         pairs += len(table)
         for row in table:
             if row["status"] == "success":

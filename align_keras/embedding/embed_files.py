@@ -145,7 +145,8 @@ def embed(
         elif missing:
             embedder = load_embedder(path, strategy)
             _run_here(missing[worker::workers], embedder, progress)
-        return write_manifest(files, arguments)
+        written = [Path(task["file"]) for task in missing]
+        return write_manifest(files, arguments, written)
 
 
 def _worker_of(strategy):

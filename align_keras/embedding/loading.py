@@ -97,6 +97,7 @@ def require_model(model: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such directory.
+        OutsideFolder: a file in it is a link that leads out of it.
         ValueError: it holds neither.
     """
     path = Path(model)
@@ -105,6 +106,7 @@ def require_model(model: str | Path) -> Path:
             f"There is no model directory `{model}`: give a preset directory "
             "with weights or a SavedModel."
         )
+    check_links(path)
     is_preset = (path / "config.json").is_file() and any(
         path.glob("model.weights.*")
     )

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
+from align_keras.io.rows import open_parquet
 from align_keras.io.rows import parquet_batches
 from align_keras.io.rows import read_rows
 
@@ -75,7 +76,7 @@ def _read_parquet(path, wanted):
     system, inner = file_system(path)
     with (
         system.open_input_file(inner) as source,
-        parquet.ParquetFile(source) as file,
+        open_parquet(path, source) as file,
     ):
         schema = file.schema_arrow
         names = [n for n in schema.names if wanted is None or n in wanted]

@@ -33,6 +33,23 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_digest(path: str | Path, expected: str, remedy: str) -> None:
+    """Refuse a file that is not what it was when its checksum was taken.
+
+    Args:
+        path: string or `pathlib.Path`.
+        expected: string. What `file_digest` gave.
+        remedy: string. What to do about it, after "`FILE` is damaged: ".
+
+    Raises:
+        ValueError: It is damaged or missing.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"`{path}` is missing: {remedy}.")
+    if file_digest(path) != expected:
+        raise ValueError(f"`{path}` is damaged: {remedy}.")
+
+
 def directory_fingerprint(path: str | Path) -> str | None:
     """Return the fingerprint of all files of a directory and their names.
 

@@ -16,10 +16,15 @@ import keras
 
 from align_keras import keras_hub_internals
 from align_keras import registry
+from align_keras.io.fingerprints import check_digest
+from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+# SHA-256 digests of the weight files, by name.
+CHECKSUMS = "checksums.json"
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 # Any of these makes a directory a preset of ours or weights of others.
 _CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
@@ -284,7 +289,7 @@ class PresetMixin:
             An instance of the class.
 
         Raises:
-            ValueError: There is no such preset.
+            ValueError: There is no such preset, or its weights are damaged.
         """
         path = find_preset(preset)
         foreign = foreign_weights(path)
@@ -293,12 +298,52 @@ class PresetMixin:
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
             load_weights = False
+        if load_weights:
+            check_weights(path)
         if not is_shipped(path):
             return super().from_preset(path, load_weights, **kwargs)
         require_class(path, cls)
         config = load_config(path)
         config["config"].update(kwargs)
         return keras.saving.deserialize_keras_object(config)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Save config, weights and their checksums to a preset directory.
+
+        Args:
+            preset_dir: string. The directory.
+            max_shard_size: int or float. Greatest size of a weight file in
+                GB. Defaults to `10`.
+        """
+        super().save_to_preset(preset_dir, max_shard_size)
+        files = sorted(Path(preset_dir).glob("*.weights.*"))
+        digests = {file.name: file_digest(file) for file in files}
+        write_json(Path(preset_dir) / CHECKSUMS, digests)
+
+
+def check_weights(preset):
+    """Refuse weights that are not those that were saved.
+
+    Args:
+        preset: string. What `find_preset` returned; other presets than
+            directories, and those without checksums, are taken as they are.
+
+    Raises:
+        ValueError: A weight file is damaged or missing; the message names it.
+    """
+    if is_shipped(preset) or "://" in preset:
+        return
+    listed = Path(preset) / CHECKSUMS
+    if not listed.is_file():
+        return
+    digests = read_json(listed)
+    if not isinstance(digests, dict):
+        raise ValueError(f"`{listed}` is damaged: it holds no checksums.")
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise ValueError(f"`{listed}` is damaged: it names `{name}`.")
+        remedy = f"copy it again; if it was changed on purpose, remove {listed}"
+        check_digest(Path(preset) / name, digest, remedy)
 
 
 @functools.cache

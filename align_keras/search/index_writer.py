@@ -17,6 +17,7 @@ from align_keras.embedding.vector_files import read_manifest
 from align_keras.embedding.vector_files import read_vectors
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import require
 from align_keras.search.columns import Column
@@ -87,9 +88,8 @@ def build_index(
     manifest = read_manifest(directory)
     expected = manifest["arguments"]["fingerprint"]
     require_match(require_model(model), expected, directory)
-    files = [directory / shard["file"] for shard in manifest["shards"]]
     return write_index(
-        read_vectors(files, expected),
+        read_vectors(directory, manifest),
         manifest["records"],
         output,
         model,
@@ -159,6 +159,11 @@ def write_index(
                 kind, vectors, directory, qdrant, collection, count
             ),
         }
+        about["sha256"] = {
+            path.name: file_digest(path)
+            for path in sorted(directory.iterdir())
+            if path.is_file()
+        }
         write_json(directory / "index.json", about)
     return about
 
@@ -201,6 +206,10 @@ def _write_rows(rows, count, directory):
             if matrix is None:
                 matrix = np.lib.format.open_memmap(
                     path, "w+", "float32", (count, vectors.shape[1])
+                )
+            if written + len(vectors) > count:
+                raise ValueError(
+                    f"There are more vectors than the {count} announced."
                 )
             matrix[written : written + len(vectors)] = vectors
             written += len(vectors)

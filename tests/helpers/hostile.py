@@ -263,3 +263,54 @@ def page_of_a_long_base(length, count):
     base = b"http://example.org/" + b"x" * length
     images = b'<img src="a.jpg" alt="b">' * count
     return b'<base href="%s/">' % base + images
+
+
+# === Damage ===
+
+
+def flip(path, place=0.5, bit=0):
+    """Flip one bit of a file, at a share of its length."""
+    position = int(place * (os.path.getsize(path) - 1))
+    with open(path, "r+b") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def cut(path, share=0.5):
+    """Leave the first part of a file."""
+    os.truncate(path, int(share * os.path.getsize(path)))
+
+
+# What an index may say that is not so: the field, and its value.
+MISSING = object()
+INDEX_CHANGES = [
+    *[
+        (field, value)
+        for field in ("count", "dim")
+        for value in (MISSING, 0, -1, 1.5, True, "30", [], None, 2**62)
+    ],
+    *[("kind", value) for value in (MISSING, "nearest", [], None, 1, {})],
+    *[("fingerprint", value) for value in (MISSING, 1, None, ["a"])],
+    *[("labels", value) for value in (MISSING, None, "a", [1], [[]], [[1]])],
+    *[("templates", value) for value in (MISSING, [], "{}", [1], ["no"])],
+    *[("settings", value) for value in (MISSING, [], "a", None, [1])],
+    ("sha256", MISSING),
+    ("sha256", ["vectors.npy"]),
+    ("sha256", {"vectors.npy": 1}),
+    ("sha256", {"../secret": "0" * 64}),
+    ("kind", "hnsw"),
+    ("kind", "ivf-pq"),
+    ("kind", "qdrant"),
+]
+
+
+class Program:
+    """Unpickled, it would run a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
