@@ -62,8 +62,10 @@ def run(args):
     from align_keras.search.web.run_server import Limits
     from align_keras.search.web.run_server import serve
 
+    upload_bytes = int(args.max_upload_mib * 2**20)
     limits = Limits(
-        upload_bytes=int(args.max_upload_mib * 2**20),
+        upload_bytes=upload_bytes,
+        held_bytes=max(Limits.held_bytes, upload_bytes),
         max_pixels=args.max_pixels,
         rate=args.rate,
         burst=max(1, 3 * args.rate),

@@ -140,13 +140,14 @@ def embed(
             for part, file in zip(parts, files, strict=True)
             if not file.is_file()
         ]
+        made = {task["file"] for task in missing}
         if missing and run_tasks is not None:
             run_tasks(missing)
         elif missing:
             embedder = load_embedder(path, strategy)
             _run_here(missing[worker::workers], embedder, progress)
-        written = [Path(task["file"]) for task in missing]
-        return write_manifest(files, arguments, written)
+        new = [file for file in files if str(file) in made]
+        return write_manifest(files, arguments, new)
 
 
 def _worker_of(strategy):
