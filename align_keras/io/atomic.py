@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all."""
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -17,6 +18,15 @@ from align_keras.io.locks import remove_stale_locks
 # No pattern for data files ends like this.
 _SUFFIX = ".unfinished"
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors that no file which is read can be blamed for.
+OF_THE_MACHINE = (
+    *_NO_ROOM,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
 _writing: set[str] = set()
 
 
@@ -53,7 +63,8 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     temporary = Path(name)
     _writing.add(name)
     try:
-        yield temporary
+        with _named(path):
+            yield temporary
         _make_public(temporary)
         check_locks(path)
         os.replace(temporary, path)
@@ -107,7 +118,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         _writing.add(name)
         stack.callback(_writing.discard, name)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        yield temporary
+        with _named(path):
+            yield temporary
         _make_public(temporary)
         check_locks(path)
         if path.exists():
@@ -117,6 +129,22 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             _replace_files(temporary, path)
         else:
             os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Say what could not be written where the disk is full."""
+    try:
+        yield
+    except shutil.Error as error:
+        # A list of what could not be copied.
+        reason = error.args[0][0][2]
+        raise OSError(f"`{path}` could not be written: {reason}") from None
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            reason = os.strerror(error.errno)
+            raise OSError(error.errno, reason, str(path)) from error
+        raise
 
 
 def _prefix(path):

@@ -132,9 +132,14 @@ class _Lock:
         self._made = None if parent.exists() else parent
         self._path = parent / (_name_beside(directory) if beside else LOCK_NAME)
         self._file = self._acquire()
-        self._file.truncate(0)
-        self._file.write(json.dumps(_myself()) + "\n")
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(json.dumps(_myself()) + "\n")
+            self._file.flush()
+        except OSError as error:
+            # On a full disk.
+            self.release()
+            raise OSError(error.errno, error.strerror, str(directory)) from None
 
     def _acquire(self):
         attempts = 0
@@ -180,7 +185,8 @@ class _Lock:
         # While it is still held: nobody else holds a file of that name.
         if _is_at(self._file, self._path):
             self._path.unlink(missing_ok=True)
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._made:
             # Whoever was refused leaves no empty directory.
             with contextlib.suppress(OSError):

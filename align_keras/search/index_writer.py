@@ -204,14 +204,23 @@ def _write_rows(rows, count, directory):
         for keys, texts, vectors, thumbnails in rows:
             vectors = unit_rows(as_vectors(vectors, "vectors"))
             if matrix is None:
-                matrix = np.lib.format.open_memmap(
-                    path, "w+", "float32", (count, vectors.shape[1])
+                # Written through a memory map, a full disk would end the
+                # process without a word.
+                matrix, dim = open(path, "wb"), vectors.shape[1]
+                stack.enter_context(matrix)
+                header = {"descr": "<f4", "fortran_order": False}
+                header["shape"] = (count, dim)
+                np.lib.format.write_array_header_1_0(matrix, header)
+            if vectors.shape[1] != dim:
+                raise ValueError(
+                    f"There are vectors of {dim} and of {vectors.shape[1]} "
+                    "values."
                 )
             if written + len(vectors) > count:
                 raise ValueError(
                     f"There are more vectors than the {count} announced."
                 )
-            matrix[written : written + len(vectors)] = vectors
+            matrix.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             written += len(vectors)
             values = [
                 [key.encode("utf-8", "replace") for key in keys],
@@ -225,7 +234,6 @@ def _write_rows(rows, count, directory):
         raise ValueError(
             f"There are {written} vectors where {count} were announced."
         )
-    matrix.flush()
     return np.load(path, "r")
 
 
