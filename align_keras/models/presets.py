@@ -5,6 +5,7 @@ which every pair is a preset of `AlignDualEncoder`. What `save_to_preset` writes
 is a directory in KerasHub's format.
 """
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -218,7 +219,10 @@ def load_config(preset):
     path = preset_file(preset, "config.json")
     if path is None:
         raise ValueError(f"The preset `{preset}` has no config.json.")
-    return read_json(path)
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"`{path}` does not describe a model.")
+    return config
 
 
 def require_class(preset, cls):
@@ -301,7 +305,8 @@ class PresetMixin:
         if load_weights:
             check_weights(path)
         if not is_shipped(path):
-            return super().from_preset(path, load_weights, **kwargs)
+            with _described(path):
+                return super().from_preset(path, load_weights, **kwargs)
         require_class(path, cls)
         config = load_config(path)
         config["config"].update(kwargs)
@@ -319,6 +324,19 @@ class PresetMixin:
         files = sorted(Path(preset_dir).glob("*.weights.*"))
         digests = {file.name: file_digest(file) for file in files}
         write_json(Path(preset_dir) / CHECKSUMS, digests)
+
+
+@contextlib.contextmanager
+def _described(path):
+    """Say in one sentence that a config is none; Keras would print it all."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = str(error).rpartition("Exception encountered:")[2].strip()
+        raise ValueError(
+            f"`{path}/config.json` does not describe a model that can be "
+            f"made: {reason[:300]}"
+        ) from error
 
 
 def check_weights(preset):

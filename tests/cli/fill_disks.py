@@ -43,12 +43,12 @@ COMMANDS = {
 }
 
 
-# Free pages: none, some for the first file, some for most of them.
+# Free pages: enough for some of the files, or for most of them.
 PAGES = {
-    "pack": (0, 3, 8),
-    "embed": (1, 3),
-    "index": (1, 8, 60),
-    "curate": (0, 8, 150),
+    "pack": (3,),
+    "embed": (3,),
+    "index": (8, 60),
+    "curate": (8, 150),
 }
 
 

@@ -4,8 +4,11 @@ What each of them must not do is in the tests; that it is refused by name,
 counted, and costs neither time nor memory beyond its limit.
 """
 
+import base64
 import csv
 import gzip
+import json
+import marshal
 import os
 import socket
 import tarfile
@@ -314,3 +317,102 @@ class Program:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+# === Models ===
+
+
+def configs_that_run_programs(ran):
+    """What a preset could have in the place of a tower, to make a directory.
+
+    Args:
+        ran: the directory.
+    """
+    source = f"__import__('os').mkdir({str(ran)!r})"
+    program = compile(f"lambda x: {source}", "", "eval").co_consts[0]
+    code = base64.b64encode(marshal.dumps(program)).decode()
+    function = {
+        "class_name": "__lambda__",
+        "config": {"code": code, "defaults": None, "closure": None},
+    }
+
+    def call(module, name, **arguments):
+        return {
+            "module": module,
+            "class_name": name,
+            "config": arguments,
+            "registered_name": None,
+        }
+
+    named = {"module": "os", "class_name": "function", "config": "mkdir"}
+    return {
+        "a lambda": function,
+        "a layer of a lambda": call(
+            "keras.layers", "Lambda", function=function
+        ),
+        "a process": call("subprocess", "Popen", args=["mkdir", str(ran)]),
+        "a function": {**named, "registered_name": "mkdir"},
+        "exec": call("builtins", "exec", source=source),
+        "a download": call(
+            "keras.utils",
+            "get_file",
+            origin="file:///etc/hostname",
+            fname=str(ran),
+        ),
+        "another model": call("keras.models", "load_model", filepath=str(ran)),
+        "a SavedModel": call("keras.layers", "TFSMLayer", filepath=str(ran)),
+        "a pickle": call("pickle", "loads", data="x"),
+        "nothing": {},
+        "a number": 1,
+        "a list": [],
+        "a name": "AlignDualEncoder",
+    }
+
+
+def safetensors_files():
+    """Files in the form of safetensors that are not what they say."""
+
+    def file(header, length=None, data=bytes(64)):
+        if not isinstance(header, bytes):
+            header = json.dumps(header).encode()
+        length = len(header) if length is None else length
+        return length.to_bytes(8, "little") + header + data
+
+    def tensor(**changes):
+        good = {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}
+        return {"t": {**good, **changes}}
+
+    def two(first, second):
+        parts = {"a": first, "b": second}
+        return file(
+            {
+                name: {
+                    "dtype": "F32",
+                    "shape": [(end - start) // 4],
+                    "data_offsets": [start, end],
+                }
+                for name, (start, end) in parts.items()
+            }
+        )
+
+    return {
+        "nothing": b"",
+        "half a length": b"abc",
+        "a header of 2**63 bytes": file(tensor(), 2**63 - 1),
+        "a header of 2**64 bytes": file(tensor(), 2**64 - 1),
+        "a header beyond the end": file(tensor(), 10**6),
+        "brackets": file(DEEP.encode()),
+        "braces": file(b'{"a":' * 100_000),
+        "no JSON": file(b"hello"),
+        "a list": file([]),
+        "a tensor beyond the end": file(tensor(data_offsets=[0, 10**12])),
+        "a tensor before the start": file(tensor(data_offsets=[-64, 0])),
+        "a shape that overflows": file(tensor(shape=[2**40, 2**40])),
+        "a shape of more bytes": file(tensor(shape=[100, 100])),
+        "a negative shape": file(tensor(shape=[-4, -4])),
+        "another type": file(tensor(dtype="PY")),
+        "a hole": two((0, 16), (48, 64)),
+        "an overlap": two((0, 32), (16, 64)),
+        "half a character": file(b'{"\\ud800": {}}'),
+        "no UTF-8": file(b'{"\xff": {}}'),
+    }

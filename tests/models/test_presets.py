@@ -203,3 +203,25 @@ def test_a_flipped_bit_of_weights_does_not_load(tmp_path, place):
         # Whoever changes weights on purpose says so.
         (preset / "checksums.json").unlink()
         cls.from_preset(str(preset))
+
+
+CONFIGS = sorted(hostile.configs_that_run_programs(""))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_preset_runs_no_program(tmp_path, name):
+    """Nor does its error begin with the whole of its config."""
+    preset, ran = tmp_path / "preset", tmp_path / "ran"
+    preset.mkdir()
+    config = hostile.configs_that_run_programs(ran)[name]
+    for place in ("image_encoder", "text_encoder", None):
+        whole = load_config("align_b0_bert_tiny")
+        if place is None:
+            whole = config
+        else:
+            whole["config"][place] = config
+        (preset / "config.json").write_text(json.dumps(whole))
+        with pytest.raises(ValueError) as caught:
+            AlignDualEncoder.from_preset(str(preset), load_weights=False)
+        assert not ran.exists()
+        assert "epsilon" not in str(caught.value)
