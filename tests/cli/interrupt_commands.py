@@ -19,6 +19,8 @@ from pathlib import Path
 
 FOLDER, TRIES = Path(sys.argv[1]), int(sys.argv[2])
 
+import pyarrow.parquet as pq
+
 import align_keras.curation
 import align_keras.data
 import align_keras.search  # noqa: F401
@@ -36,6 +38,8 @@ def start(command, output):
     pid = os.fork()
     if pid:
         return pid
+    # It may have been started where interrupts are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(output.with_suffix(".said"), "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -65,7 +69,15 @@ def contents(output):
             text = path.read_bytes()
             if path.suffix in (".json", ".html"):
                 text = b""
+            elif path.suffix == ".parquet":
+                # Threads share the rows out as it happens.
+                rows = pq.read_table(path).to_pylist()
+                found.setdefault(Path(name).parent, []).extend(rows)
+                continue
             found[name] = hashlib.sha256(text).hexdigest()
+    for rows in found.values():
+        if isinstance(rows, list):
+            rows.sort(key=lambda row: row["row_id"])
     return found
 
 
