@@ -41,6 +41,7 @@ from align_keras.training.reports import warn
 from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
 from align_keras.training.safety import nonfinite_error
+from align_keras.training.safety import unreadable_named
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
@@ -312,16 +313,17 @@ def _fit(model, dataset, recipe, part, checkpoints, callbacks):
         ended = is_finished(checkpoints.state(), recipe)
         if epochs and (ended or state["step"] == part.last_step):
             break
-        model.fit(
-            dataset,
-            shuffle=False,  # It is shuffled already.
-            # Reports and checkpoints go by steps, so that a run may begin at
-            # any.
-            steps_per_epoch=max(1, part.last_step - state["step"]),
-            epochs=epochs,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        with unreadable_named(checkpoints):
+            model.fit(
+                dataset,
+                shuffle=False,  # It is shuffled already.
+                # Reports and checkpoints go by steps, so that a run may begin
+                # at any.
+                steps_per_epoch=max(1, part.last_step - state["step"]),
+                epochs=epochs,
+                callbacks=callbacks,
+                verbose=0,
+            )
 
 
 def _find_data(data, validation_data, workdir, hold_out):
