@@ -49,6 +49,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--processes", type=int, metavar="N", help="default: the cores"
     )
+    parser.add_argument(
+        "--allow-private",
+        action="store_true",
+        help="fetch from this machine and from private networks, too",
+    )
     add_json(parser)
 
 
@@ -68,6 +73,7 @@ def run(args):
         retries=args.retries,
         pairs_per_shard=args.pairs_per_shard,
         progress=not args.json,
+        allow_private=args.allow_private,
     )
     if args.json:
         print(json.dumps(result))
@@ -75,3 +81,5 @@ def run(args):
     print(f"{result['downloaded']:,} of {result['pairs']:,} are downloaded.")
     for reason, count in result["failures"].items():
         print(f"Failed: {count:,} {reason}.")
+    for reason, count in result["refused"].items():
+        print(f"Refused: {count:,} {reason}.")

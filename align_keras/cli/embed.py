@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
@@ -61,6 +62,7 @@ def add_arguments(parser):
         metavar="N",
         help="leave out larger images (default: %(default)s)",
     )
+    add_allow_outside(parser)
     add_json(parser)
 
 
@@ -92,6 +94,7 @@ def run(args):
         thumbnail_size=args.thumbnail_size,
         images_per_shard=args.images_per_shard,
         max_pixels=args.max_pixels,
+        allow_outside=args.allow_outside,
         progress=not args.json,
         run_tasks=run_tasks,
     )

@@ -50,6 +50,25 @@ def add_batch_size(parser):
     )
 
 
+def add_allow_outside(parser):
+    """Declare `--allow-outside`, for what reads a folder of images."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="read files outside the folder, too, that names such as ../a.jpg "
+        "and links lead to",
+    )
+
+
+def add_verify(parser):
+    """Declare `--verify`, for what reads an index."""
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the whole index first, and compare its checksums",
+    )
+
+
 def add_qdrant(parser):
     """Declare `--qdrant`, for what reads an index."""
     parser.add_argument(

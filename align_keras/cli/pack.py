@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import output_path
 
 
@@ -74,6 +75,7 @@ def add_arguments(parser):
         "the recipe to train with (346 in the paper's); read several times as "
         "fast",
     )
+    add_allow_outside(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -97,6 +99,7 @@ def run(args):
         hold_out=args.hold_out,
         seed=args.seed,
         resize=args.resize,
+        allow_outside=args.allow_outside,
         progress=not args.json,
     )
     if args.json:

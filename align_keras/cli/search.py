@@ -4,6 +4,7 @@ import json
 
 from align_keras.cli.options import add_json
 from align_keras.cli.options import add_qdrant
+from align_keras.cli.options import add_verify
 from align_keras.cli.options import output_path
 
 
@@ -59,6 +60,7 @@ def add_arguments(parser):
         help="also draw the results, as a PNG file",
     )
     add_qdrant(parser)
+    add_verify(parser)
     add_json(parser)
 
 
@@ -68,7 +70,7 @@ def run(args):
     from align_keras.search import draw_results
     from align_keras.search import search
 
-    index = Index(args.index, args.qdrant)
+    index = Index(args.index, args.qdrant, args.verify)
     results = search(
         index,
         text=args.text,

@@ -1,6 +1,7 @@
 """`align-keras serve`: the web page on an index."""
 
 from align_keras.cli.options import add_qdrant
+from align_keras.cli.options import add_verify
 
 
 def add_arguments(parser):
@@ -32,6 +33,7 @@ def add_arguments(parser):
         help="another copy of the index's model; another model is refused",
     )
     add_qdrant(parser)
+    add_verify(parser)
     parser.add_argument(
         "--max-upload-mib",
         type=float,
@@ -60,8 +62,10 @@ def run(args):
     from align_keras.search.web.run_server import Limits
     from align_keras.search.web.run_server import serve
 
+    upload_bytes = int(args.max_upload_mib * 2**20)
     limits = Limits(
-        upload_bytes=int(args.max_upload_mib * 2**20),
+        upload_bytes=upload_bytes,
+        held_bytes=max(Limits.held_bytes, upload_bytes),
         max_pixels=args.max_pixels,
         rate=args.rate,
         burst=max(1, 3 * args.rate),
@@ -75,4 +79,5 @@ def run(args):
         args.allow_host,
         args.open,
         args.qdrant,
+        args.verify,
     )

@@ -19,6 +19,7 @@ DEFECTS = {
     "without_phash": "rows without a perceptual hash",
     "unreadable_lines": "lines that could not be read",
     "unreadable_images": "images that are missing or not readable",
+    "images_outside_folder": "images outside the folder, which are not read",
 }
 MEASURES = {
     "shorter_side": "Shorter side, pixels",

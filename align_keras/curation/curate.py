@@ -109,12 +109,16 @@ def curate(
             f"another output. Received: {output}"
         )
     _check_columns(files[0], config)
-    work.make_directory()
     with (
-        work.lock(),
         progress_steps(progress) as step,
         contextlib.ExitStack() as stack,
     ):
+        for storage in {work.root: work, target.root: target}.values():
+            stack.enter_context(storage.lock())
+        # Another run may have ended since.
+        finished = _finished(target, key)
+        if finished:
+            return finished
 
         def show(stage):
             step(stage.replace("-", ": ", 1).replace("_", " "))
@@ -131,7 +135,6 @@ def curate(
         manifest = _publish(run, result, audit, target, key, about)
     if discard_stages:
         run.discard()
-        work.remove(LOCK_NAME)
         if not work.list():
             work.remove("")
     return manifest
@@ -175,7 +178,7 @@ def _finished(target, key):
     manifest = target.read_json("manifest.json")
     if manifest and manifest["key"] == key:
         return manifest
-    others = set(target.list()) - {".stages"}
+    others = set(target.list()) - {".stages", LOCK_NAME}
     if manifest or (others and not target.exists(".stages/publishing.json")):
         raise FileExistsError(
             f"`{target.root}` holds something else, or the result of other "

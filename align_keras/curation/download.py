@@ -6,6 +6,7 @@ an environment of its own and is run as a command:
     python3 -m venv img2dataset && img2dataset/bin/pip install img2dataset
 """
 
+import collections
 import contextlib
 import logging
 import os
@@ -15,23 +16,41 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from align_keras.curation.addresses import refusal
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.io.locks import locked
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
+from align_keras.io.rows import iterate_parquet
+from align_keras.io.rows import open_parquet
 
 arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 # What img2dataset writes beside each shard while it runs.
 STATISTICS = "*_stats.json"
+# What img2dataset notes about an image, as far as `curate` needs it.
+IMAGE_COLUMNS = [
+    "row_id",
+    "key",
+    "caption",
+    "original_width",
+    "original_height",
+    "url",
+    "status",
+]
+# Refused rows that are named; all are counted.
+MAX_LISTED = 1000
 OUTPUT_FORMATS = ("webdataset", "tfrecord", "files")
 
 logger = logging.getLogger("align_keras")
 
 
+@locked("output")
 def download(
     kept: str | Path,
     output: str | Path,
@@ -46,12 +65,16 @@ def download(
     pairs_per_shard: int = 10_000,
     progress: bool = False,
     extra_arguments: Iterable[str] = (),
+    allow_private: bool = False,
 ) -> dict:
     """Download the images of kept pairs with img2dataset.
 
     A download that was interrupted resumes with the missing shards.
     Pages that opt out of machine learning by a header are respected, which
-    is img2dataset's default.
+    is img2dataset's default. Only `http` and `https` are fetched, and only
+    from public addresses; `refused.json` in the output counts the rows with
+    others by reason, and names the first 1000. What a public name turns out
+    to stand for is not checked, see `docs/security.md`.
 
     Args:
         kept: string. The `kept` directory that `curate` wrote, or its parent.
@@ -71,13 +94,17 @@ def download(
         pairs_per_shard: int. Defaults to `10_000`.
         progress: bool. Show a progress bar on standard error.
         extra_arguments: list of strings, given to img2dataset as they are.
+        allow_private: bool. Whether to fetch from this machine and from
+            private networks, too. Defaults to `False`.
 
     Returns:
-        dict, see `read_downloads`; with `"files"` also `"table"`.
+        dict, see `read_downloads`; with `"refused"` (numbers by reason), and
+        with `"files"` also `"table"`.
 
     Raises:
         FileNotFoundError: img2dataset, or the kept pairs, cannot be found.
         OSError: img2dataset failed; the message ends with its last lines.
+        ValueError: No row has an address that may be fetched.
 
     Example:
 
@@ -93,7 +120,22 @@ def download(
     program = find_program(command)
     output = local_path(output)
     output.mkdir(parents=True, exist_ok=True)
-    pairs = write_download_list(kept, output / "download_list.parquet")
+    pairs, refused = write_download_list(
+        kept, output / "download_list.parquet", allow_private
+    )
+    write_json(output / "refused.json", refused)
+    if refused["rows"]:
+        logger.warning(
+            "%d rows have addresses that are not fetched, see `%s`.",
+            refused["rows"],
+            output / "refused.json",
+        )
+    if not pairs:
+        raise ValueError(
+            f"No row of `{kept}` has an address that may be fetched: "
+            f"{refused['reasons'] or 'there are none'}. Private ones need "
+            "`--allow-private`."
+        )
     images = output / "images"
     arguments = {
         "url_list": output / "download_list.parquet",
@@ -117,7 +159,7 @@ def download(
     }
     words = [f"--{name}={value}" for name, value in arguments.items()]
     _run([*program, *words, *extra_arguments], images, pairs, progress)
-    result = read_downloads(images)
+    result = {**read_downloads(images), "refused": refused["reasons"]}
     if output_format == "files":
         result["table"] = str(output / "images.parquet")
         write_image_table(result["metadata"], result["table"])
@@ -158,7 +200,8 @@ def write_image_table(metadata: Iterable[str], path: str | Path) -> None:
                     "height": row["original_height"],
                     "source_url": row["url"],
                 }
-                for row in parquet.read_table(file).to_pylist()
+                for batch in iterate_parquet(file, IMAGE_COLUMNS)
+                for row in batch.to_pylist()
                 if row["status"] == "success"
             ]
             writer.write_table(arrow.Table.from_pylist(rows, schema))
@@ -191,37 +234,58 @@ def find_program(command: str | None = None) -> list[str]:
     return [found]
 
 
-def write_download_list(kept: str | Path, path: str | Path) -> int:
+def write_download_list(
+    kept: str | Path, path: str | Path, allow_private: bool = False
+) -> tuple[int, dict]:
     """Write img2dataset's input: `url`, `text` and `row_id` of kept pairs.
 
     Args:
         kept: string. See `download`.
         path: string. The Parquet file to write.
+        allow_private: bool. See `refusal`.
 
     Returns:
-        int, the number of pairs.
+        Pair of the number of pairs that are written, an int, and of a dict of
+        what is left out: `"rows"` (a number), `"reasons"` (numbers by reason)
+        and `"refused"` (the first 1000, with `row_id`, `url` and `reason`).
     """
     folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
     files = sorted(folder.glob("*.parquet"))
-    if not files or not {*columns} <= {*parquet.read_schema(files[0]).names}:
+    if files:
+        with open_parquet(files[0]) as first:
+            found = set(first.schema_arrow.names)
+    if not files or not {*columns} <= found:
         raise FileNotFoundError(
             f"`{kept}` holds no kept pairs; run `align-keras curate` first."
         )
     schema = arrow.schema(
         [("url", "string"), ("text", "string"), ("row_id", "int64")]
     )
-    pairs = 0
+    pairs, reasons, listed = 0, collections.Counter(), []
     with (
         atomic_file(path) as temporary,
         parquet.ParquetWriter(temporary, schema) as writer,
     ):
         for file in files:
-            with parquet.ParquetFile(file) as source:
-                for batch in source.iter_batches(columns=columns):
-                    writer.write_batch(batch.select(columns).cast(schema))
-                    pairs += batch.num_rows
-    return pairs
+            for batch in iterate_parquet(file, columns):
+                batch = batch.select(columns).cast(schema)
+                urls = batch["url"].to_pylist()
+                found = [refusal(url, allow_private) for url in urls]
+                for row, reason in enumerate(found):
+                    if reason and len(listed) < MAX_LISTED:
+                        number = batch["row_id"][row].as_py()
+                        about = {"row_id": number, "url": urls[row]}
+                        listed.append({**about, "reason": reason})
+                reasons.update(filter(None, found))
+                good = arrow.array([reason is None for reason in found])
+                writer.write_batch(batch.filter(good))
+                pairs += good.true_count
+    return pairs, {
+        "rows": reasons.total(),
+        "reasons": dict(sorted(reasons.items())),
+        "refused": listed,
+    }
 
 
 def read_downloads(folder: str | Path) -> dict:
@@ -250,7 +314,8 @@ def read_downloads(folder: str | Path) -> dict:
         )
     for file in files:
         columns = ["status", "error_message"]
-        table = parquet.read_table(file, columns=columns).to_pylist()
+        with open_parquet(file) as source:
+            table = source.read(columns).to_pylist()
         pairs += len(table)
         for row in table:
             if row["status"] == "success":

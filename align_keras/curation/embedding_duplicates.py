@@ -14,12 +14,12 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from align_keras import registry
 from align_keras.curation.evaluation_images import read_evaluation_images
+from align_keras.io.folders import read_within
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.optional import OptionalModule
 
@@ -265,7 +265,7 @@ def _row_images(stages, stage, folder, keys):
     missing = 0
     for image_key, url in stages.values(stage, ("image_key", "url")):
         try:
-            pixels = decode_with_pillow(Path(folder, url).read_bytes())
+            pixels = decode_with_pillow(read_within(folder, url))
         except (OSError, ValueError):
             missing += 1
             continue

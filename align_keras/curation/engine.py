@@ -176,7 +176,8 @@ while True:
     try:
         answer = pickle.dumps((True, function(item)))
     except Exception as error:
-        reason = type(error).__name__, traceback.format_exc()
+        expected = str(error) if isinstance(error, OSError) else None
+        reason = type(error).__name__, traceback.format_exc(), expected
         answer = pickle.dumps((False, reason))
     answers.write(answer)
     answers.flush()
@@ -202,7 +203,9 @@ while True:
                 "machine had too little memory."
             ) from error
         if not good:
-            name, trace = answer
+            name, trace, expected = answer
+            if expected is not None:
+                raise OSError(expected)
             raise RuntimeError(
                 f"{name} in a process that reads input files:\n{trace}"
             )

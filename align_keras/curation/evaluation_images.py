@@ -5,6 +5,7 @@ perceptual hashes: `.txt` with 16 hexadecimal digits a line, or a table with a
 column `phash`.
 """
 
+import functools
 import glob
 import logging
 import os
@@ -24,6 +25,7 @@ from align_keras.io.batches import BATCH_READERS
 from align_keras.io.batches import table_suffix
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import list_images
+from align_keras.io.folders import read_file
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.text import decode_text
 from align_keras.io.threads import map_ahead
@@ -84,10 +86,10 @@ def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
         ValueError: None of the images is readable.
     """
     good = bad = 0
-    for name, contents in _contents(path):
+    for name, read in _contents(path):
         try:
-            pixels = decode_with_pillow(contents)
-        except ValueError:
+            pixels = decode_with_pillow(read())
+        except (OSError, ValueError):
             bad += 1
             continue
         good += 1
@@ -101,15 +103,16 @@ def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _contents(path):
-    """Names and bytes of the image files of a test set."""
+    """Names of the image files, and what reads them, of a test set."""
     if os.path.isdir(path):
         records = sorted(map(str, Path(path).rglob("*.tfrecord")))
         files = [Path(path, name) for name in list_images(path)]
-        yield from ((str(file), file.read_bytes()) for file in files)
+        for file in files:
+            yield str(file), functools.partial(read_file, file)
         if records:
             yield from _records(records)
     elif is_image(path):
-        yield path, Path(path).read_bytes()
+        yield path, functools.partial(read_file, path)
     elif glob.glob(path):
         yield from _records(sorted(glob.glob(path)))
     else:
@@ -124,7 +127,7 @@ def _records(shards):
     from align_keras.data.record_files import open_records
 
     for record in open_records(shards):
-        yield record["key"], record["image"]
+        yield record["key"], functools.partial(bytes, record["image"])
 
 
 def _holds_hashes(path):

@@ -19,6 +19,7 @@ from align_keras.curation.ingest import input_column
 from align_keras.curation.rule_parts import int64
 from align_keras.curation.rule_parts import union
 from align_keras.curation.storage import Storage
+from align_keras.io.atomic import OF_THE_MACHINE
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.optional import OptionalModule
 
@@ -308,6 +309,9 @@ def _read_part(root, stage, task):
             notes = {"counts": counts, "columns": columns}
         except (OSError, ValueError) as error:
             storage.remove(unfinished)
+            if getattr(error, "errno", None) in OF_THE_MACHINE:
+                # The file is not to blame, and the next run may have room.
+                raise OSError(f"`{root}/{stage}`: {error}") from error
             reason = " ".join(str(error).split())[:300]
             notes = {"damaged": reason or type(error).__name__}
         else:

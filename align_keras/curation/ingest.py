@@ -46,7 +46,7 @@ ROWS_PER_FILE = 10**12
 GROUP_ROWS = 122_880
 GROUP_BYTES = 128 * 2**20
 # Raise when the same input would give other rows.
-VERSION = 3
+VERSION = 4
 
 # Roles of an input's columns, with the usual names of each. An address tells
 # images apart better than the path that somebody gave a copy.
@@ -382,10 +382,14 @@ def _image_columns(task, column, urls, size, counts):
     height = _sides(column("height"), size, counts)
     phash, known = read_hashes(column("phash"), size, counts)
     if task.image_folder is not None:
+        from align_keras.curation.perceptual_hash import OUTSIDE
         from align_keras.curation.perceptual_hash import measure_images
 
         measured = measure_images(task.image_folder, urls)
         for row, found in enumerate(measured):
+            if found == OUTSIDE:
+                counts["images_outside_folder"] += 1
+                continue
             if found is None:
                 counts["unreadable_images"] += bool(urls[row])
                 continue

@@ -12,11 +12,12 @@ Reference:
 import collections
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from align_keras.io.folders import OutsideFolder
+from align_keras.io.folders import read_within
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.threads import map_ahead
 
@@ -24,6 +25,8 @@ SIDE = 32
 FREQUENCIES = 8
 
 Measured = collections.namedtuple("Measured", "phash width height")
+# In the place of what was not read, for it lies outside the folder.
+OUTSIDE = "outside"
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
@@ -73,7 +76,7 @@ def hamming_distance(one, two):
 
 def measure_images(
     folder: str, names: Iterable[str | None]
-) -> list[Measured | None]:
+) -> list[Measured | str | None]:
     """Read images of a folder in threads.
 
     Args:
@@ -82,14 +85,17 @@ def measure_images(
 
     Returns:
         list of `Measured(phash, width, height)`; `None` for a file that is
-        missing or no image.
+        missing or no image, and `OUTSIDE` for one outside the folder, which
+        is not read.
     """
     return list(map_ahead(functools.partial(_measure, folder), names))
 
 
 def _measure(folder, name):
     try:
-        pixels = decode_with_pillow(Path(folder, name).read_bytes())
+        pixels = decode_with_pillow(read_within(folder, name))
+    except OutsideFolder:
+        return OUTSIDE
     except (OSError, ValueError, TypeError):
         return None
     height, width = pixels.shape[:2]

@@ -82,8 +82,13 @@ class Stages:
             self.storage.remove(stage)
             unfinished = unfinished_name(stage)
             begin = time.perf_counter()
-            write(unfinished)
-            self.storage.move(unfinished, stage)
+            try:
+                write(unfinished)
+                self.storage.move(unfinished, stage)
+            except BaseException:
+                # On a full disk, whatever makes room is welcome.
+                self.storage.remove(unfinished)
+                raise
             self.finish(stage, time.perf_counter() - begin)
         return self.read(stage)
 

@@ -168,7 +168,7 @@ class Storage:
                 target.write(block)
 
     def lock(self):
-        """Refuse a second run; on remote storage nothing can be locked."""
+        """Refuse a second writer; remotely, nothing can be locked."""
         if self.local:
             return directory_lock(self.root)
         return contextlib.nullcontext()

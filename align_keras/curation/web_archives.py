@@ -15,14 +15,20 @@ from align_keras.io.batches import table_suffix
 from align_keras.io.optional import OptionalModule
 
 etree = OptionalModule("lxml.etree", extra="curation")
-html = OptionalModule("lxml.html", extra="curation")
 warc = OptionalModule("warcio.archiveiterator", extra="curation")
 warc_errors = OptionalModule("warcio.exceptions", extra="curation")
 warc_headers = OptionalModule("warcio.statusandheaders", extra="curation")
 
 # A page beyond this is cut; so large a one is hardly written by hand.
 MAX_PAGE_BYTES = 8 * 2**20
+# What is said about one page; a longer record is counted as unreadable.
+MAX_WAT_BYTES = 8 * 2**20
+# Servers refuse longer addresses; a page's base of megabytes would be repeated
+# for each of its images.
+MAX_ADDRESS = 8192
 BATCH_PAIRS = 65_536
+# Characters of pairs that are held at once, and that one page may give.
+BATCH_CHARACTERS = 32 * 2**20
 
 
 def read_archive(
@@ -44,7 +50,7 @@ def read_archive(
         OSError, ValueError: The archive is damaged.
     """
     is_wat = table_suffix(path) == ".wat"
-    pairs, bad = [], 0
+    pairs, size, bad = [], 0, 0
     # warcio takes a cut stream for a whole one, and missing HTTP headers for
     # the end; so Arrow decompresses, and those are read later.
     with open_stream(path) as stream:
@@ -52,12 +58,20 @@ def read_archive(
         for record in _whole(records):
             try:
                 found = (_wat_pairs if is_wat else _warc_pairs)(record)
-                pairs += found
-            except (ValueError, TypeError, AttributeError, KeyError):
+            except (
+                ValueError,
+                TypeError,
+                AttributeError,
+                KeyError,
+                RecursionError,
+            ):
                 bad += 1
-            if len(pairs) >= BATCH_PAIRS:
+                continue
+            pairs += found
+            size += sum(map(_size, found))
+            if len(pairs) >= BATCH_PAIRS or size >= BATCH_CHARACTERS:
                 yield _columns(pairs, wanted), bad
-                pairs, bad = [], 0
+                pairs, size, bad = [], 0, 0
     yield _columns(pairs, wanted), bad
 
 
@@ -132,32 +146,69 @@ def page_pairs(
         list of tuples `(url, text, page)`, in the page's order. Addresses are
         absolute; images inside the page itself (`data:`) are left out.
     """
-    tree = None
+    found = None
     # lxml reads what the page itself says, and would take Latin-1 else.
     own = None if b"charset" in contents[:2048].lower() else "utf-8"
     for encoding in [charset, own] if charset else [own]:
         try:
-            parser = html.HTMLParser(encoding=encoding, huge_tree=True)
-            tree = html.document_fromstring(contents, parser=parser)
+            parser = etree.HTMLParser(
+                encoding=encoding, huge_tree=True, target=_Images()
+            )
+            found = etree.fromstring(contents, parser)
             break
         except (LookupError, etree.ParserError, etree.XMLSyntaxError):
             # An encoding that nobody knows, or a page of nothing.
             continue
-    if tree is None:
+    if found is None:
         return []
-    base = tree.find(".//base[@href]")
-    base = page if base is None else urljoin(page, base.get("href").strip())
-    pairs = []
-    for image in tree.iter("img"):
-        pair = _pair(image.get("src"), image.get("alt"), base, page)
+    base = urljoin(page, found.base.strip()) if found.base else page
+    return _pairs(found.images, base, page)
+
+
+def _pairs(images, base, page):
+    """The pairs of a page, given addresses and texts of its images."""
+    if max(len(base or ""), len(page or "")) > MAX_ADDRESS:
+        raise ValueError("the page's address is too long")
+    pairs, size = [], 0
+    for source, alt in images:
+        pair = _pair(source, alt, base, page)
         if pair is not None:
             pairs.append(pair)
+            size += _size(pair)
+            if size > BATCH_CHARACTERS:
+                raise ValueError("the page has too many images")
     return pairs
+
+
+class _Images:
+    """Collects the images of a page while lxml parses it.
+
+    A tree would cost more, and the square of its attributes for each element.
+    """
+
+    def __init__(self):
+        self.base = None
+        self.images = []
+
+    def start(self, tag, attributes):
+        if tag == "img":
+            self.images.append((attributes.get("src"), attributes.get("alt")))
+        elif tag == "base" and self.base is None:
+            self.base = attributes.get("href")
+
+    def close(self):
+        return self
+
+
+def _size(pair):
+    return sum(len(part or "") for part in pair)
 
 
 def _pair(source, alt, base, page):
     """An absolute address with its text, or `None`."""
     if not source or not alt or not alt.strip():
+        return None
+    if len(source) > MAX_ADDRESS:
         return None
     try:
         url = urljoin(base, source.strip())
@@ -176,7 +227,10 @@ def _pair(source, alt, base, page):
 def _wat_pairs(record):
     if record.rec_type != "metadata":
         return []
-    envelope = json.loads(record.content_stream().read())["Envelope"]
+    contents = record.content_stream().read(MAX_WAT_BYTES + 1)
+    if len(contents) > MAX_WAT_BYTES:
+        raise ValueError("the record is too long")
+    envelope = json.loads(contents)["Envelope"]
     page = envelope["WARC-Header-Metadata"].get("WARC-Target-URI")
     payload = envelope.get("Payload-Metadata", {})
     response = payload.get("HTTP-Response-Metadata", {})
@@ -184,9 +238,9 @@ def _wat_pairs(record):
     base = page
     if found.get("Head", {}).get("Base"):
         base = urljoin(page, found["Head"]["Base"])
-    pairs = (
-        _pair(link.get("url"), link.get("alt"), base, page)
+    images = (
+        (link.get("url"), link.get("alt"))
         for link in found.get("Links", ())
         if link.get("path") == "IMG@/src"
     )
-    return [pair for pair in pairs if pair is not None]
+    return _pairs(images, base, page)

@@ -11,6 +11,7 @@ from align_keras.data.tally import Tally
 from align_keras.io import rows
 from align_keras.io.columns import COLUMNS
 from align_keras.io.columns import find_column
+from align_keras.io.folders import resolve_within
 from align_keras.io.text import as_text
 from align_keras.io.text import as_texts
 
@@ -35,11 +36,18 @@ class CaptionRow(NamedTuple):
     captions: list[str]
 
 
-def find_caption_file(folder: str | Path) -> Path | None:
-    """Return the `captions.csv` of a folder, or `.tsv`, `.jsonl` and so on."""
+def find_caption_file(
+    folder: str | Path, allow_outside: bool = False
+) -> Path | None:
+    """Return the `captions.csv` of a folder, or `.tsv`, `.jsonl` and so on.
+
+    Raises:
+        OutsideFolder: It is a link that leads out of the folder.
+    """
     for suffix in rows.ROW_READERS:
         path = Path(folder) / f"captions{suffix}"
         if path.is_file():
+            resolve_within(folder, path.name, allow_outside)
             return path
     return None
 

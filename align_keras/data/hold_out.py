@@ -4,13 +4,16 @@ import collections
 import hashlib
 import posixpath
 
+from align_keras.io.folders import MAX_FILE_BYTES
+from align_keras.io.folders import is_file_within
+
 # More images make an evaluation slower, hardly truer.
 MOST = 1000
 # Fewer say nothing; but a quarter of a small collection is enough to lose.
 FEWEST = 8
 
 
-def choose_held_out(folder, names, share):
+def choose_held_out(folder, names, share, allow_outside=False):
     """Choose images that training must not see.
 
     The choice follows from the names alone, so that it is the same each time.
@@ -19,16 +22,19 @@ def choose_held_out(folder, names, share):
 
     Args:
         folder: `pathlib.Path` to which the names are relative.
-        names: list of strings. Paths of images; missing files are passed
-            over.
+        names: list of strings. Paths of images; files that are missing, or
+            will not be read, are passed over.
         share: float from 0 to 0.5. The share to hold out; yet at least 8
             images, or a quarter where that is less, and at most 1000.
+        allow_outside: bool. Whether images outside the folder count. Defaults
+            to `False`.
 
     Returns:
         Set of names, empty where `share` is 0.
     """
-    names = [name for name in names if (folder / name).is_file()]
+    names = [n for n in names if is_file_within(folder, n, allow_outside)]
     sizes = {name: (folder / name).stat().st_size for name in names}
+    names = [name for name in names if sizes[name] <= MAX_FILE_BYTES]
     shared = collections.Counter(sizes.values())
 
     def digest(name):

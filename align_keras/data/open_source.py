@@ -43,7 +43,9 @@ class Source(typing.NamedTuple):
     stream_bytes: int | None = None
 
 
-def open_source(source, captions, columns, hold_out, seed, tally):
+def open_source(
+    source, captions, columns, hold_out, seed, tally, allow_outside=False
+):
     """Find out what a source is, and list or open it.
 
     Args:
@@ -53,6 +55,8 @@ def open_source(source, captions, columns, hold_out, seed, tally):
         hold_out: float. Share that is held out.
         seed: int. Of the order.
         tally: `Tally`. Counts what is seen and what is left out.
+        allow_outside: bool. Whether to read what names and links call outside
+            the folder. Defaults to `False`.
 
     Returns:
         A `Source`. See `pack` for the arguments and what is raised.
@@ -70,7 +74,13 @@ def open_source(source, captions, columns, hold_out, seed, tally):
             )
         if not holds_images(captions, columns["image_column"]):
             return _open_listed(
-                source, captions, columns, hold_out, place, tally
+                source,
+                captions,
+                columns,
+                hold_out,
+                place,
+                tally,
+                allow_outside,
             )
         tables = [captions]
     else:
@@ -80,7 +90,9 @@ def open_source(source, captions, columns, hold_out, seed, tally):
         if not files and not list_images(source):
             tables = _list(source, ".parquet")
     if tables:
-        return _open_tables(tables, tally, source, columns, hold_out)
+        return _open_tables(
+            tables, tally, source, columns, hold_out, allow_outside
+        )
     if hold_out or any(columns.values()):
         raise ValueError(
             "`split`, `image_column`, `caption_column` and `hold_out` speak "
@@ -93,7 +105,10 @@ def open_source(source, captions, columns, hold_out, seed, tally):
         raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     if not any(source.iterdir()):
         raise FileNotFoundError(f"The folder `{source}` is empty.")
-    return Source(sources.from_folder(source, tally, order=place))
+    found = sources.from_folder(
+        source, tally, order=place, allow_outside=allow_outside
+    )
+    return Source(found)
 
 
 def _list(source, suffix):
@@ -104,31 +119,35 @@ def _size(files):
     return sum(os.path.getsize(file) for file in files)
 
 
-def _open_listed(source, captions, columns, hold_out, place, tally):
+def _open_listed(
+    source, captions, columns, hold_out, place, tally, allow_outside
+):
     """Images that a caption file lists."""
     listed = read_captions(captions, **columns, tally=tally)
-    aside = choose_held_out(source, listed, hold_out)
+    aside = choose_held_out(source, listed, hold_out, allow_outside)
     # Of one key, the first that is listed stays the first.
     placed = sorted(listed, key=place)
     held_out, kept = (
         {name: listed[name] for name in placed if (name in aside) == wanted}
         for wanted in (True, False)
     )
-    return Source(
-        sources.from_caption_file(source, kept),
-        len(kept),
-        sources.from_caption_file(source, held_out) if held_out else None,
-    )
+
+    def pairs(names):
+        return sources.from_caption_file(source, names, allow_outside)
+
+    return Source(pairs(kept), len(kept), pairs(held_out) if held_out else None)
 
 
-def _open_tables(tables, tally, source, columns, hold_out):
+def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
     """Images that lie in tables."""
     folder = source if source.is_dir() else None
     size = _size(tables)
 
     def pairs(tally):
         for table in tables:
-            yield from sources.from_table(table, tally, folder, **columns)
+            yield from sources.from_table(
+                table, tally, folder, allow_outside, **columns
+            )
 
     if not hold_out:
         return Source(pairs(tally), stream_bytes=size)

@@ -14,9 +14,11 @@ from align_keras.data.open_source import open_source
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
 from align_keras.data.shuffle import shuffle_stream
+from align_keras.data.sources import OUTSIDE
 from align_keras.data.stored_image import image_to_store
 from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.folders import OutsideFolder
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import UnknownRange
 from align_keras.io.json_files import read_json
@@ -44,6 +46,7 @@ def pack(
     hold_out: float = 0,
     seed: int = 0,
     resize: int | None = None,
+    allow_outside: bool = False,
     progress: bool = False,
 ) -> dict:
     """Pack images with captions into TFRecord files and a manifest.
@@ -98,6 +101,9 @@ def pack(
             does, and stored as JPEG; the `resize_size` of a recipe, 346 in
             the paper's. Such records are read several times as fast.
             Defaults to `None`: files stay as they are.
+        allow_outside: bool. Read images and captions outside of `source` that
+            names such as `../a.jpg`, absolute paths and links lead to.
+            Defaults to `False`: they are skipped, named and counted.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
 
@@ -110,6 +116,7 @@ def pack(
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
+        BlockingIOError: Another process writes to `output`.
         FileExistsError: `output` holds something else.
         ValueError: No image could be used, or the caption file is wrong.
 
@@ -130,7 +137,7 @@ def pack(
             f"Received: {resize}."
         )
     if captions is None:
-        captions = find_caption_file(source)
+        captions = find_caption_file(source, allow_outside)
     arguments: dict = {
         "source": os.path.abspath(source),
         "captions": os.path.abspath(captions) if captions else None,
@@ -145,6 +152,8 @@ def pack(
         arguments["hold_out"] = hold_out
     if resize:
         arguments["resize"] = resize
+    if allow_outside:
+        arguments["allow_outside"] = True
     if captions and os.path.isfile(captions):
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -163,8 +172,14 @@ def pack(
         "caption_column": caption_column,
         "split": split,
     }
-    found = open_source(Path(source), captions, columns, hold_out, seed, tally)
+    found = open_source(
+        Path(source), captions, columns, hold_out, seed, tally, allow_outside
+    )
     with atomic_directory(output) as directory:
+        # Another process may have packed it since.
+        finished = _finished(Path(output), arguments)
+        if finished:
+            return finished
 
         def write(pairs, total, directory):
             entries = _encode(pairs, max_pixels, resize, tally)
@@ -231,6 +246,8 @@ def _encode(pairs, max_pixels, resize, tally):
             image, width, height = work.result()
         except FileNotFoundError:
             tally.skip(name, "missing file")
+        except OutsideFolder as error:
+            tally.skip(name, OUTSIDE, str(error))
         except OSError as error:
             tally.skip(name, "unreadable file", str(error))
         except TooManyPixels as error:

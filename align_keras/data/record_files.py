@@ -164,6 +164,6 @@ def _read_json(path):
     try:
         with tf.io.gfile.GFile(path) as file:
             contents = json.loads(file.read())
-    except (tf.errors.OpError, ValueError):
+    except (tf.errors.OpError, ValueError, RecursionError):
         return {}
     return contents if isinstance(contents, dict) else {}

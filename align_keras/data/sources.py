@@ -5,6 +5,7 @@ inside the source, a function that reads its bytes, and its captions. A `Tally`
 counts each image of the source, those too that cannot be used.
 """
 
+import functools
 import json
 import lzma
 import posixpath
@@ -25,35 +26,47 @@ from align_keras.io.columns import find_column
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.folders import MAX_FILE_BYTES
+from align_keras.io.folders import OutsideFolder
+from align_keras.io.folders import read_within
 from align_keras.io.text import as_texts
 from align_keras.io.text import clean_text
 from align_keras.io.text import decode_text
-from align_keras.io.text import read_lines
 from align_keras.io.text import split_lines
+
+# Why a file is left out that is not where it should be.
+OUTSIDE = "outside the folder"
+# Captions of one image.
+MAX_TEXT_BYTES = 8 * 2**20
 
 Pairs = Iterator[tuple[str, Callable[[], bytes], list[str]]]
 
 
 def from_caption_file(
-    folder: str | Path, captions: dict[str, list[str]]
+    folder: str | Path,
+    captions: dict[str, list[str]],
+    allow_outside: bool = False,
 ) -> Pairs:
     """Images of a folder, as a caption file lists them.
 
     Args:
         folder: string or `pathlib.Path` to which the names are relative.
         captions: dict as `read_captions` gives it, which has counted them.
+        allow_outside: bool. Whether to read what names and links call outside
+            the folder. Defaults to `False`.
 
     Yields:
         `(name, image, captions)`, see the module.
     """
     for name, texts in captions.items():
-        yield clean_text(name), _reader(Path(folder), name), texts
+        yield clean_text(name), _reader(folder, name, allow_outside), texts
 
 
 def from_table(
     path: str | Path,
     tally: Tally | None = None,
     folder: str | Path | None = None,
+    allow_outside: bool = False,
     **columns: Any,
 ) -> Pairs:
     """Images that lie in a table, or beside it, with their captions.
@@ -64,6 +77,7 @@ def from_table(
         tally: `Tally`.
         folder: string or `pathlib.Path`. What paths in the table are relative
             to. Defaults to the folder of the table.
+        allow_outside: bool. See `from_caption_file`.
         **columns: `image_column`, `caption_column` and `split`, see
             `read_captions`.
 
@@ -73,7 +87,7 @@ def from_table(
     path, tally = Path(path), Tally() if tally is None else tally
     for row in iterate_captions(path, tally=tally, **columns):
         tally.seen += 1
-        read = _reader(Path(folder or path.parent), row.name)
+        read = _reader(folder or path.parent, row.name, allow_outside)
         if row.contents is not None:
             read = _Contents(row.contents)
         yield clean_text(row.name), read, row.captions
@@ -84,6 +98,7 @@ def from_folder(
     tally: Tally | None = None,
     names: Iterable[str] | None = None,
     order: Callable[[str], Any] | None = None,
+    allow_outside: bool = False,
 ) -> Pairs:
     """Images of a folder with a `.txt` file of captions beside each.
 
@@ -96,6 +111,7 @@ def from_folder(
             text files without an image are counted, too.
         order: callable. Takes a name and returns what to sort it by. Defaults
             to `None`, the order of the paths.
+        allow_outside: bool. See `from_caption_file`.
 
     Yields:
         `(name, image, captions)`, see the module.
@@ -103,10 +119,15 @@ def from_folder(
     folder, tally = Path(folder), Tally() if tally is None else tally
     found = list_images(folder) if names is None else names
     for name in found if order is None else sorted(found, key=order):
+        try:
+            texts = _texts_beside(folder, name, allow_outside)
+        except OSError as error:
+            outside = isinstance(error, OutsideFolder)
+            reason = OUTSIDE if outside else "unreadable captions"
+            tally.leave_out(clean_text(name), reason, str(error))
+            continue
         tally.seen += 1
-        texts = (folder / name).with_suffix(".txt")
-        lines = read_lines(texts) if texts.is_file() else []
-        yield clean_text(name), _reader(folder, name), as_texts(lines)
+        yield clean_text(name), _reader(folder, name, allow_outside), texts
     if names is None:
         stems = {posixpath.splitext(name)[0] for name in found}
         for path in sorted(folder.rglob("*.txt")):
@@ -115,15 +136,23 @@ def from_folder(
                 tally.leave_out(clean_text(name), "no image of that name")
 
 
-def _reader(folder, name):
-    def read():
-        try:
-            return (folder / name).read_bytes()
-        except ValueError as error:
-            # A name that no file can have, with a zero or half a character.
-            raise FileNotFoundError(str(error)) from None
+def _texts_beside(folder, name, allow_outside):
+    texts = Path(name).with_suffix(".txt")
+    if not (folder / texts).is_file():
+        return []
+    contents = _read(folder, texts, allow_outside, MAX_TEXT_BYTES)
+    return as_texts(split_lines(decode_text(contents)))
 
-    return read
+
+def _reader(folder, name, allow_outside):
+    return functools.partial(_read, folder, name, allow_outside)
+
+
+def _read(*arguments):
+    try:
+        return read_within(*arguments)
+    except OutsideFolder as error:
+        raise OutsideFolder(f"{error} Or give `--allow-outside`.") from None
 
 
 class _Contents:
@@ -207,16 +236,11 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 if sample.ends_before(key, name):
                     yield from sample.pairs(tally)
                     sample = _Sample(key)
-                # Of what is not an image or text the name alone counts.
-                wanted = is_image(base) or _suffix(base) in _TEXT_SUFFIXES
-                contents = None
-                if wanted and member.isfile():
-                    file = tar.extractfile(member)
-                    contents = file.read() if file else None
-                    targets.add(name, member)
-                elif wanted:
-                    contents = targets.read(name, member)
-                sample.files[name] = contents
+                sample.files[name] = _contents(
+                    tar, member, sample, name, targets
+                )
+                # It would keep the headers of all files.
+                vars(tar)["members"] = []
         if not header.ended:
             raise tarfile.ReadError("it is cut off, so that files may be lost")
     except (
@@ -225,6 +249,9 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
         EOFError,
         zlib.error,
         lzma.LZMAError,
+        # Of headers whose numbers are none.
+        ValueError,
+        OverflowError,
     ) as error:
         damage = error
     yield from sample.pairs(tally)
@@ -255,8 +282,8 @@ class _LinkTargets:
         if self.seekable:
             self.places[name] = member.offset_data, member.size
 
-    def read(self, name, member):
-        """Read what a link leads to; `None` where that is not known."""
+    def size(self, name, member):
+        """The bytes of what a link leads to; `None` where it is not known."""
         target = member.linkname
         if member.issym():
             target = posixpath.join(posixpath.dirname(name), target)
@@ -264,9 +291,14 @@ class _LinkTargets:
         if place is None:
             return None
         self.places[name] = place
+        return place[1]
+
+    def read(self, name):
+        """Read what a link leads to, whose size was asked for before."""
+        place, size = self.places[name]
         with open(self.archive, "rb") as file:
-            file.seek(place[0])
-            return file.read(place[1])
+            file.seek(place)
+            return file.read(size)
 
 
 def _header_class():
@@ -282,11 +314,50 @@ def _header_class():
         @classmethod
         def frombuf(cls, buf, *arguments):
             cls.ended = len(buf) == tarfile.BLOCKSIZE and not any(buf)
-            return super().frombuf(buf, *arguments)
+            header = super().frombuf(buf, *arguments)
+            # `tarfile` would go back by as much, and never come to an end; and
+            # it reads names and the like, however long, into memory.
+            named = header.type in _LONG_HEADERS
+            if header.size < 0 or (named and header.size > MAX_HEADER_BYTES):
+                raise tarfile.ReadError(f"a header of {header.size} bytes")
+            return header
 
     return Header
 
 
+def _contents(tar, member, sample, name, targets):
+    """The bytes of a file in an archive; `None` and `_TooLarge`, see there."""
+    suffix = _suffix(member.name)
+    # Of what is not an image or text the name alone counts.
+    if not (is_image(member.name) or suffix in _TEXT_SUFFIXES):
+        return None
+    size = member.size if member.isfile() else targets.size(name, member)
+    if size is None:
+        return None
+    most = MAX_TEXT_BYTES if suffix in _TEXT_SUFFIXES else MAX_FILE_BYTES
+    if size > min(most, MAX_FILE_BYTES - sample.size):
+        return _TooLarge(size)
+    sample.size += size
+    if not member.isfile():
+        return targets.read(name)
+    targets.add(name, member)
+    file = tar.extractfile(member)
+    return None if file is None else file.read()
+
+
+class _TooLarge(int):
+    """In the place of what is not read, as it has so many bytes."""
+
+
+# Headers whose contents are a name, or other facts of the file that follows.
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+MAX_HEADER_BYTES = 2**20
 _TEXT_SUFFIXES = (".txt", ".json")
 
 
@@ -300,12 +371,15 @@ class _Sample:
     Attributes:
         key: string. Their name up to the first dot.
         files: dict from their names to bytes; `None` for links that lead
-            nowhere, and for what is not an image or a text.
+            nowhere, and for what is not an image or a text; `_TooLarge` for
+            what is not read.
+        size: int. The bytes that are held.
     """
 
     def __init__(self, key):
         self.key = key
         self.files = {}
+        self.size = 0
 
     def ends_before(self, key, name):
         """Whether a file is the first of the next sample."""
@@ -342,6 +416,10 @@ class _Sample:
             if contents is None:
                 tally.leave_out(clean_text(name), "link in an archive")
                 continue
+            if isinstance(contents, _TooLarge):
+                reason = f"{contents} bytes"
+                tally.leave_out(clean_text(name), "file too large", reason)
+                continue
             tally.seen += 1
             yield clean_text(name), _Contents(contents), self._captions(name)
 
@@ -359,7 +437,8 @@ class _Sample:
 
 def _captions_of(files):
     """The captions of a `.txt` and a `.json` of one name."""
-    text = decode_text(files.get(".txt") or b"")
+    files = {s: c for s, c in files.items() if isinstance(c, bytes)}
+    text = decode_text(files.get(".txt", b""))
     lines = as_texts(split_lines(text))
     listed = _listed_captions(files.get(".json"))
     # img2dataset writes the same caption into both, line ends within it too.

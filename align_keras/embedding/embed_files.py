@@ -1,5 +1,6 @@
 """Images of any number to Parquet files of vectors."""
 
+import contextlib
 import io
 import logging
 import os
@@ -25,6 +26,7 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.images import decode_with_pillow
+from align_keras.io.locks import directory_lock
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
@@ -45,6 +47,7 @@ def embed(
     thumbnail_size: int = 256,
     images_per_shard: int = 4096,
     max_pixels: int = MAX_PIXELS,
+    allow_outside: bool = False,
     progress: bool = False,
     run_tasks: Callable | None = None,
 ) -> dict:
@@ -77,6 +80,9 @@ def embed(
             Defaults to `4096`.
         max_pixels: int. Larger images are left out before they are decoded.
             Defaults to 64 million.
+        allow_outside: bool. Whether to read images and captions outside of
+            `source` that names and links lead to. Defaults to `False`: they
+            are left out, named and counted.
         progress: bool. Whether to draw a progress bar on the standard error
             stream. Defaults to `False`.
         run_tasks: callable that takes a list of dicts, and calls `embed_task`
@@ -88,6 +94,7 @@ def embed(
         `"shards"`, `"finished"` and `"arguments"`.
 
     Raises:
+        BlockingIOError: another process writes to `output`.
         FileNotFoundError: there are no images, or there is no model.
         FileExistsError: `output` holds Parquet files of another origin.
         ImportError: pyarrow is not installed.
@@ -108,7 +115,7 @@ def embed(
         )
     output = local_path(output)
     path = require_model(model)
-    parts = plan_sources(source, images_per_shard)
+    parts = plan_sources(source, images_per_shard, allow_outside)
     arguments = {
         "source": os.path.abspath(source),
         "inputs": fingerprint(parts, [_states(part) for part in parts]),
@@ -116,46 +123,58 @@ def embed(
         "thumbnail_size": thumbnail_size,
         "max_pixels": max_pixels,
     }
-    claim_vectors(output, arguments)
-    name = f"vectors-{{:05d}}-of-{len(parts):05d}.parquet"
-    files = [output / name.format(number) for number in range(len(parts))]
-    missing = [
-        {
-            "part": part,
-            "file": str(file),
-            "model": str(path.resolve()),
-            "batch_size": batch_size,
-            **arguments,
-        }
-        for part, file in zip(parts, files, strict=True)
-        if not file.is_file()
-    ]
-    if missing and run_tasks is not None:
-        run_tasks(missing)
-    elif missing:
-        _run_here(missing, path, strategy, progress)
-    return write_manifest(files, arguments)
+    worker, workers = _worker_of(strategy)
+    # The workers of one run write into one directory, for which the first
+    # stands.
+    with contextlib.nullcontext() if worker else directory_lock(output):
+        claim_vectors(output, arguments)
+        name = f"vectors-{{:05d}}-of-{len(parts):05d}.parquet"
+        files = [output / name.format(number) for number in range(len(parts))]
+        missing = [
+            {
+                "part": part,
+                "file": str(file),
+                "model": str(path.resolve()),
+                "batch_size": batch_size,
+                **arguments,
+            }
+            for part, file in zip(parts, files, strict=True)
+            if not file.is_file()
+        ]
+        made = {task["file"] for task in missing}
+        if missing and run_tasks is not None:
+            run_tasks(missing)
+        elif missing:
+            embedder = load_embedder(path, strategy)
+            _run_here(missing[worker::workers], embedder, progress)
+        new = [file for file in files if str(file) in made]
+        return write_manifest(files, arguments, new)
+
+
+def _worker_of(strategy):
+    if strategy is None:
+        return 0, 1
+    from align_keras.training.strategies import worker_of
+
+    return worker_of(strategy)
 
 
 def _states(part):
     """Return what changes when a source does."""
 
     def state(path):
-        # What is not on this machine has its name alone.
-        about = path.stat() if path.is_file() else None
-        return about and [about.st_size, about.st_mtime_ns]
+        try:
+            about = path.stat()
+        except (OSError, ValueError):
+            # Not on this machine, or no name of a file at all.
+            return None
+        return [about.st_size, about.st_mtime_ns]
 
     path = Path(part["path"])
     return [state(path / name) for name in part.get("names", [""])]
 
 
-def _run_here(tasks, path, strategy, progress):
-    embedder = load_embedder(path, strategy)
-    if strategy is not None:
-        from align_keras.training.strategies import worker_of
-
-        worker, workers = worker_of(strategy)
-        tasks = tasks[worker::workers]
+def _run_here(tasks, embedder, progress):
     with progress_bar("Embedding images", shown=progress) as advance:
         for number, task in enumerate(tasks, 1):
             advance(0, f"Embedding images, file {number} of {len(tasks)}")

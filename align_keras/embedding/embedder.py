@@ -12,6 +12,7 @@ import numpy as np
 from align_keras import backend
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
+from align_keras.io.folders import read_file
 from align_keras.io.images import decode_with_pillow
 
 
@@ -36,8 +37,7 @@ def read_bytes(image: str | Path | bytes) -> bytes:
     """Return the contents of an image file, given its path or these."""
     if isinstance(image, bytes):
         return image
-    with open(image, "rb") as file:
-        return file.read()
+    return read_file(image)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,9 @@ from align_keras.io.file_names import list_images
 
 
 def plan_sources(
-    source: str | Path, images_per_shard: int = 4096
+    source: str | Path,
+    images_per_shard: int = 4096,
+    allow_outside: bool = False,
 ) -> list[dict]:
     """Divide a source into parts that are embedded one by one.
 
@@ -31,11 +33,13 @@ def plan_sources(
             them (each is a part).
         images_per_shard: int. Images of a folder in one part. Defaults to
             `4096`.
+        allow_outside: bool. Whether to read what names and links call outside
+            a folder. Defaults to `False`.
 
     Returns:
         list of dicts: `"kind"`, which is records, archive, table or folder;
-        `"path"`; and for a folder `"names"` and perhaps `"captions"`. All of
-        it fits into JSON.
+        `"path"`; for a folder `"names"` and perhaps `"captions"`; and
+        `"allow_outside"` where that is so. All of it fits into JSON.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -50,40 +54,45 @@ def plan_sources(
     if archives := list_archives(source):
         return _plan_files("archive", archives)
     if folder.is_dir() and not any(folder.glob("*.tfrecord")):
-        parts = _plan_folder(folder, images_per_shard)
+        parts = _plan_folder(folder, images_per_shard, allow_outside)
         tables = [] if parts else list_files(source, _is_parquet)
         if not (parts or tables):
             raise FileNotFoundError(
                 f"`{folder}` holds no images, no .tfrecord files, no archives "
                 "and no Parquet files."
             )
-        return parts or _plan_files("table", tables)
+        return parts or _plan_files("table", tables, allow_outside)
     if not folder.is_dir() and (tables := list_files(source, _is_parquet)):
-        return _plan_files("table", tables)
+        return _plan_files("table", tables, allow_outside)
     return _plan_files("records", open_records(source).paths)
 
 
-def _plan_files(kind, paths):
-    paths = [p if "://" in p else os.path.abspath(p) for p in paths]
-    return [{"kind": kind, "path": path} for path in paths]
+def _plan_files(kind, paths, allow_outside=False):
+    paths = [p if "://" in str(p) else os.path.abspath(p) for p in paths]
+    return [_part(kind, path, allow_outside) for path in paths]
+
+
+def _part(kind, path, allow_outside):
+    part = {"kind": kind, "path": path}
+    return {**part, "allow_outside": True} if allow_outside else part
 
 
 def _is_parquet(name):
     return name.endswith(".parquet")
 
 
-def _plan_folder(folder, size):
+def _plan_folder(folder, size, allow_outside):
     """Parts of a folder; its table of captions is read once, and here."""
-    table = find_caption_file(folder)
+    table = find_caption_file(folder, allow_outside)
     if table is not None and holds_images(table):
-        return [{"kind": "table", "path": os.path.abspath(table)}]
+        return _plan_files("table", [table], allow_outside)
     captions = read_captions(table) if table is not None else {}
     # Those that the table lists beside images of unknown suffixes, too.
     names = sorted({*captions, *list_images(folder)})
     parts = []
     for start in range(0, len(names), size):
         chosen = names[start : start + size]
-        part = {"kind": "folder", "path": os.path.abspath(folder)}
+        part = _part("folder", os.path.abspath(folder), allow_outside)
         part["names"] = chosen
         if table is not None:
             part["captions"] = [captions.get(name, [])[:1] for name in chosen]
@@ -118,12 +127,13 @@ def _pairs(part, tally):
     path = part["path"]
     if part["kind"] == "archive":
         return sources.from_archive(path, tally)
+    outside = {"allow_outside": part.get("allow_outside", False)}
     if part["kind"] == "table":
-        return sources.from_table(path, tally)
+        return sources.from_table(path, tally, **outside)
     if "captions" in part:
         listed = zip(part["names"], part["captions"], strict=True)
-        return sources.from_caption_file(path, dict(listed))
-    return sources.from_folder(path, tally, part["names"])
+        return sources.from_caption_file(path, dict(listed), **outside)
+    return sources.from_folder(path, tally, part["names"], **outside)
 
 
 def _read_records(path, skip):

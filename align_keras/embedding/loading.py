@@ -14,6 +14,7 @@ from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.folders import check_links
 from align_keras.models import presets
 from align_keras.preprocessing.agreement import decode_for_graph
 
@@ -48,6 +49,8 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
     ```
     """
     path = Path(model)
+    if path.is_dir():
+        check_links(path)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         if is_saved_model(path):
             return _load_saved_model(path, strategy)
@@ -94,6 +97,7 @@ def require_model(model: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such directory.
+        OutsideFolder: a file in it is a link that leads out of it.
         ValueError: it holds neither.
     """
     path = Path(model)
@@ -102,6 +106,7 @@ def require_model(model: str | Path) -> Path:
             f"There is no model directory `{model}`: give a preset directory "
             "with weights or a SavedModel."
         )
+    check_links(path)
     is_preset = (path / "config.json").is_file() and any(
         path.glob("model.weights.*")
     )

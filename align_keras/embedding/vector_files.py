@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from align_keras.io.claims import claim
+from align_keras.io.fingerprints import check_digest
+from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
+from align_keras.io.rows import open_parquet
 
 pyarrow = OptionalModule("pyarrow", extra="search")
 parquet = OptionalModule("pyarrow.parquet", extra="search")
@@ -84,24 +87,28 @@ class VectorWriter:
 
 
 def read_vectors(
-    paths: Iterable[Path], fingerprint: str
+    directory: Path, manifest: dict
 ) -> Iterator[tuple[list, list, np.ndarray, list]]:
-    """Read files of vectors.
+    """Read the files of a directory of vectors, and verify them.
 
     Args:
-        paths: iterable of paths.
-        fingerprint: string. Of the model that the vectors must be of.
+        directory: `pathlib.Path`.
+        manifest: dict, what `read_manifest` returned.
 
     Yields:
         Tuples of a list of keys, a list of texts, float32 vectors `(rows,
         dim)` and a list of JPEG files.
 
     Raises:
-        ValueError: a file holds the vectors of another model.
+        ValueError: a file is damaged or missing, or holds the vectors of
+            another model; the message names it.
     """
-    for path in paths:
-        with parquet.ParquetFile(path) as file:
-            found = _about(file.metadata)["fingerprint"]
+    fingerprint = manifest["arguments"]["fingerprint"]
+    for shard in manifest["shards"]:
+        path = directory / shard["file"]
+        check_digest(path, shard["sha256"], "delete it and embed it again")
+        with open_parquet(path) as file:
+            found = _about(path, file.metadata)["fingerprint"]
             if found != fingerprint:
                 raise ValueError(
                     f"`{path}` holds vectors of the model {found}, the other "
@@ -117,8 +124,14 @@ def read_vectors(
                 )
 
 
-def _about(metadata):
-    return json.loads(metadata.metadata[METADATA])
+def _about(path, metadata):
+    try:
+        return json.loads(metadata.metadata[METADATA])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"`{path}` is no file of `align-keras embed`: choose another "
+            "directory, or remove it."
+        ) from None
 
 
 def schema(dim: int) -> Any:
@@ -178,28 +191,42 @@ def claim_vectors(directory: Path, arguments: dict) -> None:
     claim(path, arguments, "vectors")
 
 
-def write_manifest(files: list[Path], arguments: dict) -> dict:
+def write_manifest(
+    files: list[Path], arguments: dict, written: Iterable[Path] = ()
+) -> dict:
     """Sum up files of vectors, and write it down once all of them are there.
 
     Args:
         files: list of `pathlib.Path`, all files of a directory.
         arguments: dict of JSON values. What they depend on.
+        written: list of `pathlib.Path`. Those that are new: the checksums of
+            the others stay what they were, so that damage shows.
 
     Returns:
         dict, the manifest. Its entry `"finished"` is false where another
         worker has not come to a file yet.
     """
     shards = []
+    manifest_path = files[0].parent / MANIFEST
+    known = {}
+    if manifest_path.is_file():
+        known = {
+            shard["file"]: shard["sha256"]
+            for shard in read_json(manifest_path)["shards"]
+            if "sha256" in shard
+        }
+    for path in written:
+        known.pop(path.name, None)
     for path in filter(Path.is_file, files):
-        metadata = parquet.read_metadata(path)
-        skipped = _about(metadata)["skipped"]
-        shards.append(
-            {
-                "file": path.name,
-                "records": metadata.num_rows,
-                "skipped": skipped,
-            }
-        )
+        with open_parquet(path) as file:
+            shards.append(
+                {
+                    "file": path.name,
+                    "records": file.metadata.num_rows,
+                    "skipped": _about(path, file.metadata)["skipped"],
+                    "sha256": known.get(path.name) or file_digest(path),
+                }
+            )
     manifest = {
         "version": VERSION,
         "finished": len(shards) == len(files),
@@ -209,7 +236,7 @@ def write_manifest(files: list[Path], arguments: dict) -> dict:
         "shards": shards,
     }
     if manifest["finished"]:
-        write_json(files[0].parent / MANIFEST, manifest)
+        write_json(manifest_path, manifest)
     return manifest
 
 
@@ -229,7 +256,12 @@ def read_manifest(directory: Path) -> dict:
     if (directory / MANIFEST).is_file():
         manifest = read_json(directory / MANIFEST)
         if "fingerprint" in manifest.get("arguments", {}):
-            return manifest
+            if all("sha256" in shard for shard in manifest["shards"]):
+                return manifest
+            raise ValueError(
+                f"`{directory / MANIFEST}` has no checksums: run `align-keras "
+                "embed` again, which adds them."
+            )
     elif (directory / ARGUMENTS).is_file():
         raise ValueError(
             f"The vectors in `{directory}` are not complete: run `align-keras "

@@ -16,6 +16,8 @@ from align_keras.data.captions import read_captions
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
 from align_keras.io.file_names import natural_order
+from align_keras.io.folders import is_file_within
+from align_keras.io.folders import resolve_within
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import decode_text
 from align_keras.io.text import split_lines
@@ -94,10 +96,16 @@ def karpathy(
 
 
 def find_image(folder: str | Path, name: str) -> Path:
-    """Find an image in the subfolder that its name says, or without it."""
-    for path in (Path(folder) / name, Path(folder) / Path(name).name):
-        if path.is_file():
-            return path
+    """Find an image in the subfolder that its name says, or without it.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OutsideFolder: The name, or a link, leads out of the folder.
+    """
+    for candidate in (name, Path(name).name):
+        resolve_within(folder, candidate)
+        if is_file_within(folder, candidate):
+            return Path(folder) / candidate
     raise FileNotFoundError(
         f"There is no image `{name}` in `{folder}`, neither in the folder "
         "that its name says nor directly."

@@ -4,7 +4,6 @@ import io
 import itertools
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from align_keras.embedding.embedder import read_pixels
 from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.folders import read_file
 from align_keras.io.threads import map_ahead
 from align_keras.preprocessing.agreement import decode_for_graph
 from align_keras.preprocessing.decode import decode_in_graph
@@ -109,7 +109,7 @@ def _bytes(image):
         file = io.BytesIO()
         Image.fromarray(image).convert("RGB").save(file, "PNG")
         return file.getvalue()
-    return Path(image).read_bytes()
+    return read_file(image)
 
 
 def training_batches(

@@ -25,6 +25,7 @@ from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
 from align_keras.evaluation.zero_shot import measure_zero_shot
 from align_keras.io.fingerprints import file_digest
+from align_keras.io.locks import locked
 
 logger = logging.getLogger("align_keras")
 
@@ -208,6 +209,7 @@ def _tfds_jobs(folder):
         yield Job(f"linear-probe-tfds-{name}", (folder / name,), probe)
 
 
+@locked("output")
 def measure_all(
     models: list[Embedder | keras.Model | str],
     data_root: str | Path,

@@ -26,6 +26,7 @@ from align_keras.evaluation.vtab_tasks import load_task
 from align_keras.io.claims import claim
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.locks import locked
 
 logger = logging.getLogger("align_keras")
 
@@ -74,6 +75,7 @@ class Sweep:
         return FinetuneRecipe((stage,), weight_decay=decay)
 
 
+@locked("workdir")
 def measure_vtab(
     make_model: Callable[[], keras.Model],
     workdir: str | Path,

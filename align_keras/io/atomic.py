@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all."""
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -10,11 +11,23 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from align_keras.io.locks import check_locks
+from align_keras.io.locks import directory_lock
+from align_keras.io.locks import remove_stale_locks
 from align_keras.io.paths import local_path
 
 # No pattern for data files ends like this.
 _SUFFIX = ".unfinished"
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors that no file which is read can be blamed for.
+OF_THE_MACHINE = (
+    *_NO_ROOM,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
 _writing: set[str] = set()
 
 
@@ -51,8 +64,10 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     temporary = Path(name)
     _writing.add(name)
     try:
-        yield temporary
+        with _named(path):
+            yield temporary
         _make_public(temporary)
+        check_locks(path)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -65,11 +80,16 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
     A new directory appears in one rename. Where `path` exists already, each
     file that was written replaces its namesake and other files stay, so that
-    no reader ever sees half a file and nothing of the user's is deleted.
+    no reader ever sees half a file and nothing of the user's is deleted. Of
+    two processes that write one directory, the second is refused.
 
     Args:
         path: string or `pathlib.Path`. The directory to write. Missing parent
             directories are created.
+
+    Raises:
+        BlockingIOError: Another process writes it, see `directory_lock`.
+        FileExistsError: `path` is a file.
 
     Example:
 
@@ -86,21 +106,46 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     _look_once(path.parent)
-    name = tempfile.mkdtemp(
-        dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX
-    )
-    temporary = Path(name)
-    _writing.add(name)
-    try:
-        yield temporary
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(directory_lock(path, beside=True))
+        existed = path.exists()
+        if existed:
+            # Those that write into it without replacing it.
+            stack.enter_context(directory_lock(path))
+        name = tempfile.mkdtemp(
+            dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX
+        )
+        temporary = Path(name)
+        _writing.add(name)
+        stack.callback(_writing.discard, name)
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with _named(path):
+            yield temporary
         _make_public(temporary)
+        check_locks(path)
         if path.exists():
+            if not existed:
+                # Made in the meantime, perhaps by who writes into it now.
+                stack.enter_context(directory_lock(path))
             _replace_files(temporary, path)
         else:
             os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _writing.discard(name)
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Say what could not be written where the disk is full."""
+    try:
+        yield
+    except shutil.Error as error:
+        # A list of what could not be copied.
+        reason = error.args[0][0][2]
+        raise OSError(f"`{path}` could not be written: {reason}") from None
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            reason = os.strerror(error.errno)
+            raise OSError(error.errno, reason, str(path)) from error
+        raise
 
 
 def _prefix(path):
@@ -134,7 +179,9 @@ def remove_leftovers(directory: str | Path) -> None:
     Args:
         directory: string or `pathlib.Path`. Need not exist.
     """
-    for path in Path(directory).glob(f".*{_SUFFIX}*"):
+    directory = Path(directory)
+    remove_stale_locks(directory)
+    for path in directory.glob(f".*{_SUFFIX}*"):
         if not _is_left(path):
             continue
         if path.is_dir():

@@ -17,6 +17,7 @@ from collections.abc import Generator
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
+from align_keras.io.rows import open_parquet
 from align_keras.io.rows import parquet_batches
 from align_keras.io.rows import read_rows
 from align_keras.io.text import encoding_of
@@ -25,6 +26,9 @@ arrow = OptionalModule("pyarrow", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
+# A longer line of JSON is counted as unreadable: its lists and dicts could be
+# twenty times as large.
+MAX_LINE_BYTES = 8 * 2**20
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")
 # What no text within quotation marks has; a stray mark would take all lines.
 _MAX_ROW_LINES = 1000
@@ -77,7 +81,7 @@ def _read_parquet(path, wanted):
     system, inner = file_system(path)
     with (
         system.open_input_file(inner) as source,
-        parquet.ParquetFile(source) as file,
+        open_parquet(path, source) as file,
     ):
         schema = file.schema_arrow
         names = [n for n in schema.names if wanted is None or n in wanted]
@@ -190,6 +194,9 @@ def _read_json_lines(path, wanted):
     rows, size, bad = [], 0, 0
     with open_stream(path) as stream:
         for line in _lines(stream):
+            if line is None:
+                bad += 1
+                continue
             try:
                 # Wrong bytes survive as they are; who reads them counts them.
                 row = json.loads(line.decode("utf-8", "surrogateescape"))
@@ -219,14 +226,25 @@ def _only(row, wanted):
 
 
 def _lines(stream):
-    rest = stream.read(3)
-    if rest == b"\xef\xbb\xbf":
-        rest = b""
-    while block := stream.read(2**20):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield from rest.split(b"\n")
+    """Yield lines; `None` for one that is too long to be a row."""
+    block = stream.read(3)
+    if block == b"\xef\xbb\xbf":
+        block = stream.read(2**20)
+    parts, size = [], 0
+    while block:
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            size += len(end)
+            yield b"".join([*parts, end]) if size <= MAX_LINE_BYTES else None
+            parts, size = [], 0
+        size += len(rest)
+        if size > MAX_LINE_BYTES:
+            parts = []
+        else:
+            parts.append(rest)
+        block = stream.read(2**20)
+    if size:
+        yield b"".join(parts) if size <= MAX_LINE_BYTES else None
 
 
 def columns_of(rows: list[dict]) -> dict:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from align_keras.io.locks import LOCK_NAME
+
 # Hexadecimal digits of a fingerprint: 64 bits tell all inputs of one user
 # apart. What protects a file from damage keeps all 64 digits.
 LENGTH = 16
@@ -31,6 +33,23 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_digest(path: str | Path, expected: str, remedy: str) -> None:
+    """Refuse a file that is not what it was when its checksum was taken.
+
+    Args:
+        path: string or `pathlib.Path`.
+        expected: string. What `file_digest` gave.
+        remedy: string. What to do about it, after "`FILE` is damaged: ".
+
+    Raises:
+        ValueError: It is damaged or missing.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"`{path}` is missing: {remedy}.")
+    if file_digest(path) != expected:
+        raise ValueError(f"`{path}` is damaged: {remedy}.")
+
+
 def directory_fingerprint(path: str | Path) -> str | None:
     """Return the fingerprint of all files of a directory and their names.
 
@@ -46,7 +65,8 @@ def directory_fingerprint(path: str | Path) -> str | None:
         return None
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file():
+        # Who writes there, or was killed, does not change what it is.
+        if file.is_file() and file.name != LOCK_NAME:
             digest.update(file.relative_to(path).as_posix().encode())
             digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()[:LENGTH]

@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import decode_text
@@ -186,20 +187,34 @@ def _read_parquet(path, columns):
 
 
 @contextlib.contextmanager
-def open_parquet(path: str | Path):
+def open_parquet(path: str | Path, source: Any = None):
     """Open a Parquet file.
+
+    Args:
+        path: string or `pathlib.Path`.
+        source: open binary file, where it is not a local one. Defaults to
+            `None`.
 
     Raises:
         ImportError: pyarrow is not installed.
         ValueError: The file is damaged, also where that shows later.
     """
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path if source is None else source) as file:
             yield file
     except (OSError, arrow.ArrowInvalid) as error:
         raise ValueError(
             f"`{path}` is not a complete Parquet file: {error}."
         ) from error
+
+
+def iterate_parquet(path: str | Path, columns: list[str]) -> Iterator:
+    """Yield Arrow batches of some columns of a local file, as `open_parquet`.
+
+    What goes wrong with the batches is not put down to the file.
+    """
+    with open_parquet(path) as file:
+        yield from parquet_batches(file, columns)
 
 
 def parquet_batches(file, columns=None) -> Iterator:

@@ -3,9 +3,9 @@
 What `save_to_preset` writes is a directory in KerasHub's format.
 """
 
+import contextlib
 import difflib
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -13,11 +13,18 @@ import keras
 
 from align_keras import keras_hub_internals
 from align_keras import registry
+from align_keras.io.fingerprints import check_digest
+from align_keras.io.fingerprints import file_digest
+from align_keras.io.folders import check_links
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
 from align_keras.models.shipped_presets import shipped_config
 from align_keras.models.shipped_presets import shipped_configs
 
+# SHA-256 digests of the weight files, by name.
+CHECKSUMS = "checksums.json"
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 # Any of these makes a directory a preset of ours or weights of others.
 _CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
@@ -35,6 +42,8 @@ def find_preset(preset):
         ship.
 
     Raises:
+        OutsideFolder: A file of the directory is a link that leads out of
+            it.
         ValueError: `preset` is neither a name nor a directory; the message
             suggests the nearest name.
     """
@@ -43,6 +52,8 @@ def find_preset(preset):
         return preset
     path = Path(preset)
     if any((path / name).is_file() for name in _CONFIG_FILES):
+        # Whoever packed it would choose what is shown as its vocabulary.
+        check_links(path)
         return preset
     if path.exists():
         raise ValueError(
@@ -98,7 +109,10 @@ def load_config(preset):
     path = preset_file(preset, "config.json")
     if path is None:
         raise ValueError(f"The preset `{preset}` has no config.json.")
-    return json.loads(path.read_text("utf-8-sig"))
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"`{path}` does not describe a model.")
+    return config
 
 
 def require_class(preset, cls):
@@ -169,7 +183,7 @@ class PresetMixin:
             An instance of the class.
 
         Raises:
-            ValueError: There is no such preset.
+            ValueError: There is no such preset, or its weights are damaged.
         """
         path = find_preset(preset)
         foreign = foreign_weights(path)
@@ -178,12 +192,66 @@ class PresetMixin:
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
             load_weights = False
+        if load_weights:
+            check_weights(path)
         if not is_shipped(path):
-            return super().from_preset(path, load_weights, **kwargs)
+            with _described(path):
+                return super().from_preset(path, load_weights, **kwargs)
         require_class(path, cls)
         config = load_config(path)
         config["config"].update(kwargs)
         return keras.saving.deserialize_keras_object(config)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Save config, weights and their checksums to a preset directory.
+
+        Args:
+            preset_dir: string. The directory.
+            max_shard_size: int or float. Greatest size of a weight file in
+                GB. Defaults to `10`.
+        """
+        super().save_to_preset(preset_dir, max_shard_size)
+        files = sorted(Path(preset_dir).glob("*.weights.*"))
+        digests = {file.name: file_digest(file) for file in files}
+        write_json(Path(preset_dir) / CHECKSUMS, digests)
+
+
+@contextlib.contextmanager
+def _described(path):
+    """Say in one sentence that a config is none; Keras would print it all."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = str(error).rpartition("Exception encountered:")[2].strip()
+        raise ValueError(
+            f"`{path}/config.json` does not describe a model that can be "
+            f"made: {reason[:300]}"
+        ) from error
+
+
+def check_weights(preset):
+    """Refuse weights that are not those that were saved.
+
+    Args:
+        preset: string. What `find_preset` returned; other presets than
+            directories, and those without checksums, are taken as they are.
+
+    Raises:
+        ValueError: A weight file is damaged or missing; the message names it.
+    """
+    if is_shipped(preset) or "://" in preset:
+        return
+    listed = Path(preset) / CHECKSUMS
+    if not listed.is_file():
+        return
+    digests = read_json(listed)
+    if not isinstance(digests, dict):
+        raise ValueError(f"`{listed}` is damaged: it holds no checksums.")
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise ValueError(f"`{listed}` is damaged: it names `{name}`.")
+        remedy = f"copy it again; if it was changed on purpose, remove {listed}"
+        check_digest(Path(preset) / name, digest, remedy)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.io.json_files import write_json
+from align_keras.io.locks import locked
 from align_keras.io.optional import require
 from align_keras.io.progress import progress_steps
 from align_keras.planning.chips import parse_topology
@@ -20,6 +21,7 @@ from align_keras.planning.plots import plot_batches
 from align_keras.planning.plots import plot_chips
 
 
+@locked("output")
 def write_plan(
     model: str,
     output: str | Path,
@@ -47,6 +49,7 @@ def write_plan(
     return found, describe_plan(found)
 
 
+@locked("output")
 def write_search(
     model: str,
     output: str | Path,
@@ -82,6 +85,7 @@ def write_search(
     return found, describe_batches(found)
 
 
+@locked("output")
 def write_comparison(
     model: str,
     output: str | Path,

@@ -1,7 +1,6 @@
 """The paper's image preprocessing: resize, crop, scale."""
 
 import os
-from pathlib import Path
 
 import keras
 import keras_hub
@@ -9,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from align_keras import keras_hub_internals
+from align_keras.io.folders import read_file
 from align_keras.io.images import decode_with_pillow
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
@@ -450,7 +450,7 @@ def _load_pixels(image, position):
     """uint8 pixels of a path, bytes, Pillow image or array."""
     if isinstance(image, (str, os.PathLike)):
         name = f"`{image}`"
-        image = Path(image).read_bytes()
+        image = read_file(image)
     else:
         name = f"Image number {position} of the list"
     if hasattr(image, "shape"):

@@ -15,6 +15,7 @@ from align_keras.evaluation import measure_retrieval
 from align_keras.evaluation.results import plain
 from align_keras.io.claims import claim
 from align_keras.io.json_files import write_json
+from align_keras.io.locks import locked
 from align_keras.io.paths import local_path
 from align_keras.models import AlignDualEncoder
 from align_keras.quickstart.model import quickstart_model
@@ -34,6 +35,7 @@ REQUIRED_TIMES_CHANCE = 20
 CLIENT = "ask_saved_model.py"
 
 
+@locked("workdir")
 def run_quickstart(
     workdir: str | Path,
     seed: int = 0,

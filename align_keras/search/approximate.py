@@ -204,9 +204,13 @@ class FaissSearch:
         )
         # FAISS fills up with -1 where the lists hold too few.
         return [
-            rescore(query, self._vectors, np.sort(row[row >= 0]), k)
+            rescore(query, self._vectors, np.sort(row[self._exist(row)]), k)
             for query, row in zip(queries, candidates, strict=True)
         ]
+
+    def _exist(self, rows):
+        # A damaged file may name others.
+        return (rows >= 0) & (rows < len(self._vectors))
 
 
 def _codes(dim):

@@ -90,6 +90,8 @@ def nearest(
         for row, approximate in enumerate(products, start):
             last = np.partition(approximate, -k)[-k]
             kept = np.flatnonzero(approximate >= last - margins[row])
+            if len(kept) < k:
+                raise ValueError("There are vectors that are not finite.")
             found = rescore(queries[row], vectors, kept, k)
             indices[row], scores[row] = found
     return indices, scores

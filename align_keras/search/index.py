@@ -1,6 +1,7 @@
 """An index: one directory with model, vectors, keys and thumbnails."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.loading import load_embedder
 from align_keras.embedding.loading import require_model
 from align_keras.embedding.similarity import as_vectors
+from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
 from align_keras.search.columns import Column
 from align_keras.search.exact import check_k
@@ -31,10 +34,13 @@ class Index:
             an index that was built with one. It is not taken from the index,
             which may be a stranger's: queries and `QDRANT_API_KEY` go there.
             Defaults to `None`, there is none.
+        verify: bool. Whether to read all of it and compare its checksums.
+            Defaults to `False`: what is read later is read as it is.
 
     Raises:
         ConnectionError: the server does not answer.
         FileNotFoundError: there is no index.
+        OutsideFolder: a file of it is a link that leads out of it.
         ValueError: it is damaged, or of a newer version, or its vectors are
             on a server that was not named.
 
@@ -47,22 +53,38 @@ class Index:
     ```
     """
 
-    def __init__(self, directory: str | Path, qdrant: str | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        qdrant: str | None = None,
+        verify: bool = False,
+    ):
         self.directory = Path(directory)
         about = _read_about(self.directory)
+        check_links(self.directory)
+        if verify:
+            for name, digest in about["sha256"].items():
+                path = self.directory / name
+                check_digest(path, digest, "build the index again")
         self.count, self.dim = about["count"], about["dim"]
         self.kind, self.fingerprint = about["kind"], about["fingerprint"]
         # Of classes with several names, the first is what they are called.
         names = [
-            [label] if isinstance(label, str) else list(map(str, label))
+            [label] if isinstance(label, str) else label
             for label in about["labels"]
         ]
         self.class_names = {first: [first, *more] for first, *more in names}
         self.labels = list(self.class_names)
         self.templates = check_templates(about["templates"], directory)
-        self.vectors = np.load(
-            self.directory / "vectors.npy", "r", allow_pickle=False
-        )
+        try:
+            self.vectors = np.load(
+                self.directory / "vectors.npy", "r", allow_pickle=False
+            )
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"`{directory}/vectors.npy` is damaged or missing: {error}. "
+                "Build the index again."
+            ) from None
         if (
             self.vectors.shape != (self.count, self.dim)
             or self.vectors.dtype != "float32"
@@ -138,7 +160,16 @@ class Index:
                 f"queries of {queries.shape[1]}"
             )
         check_k(k)
-        return self._nearest(queries, min(int(k), self.count))
+        found = self._nearest(queries, min(int(k), self.count))
+        for rows, scores in found:
+            within = np.all((rows >= 0) & (rows < self.count))
+            if not (within and np.isfinite(scores).all()):
+                raise ValueError(
+                    f"`{self.directory}` gives rows that do not exist, or "
+                    "scores that are not finite: it is damaged. Build the "
+                    "index again."
+                )
+        return found
 
     def key(self, row: int) -> str:
         """Return the key of a row, a string."""
@@ -223,4 +254,66 @@ def _read_about(directory):
             f"this align_keras ({__version__}) reads version {VERSION}: "
             "upgrade, or build the index again."
         )
+    for name, is_sound in _FIELDS.items():
+        if not is_sound(about.get(name)):
+            _refuse(path, name, about.get(name))
+    for name, is_sound in _SETTINGS[about["kind"]].items():
+        if not is_sound(about["settings"].get(name)):
+            _refuse(path, f"settings: {name}", about["settings"].get(name))
     return about
+
+
+def _refuse(path, name, value):
+    raise ValueError(
+        f"`{path}` is damaged: it has {name}={str(value)[:100]!r}. Build the "
+        "index again."
+    )
+
+
+def _is_count(value):
+    return type(value) is int and 0 < value < 2**48
+
+
+def _is_string(value):
+    return isinstance(value, str)
+
+
+def _are_names(value):
+    return isinstance(value, list) and all(
+        _is_string(name)
+        or (isinstance(name, list) and name and all(map(_is_string, name)))
+        for name in value
+    )
+
+
+# What `index.json` says, and how each of it may look.
+_FIELDS: dict[str, Callable] = {
+    "count": _is_count,
+    "dim": _is_count,
+    "kind": lambda value: _is_string(value) and value in _SETTINGS,
+    "fingerprint": _is_string,
+    "labels": _are_names,
+    "templates": lambda value: (
+        isinstance(value, list) and value and all(map(_is_string, value))
+    ),
+    "settings": lambda value: isinstance(value, dict),
+    "sha256": lambda value: (
+        isinstance(value, dict)
+        and all(map(_is_string, value.values()))
+        and all(name == Path(name).name for name in value)
+    ),
+}
+# The same of the settings of each kind.
+_SETTINGS: dict[str, dict[str, Callable]] = {
+    "exact": {},
+    "qdrant": {
+        "location": lambda value: value is None or _is_string(value),
+        "collection": _is_string,
+    },
+    "hnsw": {
+        "neighbours": _is_count,
+        "breadth": _is_count,
+        "candidates": _is_count,
+    },
+    "ivf-pq": {"probes": _is_count, "candidates": _is_count},
+}

@@ -17,6 +17,7 @@ from align_keras.embedding.vector_files import read_manifest
 from align_keras.embedding.vector_files import read_vectors
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
@@ -88,9 +89,8 @@ def build_index(
     manifest = read_manifest(directory)
     expected = manifest["arguments"]["fingerprint"]
     require_match(require_model(model), expected, directory)
-    files = [directory / shard["file"] for shard in manifest["shards"]]
     return write_index(
-        read_vectors(files, expected),
+        read_vectors(directory, manifest),
         manifest["records"],
         output,
         model,
@@ -138,13 +138,12 @@ def write_index(
     if kind == "auto":
         kind = _kind_for(count)
     path = local_path(output)
-    if path.exists():
-        raise FileExistsError(
-            f"`{output}` exists already: choose another directory or remove it."
-        )
+    _require_new(path)
     if count < 1:
         raise ValueError("There are no vectors to index.")
     with atomic_directory(path) as directory:
+        # Another process may have written it since.
+        _require_new(path)
         vectors = _write_rows(rows, count, directory)
         shutil.copytree(require_model(model), directory / "model")
         about = {
@@ -161,8 +160,20 @@ def write_index(
                 kind, vectors, directory, qdrant, collection, count
             ),
         }
+        about["sha256"] = {
+            path.name: file_digest(path)
+            for path in sorted(directory.iterdir())
+            if path.is_file()
+        }
         write_json(directory / "index.json", about)
     return about
+
+
+def _require_new(path):
+    if path.exists():
+        raise FileExistsError(
+            f"`{path}` exists already: choose another directory or remove it."
+        )
 
 
 def _kind_for(count):
@@ -194,10 +205,23 @@ def _write_rows(rows, count, directory):
         for keys, texts, vectors, thumbnails in rows:
             vectors = unit_rows(as_vectors(vectors, "vectors"))
             if matrix is None:
-                matrix = np.lib.format.open_memmap(
-                    path, "w+", "float32", (count, vectors.shape[1])
+                # Written through a memory map, a full disk would end the
+                # process without a word.
+                matrix, dim = open(path, "wb"), vectors.shape[1]
+                stack.enter_context(matrix)
+                header = {"descr": "<f4", "fortran_order": False}
+                header["shape"] = (count, dim)
+                np.lib.format.write_array_header_1_0(matrix, header)
+            if vectors.shape[1] != dim:
+                raise ValueError(
+                    f"There are vectors of {dim} and of {vectors.shape[1]} "
+                    "values."
                 )
-            matrix[written : written + len(vectors)] = vectors
+            if written + len(vectors) > count:
+                raise ValueError(
+                    f"There are more vectors than the {count} announced."
+                )
+            matrix.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             written += len(vectors)
             values = [
                 [key.encode("utf-8", "replace") for key in keys],
@@ -211,7 +235,6 @@ def _write_rows(rows, count, directory):
         raise ValueError(
             f"There are {written} vectors where {count} were announced."
         )
-    matrix.flush()
     return np.load(path, "r")
 
 

@@ -3,8 +3,12 @@
 The same client works embedded, in a directory, and against a server.
 """
 
+import base64
 import contextlib
+import io
 import os
+import pickle
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -78,6 +82,7 @@ def connect(location: str | Path) -> Any:
     Raises:
         BlockingIOError: another process has the directory open.
         ImportError: the client is not installed.
+        ValueError: the directory is damaged, or holds a program.
     """
     client = qdrant_client.QdrantClient
     if "://" in str(location):
@@ -87,6 +92,7 @@ def connect(location: str | Path) -> Any:
             # The first request tells more than the warning of this one.
             check_compatibility=False,
         )
+    _check_pickles(Path(location))
     try:
         return client(path=str(location))
     except RuntimeError as error:
@@ -95,6 +101,40 @@ def connect(location: str | Path) -> Any:
             "and embedded Qdrant takes one user at a time: end the other, or "
             f"use a server. Received: {error}"
         ) from error
+
+
+class _Points(pickle.Unpickler):
+    """Reads what embedded Qdrant stores, and calls nothing else."""
+
+    def find_class(self, module, name):
+        point = qdrant_client.models.PointStruct
+        if (module, name) == (point.__module__, point.__qualname__):
+            return point
+        raise pickle.UnpicklingError(f"it calls {module}.{name}")
+
+
+def _check_pickles(directory):
+    """Refuse a directory whose pickles run a program when they are opened.
+
+    Embedded Qdrant keeps its points in SQLite as pickles, and an index may be
+    a stranger's.
+    """
+    for path in directory.rglob("storage.sqlite"):
+        address = f"{path.resolve().as_uri()}?mode=ro"
+        try:
+            with contextlib.closing(
+                sqlite3.connect(address, uri=True)
+            ) as database:
+                rows = database.execute("SELECT id, point FROM points")
+                for key, point in rows:
+                    _Points(io.BytesIO(base64.b64decode(key))).load()
+                    _Points(io.BytesIO(point)).load()
+        # A damaged pickle raises a dozen types.
+        except Exception as error:
+            raise ValueError(
+                f"`{path}` is damaged, or not what embedded Qdrant wrote: "
+                f"{error}. Build the index again."
+            ) from None
 
 
 @contextlib.contextmanager

@@ -95,7 +95,13 @@ class Checkpoints:
             state = json.loads(state_path.read_bytes())
             digest = state.pop("sha256")
             whole = digest == _digest_of(state)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            RecursionError,
+        ):
             whole = False
         if not whole:
             raise ValueError(f"`{state_path}` is damaged.")

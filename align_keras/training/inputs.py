@@ -13,6 +13,7 @@ from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
 from align_keras.data.packing import HELD_OUT
 from align_keras.io.atomic import atomic_file
+from align_keras.io.json_files import read_json
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 
@@ -80,7 +81,7 @@ def count_once(records, workdir, step):
             listed = list(zip(names, counts, strict=True))
             temporary.write_text(json.dumps(listed))
         return records
-    listed = json.loads(path.read_text())
+    listed = read_json(path)
     if [name for name, _ in listed] != names:
         raise ValueError(
             f"`{workdir}` holds a run on {len(listed)} files of other names "

@@ -1,12 +1,12 @@
 """A pair of towers that know something: weights of others, one for each."""
 
 import dataclasses
-import json
 
 import keras
 import keras_hub
 
 from align_keras import models
+from align_keras.io.json_files import read_json
 from align_keras.models import presets
 from align_keras.models.towers import declared
 
@@ -143,7 +143,7 @@ class KnownTower:
         path = presets.preset_file(self.path, "1_Pooling/config.json")
         if path is None:
             return None
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path)
         if config.get("pooling_mode_mean_tokens"):
             return "average"
         if config.get("pooling_mode_cls_token"):

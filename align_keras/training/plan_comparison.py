@@ -1,9 +1,8 @@
 """The duration of a step in a run, beside the planned one."""
 
-import json
 import statistics
-from pathlib import Path
 
+from align_keras.io.json_files import read_json
 from align_keras.training.callbacks import read_metrics
 
 # What changes the work of a step; the rest of a recipe may differ.
@@ -37,7 +36,7 @@ def load_plan(path, preset, recipe):
         ValueError: It is no plan, or that of another run.
     """
     try:
-        plan = json.loads(Path(path).read_text())
+        plan = read_json(path)
         planned = {"preset": plan["preset"], **plan["recipe"]}
         float(plan["seconds"]["step"])
         split, _ = plan["shard_optimizer"], plan["topology"]

@@ -1,6 +1,7 @@
 """What keeps a run from harm: preemption, and losses that are not finite."""
 
 import collections
+import contextlib
 import json
 import logging
 import math
@@ -117,6 +118,39 @@ class LossGuard:
             if value.dtype.kind not in "iub" and not np.isfinite(value).all():
                 reason = f"`{variable.path}` is no longer finite"
                 raise self.blame(self._steps, reason)
+
+
+@contextlib.contextmanager
+def unreadable_named(checkpoints):
+    """Say in one sentence which file disappeared or was damaged meanwhile.
+
+    TensorFlow says so, too, at the end of a trace of its own.
+
+    Args:
+        checkpoints: `Checkpoints` of the run.
+
+    Raises:
+        OSError: It happened.
+    """
+    from tensorflow import errors
+
+    try:
+        yield
+    except (
+        errors.DataLossError,
+        errors.NotFoundError,
+        errors.PermissionDeniedError,
+        errors.UnavailableError,
+    ) as error:
+        trace = ("Graph execution", "Detected at", "File ", "[[", "Traceback")
+        lines = (line.strip() for line in str(error).splitlines())
+        lines = [x for x in lines if x and not x.startswith(trace)]
+        reason = lines[0].partition(" [[")[0] if lines else type(error).__name__
+        raise OSError(
+            f"The data cannot be read any more: {reason}. The checkpoint of "
+            f"step {checkpoints.state()['step']} is kept: bring the file back, "
+            "and run the same command again to resume from there."
+        ) from error
 
 
 def nonfinite_error(steps, reason, records, path, last_step):

@@ -13,6 +13,7 @@ from align_keras.data import skipped
 from align_keras.io.atomic import remove_leftovers
 from align_keras.io.claims import check_claim
 from align_keras.io.json_files import write_json
+from align_keras.io.locks import directory_lock
 from align_keras.io.messages import messages_shown
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
@@ -40,6 +41,7 @@ from align_keras.training.reports import warn
 from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
 from align_keras.training.safety import nonfinite_error
+from align_keras.training.safety import unreadable_named
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
@@ -125,6 +127,7 @@ def train(
         ValueError: The recipe does not fit the model, the data or the
             strategy, or the working directory holds another run.
         FileNotFoundError: There is no such data, vocabulary or recipe.
+        BlockingIOError: Another process trains in the working directory.
         FloatingPointError: The loss or a weight is no longer finite. Nothing
             is saved over the last checkpoint.
         OSError: There is no room to write. The last checkpoint is kept.
@@ -148,28 +151,62 @@ def train(
     _check_model(model, towers)
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
+    _check_batch(recipe, strategy.num_replicas_in_sync)
+    worker, _ = worker_of(strategy)
+    # Every worker goes through the same motions, for reading a distributed
+    # variable may take them all; what the first writes is the result.
+    own = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
+    with directory_lock(own):
+        return _train(
+            model,
+            recipe,
+            data,
+            Checkpoints(workdir),
+            own,
+            validation_data,
+            vocabulary,
+            strategy,
+            evaluate,
+            hold_out,
+            verbose,
+            towers,
+            diagnostics,
+        )
+
+
+def _train(
+    model,
+    recipe,
+    data,
+    begun,
+    workdir,
+    validation_data,
+    vocabulary,
+    strategy,
+    evaluate,
+    hold_out,
+    verbose,
+    towers,
+    diagnostics,
+):
+    """Train the parts of a run that are left, in a directory that is held."""
     resume = functools.partial(
-        train,
+        _train,
         model,
         recipe,
         data,
+        Checkpoints(begun.directory.parent),
         workdir,
         validation_data,
         vocabulary,
         strategy,
-        evaluate=evaluate,
-        hold_out=hold_out,
-        verbose=verbose,
-        image_weights=image_weights,
-        text_weights=text_weights,
-        diagnostics=diagnostics,
+        evaluate,
+        hold_out,
+        verbose,
+        towers,
+        diagnostics,
     )
-    _check_batch(recipe, strategy.num_replicas_in_sync)
-    begun = Checkpoints(workdir)
     worker, num_workers = worker_of(strategy)
-    # Every worker goes through the same motions, for reading a distributed
-    # variable may take them all; what the first writes is the result.
-    workdir = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
     best_directory = workdir / "model"
     with (
         messages_shown(progress=verbose and not worker),
@@ -276,16 +313,17 @@ def _fit(model, dataset, recipe, part, checkpoints, callbacks):
         ended = is_finished(checkpoints.state(), recipe)
         if epochs and (ended or state["step"] == part.last_step):
             break
-        model.fit(
-            dataset,
-            shuffle=False,  # It is shuffled already.
-            # Reports and checkpoints go by steps, so that a run may begin at
-            # any.
-            steps_per_epoch=max(1, part.last_step - state["step"]),
-            epochs=epochs,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        with unreadable_named(checkpoints):
+            model.fit(
+                dataset,
+                shuffle=False,  # It is shuffled already.
+                # Reports and checkpoints go by steps, so that a run may begin
+                # at any.
+                steps_per_epoch=max(1, part.last_step - state["step"]),
+                epochs=epochs,
+                callbacks=callbacks,
+                verbose=0,
+            )
 
 
 def _find_data(data, validation_data, workdir, hold_out):

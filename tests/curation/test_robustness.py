@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("ibis", reason="needs the extra `curation`")
 pytest.importorskip("duckdb", reason="needs the extra `curation`")
 
+import hostile
 import pyarrow as pa
 from curated import LENGTH
 from curated import audit
@@ -20,11 +21,16 @@ from curated import write
 from align_keras.curation import curate
 from align_keras.curation import explain
 from align_keras.curation.config import parse_config
+from align_keras.curation.download import read_downloads
+from align_keras.curation.download import write_download_list
+from align_keras.curation.evaluation_images import hash_evaluation_images
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import parse_hash
+from align_keras.curation.input_files import read_batches
 from align_keras.curation.text import normalize_text
 from align_keras.curation.text import signed_hash
 from align_keras.curation.text import tokenize
+from align_keras.io.rows import read_rows
 
 
 def raw_strings(*values):
@@ -345,3 +351,49 @@ def test_text_is_the_same_everywhere():
     for wrong in ("abc", "g" * 16, 2**64):
         with pytest.raises(ValueError, match="hash|base 16"):
             parse_hash(wrong)
+
+
+def test_images_elsewhere_and_files_that_are_none_are_not_read(tmp_path):
+    ways = hostile.folder_with_ways_out(tmp_path)
+    special = hostile.special_files(ways.data)
+    special = [name for name in special if "\ud800" not in name and name]
+    names = ways.good + ways.outside + special
+    write(tmp_path / "in.parquet", url=names, text=["a b c d"] * len(names))
+    output = tmp_path / "out"
+    curate(
+        [tmp_path / "in.parquet"],
+        output,
+        parse_config(LENGTH),
+        image_folder=ways.data,
+    )
+    counts = audit(output)["reading"]["counts"]
+    assert counts["images_outside_folder"] == len(ways.outside)
+    assert counts["unreadable_images"] == len(special)
+    sizes = {row["url"] for row in kept(output) if row["width"]}
+    assert sizes == set(ways.good)
+
+
+def test_half_a_parquet_file_is_named(tmp_path):
+    path = tmp_path / "data-00000-of-00001.parquet"
+    rows = range(2000)
+    write(
+        path,
+        url=[f"http://a.b/{row}.jpg" for row in rows],
+        text=[f"words {row}" for row in rows],
+        row_id=rows,
+        phash=rows,
+        status=["success"] * len(rows),
+    )
+    (tmp_path / "data-00000-of-00001_stats.json").write_text("{}")
+    whole = path.read_bytes()
+    for contents in (whole[:-9], whole[:1000], b"PAR1", b""):
+        path.write_bytes(contents)
+        for read in (
+            lambda: list(read_rows(path)),
+            lambda: list(read_batches(str(path))),
+            lambda: write_download_list(tmp_path, tmp_path / "list.parquet"),
+            lambda: read_downloads(tmp_path),
+            lambda: hash_evaluation_images([path]),
+        ):
+            with pytest.raises(ValueError, match=f"`{path}` is not a comple"):
+                read()

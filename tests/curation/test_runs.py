@@ -305,12 +305,13 @@ def test_output_on_an_object_store_is_refused(tmp_path):
         curate(given, tmp_path / "out", rules, stages="gs://bucket/stages")
 
 
-def test_second_run_at_once_is_refused(tmp_path):
+@pytest.mark.parametrize("held", [".stages", "."])
+def test_second_run_at_once_is_refused(tmp_path, held):
+    """Also one whose stages lie elsewhere."""
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
     from align_keras.curation.storage import Storage
 
-    work = Storage(tmp_path / "out" / ".stages")
-    work.make_directory()
+    work = Storage(tmp_path / "out" / held)
     said = rf"Another process .*process {os.getpid()} on .*, since 2"
     with work.lock(), pytest.raises(BlockingIOError, match=said):
         curate(

@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 pytest.importorskip("ibis", reason="needs the extra `curation`")
 pytest.importorskip("warcio", reason="needs the extra `curation`")
 
+import hostile
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -30,6 +32,7 @@ from align_keras.curation import curate
 from align_keras.curation import download
 from align_keras.curation import learn_vocabulary
 from align_keras.curation import vocabulary as vocabulary_of_texts
+from align_keras.curation.addresses import refusal
 from align_keras.curation.config import parse_config
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.web_archives import page_pairs
@@ -190,6 +193,95 @@ def test_archive_cut_anywhere_is_damaged(tmp_path, suffix, step):
             assert cut not in good, cut
 
 
+# === Too much of one thing ===
+
+
+def write_wat(path, records):
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for contents in records:
+            writer.write_record(
+                writer.create_warc_record(
+                    "https://example.org/",
+                    "metadata",
+                    payload=io.BytesIO(contents),
+                    warc_content_type="application/json",
+                )
+            )
+
+
+def wat_record(*links, page="https://example.org/", base=None):
+    links = [{"path": "IMG@/src", "url": u, "alt": a} for u, a in links]
+    meta = {"Links": links, "Head": {"Base": base} if base else {}}
+    return json.dumps(
+        {
+            "Envelope": {
+                "WARC-Header-Metadata": {"WARC-Target-URI": page},
+                "Payload-Metadata": {
+                    "HTTP-Response-Metadata": {"HTML-Metadata": meta}
+                },
+            }
+        }
+    ).encode()
+
+
+def test_records_that_would_fill_the_memory_are_counted(tmp_path):
+    path = tmp_path / "a.wat.gz"
+    long = "x" * 100_000
+    bad = [
+        b'{"Envelope": "' + b"x" * 2**25 + b'"}',
+        hostile.DEEP.encode(),
+        b"[" + b"[]," * 2**23 + b"[]]",
+        wat_record(("a.jpg", "b"), base=f"https://example.org/{long}"),
+        wat_record(*[(f"a.jpg?{long[:8000]}{n}", "b") for n in range(900)]),
+    ]
+    good = wat_record(("a.jpg", "a red bus"), (long, "too long an address"))
+    write_wat(path, [good, *bad, good])
+    tracemalloc.start()
+    found = list(read_batches(str(path), None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    texts = [t for columns, _ in found for t in columns["text"].to_pylist()]
+    # Of the last of the bad all fits, for a page may have that many.
+    assert texts == [b"a red bus", *[b"b"] * 900, b"a red bus"]
+    assert sum(count for _, count in found) == len(bad) - 1
+    assert peak < 100 * 2**20
+
+
+def test_pages_take_time_in_proportion(tmp_path):
+    page = hostile.page_of_many_attributes(600_000)
+    begin = time.perf_counter()
+    (pair,) = page_pairs(page, "https://example.org/")
+    assert time.perf_counter() - begin < 10
+    assert pair[:2] == ("https://example.org/a.jpg", "a red bus")
+    with pytest.raises(ValueError, match="address is too long"):
+        page_pairs(hostile.page_of_a_long_base(10_000, 9), "https://a.b/")
+    with pytest.raises(ValueError, match="too many images"):
+        page_pairs(hostile.page_of_a_long_base(8_000, 5000), "https://a.b/")
+    with pytest.raises(ValueError, match="address is too long"):
+        page_pairs(b"<img src=a alt=b>", "https://a.b/" + "c" * 10_000)
+    for nothing in (b"", b" ", b"\0", b"<", b"<!-- -->"):
+        assert page_pairs(nothing, "https://a.b/") == []
+
+
+def test_lines_that_are_no_rows_are_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = b'{"url": "http://a.b/c.jpg", "text": "a red bus"}\n'
+    with open(path, "wb") as file:
+        file.write(b"\xef\xbb\xbf" + good)
+        file.write(hostile.DEEP.encode() + b"\n" + good)
+        file.write(b'{"text": "' + b"x" * 9 * 2**20 + b'"}\n' + good)
+        # A line without an end.
+        file.write(b"y" * 40 * 2**20)
+    tracemalloc.start()
+    found = list(read_batches(str(path), None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(len(c["text"]) for c, _ in found if c) == 3
+    assert sum(count for _, count in found) == 3
+    assert peak < 40 * 2**20
+
+
 # === Downloading ===
 
 
@@ -290,9 +382,11 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     program = tmp_path / "img2dataset"
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    allowed = {"timeout": 3, "allow_private": True}
     result = download(
-        kept, tmp_path / "got", str(program), timeout=3, progress=True
+        kept, tmp_path / "got", str(program), progress=True, **allowed
     )
+    assert result["refused"] == {}
     assert result["pairs"] == len(NAMES)
     assert result["downloaded"] == 3 and result["failed"] == 5
     assert result["failures"] == {
@@ -311,11 +405,12 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     again = curate(result["metadata"], tmp_path / "2", parse_config(rules))
     assert again["kept"] == len(NAMES)
     command = ["download", str(kept), "--output", str(tmp_path / "cli")]
-    command += ["--img2dataset", str(program), "--timeout", "3", "--json"]
+    command += ["--img2dataset", str(program), "--timeout", "3"]
+    command += ["--allow-private", "--json"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["downloaded"] == 3
     with pytest.raises(OSError, match="status 3: no luck today"):
-        download(kept, tmp_path / "x", str(program), image_size=13, timeout=3)
+        download(kept, tmp_path / "x", str(program), image_size=13, **allowed)
     with pytest.raises(FileNotFoundError, match="environment of its own"):
         download(kept, tmp_path / "y", "no-such-program")
     with pytest.raises(FileNotFoundError, match="no kept pairs"):
@@ -340,7 +435,7 @@ def test_the_whole_way_from_the_web(tmp_path, address):
     with pytest.raises(ValueError, match="`width`.*--config web_text"):
         curate(crawl, tmp_path / "0", "align")
     assert curate(crawl, tmp_path / "1", "web_text")["kept"] == 4
-    options = {"output_format": "files", "timeout": 3}
+    options = {"output_format": "files", "timeout": 3, "allow_private": True}
     got = download(tmp_path / "1", tmp_path / "got", str(program), **options)
     images = tmp_path / "got" / "images"
     (tmp_path / "test").mkdir()
@@ -384,6 +479,7 @@ def test_img2dataset_itself(kept, tmp_path):
         threads=4,
         timeout=2,
         retries=0,
+        allow_private=True,
     )
     assert result["pairs"] == len(NAMES)
     assert result["downloaded"] >= 3
@@ -394,6 +490,60 @@ def test_img2dataset_itself(kept, tmp_path):
 
     manifest = pack(images, tmp_path / "packed")
     assert manifest["records"] == result["downloaded"]
+
+
+@pytest.mark.parametrize("reason", sorted(hostile.ADDRESSES))
+def test_addresses_that_are_not_fetched(reason):
+    for url in hostile.ADDRESSES[reason]:
+        assert (refusal(url) or "public") == reason, url
+        allowed = refusal(url, allow_private=True)
+        good = ("public", "not a public address")
+        assert (allowed is None) == (reason in good), url
+
+
+def test_refused_addresses_are_counted_and_named(tmp_path, capsys):
+    program = tmp_path / "img2dataset"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "import pyarrow.parquet as pq\n"
+        "given = dict(w[2:].split('=', 1) for w in sys.argv[1:])\n"
+        "urls = pq.read_table(given['url_list'])['url'].to_pylist()\n"
+        "print(json.dumps(urls)); sys.exit(3)\n"
+    )
+    program.chmod(0o755)
+    urls = [url for some in hostile.ADDRESSES.values() for url in some]
+    (tmp_path / "clean").mkdir()
+    pq.write_table(
+        pa.table(
+            {
+                "url": urls,
+                "text": ["a text"] * len(urls),
+                "row_id": range(len(urls)),
+            }
+        ),
+        tmp_path / "clean" / "rows.parquet",
+    )
+    output = tmp_path / "out"
+    with pytest.raises(OSError, match="status 3"):
+        download(tmp_path / "clean", output, str(program))
+    fetched = pq.read_table(output / "download_list.parquet")
+    assert fetched["url"].to_pylist() == hostile.ADDRESSES["public"]
+    refused = json.loads((output / "refused.json").read_text())
+    assert refused["reasons"] == {
+        reason: len(some)
+        for reason, some in hostile.ADDRESSES.items()
+        if reason != "public"
+    }
+    assert refused["rows"] + len(fetched) == len(urls)
+    named = {(r["url"], r["reason"]) for r in refused["refused"]}
+    assert ("file:///etc/passwd", "not http or https") in named
+    pq.write_table(
+        pa.table({"url": ["ftp://a.b/c"], "text": ["a"], "row_id": [0]}),
+        tmp_path / "clean" / "rows.parquet",
+    )
+    with pytest.raises(ValueError, match="not http or https"):
+        download(tmp_path / "clean", tmp_path / "none", str(program))
 
 
 # === Vocabulary ===

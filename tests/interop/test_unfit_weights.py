@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import hostile
 import keras
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ safetensors = pytest.importorskip("safetensors.numpy")
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras.interop import convert
+from align_keras.interop.safetensors_file import SafetensorsFiles
 
 
 @pytest.fixture
@@ -182,3 +184,11 @@ def test_wrong_class_and_same_directory_are_refused(directory, converted):
         convert(directory, directory)
     with pytest.raises(ValueError, match="`to` must be"):
         convert(directory, "elsewhere", to="onnx")
+
+
+@pytest.mark.parametrize("name", sorted(hostile.safetensors_files()))
+def test_headers_that_lie_are_refused(tmp_path, name):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(hostile.safetensors_files()[name])
+    with pytest.raises(ValueError, match=f"`{path}` is not a complete"):
+        SafetensorsFiles(tmp_path)

@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+import hostile
 import keras
 import numpy as np
 import pytest
+from tiny_align import tiny_align
 
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
@@ -170,3 +172,56 @@ def test_directory_without_a_config_is_refused(tmp_path):
 def test_wrong_class_is_refused():
     with pytest.raises(ValueError, match="BertTextEncoder"):
         EfficientNetBackbone.from_preset("bert_tiny")
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+def test_a_flipped_bit_of_weights_does_not_load(tmp_path, place):
+    model = tiny_align()
+    for cls, part in (
+        (AlignDualEncoder, model),
+        (BertTextEncoder, model.text_encoder),
+    ):
+        preset = tmp_path / cls.__name__
+        part.save_to_preset(str(preset))
+        weights = preset / "model.weights.h5"
+        whole = weights.read_bytes()
+        cls.from_preset(str(preset))
+        hostile.flip(weights, place)
+        with pytest.raises(ValueError, match=f"`{weights}` is damaged"):
+            cls.from_preset(str(preset))
+        # Fresh weights need none.
+        cls.from_preset(str(preset), load_weights=False)
+        hostile.cut(weights)
+        with pytest.raises(ValueError, match=f"`{weights}` is damaged"):
+            cls.from_preset(str(preset))
+        weights.write_bytes(whole)
+        cls.from_preset(str(preset))
+        for text in (hostile.DEEP, "[]", '{"../a": ""}'):
+            (preset / "checksums.json").write_text(text)
+            with pytest.raises(ValueError, match=r"checksums\.json"):
+                cls.from_preset(str(preset))
+        # Whoever changes weights on purpose says so.
+        (preset / "checksums.json").unlink()
+        cls.from_preset(str(preset))
+
+
+CONFIGS = sorted(hostile.configs_that_run_programs(""))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_preset_runs_no_program(tmp_path, name):
+    """Nor does its error begin with the whole of its config."""
+    preset, ran = tmp_path / "preset", tmp_path / "ran"
+    preset.mkdir()
+    config = hostile.configs_that_run_programs(ran)[name]
+    for place in ("image_encoder", "text_encoder", None):
+        whole = load_config("align_b0_bert_tiny")
+        if place is None:
+            whole = config
+        else:
+            whole["config"][place] = config
+        (preset / "config.json").write_text(json.dumps(whole))
+        with pytest.raises(ValueError) as caught:
+            AlignDualEncoder.from_preset(str(preset), load_weights=False)
+        assert not ran.exists()
+        assert "epsilon" not in str(caught.value)

@@ -1,5 +1,6 @@
 """The page's server: values, limits, hostile input."""
 
+import asyncio
 import io
 import json
 import os
@@ -355,34 +356,82 @@ def test_new_labels_cost_what_they_embed(library, model):
     assert ask(["one more"]) == 429
 
 
-def test_few_uploads_lie_in_memory():
-    import asyncio
+class Upload:
+    """An image that arrives in parts, and perhaps never does."""
 
-    now, most = 0, 0
+    client, headers = None, {"content-type": "image/jpeg"}
 
-    class Engine:
-        async def add_image(self, contents):
-            nonlocal now
-            await asyncio.sleep(0.01)
-            now -= 1
-            return "token"
+    def __init__(self, *parts, stalls=False):
+        self.parts, self.stalls = parts, stalls
 
-    class Request:
-        client, headers = None, {"content-type": "image/jpeg"}
+    async def stream(self):
+        for part in self.parts:
+            yield part
+            await asyncio.sleep(0.001)
+        if self.stalls:
+            await asyncio.sleep(60)
 
-        async def stream(self):
-            nonlocal now, most
-            now += 1
-            most = max(most, now)
-            yield b"a"
-            await asyncio.sleep(0.01)
 
-    async def upload():
-        handlers = _Handlers(Engine(), Limits(uploads=4))
-        await asyncio.gather(*[handlers.image(Request()) for _ in range(9)])
+class CountingEngine:
+    """Embeds nothing, and counts how much it is asked for at once."""
 
-    asyncio.run(upload())
-    assert (now, most) == (0, 4)
+    def __init__(self):
+        self.now = self.most = self.done = 0
+
+    async def add_image(self, contents):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.01)
+        self.now -= 1
+        self.done += 1
+        return "token"
+
+
+def test_slow_uploads_take_no_place():
+    async def run():
+        engine = CountingEngine()
+        handlers = _Handlers(engine, Limits(uploads=4, seconds=0.5))
+        slow = [
+            asyncio.create_task(handlers.image(Upload(b"a", stalls=True)))
+            for _ in range(50)
+        ]
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(0.3):
+            uploads = [handlers.image(Upload(b"a", b"b")) for _ in range(9)]
+            await asyncio.gather(*uploads)
+        assert (engine.done, engine.most) == (9, 4)
+        assert handlers.held_bytes == 50
+        answers = await asyncio.gather(*slow, return_exceptions=True)
+        assert {answer.status for answer in answers} == {408}
+        assert (engine.done, handlers.held_bytes) == (9, 0)
+
+    asyncio.run(run())
+
+
+def test_few_bytes_of_images_lie_in_memory():
+    async def run():
+        engine = CountingEngine()
+        limits = Limits(upload_bytes=30, held_bytes=100, seconds=0.2)
+        handlers = _Handlers(engine, limits)
+        uploads = [Upload(b"a" * 15, b"b" * 15, stalls=True) for _ in range(9)]
+        uploads.append(Upload(b"c"))
+        answers = await asyncio.gather(
+            *map(handlers.image, uploads), return_exceptions=True
+        )
+        statuses = [getattr(answer, "status", 200) for answer in answers]
+        # Six first parts fit, and then no more; what is refused makes room.
+        assert statuses.count(503) >= 3 and statuses.count(408) >= 1
+        assert handlers.held_bytes == 0
+        assert engine.done == statuses.count(200)
+        answer = await handlers.image(Upload(b"a" * 30))
+        assert answer.status_code == 200
+
+    asyncio.run(run())
+
+
+def test_limits_that_no_image_meets_are_refused():
+    with pytest.raises(ValueError, match="`held_bytes` must be at least"):
+        Limits(upload_bytes=100, held_bytes=99)
 
 
 @pytest.mark.parametrize(

@@ -412,3 +412,36 @@ def test_two_replicas(run_script, inputs, run, tmp_path):
     images, texts = embed(model, str(inputs / "packed"))
     hits = (images @ texts.T).argmax(axis=1) == np.arange(len(COLORS))
     assert hits.mean() == report["result"]["best"]["score"] > 5 / 16
+
+
+def test_a_shard_that_disappears_is_named_and_the_run_resumes(
+    begin, run, inputs, tmp_path
+):
+    packed = shutil.copytree(inputs / "packed", tmp_path / "packed")
+    shard = sorted(packed.glob("*.tfrecord"))[1]
+    away = tmp_path / "away"
+    seen = Seen()
+
+    def evaluate(model, data):
+        if shard.exists() and not away.exists():
+            shard.rename(away)
+        return seen(model, data)
+
+    def again():
+        return begin(
+            tmp_path / "run",
+            data=str(packed),
+            validation_data=str(inputs / "packed"),
+            evaluate=evaluate,
+        )
+
+    with pytest.raises(
+        OSError, match=f"{shard.name}.*step 16 is kept"
+    ) as error:
+        again()
+    assert "File " not in str(error.value)
+    shutil.copy(away, shard)
+    assert again()["step"] == 40
+    whole, resumed = (checkpoint(p, 40) for p in (run[0], tmp_path / "run"))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(resumed[name], values, err_msg=name)

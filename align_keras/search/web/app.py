@@ -123,8 +123,9 @@ class _Handlers:
     def __init__(self, engine, limits):
         self.engine, self.limits = engine, limits
         self.rate = RateLimit(limits.rate, limits.burst)
-        # Their files lie in memory until they are embedded.
+        # A place is taken by what has arrived, so that a slow client has none.
         self.uploads = asyncio.Semaphore(limits.uploads)
+        self.held_bytes = 0
         self.html = Path(__file__).with_name("page.html").read_text("utf-8")
 
     async def page(self, request):
@@ -188,16 +189,18 @@ class _Handlers:
 
     async def image(self, request):
         self._spend(request)
-        async with self.uploads:
-            contents = await self._body(request, self.limits.upload_bytes)
+        with self._holding() as hold:
+            most = self.limits.upload_bytes
+            contents = await self._body(request, most, hold)
             kind = request.headers.get("content-type", "")
             if not kind.startswith(_IMAGE_TYPES):
                 raise _Refusal(
                     415,
                     "Send the image's file, with the content type image/….",
                 )
-            with _as_refusals():
-                token = await self.engine.add_image(contents)
+            async with self.uploads:
+                with _as_refusals():
+                    token = await self.engine.add_image(contents)
         return _json({"image": token})
 
     async def thumbnail(self, request):
@@ -226,7 +229,28 @@ class _Handlers:
                 {"Retry-After": str(math.ceil(wait))},
             )
 
-    async def _body(self, request, limit):
+    @contextlib.contextmanager
+    def _holding(self):
+        """Count the bytes of an image until it is embedded."""
+        held = 0
+
+        def hold(count):
+            nonlocal held
+            if self.held_bytes + count > self.limits.held_bytes:
+                raise _Refusal(
+                    503,
+                    "Too many images arrive at once; try again.",
+                    {"Retry-After": "5"},
+                )
+            self.held_bytes += count
+            held += count
+
+        try:
+            yield hold
+        finally:
+            self.held_bytes -= held
+
+    async def _body(self, request, limit, hold=lambda count: None):
         """Read a body that is neither too long nor too slow.
 
         It is read before its type is looked at, and what is a little too
@@ -241,6 +265,7 @@ class _Handlers:
                 async for chunk in request.stream():
                     received += len(chunk)
                     if received <= limit:
+                        hold(len(chunk))
                         contents += chunk
                     if huge or received > limit + _DROPPED:
                         break

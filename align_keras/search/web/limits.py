@@ -27,11 +27,14 @@ class Limits:
             `60.0`.
         seconds: float. How long a request may take to arrive. Defaults to
             `30.0`.
-        uploads: int. Images that are received and embedded at the same
-            time; others wait. Defaults to `4`.
+        uploads: int. Images that are embedded at the same time; others wait,
+            once they have arrived. Defaults to `4`.
+        held_bytes: int. Bytes of all images that arrive or wait; when there
+            are more, another image is refused. Defaults to 256 MiB.
 
     Raises:
-        ValueError: one of them is not positive, or `burst` is less than 1.
+        ValueError: one of them is not positive, `burst` is less than 1, or
+            `held_bytes` less than `upload_bytes`.
     """
 
     upload_bytes: int = 20 * 2**20
@@ -45,6 +48,7 @@ class Limits:
     burst: float = 60.0
     seconds: float = 30.0
     uploads: int = 4
+    held_bytes: int = 256 * 2**20
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -52,6 +56,12 @@ class Limits:
                 raise ValueError(
                     f"`{name}` must be positive. Received: {name}={value}"
                 )
+        if self.held_bytes < self.upload_bytes:
+            raise ValueError(
+                "`held_bytes` must be at least `upload_bytes`, the size of one "
+                f"image. Received: held_bytes={self.held_bytes}, "
+                f"upload_bytes={self.upload_bytes}"
+            )
         if self.burst < 1:
             raise ValueError(
                 "`burst` must be 1 or more, for a request costs 1. Received: "

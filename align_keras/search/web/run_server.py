@@ -23,6 +23,7 @@ def serve(
     hosts: Sequence[str] = (),
     open_browser: bool = False,
     qdrant: str | None = None,
+    verify: bool = False,
 ) -> None:
     """Serve the web page until it is interrupted.
 
@@ -39,6 +40,7 @@ def serve(
         open_browser: bool. Whether to open the page in a browser. Defaults to
             `False`.
         qdrant: string. See `Index`. Defaults to `None`.
+        verify: bool. See `Index`. Defaults to `False`.
 
     Raises:
         ConnectionError: the Qdrant server does not answer.
@@ -52,7 +54,7 @@ def serve(
         raise ValueError(
             f"`port` must lie between 0 and 65535. Received: port={port}"
         )
-    index = Index(directory, qdrant)
+    index = Index(directory, qdrant, verify)
     # A port that is taken is better known before the model is loaded.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)

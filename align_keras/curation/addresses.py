@@ -1,0 +1,104 @@
+"""Which addresses a table of strangers may make this machine fetch.
+
+`file:///etc/passwd`, `http://169.254.169.254/` (where clouds keep credentials)
+and `http://router.local/` are addresses as well. What a name stands for is
+not asked here: see `docs/security.md` for what remains.
+"""
+
+import ipaddress
+import re
+import socket
+import unicodedata
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+
+SCHEMES = ("http", "https")
+# Why an address is refused.
+NO_ADDRESS = "not an address"
+OTHER_SCHEME = "not http or https"
+PRIVATE = "not a public address"
+
+# Names that stand for this machine or its network, whoever is asked.
+_LOCAL_NAMES = re.compile(
+    r"(.*\.)?(localhost|localdomain|local|internal|intranet|lan|home|corp|"
+    r"private|home\.arpa)"
+)
+# What no name of a host holds, and what programs read in two ways.
+_UNFIT = re.compile(r"[\x00-\x20\x7f\\<>\"{}|^`]")
+# Addresses of version 6 that end in the one of version 4 they stand for.
+_EMBEDDING = tuple(
+    map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+)
+
+
+def refusal(url: str | None, allow_private: bool = False) -> str | None:
+    """Say why an address is not to be fetched.
+
+    Args:
+        url: string or `None`.
+        allow_private: bool. Whether those of this machine and of private
+            networks are allowed. Defaults to `False`.
+
+    Returns:
+        string, one of the reasons above; `None` where nothing is wrong.
+
+    Example:
+
+    ```python
+    refusal("http://127.1/a.jpg")  # "not a public address"
+    ```
+    """
+    try:
+        parts = urlsplit((url or "").strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return NO_ADDRESS
+    if parts.scheme not in SCHEMES:
+        return OTHER_SCHEME if parts.scheme else NO_ADDRESS
+    if not host or _UNFIT.search(parts.netloc):
+        return NO_ADDRESS
+    return PRIVATE if not allow_private and not _is_public(host) else None
+
+
+def _is_public(host):
+    # As programs read it: %31 is 1, and so is a wide one.
+    host = unicodedata.normalize("NFKC", unquote(host)).lower()
+    host = re.sub("[\u3002\uff0e\uff61]", ".", host).rstrip(".")
+    if not host or _UNFIT.search(host):
+        return False
+    address = _numeric(host)
+    if address is not None:
+        return all(map(_is_global, _meant(address)))
+    # A name without a dot is one of this network.
+    return "." in host and not _LOCAL_NAMES.fullmatch(host)
+
+
+def _numeric(host):
+    """The address that a host is written as, in any of the usual ways."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0].strip("[]"))
+    except ValueError:
+        pass
+    try:
+        # 127.1, 0x7f.0.0.1, 017700000001 and 2130706433 are all 127.0.0.1.
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, UnicodeEncodeError):
+        return None
+
+
+def _meant(address):
+    """An address, and those of version 4 that it stands for."""
+    yield address
+    if address.version == 4:
+        return
+    for inner in (address.ipv4_mapped, address.sixtofour):
+        if inner is not None:
+            yield inner
+    if address.teredo is not None:
+        yield from address.teredo
+    if any(address in network for network in _EMBEDDING):
+        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def _is_global(address):
+    return address.is_global and not address.is_multicast

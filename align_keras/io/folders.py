@@ -1,0 +1,137 @@
+"""Files that others name: within a folder, regular, and of bounded size.
+
+Whoever writes a table of captions, or packs links into an archive, chooses
+what is opened. A name such as `../../secret.txt`, a link to a file elsewhere,
+`/dev/zero` or a pipe is refused here before a byte of it is read.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+# No photograph is larger; what is read is held in memory, in several threads.
+MAX_FILE_BYTES = 256 * 2**20
+
+
+class OutsideFolder(PermissionError):
+    """A name or link that leads out of the folder that was given."""
+
+
+def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Read a regular file of bounded size.
+
+    Args:
+        path: string or `pathlib.Path`.
+        max_bytes: int. Defaults to 256 MiB.
+
+    Returns:
+        bytes.
+
+    Raises:
+        FileNotFoundError: There is no such file, or cannot be one of that
+            name.
+        OSError: It is a device, a pipe or a directory, or larger.
+    """
+    try:
+        # Opening a pipe would wait for whoever writes to it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except ValueError as error:
+        # A name with a zero or half a character.
+        raise FileNotFoundError(str(error)) from None
+    with open(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+        if about.st_size <= max_bytes:
+            contents = file.read(about.st_size + 1)
+            # It may have grown, and some files of the system tell no size.
+            while len(contents) <= max_bytes and (more := file.read(2**20)):
+                contents += more
+            if len(contents) <= max_bytes:
+                return contents
+    raise OSError(errno.EFBIG, f"It has more than {max_bytes} bytes", str(path))
+
+
+def read_within(
+    folder: str | Path,
+    name: str | Path,
+    allow_outside: bool = False,
+    max_bytes: int = MAX_FILE_BYTES,
+) -> bytes:
+    """Read a file of a folder, see `resolve_within` and `read_file`."""
+    path = resolve_within(folder, name, allow_outside)
+    return read_file(path, max_bytes)
+
+
+def resolve_within(
+    folder: str | Path, name: str | Path, allow_outside: bool = False
+) -> Path:
+    """Follow a name and its links, and refuse what leads out of a folder.
+
+    Links of Hugging Face's cache, from `snapshots/…` to `blobs`, stay within
+    the repository that they belong to, and are followed.
+
+    Args:
+        folder: string or `pathlib.Path`. May itself be a link.
+        name: string or `pathlib.Path`, relative to `folder`.
+        allow_outside: bool. Whether to follow it anywhere. Defaults to
+            `False`.
+
+    Returns:
+        `pathlib.Path` without links.
+
+    Raises:
+        FileNotFoundError: No file can have that name.
+        OutsideFolder: It leads out of the folder; the message says where to.
+    """
+    path = Path(folder, name)
+    try:
+        found = os.path.realpath(path)
+    except ValueError as error:
+        raise FileNotFoundError(str(error)) from None
+    if allow_outside or any(
+        f"{found}{os.sep}".startswith(f"{root.rstrip(os.sep)}{os.sep}")
+        for root in _roots(os.path.realpath(folder))
+    ):
+        return Path(found)
+    raise OutsideFolder(
+        f"`{path}` leads out of `{folder}`, to `{found}`: copy the file into "
+        "the folder, if you mean it."
+    )
+
+
+def check_links(folder: str | Path) -> None:
+    """Refuse a folder in which a link leads out of it.
+
+    Args:
+        folder: string or `pathlib.Path`. It may itself be a link, and links
+            of Hugging Face's cache are followed, see `resolve_within`.
+
+    Raises:
+        OutsideFolder: There is such a link; the message names it.
+    """
+    for path in Path(folder).rglob("*"):
+        if path.is_symlink():
+            resolve_within(folder, path.relative_to(folder))
+
+
+def is_file_within(
+    folder: str | Path, name: str | Path, allow_outside: bool = False
+) -> bool:
+    """Whether `read_within` would find a regular file of any size."""
+    try:
+        return resolve_within(folder, name, allow_outside).is_file()
+    except OSError:
+        # Also where the name is too long to be one.
+        return False
+
+
+def _roots(folder):
+    roots = [folder]
+    parents = Path(folder).parents
+    for parent in (Path(folder), *parents):
+        blobs = parent.parent / "blobs"
+        if parent.name == "snapshots" and not blobs.is_symlink():
+            roots.append(str(blobs))
+    return roots

@@ -1,0 +1,52 @@
+"""A disk that is full: one sentence, nothing left, and it goes on later."""
+
+import json
+from pathlib import Path
+
+import pytest
+from colors import write_pictures
+from tiny_align import tiny_align
+
+from align_keras.cli import main
+
+SCRIPT = Path(__file__).with_name("fill_disks.py")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_pictures(tmp_path / "pictures")
+    tiny_align().save_to_preset(str(tmp_path / "preset"))
+    command = ["embed", tmp_path / "pictures", "--model", tmp_path / "preset"]
+    command += ["--output", tmp_path / "vectors"]
+    assert main([str(word) for word in command]) == 0
+    # Two files are read by two processes.
+    (tmp_path / "pairs").mkdir()
+    for name in "ab":
+        rows = [f"http://{name}/{n}.jpg,a text of {n}" for n in range(5000)]
+        table = tmp_path / "pairs" / f"{name}.csv"
+        table.write_text("\n".join(["url,text", *rows]))
+    rules = "rules: [{token_count: {at_least: 3, at_most: 20}}]\n"
+    (tmp_path / "rules.yaml").write_text(rules)
+    (tmp_path / "disk").mkdir()
+    return tmp_path
+
+
+@pytest.mark.multiprocess
+def test_a_full_disk_ends_a_command_and_not_what_was_there(folder, run_script):
+    result = run_script(SCRIPT, folder)
+    lines = result.stdout.splitlines()
+    if lines == ["refused"]:
+        pytest.skip("no rights to mount a file system")
+    tries = list(map(json.loads, lines))
+    assert {name for name, *_ in tries} == {"pack", "embed", "index", "curate"}
+    for name, free, status, errors, hidden, again in tries:
+        where = f"{name} with {free} pages: {errors}"
+        assert again == 0, where
+        assert hidden == [], where
+        assert status in (0, 2), where
+        assert len(errors) == (status == 2), where
+        if errors:
+            assert "No space left" in errors[0], where
+            assert "Traceback" not in errors[0] and "/out" in errors[0], where
+    failed = {name for name, _, status, *_ in tries if status}
+    assert failed == {"pack", "embed", "index", "curate"}
