@@ -210,6 +210,8 @@ class AlignDualEncoder(
 
     @preprocessor.setter
     def preprocessor(self, value):
+        # Keras tracks any layer before it calls a setter.
+        self._tracker.untrack(value)
         self.__dict__["_untracked_preprocessor"] = value
 
     # Nor is what converted weights bring along and the network does not
@@ -433,7 +435,11 @@ class AlignDualEncoder(
     # === Saving ===
 
     def get_config(self):
-        config = super().get_config()
+        config = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": self.own_dtype_config(),
+        }
         config.update(
             {
                 "image_encoder": layers.serialize(self.image_encoder),

@@ -288,11 +288,34 @@ class PresetMixin:
             _say_fresh_weights(preset)
             load_weights = False
         if not is_shipped(path):
+            # KerasHub's loader of backbones forgets which layers are quantised.
+            dtype = load_config(path)["config"].get("dtype")
+            if is_quantized(dtype):
+                refuse_dtype(kwargs.get("dtype"))
+                kwargs["dtype"] = dtype
             return super().from_preset(path, load_weights, **kwargs)
         require_class(path, cls)
         config = load_config(path)
         config["config"].update(kwargs)
         return keras.saving.deserialize_keras_object(config)
+
+
+def is_quantized(dtype):
+    """Whether the config of a dtype policy holds one for each layer."""
+    return isinstance(dtype, dict) and dtype["class_name"] == "DTypePolicyMap"
+
+
+def refuse_dtype(dtype):
+    """Refuse a dtype that a caller asks for in the place of a quantised one.
+
+    Raises:
+        ValueError: `dtype` is neither `None` nor a saved one.
+    """
+    if dtype is not None and not isinstance(dtype, dict):
+        raise ValueError(
+            "The preset is quantised, and its weights fit no other dtype. "
+            f"Leave `dtype` out. Received: dtype={dtype!r}"
+        )
 
 
 @functools.cache
