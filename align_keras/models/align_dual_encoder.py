@@ -19,6 +19,7 @@ from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
 from align_keras.models.towers import output_mask
+from align_keras.models.towers import trained_variables
 
 
 def _require_float(images):
@@ -291,7 +292,7 @@ class AlignDualEncoder(
     @property
     def image_encoder_is_frozen(self):
         """Whether no variable of the image encoder is trained."""
-        return not self.image_encoder.trainable_variables
+        return not trained_variables(self.image_encoder)
 
     def _project_image(self, vectors):
         if self.image_projection is None:
@@ -359,7 +360,7 @@ class AlignDualEncoder(
     @property
     def text_encoder_is_frozen(self):
         """Whether no variable of the text encoder is trained."""
-        return not self.text_encoder.trainable_variables
+        return not trained_variables(self.text_encoder)
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.
