@@ -299,6 +299,30 @@ class PresetMixin:
         config["config"].update(kwargs)
         return keras.saving.deserialize_keras_object(config)
 
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Export the model for inference, see `keras.Model.export`.
+
+        Args:
+            filepath: string or `pathlib.Path`. What to write.
+            format: string. Keras' own `"onnx"` leaves out operations that it
+                does not know, such as exact GELU, so ours takes its place
+                where Keras runs on TensorFlow. Defaults to
+                `"tf_saved_model"`.
+            **kwargs: Arguments that `keras.Model.export` has for the format.
+        """
+        if format != "onnx" or keras.config.backend() != "tensorflow":
+            return super().export(filepath, format=format, **kwargs)
+        signature = kwargs.pop("input_signature", None)
+        verbose = kwargs.pop("verbose", None)
+        if kwargs:
+            raise TypeError(
+                "An ONNX export takes no other arguments. "
+                f"Received: {sorted(kwargs)}"
+            )
+        names = registry.find("export_onnx")(self, filepath, signature)
+        if verbose:
+            print(f"{filepath}: {', '.join(names)}")
+
 
 def is_quantized(dtype):
     """Whether the config of a dtype policy holds one for each layer."""

@@ -1,6 +1,7 @@
 """How a dual encoder is saved, loaded and exported."""
 
 import base64
+import copy
 import warnings
 
 import keras
@@ -85,8 +86,9 @@ class Saving:
             )
             config["preprocessor"] = None
         elif isinstance(preprocessor, dict):
+            # KerasHub puts the parts that it makes into the config it reads.
             config["preprocessor"] = keras.saving.deserialize_keras_object(
-                preprocessor, custom_objects
+                copy.deepcopy(preprocessor), custom_objects
             )
         return cls(**config)
 
@@ -220,17 +222,6 @@ class Saving:
             With a preprocessor, a dict from the name of each signature to the
             list of its inputs.
         """
-        on_tensorflow = keras.config.backend() == "tensorflow"
-        if format == "onnx" and on_tensorflow and input_signature is None:
-            if kwargs:
-                raise TypeError(
-                    "An ONNX export takes no other arguments. "
-                    f"Received: {sorted(kwargs)}"
-                )
-            registry.find("export_onnx")(self, filepath)
-            if verbose:
-                print(f"{filepath}: {', '.join(self.input)}")
-            return None
         takes_files = self.preprocessor is not None and input_signature is None
         if format != "tf_saved_model" or not takes_files:
             return super().export(

@@ -119,7 +119,9 @@ def _to_onnx(model, function):
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        batch = value.type.tensor_type.shape.dim[0]
+        if not batch.dim_value:
+            batch.dim_param = "batch"
     return proto.SerializeToString()
 
 
@@ -140,27 +142,37 @@ def _erfc(context, node, name, arguments):
     )
 
 
-def export_onnx(model, path):
+def export_onnx(model, path, input_signature=None):
     """Write one ONNX file of the network, which takes what `model` takes.
 
     Keras' own export does not know the operation of exact GELU.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` in float32.
+        model: a `keras.Model` in float32.
         path: string or `pathlib.Path`. The file to write.
+        input_signature: see `keras.Model.export`. Defaults to `None`, the
+            inputs of the model.
+
+    Returns:
+        List of the names of the inputs.
     """
     import tensorflow as tf
 
+    shapes = input_signature or model.input
+    if isinstance(shapes, (list, tuple)):
+        (shapes,) = shapes
+    names = [tensor.name for tensor in keras.tree.flatten(model.input)]
     specs = [
         tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for name, tensor in model.input.items()
+        for tensor, name in zip(keras.tree.flatten(shapes), names, strict=True)
     ]
 
     @tf.function(input_signature=specs, autograph=False)
     def call(*inputs):
-        return model(dict(zip(model.input, inputs, strict=True)))
+        return model(keras.tree.pack_sequence_as(shapes, inputs))
 
     Path(path).write_bytes(_to_onnx(model, call))
+    return names
 
 
 def _to_litert(model, function):
