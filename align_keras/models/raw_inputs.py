@@ -124,6 +124,9 @@ class RawInputs:
 
             return x.map(run, num_parallel_calls=-1)
         if isinstance(x, keras.utils.PyDataset):
+            if self.preprocessor is None:
+                # An error within an epoch of JAX would cost the weights.
+                self._prepare_batch(x[0])
             return _PreparedDataset(x, self._prepare_batch)
         if isinstance(x, types.GeneratorType):
             # Keras takes tuples only.

@@ -9,6 +9,7 @@ import numpy as np
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
+from align_keras.preprocessing import AlignTokenizer
 from align_keras.serving.towers import computing_dtypes
 
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
@@ -30,7 +31,7 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
 
     Both give `embeddings`, float32 `(batch, embedding_dim)` of unit length.
     Beside them stand `preprocessing.json`, which says how to make these
-    inputs, and `vocabulary.txt`.
+    inputs, and `vocabulary.txt` or the files of another tokenizer.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, in
@@ -196,15 +197,20 @@ def _write_preprocessing(preprocessor, directory):
             "scale": np.asarray(converter.scale).tolist(),
             "offset": np.asarray(converter.offset).tolist(),
         },
-        "text": {
+        "text": {"sequence_length": preprocessor.sequence_length},
+    }
+    if isinstance(tokenizer, AlignTokenizer) and preprocessor.packer is None:
+        settings["text"] |= {
             "lowercase": tokenizer.lowercase,
             "strip_accents": tokenizer.strip_accents,
-            "sequence_length": preprocessor.sequence_length,
             "start": "[CLS]",
             "end": "[SEP]",
             "padding": "[PAD]",
-        },
-    }
+        }
+        vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
+        (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")
+    else:
+        # Another tokenizer tells of itself, and has files of its own.
+        settings["text"] |= preprocessor.describe_text()
+        tokenizer.save_assets(str(directory))
     write_json(directory / "preprocessing.json", settings)
-    vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
-    (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")
