@@ -11,6 +11,7 @@ from keras import ops
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
+from align_keras.interop.huggingface_processor import write_processor
 from align_keras.serving import export_towers
 
 TEXTS = ["a red bus", "the blue dog and the red bus", ""]
@@ -172,6 +173,11 @@ def test_portable_towers_come_with_the_vocabulary(model, tmp_path):
     kind = type(model.preprocessor.tokenizer)
     pieces = issubclass(kind, keras_hub.tokenizers.SentencePieceTokenizer)
     assert ("vocabulary.spm" if pieces else "merges.txt") in names
+
+
+def test_hugging_face_has_no_place_for_them(case, tmp_path):
+    with pytest.raises(ValueError, match="holds a BERT tokenizer"):
+        write_processor(case[0], tmp_path)
 
 
 def test_what_does_not_fit_is_refused():
