@@ -4,8 +4,9 @@ The public names are loaded when they are first used, so that importing the
 package costs nothing and chooses no Keras backend.
 """
 
-import importlib
 import os
+
+import lazy_loader
 
 from align_keras import registry
 from align_keras import saved_classes
@@ -38,41 +39,6 @@ for _name, _place in {
 }.items():
     registry.register(_name, _place)
 
-_PUBLIC = {
-    "align_keras.models": (
-        "AlignDualEncoder",
-        "BertTextEncoder",
-        "EfficientNetBackbone",
-        "EfficientNetL2Backbone",
-        "PairRecall",
-        "list_presets",
-    ),
-    "align_keras.losses": (
-        "ContrastiveLoss",
-        "SigmoidLoss",
-        "cross_replica_gather",
-    ),
-    "align_keras.optimizers": ("Lamb", "WarmupLinearDecay"),
-    "align_keras.preprocessing": (
-        "AlignImageConverter",
-        "AlignPreprocessor",
-        "AlignTokenizer",
-    ),
-}
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = sorted(_HOME)
-
-saved_classes.import_on_lookup(_PUBLIC)
-
-
-def __getattr__(name):
-    if name not in _HOME:
-        raise AttributeError(f"module `align_keras` has no attribute `{name}`")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted(set(globals()) | set(__all__))
+saved_classes.import_on_lookup(__name__)

@@ -14,23 +14,24 @@ _PLACE = "keras.src.saving.object_registration"
 _PREFIX = "align_keras>"
 
 
-def import_on_lookup(modules):
-    """Have modules imported when Keras looks up a class of this package.
+def import_on_lookup(package):
+    """Have all public names loaded when Keras looks up a class of a package.
 
     Args:
-        modules: iterable of strings, the names of the modules.
+        package: string. The name of the package, which loads names when they
+            are first used.
     """
     if _PLACE in sys.modules:
-        _install(sys.modules[_PLACE], modules)
+        _install(sys.modules[_PLACE], package)
     else:
-        sys.meta_path.insert(0, _Finder(modules))
+        sys.meta_path.insert(0, _Finder(package))
 
 
 class _Finder:
     """Waits for the module of Keras that holds the dict."""
 
-    def __init__(self, modules):
-        self._modules = modules
+    def __init__(self, package):
+        self._package = package
 
     def find_spec(self, name, path=None, target=None):
         if name != _PLACE:
@@ -43,32 +44,33 @@ class _Finder:
 
         def execute_and_install(module):
             execute(module)
-            _install(module, self._modules)
+            _install(module, self._package)
 
         spec.loader.exec_module = execute_and_install
         return spec
 
 
-def _install(module, modules):
+def _install(module, package):
     module.GLOBAL_CUSTOM_OBJECTS = _Objects(
-        module.GLOBAL_CUSTOM_OBJECTS, modules
+        module.GLOBAL_CUSTOM_OBJECTS, package
     )
 
 
 class _Objects(dict):
-    """A dict that imports modules when it lacks a class of ours."""
+    """A dict that loads our classes when it lacks one of them."""
 
-    def __init__(self, objects, modules):
+    def __init__(self, objects, package):
         super().__init__(objects)
-        self._modules = list(modules)
+        self._package = package
 
     def __contains__(self, name):
         if super().__contains__(name):
             return True
-        if self._modules and str(name).startswith(_PREFIX):
-            modules, self._modules = self._modules, []
-            for module in modules:
-                importlib.import_module(module)
+        if self._package and str(name).startswith(_PREFIX):
+            package, self._package = self._package, None
+            module = importlib.import_module(package)
+            for public in module.__all__:
+                getattr(module, public)
         return super().__contains__(name)
 
     def get(self, name, default=None):

@@ -125,6 +125,7 @@ def train(name, args, data, steps, model=PRESET, recipe="small", **fields):
         image_size=args.image_size,
         batch_size=args.batch_size,
         sequence_length=24,
+        resize_ratio=1.0,
         **fields,
     )
     return result["model"]
@@ -144,7 +145,7 @@ def measure(model, data):
 
 def fine_tune(args, data):
     """Compare the old model, the new one, one from scratch, and averages."""
-    from align_keras.training.average import average
+    from align_keras.training.averaging import average
 
     old = train("old", args, data["old-train"], args.steps)
     few = max(1, args.steps // 4)
@@ -215,8 +216,8 @@ def table(found):
             if result is first:
                 cells.append("")
                 continue
-            figures = compare_results(first[task], row)["figures"]
-            paired = next(f for f in figures if f["name"] == "mean_recall")
+            rows = compare_results(first[task], row)["metrics"]
+            paired = next(f for f in rows if f["name"] == "mean_recall")
             span = paired["low"], paired["high"]
             cells.append(_percent(paired["difference"], span))
         lines.append(f"| {' | '.join(cells)} |")

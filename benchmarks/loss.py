@@ -158,7 +158,7 @@ def open_clip_step(rows):
 
 
 def run_case(args):
-    """Print the figures of one batch and form as JSON."""
+    """Print the metrics of one batch and form as JSON."""
     size, form = args.case.split(":")
     backend = args.backend.partition("-")[0]
     os.environ["KERAS_BACKEND"] = backend
@@ -200,8 +200,8 @@ def run_case(args):
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    figures = {"loss": value, "mebibytes": peak, "seconds": min(seconds)}
-    print(json.dumps(figures))
+    metrics = {"loss": value, "mebibytes": peak, "seconds": min(seconds)}
+    print(json.dumps(metrics))
 
 
 def measure(args, size, form):

@@ -151,7 +151,7 @@ def forms_of(args, size):
 
 
 def run_case(args):
-    """Print the figures of a batch as JSON."""
+    """Print the metrics of a batch as JSON."""
     os.environ["KERAS_BACKEND"] = args.backend
     kind, form, size = args.case.split(":")
     measure = {"memory": measure_memory, "time": measure_time}[kind]
@@ -202,15 +202,15 @@ def main():
     peaks = {form: {} for form in FORMS}
     for size in args.sizes:
         for form in forms_of(args, size):
-            figures = measure("memory", form, size)
-            peaks[form][size] = figures["peak"]
+            metrics = measure("memory", form, size)
+            peaks[form][size] = metrics["peak"]
             dense, same = (
-                figures["peak"] / peaks[other][args.sizes[0]]
+                metrics["peak"] / peaks[other][args.sizes[0]]
                 for other in ("dense", form)
             )
             print(
-                f"batch {size:>6} {form:<15}{figures['peak']:>7.0f} MiB, "
-                f"{figures['before']:.0f} before the first step; "
+                f"batch {size:>6} {form:<15}{metrics['peak']:>7.0f} MiB, "
+                f"{metrics['before']:.0f} before the first step; "
                 f"{dense:.2f} times the smallest dense step, "
                 f"{same:.2f} times the smallest of this form",
                 flush=True,

@@ -47,7 +47,7 @@ WITH_PHOTOS = (
 
 
 def machine():
-    """Describe what the figures were measured on."""
+    """Describe what the numbers were measured on."""
     fields = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")

@@ -66,7 +66,7 @@ def publish(args, title, text, name):
     """Print a table, and put it into RESULTS.md where that is asked for.
 
     A table stands between two comments with its name; the text around it,
-    which says what bounds the figures, stays.
+    which says what bounds the numbers, stays.
     """
     table = f"{title}\n\n{text}"
     print(table, flush=True)

@@ -121,7 +121,7 @@ def _formatter(formatter):
 
 def recipes():
     """List the fields of a recipe, and the recipes that are shipped."""
-    from align_keras.models.presets import presets_directory
+    from align_keras.models.shipped_presets import presets_directory
     from align_keras.training import Recipe
     from align_keras.training.recipes import recipe_names
 

@@ -77,7 +77,7 @@ def run(args):
             )
         )
     else:
-        from align_keras.training.average import average
+        from align_keras.training.averaging import average
 
         average(args.first, args.second, args.weight, args.output)
         logger.info("The average is in %s", args.output)

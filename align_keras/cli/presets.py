@@ -8,7 +8,7 @@ def add_arguments(parser):
 
 
 def run(options):
-    from align_keras.models.presets import list_presets
+    from align_keras.models.shipped_presets import list_presets
 
     table = list_presets()
     if options.json:

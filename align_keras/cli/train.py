@@ -107,9 +107,12 @@ def run(options):
     overrides = {"seed": options.seed, **read_assignments(options.set)}
 
     from align_keras.training import load_recipe
+
+    # What is wrong with the recipe is said before TensorFlow is loaded.
+    recipe = load_recipe(options.recipe, **overrides)
+
     from align_keras.training import train
 
-    recipe = load_recipe(options.recipe, **overrides)
     if options.plan:
         from align_keras.training.plan_comparison import load_plan
 

@@ -10,8 +10,8 @@ from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.io.json_files import write_json
 from align_keras.io.plots import pyplot
 from align_keras.io.plots import save_plot
-from align_keras.training.average import average
-from align_keras.training.average import mix_weights
+from align_keras.training.averaging import average
+from align_keras.training.averaging import mix_weights
 
 logger = logging.getLogger("align_keras")
 

@@ -1,5 +1,3 @@
-from align_keras.losses.contrastive_loss import ContrastiveLoss
-from align_keras.losses.gather import cross_replica_gather
-from align_keras.losses.sigmoid_loss import SigmoidLoss
+import lazy_loader
 
-__all__ = ["ContrastiveLoss", "SigmoidLoss", "cross_replica_gather"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,42 +2,8 @@ import keras
 from keras import layers
 from keras import ops
 
-POOLINGS = ("auto", "average", "first", "last", "end_of_text", "none")
-
-# Where a text encoder gathers what it has read, by the name of its class. Of
-# one that looks ahead, the first token; of one that looks back only, the last;
-# CLIP puts a token with the highest id of all at the end.
-_GATHERED = {
-    "first": (
-        "AlbertBackbone",
-        "BertBackbone",
-        "BertTextEncoder",
-        "DebertaV3Backbone",
-        "DistilBertBackbone",
-        "ElectraBackbone",
-        "FNetBackbone",
-        "RobertaBackbone",
-        "XLMRobertaBackbone",
-    ),
-    "last": (
-        "BloomBackbone",
-        "FalconBackbone",
-        "GPT2Backbone",
-        "GPTNeoXBackbone",
-        "Gemma3Backbone",
-        "GemmaBackbone",
-        "Llama3Backbone",
-        "LlamaBackbone",
-        "MistralBackbone",
-        "MixtralBackbone",
-        "OPTBackbone",
-        "PaliGemmaBackbone",
-        "Phi3Backbone",
-        "Qwen3Backbone",
-        "QwenBackbone",
-    ),
-    "end_of_text": ("CLIPTextEncoder",),
-}
+from align_keras.models.pooling_modes import GATHERED
+from align_keras.models.pooling_modes import POOLINGS
 
 
 def at_least_float32(x):
@@ -172,7 +138,7 @@ def resolve_pooling(mode, outputs, kind, encoder=None):
     if kind == "image":
         return "average"
     names = {cls.__name__ for cls in type(encoder).__mro__}
-    for place, classes in _GATHERED.items():
+    for place, classes in GATHERED.items():
         if names & set(classes):
             return place
     raise ValueError(

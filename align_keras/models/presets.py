@@ -1,11 +1,8 @@
-"""Presets by name.
+"""Presets by name: shipped architectures, directories, and handles.
 
-We ship architectures: one file for each image tower and each text tower, of
-which every pair is a preset of `AlignDualEncoder`. What `save_to_preset` writes
-is a directory in KerasHub's format.
+What `save_to_preset` writes is a directory in KerasHub's format.
 """
 
-import copy
 import difflib
 import functools
 import json
@@ -16,120 +13,14 @@ import keras
 
 from align_keras import keras_hub_internals
 from align_keras import registry
+from align_keras.models.shipped_presets import is_shipped
+from align_keras.models.shipped_presets import preset_names
+from align_keras.models.shipped_presets import shipped_config
+from align_keras.models.shipped_presets import shipped_configs
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 # Any of these makes a directory a preset of ours or weights of others.
 _CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
-
-
-def presets_directory():
-    """Return the directory of the shipped presets and recipes.
-
-    An installed wheel holds it inside the package; in a checkout it stands
-    beside the package.
-    """
-    installed = _PACKAGE / "presets"
-    return installed if installed.is_dir() else _PACKAGE.parent / "presets"
-
-
-@functools.cache
-def _towers(kind):
-    """Read the shipped towers of a kind, `"image"` or `"text"`, by size."""
-    files = (presets_directory() / kind).glob("*.json")
-    return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
-
-
-@functools.cache
-def _pairs():
-    """Map the name of each shipped pair to its image and its text tower."""
-    return {
-        f"align_{size}_{text['config']['name']}": (image, text)
-        for size, image in _towers("image").items()
-        for text in _towers("text").values()
-    }
-
-
-@functools.cache
-def _architectures():
-    """Map the name of each shipped preset to its config, as Keras has it."""
-    towers = (*_towers("image").values(), *_towers("text").values())
-    configs = {tower["config"]["name"]: _tower(tower) for tower in towers}
-    for name, (image, text) in _pairs().items():
-        pair = {
-            "name": name,
-            "image_encoder": _tower(image),
-            "text_encoder": _tower(text),
-            "embedding_dim": image["embedding_dim"],
-        }
-        configs[name] = _serialized("AlignDualEncoder", pair)
-    return configs
-
-
-def _tower(tower):
-    # The caller's dtype, or else Keras' own, takes the place of `None`.
-    config = {**tower["config"], "dtype": None}
-    return _serialized(tower["class_name"], config)
-
-
-def _serialized(class_name, config):
-    return {
-        "class_name": class_name,
-        "config": config,
-        "registered_name": f"align_keras>{class_name}",
-    }
-
-
-def preset_names():
-    """Return the names of all shipped model presets, sorted."""
-    return sorted(_architectures())
-
-
-def is_shipped(preset):
-    """Tell whether a preset is a shipped architecture, without any file."""
-    return preset in _architectures()
-
-
-def list_presets():
-    """Describe the shipped ALIGN presets.
-
-    They are architectures with fresh weights: one for each image encoder from
-    B0 to B7 and L2 with each text encoder from tiny to large.
-
-    Returns:
-        A dict from preset name to a dict with `"image_encoder"` and
-        `"text_encoder"`, the names of the towers' presets; `"parameters"`,
-        the number of trainable parameters with the vocabulary of 100,000
-        tokens; `"embedding_dim"`; and `"gflops"`, billions of floating-point
-        operations of one forward pass on one pair, at 289x289 pixels and 64
-        tokens.
-
-    Example:
-
-    ```python
-    list_presets()["align_b7_bert_base"]["embedding_dim"]  # 640
-    ```
-    """
-    return {
-        name: {
-            "image_encoder": image["config"]["name"],
-            "text_encoder": text["config"]["name"],
-            "parameters": _count_parameters(image, text),
-            "embedding_dim": image["embedding_dim"],
-            "gflops": round(2 * (image["macs"] + text["macs"]) / 1e9, 2),
-        }
-        for name, (image, text) in sorted(_pairs().items())
-    }
-
-
-def _count_parameters(image, text):
-    width = image["embedding_dim"]
-    projected = [text["config"]["hidden_dim"]]
-    if image["num_features"] != width:
-        projected.append(image["num_features"])
-    projections = sum((features + 1) * width for features in projected)
-    temperature = 1
-    return image["parameters"] + text["parameters"] + projections + temperature
 
 
 def find_preset(preset):
@@ -203,7 +94,7 @@ def has_weights(preset):
 def load_config(preset):
     """Return the config of a preset, as Keras serialises a model."""
     if is_shipped(preset):
-        return copy.deepcopy(_architectures()[preset])
+        return shipped_config(preset)
     path = preset_file(preset, "config.json")
     if path is None:
         raise ValueError(f"The preset `{preset}` has no config.json.")
@@ -255,7 +146,7 @@ class PresetMixin:
         """Dict of the shipped presets that this class can load."""
         return {
             name: config
-            for name, config in _architectures().items()
+            for name, config in shipped_configs().items()
             if config["class_name"] == cls.__name__
         }
 

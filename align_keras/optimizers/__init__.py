@@ -1,15 +1,3 @@
-from align_keras.optimizers.exclusions import describe_exclusions
-from align_keras.optimizers.lamb import Lamb
-from align_keras.optimizers.standard import SGD
-from align_keras.optimizers.standard import Adam
-from align_keras.optimizers.standard import AdamW
-from align_keras.optimizers.warmup_linear_decay import WarmupLinearDecay
+import lazy_loader
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Lamb",
-    "WarmupLinearDecay",
-    "describe_exclusions",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,5 @@
 """From images and strings to what the model takes."""
 
-from align_keras.preprocessing.image_converter import AlignImageConverter
-from align_keras.preprocessing.preprocessor import AlignPreprocessor
-from align_keras.preprocessing.tokenizer import AlignTokenizer
+import lazy_loader
 
-__all__ = ["AlignImageConverter", "AlignPreprocessor", "AlignTokenizer"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

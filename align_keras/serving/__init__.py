@@ -1,7 +1,5 @@
 """Models that answer outside of this package."""
 
-from align_keras.serving.latency import measure_latency
-from align_keras.serving.portable import export_towers
-from align_keras.serving.saved_model import export_saved_model
+import lazy_loader
 
-__all__ = ["export_saved_model", "export_towers", "measure_latency"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,13 +1,3 @@
-from align_keras.training.average import average
-from align_keras.training.recipes import Recipe
-from align_keras.training.recipes import load_recipe
-from align_keras.training.strategies import make_strategy
-from align_keras.training.train import train
+import lazy_loader
 
-__all__ = [
-    "Recipe",
-    "average",
-    "load_recipe",
-    "make_strategy",
-    "train",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

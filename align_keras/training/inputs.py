@@ -11,7 +11,7 @@ from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
-from align_keras.data.pack import HELD_OUT
+from align_keras.data.packing import HELD_OUT
 from align_keras.io.atomic import atomic_file
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from align_keras.models.pooling import POOLINGS
-from align_keras.models.presets import presets_directory
+from align_keras.models.pooling_modes import POOLINGS
+from align_keras.models.shipped_presets import presets_directory
 
 # Images are resized to 346 and cropped to 289 (section 4.1 of the paper).
 RESIZE_RATIO = 346 / 289

@@ -342,11 +342,11 @@ def test_help_names_every_command(capsys):
 
 
 def test_interruption_ends_without_a_traceback(monkeypatch, capsys):
-    from align_keras.models import presets
+    from align_keras.models import shipped_presets
 
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(presets, "list_presets", interrupt)
+    monkeypatch.setattr(shipped_presets, "list_presets", interrupt)
     assert main(["presets"]) == 130
     assert capsys.readouterr().err.strip() == "align-keras: interrupted"

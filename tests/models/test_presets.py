@@ -16,7 +16,7 @@ from align_keras import EfficientNetL2Backbone
 from align_keras import list_presets
 from align_keras.models.presets import find_preset
 from align_keras.models.presets import load_config
-from align_keras.models.presets import presets_directory
+from align_keras.models.shipped_presets import presets_directory
 
 # Counting needs no second backend, and JAX is slow to trace large networks.
 once = pytest.mark.skipif(

@@ -16,7 +16,7 @@ from align_keras import BertTextEncoder
 from align_keras.cli import main
 from align_keras.data import pack
 from align_keras.evaluation import measure_retrieval
-from align_keras.training.average import average
+from align_keras.training.averaging import average
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,16 @@
+from .ablation import ablate as ablate
+from .compare import compare_results as compare_results
+from .cxc import measure_cxc as measure_cxc
+from .datasets import DataSet as DataSet
+from .finetune import measure_finetune as measure_finetune
+from .knn import measure_knn as measure_knn
+from .linear_probe import measure_linear_probe as measure_linear_probe
+from .ranks import best_positive_ranks as best_positive_ranks
+from .results import Result as Result
+from .retrieval import measure_retrieval as measure_retrieval
+from .retrieval import retrieval_chance as retrieval_chance
+from .retrieval import retrieval_metrics as retrieval_metrics
+from .suite import measure_all as measure_all
+from .vtab import measure_vtab as measure_vtab
+from .words import measure_words as measure_words
+from .zero_shot import measure_zero_shot as measure_zero_shot

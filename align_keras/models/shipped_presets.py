@@ -1,0 +1,125 @@
+"""The architectures that we ship: one file for each tower, composed to pairs.
+
+Nothing here needs Keras, so that names are listed and checked at once.
+"""
+
+import copy
+import functools
+import json
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def presets_directory():
+    """Return the directory of the shipped presets and recipes.
+
+    An installed wheel holds it inside the package; in a checkout it stands
+    beside the package.
+    """
+    installed = _PACKAGE / "presets"
+    return installed if installed.is_dir() else _PACKAGE.parent / "presets"
+
+
+@functools.cache
+def _towers(kind):
+    """Read the shipped towers of a kind, `"image"` or `"text"`, by size."""
+    files = (presets_directory() / kind).glob("*.json")
+    return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+
+
+@functools.cache
+def _pairs():
+    """Map the name of each shipped pair to its image and its text tower."""
+    return {
+        f"align_{size}_{text['config']['name']}": (image, text)
+        for size, image in _towers("image").items()
+        for text in _towers("text").values()
+    }
+
+
+@functools.cache
+def shipped_configs():
+    """Map the name of each shipped preset to its config, as Keras has it."""
+    towers = (*_towers("image").values(), *_towers("text").values())
+    configs = {tower["config"]["name"]: _tower(tower) for tower in towers}
+    for name, (image, text) in _pairs().items():
+        pair = {
+            "name": name,
+            "image_encoder": _tower(image),
+            "text_encoder": _tower(text),
+            "embedding_dim": image["embedding_dim"],
+        }
+        configs[name] = _serialized("AlignDualEncoder", pair)
+    return configs
+
+
+def _tower(tower):
+    # The caller's dtype, or else Keras' own, takes the place of `None`.
+    config = {**tower["config"], "dtype": None}
+    return _serialized(tower["class_name"], config)
+
+
+def _serialized(class_name, config):
+    return {
+        "class_name": class_name,
+        "config": config,
+        "registered_name": f"align_keras>{class_name}",
+    }
+
+
+def preset_names():
+    """Return the names of all shipped model presets, sorted."""
+    return sorted(shipped_configs())
+
+
+def shipped_config(preset):
+    """Return the config of a shipped preset, as Keras serialises a model."""
+    return copy.deepcopy(shipped_configs()[preset])
+
+
+def is_shipped(preset):
+    """Tell whether a preset is a shipped architecture, without any file."""
+    return preset in shipped_configs()
+
+
+def list_presets():
+    """Describe the shipped ALIGN presets.
+
+    They are architectures with fresh weights: one for each image encoder from
+    B0 to B7 and L2 with each text encoder from tiny to large.
+
+    Returns:
+        A dict from preset name to a dict with `"image_encoder"` and
+        `"text_encoder"`, the names of the towers' presets; `"parameters"`,
+        the number of trainable parameters with the vocabulary of 100,000
+        tokens; `"embedding_dim"`; and `"gflops"`, billions of floating-point
+        operations of one forward pass on one pair, at 289x289 pixels and 64
+        tokens.
+
+    Example:
+
+    ```python
+    list_presets()["align_b7_bert_base"]["embedding_dim"]  # 640
+    ```
+    """
+    return {
+        name: {
+            "image_encoder": image["config"]["name"],
+            "text_encoder": text["config"]["name"],
+            "parameters": _count_parameters(image, text),
+            "embedding_dim": image["embedding_dim"],
+            "gflops": round(2 * (image["macs"] + text["macs"]) / 1e9, 2),
+        }
+        for name, (image, text) in sorted(_pairs().items())
+    }
+
+
+def _count_parameters(image, text):
+    width = image["embedding_dim"]
+    projected = [text["config"]["hidden_dim"]]
+    if image["num_features"] != width:
+        projected.append(image["num_features"])
+    projections = sum((features + 1) * width for features in projected)
+    temperature = 1
+    return image["parameters"] + text["parameters"] + projections + temperature
