@@ -1,5 +1,6 @@
 """The code of docs/keras.md runs as it stands."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,9 +11,11 @@ def test_the_snippets_of_the_page_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text("utf-8")
     snippets = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
-    assert len(snippets) >= 7
+    assert len(snippets) >= 12
     namespace = {"__name__": "page"}
     for snippet in snippets:
+        if "import grain" in snippet and not importlib.util.find_spec("grain"):
+            continue  # It is installed for tests, and for nothing else.
         line = text[: text.index(snippet)].count("\n")
         code = compile("\n" * line + snippet, str(PAGE), "exec")
         exec(code, namespace)

@@ -6,6 +6,8 @@ examples. It travels where Keras keeps labels, of which there are none here,
 under a name that nobody gives to labels.
 """
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -293,6 +295,46 @@ class MappedBatches(_OtherBatches):
 
     def get_jax_iterator(self):
         return self.get_numpy_iterator()
+
+
+class LoadedBatches(_OtherBatches):
+    """Yields what a function makes of each batch of a torch `DataLoader`.
+
+    Keras takes a batch for a tuple, and of a dict keeps the names alone.
+
+    Args:
+        adapter: `DataAdapter` of the loader.
+        function: callable of what the loader yields.
+    """
+
+    def __init__(self, adapter, function):
+        super().__init__(adapter)
+        self._function = function
+        # What cannot be prepared shows before an epoch has begun.
+        self._some = list(itertools.islice(self.get_numpy_iterator(), 2))
+
+    def get_numpy_iterator(self):
+        for data in self._adapter.get_torch_dataloader():
+            data = tuple(data) if isinstance(data, list) else data
+            data = to_numpy(self._function(data))
+            yield data if isinstance(data, tuple) else (data,)
+
+    def get_jax_iterator(self):
+        return self.get_numpy_iterator()
+
+    def get_tf_dataset(self):
+        import tensorflow as tf
+
+        def spec(*arrays):
+            # A size that differs from batch to batch is open, as the first is.
+            sizes = zip(*(array.shape for array in arrays), strict=True)
+            shape = [size[0] if len(set(size)) == 1 else None for size in sizes]
+            return tf.TensorSpec([None, *shape[1:]], arrays[0].dtype)
+
+        return tf.data.Dataset.from_generator(
+            self.get_numpy_iterator,
+            output_signature=keras.tree.map_structure(spec, *self._some),
+        )
 
 
 def to_numpy(data):

@@ -297,6 +297,12 @@ def write_processor(preprocessor, directory):
         )
     if preprocessor.tokenizer is not None:
         tokenizer = preprocessor.tokenizer
+        if not isinstance(tokenizer, AlignTokenizer) or preprocessor.packer:
+            raise ValueError(
+                "Hugging Face's `AlignProcessor` holds a BERT tokenizer. "
+                f"Received: tokenizer={tokenizer!r}, "
+                f"packer={preprocessor.packer!r}"
+            )
         files["tokenizer.json"] = _fast_tokenizer(tokenizer)
         files["tokenizer_config.json"] = {
             "tokenizer_class": "BertTokenizer",

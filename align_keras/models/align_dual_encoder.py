@@ -19,6 +19,7 @@ from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output
 from align_keras.models.towers import output_mask
+from align_keras.models.towers import trained_variables
 
 
 def _require_float(images):
@@ -210,6 +211,8 @@ class AlignDualEncoder(
 
     @preprocessor.setter
     def preprocessor(self, value):
+        # Keras tracks any layer before it calls a setter.
+        self._tracker.untrack(value)
         self.__dict__["_untracked_preprocessor"] = value
 
     # Nor is what converted weights bring along and the network does not
@@ -289,7 +292,7 @@ class AlignDualEncoder(
     @property
     def image_encoder_is_frozen(self):
         """Whether no variable of the image encoder is trained."""
-        return not self.image_encoder.trainable_variables
+        return not trained_variables(self.image_encoder)
 
     def _project_image(self, vectors):
         if self.image_projection is None:
@@ -357,7 +360,7 @@ class AlignDualEncoder(
     @property
     def text_encoder_is_frozen(self):
         """Whether no variable of the text encoder is trained."""
-        return not self.text_encoder.trainable_variables
+        return not trained_variables(self.text_encoder)
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.
@@ -433,7 +436,11 @@ class AlignDualEncoder(
     # === Saving ===
 
     def get_config(self):
-        config = super().get_config()
+        config = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": self.own_dtype_config(),
+        }
         config.update(
             {
                 "image_encoder": layers.serialize(self.image_encoder),

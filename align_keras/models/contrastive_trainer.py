@@ -94,6 +94,8 @@ class ContrastiveTrainer(backend.Trainer):
                 "`microbatch_size` must be at least 1 or None. "
                 f"Received: microbatch_size={microbatch_size}"
             )
+        # Keras leaves a model locked that it quantised.
+        self._tracker.unlock()
         super().compile(
             optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
         )
@@ -114,6 +116,34 @@ class ContrastiveTrainer(backend.Trainer):
         if gradient_norms:
             self.image_norm = keras.metrics.Mean(name="image_gradient_norm")
             self.text_norm = keras.metrics.Mean(name="text_gradient_norm")
+
+    def enable_lora(self, rank, target_layer_names=None):
+        """Train low-rank updates of layers in the place of the towers.
+
+        Everything in the towers is frozen but the updates and the biases of
+        their layers. Projections and temperature, which belong to no tower,
+        are trained as before: the same as after `enable_lora` of both towers.
+        Call `compile` afterwards.
+
+        Args:
+            rank: int. The rank of an update.
+            target_layer_names: list of strings. Names of the layers that have
+                one. Defaults to `None`, what KerasHub's backbones name: the
+                queries and values of attention.
+        """
+        own = [
+            layer
+            for layer in (
+                self.image_projection,
+                self.text_projection,
+                self.contrastive_head,
+            )
+            if layer is not None and layer.trainable
+        ]
+        super().enable_lora(rank, target_layer_names)
+        for layer in own:
+            if not getattr(layer, "lora_enabled", False):
+                layer.trainable = True
 
     def _refuse_loss_scaling(self):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):

@@ -159,6 +159,10 @@ class MBConvBlock(layers.Layer):
         if self.expansion_ratio != 1:
             self.expand_conv.build(narrow)
             self.expand_bn.build(wide)
+        # Without weights, but quantisation wants all layers built.
+        if self.pad is not None:
+            self.pad.build(wide)
+        self.drop_connect.build(projected)
         self.depthwise_conv.build(wide)
         self.depthwise_bn.build(wide)
         self.squeeze_reduce.build((None, hidden))

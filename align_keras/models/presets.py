@@ -18,6 +18,7 @@ from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.paths import local_path
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
 from align_keras.models.shipped_presets import shipped_config
@@ -196,6 +197,12 @@ class PresetMixin:
             check_weights(path)
         if not is_shipped(path):
             with _described(path):
+                # KerasHub's loader of backbones forgets which layers are
+                # quantised.
+                dtype = load_config(path)["config"].get("dtype")
+                if is_quantized(dtype):
+                    refuse_dtype(kwargs.get("dtype"))
+                    kwargs["dtype"] = dtype
                 return super().from_preset(path, load_weights, **kwargs)
         require_class(path, cls)
         config = load_config(path)
@@ -210,10 +217,35 @@ class PresetMixin:
             max_shard_size: int or float. Greatest size of a weight file in
                 GB. Defaults to `10`.
         """
+        directory = local_path(preset_dir)
         super().save_to_preset(preset_dir, max_shard_size)
-        files = sorted(Path(preset_dir).glob("*.weights.*"))
+        files = sorted(directory.glob("*.weights.*"))
         digests = {file.name: file_digest(file) for file in files}
-        write_json(Path(preset_dir) / CHECKSUMS, digests)
+        write_json(directory / CHECKSUMS, digests)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Export the model for inference, see `keras.Model.export`.
+
+        Args:
+            filepath: string or `pathlib.Path`. What to write.
+            format: string. Keras' own `"onnx"` leaves out operations that it
+                does not know, such as exact GELU, so ours takes its place
+                where Keras runs on TensorFlow. Defaults to
+                `"tf_saved_model"`.
+            **kwargs: Arguments that `keras.Model.export` has for the format.
+        """
+        if format != "onnx" or keras.config.backend() != "tensorflow":
+            return super().export(filepath, format=format, **kwargs)
+        signature = kwargs.pop("input_signature", None)
+        verbose = kwargs.pop("verbose", None)
+        if kwargs:
+            raise TypeError(
+                "An ONNX export takes no other arguments. "
+                f"Received: {sorted(kwargs)}"
+            )
+        names = registry.find("export_onnx")(self, filepath, signature)
+        if verbose:
+            print(f"{filepath}: {', '.join(names)}")
 
 
 @contextlib.contextmanager
@@ -252,6 +284,24 @@ def check_weights(preset):
             raise ValueError(f"`{listed}` is damaged: it names `{name}`.")
         remedy = f"copy it again; if it was changed on purpose, remove {listed}"
         check_digest(Path(preset) / name, digest, remedy)
+
+
+def is_quantized(dtype):
+    """Whether the config of a dtype policy holds one for each layer."""
+    return isinstance(dtype, dict) and dtype["class_name"] == "DTypePolicyMap"
+
+
+def refuse_dtype(dtype):
+    """Refuse a dtype that a caller asks for in the place of a quantised one.
+
+    Raises:
+        ValueError: `dtype` is neither `None` nor a saved one.
+    """
+    if dtype is not None and not isinstance(dtype, dict):
+        raise ValueError(
+            "The preset is quantised, and its weights fit no other dtype. "
+            f"Leave `dtype` out. Received: dtype={dtype!r}"
+        )
 
 
 @functools.cache

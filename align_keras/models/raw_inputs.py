@@ -5,6 +5,7 @@ import types
 import keras
 import numpy as np
 
+from align_keras.backend.padding import LoadedBatches
 from align_keras.backend.padding import MappedBatches
 from align_keras.backend.padding import is_distributed
 from align_keras.backend.padding import pack
@@ -123,11 +124,16 @@ class RawInputs:
 
             return x.map(run, num_parallel_calls=-1)
         if isinstance(x, keras.utils.PyDataset):
+            if self.preprocessor is None:
+                # An error within an epoch of JAX would cost the weights.
+                self._prepare_batch(x[0])
             return _PreparedDataset(x, self._prepare_batch)
         if isinstance(x, types.GeneratorType):
             # Keras takes tuples only.
             batches = (to_numpy(self._prepare_batch(data)) for data in x)
             return (b if isinstance(b, tuple) else (b,) for b in batches)
+        if _is_grain(x):
+            return x.map(lambda data: to_numpy(self._prepare_batch(data)))
         if not isinstance(x, (dict, tuple)):
             return x
         return self._at_once(x, but_arrays=True)
@@ -147,6 +153,8 @@ class RawInputs:
 
     def _adapter(self, x, y, **kwargs):
         adapter = super()._adapter(x, y, **kwargs)
+        if _is_torch_loader(x):
+            return LoadedBatches(adapter, self._prepare_batch)
         if isinstance(x, dict) and is_raw(x):
             return MappedBatches(adapter, self._prepare_batch)
         return adapter
@@ -176,6 +184,21 @@ class _PreparedDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self._dataset.on_epoch_end()
+
+
+def _is_torch_loader(x):
+    return any(
+        cls.__name__ == "DataLoader"
+        and cls.__module__.startswith("torch.utils.data")
+        for cls in type(x).__mro__
+    )
+
+
+def _is_grain(x):
+    """Whether `x` is a dataset of Grain, which has a method `map`."""
+    return hasattr(x, "map") and any(
+        cls.__module__.split(".")[0] == "grain" for cls in type(x).__mro__
+    )
 
 
 def _is_pair(data):

@@ -4,6 +4,7 @@ from align_keras import backend
 from align_keras.models.step_scope import current_mask
 from align_keras.models.step_scope import rematerializing
 from align_keras.models.step_scope import step_scope
+from align_keras.models.towers import trained_variables
 
 
 def rematerialize(layer, function, *inputs):
@@ -25,7 +26,7 @@ def rematerialize(layer, function, *inputs):
     if not rematerializing():
         return function(*inputs)
     mask = current_mask()
-    trainable = layer.trainable_variables
+    trainable = trained_variables(layer)
     others = [v for v in layer.variables if all(v is not t for t in trainable)]
     state = list(zip(others, backend.values(others), strict=True))
 

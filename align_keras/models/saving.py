@@ -1,10 +1,12 @@
 """How a dual encoder is saved, loaded and exported."""
 
 import base64
+import copy
 import warnings
 
 import keras
 from keras import layers
+from keras.dtype_policies import DTypePolicyMap
 
 from align_keras import registry
 from align_keras.io.atomic import atomic_directory
@@ -18,6 +20,24 @@ BESIDE = "preprocessor.json"
 
 class Saving:
     """Saves the towers and the preprocessor of a dual encoder with it."""
+
+    def own_dtype_config(self):
+        """Return the config of the dtype policy of what is no tower.
+
+        The towers keep policies of their own. KerasHub's `get_config` would
+        gather those of all layers by their paths, which two towers may share.
+        """
+        policy = self.dtype_policy
+        if not isinstance(policy, DTypePolicyMap):
+            projections = (self.image_projection, self.text_projection)
+            quantized = {
+                layer.path: layer.dtype_policy
+                for layer in projections
+                if layer is not None and layer.quantization_mode is not None
+            }
+            if quantized:
+                policy = DTypePolicyMap(policy, quantized)
+        return keras.dtype_policies.serialize(policy)
 
     def preprocessor_config(self):
         """Return the config of the preprocessor, its vocabulary included."""
@@ -46,9 +66,12 @@ class Saving:
             if not isinstance(tower, dict):
                 continue
             # A dtype that the caller asked for holds for the towers too.
-            # A saved dtype is a dict, and the towers have their own.
-            dtype = config.get("dtype")
-            if not isinstance(dtype, dict) and "dtype" in tower["config"]:
+            # A saved dtype is a dict, and the towers have their own, as have
+            # those that are quantised.
+            dtype, own = config.get("dtype"), tower["config"].get("dtype")
+            if presets.is_quantized(own):
+                presets.refuse_dtype(dtype)
+            elif not isinstance(dtype, dict) and "dtype" in tower["config"]:
                 tower = {**tower, "config": {**tower["config"], "dtype": dtype}}
             config[name] = layers.deserialize(tower, custom_objects)
         if isinstance(config.get("dtype"), dict):
@@ -63,10 +86,29 @@ class Saving:
             )
             config["preprocessor"] = None
         elif isinstance(preprocessor, dict):
+            # KerasHub puts the parts that it makes into the config it reads.
             config["preprocessor"] = keras.saving.deserialize_keras_object(
-                preprocessor, custom_objects
+                copy.deepcopy(preprocessor), custom_objects
             )
         return cls(**config)
+
+    def _run_through_graph(self, inputs, operation_fn=lambda op: op, **kwargs):
+        """Run through the graph of Keras, which `clone_model` does too."""
+
+        def run(operation):
+            found = operation_fn(operation)
+            cloned = isinstance(found, layers.Layer) and found is not operation
+            if cloned and getattr(self, "compiled", False):
+                raise ValueError(
+                    "`clone_model` makes a plain graph, which cannot be "
+                    "compiled with a contrastive loss. Call `clone = "
+                    f"{type(self).__name__}.from_config(model.get_config())` "
+                    "and `clone.compile_from_config("
+                    "model.get_compile_config())` instead."
+                )
+            return found
+
+        return super()._run_through_graph(inputs, run, **kwargs)
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
@@ -180,17 +222,6 @@ class Saving:
             With a preprocessor, a dict from the name of each signature to the
             list of its inputs.
         """
-        on_tensorflow = keras.config.backend() == "tensorflow"
-        if format == "onnx" and on_tensorflow and input_signature is None:
-            if kwargs:
-                raise TypeError(
-                    "An ONNX export takes no other arguments. "
-                    f"Received: {sorted(kwargs)}"
-                )
-            registry.find("export_onnx")(self, filepath)
-            if verbose:
-                print(f"{filepath}: {', '.join(self.input)}")
-            return None
         takes_files = self.preprocessor is not None and input_signature is None
         if format != "tf_saved_model" or not takes_files:
             return super().export(

@@ -44,3 +44,12 @@ def output_mask(outputs):
     A mask that Keras' layers attach to a tensor finds its own way.
     """
     return outputs.get("padding_mask") if isinstance(outputs, dict) else None
+
+
+def trained_variables(layer):
+    """List the variables of a layer that are trained.
+
+    Keras' `trainable_variables` leaves out those of a frozen layer whose inner
+    layers were set free again, as low-rank updates are.
+    """
+    return [v for v in layer.variables if v.trainable]

@@ -11,6 +11,11 @@ from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.image_converter import AlignImageConverter
 from align_keras.preprocessing.tokenizer import AlignTokenizer
 
+_PACKERS = (
+    keras_hub.layers.MultiSegmentPacker,
+    keras_hub.layers.StartEndPacker,
+)
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignPreprocessor(keras_hub.models.Preprocessor):
@@ -23,11 +28,17 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
     TensorFlow.
 
     Args:
-        tokenizer: `AlignTokenizer`. Defaults to `None`: no texts.
+        tokenizer: `AlignTokenizer`, or another tokenizer of KerasHub, whose
+            start, end and padding tokens take the place of BERT's. Defaults
+            to `None`: no texts.
         image_converter: `AlignImageConverter`. Defaults to `None`: no
             images.
         sequence_length: int. Tokens per text, the special ones included.
-            Defaults to 64 (section 4.1 of the paper).
+            Defaults to `None`, that of `packer`, or else 64 (section 4.1 of
+            the paper).
+        packer: `keras_hub.layers.StartEndPacker` or `MultiSegmentPacker`.
+            Puts other tokens around a text than the tokenizer's own. Defaults
+            to `None`.
 
     Example:
 
@@ -53,10 +64,27 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         self,
         tokenizer=None,
         image_converter=None,
-        sequence_length=64,
+        sequence_length=None,
+        packer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if isinstance(packer, dict):
+            packer = keras.saving.deserialize_keras_object(packer)
+        if packer is not None and not isinstance(packer, _PACKERS):
+            raise ValueError(
+                "`packer` must be a `StartEndPacker` or `MultiSegmentPacker` "
+                f"of `keras_hub.layers`. Received: packer={packer!r}"
+            )
+        of_packer = 64 if packer is None else packer.sequence_length
+        if sequence_length is None:
+            sequence_length = of_packer
+        if packer is not None and sequence_length != of_packer:
+            raise ValueError(
+                "`sequence_length` must be that of the packer, or be left out. "
+                f"Received: sequence_length={sequence_length}, and a packer "
+                f"with sequence_length={of_packer}"
+            )
         if sequence_length < 3:
             raise ValueError(
                 "`sequence_length` must leave room for [CLS], a token and "
@@ -65,6 +93,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         self.tokenizer = tokenizer
         self.image_converter = image_converter
         self.sequence_length = sequence_length
+        self.packer = packer
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
@@ -156,15 +185,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
                 "This preprocessor takes no texts: it was made without a "
                 "`tokenizer`."
             )
-        # Made here because a preset's vocabulary is loaded after `__init__`.
-        packer = keras_hub.layers.StartEndPacker(
-            sequence_length=self.sequence_length,
-            start_value=self.tokenizer.cls_token_id,
-            end_value=self.tokenizer.sep_token_id,
-            pad_value=self.tokenizer.pad_token_id,
-            return_padding_mask=True,
-        )
-        token_ids, padding_mask = packer(self.tokenizer(texts))
+        token_ids, padding_mask = self._pack(self.tokenizer(texts))
         if in_tf_graph():
             import tensorflow as tf
 
@@ -176,9 +197,55 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
             padding_mask = ops.cast(padding_mask, "int32")
         return {"token_ids": token_ids, "padding_mask": padding_mask}
 
+    def describe_text(self):
+        """Return the configs of tokenizer and packer, for other runtimes."""
+        packer = self.packer or self._packer_of_tokenizer()
+        return {
+            name: {"class_name": type(part).__name__, **part.get_config()}
+            for name, part in (
+                ("tokenizer", self.tokenizer),
+                ("packer", packer),
+            )
+        }
+
+    def _pack(self, tokens):
+        """Put tokens around texts, and make them of one length."""
+        # Made here because a preset's vocabulary is loaded after `__init__`.
+        packer = self.packer or self._packer_of_tokenizer()
+        config = {
+            **packer.get_config(),
+            "sequence_length": self.sequence_length,
+        }
+        if isinstance(packer, keras_hub.layers.StartEndPacker):
+            config["return_padding_mask"] = True
+            return type(packer).from_config(config)(tokens)
+        token_ids, _ = type(packer).from_config(config)((tokens,))
+        return token_ids, ops.not_equal(token_ids, packer.pad_value or 0)
+
+    def _packer_of_tokenizer(self):
+        start, end, padding = (
+            getattr(self.tokenizer, f"{name}_token_id", None)
+            for name in ("start", "end", "pad")
+        )
+        if end is None:
+            raise ValueError(
+                f"`{type(self.tokenizer).__name__}` names no end of a text. "
+                "Pass a `packer` with the tokens that go around it, such as "
+                "`keras_hub.layers.StartEndPacker(sequence_length=64, "
+                "end_value=1)`."
+            )
+        return keras_hub.layers.StartEndPacker(
+            self.sequence_length, start, end, padding
+        )
+
     def get_config(self):
         config = super().get_config()
         config["sequence_length"] = self.sequence_length
+        config["packer"] = None
+        if self.packer is not None:
+            config["packer"] = keras.saving.serialize_keras_object(self.packer)
+            # Which may have been set since.
+            config["packer"]["config"]["sequence_length"] = self.sequence_length
         return config
 
     def _convert(self, images):

@@ -10,6 +10,7 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
+from align_keras.preprocessing import AlignTokenizer
 from align_keras.serving.towers import computing_dtypes
 
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
@@ -31,7 +32,7 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
 
     Both give `embeddings`, float32 `(batch, embedding_dim)` of unit length.
     Beside them stand `preprocessing.json`, which says how to make these
-    inputs, and `vocabulary.txt`.
+    inputs, and `vocabulary.txt` or the files of another tokenizer.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, in
@@ -120,7 +121,9 @@ def _to_onnx(model, function):
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        batch = value.type.tensor_type.shape.dim[0]
+        if not batch.dim_value:
+            batch.dim_param = "batch"
     return proto.SerializeToString()
 
 
@@ -141,27 +144,37 @@ def _erfc(context, node, name, arguments):
     )
 
 
-def export_onnx(model, path):
+def export_onnx(model, path, input_signature=None):
     """Write one ONNX file of the network, which takes what `model` takes.
 
     Keras' own export does not know the operation of exact GELU.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` in float32.
+        model: a `keras.Model` in float32.
         path: string or `pathlib.Path`. The file to write.
+        input_signature: see `keras.Model.export`. Defaults to `None`, the
+            inputs of the model.
+
+    Returns:
+        List of the names of the inputs.
     """
     import tensorflow as tf
 
+    shapes = input_signature or model.input
+    if isinstance(shapes, (list, tuple)):
+        (shapes,) = shapes
+    names = [tensor.name for tensor in keras.tree.flatten(model.input)]
     specs = [
         tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for name, tensor in model.input.items()
+        for tensor, name in zip(keras.tree.flatten(shapes), names, strict=True)
     ]
 
     @tf.function(input_signature=specs, autograph=False)
     def call(*inputs):
-        return model(dict(zip(model.input, inputs, strict=True)))
+        return model(keras.tree.pack_sequence_as(shapes, inputs))
 
     local_path(path).write_bytes(_to_onnx(model, call))
+    return names
 
 
 def _to_litert(model, function):
@@ -185,15 +198,20 @@ def _write_preprocessing(preprocessor, directory):
             "scale": np.asarray(converter.scale).tolist(),
             "offset": np.asarray(converter.offset).tolist(),
         },
-        "text": {
+        "text": {"sequence_length": preprocessor.sequence_length},
+    }
+    if isinstance(tokenizer, AlignTokenizer) and preprocessor.packer is None:
+        settings["text"] |= {
             "lowercase": tokenizer.lowercase,
             "strip_accents": tokenizer.strip_accents,
-            "sequence_length": preprocessor.sequence_length,
             "start": "[CLS]",
             "end": "[SEP]",
             "padding": "[PAD]",
-        },
-    }
+        }
+        vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
+        (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")
+    else:
+        # Another tokenizer tells of itself, and has files of its own.
+        settings["text"] |= preprocessor.describe_text()
+        tokenizer.save_assets(str(directory))
     write_json(directory / "preprocessing.json", settings)
-    vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
-    (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")

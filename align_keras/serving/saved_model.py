@@ -215,8 +215,25 @@ def _functions(model, max_pixels, compact):
             "temperature": tf.constant(temperature, tf.float32),
         }
 
+    # A tokenizer makes its tables when it is first traced.
+    encode_text.get_concrete_function()
+    module.tables = _tables(preprocessor.tokenizer)
     functions = (encode_image, encode_text, serve)
     return module, dict(zip(SIGNATURES, functions, strict=True))
+
+
+def _tables(tokenizer):
+    """List what TensorFlow keeps of a tokenizer, to be saved with the graph."""
+    import tensorflow as tf
+
+    kinds = (
+        tf.Module,
+        tf.lookup.StaticHashTable,
+        tf.lookup.experimental.MutableHashTable,
+    )
+    return [
+        value for value in vars(tokenizer).values() if isinstance(value, kinds)
+    ]
 
 
 def _classify(module, encode_image, classes, vectors, temperature, top_k):

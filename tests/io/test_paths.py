@@ -67,8 +67,10 @@ def test_no_writer_takes_an_address(
 
 def test_no_preset_is_saved_to_an_address(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with refused("gs://bucket/model"):
-        tiny_model().save_to_preset("gs://bucket/model")
+    model = tiny_model()
+    for saved in (model, model.text_encoder):
+        with refused("gs://bucket/model"):
+            saved.save_to_preset("gs://bucket/model")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,3 @@
-import json
 import math
 import types
 
@@ -113,47 +112,6 @@ def test_step_of_the_temperature_follows_the_slope_of_the_loss(
     model.fit(x, batch_size=6, verbose=0)
     moved = model.contrastive_head.get_weights()[0] - start
     assert moved == pytest.approx(-rate * slope, rel=1e-2)
-
-
-def test_config_round_trip_with_other_than_default_values(tiny_model, pairs):
-    model = AlignDualEncoder(
-        EfficientNetBackbone(
-            0.2,
-            0.3,
-            image_shape=(32, 32, 3),
-            dropout=0.4,
-            batch_norm="ghost",
-            virtual_batch_size=2,
-            padding="same",
-            activation="relu",
-        ),
-        BertTextEncoder(
-            50,
-            1,
-            2,
-            16,
-            32,
-            dropout=0.3,
-            max_sequence_length=20,
-            num_segments=3,
-            activation="relu",
-        ),
-        embedding_dim=12,
-        initial_temperature=0.3,
-        temperature_range=(0.2, 0.9),
-        temperature_form="raw",
-        initial_bias=-2.5,
-        image_pooling="first",
-        text_pooling="none",
-        name="mine",
-    )
-    config = json.loads(json.dumps(model.get_config()))
-    again = AlignDualEncoder.from_config(config)
-    assert json.dumps(again.get_config()) == json.dumps(model.get_config())
-    again.set_weights(model.get_weights())
-    expected, got = (numpy_of(m(pairs(4))) for m in (model, again))
-    for name, value in expected.items():
-        np.testing.assert_array_equal(got[name], value)
 
 
 def test_the_sigmoid_loss_trains_the_bias(tiny_model, pairs):

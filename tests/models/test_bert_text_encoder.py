@@ -82,20 +82,6 @@ def test_equals_kerashubs_bert_with_the_same_activation():
     )
 
 
-def test_padding_does_not_reach_the_output():
-    model = BertTextEncoder(40, 2, 2, 16, 32)
-    mask = np.array([[1, 1, 1, 0, 0]])
-    one, other = (
-        model({"token_ids": np.array([[2, 7, 3, x, x]]), "padding_mask": mask})
-        for x in (0, 9)
-    )
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(one["pooled_output"]),
-        ops.convert_to_numpy(other["pooled_output"]),
-        atol=1e-6,
-    )
-
-
 @pytest.mark.skipif(
     keras.config.backend() != "jax", reason="XLA counts what is computed"
 )

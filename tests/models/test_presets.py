@@ -3,6 +3,7 @@ from pathlib import Path
 
 import hostile
 import keras
+import keras_hub
 import numpy as np
 import pytest
 from tiny_align import tiny_align
@@ -135,6 +136,12 @@ def test_classes_know_their_presets():
 def test_an_architecture_has_no_preprocessing(part):
     with pytest.raises(ValueError, match="`align_b7_bert_base` is an archi"):
         part.from_preset("align_b7_bert_base")
+
+
+def test_keras_hub_knows_none_of_our_names():
+    """It reads directories of ours; docs/keras.md says so."""
+    with pytest.raises(ValueError, match="preset='align_b0_bert_tiny'"):
+        keras_hub.models.Backbone.from_preset("align_b0_bert_tiny")
 
 
 def test_saved_preset_of_an_architecture_is_the_same_model(tmp_path):

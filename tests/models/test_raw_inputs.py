@@ -75,6 +75,15 @@ class Batches(keras.utils.PyDataset):
         return self.batch
 
 
+def torch_loader(images):
+    data = pytest.importorskip("torch.utils.data")
+    rows = [
+        {"images": image, "texts": text}
+        for image, text in zip(images, TEXTS, strict=True)
+    ]
+    return data.DataLoader(rows, batch_size=6)
+
+
 def tf_dataset(data):
     import tensorflow as tf
 
@@ -93,6 +102,7 @@ def kinds_of(images, ready):
         "ready": ready,
         "tf dict": tf_dataset({"images": images, "texts": TEXTS}),
         "tf pair": tf_dataset((images, TEXTS)),
+        "loader": torch_loader(images),
         "sequence": Batches({"images": images, "texts": TEXTS}),
     }
 
@@ -200,6 +210,8 @@ def test_grain_gets_numpy_arrays(model, images, expected):
     )[1]
     assert type(image) is np.ndarray
     np.testing.assert_allclose(image, ready["images"][1], atol=1e-5)
-    found = model.predict(source.batch(4), verbose=0)
-    for name, value in embeddings.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    raw = grain.MapDataset.source(rows).batch(4)
+    for data in (source.batch(4), raw):
+        found = model.predict(data, verbose=0)
+        for name, value in embeddings.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5)

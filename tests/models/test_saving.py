@@ -1,4 +1,4 @@
-"""What is saved comes back: in a fresh process, cloned, pickled, copied."""
+"""What a dual encoder is saved with: frozen towers, losses, a preprocessor."""
 
 import copy
 import pickle
@@ -92,24 +92,6 @@ def test_a_model_with_frozen_towers_comes_back(frozen, pairs, tmp_path):
     assert_same(again, model, x)
 
 
-def test_a_fresh_process_finds_the_classes(pairs, tmp_path, run_script):
-    x = pairs(4, size=8)
-    model = trained(x, preprocessor=preprocessor())
-    model.save(tmp_path / "model.keras")
-    np.savez(tmp_path / "inputs.npz", **x)
-    run_script(
-        "tests/models/load_saved.py",
-        tmp_path / "model.keras",
-        tmp_path / "inputs.npz",
-        tmp_path / "outputs.npz",
-    )
-    found = np.load(tmp_path / "outputs.npz")
-    for name, value in model.predict(x, verbose=0).items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
-    texts = ops.convert_to_numpy(model.encode_text(["a red bus"]))
-    np.testing.assert_allclose(found["texts"], texts, rtol=1e-5, atol=1e-6)
-
-
 def test_copies_are_whole(pairs, tmp_path):
     """Of a copy from the config, the weights are others."""
     x = pairs(4, size=8)
@@ -133,6 +115,36 @@ def test_copies_are_whole(pairs, tmp_path):
         assert size == (8, 8)
         assert again.preprocessor.sequence_length == 6
         again.fit(x, batch_size=4, verbose=0)
+
+
+def test_a_compiled_model_is_cloned_by_its_config(pairs):
+    model = trained(pairs(4, size=8))
+    with pytest.raises(ValueError, match="AlignDualEncoder.from_config"):
+        keras.models.clone_model(model)
+
+
+def test_an_int8_model_keeps_its_preprocessor(pairs, tmp_path):
+    x = pairs(4, size=8)
+    model = build()
+    # One tower alone has quantised layers of its own.
+    model.text_encoder.quantize("int8")
+    model.save_to_preset(tmp_path / "tower")
+    assert_same(AlignDualEncoder.from_preset(str(tmp_path / "tower")), model, x)
+    model = build(preprocessor=preprocessor())
+    model.quantize("int8")
+    assert model.preprocessor.image_converter.quantization_mode is None
+    model.save_to_preset(tmp_path / "preset")
+    again = AlignDualEncoder.from_preset(str(tmp_path / "preset"))
+    assert_same(again, model, x)
+    texts = ["a red bus", "a bus"]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(again.encode_text(texts)),
+        ops.convert_to_numpy(model.encode_text(texts)),
+        rtol=1e-6,
+    )
+    # What is no matrix still learns.
+    again.compile("sgd")
+    again.fit(x, verbose=0)
 
 
 def test_keras_hub_says_that_it_leaves_the_preprocessor(tmp_path, pairs):
