@@ -146,7 +146,12 @@ def ours(data, cache, seed, steps, args, changes):
     source = training_folder(data, cache, seed, not in_order)
     packed = Path(cache) / f"packed-{source.name}"
     if not (packed / "manifest.json").is_file():
-        pack(source, packed, captions=source / "captions.csv")
+        pack(
+            source,
+            packed,
+            captions=source / "captions.csv",
+            allow_outside=True,  # Its images are links.
+        )
     fields = {
         "steps": steps,
         "warmup_steps": max(1, steps // 10),

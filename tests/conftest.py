@@ -11,6 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # With libtpu installed, JAX would look for a TPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Two copies of LLVM, Triton's and TensorFlow's, end in a segmentation fault.
+# PyTorch needs Triton on GPUs alone, and brings it everywhere.
+sys.modules.setdefault("triton", None)
+
 import numpy as np
 import pytest
 

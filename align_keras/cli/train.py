@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import output_path
 
 
@@ -78,6 +79,7 @@ def add_arguments(parser):
         action="store_false",
         help="do not report how well each encoder tells its inputs apart",
     )
+    add_allow_outside(parser)
     parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
     parser.add_argument(
         "--set",
@@ -138,6 +140,7 @@ def run(options):
         image_weights=options.image_weights,
         text_weights=options.text_weights,
         diagnostics=options.diagnostics,
+        allow_outside=options.allow_outside,
     )
     if options.plan:
         from align_keras.training.plan_comparison import compare_with_plan

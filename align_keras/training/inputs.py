@@ -23,7 +23,7 @@ logger = logging.getLogger("align_keras")
 VOCABULARY_SAMPLE = 1_000_000
 
 
-def find_records(data, packed, hold_out=0):
+def find_records(data, packed, hold_out=0, allow_outside=False):
     """Find TFRecord files, packing a folder of images.
 
     Returns:
@@ -36,10 +36,16 @@ def find_records(data, packed, hold_out=0):
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return records, None
-    captions = find_caption_file(folder)
+    captions = find_caption_file(folder, allow_outside)
     if captions is not None:
         logger.info("Packing %s with %s into %s", folder, captions.name, packed)
-        manifest = pack(folder, packed, captions, hold_out=hold_out)
+        manifest = pack(
+            folder,
+            packed,
+            captions,
+            hold_out=hold_out,
+            allow_outside=allow_outside,
+        )
         for reason, count in manifest["skipped_reasons"].items():
             logger.info(
                 "Skipped %d %s: see %s/manifest.json", count, reason, packed

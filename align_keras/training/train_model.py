@@ -64,6 +64,7 @@ def train(
     image_weights: str | None = None,
     text_weights: str | None = None,
     diagnostics: bool = True,
+    allow_outside: bool = False,
     **overrides: Any,
 ) -> dict:
     """Train ALIGN, or resume a run that was interrupted.
@@ -116,6 +117,8 @@ def train(
             inputs apart, and the norm of its gradient, see
             `align_keras.training.diagnostics`. Makes no difference to the
             weights. Defaults to `True`.
+        allow_outside: bool. Whether a folder of images is followed to files
+            outside of it, see `align_keras.data.pack`. Defaults to `False`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
     Returns:
@@ -171,6 +174,7 @@ def train(
             verbose,
             towers,
             diagnostics,
+            allow_outside,
         )
 
 
@@ -188,6 +192,7 @@ def _train(
     verbose,
     towers,
     diagnostics,
+    allow_outside,
 ):
     """Train the parts of a run that are left, in a directory that is held."""
     resume = functools.partial(
@@ -205,6 +210,7 @@ def _train(
         verbose,
         towers,
         diagnostics,
+        allow_outside,
     )
     worker, num_workers = worker_of(strategy)
     best_directory = workdir / "model"
@@ -214,7 +220,7 @@ def _train(
     ):
         # The data is looked for before anything is written.
         records, validation_data = _find_data(
-            data, validation_data, workdir, hold_out
+            data, validation_data, workdir, hold_out, allow_outside
         )
         state = begun.state()
         step = state["step"]
@@ -326,12 +332,13 @@ def _fit(model, dataset, recipe, part, checkpoints, callbacks):
             )
 
 
-def _find_data(data, validation_data, workdir, hold_out):
+def _find_data(data, validation_data, workdir, hold_out, allow_outside):
     """Return the files to train on, and those to measure on or `None`."""
+    find = functools.partial(find_records, allow_outside=allow_outside)
     if validation_data is None:
-        return find_records(data, workdir / "packed", hold_out)
-    validation, _ = find_records(validation_data, workdir / "packed_validation")
-    records, _ = find_records(data, workdir / "packed", 0)
+        return find(data, workdir / "packed", hold_out)
+    validation, _ = find(validation_data, workdir / "packed_validation")
+    records, _ = find(data, workdir / "packed", 0)
     return records, validation.source
 
 

@@ -21,6 +21,7 @@ from align_keras.io.folders import check_links
 from align_keras.io.folders import read_file
 from align_keras.io.folders import read_within
 from align_keras.models.presets import find_preset
+from align_keras.training.inputs import find_records
 
 
 @pytest.fixture
@@ -101,6 +102,14 @@ def test_pack_reads_what_lies_outside_where_that_is_meant(
     assert ways.secret.read_bytes() in _images(tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["arguments"]["allow_outside"] is True
+
+
+def test_training_follows_a_folder_as_pack_does(ways, tmp_path):
+    hostile.write_captions(ways.data / "captions.csv", ways.outside)
+    with pytest.raises(ValueError, match="outside the folder"):
+        find_records(ways.data, tmp_path / "no")
+    records, _ = find_records(ways.data, tmp_path / "yes", allow_outside=True)
+    assert ways.secret.read_bytes() in [r["image"] for r in records]
 
 
 @pytest.mark.parametrize("allowed", [False, True])
