@@ -1,6 +1,6 @@
-"""Pictures of one color, captions that name it, and a model of a few seconds.
+"""Images of one color, captions that name it, and a model of a few seconds.
 
-A model that learns anything tells the pictures apart; one that does not stays
+A model that learns anything tells the images apart; one that does not stays
 at chance.
 """
 
@@ -33,8 +33,8 @@ FIELDS = {
 }
 
 
-def write_pictures(folder):
-    """Write a folder of pictures with a caption file."""
+def write_images(folder):
+    """Write a folder of images with a caption file."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = [("image", "caption")]

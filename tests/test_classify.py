@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_align import picture_file
+from tiny_align import image_file
 from tiny_align import tiny_align
 
 from align_keras.classes import classify
@@ -26,7 +26,7 @@ def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify")
     model.save_to_preset(str(folder / "preset"))
     for number in range(3):
-        contents = picture_file(number, (60 + number, 50))
+        contents = image_file(number, (60 + number, 50))
         (folder / f"{number}.jpg").write_bytes(contents)
     return folder
 

@@ -258,7 +258,7 @@ def test_tensorflow_keeps_the_memory_of_tensors(tmp_path):
 
 
 def test_jax_needs_no_tensorflow(tmp_path):
-    """Strings and pictures in, vectors out."""
+    """Strings and images in, vectors out."""
     found = run_python(
         """
         import sys
@@ -276,9 +276,9 @@ def test_jax_needs_no_tensorflow(tmp_path):
         from align_keras import *
 
         words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red bus".split()
-        pictures = keras.Input((32, 32, 3))
+        images = keras.Input((32, 32, 3))
         model = AlignDualEncoder(
-            keras.Model(pictures, keras.layers.Conv2D(8, 8, 8)(pictures)),
+            keras.Model(images, keras.layers.Conv2D(8, 8, 8)(images)),
             BertTextEncoder(len(words), 1, 2, 16, 32),
             preprocessor=AlignPreprocessor(
                 AlignTokenizer(words),
@@ -305,7 +305,7 @@ def test_jax_needs_no_tensorflow(tmp_path):
             "backend": keras.config.backend(),
             "texts": numbers(model.encode_text(["A red bus", "a dog"])),
             "tokens": numbers(model.encode_text(by_hand)),
-            "pictures": numbers(model.encode_image(gray)),
+            "images": numbers(model.encode_image(gray)),
             "pixels": numbers(model.encode_image(
                 np.full((1, 32, 32, 3), 51 / 127.5 - 1, "float32")
             )),

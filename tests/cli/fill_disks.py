@@ -27,9 +27,9 @@ from align_keras.cli import main
 
 OUT = DISK / "out"
 COMMANDS = {
-    "pack": ["pack", FOLDER / "pictures", "--output", OUT],
+    "pack": ["pack", FOLDER / "photos", "--output", OUT],
     "embed": [
-        *("embed", FOLDER / "pictures", "--model", FOLDER / "preset"),
+        *("embed", FOLDER / "photos", "--model", FOLDER / "preset"),
         *("--output", OUT),
     ],
     "index": [

@@ -27,7 +27,7 @@ import align_keras.search  # noqa: F401
 from align_keras.cli import main
 
 COMMANDS = {
-    "pack": ["pack", FOLDER / "pictures", "--records-per-shard", 4],
+    "pack": ["pack", FOLDER / "photos", "--records-per-shard", 4],
     "index": ["index", FOLDER / "vectors", "--model", FOLDER / "preset"],
     "curate": ["curate", FOLDER / "pairs", "--config", FOLDER / "rules.yaml"],
 }

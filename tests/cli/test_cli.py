@@ -12,7 +12,7 @@ from colors import COLORS
 from colors import FIELDS
 from colors import VOCABULARY
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 
 from align_keras import AlignDualEncoder
@@ -57,9 +57,9 @@ def refusal(capsys):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures, a vocabulary, a recipe and a preset of a tiny model."""
+    """Images, a vocabulary, a recipe and a preset of a tiny model."""
     folder = tmp_path_factory.mktemp("cli")
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     write_vocabulary(folder / "words.txt")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(FIELDS))
     keras.utils.set_random_seed(0)
@@ -69,12 +69,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(folder):
-    captions = folder / "pictures" / "captions.csv"
+    captions = folder / "photos" / "captions.csv"
     output = folder / "packed"
-    pictures = folder / "pictures"
-    assert (
-        run("pack", pictures, "--captions", captions, "--output", output) == 0
-    )
+    photos = folder / "photos"
+    assert run("pack", photos, "--captions", captions, "--output", output) == 0
     return output
 
 
@@ -156,9 +154,9 @@ def test_presets_as_json(ask):
 def test_pack(folder, packed, ask, capsys):
     manifest = ask(
         "pack",
-        folder / "pictures",
+        folder / "photos",
         "--captions",
-        folder / "pictures" / "captions.csv",
+        folder / "photos" / "captions.csv",
         "--output",
         packed,
     )
@@ -272,7 +270,7 @@ def test_bad_arguments_are_one_line(folder, packed, refusal, tmp_path):
 def test_unreadable_inputs_are_one_line(folder, packed, refusal, tmp_path):
     captions = tmp_path / "captions.csv"
     captions.write_text("picture,caption\nred.png,all red\n")
-    pack = ["pack", folder / "pictures", "--output", tmp_path / "packed"]
+    pack = ["pack", folder / "photos", "--output", tmp_path / "packed"]
     message = refusal(*pack, "--captions", captions)
     assert str(captions) in message and "image" in message
     assert "its columns are: picture, caption" in message
@@ -311,9 +309,9 @@ def test_a_vocabulary_that_does_not_fit_the_weights(
 
 
 def test_what_is_no_record_file_is_one_line(folder, refusal, tmp_path):
-    picture = folder / "pictures" / "red.png"
+    photo = folder / "photos" / "red.png"
     message = refusal(
-        *train_arguments(folder, data=picture, workdir=tmp_path / "run")
+        *train_arguments(folder, data=photo, workdir=tmp_path / "run")
     )
     assert "TFRecord" in message
 

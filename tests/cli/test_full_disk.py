@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from colors import write_pictures
+from colors import write_images
 from tiny_align import tiny_align
 
 from align_keras.cli import main
@@ -14,9 +14,9 @@ SCRIPT = Path(__file__).with_name("fill_disks.py")
 
 @pytest.fixture
 def folder(tmp_path):
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "photos")
     tiny_align().save_to_preset(str(tmp_path / "preset"))
-    command = ["embed", tmp_path / "pictures", "--model", tmp_path / "preset"]
+    command = ["embed", tmp_path / "photos", "--model", tmp_path / "preset"]
     command += ["--output", tmp_path / "vectors"]
     assert main([str(word) for word in command]) == 0
     # Two files are read by two processes.

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from colors import write_pictures
+from colors import write_images
 from tiny_align import tiny_align
 
 from align_keras.cli import main
@@ -16,9 +16,9 @@ TRIES = 3
 
 @pytest.mark.multiprocess
 def test_interrupted_commands_end_as_if_nothing_had_been(tmp_path, run_script):
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "photos")
     tiny_align().save_to_preset(str(tmp_path / "preset"))
-    command = ["embed", tmp_path / "pictures", "--model", tmp_path / "preset"]
+    command = ["embed", tmp_path / "photos", "--model", tmp_path / "preset"]
     command += ["--output", tmp_path / "vectors"]
     assert main([str(word) for word in command]) == 0
     (tmp_path / "pairs").mkdir()

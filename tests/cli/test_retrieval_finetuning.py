@@ -6,7 +6,7 @@ import pytest
 from colors import COLORS
 from colors import VOCABULARY
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from PIL import Image
 from PIL import ImageOps
 from without_xla import disable_xla
@@ -30,8 +30,8 @@ SETTINGS = {
 
 
 def write_data(folder):
-    """Two captions a picture; those of `val` are mirror images of others."""
-    write_pictures(folder / "images")
+    """Two captions an image; those of `val` are mirror images of others."""
+    write_images(folder / "images")
     names = {color: f"{color}.png" for color in COLORS}
     for color in COLORS[:8]:
         with Image.open(folder / "images" / names[color]) as image:
@@ -54,7 +54,7 @@ def write_data(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures, captions, and a model that was trained no further."""
+    """Images, captions, and a model that was trained no further."""
     write_data(tmp_path)
     model = tiny_model(len(VOCABULARY))
     model.preprocessor = AlignPreprocessor(

@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 from colors import FIELDS
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 from tiny_align import tiny_align
 
@@ -31,8 +31,8 @@ with directory_lock(sys.argv[1], beside=sys.argv[2] == "beside"):
 # Each writes OUT. Those with "beside" replace it as a whole, so that it need
 # not exist while it is written.
 WRITERS = {
-    "pack": ("beside", "pack PICTURES --output OUT"),
-    "pack into it": ("within", "pack PICTURES --output OUT"),
+    "pack": ("beside", "pack PHOTOS --output OUT"),
+    "pack into it": ("within", "pack PHOTOS --output OUT"),
     "train": (
         "within",
         "train --preset PRESET --recipe RECIPE --data PACKED --workdir OUT",
@@ -46,7 +46,7 @@ WRITERS = {
     "export": ("beside", "export --model PRESET --output OUT"),
     "export into it": ("within", "export --model PRESET --output OUT"),
     "convert": ("beside", "convert PRESET OUT --to huggingface"),
-    "embed": ("within", "embed PICTURES --model PRESET --output OUT"),
+    "embed": ("within", "embed PHOTOS --model PRESET --output OUT"),
     "index": ("beside", "index VECTORS --model PRESET --output OUT"),
     "curate": ("within", "curate PAIRS --output OUT"),
     "download": ("within", "download KEPT --output OUT"),
@@ -81,12 +81,12 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     paths = {
         name: folder / name.lower()
-        for name in "PICTURES PACKED PRESET VECTORS KEPT ROOT CLASSES".split()
+        for name in "PHOTOS PACKED PRESET VECTORS KEPT ROOT CLASSES".split()
     }
-    write_pictures(paths["PICTURES"])
+    write_images(paths["PHOTOS"])
     for name in ("KEPT", "ROOT"):
         paths[name].mkdir()
-    write_pictures(paths["CLASSES"] / "colors")
+    write_images(paths["CLASSES"] / "colors")
     tiny_align().save_to_preset(str(paths["PRESET"]))
     paths["RECIPE"] = folder / "recipe.yaml"
     paths["RECIPE"].write_text(yaml.safe_dump(FIELDS))
@@ -95,8 +95,8 @@ def inputs(tmp_path_factory):
     paths["PAIRS"] = folder / "pairs.csv"
     paths["PAIRS"].write_text("url,text\nhttp://a.b/c.jpg,a red bus\n")
     paths["WORDS"] = write_vocabulary(folder / "words.txt")
-    call(paths, "pack PICTURES --output PACKED")
-    call(paths, "embed PICTURES --model PRESET --output VECTORS")
+    call(paths, "pack PHOTOS --output PACKED")
+    call(paths, "embed PHOTOS --model PRESET --output VECTORS")
     return paths
 
 
@@ -194,7 +194,7 @@ def refused(process, by):
 def test_two_packs_at_once(inputs, tmp_path):
     """Of other sizes, whose shards would lie side by side."""
     output = tmp_path / "out"
-    command = ["pack", inputs["PICTURES"], "--output", output]
+    command = ["pack", inputs["PHOTOS"], "--output", output]
     first = stopped(tmp_path / f".out{LOCK_NAME}", *command)
     refused(start(*command, "--records-per-shard", 5), first)
     first.send_signal(signal.SIGCONT)

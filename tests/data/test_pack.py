@@ -211,7 +211,7 @@ def test_formats_are_kept_or_become_png(tmp_path):
     stored = tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
     rotated = list(stored)[list(records).index("a")]
     feature = tf.train.Example.FromString(rotated).features.feature
-    # Upright, the picture is higher than wide.
+    # Upright, the image is higher than wide.
     assert feature["width"].int64_list.value == [30]
     assert feature["height"].int64_list.value == [40]
 
@@ -310,7 +310,7 @@ def test_archives(tmp_path):
 
 
 def _samples(count):
-    """Tiny pictures in a sorted order, as of an archive."""
+    """Tiny images in a sorted order, as of an archive."""
     return [
         sample
         for number in range(count)
@@ -507,7 +507,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     count, size = 120, 400_000
     rows = []
     for number in range(count):
-        # A short picture with a long tail, which readers ignore.
+        # A short image with a long tail, which readers ignore.
         contents = _bytes(number) + b"\0" * size
         (folder / f"{number}.jpg").write_bytes(contents)
         rows.append(f"{number}.jpg,a")
@@ -544,10 +544,10 @@ def _keys(output):
     return [record["key"] for record in _read(output)]
 
 
-def test_some_pictures_are_set_aside(tmp_path):
+def test_some_images_are_set_aside(tmp_path):
     folder = tmp_path / "in"
     captions = _folder(folder, 100)
-    # Copies under other names, one picture under two suffixes, and one that
+    # Copies under other names, one image under two suffixes, and one that
     # stands for all that were not found.
     rows = [captions.read_text()]
     for number in range(20):

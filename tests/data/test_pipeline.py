@@ -36,8 +36,8 @@ def preprocessor():
     )
 
 
-def _picture(number):
-    """A plain picture whose grey level is its number."""
+def _image(number):
+    """A plain image whose grey level is its number."""
     file = io.BytesIO()
     Image.new("RGB", (20, 16), (number, number, number)).save(file, "PNG")
     return file.getvalue()
@@ -47,7 +47,7 @@ def _record(number, captions=None):
     if captions is None:
         captions = [f"w{number}", f"x{number}"]
     return records.encode_record(
-        f"key{number}", _picture(number), captions, 20, 16
+        f"key{number}", _image(number), captions, 20, 16
     )
 
 
@@ -68,7 +68,7 @@ def packed(tmp_path):
 
 
 def _numbers(batch):
-    """Which pictures a batch holds."""
+    """Which images a batch holds."""
     grey = (batch["images"].numpy()[:, 0, 0, 0] + 1) * 127.5
     return np.round(grey).astype(int).tolist()
 
@@ -206,7 +206,7 @@ def _img2dataset_record(number):
     feature = {
         "key": text(f"{number:09d}"),
         "jpg": tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=[_picture(number)])
+            bytes_list=tf.train.BytesList(value=[_image(number)])
         ),
         "txt": text(f"w{number}"),
         "caption": text(f"w{number}"),
@@ -241,7 +241,7 @@ def test_img2dataset_files_train_without_packing(tmp_path, preprocessor):
     found = list(open_records(tmp_path))
     assert [r["captions"] for r in found] == [[f"w{n}"] for n in range(13)]
     assert found[3]["key"] == "000000003"
-    assert found[3]["image"] == _picture(3)
+    assert found[3]["image"] == _image(3)
     assert not skipped()
 
 
@@ -256,8 +256,8 @@ def _broken_records():
         records.encode_record("text", b"no image", ["w2"], 1, 1),
         records.encode_record("half", truncated.getvalue()[:700], ["w3"], 1, 1),
         _record(4),
-        records.encode_record("mute", _picture(5), [], 1, 1),
-        records.encode_record("blank", _picture(6), ["", " "], 1, 1),
+        records.encode_record("mute", _image(5), [], 1, 1),
+        records.encode_record("blank", _image(6), ["", " "], 1, 1),
         b"no record",
         _record(8),
     ]

@@ -149,7 +149,7 @@ def test_folder_with_text_files(tmp_path):
     (tmp_path / "b.JPG").write_bytes(b"1")
     (tmp_path / "b.txt").write_text("one\n\n two \n")
     (tmp_path / "sub" / "a.png").write_bytes(b"2")
-    (tmp_path / "notes.md").write_text("no picture")
+    (tmp_path / "notes.md").write_text("no image")
     found = [(n, read(), t) for n, read, t in sources.from_folder(tmp_path)]
     assert found == [("b.JPG", b"1", ["one", "two"]), ("sub/a.png", b"2", [])]
 
@@ -169,9 +169,9 @@ def test_archive(tmp_path):
         ("d/0.txt", "first\nÿ".encode()),
         ("d/0.json", b'{"caption": "not used"}'),
         ("d/1.json", b'{"caption": "second"}'),
-        ("d/1.seg.png", b"a mask, not the picture"),
+        ("d/1.seg.png", b"a mask, not the image"),
         ("d/1.png", b"2"),
-        ("2.txt", b"no picture"),
+        ("2.txt", b"no image"),
         ("3.webp", b"4"),
         ("3.json", b"[]"),
     ]

@@ -42,7 +42,7 @@ class Case:
     compile: dict = dataclasses.field(default_factory=dict)
     dropout: float = 0.0
     frozen: bool = False
-    # Index of a row whose picture is not a number.
+    # Index of a row whose image is not a number.
     broken: int | None = None
     dtype: str = "float64"
     evaluated: bool = False

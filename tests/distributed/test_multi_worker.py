@@ -35,7 +35,7 @@ def free_ports(count):
     return ports
 
 
-def write_pictures(folder):
+def write_images(folder):
     folder.mkdir()
     lines = ["image,caption"]
     for i in range(24):
@@ -50,11 +50,11 @@ def write_pictures(folder):
 def workdir(tmp_path_factory):
     """Two workers, and one process with the same global batches."""
     workdir = tmp_path_factory.mktemp("multi_worker")
-    write_pictures(workdir / "pictures")
+    write_images(workdir / "photos")
     pack(
-        workdir / "pictures",
+        workdir / "photos",
         workdir / "packed",
-        captions=workdir / "pictures" / "captions.csv",
+        captions=workdir / "photos" / "captions.csv",
         records_per_shard=6,
     )
     ports = free_ports(2)

@@ -4,7 +4,7 @@ import threading
 import keras
 import numpy as np
 import pytest
-from tiny_align import picture_file
+from tiny_align import image_file
 from tiny_align import tiny_align
 
 from align_keras.cli import main
@@ -24,9 +24,9 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def photos():
     sizes = [(60, 45), (35, 80), (64, 64), (90, 41), (50, 50)]
-    return [picture_file(i, size) for i, size in enumerate(sizes)]
+    return [image_file(i, size) for i, size in enumerate(sizes)]
 
 
 def numpy(tensor):
@@ -34,26 +34,26 @@ def numpy(tensor):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
-def test_equals_encoding_one_by_one(batch_size, model, pictures):
-    images = embed_images(model, pictures, batch_size, progress=False)
+def test_equals_encoding_one_by_one(batch_size, model, photos):
+    images = embed_images(model, photos, batch_size, progress=False)
     texts = embed_texts(model, TEXTS, batch_size, progress=False)
     assert images.dtype == texts.dtype == np.float32
-    for row, picture in zip(images, pictures, strict=True):
-        expected = numpy(model.encode_image([picture]))[0]
+    for row, photo in zip(images, photos, strict=True):
+        expected = numpy(model.encode_image([photo]))[0]
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5)
     for row, text in zip(texts, TEXTS, strict=True):
         expected = numpy(model.encode_text(text))[0]
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5)
 
 
-def test_every_form_of_a_picture(model, pictures, tmp_path):
+def test_every_form_of_an_image(model, photos, tmp_path):
     path = tmp_path / "one.jpg"
-    path.write_bytes(pictures[1])
+    path.write_bytes(photos[1])
     converter = model.preprocessor.image_converter
     from PIL import Image
 
     forms = [
-        pictures[1],
+        photos[1],
         path,
         str(path),
         np.asarray(Image.open(path).convert("RGB")),
@@ -84,16 +84,16 @@ def test_progress_bar_goes_to_standard_error(model, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_bad_input_is_named(model, pictures, tmp_path):
+def test_bad_input_is_named(model, photos, tmp_path):
     def embed(*images):
         return embed_images(model, images, progress=False)
 
     with pytest.raises(ValueError, match="Image 2 is not readable: .*0 bytes"):
-        embed(pictures[0], pictures[1], b"")
+        embed(photos[0], photos[1], b"")
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(pictures[0][:100])
+    broken.write_bytes(photos[0][:100])
     with pytest.raises(ValueError, match="broken.jpg.* is not readable"):
-        embed(pictures[0], broken)
+        embed(photos[0], broken)
     with pytest.raises(FileNotFoundError, match="none.jpg"):
         embed(tmp_path / "none.jpg")
     with pytest.raises(ValueError, match="no images to embed"):
@@ -131,8 +131,8 @@ def test_ahead_keeps_order_and_reads_no_further_than_needed():
 
 
 @pytest.fixture(scope="module")
-def packed(pictures, tmp_path_factory):
-    """Two shards as img2dataset writes them, one picture broken."""
+def packed(photos, tmp_path_factory):
+    """Two shards as img2dataset writes them, one image broken."""
     import tensorflow as tf
 
     def feature(*values):
@@ -146,7 +146,7 @@ def packed(pictures, tmp_path_factory):
         [b"dogs"],
     ]
     folder = tmp_path_factory.mktemp("packed")
-    contents = [*pictures[:2], b"no picture", *pictures[3:]]
+    contents = [*photos[:2], b"no image", *photos[3:]]
     for shard, numbers in enumerate(([0, 1, 2], [3, 4])):
         path = str(folder / f"{shard}.tfrecord")
         with tf.io.TFRecordWriter(path) as writer:
@@ -175,8 +175,8 @@ KEPT_TEXTS = [
 OWNERS = [0, 0, 1, 2, 3]
 
 
-def expected_recalls(model, pictures, ks):
-    images = numpy(model.encode_image([pictures[i] for i in KEPT]))
+def expected_recalls(model, photos, ks):
+    images = numpy(model.encode_image([photos[i] for i in KEPT]))
     scores = images @ numpy(model.encode_text(KEPT_TEXTS)).T
     by_image, by_text = np.argsort(-scores, axis=1), np.argsort(-scores.T, 1)
     owners = np.array(OWNERS)
@@ -189,7 +189,7 @@ def expected_recalls(model, pictures, ks):
     return result
 
 
-def test_measure_retrieval(model, pictures, packed, caplog):
+def test_measure_retrieval(model, photos, packed, caplog):
     result = measure_retrieval(
         model,
         str(packed / "*.tfrecord"),
@@ -198,7 +198,7 @@ def test_measure_retrieval(model, pictures, packed, caplog):
         progress=False,
         samples=0,
     )
-    expected = expected_recalls(model, pictures, (1, 2, 3))
+    expected = expected_recalls(model, photos, (1, 2, 3))
     assert {k: result[k] for k in expected} == pytest.approx(expected)
     # The numbers tell something: neither all hits nor all misses.
     assert 0 < result["text_to_image_recall@2"] < 1
@@ -211,13 +211,13 @@ def test_measure_retrieval(model, pictures, packed, caplog):
         measure_retrieval(model, str(packed / "nowhere*"))
 
 
-def test_command_line(model, pictures, packed, tmp_path, capsys):
+def test_command_line(model, photos, packed, tmp_path, capsys):
     model.save_to_preset(tmp_path / "preset")
     command = ["evaluate", "retrieval", "--model", str(tmp_path / "preset")]
     command += ["--data", str(packed), "--batch-size", "2"]
     assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    expected = expected_recalls(model, pictures, (1, 5, 10))
+    expected = expected_recalls(model, photos, (1, 5, 10))
     assert {k: result[k] for k in expected} == pytest.approx(expected)
 
     assert main(command) == 0
@@ -233,10 +233,10 @@ def test_command_line(model, pictures, packed, tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_search_finds_the_picture_itself(model, pictures):
-    vectors = embed_images(model, pictures, progress=False)
-    for index, picture in enumerate(pictures):
-        query = compose_query(model, image=picture)
+def test_search_finds_the_image_itself(model, photos):
+    vectors = embed_images(model, photos, progress=False)
+    for index, photo in enumerate(photos):
+        query = compose_query(model, image=photo)
         np.testing.assert_allclose(query, vectors[index], rtol=0, atol=1e-5)
         assert top_k(query, vectors, 1)[0][0] == index
     text = numpy(model.encode_text("a red bus"))[0]

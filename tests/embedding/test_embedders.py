@@ -7,7 +7,7 @@ import keras_hub
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_align import picture_file
+from tiny_align import image_file
 from tiny_align import tiny_align
 
 from align_keras.embedding import as_embedder
@@ -25,14 +25,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def photos():
     sizes = [(60, 45), (35, 80), (64, 64)]
-    return [picture_file(i, size) for i, size in enumerate(sizes)]
+    return [image_file(i, size) for i, size in enumerate(sizes)]
 
 
-def vectors_of(embedder, pictures):
+def vectors_of(embedder, photos):
     return (
-        embed_images(embedder, pictures, 2, progress=False),
+        embed_images(embedder, photos, 2, progress=False),
         embed_texts(embedder, TEXTS, 2, progress=False),
     )
 
@@ -54,20 +54,20 @@ def test_words_come_from_before_the_projection(model):
 
 
 def test_presets_and_saved_models_give_the_same_vectors(
-    model, pictures, tmp_path
+    model, photos, tmp_path
 ):
     model.save_to_preset(tmp_path / "preset")
     model.export(str(tmp_path / "served"))
     # TensorFlow has no decoder for the last one.
-    pictures = [*pictures, picture_file(3, (50, 40), "TIFF")]
-    expected = vectors_of(model, pictures)
+    photos = [*photos, image_file(3, (50, 40), "TIFF")]
+    expected = vectors_of(model, photos)
     pixels = np.full((40, 50, 3), 90, "uint8")
     prints = set()
     for name in ("preset", "served"):
         embedder = load_embedder(str(tmp_path / name))
         prints.add(embedder.fingerprint)
         for found, rows in zip(
-            vectors_of(embedder, pictures), expected, strict=True
+            vectors_of(embedder, photos), expected, strict=True
         ):
             np.testing.assert_allclose(found, rows, rtol=0, atol=2e-5)
         rows = embed_images(embedder, [pixels], 2, progress=False)
@@ -125,13 +125,13 @@ def siglip():
 
 
 @pytest.mark.parametrize("make", [clip, siglip])
-def test_keras_hub_models_are_measured_alike(make, pictures):
+def test_keras_hub_models_are_measured_alike(make, photos):
     keras.utils.set_random_seed(0)
     backbone, preprocessor = make()
     embedder = keras_hub_embedder(backbone, preprocessor, "other")
-    images, texts = vectors_of(embedder, pictures)
-    for row, picture in zip(images, pictures, strict=True):
-        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+    images, texts = vectors_of(embedder, photos)
+    for row, photo in zip(images, photos, strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
         inputs = preprocessor.image_converter(pixels[None])
         expected = unit(numpy(backbone.get_vision_embeddings(inputs)))
         np.testing.assert_allclose(row, expected[0], rtol=0, atol=1e-5)

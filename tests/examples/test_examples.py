@@ -1,4 +1,4 @@
-"""The examples run as they stand, on pictures of one color each."""
+"""The examples run as they stand, on images of one color each."""
 
 import json
 import runpy
@@ -12,7 +12,7 @@ import tensorflow as tf
 from colors import COLORS
 from colors import VOCABULARY
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 
 from align_keras import AlignDualEncoder
@@ -32,9 +32,9 @@ def words_of(options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures, a vocabulary, and a preset without preprocessor."""
+    """Images, a vocabulary, and a preset without preprocessor."""
     folder = tmp_path_factory.mktemp("examples")
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     write_vocabulary(folder / "words.txt")
     keras.utils.set_random_seed(0)
     tiny_model(len(VOCABULARY)).save_to_preset(str(folder / "preset"))
@@ -59,7 +59,7 @@ def test_train_on_your_photos(folder, tmp_path, capsys):
         "checkpoint-every": 6,
         "learning-rate": 0.02,
     }
-    command = [str(folder / "pictures"), *words_of(options)]
+    command = [str(folder / "photos"), *words_of(options)]
     metrics = main(command)
 
     said = capsys.readouterr().out
@@ -119,8 +119,8 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     keras.config.backend() != "tensorflow", reason="a strategy of TensorFlow"
 )
 def test_tpu_training_on_two_replicas(folder, run_script):
-    captions = folder / "pictures" / "captions.csv"
-    pack(folder / "pictures", folder / "packed", captions, records_per_shard=8)
+    captions = folder / "photos" / "captions.csv"
+    pack(folder / "photos", folder / "packed", captions, records_per_shard=8)
     result = run_script(
         SCRIPT,
         EXAMPLES / "tpu_training.py",

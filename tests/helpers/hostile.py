@@ -15,7 +15,7 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from tiny_align import picture_file
+from tiny_align import image_file
 
 SECRET = "the words of a stranger's file"
 
@@ -32,10 +32,10 @@ def folder_with_ways_out(folder):
     # Its name begins like the folder's.
     elsewhere.mkdir()
     secret = elsewhere / "private.png"
-    secret.write_bytes(picture_file(0, form="PNG"))
+    secret.write_bytes(image_file(0, form="PNG"))
     secret.with_suffix(".txt").write_text(SECRET)
     for number, name in enumerate(("a.png", "b.png"), 1):
-        (data / name).write_bytes(picture_file(number, form="PNG"))
+        (data / name).write_bytes(image_file(number, form="PNG"))
     (data / "link.png").symlink_to(secret)
     (data / "relative.png").symlink_to("../data-elsewhere/private.png")
     (data / "folder").symlink_to(elsewhere)
@@ -216,7 +216,7 @@ def write_tar(path, members, compressed=False, damage=None):
 
 def huge_members(size):
     """Members of an archive that would fill the memory, between good ones."""
-    good = picture_file(1)
+    good = image_file(1)
     return [
         ("a.jpg", tarfile.REGTYPE, len(good), good),
         ("a.txt", tarfile.REGTYPE, 5, b"first"),

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_align import picture_file
+from tiny_align import image_file
 from tiny_align import tiny_align
 
 COUNT = 30
@@ -25,7 +25,7 @@ def library(tmp_path_factory):
     for number in range(COUNT):
         name = f"sub/{number:02d}.jpg" if number % 2 else f"{number:02d}.jpg"
         size = (60 + number, 50)
-        (images / name).write_bytes(picture_file(number, size))
+        (images / name).write_bytes(image_file(number, size))
     (images / "02.txt").write_text(f"{CAPTION}\nanother caption\n")
     (images / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
     preset = folder / "preset"

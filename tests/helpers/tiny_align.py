@@ -1,4 +1,4 @@
-"""A whole ALIGN model of a few thousand parameters, and pictures for it."""
+"""A whole ALIGN model of a few thousand parameters, and images for it."""
 
 import io
 
@@ -43,8 +43,8 @@ def tiny_align(dtype="float32", seed=0):
         scale = 8.0 if weight.path in text_weights else 1.0
         value = keras.ops.convert_to_numpy(weight)
         weight.assign((value * scale + shift) * noise)
-    pictures = [picture_file(100 + number) for number in range(8)]
-    images = model.preprocessor.image_converter.load(pictures)
+    photos = [image_file(100 + number) for number in range(8)]
+    images = model.preprocessor.image_converter.load(photos)
     for layer in model.image_encoder._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.1
@@ -56,16 +56,16 @@ def tiny_align(dtype="float32", seed=0):
 def many_scans(count):
     """A progressive JPEG that says its last scan again and again."""
     buffer = io.BytesIO()
-    picture = Image.open(io.BytesIO(picture_file(0)))
-    picture.save(buffer, "JPEG", progressive=True)
+    photo = Image.open(io.BytesIO(image_file(0)))
+    photo.save(buffer, "JPEG", progressive=True)
     content = buffer.getvalue()
     scan = content[content.rindex(b"\xff\xda") : -2]
     more = count - content.count(b"\xff\xda")
     return content[:-2] + more * scan + content[-2:]
 
 
-def picture_file(seed, size=(60, 45), form="JPEG", mode="RGB"):
-    """Make the bytes of a smooth picture."""
+def image_file(seed, size=(60, 45), form="JPEG", mode="RGB"):
+    """Make the bytes of a smooth image."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (6, 6, 3), dtype="uint8")
     image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)

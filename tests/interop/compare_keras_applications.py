@@ -2,7 +2,7 @@
 
 python tests/interop/compare_keras_applications.py [SIZE ...]
 
-Prints the largest difference, relative to the largest output, for pictures of
+Prints the largest difference, relative to the largest output, for images of
 any size and of a known odd size. The tests do so with the smallest, which take
 seconds.
 """
@@ -43,7 +43,7 @@ def randomize(model, seed=0):
 
 
 def grey_levels(size, seed=0):
-    """Make two smooth pictures."""
+    """Make two smooth images."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (2, 5, 5, 3)).astype("float32")
     return ops.convert_to_numpy(ops.image.resize(coarse, size))
@@ -60,7 +60,7 @@ def difference(model, size):
 
     Args:
         model: `keras.Model` of `keras.applications`, made random.
-        size: pair of ints. The size of the pictures.
+        size: pair of ints. The size of the images.
 
     Returns:
         A pair: the largest difference relative to the largest output, and

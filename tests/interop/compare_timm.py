@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.torch
 import timm
 import torch
-from huggingface_models import make_pictures
+from huggingface_models import make_images
 from huggingface_models import randomize
 
 from align_keras import AlignImageConverter
@@ -65,11 +65,11 @@ def make_checkpoint():
 
 
 def compare(model):
-    """Largest difference of each picture size, and largest value."""
+    """Largest difference of each image size, and largest value."""
     encoder = EfficientNetBackbone.from_preset(directory)
     model = model.double()
     for size in ((64, 64), (97, 75)):
-        images = make_pictures(np.random.default_rng(1), 2, size)
+        images = make_images(np.random.default_rng(1), 2, size)
         with torch.no_grad():
             x = torch.tensor(images.transpose(0, 3, 1, 2).astype("float64"))
             expected = model.blocks(model.bn1(model.conv_stem(x))).numpy()

@@ -40,27 +40,27 @@ def randomize(model, seed):
 
 
 def _set_statistics(model):
-    """Let batch normalisation see pictures, as in training."""
+    """Let batch normalisation see images, as in training."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     if not norms:
         return
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    images = make_pictures(np.random.default_rng(9), 12, (65, 65))
+    images = make_images(np.random.default_rng(9), 12, (65, 65))
     images = torch.tensor(images.transpose(0, 3, 1, 2).copy())
     getattr(model, "vision_model", model)(images)
 
 
-def make_pictures(rng, batch, size):
-    """Make smooth pictures with values from -1 to 1, each of its own kind."""
+def make_images(rng, batch, size):
+    """Make smooth images with values from -1 to 1, each of its own kind."""
     y, x = np.meshgrid(
         *(np.linspace(0, 1, side) for side in size), indexing="ij"
     )
     waves = rng.uniform(1, 9, (4, batch, 1, 1, 3))
-    pictures = np.sin(waves[0] * y[..., None] + waves[1] * x[..., None])
-    pictures = pictures * np.cos(waves[2] * x[..., None] + waves[3])
-    return pictures.astype("float32")
+    photos = np.sin(waves[0] * y[..., None] + waves[1] * x[..., None])
+    photos = photos * np.cos(waves[2] * x[..., None] + waves[3])
+    return photos.astype("float32")
 
 
 def make_align(seed=0, vision=(), text=(), **config):
@@ -115,14 +115,14 @@ def make_processor(**settings):
 
 
 def make_inputs(seed=0, batch=4, size=(65, 65), vocabulary=None):
-    """Make pictures, and texts of 1 to 64 tokens, for our models."""
+    """Make images, and texts of 1 to 64 tokens, for our models."""
     rng = np.random.default_rng(seed)
     lengths = np.array([1, 64, *rng.integers(2, 64, batch - 2)])[:, None]
     vocabulary = vocabulary or len(VOCABULARY)
     mask = (np.arange(64) < lengths).astype("int32")
     token_ids = rng.integers(5, vocabulary, (batch, 64)).astype("int32") * mask
     return {
-        "images": make_pictures(rng, batch, size),
+        "images": make_images(rng, batch, size),
         "token_ids": token_ids,
         "padding_mask": mask,
     }

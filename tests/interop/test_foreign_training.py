@@ -42,7 +42,7 @@ def keras_applications_tower():
     return image_encoder, text_encoder
 
 
-def picture_files():
+def image_files():
     rng = np.random.default_rng(0)
     for _ in TEXTS:
         coarse = rng.integers(0, 256, (3, 3, 3), dtype="uint8")
@@ -67,7 +67,7 @@ def test_foreign_towers(towers, jit_compile, tmp_path):
             sequence_length=8,
         ),
     )
-    files = list(picture_files())
+    files = list(image_files())
     x = {
         "images": model.preprocessor.image_converter.load(files),
         **model.preprocessor.tokenize(TEXTS),

@@ -62,7 +62,7 @@ def assert_equal_outputs(model, reference, inputs):
 def test_outputs_equal_transformers(converted, reference):
     assert_equal_outputs(converted, reference, make_inputs())
     assert converted.temperature == pytest.approx(0.7)
-    # A picture that is not square, of even and of odd sides.
+    # An image that is not square, of even and of odd sides.
     assert_equal_outputs(converted, reference, make_inputs(1, size=(48, 71)))
 
 
@@ -204,8 +204,8 @@ def test_our_own_model_leaves_too(converted, tmp_path):
 @functools.cache
 def small_image_encoder(kind):
     if kind == "foreign":
-        pictures = keras.Input((32, 32, 3), name="images")
-        return keras.Model(pictures, keras.layers.Conv2D(8, 3)(pictures))
+        photos = keras.Input((32, 32, 3), name="images")
+        return keras.Model(photos, keras.layers.Conv2D(8, 3)(photos))
     settings = {
         "same": {"padding": "same"},
         "squeeze": {"squeeze_activation": "relu"},

@@ -112,7 +112,7 @@ def test_other_settings_and_plain_vocabularies(settings, tmp_path):
         assert two == three, text
 
 
-def pictures():
+def photos():
     rng = np.random.default_rng(0)
     sizes = ((500, 375), (375, 500), (640, 480), (120, 90))
     return [
@@ -129,7 +129,7 @@ def grey_levels(converter, images):
 
 
 def test_pixels_equal(directory, processor):
-    images = pictures()
+    images = photos()
     expected = processor(images=images, return_tensors="np")["pixel_values"]
     expected = (expected.transpose(0, 2, 3, 1) + 1) * 127.5
     converter = AlignImageConverter.from_preset(str(directory))
@@ -164,7 +164,7 @@ def test_other_pixel_settings(tmp_path):
     processor.save_pretrained(tmp_path)
     make_align().config.save_pretrained(tmp_path)
     preprocessor = AlignPreprocessor.from_preset(str(tmp_path))
-    images = pictures()
+    images = photos()
     expected = processor(images=images, return_tensors="np")["pixel_values"]
     result = preprocessor.image_converter.load(images)
     # A grey level is 1 / 255 / 0.2 / 0.2 here.
@@ -197,7 +197,7 @@ def test_way_out(scale, offset, settings, tmp_path):
     np.testing.assert_array_equal(
         expected_ids(theirs)["input_ids"], ours.tokenize(TEXTS)["token_ids"]
     )
-    images = pictures()
+    images = photos()
     expected = theirs(images=images, return_tensors="np")["pixel_values"]
     averaging = AlignImageConverter.from_preset(str(tmp_path), antialias=True)
     difference = averaging.load(images) - expected.transpose(0, 2, 3, 1)

@@ -42,7 +42,7 @@ def assert_close(result, expected):
 
 @pytest.fixture(scope="module")
 def application():
-    """B0 for pictures of any size, with its own rescaling of pixels."""
+    """B0 for images of any size, with its own rescaling of pixels."""
     return randomize(keras.applications.EfficientNetB0(False, weights=None))
 
 
@@ -159,7 +159,7 @@ def test_timm_names_are_known_where_timm_is_not(tmp_path):
         EfficientNetBackbone.from_preset(str(tmp_path))
 
 
-def test_pictures_are_resized_as_timm_says(tmp_path):
+def test_images_are_resized_as_timm_says(tmp_path):
     """Four fifths of the side are left by the crop."""
     config = {
         "architecture": "tf_efficientnet_b0",

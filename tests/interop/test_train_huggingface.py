@@ -6,7 +6,7 @@ import huggingface_hub
 import keras
 import numpy as np
 import pytest
-from colors import write_pictures
+from colors import write_images
 from without_xla import disable_xla
 
 from align_keras import AlignDualEncoder
@@ -29,7 +29,7 @@ OVERRIDES = {
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    folder = write_images(tmp_path_factory.mktemp("data") / "photos")
     pack(folder, folder.parent / "packed", folder / "captions.csv")
     return str(folder.parent / "packed")
 

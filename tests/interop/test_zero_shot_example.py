@@ -27,13 +27,13 @@ def test_zero_shot_classification(tmp_path, capsys):
     reference.save_pretrained(directory)
     processor.save_pretrained(directory)
     coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), "uint8")
-    picture = str(tmp_path / "picture.png")
-    Image.fromarray(coarse).resize((346, 346)).save(picture)
+    photo = str(tmp_path / "photo.png")
+    Image.fromarray(coarse).resize((346, 346)).save(photo)
     names = ["bus", "dog", "red house"]
     main = runpy.run_path(str(EXAMPLE))["main"]
-    found = main([picture, *names, "--model", directory])
+    found = main([photo, *names, "--model", directory])
     inputs = processor(
-        images=Image.open(picture),
+        images=Image.open(photo),
         text=[f"a photo of a {name}." for name in names],
         return_tensors="pt",
     )

@@ -1,4 +1,4 @@
-"""Run the largest preset on one picture and print the peak memory in GiB."""
+"""Run the largest preset on one image and print the peak memory in GiB."""
 
 import resource
 

@@ -23,7 +23,7 @@ def _encode(image, form, **options):
     return file.getvalue()
 
 
-def _picture(height=23, width=37):
+def _image(height=23, width=37):
     """Smooth colours, so that JPEG keeps them, with no symmetry."""
     y, x = np.mgrid[:height, :width]
     red = 255 * x / width
@@ -37,7 +37,7 @@ def _noise(*shape):
 
 
 def _both(contents):
-    """The picture, having checked that both decoders agree exactly."""
+    """The image, having checked that both decoders agree exactly."""
     graph = _graph(contents).numpy()
     np.testing.assert_array_equal(graph, images.decode_with_pillow(contents))
     assert graph.dtype == np.uint8
@@ -46,11 +46,11 @@ def _both(contents):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_modes(mode):
-    contents = _encode(Image.fromarray(_picture()).convert(mode), "JPEG")
+    contents = _encode(Image.fromarray(_image()).convert(mode), "JPEG")
     expected = Image.open(io.BytesIO(contents)).convert("RGB")
     np.testing.assert_array_equal(_both(contents), np.asarray(expected))
     # A wrong sign of the inks would be far away.
-    close = np.asarray(Image.fromarray(_picture()).convert(mode).convert("RGB"))
+    close = np.asarray(Image.fromarray(_image()).convert(mode).convert("RGB"))
     assert np.abs(_both(contents).astype(int) - close).mean() < 6
 
 
@@ -74,8 +74,8 @@ def test_inks_are_inverted_without_adobe_marker():
 def test_exif_counts_wherever_it_is_in_the_header(behind):
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
-    upright = _encode(Image.fromarray(_picture()), "JPEG")
+    turned = _encode(Image.fromarray(_image()), "JPEG", exif=exif.tobytes())
+    upright = _encode(Image.fromarray(_image()), "JPEG")
     if behind == "APP2":
         segment = b"\xff\xe2\xff\xff" + bytes(65533)
         contents = turned[:2] + 2 * segment + turned[2:]
@@ -95,7 +95,7 @@ def test_exif_orientation(orientation, order):
     exif[0x010F] = "a camera"
     exif[0x0112] = orientation
     exif[0x0132] = "2001:01:01 00:00:00"
-    contents = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
+    contents = _encode(Image.fromarray(_image()), "JPEG", exif=exif.tobytes())
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
     assert images.exif_orientation(contents) == orientation
     np.testing.assert_array_equal(_both(contents), np.asarray(expected))
@@ -107,7 +107,7 @@ def test_broken_exif_counts_as_upright(damage):
     exif = Image.Exif()
     exif.endian = ">"
     exif[0x0112] = 6
-    contents = _encode(Image.fromarray(_picture()), "JPEG", exif=exif.tobytes())
+    contents = _encode(Image.fromarray(_image()), "JPEG", exif=exif.tobytes())
     plain = np.asarray(Image.open(io.BytesIO(contents)))
     tiff = contents.index(b"Exif\0\0") + 6
     if damage == "orientation 9":
@@ -182,7 +182,7 @@ def test_webp():
     pixels = _noise(20, 30, 3)
     contents = _encode(Image.fromarray(pixels), "WEBP", lossless=True)
     np.testing.assert_array_equal(_both(contents), pixels)
-    _both(_encode(Image.fromarray(_picture()), "WEBP", quality=80))
+    _both(_encode(Image.fromarray(_image()), "WEBP", quality=80))
     pixels = _noise(20, 30, 4)
     colour, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
     contents = _encode(
@@ -232,7 +232,7 @@ def test_palette_bmp_is_refused_by_the_graph():
     [
         b"",
         b"\xff\xd8",
-        b"no picture",
+        b"no image",
         b"RIFF",
         b"GIF89a",
         b"BM",
@@ -247,7 +247,7 @@ def test_broken_files_raise(contents):
         images.decode_with_pillow(contents)
 
 
-def test_large_pictures_are_refused_before_decoding():
+def test_large_images_are_refused_before_decoding():
     contents = _encode(Image.new("RGB", (300, 200)), "PNG")
     with pytest.raises(images.TooManyPixels, match="300x200"):
         images.decode_with_pillow(contents, max_pixels=59_999)

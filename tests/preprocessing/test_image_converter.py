@@ -18,7 +18,7 @@ PHOTOS = Path(__file__).resolve().parents[2] / ".." / "shared/data/photos"
 
 
 def _photos():
-    """Photographs where they are at hand, else smooth and noisy pictures."""
+    """Photographs where they are at hand, else smooth and noisy images."""
     files = sorted(PHOTOS.glob("*.JPEG"))[::40]
     if files:
         return [np.asarray(Image.open(f).convert("RGB")) for f in files]
@@ -268,7 +268,7 @@ def test_load(tmp_path):
     image = Image.fromarray(pixels)
     file = io.BytesIO()
     image.save(file, "PNG")
-    path = tmp_path / "picture.png"
+    path = tmp_path / "photo.png"
     path.write_bytes(file.getvalue())
     items = [path, str(path), file.getvalue(), image, pixels]
     result = converter.load(items)
@@ -318,7 +318,7 @@ def _encode(size, form="JPEG", **kwargs):
 
 
 def _ramp(size):
-    """A picture whose red and green tell the column and the row."""
+    """An image whose red and green tell the column and the row."""
     width, height = size
     pixels = np.full((height, width, 3), 128.0)
     pixels[..., 0] = np.linspace(0, 255, width)
@@ -333,7 +333,7 @@ def _ramp(size):
 @pytest.mark.parametrize(
     "size, ratio", [((90, 110), 1), ((200, 220), 1), ((1020, 1060), 8)]
 )
-def test_fast_crops_are_those_of_the_whole_picture(size, ratio):
+def test_fast_crops_are_those_of_the_whole_image(size, ratio):
     contents = _ramp(size)
     options = {"image_size": 96, "resize_size": 115}
     fast, plain = (
@@ -348,7 +348,7 @@ def test_fast_crops_are_those_of_the_whole_picture(size, ratio):
         seed = tf.constant([3, number])
         crops.append(_grey_levels(fast(contents, seed)))
         expected = _grey_levels(plain(contents, seed))
-        # Window and picture end at whole pixels; a grey level for the JPEG.
+        # Window and image end at whole pixels; a grey level for the JPEG.
         pixel = 255 * ratio / min(size)
         assert np.abs(crops[-1] - expected).max() < 1.5 * pixel + 2
         assert np.abs(crops[-1] - expected).mean() < 0.75 * pixel + 1

@@ -58,7 +58,7 @@ def test_correct_results_are_marked_and_only_those(tmp_path):
     assert marked[False] == marked[None] == 0
 
 
-def test_query_shows_words_picture_and_signs(tmp_path):
+def test_query_shows_words_image_and_signs(tmp_path):
     violet = (120, 40, 160)
     results = [Match(plain((10, 120, 120)), 0.5)]
 
@@ -69,9 +69,9 @@ def test_query_shows_words_picture_and_signs(tmp_path):
     words = query_of(Row("a red bus", results))
     assert count(words, INK) > 100
     assert count(words, violet) == 0
-    picture = query_of(Row(None, results, image=plain(violet)))
-    assert count(picture, violet) > 0.98 * THUMBNAIL**2
-    assert count(picture, INK) == 0
+    photo = query_of(Row(None, results, image=plain(violet)))
+    assert count(photo, violet) > 0.98 * THUMBNAIL**2
+    assert count(photo, INK) == 0
     both = query_of(Row("blue", results, plain(violet), minus_text="red"))
     assert count(both, violet) > 0.98 * THUMBNAIL**2
     assert count(both, INK) > 50
@@ -80,15 +80,15 @@ def test_query_shows_words_picture_and_signs(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["path", "string", "bytes", "array", "image"])
-def test_pictures_come_in_any_form(tmp_path, form):
+def test_images_come_in_any_form(tmp_path, form):
     color = (12, 140, 210)
     image = plain(color)
-    image.save(tmp_path / "picture.png")
+    image.save(tmp_path / "photo.png")
     file = io.BytesIO()
     image.save(file, "PNG")
     given = {
-        "path": tmp_path / "picture.png",
-        "string": str(tmp_path / "picture.png"),
+        "path": tmp_path / "photo.png",
+        "string": str(tmp_path / "photo.png"),
         "bytes": file.getvalue(),
         "array": np.asarray(image),
         "image": image,
@@ -97,7 +97,7 @@ def test_pictures_come_in_any_form(tmp_path, form):
     assert count(np.asarray(sheet), color) > 0.98 * THUMBNAIL**2
 
 
-def test_oblong_pictures_show_their_middle(tmp_path):
+def test_oblong_images_show_their_middle(tmp_path):
     image = plain((200, 0, 0), (300, 100))
     image.paste((0, 0, 200), (100, 0, 200, 100))
     sheet = contact_sheet([Row("q", [Match(image, 1)])], tmp_path / "s.png")

@@ -25,7 +25,7 @@ def unit(vector):
 
 
 @pytest.mark.parametrize(
-    "words, picture, minus, weights",
+    "words, photo, minus, weights",
     [
         ("a red bus", None, None, {}),
         (None, "04.jpg", None, {}),
@@ -35,7 +35,7 @@ def unit(vector):
     ],
 )
 def test_search_ranks_as_numpy_does(
-    library, model, dual_encoder, vectors, words, picture, minus, weights
+    library, model, dual_encoder, vectors, words, photo, minus, weights
 ):
     def text(value):
         return np.asarray(dual_encoder.encode_text([value]))[0]
@@ -44,8 +44,8 @@ def test_search_ranks_as_numpy_does(
     query = np.zeros(vectors.shape[1])
     if words:
         query = query + plus * text(words)
-    if picture:
-        path = library.images / picture
+    if photo:
+        path = library.images / photo
         image = np.asarray(dual_encoder.encode_image([str(path)]))[0]
         query = query + weights.get("image_weight", 1.0) * image
     if minus:
@@ -54,7 +54,7 @@ def test_search_ranks_as_numpy_does(
     results = search(
         library.index,
         text=words,
-        image=picture and library.images / picture,
+        image=photo and library.images / photo,
         minus_text=minus,
         k=7,
         model=model,

@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_align import image_file
 from tiny_align import many_scans
-from tiny_align import picture_file
 
 from align_keras.classes import class_probabilities
 from align_keras.cli import main
@@ -133,14 +133,14 @@ JSON, JPEG = "application/json", "image/jpeg"
 DEEP = b"[" * 20_000 + b"]" * 20_000
 # What is sent, and the status that comes back: the table in docs/search.md.
 HOSTILE = {
-    "bytes that are no picture": ("/api/image", JPEG, b"\xff\xd8 no", 422),
-    "an empty picture": ("/api/image", JPEG, b"", 422),
-    "a program as a picture": ("/api/image", JPEG, b"%!PS\nshowpage", 422),
-    "half a picture": ("/api/image", JPEG, picture_file(1)[:300], 422),
+    "bytes that are no image": ("/api/image", JPEG, b"\xff\xd8 no", 422),
+    "an empty image": ("/api/image", JPEG, b"", 422),
+    "a program as an image": ("/api/image", JPEG, b"%!PS\nshowpage", 422),
+    "half an image": ("/api/image", JPEG, image_file(1)[:300], 422),
     "a decompression bomb": ("/api/image", "image/png", bomb(), 422),
     "a JPEG of 101 scans": ("/api/image", JPEG, many_scans(101), 422),
     "a huge file": ("/api/image", JPEG, b"\xff" * 300_000, 413),
-    "a picture as a form": (
+    "an image as a form": (
         "/api/image",
         "multipart/form-data; boundary=x",
         b"--x--",
@@ -204,7 +204,7 @@ HOSTILE = {
         b'{"parts": [{"row": -1}]}',
         422,
     ),
-    "a picture nobody sent": (
+    "an image nobody sent": (
         "/api/search",
         JSON,
         b'{"parts": [{"image": "../../etc/passwd"}]}',
@@ -287,7 +287,7 @@ def test_keys_are_neither_paths_nor_markup(library, model, tmp_path):
 
     keys = ["../../7", "<script>alert(1)</script>", "/etc/passwd\0"]
     vectors = np.eye(3, Index(library.index).dim, dtype="float32")
-    rows = [(keys, keys, vectors, [picture_file(0)] * 3)]
+    rows = [(keys, keys, vectors, [image_file(0)] * 3)]
     write_index(rows, 3, tmp_path / "index", library.preset)
     client = TestClient(make_app(Index(tmp_path / "index"), model, hosts=["*"]))
     body = {"parts": [{"row": 1}], "k": 3}
@@ -298,7 +298,7 @@ def test_keys_are_neither_paths_nor_markup(library, model, tmp_path):
     found = {r["row"]: (r["key"], r["text"]) for r in answer.json()["results"]}
     assert found == {row: (key, key) for row, key in enumerate(keys)}
     for row in range(3):
-        assert client.get(f"/thumbnails/{row}").content == picture_file(0)
+        assert client.get(f"/thumbnails/{row}").content == image_file(0)
 
 
 def test_requests_are_rationed():

@@ -55,7 +55,7 @@ def test_type_drop_adjust(library, site, browser, tmp_path):
     order = f"{src}.map(i => i.src.split('/').pop()).join()"
     browser.wait(f"{order} == '{both}'")
 
-    # The slider of the picture to the other end.
+    # The slider of the image to the other end.
     browser.run(
         "(() => { const s = document.querySelector('.part input[type=range]');"
         " s.value = -3; s.dispatchEvent(new Event('input')); })()"
@@ -82,8 +82,8 @@ def test_type_drop_adjust(library, site, browser, tmp_path):
     browser.press("/")
     assert browser.run("document.activeElement.id") == "query"
     browser.screenshot(tmp_path / "page.png")
-    picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+    photo = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
+    assert len(np.unique(photo.reshape(-1, 3), axis=0)) > 1000
     assert browser.errors == []
 
 
@@ -107,7 +107,7 @@ def test_phone_and_dark(site, browser):
     assert browser.errors == []
 
 
-# Labels with the word "late" are answered late, and pictures are forgotten or
+# Labels with the word "late" are answered late, and images are forgotten or
 # refused as often as a test says.
 FETCH = """
 (() => {

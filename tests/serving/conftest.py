@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_align import picture_file
+from tiny_align import image_file
 from tiny_align import tiny_align
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,25 +88,25 @@ def model():
 
 
 @pytest.fixture(scope="session")
-def pictures():
+def photos():
     """Five kinds of files that show something."""
     return [
-        picture_file(0),
-        picture_file(1, (200, 90)),
-        picture_file(2, (40, 40), mode="L"),
-        picture_file(3, (77, 51), "PNG", "P"),
-        picture_file(4, (33, 64), "PNG", "LA"),
+        image_file(0),
+        image_file(1, (200, 90)),
+        image_file(2, (40, 40), mode="L"),
+        image_file(3, (77, 51), "PNG", "P"),
+        image_file(4, (33, 64), "PNG", "LA"),
     ]
 
 
 @pytest.fixture(scope="session")
-def folder(model, pictures, tmp_path_factory):
+def folder(model, photos, tmp_path_factory):
     """Directory with a preset, inputs, and an export in float32."""
     folder = tmp_path_factory.mktemp("export")
     np.savez(
         folder / "inputs.npz",
         # The last is cut short: its row is to be zeros.
-        images=np.array([*pictures, pictures[0][:-300]], dtype=object),
+        images=np.array([*photos, photos[0][:-300]], dtype=object),
         texts=np.array(TEXTS, dtype=object),
     )
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n\n")

@@ -30,9 +30,9 @@ def server(folder, request):
 
 
 @pytest.fixture
-def files(pictures, tmp_path):
+def files(photos, tmp_path):
     paths = [tmp_path / name for name in ("bus.jpg", "gray.jpg", "broken.jpg")]
-    contents = (pictures[0], pictures[2], b"no picture")
+    contents = (photos[0], photos[2], b"no image")
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     return paths
@@ -114,9 +114,9 @@ def test_wrong_requests_to_grpc(server):
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_batching_refuses_pictures_with_texts(folder, pictures):
+def test_batching_refuses_images_with_texts(folder, photos):
     """Rows of merged requests would be compared with one another."""
-    inputs = {"image_bytes": pictures[:2], "texts": ["a bus", "dog"]}
+    inputs = {"image_bytes": photos[:2], "texts": ["a bus", "dog"]}
     served = Model(folder / "float32", "align", batching=True)
     with pytest.raises(Refused, match="0 dimensions"):
         served.predict("align", "serving_default", inputs)

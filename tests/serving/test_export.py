@@ -24,16 +24,16 @@ TEMPLATES = ["a {}", "the {} on a house"]
 
 
 @pytest.fixture(scope="module")
-def expected(model, pictures, folder):
+def expected(model, photos, folder):
     """What the Python model makes of the same inputs."""
     with np.load(folder / "inputs.npz", allow_pickle=True) as inputs:
         texts = list(inputs["texts"])
-    images = keras.ops.convert_to_numpy(model.encode_image(pictures))
+    images = keras.ops.convert_to_numpy(model.encode_image(photos))
     texts = keras.ops.convert_to_numpy(model.encode_text(texts))
     # Rows differ from each other, so that a mix-up could not pass.
     assert np.ptp(images, axis=0).max() > 0.05
     assert np.ptp(texts, axis=0).max() > 0.05
-    # The last picture is damaged.
+    # The last image is damaged.
     return np.concatenate([images, np.zeros_like(images[:1])]), texts
 
 
@@ -115,7 +115,7 @@ def test_names_and_shapes_of_signatures(folder):
     }
 
 
-def test_bfloat16_from_the_command_line(folder, pictures, capsys):
+def test_bfloat16_from_the_command_line(folder, photos, capsys):
     output = folder / "bfloat16"
     command = ["export", "--model", str(folder / "preset")]
     options = ["--output", str(output), "--precision", "bfloat16", "--json"]
@@ -148,16 +148,16 @@ def test_bfloat16_from_the_command_line(folder, pictures, capsys):
     )
     loaded = tf.saved_model.load(str(output))
     embeddings = loaded.signatures["encode_image"](
-        image_bytes=tf.constant(pictures)
+        image_bytes=tf.constant(photos)
     )["embeddings"]
     assert embeddings.dtype == tf.float32
     # The graph may fuse operations, which moves roundings to 8 bits.
-    rounded = keras.ops.convert_to_numpy(model.encode_image(pictures))
+    rounded = keras.ops.convert_to_numpy(model.encode_image(photos))
     cosines = np.sum(embeddings.numpy() * rounded, axis=1)
     np.testing.assert_allclose(cosines, 1, rtol=0, atol=1e-3)
-    # Another picture's vector would not do.
+    # Another image's vector would not do.
     assert (embeddings.numpy() @ rounded.T).min() < 0.99
-    best = loaded.signatures["classify"](image_bytes=tf.constant(pictures))
+    best = loaded.signatures["classify"](image_bytes=tf.constant(photos))
     assert best["labels"].shape == (5, 1)
 
 
@@ -182,7 +182,7 @@ def test_warmup_requests_run(folder):
     assert sorted(seen) == ["classify", "encode_image", "encode_text"]
 
 
-def test_from_c(folder, expected, pictures, tmp_path):
+def test_from_c(folder, expected, photos, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("There is no C compiler.")
@@ -204,7 +204,7 @@ def test_from_c(folder, expected, pictures, tmp_path):
         (source,) = signature.inputs.values()
         output = signature.outputs["embeddings"].name.split(":")
         calls += [source.name.split(":")[0], *output, tmp_path / file]
-    (tmp_path / "bus.jpg").write_bytes(pictures[0])
+    (tmp_path / "bus.jpg").write_bytes(photos[0])
     (tmp_path / "text").write_text("a red bus near the house.")
     operations = Path(tensorflow_text.__file__).parent / "python" / "ops"
     result = subprocess.run(
@@ -292,10 +292,10 @@ def test_model_without_preprocessor(model, tmp_path, monkeypatch):
         export_saved_model(model, tmp_path / "model")
 
 
-def test_example(folder, pictures, expected, monkeypatch, capsys):
+def test_example(folder, photos, expected, monkeypatch, capsys):
     bus, gray = folder / "bus.jpg", folder / "gray.jpg"
-    bus.write_bytes(pictures[0])
-    gray.write_bytes(pictures[2])
+    bus.write_bytes(photos[0])
+    gray.write_bytes(photos[2])
     texts = ["a red bus near the house.", "Cafés, BLUE"]
     script = str(ROOT / "examples" / "serve_saved_model.py")
     arguments = [str(folder / "float32"), str(bus), str(gray)]

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from image_files import draw_file
 from PIL import Image
+from tiny_align import image_file
 from tiny_align import many_scans
-from tiny_align import picture_file
 
 from align_keras.preprocessing.gif import first_frame
 from align_keras.serving import untrusted_images
@@ -38,7 +38,7 @@ def png(width, height, data=b"", before=b""):
 
 def with_size(form, width, height):
     """A real file whose header is changed to claim another size."""
-    content = bytearray(picture_file(0, (16, 8), form))
+    content = bytearray(image_file(0, (16, 8), form))
     if form == "JPEG":
         place = content.index(b"\xff\xc0") + 5
         content[place : place + 4] = struct.pack(">HH", height, width)
@@ -62,15 +62,15 @@ def animation(count, side=64):
 
 def encoded(form, **options):
     buffer = io.BytesIO()
-    image = Image.open(io.BytesIO(picture_file(5)))
+    image = Image.open(io.BytesIO(image_file(5)))
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-JPEG = picture_file(6, (200, 150))
+JPEG = image_file(6, (200, 150))
 BAD = {
     "nothing": b"",
-    "a text": b"this is no picture",
+    "a text": b"this is no image",
     "markup": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "the first two bytes of a JPEG": JPEG[:2],
     "half a JPEG": JPEG[: len(JPEG) // 2],
@@ -114,8 +114,8 @@ def signatures(folder):
     yield loaded.signatures
 
 
-def test_bad_pictures_cost_their_row_alone(signatures, model):
-    good = [picture_file(7), animation(1), encoded("WEBP", lossless=True)]
+def test_bad_images_cost_their_row_alone(signatures, model):
+    good = [image_file(7), animation(1), encoded("WEBP", lossless=True)]
     good += [encoded("BMP"), animation(12), many_scans(100)]
     files = [*BAD.values(), good[0], *BOMBS.values(), *good[1:]]
     outputs = signatures["encode_image"](image_bytes=tf.constant(files))
@@ -262,4 +262,4 @@ def test_wrong_types_are_refused_before_anything_runs(signatures):
         with pytest.raises((TypeError, ValueError, tf.errors.OpError)):
             encode(image_bytes=wrong)
     with pytest.raises(TypeError):
-        encode(pictures=tf.constant([b"a"]))
+        encode(photos=tf.constant([b"a"]))

@@ -18,7 +18,7 @@ import tensorflow as tf
 from colors import FIELDS
 from colors import VOCABULARY
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 
 from align_keras.cli import main
@@ -48,14 +48,14 @@ def end(pid):
 
 
 def prepare():
-    write_pictures(FOLDER / "pictures")
+    write_images(FOLDER / "photos")
     write_vocabulary(FOLDER / "words.txt")
-    captions = FOLDER / "pictures" / "captions.csv"
+    captions = FOLDER / "photos" / "captions.csv"
     packed = FOLDER / "packed"
-    pack(FOLDER / "pictures", packed, captions, records_per_shard=5)
+    pack(FOLDER / "photos", packed, captions, records_per_shard=5)
     # Of a single image all are found, so that no evaluation is ever better.
     (FOLDER / "one.csv").write_text("image,caption\nred.png,all red\n")
-    pack(FOLDER / "pictures", FOLDER / "one", FOLDER / "one.csv")
+    pack(FOLDER / "photos", FOLDER / "one", FOLDER / "one.csv")
     model = tiny_model(len(VOCABULARY), dropout=0.05)
     for layer in model._flatten_layers():
         if hasattr(layer, "synchronized"):

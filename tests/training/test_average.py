@@ -134,15 +134,15 @@ def test_what_differs_is_named(models):
 
 @pytest.fixture(scope="module")
 def folder(models, tmp_path_factory):
-    from colors import write_pictures
+    from colors import write_images
 
     folder = tmp_path_factory.mktemp("sweep")
     for name, model in zip("ab", models, strict=True):
         model.save_to_preset(str(folder / name))
-    write_pictures(folder / "pictures")
-    captions = folder / "pictures" / "captions.csv"
+    write_images(folder / "photos")
+    captions = folder / "photos" / "captions.csv"
     for name in ("old", "new"):
-        pack(folder / "pictures", folder / name, captions)
+        pack(folder / "photos", folder / name, captions)
     return folder
 
 

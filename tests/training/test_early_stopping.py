@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from colors import FIELDS
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 from runs import checkpoint
 from runs import metrics_of
@@ -27,10 +27,10 @@ SCORES = [0.1, 0.3, 0.2, 0.3, 0.25, 0.9, 0.9, 0.9, 0.9, 0.9]
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     write_vocabulary(folder / "words.txt")
-    captions = folder / "pictures" / "captions.csv"
-    pack(folder / "pictures", folder / "packed", captions)
+    captions = folder / "photos" / "captions.csv"
+    pack(folder / "photos", folder / "packed", captions)
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from colors import FIELDS
 from colors import VOCABULARY
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 from runs import Seen
 from runs import checkpoint
@@ -38,12 +38,12 @@ def _eagerly():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Packed pictures, a vocabulary, and a preset with weights."""
+    """Packed images, a vocabulary, and a preset with weights."""
     folder = tmp_path_factory.mktemp("inputs")
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     write_vocabulary(folder / "words.txt")
-    captions = folder / "pictures" / "captions.csv"
-    pack(folder / "pictures", folder / "packed", captions, records_per_shard=6)
+    captions = folder / "photos" / "captions.csv"
+    pack(folder / "photos", folder / "packed", captions, records_per_shard=6)
     model = tiny_model(len(VOCABULARY), dropout=0.05)
     model.save_to_preset(str(folder / "preset"))
     return folder

@@ -2,7 +2,7 @@
 
 import pytest
 from colors import tiny_model as tiny_colors
-from colors import write_pictures
+from colors import write_images
 
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
@@ -45,7 +45,7 @@ def test_many_files_may_be_listed(tmp_path):
         find_records(missing, tmp_path / "packed")
 
 
-def test_resized_pictures_follow_the_size_of_the_crop():
+def test_resized_images_follow_the_size_of_the_crop():
     assert recipe().resize_size == 346
     assert recipe(image_size=64).resize_size == 77
     assert load_recipe("cc3m", image_size=128).resize_size == 153
@@ -69,7 +69,7 @@ def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
 
 
 def test_resized_records_fit_the_run_or_are_refused(tmp_path):
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "photos")
     pack(folder, tmp_path / "full", folder / "captions.csv")
     pack(folder, tmp_path / "small", folder / "captions.csv", resize=36)
     for data in ("full", "small"):

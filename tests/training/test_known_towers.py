@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from colors import FIELDS
 from colors import VOCABULARY
-from colors import write_pictures
+from colors import write_images
 from keras import ops
 
 from align_keras import AlignDualEncoder
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     )
     noisy(text, 2).save_to_preset(str(folder / "text"))
     AlignTokenizer(VOCABULARY).save_to_preset(str(folder / "text"))
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     return folder
 
 
@@ -125,7 +125,7 @@ def test_towers_that_do_not_fit_are_one_clear_error(folder):
 def test_what_a_run_needs(folder, tmp_path):
     def refusal(model, **weights):
         with pytest.raises(ValueError) as caught:
-            train(model, RECIPE, str(folder / "pictures"), tmp_path, **weights)
+            train(model, RECIPE, str(folder / "photos"), tmp_path, **weights)
         return str(caught.value)
 
     image = str(folder / "image")
@@ -162,7 +162,7 @@ def test_pooling_is_that_of_the_weights(folder, tmp_path):
 def test_the_command_trains_from_known_towers(folder, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({**FIELDS, "steps": 2, "warmup_steps": 0}))
-    words = ["train", "--recipe", recipe, "--data", folder / "pictures"]
+    words = ["train", "--recipe", recipe, "--data", folder / "photos"]
     words += ["--image-weights", folder / "image", "--no-export"]
     words += ["--workdir", tmp_path / "run", "--set", "freeze=text"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from colors import FIELDS
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 from runs import checkpoint
 from runs import metrics_of
@@ -31,10 +31,10 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     write_vocabulary(folder / "words.txt")
-    captions = folder / "pictures" / "captions.csv"
-    pack(folder / "pictures", folder / "packed", captions, records_per_shard=6)
+    captions = folder / "photos" / "captions.csv"
+    pack(folder / "photos", folder / "packed", captions, records_per_shard=6)
     return folder
 
 
@@ -51,7 +51,7 @@ def run(folder, model, workdir, recipe=RECIPE):
 
 
 class FailsOnWhite(keras.layers.Layer):
-    """Not a number for a picture that is nearly white."""
+    """Not a number for an image that is nearly white."""
 
     def call(self, images):
         # 1 / 0 where it is white, and 0 * (1 / 0) is none.
@@ -72,7 +72,7 @@ def sensitive_model(vocabulary_size):
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_the_step_and_its_records_are_named(packed, tmp_path, at_once):
-    """The first batch with the white picture, found without training."""
+    """The first batch with the white image, found without training."""
     folder = packed
     batches = {
         step: records_of_step(folder / "packed", step - 1, 4)

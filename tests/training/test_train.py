@@ -1,4 +1,4 @@
-"""Training from end to end on pictures of one color each."""
+"""Training from end to end on images of one color each."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from colors import COLORS
 from colors import FIELDS
 from colors import VOCABULARY
 from colors import tiny_model
-from colors import write_pictures
+from colors import write_images
 from colors import write_vocabulary
 from PIL import Image
 from runs import Seen
@@ -48,18 +48,18 @@ def _fresh_counter(monkeypatch):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A folder of pictures, the same packed, and a vocabulary."""
+    """A folder of images, the same packed, and a vocabulary."""
     folder = tmp_path_factory.mktemp("inputs")
-    write_pictures(folder / "pictures")
+    write_images(folder / "photos")
     write_vocabulary(folder / "words.txt")
-    captions = folder / "pictures" / "captions.csv"
-    pack(folder / "pictures", folder / "packed", captions, records_per_shard=6)
+    captions = folder / "photos" / "captions.csv"
+    pack(folder / "photos", folder / "packed", captions, records_per_shard=6)
     return folder
 
 
 @pytest.fixture(scope="module")
 def begin(inputs):
-    """Train on the packed pictures, with a choice of arguments."""
+    """Train on the packed images, with a choice of arguments."""
 
     def begin(workdir, model=noisy_model, recipe=RECIPE, **kwargs):
         defaults = {
@@ -267,10 +267,10 @@ def test_another_recipe_needs_another_directory(run, begin):
         begin(run[0], "align_b0_bert_tiny")
 
 
-def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
+def test_a_folder_of_images_trains_at_once(inputs, tmp_path, capsys):
     """An EfficientNet, a learned vocabulary, and a broken file."""
-    folder = shutil.copytree(inputs / "pictures", tmp_path / "pictures")
-    (folder / "red.png").write_bytes(b"not a picture")
+    folder = shutil.copytree(inputs / "photos", tmp_path / "photos")
+    (folder / "red.png").write_bytes(b"not an image")
     result = train(
         lambda size: AlignDualEncoder(
             EfficientNetBackbone(0.2, 0.2),
@@ -293,7 +293,7 @@ def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
         for path in (packed, packed / "held_out")
     )
     assert sorted(kept + aside) == sorted(set(COLORS) - {"red"})
-    # It was measured on the pictures that training did not see.
+    # It was measured on the images that training did not see.
     assert result["best"]["metrics"]["images"] == len(aside) >= 3
     assert f"(chance {1 / len(aside):.1%}) among {len(aside)} images" in said
     model = AlignDualEncoder.from_preset(result["model"])
@@ -305,13 +305,13 @@ def test_a_folder_of_pictures_trains_at_once(inputs, tmp_path, capsys):
 
 
 def test_broken_records_are_skipped_counted_and_named(begin, tmp_path, capsys):
-    picture = io.BytesIO()
-    Image.new("RGB", (40, 40), "red").save(picture, "PNG")
+    photo = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(photo, "PNG")
     contents = {
-        "good": (picture.getvalue(), ["all red"]),
-        "cut": (picture.getvalue()[:60], ["all blue"]),
+        "good": (photo.getvalue(), ["all red"]),
+        "cut": (photo.getvalue()[:60], ["all blue"]),
         "empty": (b"", ["all blue"]),
-        "silent": (picture.getvalue(), [" "]),
+        "silent": (photo.getvalue(), [" "]),
     }
     path = tmp_path / "data.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
