@@ -362,7 +362,7 @@ class PaddedBatches(_OtherBatches):
         self.fills_up = _has_partial_batch(adapter) is True
         self._multiple = multiple
         self._size = adapter.batch_size
-        if adapter.num_batches == 1:
+        if adapter.num_batches == 1 and self.fills_up:
             self._size = adapter.partial_batch_size or self._size
         if self._size:
             self._size = self._round_up(self._size)

@@ -213,11 +213,12 @@ class ContrastiveTrainer(backend.Trainer):
             if isinstance(layer, BatchNormalization):
                 continue
             message = (
-                "The last batch is smaller and must be filled up, and "
-                f"the layer `{layer.path}` would count the padding in its "
-                "statistics. Drop the last batch, or choose a batch size "
-                "that divides the data, or build the encoder with the "
-                "layers of `align_keras.models`."
+                "The last batch is smaller, or may be for all that the data "
+                "tell, and is filled up; the layer "
+                f"`{layer.path}` would count the padding in its statistics. "
+                "Batch the data with `drop_remainder=True`, or choose a batch "
+                "size that divides it, or build the encoder with the layers "
+                "of `align_keras.models`."
             )
             if mask is None or not self.checks_in_step():
                 raise ValueError(message)

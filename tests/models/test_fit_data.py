@@ -165,3 +165,78 @@ def test_padding_of_unknown_size_is_refused_where_it_appears(tiny_model, pairs):
     parts = [x, {name: value[:4] for name, value in x.items()}]
     with pytest.raises(Exception, match="count the padding in its statistics"):
         model.fit((part for part in parts), verbose=0)
+
+
+class Batches(keras.utils.PyDataset):
+    """Some batches of the same rows."""
+
+    def __init__(self, x, count, fails_at=None):
+        super().__init__()
+        self.x, self.count, self.fails_at = x, count, fails_at
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index == self.fails_at:
+            raise ValueError("a file is gone")
+        return self.x, None, WEIGHTS
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_data_set_in_python_of_any_length(still_model, pairs, count):
+    x = pairs(8)
+    for microbatch_size in (None, 4):
+        model = still_model(microbatch_size)
+        loss = model.fit(Batches(x, count), verbose=0).history["loss"][0]
+        np.testing.assert_allclose(loss, weighted_loss(model, x), rtol=1e-5)
+
+
+def test_nothing_to_train_is_no_failure(still_model, pairs):
+    model, x = still_model(), pairs(8)
+    model.trainable = False
+    model.compile("sgd", ContrastiveLoss(0.1))
+    given = {"sample_weight": WEIGHTS, "batch_size": 8, "verbose": 0}
+    loss = model.fit(x, **given).history["loss"][0]
+    np.testing.assert_allclose(loss, weighted_loss(model, x), rtol=1e-5)
+
+
+class Fails(keras.callbacks.Callback):
+    def __init__(self, event):
+        super().__init__()
+        setattr(self, event, self.fail)
+
+    def fail(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+
+FAILURES = {
+    "labels": lambda x: ((x, np.arange(8)), {}),
+    "shape": lambda x: (({**x, "images": x["images"][:, :16]},), {}),
+    "weights": lambda x: ((x, None, np.ones((8, 3))), {}),
+    "the first batch": lambda x: ((Batches(x, 2, 0),), {}),
+    "the second batch": lambda x: ((Batches(x, 2, 1),), {}),
+    "train": lambda x: ((x,), {"callbacks": [Fails("on_train_batch_end")]}),
+    "test": lambda x: ((x,), {"callbacks": [Fails("on_test_batch_end")]}),
+    "predict": lambda x: ((x,), {"callbacks": [Fails("on_predict_batch_end")]}),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_an_error_costs_no_weights(still_model, pairs, failure):
+    model, x = still_model(), pairs(8)
+    before = model.predict(x, verbose=0)
+    failed = 0
+    for method in ("fit", "evaluate", "predict"):
+        args, options = failure(x)
+        if method == "predict":
+            args = args[:1]
+        try:
+            getattr(model, method)(*args, verbose=0, **options)
+        except BaseException:
+            failed += 1
+        after = model(x)
+        for name, value in before.items():
+            np.testing.assert_allclose(after[name], value, atol=1e-6)
+        model.optimizer.variables[0].numpy()
+    assert failed

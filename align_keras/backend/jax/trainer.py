@@ -1,5 +1,7 @@
 """The training loop under `keras.distribution`."""
 
+import contextlib
+
 import jax
 import keras
 
@@ -127,6 +129,14 @@ class Trainer(PaddingMixin):
                 )
         return adapter
 
+    def fit(self, *args, **kwargs):
+        with self._values_kept():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        with self._values_kept():
+            return super().evaluate(*args, **kwargs)
+
     def predict(self, x, *args, **kwargs):
         if jax.process_count() > 1:
             raise ValueError(
@@ -134,7 +144,39 @@ class Trainer(PaddingMixin):
                 "holds. Predict in one process, or call `model` on the rows "
                 f"of each. Received: {jax.process_count()} processes"
             )
-        return super().predict(x, *args, **kwargs)
+        with self._values_kept():
+            return super().predict(x, *args, **kwargs)
+
+    def _purge_model_variables(self, **kinds):
+        # Variables lend their values to the steps. Keras would know where they
+        # are after the first step only, and an error may come before.
+        self._jax_state = {
+            kind: [variable.value for variable in self._variables_of(kind)]
+            for kind, lent in kinds.items()
+            if lent
+        }
+        super()._purge_model_variables(**kinds)
+
+    def _variables_of(self, kind):
+        if kind == "optimizer_variables":
+            return self.optimizer.variables
+        return getattr(self, kind)
+
+    @contextlib.contextmanager
+    def _values_kept(self):
+        """Give variables their values back when an error ends the steps."""
+        try:
+            yield
+        except BaseException:
+            if not getattr(self, "_jax_state_synced", True):
+                for kind, values in (self._jax_state or {}).items():
+                    pairs = zip(self._variables_of(kind), values, strict=True)
+                    for variable, value in pairs:
+                        # One that failed on the device has used them up.
+                        if not value.is_deleted():
+                            variable.assign(value)
+                self._jax_state_synced = True
+            raise
 
     def batch_multiple(self):
         # A process supplies the rows of its own devices.

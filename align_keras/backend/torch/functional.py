@@ -24,7 +24,9 @@ def value_and_gradients(function, arguments):
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_(True) for x in arguments]
         value, rest = function(leaves)
-        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+        gradients = []
+        if leaves:
+            gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     gradients = [
         torch.zeros_like(leaf) if gradient is None else gradient
         for leaf, gradient in zip(leaves, gradients, strict=True)
