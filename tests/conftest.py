@@ -11,15 +11,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # With libtpu installed, JAX would look for a TPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Two copies of LLVM, Triton's and TensorFlow's, end in a segmentation fault.
-# PyTorch needs Triton on GPUs alone, and brings it everywhere.
-sys.modules.setdefault("triton", None)
-
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "helpers"))
+# Two copies of LLVM, Triton's and TensorFlow's, end in a segmentation fault.
+# PyTorch needs Triton on GPUs alone, and brings it everywhere.
+WITHOUT_TRITON = str(ROOT / "tests" / "helpers" / "without_triton")
+sys.path.insert(0, WITHOUT_TRITON)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [WITHOUT_TRITON, os.environ.get("PYTHONPATH")])
+)
 DATA = ROOT.parent / "shared" / "data"
 
 
