@@ -143,7 +143,6 @@ def test_running_again_repeats_no_training(finished, caplog):
     assert again["retrieval"] == report["retrieval"]
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert "This run is finished" in caplog.text
-    assert "This run is finished" in caplog.text
     last = caplog.messages[-1].split()
     assert last[1:] == [
         *("-m", "align_keras", "serve"),
