@@ -156,3 +156,11 @@ def test_keras_hub_says_that_it_leaves_the_preprocessor(tmp_path, pairs):
     assert_same(again, model, pairs(4, size=8))
     whole = AlignDualEncoder.from_preset(path)
     assert whole.preprocessor.tokenizer.vocabulary == VOCABULARY
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="of symbolic sizes on JAX"
+)
+def test_an_export_on_jax_asks_for_fixed_lengths(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="Pass an `input_signature` of fixed"):
+        tiny_model().export(tmp_path / "model")
