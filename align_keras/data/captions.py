@@ -152,6 +152,9 @@ def iterate_captions(
         if wanted is not None and as_text(row[names["split"]]) not in wanted:
             continue
         name, contents = _image(path, number, names, row[names["image"]])
+        if name is None:
+            tally.leave_out(f"{path}, row {number}", "no image")
+            continue
         yield CaptionRow(name, contents, as_texts(row[names["caption"]]))
 
 
@@ -190,7 +193,7 @@ def _find_columns(path, image_column, caption_column, by_split, names):
 
 
 def _image(path, number, names, value):
-    """The name and perhaps the bytes of a row's image."""
+    """The name and perhaps the bytes of a row's image, `None` without one."""
     contents = None
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         contents, value = value.get("bytes"), value.get("path")
@@ -205,7 +208,9 @@ def _image(path, number, names, value):
         value = f"{path.stem}-{number:08d}"
     # Surrogates stay: they are how the name of a file on disk may be read.
     name = value if isinstance(value, str) else as_text(value)
-    return posixpath.normpath(name or ""), contents
+    name = posixpath.normpath(name or "")
+    # A folder, even where it is said as `./`, is no image.
+    return name if name.strip() not in ("", ".") else None, contents
 
 
 def _is_path(value):

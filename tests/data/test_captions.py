@@ -238,6 +238,66 @@ def test_rows_of_too_many_fields_are_counted(tmp_path, caplog):
     assert tally.seen == 2 and tally.listed[0]["file"].endswith("row 1")
 
 
+MISSING = {
+    "csv": ["", "  ", "./", "."],
+    "tsv": ["", " "],
+    "jsonl": ["", None, float("nan"), "./", True],
+    "json": ["", None, float("nan")],
+    "parquet": ["", None],
+}
+
+
+@pytest.mark.parametrize("form", MISSING)
+def test_rows_without_an_image_are_counted_each(tmp_path, form):
+    path = tmp_path / f"captions.{form}"
+    (tmp_path / "0.png").write_bytes(image())
+    rows = [
+        {"image": name, "caption": f"text {n}"}
+        for n, name in enumerate(["0.png", *MISSING[form], *MISSING[form]])
+    ]
+    write_table(path, rows)
+    manifest = pack(tmp_path, tmp_path / "out")
+    assert captions_of(tmp_path / "out") == {"0": ["text 0"]}
+    assert manifest["skipped"] == [
+        {"file": f"{path}, row {number}", "reason": "no image"}
+        for number in range(2, len(rows) + 1)
+    ]
+    # Evaluation and `embed` pass over them, too.
+    data = karpathy(path, tmp_path, split=None)
+    assert [name for name, *_ in data.examples()] == ["0.png"]
+    assert embedded(tmp_path) == {"0.png": "text 0"}
+
+
+def test_rows_without_an_image_in_a_table_that_holds_images(tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": image(), "path": None}, None]
+    images.append({"bytes": None, "path": None})
+    columns = {"image": pa.array(images, kind), "text": ["a", "b", "c"]}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(columns), path)
+    manifest = pack(path, tmp_path / "out")
+    assert [(e["file"], e["reason"]) for e in manifest["skipped"]] == [
+        (f"{path}, row 2", "no image"),
+        (f"{path}, row 3", "no image"),
+    ]
+
+
+def write_table(path, rows):
+    """Rows of an image and a caption in the form that the suffix tells."""
+    form = path.suffix[1:]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif form == "json":
+        path.write_text(json.dumps(rows))
+    elif form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        mark = "," if form == "csv" else "\t"
+        lines = [f"image{mark}caption"]
+        lines += [f"{r['image']}{mark}{r['caption']}" for r in rows]
+        path.write_text("\n".join(lines))
+
+
 SEPARATORS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e"
 
 

@@ -155,9 +155,10 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "duplicate key": 1,
         "missing file": 1,
         "no caption": 1,
+        "no image": 1,
         "not an image": 3,
         "too many pixels": 1,
-        "unreadable file": 2,
+        "unreadable file": 1,
     }
     assert manifest["skipped_count"] == 9
     reasons = {entry["file"]: entry["reason"] for entry in manifest["skipped"]}
@@ -170,7 +171,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "half.jpg": "not an image",
         "huge.png": "too many pixels",
         "folder.jpg": "unreadable file",
-        ".": "unreadable file",
+        f"{captions}, row 9": "no image",
     }
     details = {e["file"]: e.get("detail", "") for e in manifest["skipped"]}
     assert "0 bytes" in details["empty.jpg"]
