@@ -106,7 +106,8 @@ def _contents(path):
     """Names of the image files, and what reads them, of a test set."""
     if os.path.isdir(path):
         records = sorted(map(str, Path(path).rglob("*.tfrecord")))
-        files = [Path(path, name) for name in list_images(path)]
+        names = list_images(path, allow_outside=True)
+        files = [Path(path, name) for name in names]
         for file in files:
             yield str(file), functools.partial(read_file, file)
         if records:

@@ -87,7 +87,7 @@ def open_source(
         files, read = list_archives(source), sources.from_archive
         if not files:
             files, read = _list(source, ".tfrecord"), sources.from_records
-        if not files and not list_images(source):
+        if not files and not list_images(source, allow_outside):
             tables = _list(source, ".parquet")
     if tables:
         return _open_tables(

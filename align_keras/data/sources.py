@@ -8,6 +8,7 @@ counts each image of the source, those too that cannot be used.
 import functools
 import json
 import lzma
+import os
 import posixpath
 import tarfile
 import zlib
@@ -26,9 +27,11 @@ from align_keras.io.columns import find_column
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
-from align_keras.io.folders import read_within
+from align_keras.io.folders import read_file
+from align_keras.io.folders import resolve_within
 from align_keras.io.text import as_texts
 from align_keras.io.text import clean_text
 from align_keras.io.text import decode_text
@@ -119,26 +122,31 @@ def from_folder(
         `(name, image, captions)`, see the module.
     """
     folder, tally = Path(folder), Tally() if tally is None else tally
-    found = list_images(folder) if names is None else names
+    found = list_images(folder, allow_outside) if names is None else names
     for name in found if order is None else sorted(found, key=order):
         try:
             texts = _texts_beside(folder, name, allow_outside)
         except OSError as error:
-            outside = isinstance(error, OutsideFolder)
-            reason = OUTSIDE if outside else "unreadable captions"
+            reason = "unreadable captions"
+            if isinstance(error, OutsideFolder):
+                reason = OUTSIDE
+            elif (folder / name).is_dir():
+                reason = "unreadable folder"
             tally.leave_out(clean_text(name), reason, str(error))
             continue
         tally.seen += 1
         yield clean_text(name), _reader(folder, name, allow_outside), texts
     if names is None:
-        stems = {posixpath.splitext(name)[0] for name in found}
-        for path in sorted(folder.rglob("*.txt")):
-            name = path.relative_to(folder).as_posix()
-            if posixpath.splitext(name)[0] not in stems and not is_junk(name):
+        stems = set(map(_stem, found))
+        for name in walk_folder(folder, allow_outside)[0]:
+            if name.endswith(".txt") and _stem(name) not in stems:
                 tally.leave_out(clean_text(name), "no image of that name")
 
 
 def _texts_beside(folder, name, allow_outside):
+    if (folder / name).is_dir():
+        # Listed because it is not looked into; this says why.
+        os.listdir(_within(folder, name, allow_outside))
     texts = Path(name).with_suffix(".txt")
     if not (folder / texts).is_file():
         return []
@@ -150,9 +158,13 @@ def _reader(folder, name, allow_outside):
     return functools.partial(_read, folder, name, allow_outside)
 
 
-def _read(*arguments):
+def _read(folder, name, allow_outside, *limit):
+    return read_file(_within(folder, name, allow_outside), *limit)
+
+
+def _within(*arguments):
     try:
-        return read_within(*arguments)
+        return resolve_within(*arguments)
     except OutsideFolder as error:
         raise OutsideFolder(f"{error} Or give `--allow-outside`.") from None
 

@@ -88,7 +88,7 @@ def _plan_folder(folder, size, allow_outside):
         return _plan_files("table", [table], allow_outside)
     captions = read_captions(table) if table is not None else {}
     # Those that the table lists beside images of unknown suffixes, too.
-    names = sorted({*captions, *list_images(folder)})
+    names = sorted({*captions, *list_images(folder, allow_outside)})
     parts = []
     for start in range(0, len(names), size):
         chosen = names[start : start + size]
