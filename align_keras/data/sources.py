@@ -344,6 +344,11 @@ def _contents(tar, member, sample, name, targets):
     suffix = _suffix(member.name)
     # Of what is not an image or text the name alone counts.
     if not (is_image(member.name) or suffix in _TEXT_SUFFIXES):
+        # Later links may lead to it, or through it.
+        if member.isfile():
+            targets.add(name, member)
+        else:
+            targets.size(name, member)
         return None
     size = member.size if member.isfile() else targets.size(name, member)
     if size is None:

@@ -514,6 +514,27 @@ def test_links_in_an_archive(tmp_path, kind, mode):
         ]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_to_files_of_any_name(tmp_path, kind):
+    """As those of a cache of blobs, and a link to such a link."""
+    path = tmp_path / "0.tar"
+    links = {"mid/x": "blobs/abc", "s/0.jpg": "mid/x", "s/0.txt": "blobs/d.e"}
+    links |= {"t/1.jpg": "s/0.jpg", "t/1.txt": "s/0.txt"}
+    write_archive(path, [("blobs/abc", image()), ("blobs/d.e", b"text")])
+    with tarfile.open(path, "a") as tar:
+        for name, target in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            if kind == tarfile.SYMTYPE:
+                member.linkname = f"../{target}"
+            tar.addfile(member)
+    pack(path, tmp_path / "packed")
+    assert captions_of(tmp_path / "packed") == {
+        "s/0": ["text"],
+        "t/1": ["text"],
+    }
+
+
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz"])
 def test_compressed_archives(tmp_path, suffix):
     mode = {"tar.bz2": "w:bz2", "tar.xz": "w:xz"}.get(suffix, "w:gz")
