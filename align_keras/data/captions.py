@@ -44,11 +44,14 @@ def find_caption_file(
     Raises:
         OutsideFolder: It is a link that leads out of the folder.
     """
+    found = {}
+    for path in sorted(Path(folder).glob("captions.*")):
+        if path.stem == "captions" and path.is_file():
+            found[path.suffix.lower()] = path
     for suffix in rows.ROW_READERS:
-        path = Path(folder) / f"captions{suffix}"
-        if path.is_file():
-            resolve_within(folder, path.name, allow_outside)
-            return path
+        if suffix in found:
+            resolve_within(folder, found[suffix].name, allow_outside)
+            return found[suffix]
     return None
 
 

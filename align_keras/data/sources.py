@@ -123,9 +123,10 @@ def from_folder(
     """
     folder, tally = Path(folder), Tally() if tally is None else tally
     found = list_images(folder, allow_outside) if names is None else names
+    listed: dict[str, dict[str, list[str]]] = {}
     for name in found if order is None else sorted(found, key=order):
         try:
-            texts = _texts_beside(folder, name, allow_outside)
+            texts = _texts_beside(folder, name, allow_outside, listed)
         except OSError as error:
             reason = "unreadable captions"
             if isinstance(error, OutsideFolder):
@@ -139,19 +140,32 @@ def from_folder(
     if names is None:
         stems = set(map(_stem, found))
         for name in walk_folder(folder, allow_outside)[0]:
-            if name.endswith(".txt") and _stem(name) not in stems:
+            if _suffix(name) == ".txt" and _stem(name) not in stems:
                 tally.leave_out(clean_text(name), "no image of that name")
 
 
-def _texts_beside(folder, name, allow_outside):
+def _texts_beside(folder, name, allow_outside, listed):
     if (folder / name).is_dir():
         # Listed because it is not looked into; this says why.
         os.listdir(_within(folder, name, allow_outside))
-    texts = Path(name).with_suffix(".txt")
-    if not (folder / texts).is_file():
-        return []
-    contents = _read(folder, texts, allow_outside, MAX_TEXT_BYTES)
-    return as_texts(split_lines(decode_text(contents)))
+    place, base = posixpath.split(name)
+    if place not in listed:
+        listed[place] = _texts_in(folder / place)
+    lines = []
+    for text in listed[place].get(_stem(base), ()):
+        text = posixpath.join(place, text)
+        contents = _read(folder, text, allow_outside, MAX_TEXT_BYTES)
+        lines += split_lines(decode_text(contents))
+    return as_texts(lines)
+
+
+def _texts_in(folder):
+    """Names of the text files of a folder, by what they are called."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if _suffix(name) == ".txt":
+            found.setdefault(_stem(name), []).append(name)
+    return found
 
 
 def _reader(folder, name, allow_outside):

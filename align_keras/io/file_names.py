@@ -72,6 +72,16 @@ def is_archive(name: str | Path) -> bool:
     return str(name).lower().endswith(ARCHIVE_SUFFIXES)
 
 
+def is_records(name: str | Path) -> bool:
+    """Return whether the suffix of a name is that of a TFRecord file."""
+    return str(name).lower().endswith(".tfrecord")
+
+
+def is_parquet(name: str | Path) -> bool:
+    """Return whether the suffix of a name is that of a Parquet file."""
+    return str(name).lower().endswith(".parquet")
+
+
 def is_junk(name: str | Path) -> bool:
     """Return whether a file is hidden, or was left by an operating system.
 

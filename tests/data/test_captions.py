@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import shutil
 import tarfile
 
 import pytest
@@ -429,6 +430,38 @@ def test_every_suffix_of_an_image_in_folders_and_archives(tmp_path):
     assert manifest["skipped"] == [
         {"file": "x.txt", "reason": "no image of that name"}
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.TXT", "captions.CSV", "captions.Jsonl", "Z.PARQUET", "t.TFRECORD"],
+)
+def test_suffixes_in_any_case(tmp_path, name):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.PNG").write_bytes(image())
+    path = folder / name
+    if path.stem == "captions":
+        lower = path.with_suffix(path.suffix.lower())
+        write_table(lower, [{"image": "a.PNG", "caption": "a text"}])
+        lower.rename(path)
+    elif path.stem == "a":
+        path.write_text("a text")
+    elif path.stem == "Z":
+        (folder / "a.PNG").unlink()
+        hugging_face_table(path, ["a text"])
+    else:
+        (folder / "a.txt").write_text("a text")
+        pack(folder, tmp_path / "records")
+        (shard,) = (tmp_path / "records").glob("*.tfrecord")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        shard.rename(path)
+        assert find_records(folder, tmp_path / "no")[0].total == 1
+    manifest = pack(folder, tmp_path / "packed")
+    assert [*captions_of(tmp_path / "packed").values()] == [["a text"]]
+    assert not manifest["skipped"]
+    assert [*embedded(folder).values()] == ["a text"]
 
 
 def test_every_sample_of_an_archive_is_packed_or_counted(tmp_path):
