@@ -14,6 +14,9 @@ from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
 from align_keras.curation import curate
 from align_keras.curation.config import parse_config
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import read_strings
+from align_keras.curation.input_files import read_batches
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import read_captions
@@ -237,6 +240,33 @@ def test_rows_of_too_many_fields_are_counted(tmp_path, caplog):
     tally = Tally()
     read_captions(path, tally=tally)
     assert tally.seen == 2 and tally.listed[0]["file"].endswith("row 1")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+@pytest.mark.parametrize("column", ["caption", "TEXT"])
+def test_what_is_no_text_is_no_caption_anywhere(tmp_path, form, column):
+    """The same for `pack`, in tables and archives, as for `curate`."""
+    infinite = float("inf")
+    values = [infinite, -infinite, float("nan"), True, False, None, {}, 1.5]
+    values += [10**400, "words"]
+    texts = [None] * 7 + ["1.5", str(10**400), "words"]
+    # Named as curation takes it.
+    path = tmp_path / f"captions.{form}"
+    write_table(
+        path, [{"url": f"{n}", column: value} for n, value in enumerate(values)]
+    )
+    wanted = {str(n): [text] if text else [] for n, text in enumerate(texts)}
+    assert read_captions(path) == wanted
+    ((columns, bad),) = read_batches(str(path))
+    found = read_strings(columns[find_columns(list(columns))["text"]])
+    assert found == texts and not bad
+    files = []
+    for number, value in enumerate(values):
+        files.append((f"{number}.jpg", image()))
+        files.append((f"{number}.json", json.dumps({column: value}).encode()))
+    write_archive(tmp_path / "0.tar", files)
+    archived = {name[:-4]: t for name, _, t in from_archive(tmp_path / "0.tar")}
+    assert archived == wanted
 
 
 MISSING = {
