@@ -323,7 +323,8 @@ def _check_range(image):
     kinds = ()
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
-        if image.tag_v2.get(_PLANES) == _SEPARATE and max(bits) > 8:
+        apart = image.tag_v2.get(_PLANES) == _SEPARATE and len(bits) > 1
+        if apart and max(bits) > 8:
             raise UnknownRange(
                 "its colours lie in separate planes of more than 8 bits, which "
                 "Pillow misreads; convert it to interleaved samples"
