@@ -52,7 +52,7 @@ def run(args):
 
     images = [args.image]
     if Path(args.image).is_dir():
-        names = list_images(args.image)
+        names = list_images(args.image, allow_outside=True)
         images = [str(Path(args.image, name)) for name in names]
         if not images:
             raise FileNotFoundError(f"`{args.image}` holds no images.")

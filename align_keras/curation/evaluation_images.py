@@ -24,7 +24,9 @@ from align_keras.curation.perceptual_hash import perceptual_hash
 from align_keras.io.batches import BATCH_READERS
 from align_keras.io.batches import table_suffix
 from align_keras.io.file_names import is_image
+from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_images
+from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import read_file
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.text import decode_text
@@ -105,8 +107,10 @@ def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
 def _contents(path):
     """Names of the image files, and what reads them, of a test set."""
     if os.path.isdir(path):
-        records = sorted(map(str, Path(path).rglob("*.tfrecord")))
-        files = [Path(path, name) for name in list_images(path)]
+        found, _ = walk_folder(path, allow_outside=True)
+        records = [str(Path(path, name)) for name in filter(is_records, found)]
+        names = list_images(path, allow_outside=True)
+        files = [Path(path, name) for name in names]
         for file in files:
             yield str(file), functools.partial(read_file, file)
         if records:

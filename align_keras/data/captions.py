@@ -44,11 +44,14 @@ def find_caption_file(
     Raises:
         OutsideFolder: It is a link that leads out of the folder.
     """
+    found = {}
+    for path in sorted(Path(folder).glob("captions.*")):
+        if path.stem == "captions" and path.is_file():
+            found[path.suffix.lower()] = path
     for suffix in rows.ROW_READERS:
-        path = Path(folder) / f"captions{suffix}"
-        if path.is_file():
-            resolve_within(folder, path.name, allow_outside)
-            return path
+        if suffix in found:
+            resolve_within(folder, found[suffix].name, allow_outside)
+            return found[suffix]
     return None
 
 
@@ -152,6 +155,9 @@ def iterate_captions(
         if wanted is not None and as_text(row[names["split"]]) not in wanted:
             continue
         name, contents = _image(path, number, names, row[names["image"]])
+        if name is None:
+            tally.leave_out(f"{path}, row {number}", "no image")
+            continue
         yield CaptionRow(name, contents, as_texts(row[names["caption"]]))
 
 
@@ -190,7 +196,7 @@ def _find_columns(path, image_column, caption_column, by_split, names):
 
 
 def _image(path, number, names, value):
-    """The name and perhaps the bytes of a row's image."""
+    """The name and perhaps the bytes of a row's image, `None` without one."""
     contents = None
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         contents, value = value.get("bytes"), value.get("path")
@@ -205,7 +211,9 @@ def _image(path, number, names, value):
         value = f"{path.stem}-{number:08d}"
     # Surrogates stay: they are how the name of a file on disk may be read.
     name = value if isinstance(value, str) else as_text(value)
-    return posixpath.normpath(name or ""), contents
+    name = posixpath.normpath(name or "")
+    # A folder, even where it is said as `./`, is no image.
+    return name if name.strip() not in ("", ".") else None, contents
 
 
 def _is_path(value):

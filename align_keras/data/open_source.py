@@ -14,6 +14,8 @@ from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.shuffle import random_place
 from align_keras.data.tally import Tally
+from align_keras.io.file_names import is_parquet
+from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_archives
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import list_images
@@ -86,9 +88,9 @@ def open_source(
     else:
         files, read = list_archives(source), sources.from_archive
         if not files:
-            files, read = _list(source, ".tfrecord"), sources.from_records
-        if not files and not list_images(source):
-            tables = _list(source, ".parquet")
+            files, read = list_files(source, is_records), sources.from_records
+        if not files and not list_images(source, allow_outside):
+            tables = list_files(source, is_parquet)
     if tables:
         return _open_tables(
             tables, tally, source, columns, hold_out, allow_outside
@@ -109,10 +111,6 @@ def open_source(
         source, tally, order=place, allow_outside=allow_outside
     )
     return Source(found)
-
-
-def _list(source, suffix):
-    return list_files(source, lambda name: name.endswith(suffix))
 
 
 def _size(files):

@@ -10,6 +10,8 @@ from align_keras.data.records import decode_record
 from align_keras.data.records import note_skipped
 from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
+from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import is_records
 
 
 class RecordFiles:
@@ -124,7 +126,8 @@ def _find(pattern):
     import tensorflow as tf
 
     if tf.io.gfile.isdir(pattern):
-        paths = tf.io.gfile.glob(os.path.join(pattern, "*.tfrecord"))
+        names = filter(is_records, tf.io.gfile.listdir(pattern))
+        paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
     elif tf.io.gfile.exists(pattern):
         paths = [pattern]
     else:

@@ -8,6 +8,7 @@ counts each image of the source, those too that cannot be used.
 import functools
 import json
 import lzma
+import os
 import posixpath
 import tarfile
 import zlib
@@ -26,9 +27,11 @@ from align_keras.io.columns import find_column
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
-from align_keras.io.folders import read_within
+from align_keras.io.folders import read_file
+from align_keras.io.folders import resolve_within
 from align_keras.io.text import as_texts
 from align_keras.io.text import clean_text
 from align_keras.io.text import decode_text
@@ -38,6 +41,8 @@ from align_keras.io.text import split_lines
 OUTSIDE = "outside the folder"
 # Captions of one image.
 MAX_TEXT_BYTES = 8 * 2**20
+# What one sample of an archive may hold before its pairs are released.
+HELD_BYTES = 64 * 2**20
 
 Pairs = Iterator[tuple[str, Callable[[], bytes], list[str]]]
 
@@ -117,40 +122,63 @@ def from_folder(
         `(name, image, captions)`, see the module.
     """
     folder, tally = Path(folder), Tally() if tally is None else tally
-    found = list_images(folder) if names is None else names
+    found = list_images(folder, allow_outside) if names is None else names
+    listed: dict[str, dict[str, list[str]]] = {}
     for name in found if order is None else sorted(found, key=order):
         try:
-            texts = _texts_beside(folder, name, allow_outside)
+            texts = _texts_beside(folder, name, allow_outside, listed)
         except OSError as error:
-            outside = isinstance(error, OutsideFolder)
-            reason = OUTSIDE if outside else "unreadable captions"
+            reason = "unreadable captions"
+            if isinstance(error, OutsideFolder):
+                reason = OUTSIDE
+            elif (folder / name).is_dir():
+                reason = "unreadable folder"
             tally.leave_out(clean_text(name), reason, str(error))
             continue
         tally.seen += 1
         yield clean_text(name), _reader(folder, name, allow_outside), texts
     if names is None:
-        stems = {posixpath.splitext(name)[0] for name in found}
-        for path in sorted(folder.rglob("*.txt")):
-            name = path.relative_to(folder).as_posix()
-            if posixpath.splitext(name)[0] not in stems and not is_junk(name):
+        stems = set(map(_stem, found))
+        for name in walk_folder(folder, allow_outside)[0]:
+            if _suffix(name) == ".txt" and _stem(name) not in stems:
                 tally.leave_out(clean_text(name), "no image of that name")
 
 
-def _texts_beside(folder, name, allow_outside):
-    texts = Path(name).with_suffix(".txt")
-    if not (folder / texts).is_file():
-        return []
-    contents = _read(folder, texts, allow_outside, MAX_TEXT_BYTES)
-    return as_texts(split_lines(decode_text(contents)))
+def _texts_beside(folder, name, allow_outside, listed):
+    if (folder / name).is_dir():
+        # Listed because it is not looked into; this says why.
+        os.listdir(_within(folder, name, allow_outside))
+    place, base = posixpath.split(name)
+    if place not in listed:
+        listed[place] = _texts_in(folder / place)
+    lines = []
+    for text in listed[place].get(_stem(base), ()):
+        text = posixpath.join(place, text)
+        contents = _read(folder, text, allow_outside, MAX_TEXT_BYTES)
+        lines += split_lines(decode_text(contents))
+    return as_texts(lines)
+
+
+def _texts_in(folder):
+    """Names of the text files of a folder, by what they are called."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if _suffix(name) == ".txt":
+            found.setdefault(_stem(name), []).append(name)
+    return found
 
 
 def _reader(folder, name, allow_outside):
     return functools.partial(_read, folder, name, allow_outside)
 
 
-def _read(*arguments):
+def _read(folder, name, allow_outside, *limit):
+    return read_file(_within(folder, name, allow_outside), *limit)
+
+
+def _within(*arguments):
     try:
-        return read_within(*arguments)
+        return resolve_within(*arguments)
     except OutsideFolder as error:
         raise OutsideFolder(f"{error} Or give `--allow-outside`.") from None
 
@@ -202,12 +230,13 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
 
     Neighbouring files with one name up to the first dot are one sample: an
     image, and its captions in a `.txt` (one per line) or in a `.json` under
-    one of the usual names, such as `caption`. Where a sample has no image with
+    one of the usual names, such as `caption`. An image that has a text of its
+    own full name is a pair of its own. Where a sample has no image with
     nothing but its suffix behind that dot, as `0.jpg` has, those with more
-    dots are taken, each with the text of its own full name, or else that of
-    the sample. A file that comes again begins another sample of that name. A
-    link to an earlier file stands for that file, unless the archive is
-    compressed.
+    dots are taken, too. An image without a text of its own takes what of the
+    sample's texts is not another file's. A file that comes again begins
+    another sample of that name. A link to an earlier file stands for that
+    file, unless the archive is compressed.
 
     Args:
         archive: string or `pathlib.Path`. A `.tar`, compressed or not.
@@ -236,9 +265,8 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 if sample.ends_before(key, name):
                     yield from sample.pairs(tally)
                     sample = _Sample(key)
-                sample.files[name] = _contents(
-                    tar, member, sample, name, targets
-                )
+                yield from sample.release(tally, member.size)
+                sample.add(name, _contents(tar, member, sample, name, targets))
                 # It would keep the headers of all files.
                 vars(tar)["members"] = []
         if not header.ended:
@@ -330,6 +358,11 @@ def _contents(tar, member, sample, name, targets):
     suffix = _suffix(member.name)
     # Of what is not an image or text the name alone counts.
     if not (is_image(member.name) or suffix in _TEXT_SUFFIXES):
+        # Later links may lead to it, or through it.
+        if member.isfile():
+            targets.add(name, member)
+        else:
+            targets.size(name, member)
         return None
     size = member.size if member.isfile() else targets.size(name, member)
     if size is None:
@@ -365,6 +398,10 @@ def _suffix(name):
     return posixpath.splitext(name)[1].lower()
 
 
+def _stem(name):
+    return posixpath.splitext(name)[0]
+
+
 class _Sample:
     """The files of an archive that belong together.
 
@@ -373,85 +410,141 @@ class _Sample:
         files: dict from their names to bytes; `None` for links that lead
             nowhere, and for what is not an image or a text; `_TooLarge` for
             what is not read.
+        names: set of strings. The files, those too that are no longer held.
         size: int. The bytes that are held.
     """
 
     def __init__(self, key):
         self.key = key
         self.files = {}
+        self.names = set()
         self.size = 0
+        self._release_at = HELD_BYTES
+        self._released = set()
+
+    def add(self, name, contents):
+        self.files[name] = contents
+        self.names.add(name)
 
     def ends_before(self, key, name):
         """Whether a file is the first of the next sample."""
-        if not self.files:
-            return True
-        if key != self.key or name in self.files:
-            return True
-        # Names with dots of their own, such as `v1.2_0001.jpg`, are one
-        # sample up to their first dot, which would become as large as the
-        # archive. An image with a text of its own is whole.
-        last = posixpath.splitext(next(reversed(self.files)))[0]
-        own = [n for n in self.files if posixpath.splitext(n)[0] == last]
-        whole = any(map(is_image, own)) and any(
-            _suffix(n) in _TEXT_SUFFIXES for n in own
-        )
-        return (
-            whole and last != self.key and posixpath.splitext(name)[0] != last
-        )
+        return not self.names or key != self.key or name in self.names
+
+    def release(self, tally, more):
+        """Yield the pairs of a sample that is very large with what follows.
+
+        Names with dots of their own, such as `v1.2_0001.jpg`, are one sample
+        up to their first dot, which may be as large as the archive.
+        """
+        if self.size + more <= self._release_at:
+            return
+        texts = self._texts()
+        paired = {_stem(n) for n in self.files if is_image(n)} & texts.keys()
+        paired.discard(self.key)
+        for name in [n for n in self.files if _stem(n) in paired]:
+            contents = self.files.pop(name)
+            self.size -= len(contents) if isinstance(contents, bytes) else 0
+            if is_image(name):
+                yield from _pair(name, contents, texts[_stem(name)], tally)
+        self._released |= paired
+        # Where little could be released, the next look would find as little.
+        self._release_at = max(HELD_BYTES, 2 * self.size)
 
     def pairs(self, tally):
         """Yield the images that can be used; count the others."""
+        texts = self._texts()
         images = [name for name in self.files if is_image(name)]
-        plain = [n for n in images if posixpath.splitext(n)[0] == self.key]
-        if not images:
-            if self.files:
-                held = ", ".join(posixpath.basename(n) for n in self.files)
-                tally.leave_out(
-                    clean_text(self.key), "no image", clean_text(held)[:200]
-                )
-            return
-        # A mask such as `0.seg.png` beside `0.jpg` is not another image.
-        for name in plain or images:
-            contents = self.files[name]
-            if contents is None:
-                tally.leave_out(clean_text(name), "link in an archive")
+        is_plain = {name: _stem(name) == self.key for name in images}
+        owners = {
+            _stem(name)
+            for name in self.files
+            if _suffix(name) not in _TEXT_SUFFIXES
+        } | self._released
+        free = texts.keys() - owners
+        # Where images have texts of their own, one without has lost its text.
+        dotted = self._released or any(
+            _stem(name) in texts for name in images if not is_plain[name]
+        )
+        used = {_stem(name) for name in images} | self._released
+        for name in images:
+            if _stem(name) in texts:
+                stems = [_stem(name)]
+            elif _stem(name) in self._released:
+                stems = []
+            elif any(is_plain.values()) and not is_plain[name]:
+                # A mask such as `0.seg.png` beside `0.jpg` is not another
+                # image.
                 continue
-            if isinstance(contents, _TooLarge):
-                reason = f"{contents} bytes"
-                tally.leave_out(clean_text(name), "file too large", reason)
-                continue
-            tally.seen += 1
-            yield clean_text(name), _Contents(contents), self._captions(name)
+            elif self.key in free:
+                stems = [self.key]
+            elif dotted and not is_plain[name]:
+                stems = []
+            else:
+                stems = [stem for stem in texts if stem in free]
+            used.update(stems)
+            captions = [text for stem in stems for text in texts[stem]]
+            yield from _pair(name, self.files[name], captions, tally)
+        lost = [stem for stem in texts if stem not in used]
+        if any(is_plain.values()):
+            # Another text of the sample is not another image's.
+            lost = [stem for stem in lost if stem in owners]
+        elif self.files and not (images or owners & {*lost, *self._released}):
+            lost = [self.key]
+        held = ", ".join(posixpath.basename(name) for name in self.files)
+        for stem in lost:
+            tally.leave_out(
+                clean_text(stem), "no image", clean_text(held)[:200]
+            )
 
-    def _captions(self, image):
+    def _texts(self):
+        """The captions of files that hold some, by names without suffix."""
         stems = {}
-        for name in self.files:
-            stem, suffix = posixpath.splitext(name)
-            if suffix.lower() in _TEXT_SUFFIXES:
-                stems.setdefault(stem, {})[suffix.lower()] = self.files[name]
-        captions = {stem: _captions_of(of) for stem, of in stems.items()}
-        own = captions.get(posixpath.splitext(image)[0])
-        everything = [text for texts in captions.values() for text in texts]
-        return own or captions.get(self.key) or everything
+        for name, contents in self.files.items():
+            if _suffix(name) in _TEXT_SUFFIXES:
+                stems.setdefault(_stem(name), {})[_suffix(name)] = contents
+        texts = {stem: _captions_of(files) for stem, files in stems.items()}
+        return {stem: of for stem, of in texts.items() if of is not None}
+
+
+def _pair(name, contents, captions, tally):
+    """Yield an image of an archive, or count why it cannot be."""
+    name = clean_text(name)
+    if contents is None:
+        tally.leave_out(name, "link in an archive")
+    elif isinstance(contents, _TooLarge):
+        tally.leave_out(name, "file too large", f"{contents} bytes")
+    else:
+        tally.seen += 1
+        yield name, _Contents(contents), captions
 
 
 def _captions_of(files):
-    """The captions of a `.txt` and a `.json` of one name."""
-    files = {s: c for s, c in files.items() if isinstance(c, bytes)}
-    text = decode_text(files.get(".txt", b""))
-    lines = as_texts(split_lines(text))
-    listed = _listed_captions(files.get(".json"))
+    """The captions of a `.txt` and a `.json` of one name, `None` without.
+
+    A JSON without a field of captions describes something else, a mask perhaps.
+    """
+    listed = None
+    if ".json" in files:
+        listed = _listed_captions(files[".json"])
+    if ".txt" not in files:
+        return listed
+    text = decode_text(_if_read(files[".txt"]))
+    lines, listed = as_texts(split_lines(text)), listed or []
     # img2dataset writes the same caption into both, line ends within it too.
     same = len(listed) == 1 and listed[0].split() == text.split()
     return listed if same or not lines else lines
 
 
+def _if_read(contents):
+    return contents if isinstance(contents, bytes) else b""
+
+
 def _listed_captions(contents):
-    """The captions of a sample's JSON; anything else has none."""
+    """The captions of a sample's JSON, `None` where it has no field of them."""
     try:
-        fields = json.loads(decode_text(contents or b""))
+        fields = json.loads(decode_text(_if_read(contents)))
     except (ValueError, RecursionError):
         return []
-    if not isinstance(fields, dict):
-        return []
-    return as_texts(fields.get(find_column(fields, COLUMNS["caption"])))
+    fields = fields if isinstance(fields, dict) else {}
+    column = find_column(fields, COLUMNS["caption"])
+    return None if column is None else as_texts(fields[column])

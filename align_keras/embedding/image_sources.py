@@ -14,6 +14,8 @@ from align_keras.data.record_files import open_records
 from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
 from align_keras.data.tally import Tally
+from align_keras.io.file_names import is_parquet
+from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_archives
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import list_images
@@ -53,16 +55,16 @@ def plan_sources(
     folder = Path(source)
     if archives := list_archives(source):
         return _plan_files("archive", archives)
-    if folder.is_dir() and not any(folder.glob("*.tfrecord")):
+    if folder.is_dir() and not list_files(source, is_records):
         parts = _plan_folder(folder, images_per_shard, allow_outside)
-        tables = [] if parts else list_files(source, _is_parquet)
+        tables = [] if parts else list_files(source, is_parquet)
         if not (parts or tables):
             raise FileNotFoundError(
                 f"`{folder}` holds no images, no .tfrecord files, no archives "
                 "and no Parquet files."
             )
         return parts or _plan_files("table", tables, allow_outside)
-    if not folder.is_dir() and (tables := list_files(source, _is_parquet)):
+    if not folder.is_dir() and (tables := list_files(source, is_parquet)):
         return _plan_files("table", tables, allow_outside)
     return _plan_files("records", open_records(source).paths)
 
@@ -77,10 +79,6 @@ def _part(kind, path, allow_outside):
     return {**part, "allow_outside": True} if allow_outside else part
 
 
-def _is_parquet(name):
-    return name.endswith(".parquet")
-
-
 def _plan_folder(folder, size, allow_outside):
     """Parts of a folder; its table of captions is read once, and here."""
     table = find_caption_file(folder, allow_outside)
@@ -88,7 +86,7 @@ def _plan_folder(folder, size, allow_outside):
         return _plan_files("table", [table], allow_outside)
     captions = read_captions(table) if table is not None else {}
     # Those that the table lists beside images of unknown suffixes, too.
-    names = sorted({*captions, *list_images(folder)})
+    names = sorted({*captions, *list_images(folder, allow_outside)})
     parts = []
     for start in range(0, len(names), size):
         chosen = names[start : start + size]

@@ -247,7 +247,7 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
     found = [
         (folder / class_name / image, label)
         for label, class_name in enumerate(classes)
-        for image in list_images(folder / class_name)
+        for image in list_images(folder / class_name, allow_outside=True)
     ]
     if not found:
         raise FileNotFoundError(

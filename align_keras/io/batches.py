@@ -14,12 +14,14 @@ import posixpath
 import re
 from collections.abc import Generator
 
+from align_keras.io.columns import COLUMNS
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
 from align_keras.io.rows import open_parquet
 from align_keras.io.rows import parquet_batches
 from align_keras.io.rows import read_rows
+from align_keras.io.text import as_text
 from align_keras.io.text import encoding_of
 
 arrow = OptionalModule("pyarrow", extra="curation")
@@ -250,18 +252,33 @@ def _lines(stream):
 def columns_of(rows: list[dict]) -> dict:
     """Turn a list of dicts into columns of bytes, and of lists of bytes.
 
-    Objects, NaN and null become null.
+    Objects, NaN and null become null; among captions also infinity and
+    booleans, as everywhere.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: _column([row.get(name) for row in rows]) for name in names}
+    return {
+        name: _column(
+            [row.get(name) for row in rows],
+            _bytes_of_text
+            if name.strip().lower() in COLUMNS["caption"]
+            else _bytes,
+        )
+        for name in names
+    }
 
 
-def _column(values):
+def _column(values, to_bytes):
     if not any(isinstance(value, list) for value in values):
-        return arrow.array([_bytes(value) for value in values], "binary")
+        return arrow.array([to_bytes(value) for value in values], "binary")
     lists = [v if isinstance(v, list) else [v] for v in values]
-    lists = [[_bytes(value) for value in one] for one in lists]
+    lists = [[to_bytes(value) for value in one] for one in lists]
     return arrow.array(lists, arrow.list_(arrow.binary()))
+
+
+def _bytes_of_text(value):
+    """What `as_text` takes for a text, and nothing else."""
+    is_text = isinstance(value, str) or as_text(value) is not None
+    return _bytes(value) if is_text else None
 
 
 def _bytes(value):

@@ -1,11 +1,15 @@
 """What the name of a file tells: an image, an archive, or nothing of ours."""
 
 import glob
+import os
+import posixpath
 import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from pathlib import Path
 from pathlib import PurePosixPath
+
+from align_keras.io.folders import resolve_within
 
 # Of the formats that Pillow decodes and `decode_with_pillow` allows.
 IMAGE_SUFFIXES = (
@@ -68,6 +72,16 @@ def is_archive(name: str | Path) -> bool:
     return str(name).lower().endswith(ARCHIVE_SUFFIXES)
 
 
+def is_records(name: str | Path) -> bool:
+    """Return whether the suffix of a name is that of a TFRecord file."""
+    return str(name).lower().endswith(".tfrecord")
+
+
+def is_parquet(name: str | Path) -> bool:
+    """Return whether the suffix of a name is that of a Parquet file."""
+    return str(name).lower().endswith(".parquet")
+
+
 def is_junk(name: str | Path) -> bool:
     """Return whether a file is hidden, or was left by an operating system.
 
@@ -85,23 +99,70 @@ def is_junk(name: str | Path) -> bool:
     )
 
 
-def list_images(folder: str | Path) -> list[str]:
+def list_images(folder: str | Path, allow_outside: bool) -> list[str]:
     """List the images of a folder and of the folders in it.
 
     Args:
         folder: string or `pathlib.Path`.
+        allow_outside: bool, see `walk_folder`.
 
     Returns:
-        Sorted list of paths relative to the folder. A link that leads nowhere
-        is among them, so that whoever reads it can tell.
+        Sorted list of paths relative to the folder. A link that leads nowhere,
+        and a folder that is not looked into, are among them, so that whoever
+        reads them can tell.
+    """
+    files, closed = walk_folder(folder, allow_outside)
+    return sorted([*filter(is_image, files), *closed])
+
+
+def walk_folder(
+    folder: str | Path, allow_outside: bool
+) -> tuple[list[str], list[str]]:
+    """List the files of a folder and of the folders in it.
+
+    Links to folders are followed, but no folder is listed twice, so that links
+    may lead in circles.
+
+    Args:
+        folder: string or `pathlib.Path`.
+        allow_outside: bool. Whether to follow links that lead out of the
+            folder.
+
+    Returns:
+        Two lists of paths relative to the folder: those of files, and those of
+        folders that are not looked into, as they lie outside or cannot be
+        read. What systems leave behind is in neither. Both are empty where
+        there is no such folder.
     """
     folder = Path(folder)
-    found = (
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if is_image(path.name) and not path.is_dir()
-    )
-    return sorted(name for name in found if not is_junk(name))
+    files, closed, seen = [], [], set()
+    # A folder's own name comes before those that links give it.
+    waiting, links = [""] if folder.is_dir() else [], []
+    while waiting or links:
+        place = waiting.pop() if waiting else links.pop()
+        try:
+            real = resolve_within(folder, place, allow_outside)
+            entries = [] if real in seen else list(os.scandir(real))
+        except OSError:
+            if not place:
+                raise
+            closed.append(place)
+            continue
+        seen.add(real)
+        for entry in entries:
+            name = posixpath.join(place, entry.name)
+            if is_junk(name):
+                continue
+            # `DirEntry.is_dir` raises where a link leads to itself.
+            link = entry.is_symlink()
+            if not (os.path.isdir(entry) if link else entry.is_dir()):
+                files.append(name)
+            elif link:
+                links.append(name)
+            else:
+                waiting.append(name)
+        links.sort(reverse=True)
+    return sorted(files), sorted(closed)
 
 
 def list_archives(source: str | Path) -> list[str]:

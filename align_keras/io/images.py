@@ -70,6 +70,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
+_PLANES = 284
+_SEPARATE = 2
 _SAMPLE_FORMAT = 339
 _UNSIGNED = 1
 _UNDEFINED = 4
@@ -320,6 +322,13 @@ def _check_range(image):
     wide = image.mode == "I" and image.format not in ("PNG", "PPM")
     kinds = ()
     if image.format == "TIFF":
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
+        apart = image.tag_v2.get(_PLANES) == _SEPARATE and len(bits) > 1
+        if apart and max(bits) > 8:
+            raise UnknownRange(
+                "its colours lie in separate planes of more than 8 bits, which "
+                "Pillow misreads; convert it to interleaved samples"
+            )
         kinds = image.tag_v2.get(_SAMPLE_FORMAT, ())
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     signed = any(kind not in (_UNSIGNED, _UNDEFINED) for kind in kinds)

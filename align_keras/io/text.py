@@ -80,16 +80,17 @@ def as_text(value) -> str | None:
         value: what CSV, JSON or Parquet gives: a string, bytes, a number.
 
     Returns:
-        string that can be encoded; `None` for null, NaN, booleans, lists and
-        the like, which are not texts.
+        string that can be encoded; `None` for null, NaN, infinity, booleans,
+        lists and the like, which are not texts.
     """
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, bytes):
         return decode_text(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # NaN alone does not equal itself.
-    return str(value) if number and value == value else None
+    # Of NaN and infinity alone the difference is NaN; `math.isfinite` cannot
+    # take an integer of any size.
+    return str(value) if number and value - value == 0 else None
 
 
 def as_texts(value) -> list[str]:

@@ -224,12 +224,48 @@ def _decode_png(contents, head):
         return tf.where(shown, image[..., :3], tf.constant(255, tf.uint8))
 
     palette = tf.equal(tf.strings.substr(head, 25, 1), b"\x03")
-    key = _holds(contents, r"\x00\x00\x00[\x02\x06]tRNS") & ~palette
+    key = _holds(contents, b"tRNS")
+    known = tf.cond(key, lambda: _key_is_known(contents, head), lambda: True)
+    # Decoders differ on other keys. An empty file is refused.
+    contents = tf.where(known, contents, b"")
+    key &= known & ~palette
     return tf.cond(
         key,
         with_key,
         lambda: _over_white(tf.io.decode_png(contents, channels=0)),
     )
+
+
+def _key_is_known(contents, head):
+    """Whether the transparency of a PNG is one chunk as the standard has it."""
+    import tensorflow as tf
+
+    def number(text):
+        """The four bytes at the end of a text."""
+        text = tf.strings.substr(tf.strings.join([b"\0" * 4, text]), -4, 4)
+        places = tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int64)
+        return tf.reduce_sum(places * [2**24, 2**16, 2**8, 1])
+
+    def split(text, mark):
+        return tf.raw_ops.StringSplitV2(input=text[None], sep=mark).values
+
+    header = _split_at(tf.strings.join([contents, b"IDAT"]), b"IDAT")[0]
+    parts = split(header, b"tRNS")
+    before = split(parts[0], b"PLTE")
+    entries = tf.where(tf.size(before) > 1, number(before[0]) // 3, 0)
+    length = number(parts[0])
+    body = tf.strings.join([parts[-1], b"\0" * 6])
+    high = tf.io.decode_raw(tf.strings.substr(body, 0, 6), tf.uint8)[::2]
+    about = tf.io.decode_raw(tf.strings.substr(head, 24, 2), tf.uint8)
+    depth, colour = about[0], about[1]
+    gray = tf.equal(colour, 0) & tf.equal(length, 2)
+    rgb = tf.equal(colour, 2) & tf.equal(length, 6)
+    small = tf.equal(depth, 16) | tf.where(
+        gray, tf.equal(high[0], 0), tf.reduce_all(tf.equal(high, 0))
+    )
+    palette = tf.equal(colour, 3) & (length <= entries)
+    # Two parts: there is one such chunk.
+    return tf.equal(tf.size(parts), 2) & (((gray | rgb) & small) | palette)
 
 
 def _over_white(image):

@@ -13,6 +13,8 @@ from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
 from align_keras.data.packing import HELD_OUT
 from align_keras.io.atomic import atomic_file
+from align_keras.io.file_names import is_records
+from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
@@ -31,7 +33,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         aside while packing, or `None`.
     """
     folder = None if isinstance(data, (list, tuple)) else Path(data)
-    if folder is None or not folder.is_dir() or list(folder.glob("*.tfrecord")):
+    if folder is None or not folder.is_dir() or list_files(folder, is_records):
         records = open_records(data)
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import shutil
 import tarfile
 
 import pytest
@@ -13,6 +14,9 @@ from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
 from align_keras.curation import curate
 from align_keras.curation.config import parse_config
+from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import read_strings
+from align_keras.curation.input_files import read_batches
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import read_captions
@@ -238,6 +242,93 @@ def test_rows_of_too_many_fields_are_counted(tmp_path, caplog):
     assert tally.seen == 2 and tally.listed[0]["file"].endswith("row 1")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+@pytest.mark.parametrize("column", ["caption", "TEXT"])
+def test_what_is_no_text_is_no_caption_anywhere(tmp_path, form, column):
+    """The same for `pack`, in tables and archives, as for `curate`."""
+    infinite = float("inf")
+    values = [infinite, -infinite, float("nan"), True, False, None, {}, 1.5]
+    values += [10**400, "words"]
+    texts = [None] * 7 + ["1.5", str(10**400), "words"]
+    # Named as curation takes it.
+    path = tmp_path / f"captions.{form}"
+    write_table(
+        path, [{"url": f"{n}", column: value} for n, value in enumerate(values)]
+    )
+    wanted = {str(n): [text] if text else [] for n, text in enumerate(texts)}
+    assert read_captions(path) == wanted
+    ((columns, bad),) = read_batches(str(path))
+    found = read_strings(columns[find_columns(list(columns))["text"]])
+    assert found == texts and not bad
+    files = []
+    for number, value in enumerate(values):
+        files.append((f"{number}.jpg", image()))
+        files.append((f"{number}.json", json.dumps({column: value}).encode()))
+    write_archive(tmp_path / "0.tar", files)
+    archived = {name[:-4]: t for name, _, t in from_archive(tmp_path / "0.tar")}
+    assert archived == wanted
+
+
+MISSING = {
+    "csv": ["", "  ", "./", "."],
+    "tsv": ["", " "],
+    "jsonl": ["", None, float("nan"), "./", True],
+    "json": ["", None, float("nan")],
+    "parquet": ["", None],
+}
+
+
+@pytest.mark.parametrize("form", MISSING)
+def test_rows_without_an_image_are_counted_each(tmp_path, form):
+    path = tmp_path / f"captions.{form}"
+    (tmp_path / "0.png").write_bytes(image())
+    rows = [
+        {"image": name, "caption": f"text {n}"}
+        for n, name in enumerate(["0.png", *MISSING[form], *MISSING[form]])
+    ]
+    write_table(path, rows)
+    manifest = pack(tmp_path, tmp_path / "out")
+    assert captions_of(tmp_path / "out") == {"0": ["text 0"]}
+    assert manifest["skipped"] == [
+        {"file": f"{path}, row {number}", "reason": "no image"}
+        for number in range(2, len(rows) + 1)
+    ]
+    # Evaluation and `embed` pass over them, too.
+    data = karpathy(path, tmp_path, split=None)
+    assert [name for name, *_ in data.examples()] == ["0.png"]
+    assert embedded(tmp_path) == {"0.png": "text 0"}
+
+
+def test_rows_without_an_image_in_a_table_that_holds_images(tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": image(), "path": None}, None]
+    images.append({"bytes": None, "path": None})
+    columns = {"image": pa.array(images, kind), "text": ["a", "b", "c"]}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(columns), path)
+    manifest = pack(path, tmp_path / "out")
+    assert [(e["file"], e["reason"]) for e in manifest["skipped"]] == [
+        (f"{path}, row 2", "no image"),
+        (f"{path}, row 3", "no image"),
+    ]
+
+
+def write_table(path, rows):
+    """Rows of an image and a caption in the form that the suffix tells."""
+    form = path.suffix[1:]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif form == "json":
+        path.write_text(json.dumps(rows))
+    elif form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        mark = "," if form == "csv" else "\t"
+        lines = [f"image{mark}caption"]
+        lines += [f"{r['image']}{mark}{r['caption']}" for r in rows]
+        path.write_text("\n".join(lines))
+
+
 SEPARATORS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e"
 
 
@@ -371,6 +462,38 @@ def test_every_suffix_of_an_image_in_folders_and_archives(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a.TXT", "captions.CSV", "captions.Jsonl", "Z.PARQUET", "t.TFRECORD"],
+)
+def test_suffixes_in_any_case(tmp_path, name):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.PNG").write_bytes(image())
+    path = folder / name
+    if path.stem == "captions":
+        lower = path.with_suffix(path.suffix.lower())
+        write_table(lower, [{"image": "a.PNG", "caption": "a text"}])
+        lower.rename(path)
+    elif path.stem == "a":
+        path.write_text("a text")
+    elif path.stem == "Z":
+        (folder / "a.PNG").unlink()
+        hugging_face_table(path, ["a text"])
+    else:
+        (folder / "a.txt").write_text("a text")
+        pack(folder, tmp_path / "records")
+        (shard,) = (tmp_path / "records").glob("*.tfrecord")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        shard.rename(path)
+        assert find_records(folder, tmp_path / "no")[0].total == 1
+    manifest = pack(folder, tmp_path / "packed")
+    assert [*captions_of(tmp_path / "packed").values()] == [["a text"]]
+    assert not manifest["skipped"]
+    assert [*embedded(folder).values()] == ["a text"]
+
+
 def test_every_sample_of_an_archive_is_packed_or_counted(tmp_path):
     files = [
         # With more dots than WebDataset's rule knows.
@@ -452,6 +575,27 @@ def test_links_in_an_archive(tmp_path, kind, mode):
         assert manifest["skipped"] == [
             {"file": "b/1.png", "reason": "link in an archive"}
         ]
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_to_files_of_any_name(tmp_path, kind):
+    """As those of a cache of blobs, and a link to such a link."""
+    path = tmp_path / "0.tar"
+    links = {"mid/x": "blobs/abc", "s/0.jpg": "mid/x", "s/0.txt": "blobs/d.e"}
+    links |= {"t/1.jpg": "s/0.jpg", "t/1.txt": "s/0.txt"}
+    write_archive(path, [("blobs/abc", image()), ("blobs/d.e", b"text")])
+    with tarfile.open(path, "a") as tar:
+        for name, target in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            if kind == tarfile.SYMTYPE:
+                member.linkname = f"../{target}"
+            tar.addfile(member)
+    pack(path, tmp_path / "packed")
+    assert captions_of(tmp_path / "packed") == {
+        "s/0": ["text"],
+        "t/1": ["text"],
+    }
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz"])

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -180,3 +181,45 @@ def test_records_hold_what_was_made(tmp_path):
     known = {key for key, file in made.items() if file.pixels is not None}
     assert known <= found
     assert manifest["skipped_count"] == 60 - len(found)
+
+
+def chunk(name, body):
+    check = zlib.crc32(name + body).to_bytes(4, "big")
+    return len(body).to_bytes(4, "big") + name + body + check
+
+
+@pytest.mark.parametrize(
+    "colour, channels, keys",
+    [
+        (6, 4, [b"\0\7" * 3]),
+        (6, 4, [b"\0\7"]),
+        (4, 2, [b"\0\7"]),
+        (3, 1, [b"\0\x80\x40\x20"]),
+        (3, 1, [b"\0", b"\xff"]),
+        (2, 3, [b"\0\7" * 3, b"\0\1" * 3]),
+        (2, 3, [b"\0\7"]),
+        (0, 1, [b"\0\7", b"\0\1"]),
+        (0, 1, [b"\0\7" * 3]),
+        (0, 1, [b"\1\7"]),
+    ],
+)
+def test_a_key_on_which_decoders_differ_is_refused(colour, channels, keys):
+    row = b"\0" + bytes([7 if colour != 3 else 1]) * (4 * channels)
+    header = bytes([0, 0, 0, 4, 0, 0, 0, 4, 8, colour, 0, 0, 0])
+    palette = chunk(b"PLTE", bytes(9)) if colour == 3 else b""
+    contents = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette
+    end = chunk(b"IDAT", zlib.compress(row * 4)) + chunk(b"IEND", b"")
+    assert attempt(in_graph, contents + end) is not None
+    contents += b"".join(chunk(b"tRNS", key) for key in keys)
+    assert attempt(in_graph, contents + end) is None
+    assert attempt(in_export, contents + end) is None
+
+
+def test_planes_of_16_bits_are_refused():
+    image = Image.new("RGB", (4, 4))
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    image = Image.open(file)
+    image.tag_v2[284], image.tag_v2[258] = 2, (16, 16, 16)
+    with pytest.raises(UnknownRange, match="planes"):
+        decode_with_pillow(image)

@@ -1,18 +1,24 @@
 """What leads out of a data folder is not read: by name, and counted."""
 
+import contextlib
 import io
 import json
+import os
 import shutil
 
 import hostile
 import pytest
 from PIL import Image
+from tiny_align import image_file
 
 from align_keras.cli import main
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data.captions import find_caption_file
 from align_keras.data.hold_out import choose_held_out
+from align_keras.data.sources import OUTSIDE
+from align_keras.data.sources import from_folder
+from align_keras.data.tally import Tally
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
 from align_keras.evaluation.datasets import find_image
@@ -125,7 +131,7 @@ def test_texts_beside_images_stay_within(tmp_path, ways, allowed):
         for entry in manifest["skipped"]
         if entry["reason"] == "outside the folder"
     }
-    assert refused == (set() if allowed else {"a.png"})
+    assert refused == (set() if allowed else {"a.png", "folder"})
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -177,6 +183,67 @@ def test_a_vocabulary_that_is_a_link_out_is_refused(ways, tmp_path):
     words.write_text("a")
     (tmp_path / "alias").symlink_to(preset)
     assert find_preset(tmp_path / "alias") == str(tmp_path / "alias")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_folders_behind_links_are_followed_or_counted(tmp_path, ways, allowed):
+    """Also where links lead in circles, and twice to one folder."""
+    data = ways.data
+    (data / "a.txt").write_text("mine")
+    (data / "sub" / "c.png").write_bytes(image_file(5, form="PNG"))
+    (data / "sub" / "c.txt").write_text("in a folder")
+    (data / "zz").symlink_to("sub")
+    (data / "sub" / "up").symlink_to("..")
+    (data / "other").symlink_to(ways.secret.parent)
+    (ways.secret.parent / "back").symlink_to(data)
+    (ways.secret.parent / "lone.txt").write_text("without an image")
+    manifest = pack(data, tmp_path / "out", allow_outside=allowed)
+    found = {
+        r["key"]: r["captions"] for r in open_records(str(tmp_path / "out"))
+    }
+    skipped = {(e["file"], e["reason"]) for e in manifest["skipped"]}
+    mine = {"a": ["mine"], "sub/c": ["in a folder"]}
+    if allowed:
+        assert found == {**mine, "folder/private": [hostile.SECRET]}
+        assert ("folder/lone.txt", "no image of that name") in skipped
+    else:
+        assert found == mine
+        assert {n for n, reason in skipped if reason == OUTSIDE} == {
+            "folder",
+            "other",
+        }
+        details = {e["file"]: e.get("detail", "") for e in manifest["skipped"]}
+        assert "--allow-outside" in details["folder"]
+    skipped = {}
+    (part,) = plan_sources(data, allow_outside=allowed)
+    names = set()
+    for name, read, _ in read_source(part, skipped.__setitem__):
+        with contextlib.suppress(OutsideFolder):
+            read()
+            names.add(name)
+    assert ("folder/private.png" in names) == allowed
+    assert {"folder", "other"} <= {*skipped} or allowed
+
+
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("mine")
+    (tmp_path / "locked").mkdir()
+
+    def refuse(read):
+        def reader(path):
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path)
+
+        return reader
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refuse(getattr(os, name)))
+    tally = Tally()
+    assert [name for name, *_ in from_folder(tmp_path, tally)] == ["a.png"]
+    ((entry),) = tally.listed
+    assert entry["file"] == "locked" and entry["reason"] == "unreadable folder"
 
 
 # === Files that are none ===

@@ -21,6 +21,7 @@ from align_keras.cli import pack as command
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import shuffle
+from align_keras.data import sources
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.records import encode_record
 
@@ -155,9 +156,10 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "duplicate key": 1,
         "missing file": 1,
         "no caption": 1,
+        "no image": 1,
         "not an image": 3,
         "too many pixels": 1,
-        "unreadable file": 2,
+        "unreadable file": 1,
     }
     assert manifest["skipped_count"] == 9
     reasons = {entry["file"]: entry["reason"] for entry in manifest["skipped"]}
@@ -170,11 +172,49 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "half.jpg": "not an image",
         "huge.png": "too many pixels",
         "folder.jpg": "unreadable file",
-        ".": "unreadable file",
+        f"{captions}, row 9": "no image",
     }
     details = {e["file"]: e.get("detail", "") for e in manifest["skipped"]}
     assert "0 bytes" in details["empty.jpg"]
     assert "200x100" in details["huge.png"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "archive", "listed"])
+def test_what_a_reader_loses_is_noticed(tmp_path, monkeypatch, kind):
+    """Packing ends with an error, and no output, if one image gets lost."""
+    source, captions = tmp_path / "in", None
+    source.mkdir()
+    if kind == "archive":
+        _archive(source / "0.tar", _samples(4))
+    elif kind == "folder":
+        for name, contents in _samples(4):
+            (source / name).write_bytes(contents)
+    elif kind == "listed":
+        source.rmdir()
+        captions = _folder(source)
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = [{"image": c, "text": n} for n, c in _samples(4)[::2]]
+        table = pyarrow.Table.from_pylist(rows)
+        parquet.write_table(table, source / "0.parquet")
+    reader = {
+        "archive": "from_archive",
+        "folder": "from_folder",
+        "listed": "from_caption_file",
+        "table": "from_table",
+    }[kind]
+    read = getattr(sources, reader)
+
+    def lossy(*arguments, **options):
+        pairs = read(*arguments, **options)
+        next(pairs)
+        yield from pairs
+
+    monkeypatch.setattr(sources, reader, lossy)
+    with pytest.raises(RuntimeError, match="does not add up"):
+        pack(source, tmp_path / "out", captions)
+    assert not (tmp_path / "out").exists()
 
 
 def test_formats_are_kept_or_become_png(tmp_path):
