@@ -320,7 +320,7 @@ def test_jax_needs_no_tensorflow(tmp_path):
     assert found["names"] == []
     first, second = found["texts"]
     assert max(abs(a - b) for a, b in zip(first, second, strict=True)) > 1e-4
-    for given, expected in (("texts", "tokens"), ("pictures", "pixels")):
+    for given, expected in (("texts", "tokens"), ("images", "pixels")):
         for row, other in zip(found[given], found[expected], strict=True):
             assert sum(x * x for x in row) == pytest.approx(1, abs=1e-5)
             assert row == pytest.approx(other, abs=1e-6)

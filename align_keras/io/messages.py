@@ -11,9 +11,32 @@ logger = logging.getLogger("align_keras")
 class _Terminal(logging.Handler):
     """Prints what is logged: progress as output, warnings as errors."""
 
+    def __init__(self):
+        super().__init__()
+        self._quieted = []
+
     def emit(self, record):
+        self._quiet_others()
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
         print(self.format(record), file=stream, flush=True)
+
+    def _quiet_others(self):
+        """Say nothing twice where a library has set up logging meanwhile."""
+        for handler in logging.getLogger().handlers:
+            stream = getattr(handler, "stream", None)
+            on_terminal = stream in (sys.stdout, sys.stderr)
+            if on_terminal and handler not in self._quieted:
+                handler.addFilter(_is_of_others)
+                self._quieted.append(handler)
+
+    def close(self):
+        for handler in self._quieted:
+            handler.removeFilter(_is_of_others)
+        super().close()
+
+
+def _is_of_others(record):
+    return record.name != logger.name
 
 
 @contextlib.contextmanager
@@ -44,3 +67,4 @@ def messages_shown(progress: bool = True) -> Iterator[None]:
         logger.setLevel(level)
         if terminal is not None:
             logger.removeHandler(terminal)
+            terminal.close()

@@ -154,7 +154,8 @@ def test_resuming_reads_no_more_than_a_file(big, tmp_path, index):
     read_at(0)  # What TensorFlow loads when it runs for the first time.
     # Two windows are on their way: that of the position, and the next.
     for start in (0, 700, 1990):
-        assert read_at(start) < 2.5 * largest
+        # Whatever else the process reads meanwhile only adds to it.
+        assert min(read_at(start) for _ in range(3)) < 2.5 * largest
 
 
 def _bytes_read():

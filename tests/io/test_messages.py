@@ -40,6 +40,27 @@ def test_within_itself_it_shows_each_message_once(capsys, outer, inner):
     assert after.out == "step 3\n" * outer and after.err == "too hot\n"
 
 
+def test_a_library_that_sets_up_logging_adds_nothing(capsys):
+    root, level = logging.getLogger(), logging.getLogger().level
+    with messages_shown():
+        handler = logging.StreamHandler()
+        root.addHandler(handler)
+        try:
+            root.setLevel(logging.INFO)
+            speak()
+            logging.getLogger("other").warning("from elsewhere")
+        finally:
+            root.setLevel(level)
+    said = capsys.readouterr()
+    assert said.out == "step 3\n"
+    assert said.err == "too hot\nfrom elsewhere\n"
+    try:
+        logger.warning("too cold")
+        assert capsys.readouterr().err == "too cold\n"
+    finally:
+        root.removeHandler(handler)
+
+
 def test_a_program_that_logs_keeps_its_way(capsys, caplog):
     with caplog.at_level(logging.INFO, logger="align_keras"):
         with messages_shown():
