@@ -160,25 +160,28 @@ def train(
     # variable may take them all; what the first writes is the result.
     own = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
     with directory_lock(own):
-        return _train(
-            model,
-            recipe,
-            data,
-            Checkpoints(workdir),
-            own,
-            validation_data,
-            vocabulary,
-            strategy,
-            evaluate,
-            hold_out,
-            verbose,
-            towers,
-            diagnostics,
-            allow_outside,
-        )
+        result = None
+        while result is None:
+            result = _train_part(
+                model,
+                recipe,
+                data,
+                Checkpoints(workdir),
+                own,
+                validation_data,
+                vocabulary,
+                strategy,
+                evaluate,
+                hold_out,
+                verbose,
+                towers,
+                diagnostics,
+                allow_outside,
+            )
+    return result
 
 
-def _train(
+def _train_part(
     model,
     recipe,
     data,
@@ -194,24 +197,11 @@ def _train(
     diagnostics,
     allow_outside,
 ):
-    """Train the parts of a run that are left, in a directory that is held."""
-    resume = functools.partial(
-        _train,
-        model,
-        recipe,
-        data,
-        Checkpoints(begun.directory.parent),
-        workdir,
-        validation_data,
-        vocabulary,
-        strategy,
-        evaluate,
-        hold_out,
-        verbose,
-        towers,
-        diagnostics,
-        allow_outside,
-    )
+    """Train the part at hand, in a directory that is held.
+
+    Returns:
+        What `train` returns; `None` where another part is to follow.
+    """
     worker, num_workers = worker_of(strategy)
     best_directory = workdir / "model"
     with (
@@ -305,7 +295,7 @@ def _train(
             if num_workers > 1:
                 # None may read what the first has not written yet.
                 sum_over_workers(strategy)(1.0)
-            return resume()
+            return None
         result = _result(checkpoints, best_directory)
         report(result, workdir, describe_end(state, recipe))
         return result
