@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 
+from align_keras.io.image_parts import is_common_jpeg
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import decode_and_orient
-from align_keras.io.images import is_common_jpeg
 from align_keras.io.images import open_image
 from align_keras.preprocessing.decode import decode_in_graph
 

@@ -128,16 +128,41 @@ def _turned(pixels, orientation):
 
 
 def _exif(draw, orientation):
-    """An EXIF block of three entries, without the header that JPEG has."""
+    """An EXIF block without the header that JPEG has.
+
+    Without an orientation only its second directory, that of the thumbnail,
+    has one.
+    """
     order = draw.trait("exif", "<", ">")
-    entries = [(0x10F, 2, 4, b"me\0\0"), (0x112, 3, 1, None)]
-    entries.append((0x11A, 3, 1, struct.pack(order + "HH", 7, 0)))
+    others = [(0x10F, 2, 4, b"me\0\0"), (0x11A, 3, 1, b"\1\1\0\0")]
+    entries = list(others)
+    if orientation:
+        kind, form = draw.one((3, "HH"), (3, "HH"), (4, "I"))
+        value = struct.pack(order + form, *[orientation, 0][: len(form)])
+        entries.insert(draw.one(0, 1, 2), (0x112, kind, 1, value))
+    second = 8 + 2 + 12 * len(entries) + 4
     block = b"II*\0" if order == "<" else b"MM\0*"
-    block += struct.pack(order + "IH", 8, len(entries))
+    block += struct.pack(order + "I", 8)
+    block += _directory(order, entries, second)
+    turned = struct.pack(order + "HH", 3, 0)
+    return block + _directory(order, [(0x112, 3, 1, turned)], 0)
+
+
+def _directory(order, entries, following):
+    """A directory of TIFF whose values are of four bytes."""
+    parts = [struct.pack(order + "H", len(entries))]
     for tag, kind, count, value in entries:
-        value = value or struct.pack(order + "HH", orientation, 0)
-        block += struct.pack(order + "HHI", tag, kind, count) + value
-    return block + b"\0" * 4
+        parts.append(struct.pack(order + "HHI", tag, kind, count) + value)
+    return b"".join(parts) + struct.pack(order + "I", following)
+
+
+# What looks like EXIF where it is not looked for: the names of each format,
+# and other words that its readers look for.
+_DECOY = b'tiff:Orientation="3" tRNS PLTE IDAT '
+
+
+def _decoy(draw, name):
+    return _DECOY + name + _exif(draw, 3)
 
 
 def _orientation(draw, probability=0.3):
@@ -214,6 +239,8 @@ def _png(draw):
     if draw.chance("text", 0.1):
         text = b"Comment\0" + b"x" * draw.trait("bytes", 100, 3_000_000)
         text = _chunk(b"tEXt", text)
+    elif draw.chance("decoy", 0.3):
+        text = _png_decoy(draw)
     text_behind = draw.one(True, False)
     if not text_behind:
         chunks.append(text)
@@ -244,6 +271,12 @@ def _png(draw):
         late = draw.chance("late", 0.3)
         if not late:
             chunks.append(chunk)
+    second = _chunk(b"eXIf", _exif(draw, 3))
+    if draw.chance("second" if orientation else "thumbnail's", 0.1):
+        # The first counts, also where it tells nothing.
+        chunk = chunk if orientation else _chunk(b"eXIf", _exif(draw, None))
+        chunks = [c for c in chunks if c != chunk] + [chunk, second]
+        late = False
 
     interlaced = draw.chance("interlaced", 0.3)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -262,6 +295,8 @@ def _png(draw):
         chunks.append(text)
     if not draw.chance("no IEND", 0.05):
         chunks.append(_chunk(b"IEND", b""))
+        if draw.chance("behind the end", 0.1):
+            chunks.append(second)
     height, width = draw.size
     header = struct.pack(
         ">IIBBBBB", width, height, bits, colour, 0, 0, interlaced
@@ -283,6 +318,19 @@ def _png(draw):
             pixels[(samples == key).all(-1)] = 255
     pixels = _turned(pixels, orientation or 1)
     return _perhaps_cut(draw, ImageFile("", contents, pixels))
+
+
+def _png_decoy(draw):
+    body = _decoy(draw, b"eXIf")
+    stored = zlib.compress(body, 0)
+    chunks = {
+        "tEXt": b"Comment\0" + body,
+        "zTXt": b"Comment\0\0" + stored,
+        "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0" + body,
+        "prVt": body,
+    }
+    name = draw.trait("", *chunks)
+    return _chunk(name.encode(), chunks[name])
 
 
 def _png_profile(draw):
@@ -353,6 +401,24 @@ def _jpeg(draw):
         exif = b"Exif\0\0" + _exif(draw, orientation)
         place = draw.trait("behind", 0, len(segments))
         segments.insert(place, (0xE1, exif))
+    if draw.chance("decoy", 0.3):
+        body = _decoy(draw, b"Exif\0\0")
+        decoys = {
+            "COM": [(0xFE, body)],
+            "APP0": [(0xE0, body)],
+            "APP1": [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + body)],
+            "APP2": [(0xE2, b"ICC_PROFILE\0\1\1" + body)],
+            "APP13": [(0xED, b"Photoshop 3.0\0" + body)],
+            "many": [(0xFE, body)] * 40,
+            "thumbnail's": [(0xE1, b"Exif\0\0" + _exif(draw, None))],
+        }
+        name = draw.trait("", *decoys)
+        if name != "thumbnail's":
+            segments = decoys[name] + segments
+        elif not orientation:
+            segments += decoys[name]
+    if orientation and draw.chance("second", 0.1):
+        segments.append((0xE1, b"Exif\0\0" + _exif(draw, 3)))
     # Any number of these may stand before a marker.
     fill = b"\xff" * draw.trait("fill", 0, 0, 0, 2)
     added = b"".join(
@@ -380,6 +446,15 @@ def _webp(draw):
         options["exif"] = header + _exif(draw, orientation)
     if draw.chance("profile", 0.2):
         options["icc_profile"] = _profile(draw, 500)
+    decoy = draw.chance("decoy", 0.3) and draw.trait(
+        "", "ICCP", "XMP ", "ZZZZ", "no flag", "behind the end"
+    )
+    body = _decoy(draw, b"EXIF\0\1\0\0")
+    if decoy == "ICCP":
+        options["icc_profile"] = body
+    elif decoy:
+        # Makes a file of the extended kind.
+        options["xmp"] = body
     samples = draw.noise(8, 4) if lossless else draw.smooth(4)
     if mode == "RGB":
         samples = samples[..., :3]
@@ -390,6 +465,19 @@ def _webp(draw):
         other = Image.new(mode, samples.shape[1::-1], (9,) * len(mode))
         options |= {"save_all": True, "append_images": [other]}
     contents = _saved(samples, mode, "WEBP", **options)
+    chunk = struct.pack("<4sI", b"ZZZZ", len(body)) + body
+    chunk += b"\0" * (len(body) % 2)
+    if decoy == "ZZZZ":
+        # Behind the first chunk.
+        size = struct.pack("<I", len(contents) - 8 + len(chunk))
+        contents = contents[:4] + size + contents[8:30] + chunk + contents[30:]
+    elif decoy == "no flag":
+        flags = bytes([contents[20] & ~8])
+        contents = contents[:20] + flags + contents[21:]
+        orientation = None
+    elif decoy == "behind the end":
+        block = _exif(draw, 3)
+        contents += struct.pack("<4sI", b"EXIF", len(block)) + block
     pixels = _turned(pixels, orientation or 1)
     tolerance = 0 if lossless else 6
     return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
