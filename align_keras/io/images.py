@@ -222,10 +222,10 @@ def _check_range(image):
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
         apart = image.tag_v2.get(_PLANES) == _SEPARATE and len(bits) > 1
-        if apart and max(bits) > 8:
+        if apart and (max(bits) > 8 or image.mode == "LA"):
             raise UnknownRange(
-                "its colours lie in separate planes of more than 8 bits, which "
-                "Pillow misreads; convert it to interleaved samples"
+                "its samples lie in separate planes, of more than 8 bits or "
+                "gray with alpha, which Pillow misreads; interleave them"
             )
         kinds = image.tag_v2.get(_SAMPLE_FORMAT, ())
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)

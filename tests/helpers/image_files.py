@@ -26,23 +26,35 @@ class ImageFile:
         pixels: uint8 array `(height, width, 3)`; `None` where a file is
             damaged, or its numbers do not tell what is white.
         tolerance: float. Levels by which lossy formats may be off on average.
+        known: bool. False of kinds that not every release of Pillow reads:
+            these may be refused.
     """
 
     kind: str
     contents: bytes
     pixels: np.ndarray | None
     tolerance: float = 0.0
+    known: bool = True
 
 
-def draw_file(generator):
-    """Draw a file. Who draws with the same generator gets the same one."""
+def draw_file(generator, *forms):
+    """Draw a file. Who draws with the same generator gets the same one.
+
+    Args:
+        generator: `numpy.random.Generator`.
+        *forms: strings. Formats to draw from; by default all.
+    """
     draw = _Draw(generator)
+    makers = {
+        _png: 8, _jpeg: 8, _webp: 3, _gif: 3, _bmp: 3, _tiff: 4, _netpbm: 2,
+        _other: 1,
+    }  # fmt: skip
+    names = {make: make.__name__.strip("_") for make in makers}
     make = draw.of(
-        (_png, 8), (_jpeg, 8), (_webp, 3), (_gif, 3), (_bmp, 3), (_tiff, 4),
-        (_netpbm, 2), (_other, 1),
-    )  # fmt: skip
+        *[m for m in makers.items() if not forms or names[m[0]] in forms]
+    )
     made = make(draw)
-    made.kind = " ".join([make.__name__.strip("_"), *draw.traits])
+    made.kind = " ".join([names[make], *draw.traits])
     return made
 
 
@@ -343,7 +355,8 @@ def _png_profile(draw):
 def _perhaps_cut(draw, file):
     """Cut the last third of some files off."""
     if draw.chance("cut", 0.05):
-        return ImageFile("", file.contents[: len(file.contents) * 2 // 3], None)
+        contents = file.contents[: len(file.contents) * 2 // 3]
+        return dataclasses.replace(file, contents=contents, pixels=None)
     return file
 
 
@@ -564,88 +577,134 @@ def _bmp(draw):
 
 
 # Photometric interpretations.
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _TIFF_RGB, _INKS = 0, 1, 2, 5
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _TIFF_RGB, _INKS, _TIFF_YCC = 0, 1, 2, 5, 6
+_TIFF_CHANNELS = {_TIFF_RGB: 3, _INKS: 4, _TIFF_YCC: 3}
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 
 
 def _tiff(draw):
     order = draw.trait("order", "<", ">")
-    kind = draw.trait("photometric", 0, 1, 2, 2, 5)
-    bits = 8
-    sample_format = 1
-    if kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+    kind = draw.trait("photometric", 0, 1, 2, 2, 5, 6)
+    gray = kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    bits, form = 8, _UNSIGNED
+    if gray:
         bits = draw.trait("bits", 1, 2, 4, 8, 12, 16, 16, 32)
     elif kind == _TIFF_RGB:
         bits = draw.trait("bits", 8, 16)
-    if bits in (8, 16, 32) and kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
-        sample_format = draw.trait("format", 1, 1, 2, 3 if bits == 32 else 1)
-    channels = {_TIFF_RGB: 3, _INKS: 4}.get(kind, 1)
-    extra = None
-    if kind == _TIFF_RGB and draw.chance("alpha", 0.4):
-        channels, extra = 4, 2
+    if bits in (8, 16, 32):
+        form = draw.trait("format", *[_UNSIGNED] * 8, _SIGNED, _FLOAT)
+        form = _SIGNED if form == _FLOAT and bits == 8 else form
+    channels, extra = _TIFF_CHANNELS.get(kind, 1), None
+    may_have_alpha = kind == _TIFF_RGB or (kind == _BLACK_IS_ZERO and bits == 8)
+    if may_have_alpha and draw.chance("alpha", 0.4):
+        channels, extra = channels + 1, 2
     samples = draw.noise(bits, channels)
-    rows = _packed(samples, bits, order)
-    if sample_format == 3:
-        rows = [np.frombuffer(row, f"{order}u4") / 2.0**32 for row in rows]
-        rows = [row.astype(f"{order}f4").tobytes() for row in rows]
-    data = b"".join(rows)
-    deflated = draw.chance("deflated", 0.3)
-    if deflated:
-        data = zlib.compress(data)
     height, width = draw.size
     orientation = _orientation(draw)
     tags = {
         256: [width],
         257: [height],
         258: [bits] * channels,
-        259: [8 if deflated else 1],
+        259: [1],
         262: [kind],
-        273: [8],
         274: [orientation or 1],
         277: [channels],
-        278: [height],
-        279: [len(data)],
-        339: [sample_format] * channels,
+        339: [form] * channels,
     }
     if extra:
         tags[338] = [extra]
-    contents = _with_tags(order, data, tags)
+    if kind == _TIFF_YCC:
+        # As many samples of colour as of light.
+        tags[530] = [1, 1]
+    apart = channels > 1 and draw.chance("planes", 0.2)
+    planes = np.split(samples, channels, -1) if apart else [samples]
+    tags[284] = [2 if apart else 1]
+    tiled = bits >= 8 and draw.chance("tiled", 0.2)
+    blocks = [block for p in planes for block in _blocks(p, tags, tiled)]
+    blocks = [b"".join(_tiff_rows(b, bits, order, form)) for b in blocks]
+    if draw.chance("deflated", 0.4):
+        blocks, tags[259] = [zlib.compress(b) for b in blocks], [8]
+    contents = _with_tags(order, blocks, tags, draw.chance("pages", 0.1))
 
     high = _to_8_bits(samples, bits)
     if kind == _INKS:
         light = 255 - high
         pixels = _rgb(light[..., :3] * light[..., 3:] // 255)
+    elif kind == _TIFF_YCC:
+        ycc = Image.frombytes("YCbCr", (width, height), _rgb(high).tobytes())
+        pixels = np.asarray(ycc.convert("RGB"))
     elif extra:
-        pixels = _over_white(high[..., :3], high[..., 3:])
+        pixels = _over_white(high[..., :-1], high[..., -1:])
     else:
         pixels = _rgb(255 - high if kind == _WHITE_IS_ZERO else high)
     pixels = _turned(pixels, orientation or 1)
-    if sample_format != 1 or bits == 32:
+    if form != _UNSIGNED or bits == 32:
+        draw.traits.append("no known range")
         pixels = None
-    if (kind == _WHITE_IS_ZERO and bits == 16 and order == ">") or (
-        bits == 12 and (kind, order) != (_BLACK_IS_ZERO, "<")
-    ):
-        # Pillow does not know these.
-        pixels = None
-    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+    known = not (
+        (bits == 16 and kind == _WHITE_IS_ZERO and order == ">")
+        or (bits == 12 and (kind, order) != (_BLACK_IS_ZERO, "<"))
+        or (apart and (bits > 8 or gray or kind == _TIFF_YCC))
+    )
+    tolerance = 1 if kind == _TIFF_YCC else 0
+    file = ImageFile("", contents, pixels, tolerance, known)
+    return _perhaps_cut(draw, file)
 
 
-def _with_tags(order, data, tags):
-    """A TIFF file of one strip, whose tags hold 16-bit numbers."""
-    data += b"\0" * (len(data) % 2)
-    directory = 8 + len(data)
+def _blocks(plane, tags, tiled):
+    """The one strip of a plane, or its tiles of 16 x 16 samples."""
+    height, width, _ = plane.shape
+    if not tiled:
+        tags[278] = [height]
+        return [plane]
+    tags[322] = tags[323] = [16]
+    plane = np.pad(plane, [(0, -height % 16), (0, -width % 16), (0, 0)])
+    return [
+        plane[top : top + 16, left : left + 16]
+        for top in range(0, height, 16)
+        for left in range(0, width, 16)
+    ]
+
+
+def _tiff_rows(samples, bits, order, form):
+    rows = _packed(samples, bits, order)
+    if form == _FLOAT:
+        values = [np.frombuffer(row, f"{order}u{bits // 8}") for row in rows]
+        rows = [(v / 2.0**bits).astype(f"{order}f{bits // 8}") for v in values]
+        rows = [row.tobytes() for row in rows]
+    return rows
+
+
+def _with_tags(order, blocks, tags, pages):
+    """A TIFF file, whose tags hold 16-bit numbers, and perhaps two pages."""
+    second = {256: [1], 257: [1], 258: [8], 262: [1], 277: [1], 278: [1]}
+    page, directory = _page(order, 8, blocks, tags, pages)
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    contents = head + struct.pack(order + "I", directory) + page
+    if pages:
+        contents += _page(order, len(contents), [b"\7"], second, False)[0]
+    return contents
+
+
+def _page(order, place, blocks, tags, pages):
+    """A page of a TIFF file that begins at a place, and its directory's."""
+    blocks = [block + b"\0" * (len(block) % 2) for block in blocks]
+    places = place + np.cumsum([0, *map(len, blocks)])
+    at, lengths = (324, 325) if 322 in tags else (273, 279)
+    tags = tags | {at: places[:-1], lengths: list(map(len, blocks))}
+    directory = int(places[-1])
     behind = directory + 2 + 12 * len(tags) + 4
-    entries, values = b"", b""
+    entries, values = [], b""
     for tag, numbers in sorted(tags.items()):
         value = struct.pack(f"{order}{len(numbers)}H", *numbers)
         if len(value) > 4:
             place = struct.pack(order + "I", behind + len(values))
             values, value = values + value, place
-        entries += struct.pack(order + "HHI", tag, 3, len(numbers))
-        entries += value.ljust(4, b"\0")
-    head = b"II*\0" if order == "<" else b"MM\0*"
-    head += struct.pack(order + "I", directory)
-    count = struct.pack(order + "H", len(tags))
-    return head + data + count + entries + b"\0" * 4 + values
+        entries.append((tag, 3, len(numbers), value.ljust(4, b"\0")))
+    # The next directory stands behind two bytes of pixels.
+    following = behind + len(values) + 2 if pages else 0
+    table = _directory(order, entries, following)
+    return b"".join(blocks) + table + values, directory
 
 
 def _netpbm(draw):
