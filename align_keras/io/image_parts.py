@@ -44,6 +44,9 @@ _OTHER_FRAMES = (
     *range(0xCD, 0xD0),
 )
 
+# What the pixels of a JPEG 2000 begin with: the number of samples follows.
+_JPEG_2000_BEGINS = b"\xff\x4f\xff\x51"
+
 
 def parts(contents: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each part of a file, and where its body lies.
@@ -118,6 +121,24 @@ def is_common_jpeg(contents: bytes) -> bool:
         if marker in _OTHER_FRAMES:
             return False
     return False
+
+
+def has_signed_samples(contents: bytes) -> bool:
+    """Return whether a JPEG 2000 file, in boxes or not, has signed samples."""
+    position = 0
+    for _ in range(MAX_PARTS):
+        if contents.startswith(_JPEG_2000_BEGINS, position):
+            break
+        length = int.from_bytes(contents[position : position + 4], "big")
+        name = contents[position + 4 : position + 8]
+        if name == b"jp2c":
+            # Behind eight more bytes of a long box.
+            length = 16 if length == 1 else 8
+        position += max(length, 8)
+    # The number of components, of which each has three bytes.
+    size = contents[position + 40 :]
+    kinds = size[2 : 2 + 3 * int.from_bytes(size[:2], "big") : 3]
+    return any(kind & 0x80 for kind in kinds)
 
 
 def exif_orientation(contents: bytes) -> int:

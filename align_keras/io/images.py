@@ -20,6 +20,7 @@ from align_keras.io.image_parts import FLIPPED_VERTICALLY
 from align_keras.io.image_parts import ORIENTATION_TAG
 from align_keras.io.image_parts import PNG_SIGNATURE
 from align_keras.io.image_parts import exif_orientation
+from align_keras.io.image_parts import has_signed_samples
 
 # What each scan of a JPEG begins with, and how many may be: encoders write ten
 # or so, and each costs a pass over the whole image.
@@ -41,9 +42,7 @@ _PILLOW_FORMATS = (
     "WEBP",
 )
 
-# Chunks of a PNG that say nothing about its pixels, of which Pillow refuses
-# large ones; and where a PNG tells the bits of a sample.
-_PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# Where a PNG tells the bits of a sample.
 _PNG_DEPTH = 24
 
 # Tags of TIFF.
@@ -161,7 +160,7 @@ def _check_scans(image, contents):
 
 
 def _bare_png(contents):
-    """Leave out what a PNG can do without: notes, and what is damaged."""
+    """Leave out what a PNG can do without: notes, and damaged transparency."""
     if not contents.startswith(PNG_SIGNATURE):
         return contents
     kept, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
@@ -170,9 +169,11 @@ def _bare_png(contents):
         # Length, name and checksum have four bytes each.
         chunk = contents[position : position + length + 12]
         name, check = chunk[4:8], chunk[-4:]
-        # A small first letter: decoders may pass it over.
-        damaged = name[:1].islower() and check != _check_sum(chunk[4:-4])
-        if name not in _PNG_NOTES and not damaged:
+        # Pillow refuses a file for a note of a wrong length, a large one or a
+        # damaged one, of which other decoders say at most a warning. A small
+        # first letter says that decoders may pass over a chunk.
+        clear = name == b"tRNS" and check == _check_sum(chunk[4:-4])
+        if clear or not name[:1].islower():
             kept.append(chunk)
         position += len(chunk)
     return b"".join(kept)
@@ -194,7 +195,7 @@ def _orientation(image, contents):
 
 def _to_rgb(image, contents=None):
     """Pixels of an image as it lies, in 8 bits, over white."""
-    _check_range(image)
+    _check_range(image, contents)
     mode, key = image.mode, image.info.get("transparency")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
         mode == "P" and key is not None
@@ -214,7 +215,7 @@ def _to_rgb(image, contents=None):
     return pixels
 
 
-def _check_range(image):
+def _check_range(image, contents):
     """Refuse numbers of which none stands for white by convention."""
     # Pillow has 16 bits of PNG and Netpbm in 32, too.
     wide = image.mode == "I" and image.format not in ("PNG", "PPM")
@@ -230,6 +231,8 @@ def _check_range(image):
         kinds = image.tag_v2.get(_SAMPLE_FORMAT, ())
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     signed = any(kind not in (_UNSIGNED, _UNDEFINED) for kind in kinds)
+    if image.format == "JPEG2000" and contents:
+        signed = has_signed_samples(contents)
     if wide or signed or image.mode == "F":
         raise UnknownRange(
             "its pixels are floats, signed or of 32 bits, so that nothing "

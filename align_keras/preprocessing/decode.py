@@ -9,6 +9,7 @@ import sys
 from align_keras.preprocessing.gif import first_frame
 from align_keras.preprocessing.image_parts import bytes_at
 from align_keras.preprocessing.image_parts import holds
+from align_keras.preprocessing.image_parts import number
 from align_keras.preprocessing.image_parts import png_chunk
 from align_keras.preprocessing.orientation import orientation
 from align_keras.preprocessing.orientation import upright
@@ -16,6 +17,14 @@ from align_keras.preprocessing.orientation import upright
 # What says that the inks of a JPEG of four channels are inverted, behind the
 # two bytes that begin the file.
 _ADOBE_MARKER = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"
+
+# Bits by which an extended WebP announces alpha; and those of animations, and
+# of what is reserved, for which Pillow refuses a file.
+_WEBP_ALPHA = 0x10
+_WEBP_REFUSED = 0x02 | 0xC1
+
+# Lengths of BMP's headers, but for the shortest, that of OS/2.
+_BMP_HEADERS = (40, 52, 56, 64, 108, 124)
 
 
 def in_tf_graph():
@@ -51,18 +60,22 @@ def decode_in_graph(contents):
         return tf.equal(part, signature)
 
     webp = begins(b"RIFF") & begins(b"WEBP", 8)
-    animated = begins(b"VP8X", 12) & _bit_is_set(head, 20, 0x02)
+    extended = begins(b"VP8X", 12)
+    odd = extended & _bit_is_set(head, 20, _WEBP_REFUSED)
     # On animated WebP every decoding operation of TensorFlow 2.20 writes
     # beyond its buffer. An empty file is refused properly.
-    contents = tf.where(webp & animated, b"", contents)
+    contents = tf.where(webp & odd, b"", contents)
+    opaque = extended & ~_bit_is_set(head, 20, _WEBP_ALPHA)
     # Uncompressed, behind a header of the usual form. TensorFlow would take
     # a palette's indices for grey levels.
-    bmp = begins(b"BM") & begins(b"\0\0\0\0", 30) & ~begins(b"\x0c", 14)
+    bmp = begins(b"BM") & begins(b"\0\0\0\0", 30)
+    header = number(bytes_at(head, tf.constant(14), 4)[::-1])
+    bmp &= tf.reduce_any(tf.equal(header, _BMP_HEADERS))
     bmp &= begins(b"\x18\0", 28) | begins(b"\x20\0", 28)
     image = tf.case(
         [
             (begins(b"\xff\xd8"), lambda: _decode_jpeg(contents)),
-            (webp, lambda: _decode_webp(contents)),
+            (webp, lambda: _decode_webp(contents, opaque)),
             (begins(b"GIF8"), lambda: _decode_gif(contents)),
             (bmp, lambda: tf.io.decode_bmp(contents, channels=3)),
         ],
@@ -160,13 +173,19 @@ def decode_window(contents, corner, window_size, full_size):
     return tf.switch_case(exponent, [decode(r) for r in (1, 2, 4, 8)])
 
 
-def _decode_webp(contents):
+def _decode_webp(contents, opaque):
     import tensorflow as tf
 
     if not hasattr(tf.io, "decode_webp"):
         # TensorFlow before 2.20: the default operation names the format.
         return tf.io.decode_png(contents, channels=3)
-    return _over_white(tf.io.decode_webp(contents, channels=0)[0])
+    # Of a file with alpha that it does not announce, on which decoders differ,
+    # three channels are refused.
+    return tf.cond(
+        opaque,
+        lambda: tf.io.decode_webp(contents, channels=3)[0],
+        lambda: _over_white(tf.io.decode_webp(contents, channels=0)[0]),
+    )
 
 
 def _decode_gif(contents):
@@ -218,17 +237,14 @@ def _key_is_known(contents, head):
     # Behind its checksum.
     another = png_chunk(contents, b"tRNS", behind=place + length + 4)[0]
     colours = png_chunk(contents, b"PLTE", b"tRNS")[1] // 3
-    high = bytes_at(contents, place, 6)[::2]
+    key = tf.reshape(bytes_at(contents, place, 6), (3, 2))
     about = bytes_at(head, tf.constant(24), 2)
     depth, colour = about[0], about[1]
-    gray = tf.equal(colour, 0) & tf.equal(length, 2)
-    rgb = tf.equal(colour, 2) & tf.equal(length, 6)
-    small = tf.equal(depth, 16) | tf.where(
-        gray, tf.equal(high[0], 0), tf.reduce_all(tf.equal(high, 0))
-    )
+    fits = key[:, 0] * 256 + key[:, 1] < 2**depth
+    gray = tf.equal(colour, 0) & tf.equal(length, 2) & fits[0]
+    rgb = tf.equal(colour, 2) & tf.equal(length, 6) & tf.reduce_all(fits)
     palette = tf.equal(colour, 3) & (length <= colours)
-    known = (((gray | rgb) & small) | palette) & tf.equal(another, 0)
-    return known & (place > 0)
+    return (gray | rgb | palette) & (place > 0) & tf.equal(another, 0)
 
 
 def _over_white(image):

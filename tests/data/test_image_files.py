@@ -2,6 +2,7 @@
 
 import collections
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -190,6 +191,29 @@ def test_a_key_on_which_decoders_differ_is_refused(colour, channels, keys):
     contents += b"".join(chunk(b"tRNS", key) for key in keys)
     assert attempt(in_graph, contents + end) is None
     assert attempt(in_export, contents + end) is None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_key_beyond_the_depth_is_refused(depth):
+    header = bytes([0, 0, 0, 8, 0, 0, 0, 8, depth, 0, 0, 0, 0])
+    contents = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    end = chunk(b"IDAT", zlib.compress(bytes(8 * (1 + depth))))
+    end += chunk(b"IEND", b"")
+    for value, known in ((2**depth - 1, True), (2**depth, False)):
+        clear = chunk(b"tRNS", value.to_bytes(2, "big"))
+        pixels = attempt(in_export, contents + clear + end)
+        assert (pixels is not None) == known
+
+
+@pytest.mark.parametrize("size, known", [(16, False), (40, True), (124, True)])
+def test_headers_of_bmp(size, known):
+    header = struct.pack("<IiiHHI", size, 2, 2, 1, 24, 0).ljust(size, b"\0")
+    pixels = b"\1\2\3\4\5\6\0\0"
+    start = 14 + len(header)
+    contents = struct.pack("<2sIHHI", b"BM", start + 16, 0, 0, start)
+    contents += header + 2 * pixels
+    for decode in (with_pillow, in_export):
+        assert (attempt(decode, contents) is not None) == known
 
 
 def test_planes_of_16_bits_are_refused():

@@ -340,6 +340,7 @@ def _png_decoy(draw):
         "zTXt": b"Comment\0\0" + stored,
         "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0" + body,
         "prVt": body,
+        "pHYs": b"short",
     }
     name = draw.trait("", *chunks)
     return _chunk(name.encode(), chunks[name])
@@ -460,7 +461,14 @@ def _webp(draw):
     if draw.chance("profile", 0.2):
         options["icc_profile"] = _profile(draw, 500)
     decoy = draw.chance("decoy", 0.3) and draw.trait(
-        "", "ICCP", "XMP ", "ZZZZ", "no flag", "behind the end"
+        "",
+        "ICCP",
+        "XMP ",
+        "ZZZZ",
+        "no flag",
+        "behind the end",
+        "no alpha",
+        "reserved",
     )
     body = _decoy(draw, b"EXIF\0\1\0\0")
     if decoy == "ICCP":
@@ -484,16 +492,25 @@ def _webp(draw):
         # Behind the first chunk.
         size = struct.pack("<I", len(contents) - 8 + len(chunk))
         contents = contents[:4] + size + contents[8:30] + chunk + contents[30:]
-    elif decoy == "no flag":
-        flags = bytes([contents[20] & ~8])
-        contents = contents[:20] + flags + contents[21:]
-        orientation = None
+    elif decoy in ("no flag", "no alpha", "reserved"):
+        flags = contents[20]
+        if decoy == "no flag":
+            flags, orientation = flags & ~0x08, None
+        elif decoy == "no alpha":
+            flags = flags & ~0x10
+        else:
+            flags |= draw.trait("bit", 0x01, 0x40, 0x80)
+        contents = contents[:20] + bytes([flags]) + contents[21:]
     elif decoy == "behind the end":
         block = _exif(draw, 3)
         contents += struct.pack("<4sI", b"EXIF", len(block)) + block
     pixels = _turned(pixels, orientation or 1)
+    if decoy == "no alpha" and mode == "RGBA":
+        # Pillow shows it where the file is lossless.
+        pixels = None
     tolerance = 0 if lossless else 6
-    return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
+    file = ImageFile("", contents, pixels, tolerance, decoy != "reserved")
+    return _perhaps_cut(draw, file)
 
 
 def _paletted(draw, colours):
@@ -507,6 +524,8 @@ def _paletted(draw, colours):
 def _gif(draw):
     image, indices, pixels = _paletted(draw, draw.trait("", 2, 7, 256))
     options = {"interlace": draw.trait("interlace", 0, 1), "optimize": False}
+    options["include_color_table"] = draw.chance("own colours", 0.3)
+    options["disposal"] = draw.trait("disposal", 0, 2, 3)
     clear = draw.chance("transparency", 0.4)
     if clear:
         options["transparency"] = draw.one(0, 1)
@@ -527,7 +546,15 @@ def _gif(draw):
         around = np.full((height, width, 3), 255 if clear else colour)
         around[: height - 3, : width - 3] = pixels
         pixels = around.astype("uint8")
-    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+    known = not draw.chance("other version", 0.05)
+    if not known:
+        contents = contents.replace(contents[3:6], b"88a", 1)
+    elif b"\x21\xf9\4" in contents and draw.chance("short control", 0.05):
+        place = contents.index(b"\x21\xf9\4")
+        short = b"\x21\xf9\3" + contents[place + 3 : place + 6] + b"\0"
+        contents = contents[:place] + short + contents[place + 8 :]
+        known, pixels = False, None
+    return _perhaps_cut(draw, ImageFile("", contents, pixels, 0, known))
 
 
 def _bmp(draw):
@@ -737,9 +764,11 @@ def _other(draw):
         return _perhaps_cut(draw, ImageFile("", contents, _rgb(samples >> 8)))
     samples = draw.smooth(len(mode))
     options = {"quality": 95}
+    signed = form == "JPEG2000" and draw.chance("no known range", 0.1)
     if form == "JPEG2000":
         samples = draw.noise(8, len(mode))
-        options = {"irreversible": False, "mct": 0}
+        options = {"irreversible": False, "mct": 0, "signed": signed}
+        options["no_jp2"] = draw.chance("bare", 0.3)
     pixels = _rgb(samples[..., :3])
     if mode == "RGBA":
         pixels = _over_white(samples[..., :3], samples[..., 3:])
@@ -751,4 +780,5 @@ def _other(draw):
     contents = _saved(samples, mode, form, **options)
     pixels = _turned(pixels, orientation or 1)
     tolerance = 6 if form == "AVIF" else 0
+    pixels = None if signed else pixels
     return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
