@@ -5,6 +5,7 @@ colour profile or a text is passed over. `align_keras.preprocessing.orientation`
 does the same in a graph.
 """
 
+import zlib
 from collections.abc import Iterator
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -34,15 +35,26 @@ EXIF_LONG = (4, 9)
 FLIPPED_VERTICALLY = (3, 4, 7, 8)
 FLIPPED_HORIZONTALLY = (2, 3, 6, 7)
 
-# Frames that every decoder knows: baseline, extended and progressive, in
-# Huffman's code.
-_COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
+# Frames that every decoder shows alike: baseline and extended, in Huffman's
+# code. Of progressive ones a scan may be missing, which each smooths its way.
+_COMMON_FRAMES = (0xC0, 0xC1)
 _OTHER_FRAMES = (
-    0xC3,
+    *range(0xC2, 0xC4),
     *range(0xC5, 0xC8),
     *range(0xC9, 0xCC),
     *range(0xCD, 0xD0),
 )
+# Chunks of a PNG beside those of pixels, and how long they are; depth and type.
+_COMMON_CHUNKS = {
+    b"IHDR": 13,
+    b"IEND": 0,
+    b"gAMA": 4,
+    b"sRGB": 1,
+    b"cHRM": 32,
+    b"pHYs": 9,
+    b"tIME": 7,
+}
+_COMMON_TYPES = (b"\x08\x00", b"\x08\x02", b"\x08\x04", b"\x08\x06")
 
 # What the pixels of a JPEG 2000 begin with: the number of samples follows.
 _JPEG_2000_BEGINS = b"\xff\x4f\xff\x51"
@@ -107,20 +119,49 @@ def _read_webp_chunk(head):
     return head[:4], 8, length, 8 + length + length % 2
 
 
-def is_common_jpeg(contents: bytes) -> bool:
-    """Return whether a file is a JPEG that every decoder shows alike.
+def is_common(contents: bytes) -> bool:
+    """Return whether every decoder shows a file alike, if it can read it.
 
-    That is gray or of three colours, of 8 bits, in Huffman's code.
+    That is a JPEG, gray or of three colours, of 8 bits, in Huffman's code and
+    not progressive; a PNG of 8 bits that is not damaged, without palette,
+    transparent colour and notes other than the simplest; a WebP of pixels
+    alone.
     """
-    if contents[:2] != b"\xff\xd8":
-        return False
-    for name, begin, _ in parts(contents):
+    if contents[:2] == b"\xff\xd8":
+        return _is_common_jpeg(contents)
+    if contents[:8] == PNG_SIGNATURE:
+        return _is_common_png(contents)
+    # Its first and only chunk, padded to an even length.
+    length = int.from_bytes(contents[16:20], "little")
+    length += length % 2
+    file_length = int.from_bytes(contents[4:8], "little")
+    pixels_alone = contents[8:16] in (b"WEBPVP8 ", b"WEBPVP8L")
+    alone = length + 20 == file_length + 8 == len(contents)
+    return contents[:4] == b"RIFF" and pixels_alone and alone
+
+
+def _is_common_jpeg(contents):
+    for name, begin, end in parts(contents):
         marker = int.from_bytes(name[1:], "big")
         if marker in _COMMON_FRAMES:
-            return contents[begin] == 8 and contents[begin + 5] in (1, 3)
+            frame = contents[begin:end]
+            return frame[:1] == b"\x08" and frame[5:6] in (b"\1", b"\3")
         if marker in _OTHER_FRAMES:
             return False
     return False
+
+
+def _is_common_png(contents):
+    whole = memoryview(contents)
+    name = b""
+    for name, begin, end in parts(contents):
+        check = zlib.crc32(whole[begin - 4 : end]).to_bytes(4, "big")
+        length = _COMMON_CHUNKS.get(name)
+        fits = length == end - begin or name == b"IDAT"
+        if not fits or check != contents[end : end + 4]:
+            return False
+    # 8 bits; gray or of three colours, with alpha or without.
+    return name == PNG_LAST and contents[24:26] in _COMMON_TYPES
 
 
 def has_signed_samples(contents: bytes) -> bool:

@@ -25,6 +25,7 @@ from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
 from align_keras.io.images import UnknownRange
 from align_keras.io.images import decode_with_pillow
+from align_keras.preprocessing.agreement import decode_for_graph
 from align_keras.serving.untrusted_images import read_images
 
 # Pillow says much of broken tags of TIFF.
@@ -76,8 +77,15 @@ def test_damage_never_makes_another_image(files):
         places += [generator.integers(len(damaged))]
         for place in places[: generator.integers(1, 3)]:
             damaged[place] = generator.integers(256)
-        pillow = attempt(with_pillow, bytes(damaged))
-        graph = attempt(in_export, bytes(damaged))
+        damaged = bytes(damaged)
+        pillow = attempt(with_pillow, damaged)
+        graph = attempt(in_export, damaged)
+        kept = attempt(lambda c: decode_for_graph(c, MAX_PIXELS)[1], damaged)
+        if kept:
+            np.testing.assert_array_equal(graph, pillow, err_msg=file.kind)
+        if "progressive" in file.kind:
+            # Where scans are missing decoders smooth in different ways.
+            continue
         if pillow is not None and graph is not None:
             np.testing.assert_array_equal(graph, pillow, err_msg=file.kind)
             read_by_both += 1
@@ -99,7 +107,7 @@ def test_an_export_reads_the_same(files):
     for file, image, good in zip(files, images, valid, strict=True):
         form = file.kind.split()[0]
         answers[form].append(bool(good))
-        if good:
+        if good and "scan lost" not in file.kind:
             pixels = decode_with_pillow(file.contents)
             expected = converter(pixels)
             np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5)

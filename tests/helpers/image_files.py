@@ -404,6 +404,12 @@ def _jpeg(draw):
     elif mode == "CMYK" and draw.chance("no APP14", 0.5):
         contents = contents.replace(ADOBE + b"\0", b"")
 
+    scans = contents.split(b"\xff\xda\0")
+    lost = options["progressive"] and draw.chance("scan lost", 0.1)
+    if lost:
+        kept = draw.generator.integers(2, len(scans))
+        contents = b"\xff\xda\0".join(scans[:kept]) + b"\xff\xd9"
+
     segments = []
     if draw.chance("profile", 0.3):
         count = draw.trait("segments", 1, 2)
@@ -446,6 +452,7 @@ def _jpeg(draw):
         contents += struct.pack(">HHH", 0xFFD8, 0xFFE1, len(exif) + 2) + exif
         contents += b"\xff\xd9"
     pixels = _turned(pixels, orientation or 1)
+    pixels = None if lost else pixels
     tolerance = 6 if options["subsampling"] or mode == "YCCK" else 3
     return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
 

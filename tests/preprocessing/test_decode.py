@@ -275,6 +275,22 @@ def test_animated_webp_is_left_to_pillow():
         _graph(contents)
 
 
+def test_progressive_jpeg_without_all_scans_is_left_to_pillow():
+    x = np.arange(400)
+    waves = _image(300, 400) // 2 + (60 * np.sin(x / 9) ** 2)[:, None]
+    waves = Image.fromarray(waves.astype("uint8"))
+    whole = _encode(waves, "JPEG", progressive=True)
+    assert agreement.decode_for_graph(whole)[1]
+    # The first scan alone.
+    some = b"\xff\xda".join(whole.split(b"\xff\xda")[:2]) + b"\xff\xd9"
+    pixels, graph_agrees = agreement.decode_for_graph(some)
+    expected = images.decode_with_pillow(some)
+    np.testing.assert_array_equal(pixels, expected)
+    assert graph_agrees == np.array_equal(_graph(some), expected)
+    # One level or two apart.
+    assert np.abs(_graph(some).numpy().astype(int) - expected).mean() < 2
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_bmp(mode):
     image = Image.fromarray(_noise(20, 30, 4)).convert(mode)
