@@ -131,13 +131,13 @@ def is_common(contents: bytes) -> bool:
         return _is_common_jpeg(contents)
     if contents[:8] == PNG_SIGNATURE:
         return _is_common_png(contents)
-    # Its first and only chunk, padded to an even length.
+    # Of a WebP the first and only chunk, padded to an even length.
     length = int.from_bytes(contents[16:20], "little")
     length += length % 2
     file_length = int.from_bytes(contents[4:8], "little")
-    pixels_alone = contents[8:16] in (b"WEBPVP8 ", b"WEBPVP8L")
     alone = length + 20 == file_length + 8 == len(contents)
-    return contents[:4] == b"RIFF" and pixels_alone and alone
+    pixels = contents[8:16] in (b"WEBPVP8 ", b"WEBPVP8L")
+    return contents[:4] == b"RIFF" and pixels and alone
 
 
 def _is_common_jpeg(contents):

@@ -176,9 +176,6 @@ def decode_window(contents, corner, window_size, full_size):
 def _decode_webp(contents, opaque):
     import tensorflow as tf
 
-    if not hasattr(tf.io, "decode_webp"):
-        # TensorFlow before 2.20: the default operation names the format.
-        return tf.io.decode_png(contents, channels=3)
     # Of a file with alpha that it does not announce, on which decoders differ,
     # three channels are refused.
     return tf.cond(
@@ -206,8 +203,11 @@ def _decode_png(contents, head):
         return tf.where(shown, image[..., :3], tf.constant(255, tf.uint8))
 
     palette = tf.equal(tf.strings.substr(head, 25, 1), b"\x03")
-    key = _has_key(contents)
-    known = tf.cond(key, lambda: _key_is_known(contents, head), lambda: True)
+    key, known = tf.cond(
+        holds(contents, b"tRNS"),
+        lambda: _key(contents, head),
+        lambda: (False, True),
+    )
     # Decoders differ on other keys. An empty file is refused.
     contents = tf.where(known, contents, b"")
     key &= known & ~palette
@@ -218,21 +218,16 @@ def _decode_png(contents, head):
     )
 
 
-def _has_key(contents):
-    """Whether a PNG has a chunk of transparency, wherever."""
+def _key(contents, head):
+    """Whether a PNG has a chunk of transparency, and whether that is known.
+
+    It is if there is one at most, as the standard has it, and all chunks can
+    be followed.
+    """
     import tensorflow as tf
 
-    return tf.cond(
-        holds(contents, b"tRNS"),
-        lambda: png_chunk(contents, b"tRNS")[0] > 0,
-        lambda: False,
-    )
-
-
-def _key_is_known(contents, head):
-    """Whether the transparency of a PNG is one chunk as the standard has it."""
-    import tensorflow as tf
-
+    followed = png_chunk(contents, b"IEND")[0] > 0
+    there = png_chunk(contents, b"tRNS")[0] > 0
     place, length = png_chunk(contents, b"tRNS", b"IDAT")
     # Behind its checksum.
     another = png_chunk(contents, b"tRNS", behind=place + length + 4)[0]
@@ -244,7 +239,8 @@ def _key_is_known(contents, head):
     gray = tf.equal(colour, 0) & tf.equal(length, 2) & fits[0]
     rgb = tf.equal(colour, 2) & tf.equal(length, 6) & tf.reduce_all(fits)
     palette = tf.equal(colour, 3) & (length <= colours)
-    return (gray | rgb | palette) & (place > 0) & tf.equal(another, 0)
+    known = (gray | rgb | palette) & (place > 0) & tf.equal(another, 0)
+    return there, followed & (known | ~there)
 
 
 def _over_white(image):

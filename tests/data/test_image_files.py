@@ -23,6 +23,7 @@ from align_keras import AlignImageConverter
 from align_keras.data import pack
 from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
+from align_keras.io.image_parts import MAX_PARTS
 from align_keras.io.images import UnknownRange
 from align_keras.io.images import decode_with_pillow
 from align_keras.preprocessing.agreement import decode_for_graph
@@ -211,6 +212,19 @@ def test_a_key_beyond_the_depth_is_refused(depth):
         clear = chunk(b"tRNS", value.to_bytes(2, "big"))
         pixels = attempt(in_export, contents + clear + end)
         assert (pixels is not None) == known
+
+
+def test_a_key_behind_more_chunks_than_are_followed_is_refused():
+    header = bytes([0, 0, 0, 8, 0, 0, 0, 8, 8, 0, 0, 0, 0])
+    contents = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    end = chunk(b"tRNS", b"\0\0") + chunk(b"IDAT", zlib.compress(bytes(72)))
+    end += chunk(b"IEND", b"")
+    for count, known in ((MAX_PARTS - 4, True), (MAX_PARTS, False)):
+        notes = count * chunk(b"prVt", b"")
+        pixels = attempt(in_export, contents + notes + end)
+        assert (pixels is not None) == known
+        if known:
+            assert (pixels == 255).all()
 
 
 @pytest.mark.parametrize("size, known", [(16, False), (40, True), (124, True)])

@@ -259,6 +259,30 @@ def test_webp():
     assert np.abs(_both(contents) - expected).max() <= 0.5 + 1e-6
 
 
+def test_plain_files_are_decoded_once(monkeypatch):
+    image = Image.fromarray(_image())
+    # A note, a checksum and a length that Pillow should look at.
+    png, webp = _encode(image, "PNG"), _encode(image, "WEBP")
+    noted = png[:33] + _chunk(b"tEXt", b"Comment\0x") + png[33:]
+    broken = png[:33] + _chunk(b"gAMA", b"\0\0\0\1")[:-1] + b"?" + png[33:]
+    others = [noted, broken, webp + b"more", _encode(image, "GIF")]
+    others.append(_encode(image.quantize(9), "PNG"))
+    others.append(_encode(image, "JPEG", progressive=True))
+
+    def refuse(*arguments):
+        raise AssertionError("decoded again")
+
+    expected = [images.decode_with_pillow(file) for file in (png, webp)]
+    monkeypatch.setattr(agreement, "decode_and_orient", refuse)
+    for file, pixels in zip((png, webp), expected, strict=True):
+        decoded, graph_agrees = agreement.decode_for_graph(file)
+        np.testing.assert_array_equal(decoded, pixels)
+        assert graph_agrees
+    for file in others:
+        with pytest.raises(AssertionError, match="decoded again"):
+            agreement.decode_for_graph(file)
+
+
 def test_animated_webp_is_left_to_pillow():
     frames = [Image.fromarray(_noise(20, 30, 3)), Image.new("RGB", (30, 20))]
     contents = _encode(
