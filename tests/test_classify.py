@@ -109,3 +109,15 @@ def test_recipes_are_listed_with_their_fields(capsys):
     assert "batch_size: 64" in capsys.readouterr().out.splitlines()
     assert main(["recipes", "smal"]) == 2
     assert "Did you mean `small`?" in capsys.readouterr().err
+
+
+def test_names_of_images_and_classes_that_are_not_utf8(folder, tmp_path, capfd):
+    """Printed as far as they can be, and not a reason to stop."""
+    latin = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    for number, name in enumerate((latin, "b.jpg")):
+        (tmp_path / name).write_bytes(image_file(number))
+    command = ["classify", str(tmp_path), "a \udce9", "a bus"]
+    assert main([*command, "--model", str(folder / "preset")]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert str(tmp_path / "caf\\udce9.jpg") in lines
+    assert sum("a \\udce9" in line for line in lines) == 2

@@ -93,24 +93,26 @@ def check_format(path: str):
         )
 
 
-def column_names(path: str) -> list[str]:
-    """Return the names of a file's columns, without reading its rows.
+def column_types(path: str) -> dict:
+    """Return Arrow's types of a file's columns, without reading its rows.
 
     Raises:
         OSError, ValueError: The file is damaged.
     """
     with contextlib.closing(read_batches(path)) as batches:
-        return list(next(batches, ({}, 0))[0])
+        columns, _ = next(batches, ({}, 0))
+    return {name: column.type for name, column in columns.items()}
 
 
 def read_batches(
-    path: str, wanted: set | None = None
+    path: str, wanted: set | None = None, text: str | None = None
 ) -> Generator[tuple[dict, int], None, None]:
     """Read one file in batches of bounded size.
 
     Args:
         path: string.
         wanted: set of column names to read. Defaults to all.
+        text: string. The column of captions, see `read_table_batches`.
 
     Yields:
         `(columns, bad_lines)`, see `align_keras.io.batches`.
@@ -121,4 +123,4 @@ def read_batches(
     check_format(path)
     if table_suffix(path) in _ARCHIVES:
         return read_archive(path, wanted)
-    return read_table_batches(path, wanted)
+    return read_table_batches(path, wanted, text)

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 
-from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import choose_columns
+from align_keras.curation.ingest import one_text_each
 from align_keras.curation.ingest import read_strings
-from align_keras.curation.input_files import column_names
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
+from align_keras.io.columns import UnfitColumn
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
 from align_keras.io.word_pieces import learn_word_pieces
@@ -96,15 +97,11 @@ def read_texts(
                 if text and not text.isspace():
                     counts["texts"] += 1
                     yield text
-        except _MissingColumn:
+        except UnfitColumn:
             raise
         except (OSError, ValueError) as error:
             logger.warning("Left out the rest of `%s`: %s", file, error)
             counts["damaged_files"].append(file)
-
-
-class _MissingColumn(ValueError):
-    pass
 
 
 def _find(inputs):
@@ -114,29 +111,33 @@ def _find(inputs):
         if kept is not None:
             # Beside it lie ids of dropped rows, which have no text.
             files += find_inputs([kept])
-        elif path.endswith(".txt") and os.path.isfile(path):
+        elif _is_text(path) and os.path.isfile(path):
             files.append(path)
         else:
             files += find_inputs([path])
     return files
 
 
+def _is_text(path):
+    return path.lower().endswith(".txt")
+
+
 def _texts(file, text_column):
-    if file.endswith(".txt"):
+    if _is_text(file):
         with open_text(file, errors="replace") as lines:
             yield from (line.rstrip("\r\n") for line in lines)
         return
-    names = column_names(file)
-    column = find_columns(names, {"text": text_column})["text"]
+    names, found = choose_columns(file, {"text": text_column})
+    column = found["text"]
     if column is None:
         wanted = text_column or "text"
-        raise _MissingColumn(
+        raise UnfitColumn(
             f"`{Path(file)}` has no column `{wanted}`; name one with "
             f"`text_column`. Its columns are: {', '.join(names)}."
         )
-    for columns, _ in read_batches(file, {column}):
+    for columns, _ in read_batches(file, {column}, column):
         if columns:
-            yield from read_strings(columns[column])
+            yield from read_strings(one_text_each(columns, column)[column])
 
 
 def _show(texts, counts, step):

@@ -21,6 +21,7 @@ from align_keras.embedding.vector_cache import VectorCache
 from align_keras.embedding.vector_cache import names_digest
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.progress import progress_bar
+from align_keras.io.text import clean_text
 from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
@@ -114,6 +115,8 @@ def embed_texts(
     ```
     """
     embedder = as_embedder(model)
+    # Half a character, which JSON and arguments can hold, is in no vocabulary.
+    texts = [clean_text(text) for text in texts]
     files = VectorCache(cache, embedder, f"texts-{fingerprint(*texts)}")
     rows = []
     with progress_bar("Embedding texts", len(texts), progress) as advance:

@@ -19,7 +19,7 @@ from align_keras.io.file_names import natural_order
 from align_keras.io.folders import is_file_within
 from align_keras.io.folders import resolve_within
 from align_keras.io.optional import OptionalModule
-from align_keras.io.text import decode_text
+from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
 tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
@@ -185,7 +185,7 @@ def multi30k(
 def _lines(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
-    lines = split_lines(decode_text(path.read_bytes(), "strict"))
+    lines = split_lines(read_text(path))
     return "\n".join(lines).strip("\n").split("\n")
 
 
