@@ -200,7 +200,7 @@ def pack(
         manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
             raise ValueError(
-                f"No image of `{source}` could be packed: {tally.summary()}."
+                f"No image of `{source}` could be packed: {tally.explain()}."
             )
         manifest["held_out"] = aside["records"]
         manifest["images"] = tally.seen

@@ -12,6 +12,7 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
+from align_keras.io.file_names import refuse_others
 
 
 class RecordFiles:
@@ -130,6 +131,8 @@ def _find(pattern):
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
     elif tf.io.gfile.exists(pattern):
         paths = [pattern]
+    elif os.path.lexists(pattern):
+        raise FileNotFoundError(f"The link `{pattern}` leads nowhere.")
     else:
         paths = tf.io.gfile.glob(pattern)
     if not paths:
@@ -137,6 +140,8 @@ def _find(pattern):
             f"No TFRecord files match `{pattern}`; give a folder that holds "
             "*.tfrecord files, or a glob."
         )
+    for path in paths:
+        refuse_others(path)
     return sorted(paths)
 
 

@@ -169,8 +169,6 @@ def test_tfds_data_sets_have_the_papers_names(ask):
     [
         ("retrieval --tfds coco_captions --captions a.json", "captions"),
         ("retrieval --data a --tfds-directory b", "tfds-directory"),
-        ("retrieval --data a --split test", "split"),
-        ("retrieval --data a --captions-per-image 2", "captions-per-image"),
         ("zero-shot --data a --tfds-directory b", "tfds-directory"),
     ],
 )
