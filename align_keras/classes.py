@@ -300,6 +300,7 @@ def classify(
     images: Sequence,
     names: Sequence[str | list[str]],
     templates: Sequence[str] = ("{}",),
+    unreadable: Callable | None = None,
 ) -> np.ndarray:
     """Tell how probable each of some classes is for each image.
 
@@ -315,6 +316,7 @@ def classify(
             strings where the class has several names.
         templates: list of strings with `{}` where the name goes. Defaults to
             the name alone.
+        unreadable: callable, see `embed_images`.
 
     Returns:
         float32 array `(num_images, num_classes)`. Each row sums to 1.
@@ -348,7 +350,11 @@ def classify(
         templates,
     )
     vectors = embed_images(
-        embedder, images, batch_size=min(64, len(images)), progress=False
+        embedder,
+        images,
+        batch_size=min(64, len(images)),
+        progress=False,
+        unreadable=unreadable,
     )
     scores = exact_scores(vectors, classes)
     return np.stack(

@@ -33,6 +33,7 @@ def embed_images(
     batch_size: int = 64,
     progress: bool = True,
     total: int | None = None,
+    unreadable: Callable | None = None,
 ) -> np.ndarray:
     """Embed images in batches, reading ahead in threads.
 
@@ -51,6 +52,8 @@ def embed_images(
             stream. Defaults to `True`.
         total: int. How many images will come, for the bar. Defaults to
             `None`, the length of `images` where it has one.
+        unreadable: callable of an image that cannot be read, which then has
+            no row, and the error. Defaults to `None`: the error is raised.
 
     Returns:
         NumPy array float32 `(count, embedding_dim)`, rows of unit length.
@@ -76,6 +79,8 @@ def embed_images(
             yield repr(image) if is_path else number, image
 
     def refuse(item, error):
+        if unreadable is not None:
+            return unreadable(item[1], error)
         raise ValueError(f"Image {item[0]} is not readable: {error}.") from (
             error
         )

@@ -109,7 +109,7 @@ def captioned(
                 "as it is; give one with `captions`."
             )
     if found.kind == "records":
-        return records(source, name)
+        return records(str(source), name)
 
     def read(file, tally):
         if found.kind == "table":
