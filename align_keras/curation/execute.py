@@ -334,7 +334,7 @@ def _summarize(files, parts):
     if len(damaged) == len(files):
         raise ValueError(
             f"None of the {len(files)} input files can be read; the first is "
-            f"`{damaged[0]['file']}`: {damaged[0]['reason']}."
+            f"`{damaged[0]['file']}`: {damaged[0]['reason'].rstrip('.')}."
         )
     return {
         "files": len(files),

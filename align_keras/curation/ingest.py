@@ -216,6 +216,10 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
                 waiting, rows, size = [], 0, 0
         if waiting:
             writer.write_table(arrow.Table.from_batches(waiting))
+    if not counts["rows"] and counts["unreadable_lines"]:
+        raise ValueError(
+            f"none of its {counts['unreadable_lines']} lines can be read"
+        )
     if (
         task.image_identity == "url"
         and 0 < counts["rows"] == counts["images_without_path"]

@@ -177,8 +177,8 @@ def karpathy(
     found = read_captions(captions, split=split)
     if not found:
         raise ValueError(
-            f"The caption file `{captions}` has no image of the split "
-            f"{split!r}."
+            f"The caption file `{captions}` has no image"
+            + (f" of the split {split!r}." if split else ".")
         )
     return DataSet(
         name or Path(captions).stem,

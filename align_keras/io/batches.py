@@ -15,6 +15,7 @@ import re
 from collections.abc import Generator
 
 from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import check_distinct
 from align_keras.io.columns import find_column
 from align_keras.io.columns import is_binary
 from align_keras.io.columns import value_type
@@ -140,6 +141,7 @@ def _read_delimited(path, wanted, text):
         names = next(rows, None)
         if not names:
             raise ValueError(f"The table `{path}` has no line of columns.")
+        check_distinct(path, names)
         places = {n: i for i, n in enumerate(names) if n in (wanted or names)}
         taken, size, bad = [], 0, 0
 

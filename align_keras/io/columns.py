@@ -68,6 +68,20 @@ def find_column(names: Iterable, candidates: Sequence[str]) -> str | None:
     return None
 
 
+def check_distinct(path, names: Sequence[str]):
+    """Refuse a table that calls two columns alike: one would be lost.
+
+    Raises:
+        UnfitColumn: It does; columns without a name may be several.
+    """
+    twice = [name for name in names if name.strip() and names.count(name) > 1]
+    if twice:
+        raise UnfitColumn(
+            f"The table `{path}` has several columns of the name `{twice[0]}`: "
+            "give each its own."
+        )
+
+
 # === Types of Parquet ===
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.io.columns import check_distinct
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import decode_text
 from align_keras.io.text import not_text
@@ -159,7 +160,7 @@ def _read_csv(path):
         # A stray quotation mark would swallow the rows after it in silence.
         reader = csv.reader(file, strict=True)
         try:
-            yield from _with_names(reader)
+            yield from _with_names(path, reader)
         except csv.Error as error:
             raise ValueError(
                 f"The table `{path}` is not valid CSV in line "
@@ -174,12 +175,12 @@ def _read_tsv(path):
     # in Conceptual Captions.
     with open_text(path) as file:
         lines = (line.rstrip("\r\n") for line in file)
-        yield from _with_names(line.split("\t") for line in lines if line)
+        yield from _with_names(path, (r.split("\t") for r in lines if r))
 
 
-def _with_names(rows):
-    rows = iter(rows)
+def _with_names(path, rows):
     names = next(rows, [])
+    check_distinct(path, names)
     for row in rows:
         if len(row) > len(names):
             told = f"{len(row)} fields for {len(names)} columns"
@@ -294,6 +295,7 @@ def open_parquet(path: str | Path, source: Any = None):
         # Arrow cannot take names as text that are not.
         source = source or arrow.OSFile(os.fsencode(path))
         with parquet.ParquetFile(source) as file:
+            check_distinct(path, file.schema_arrow.names)
             yield file
     except (OSError, arrow.ArrowInvalid) as error:
         raise ValueError(

@@ -348,3 +348,43 @@ def test_a_folder_of_tables_is_read_without_what_systems_leave(tmp_path):
     names = [os.path.relpath(file, folder) for file in manifest["inputs"]]
     forms = ("csv", "jsonl", "parquet")
     assert names == [f"{sub}x.{form}" for sub in ("sub/", "") for form in forms]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path, form):
+    path = tmp_path / f"x.{form}"
+    columns = [["a.png"], ["one"], ["two"], [""], [""]]
+    names = ["image", "caption", "caption", "", ""]
+    if form == "parquet":
+        pq.write_table(
+            pa.Table.from_arrays([*map(pa.array, columns)], names), path
+        )
+    else:
+        mark = "," if form == "csv" else "\t"
+        rows = [names, [column[0] for column in columns]]
+        path.write_text("\n".join(map(mark.join, rows)))
+    for read in (
+        lambda: read_captions(path),
+        lambda: curate([path], tmp_path / "clean", EVERY_ROW),
+        lambda: list(read_texts([str(path)])),
+    ):
+        with pytest.raises(ValueError, match="several columns .* `caption`"):
+            read()
+    if form != "parquet":
+        # Without names they are of no use, and no harm.
+        path.write_text(path.read_text().replace("caption", "note", 1))
+        assert read_captions(path) == {"a.png": ["two"]}
+
+
+def test_a_table_of_which_no_line_can_be_read_is_damaged(tmp_path, caplog):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps([{"image": "a.png", "caption": "x"}], indent=1))
+    with pytest.raises(ValueError, match=r"x\.jsonl`: none of its 6 lines"):
+        curate([path], tmp_path / "clean", EVERY_ROW)
+    write_table(tmp_path / "y.jsonl", "jsonl")
+    with open(tmp_path / "y.jsonl", "a") as file:
+        file.write("\n{no JSON\n")
+    made = learn_vocabulary([tmp_path], tmp_path / "vocabulary.txt")
+    assert made["damaged_files"] == [str(path)]
+    assert made["texts"] == 2 and made["unreadable_lines"] == 1
+    assert "1 lines are unreadable" in caplog.text
