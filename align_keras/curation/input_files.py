@@ -64,7 +64,8 @@ def _find(pattern):
         found = glob.glob(
             os.path.join(glob.escape(pattern), "**", "*"), recursive=True
         )
-        inside = (f for f in sorted(found) if os.path.isfile(f))
+        # A link that leads nowhere will be counted as damaged.
+        inside = (f for f in sorted(found) if not os.path.isdir(f))
         return [f for f in inside if _is_input(os.path.relpath(f, pattern))]
     found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
     found = [f for f in found if os.path.isfile(f)]

@@ -47,17 +47,23 @@ def find_caption_file(
 
     Raises:
         OutsideFolder: It is a link that leads out of the folder.
+        ValueError: There are several.
     """
-    found = {}
+    found = []
     for path in sorted(Path(folder).glob("captions.*")):
         # A link that leads nowhere is not passed over.
-        if path.stem == "captions" and (path.is_file() or path.is_symlink()):
-            found[path.suffix.lower()] = path
-    for suffix in rows.ROW_READERS:
-        if suffix in found:
-            resolve_within(folder, found[suffix].name, allow_outside)
-            return found[suffix]
-    return None
+        is_file = path.is_file() or path.is_symlink()
+        is_table = path.suffix.lower() in rows.ROW_READERS
+        if path.stem == "captions" and is_file and is_table:
+            resolve_within(folder, path.name, allow_outside)
+            found.append(path)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"`{folder}` holds several caption files, {names}: leave one, or "
+            "give it with `--captions`."
+        )
+    return found[0] if found else None
 
 
 def read_captions(

@@ -334,11 +334,11 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
         FileNotFoundError: there are no subfolders with images.
     """
     folder = Path(folder)
-    classes = natural_order(
-        path.name
-        for path in folder.glob("*")
-        if path.is_dir() and not is_junk(path.name)
-    )
+    inside = [path for path in folder.glob("*") if not is_junk(path.name)]
+    for path in inside:
+        if not path.exists():
+            raise FileNotFoundError(f"The link `{path}` leads nowhere.")
+    classes = natural_order(path.name for path in inside if path.is_dir())
     found = [
         (folder / class_name / image, label)
         for label, class_name in enumerate(classes)

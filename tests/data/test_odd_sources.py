@@ -306,3 +306,37 @@ def test_what_evaluation_leaves_out_is_named(tmp_path, folder, caplog):
     assert examples(folder) == {"a.png": ["a text"]}
     assert "Left out b.png: missing file" in caplog.text
     assert "Left out sub/c.txt: no image of that name" in caplog.text
+
+
+# === Names ===
+
+
+def test_records_whose_path_is_not_utf8(tmp_path, folder):
+    pack(folder, tmp_path / "records")
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    (tmp_path / "records").rename(latin)
+    captions, _ = packed(folder, tmp_path / "records")
+    manifest = pack(latin, tmp_path / "again")
+    assert manifest["records"] == len(captions) == 1
+    assert embedded(latin)[0].keys() == {"a"}
+    for read in (captioned, lambda source: find_records(source, tmp_path)):
+        with pytest.raises(ValueError, match="not UTF-8; rename .*caf\ufffd"):
+            read(latin)
+
+
+@pytest.mark.parametrize("read", [captioned, plan_sources])
+def test_several_caption_files_are_refused(tmp_path, folder, read):
+    for suffix in ("csv", "TSV", "txt"):
+        (folder / f"captions.{suffix}").write_text("image,caption\n")
+    with pytest.raises(ValueError, match=r"several .*: leave one") as error:
+        read(folder)
+    assert "captions.TSV, captions.csv:" in str(error.value)
+
+
+def test_a_table_of_another_name_is_mentioned(tmp_path, folder):
+    (folder / "a.txt").unlink()
+    (folder / "metadata.csv").write_text("file_name,text\na.png,a text\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv` has .*--captions"):
+        pack(folder, tmp_path / "out")
+    captions, _ = packed(folder, tmp_path / "out", folder / "metadata.csv")
+    assert captions == {"a": ["a text"]}

@@ -388,3 +388,17 @@ def test_a_table_of_which_no_line_can_be_read_is_damaged(tmp_path, caplog):
     assert made["damaged_files"] == [str(path)]
     assert made["texts"] == 2 and made["unreadable_lines"] == 1
     assert "1 lines are unreadable" in caplog.text
+
+
+def test_a_table_behind_a_link_that_leads_nowhere_is_named(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_table(folder / "b.csv", "csv")
+    links = [folder / f"{name}.parquet" for name in "ac"]
+    for link in links:
+        link.symlink_to("nowhere")
+    assert curated(folder, tmp_path / "clean")[0] == TEXTS
+    damaged = audit(tmp_path / "clean")["reading"]["damaged_files"]
+    assert [entry["file"] for entry in damaged] == [*map(str, links)]
+    made = learn_vocabulary([folder], tmp_path / "vocabulary.txt")
+    assert made["damaged_files"] == [*map(str, links)] and made["texts"] == 2
