@@ -185,3 +185,5 @@ def test_a_result_is_a_json_file(capsys):
     with pytest.raises(SystemExit):
         main([*command, "--output", "res.a"])
     assert "'res.a' does not end in .json" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="nowhere.JSON"):
+        Result.load("nowhere.JSON")
