@@ -12,6 +12,9 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
+from align_keras.io.file_names import list_files
+from align_keras.io.file_names import refuse_others
+from align_keras.io.text import clean_text
 
 
 class RecordFiles:
@@ -125,7 +128,10 @@ def open_records(source: Any) -> RecordFiles:
 def _find(pattern):
     import tensorflow as tf
 
-    if tf.io.gfile.isdir(pattern):
+    if os.path.lexists(pattern):
+        whole = os.path.isdir(pattern)
+        paths = list_files(pattern, is_records) if whole else [pattern]
+    elif tf.io.gfile.isdir(pattern):
         names = filter(is_records, tf.io.gfile.listdir(pattern))
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
     elif tf.io.gfile.exists(pattern):
@@ -137,6 +143,15 @@ def _find(pattern):
             f"No TFRecord files match `{pattern}`; give a folder that holds "
             "*.tfrecord files, or a glob."
         )
+    for path in paths:
+        refuse_others(path)
+        if os.path.islink(path) and not os.path.exists(path):
+            raise FileNotFoundError(f"The link `{path}` leads nowhere.")
+        if clean_text(path) != path:
+            raise ValueError(
+                "TensorFlow reads no records from a path that is not UTF-8; "
+                f"rename `{clean_text(path)}`."
+            )
     return sorted(paths)
 
 

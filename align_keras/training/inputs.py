@@ -16,6 +16,8 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
+from align_keras.io.text import read_text
+from align_keras.io.text import split_lines
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 
@@ -187,8 +189,8 @@ def find_tokenizer(
 
 def _read_lines(path):
     """Read a vocabulary; `splitlines` would split within rare tokens."""
-    with open(path, encoding="utf-8-sig") as file:
-        return [line.rstrip("\n") for line in file]
+    lines = split_lines(read_text(path))
+    return lines if lines[-1] else lines[:-1]
 
 
 def _captions(records):

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from align_keras.io.text import read_text
 from align_keras.models.pooling_modes import POOLINGS
 from align_keras.models.shipped_presets import presets_directory
 
@@ -447,8 +448,8 @@ def _override(fields, overrides):
 
 def _read(path):
     try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fields = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"Recipe `{path}` is not valid YAML: {reason}"
