@@ -106,8 +106,8 @@ class PaddingMixin:
             steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
         )
-        if getattr(x, "fills_up", False):
-            self.refuse_padding()
+        if isinstance(x, PaddedBatches):
+            x.refuse(self.layer_that_minds_padding())
         return super().fit(
             x,
             epochs=epochs,
@@ -358,14 +358,36 @@ class PaddedBatches(_OtherBatches):
     def __init__(self, adapter, multiple, masks_full_batches=True):
         super().__init__(adapter)
         self.masks_full_batches = masks_full_batches
-        # Whether rows are known to be missing, before any batch is drawn.
-        self.fills_up = _has_partial_batch(adapter) is True
+        self._refusal = None
         self._multiple = multiple
         self._size = adapter.batch_size
-        if adapter.num_batches == 1 and self.fills_up:
+        if adapter.num_batches == 1 and _has_partial_batch(adapter):
             self._size = adapter.partial_batch_size or self._size
         if self._size:
             self._size = self._round_up(self._size)
+
+    def refuse(self, layer):
+        """Fail where a batch would have to be filled up.
+
+        Args:
+            layer: string. The name of what would count padding; `None` lets
+                all batches pass.
+
+        Raises:
+            ValueError: Rows are known to be missing before any batch is drawn.
+        """
+        if layer is None:
+            return
+        self._refusal = (
+            "A batch is smaller than the others or cannot be divided among "
+            "the devices. It would be filled up, and the layer "
+            f"`{layer}` would count the padding in its statistics. "
+            "Batch the data with `drop_remainder=True`, or choose a batch "
+            "size that divides it, or build the encoder with the layers "
+            "of `align_keras.models`."
+        )
+        if _has_partial_batch(self._adapter):
+            raise ValueError(self._refusal)
 
     def get_tf_dataset(self):
         import tensorflow as tf
@@ -374,6 +396,9 @@ class PaddedBatches(_OtherBatches):
             inputs, _, weights = unpack(data[0] if len(data) == 1 else data)
             rows = tf.shape(tf.nest.flatten(inputs)[0], tf.int64)[0]
             size = tf.maximum(size, self._round_up(rows))
+            mask = None if self._refusal else tf.ones([rows], "bool")
+            if self._refusal:
+                tf.debugging.Assert(rows == size, [self._refusal])
 
             def fill(tensor):
                 # A generator's tensors may be of unknown rank.
@@ -384,7 +409,6 @@ class PaddedBatches(_OtherBatches):
                     padded.set_shape([self._size, *tensor.shape[1:]])
                 return padded
 
-            mask = tf.ones([rows], "bool")
             data = pack(inputs, mask, weights)
             return size, tf.nest.map_structure(fill, data)
 
@@ -403,13 +427,15 @@ class PaddedBatches(_OtherBatches):
             inputs, _, weights = unpack(data)
             rows = len(next(iter(inputs.values())))
             size = max(size, self._round_up(rows))
+            if rows < size and self._refusal:
+                raise ValueError(self._refusal)
 
             def fill(array, missing=size - rows):
                 margins = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
                 return np.pad(array, margins)
 
             mask = None
-            if rows < size or self.masks_full_batches:
+            if rows < size or (self.masks_full_batches and not self._refusal):
                 mask = np.ones([rows], "bool")
             data = pack(inputs, mask, weights)
             yield keras.tree.map_structure(fill, data)

@@ -187,8 +187,6 @@ class ContrastiveTrainer(backend.Trainer):
         """
         batch = gradients.Batch.of(data)
         arguments = self, batch, parameters, state, scale_loss
-        if batch.mask is not None:
-            self.refuse_padding(batch.mask)
         if self.microbatch_size is None:
             return batch, gradients.in_one_pass(*arguments)
         self._refuse_exchange_in_microbatches()
@@ -202,28 +200,12 @@ class ContrastiveTrainer(backend.Trainer):
             if isinstance(layer, kind) and layer.trainable:
                 yield layer
 
-    def refuse_padding(self, mask=None):
-        """Refuse padding that a layer would count in its statistics.
-
-        Args:
-            mask: bool tensor of shape `(batch,)` that may be all true.
-                Defaults to `None`: there is padding.
-        """
+    def layer_that_minds_padding(self):
+        """Return the path of a layer that would count padding, or `None`."""
         for layer in self._batch_normalizations():
-            if isinstance(layer, BatchNormalization):
-                continue
-            message = (
-                "The last batch is smaller, or may be for all that the data "
-                "tell, and is filled up; the layer "
-                f"`{layer.path}` would count the padding in its statistics. "
-                "Batch the data with `drop_remainder=True`, or choose a batch "
-                "size that divides it, or build the encoder with the layers "
-                "of `align_keras.models`."
-            )
-            if mask is None or not self.checks_in_step():
-                raise ValueError(message)
-            # A mask may come with a batch of which nothing is missing.
-            backend.require(ops.all(mask), message)
+            if not isinstance(layer, BatchNormalization):
+                return layer.path
+        return None
 
     def _refuse_exchange_in_microbatches(self):
         for layer in self._batch_normalizations():

@@ -226,7 +226,7 @@ def test_the_number_of_weights(case, built):
 
 def test_copies_are_equal(case, built):
     model, expected = built(case)
-    # Keras makes a plain graph of it.
+    # Keras makes a plain graph of an encoder.
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     assert_near(outputs_of(clone, case.inputs), expected, 1e-6)

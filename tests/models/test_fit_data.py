@@ -167,6 +167,21 @@ def test_padding_of_unknown_size_is_refused_where_it_appears(tiny_model, pairs):
         model.fit((part for part in parts), verbose=0)
 
 
+@pytest.mark.parametrize(
+    "devices, compiled",
+    [
+        (1, "compiled"),
+        pytest.param(2, "auto", marks=pytest.mark.multiprocess),
+    ],
+)
+def test_only_what_is_smaller_is_refused(devices, compiled, run_script):
+    """Compiled, and on two devices, where a step cannot fail by itself."""
+    if keras.config.backend() == "torch" and devices > 1:
+        pytest.skip("trains on one device")
+    found = run_script("tests/models/fit_unknown_sizes.py", devices, compiled)
+    assert found.stdout.count("count the padding in its statistics") >= 2
+
+
 class Batches(keras.utils.PyDataset):
     """Some batches of the same rows."""
 

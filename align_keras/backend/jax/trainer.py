@@ -187,6 +187,3 @@ class Trainer(PaddingMixin):
         # lays out all batches over the devices as it does the first, so that
         # they must have one structure.
         return jax.process_count() > 1 or num_shards() > 1
-
-    def checks_in_step(self):
-        return False

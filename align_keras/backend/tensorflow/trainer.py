@@ -40,7 +40,8 @@ class Trainer(PaddingMixin):
         if not self.skip_nonfinite:
             return self._take_step(*arguments)
         norm = tf.linalg.global_norm(step.gradients)
-        finite = tf.cast(tf.math.is_finite(step.loss + norm), "float32")
+        finite = [tf.math.is_finite(value) for value in (step.loss, norm)]
+        finite = tf.cast(tf.reduce_all(finite), "float32")
         (finite,) = all_reduce_sum([finite])
         finite = tf.cast(finite == num_replicas(), "float32")
         apply_where(finite > 0, self._take_step, arguments)
@@ -127,10 +128,6 @@ class Trainer(PaddingMixin):
 
     def masks_full_batches(self):
         return True
-
-    def checks_in_step(self):
-        # Compiled steps, and those of several replicas, check nothing.
-        return num_replicas() == 1 and not self.jit_compile
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # All is built but the optimizer; no batch need be drawn for it.

@@ -64,6 +64,3 @@ class Trainer(PaddingMixin):
 
     def masks_full_batches(self):
         return False
-
-    def checks_in_step(self):
-        return True
