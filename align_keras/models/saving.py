@@ -285,25 +285,13 @@ class Saving:
         """
         takes_files = self.preprocessor is not None and input_signature is None
         if format != "tf_saved_model" or not takes_files:
-            try:
-                return super().export(
-                    filepath,
-                    format=format,
-                    verbose=verbose,
-                    input_signature=input_signature,
-                    **kwargs,
-                )
-            except Exception as error:
-                # Of JAX, which cannot compare sizes that it does not know.
-                if "InconclusiveDimension" not in type(error).__name__:
-                    raise
-                raise ValueError(
-                    "An encoder needs to know the length of texts, or the "
-                    "size of images, when JAX exports it. Pass an "
-                    "`input_signature` of fixed lengths: a list with a dict "
-                    "from the names of the inputs to `keras.InputSpec`, such "
-                    'as `"token_ids": keras.InputSpec("int32", (None, 64))`.'
-                ) from error
+            return super().export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature,
+                **kwargs,
+            )
         export_saved_model = registry.find("export_saved_model")
         signatures = export_saved_model(self, filepath, **kwargs)
         if verbose:

@@ -114,13 +114,7 @@ class AlignImageConverter(keras_hub.layers.ImageConverter):
         Returns:
             An `AlignImageConverter`.
         """
-        path = presets.find_preset(preset)
-        foreign = presets.foreign_weights(path)
-        if foreign is not None:
-            return foreign.image_converter(**kwargs)
-        presets.require_files(path)
-        loader = keras_hub_internals.get_preset_loader(path)
-        return loader.load_image_converter(cls, **kwargs)
+        return presets.load_part(cls, preset, "image_converter", **kwargs)
 
     @property
     def image_size(self):

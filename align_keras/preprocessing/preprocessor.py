@@ -108,12 +108,7 @@ class AlignPreprocessor(keras_hub.models.Preprocessor):
         Returns:
             An `AlignPreprocessor`.
         """
-        path = presets.find_preset(preset)
-        foreign = presets.foreign_weights(path)
-        if foreign is not None:
-            return foreign.preprocessor(**kwargs)
-        presets.require_files(path)
-        return super().from_preset(path, **kwargs)
+        return presets.load_part(cls, preset, "preprocessor", **kwargs)
 
     def build(self, input_shape=None):
         # The parts have no weights; without this, Keras warns of them.
