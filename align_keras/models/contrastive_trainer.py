@@ -173,6 +173,11 @@ class ContrastiveTrainer(backend.Trainer):
 
     # === One step ===
 
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # All is built but the optimizer; no batch need be drawn for it.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
     def take_gradients(self, data, parameters, state, scale_loss):
         """Compute loss and gradients of a batch without side effects.
 
@@ -373,6 +378,14 @@ class ContrastiveTrainer(backend.Trainer):
         return self.get_metrics_result()
 
     # === Subclasses ===
+
+    def make_train_function(self, force=False):
+        self.logs_of_step("train_step")
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        self.logs_of_step("test_step")
+        super().make_test_function(force)
 
     def overrides(self, *names):
         """Whether a subclass has methods of its own in the place of ours."""

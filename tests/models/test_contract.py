@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import sys
 from collections.abc import Callable
 
 import keras
@@ -478,3 +479,11 @@ def test_exports_compute_the_same(name, form, built, tmp_path):
             zip(sorted(expected), run(path, case.inputs), strict=True)
         )
         assert_near(values, expected, 1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="needs TensorFlow")
+def test_an_export_names_the_extra_it_needs(built, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    model, _ = built(CASES["BertTextEncoder"])
+    with pytest.raises(ImportError, match=r"align-keras\[openvino\]"):
+        model.export(tmp_path / "model.xml", format="openvino")

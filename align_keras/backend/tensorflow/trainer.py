@@ -130,10 +130,8 @@ class Trainer(PaddingMixin):
         return True
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # All is built but the optimizer; no batch need be drawn for it.
-        if self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        with self.distribute_strategy.scope():
+            self._symbolic_build()
 
     def _refuse_compiled_collectives(self):
         strategy = self.distribute_strategy
