@@ -43,8 +43,9 @@ def unpack(data):
     if not isinstance(marks, dict) or set(marks) - {IS_EXAMPLE, SAMPLE_WEIGHT}:
         raise ValueError(
             "There are no labels: the model learns which text belongs to "
-            "which image from their order alone, so leave `y` out, and give "
-            "a batch as `inputs` or as `(inputs, None, sample_weight)`. "
+            "which image from their order alone. Leave `y` out: texts belong "
+            "to the inputs, as `(images, texts)` or a dict, and a batch of a "
+            "data set with weights is `(inputs, None, sample_weight)`. "
             f"Received: y={marks}"
         )
     if weight is None:
@@ -158,9 +159,14 @@ class PaddingMixin:
         return_dict=False,
     ):
         refuse_class_weight(class_weight)
+        unpack((x, y))
         return super().train_on_batch(
             x, y, sample_weight, return_dict=return_dict
         )
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        unpack((x, y))
+        return super().test_on_batch(x, y, *args, **kwargs)
 
     def _adapter(self, x, y, **kwargs):
         """Return what turns `x` into batches."""
@@ -170,6 +176,7 @@ class PaddingMixin:
         """Return an adapter for `x` whose batches are all of one size."""
         if isinstance(x, DataAdapter):
             return x
+        _check_rows(x, y)
         adapter = self._adapter(x, y, batch_size=batch_size, **kwargs)
         if is_distributed(x):
             return adapter
@@ -205,11 +212,41 @@ def refuse_class_weight(class_weight):
         )
 
 
+def _check_rows(x, y):
+    """Refuse arrays that do not hold the same number of pairs, or none."""
+    if x is None or hasattr(x, "shape"):
+        raise ValueError(
+            "The inputs are a dict of arrays, `(images, texts)` or a data set. "
+            f"Received: {type(x).__name__}"
+        )
+    if not isinstance(x, dict):
+        if y is not None:
+            raise ValueError(
+                "A data set yields its weights itself, as batches of "
+                "`(inputs, None, sample_weight)`. Received, beside "
+                f"{type(x).__name__}: {sorted(y)}"
+            )
+        return
+    rows = {name: len(value) for name, value in {**x, **(y or {})}.items()}
+    if len(set(rows.values())) != 1 or 0 in rows.values():
+        raise ValueError(
+            "All inputs, and weights, must have one row for each pair, and "
+            f"there must be pairs. Received numbers of rows: {rows}"
+        )
+
+
 def _marks(y, sample_weight):
     """Return `y` with the weights of the rows in it."""
     _, mask, _ = unpack((None, y))
     if sample_weight is None:
         return y
+    if isinstance(sample_weight, dict):
+        raise ValueError(
+            "`sample_weight` must be one weight for each pair. "
+            f"Received a dict of: {sorted(sample_weight)}"
+        )
+    if isinstance(sample_weight, (list, tuple)):
+        sample_weight = np.asarray(sample_weight)
     return pack(None, mask, sample_weight)[1]
 
 

@@ -444,7 +444,12 @@ def _load_pixels(image, position):
     """uint8 pixels of a path, bytes, Pillow image or array."""
     if isinstance(image, (str, os.PathLike)):
         name = f"`{image}`"
-        image = read_file(image)
+        try:
+            image = read_file(image)
+        except OSError as error:
+            # Around a layer's errors, Keras keeps the first argument alone.
+            told = f"{name} cannot be read: {error.strerror or error}."
+            raise type(error)(told) from error
     else:
         name = f"Image number {position} of the list"
     if hasattr(image, "shape"):
