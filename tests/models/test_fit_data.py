@@ -225,8 +225,8 @@ def test_padding_of_unknown_size_is_refused_where_it_appears(tiny_model, pairs):
 )
 def test_only_what_is_smaller_is_refused(devices, compiled, run_script):
     """Compiled, and on two devices, where a step cannot fail by itself."""
-    if keras.config.backend() == "torch" and devices > 1:
-        pytest.skip("trains on one device")
+    if keras.config.backend() == "torch":
+        pytest.skip("takes long to compile, and trains on one device")
     found = run_script("tests/models/fit_unknown_sizes.py", devices, compiled)
     assert found.stdout.count("count the padding in its statistics") >= 2
 

@@ -91,7 +91,7 @@ class Trainer(PaddingMixin):
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, others, strict=True),
         ]
-        with keras.StatelessScope(mapping):
+        with keras.StatelessScope(mapping, collect_losses=True):
             arguments = self.evaluate_batch(data)
         logs, metrics = self._count(metrics, *arguments)
         return logs, (trainable, others, metrics)
