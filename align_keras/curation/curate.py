@@ -27,11 +27,13 @@ from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.locks import LOCK_NAME
+from align_keras.io.mirrors import stored
 from align_keras.io.progress import progress_steps
 
 logger = logging.getLogger("align_keras")
 
 
+@stored("output", but=("hdfs", "viewfs"))
 def curate(
     inputs: Iterable,
     output: str | Path,

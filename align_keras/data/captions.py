@@ -12,6 +12,7 @@ from align_keras.io import rows
 from align_keras.io.columns import COLUMNS
 from align_keras.io.columns import find_column
 from align_keras.io.folders import resolve_within
+from align_keras.io.mirrors import reads
 from align_keras.io.text import as_text
 from align_keras.io.text import as_texts
 
@@ -55,6 +56,7 @@ def find_caption_file(
     return None
 
 
+@reads("path")
 def read_captions(
     path: str | Path,
     image_column: str | None = None,

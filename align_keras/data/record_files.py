@@ -1,6 +1,7 @@
 """The TFRecord files of a data set, as one value."""
 
 import functools
+import glob
 import json
 import os
 from collections.abc import Iterable
@@ -12,6 +13,10 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
+from align_keras.io.stores import find_files
+from align_keras.io.stores import is_directory
+from align_keras.io.stores import list_directory
+from align_keras.io.stores import read_file
 
 
 class RecordFiles:
@@ -123,15 +128,11 @@ def open_records(source: Any) -> RecordFiles:
 
 
 def _find(pattern):
-    import tensorflow as tf
-
-    if tf.io.gfile.isdir(pattern):
-        names = filter(is_records, tf.io.gfile.listdir(pattern))
+    if is_directory(pattern):
+        names = filter(is_records, list_directory(pattern))
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
-    elif tf.io.gfile.exists(pattern):
-        paths = [pattern]
     else:
-        paths = tf.io.gfile.glob(pattern)
+        paths = find_files(pattern) or find_files(glob.escape(pattern))
     if not paths:
         raise FileNotFoundError(
             f"No TFRecord files match `{pattern}`; give a folder that holds "
@@ -162,11 +163,8 @@ def _count(path, listed):
 
 def _read_json(path):
     """What a file holds; nothing where there is none, or it is damaged."""
-    import tensorflow as tf
-
     try:
-        with tf.io.gfile.GFile(path) as file:
-            contents = json.loads(file.read())
-    except (tf.errors.OpError, ValueError, RecursionError):
+        contents = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return contents if isinstance(contents, dict) else {}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import reads
 
 # From this rating on, a pair counts as matching (section 3 of the paper).
 THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
@@ -49,6 +50,7 @@ class Ratings(NamedTuple):
     methods: dict[str, np.ndarray]
 
 
+@reads("directory")
 def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
     """Read the rating files `{sts,sis,sits}_SPLIT.csv` of a directory.
 
@@ -129,6 +131,7 @@ def _read_rows(path, columns):
     return rows
 
 
+@reads("path")
 def read_sentences(path: str | Path, names: list[str]) -> list[str]:
     """Read the texts of captions by the ids that Crisscrossed Captions uses.
 

@@ -18,6 +18,7 @@ from align_keras.io.file_names import list_images
 from align_keras.io.file_names import natural_order
 from align_keras.io.folders import is_file_within
 from align_keras.io.folders import resolve_within
+from align_keras.io.mirrors import reads
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import decode_text
 from align_keras.io.text import split_lines
@@ -49,6 +50,7 @@ class DataSet:
 # === Captions ===
 
 
+@reads("captions", "folder")
 def karpathy(
     captions: str | Path,
     folder: str | Path,
@@ -136,6 +138,7 @@ def records(pattern: str | list[str], name: str | None = None) -> DataSet:
     )
 
 
+@reads("folder", "images")
 def multi30k(
     folder: str | Path,
     language: str,
@@ -223,6 +226,7 @@ def tfds_captions(
 # === Labels ===
 
 
+@reads("folder")
 def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
     """Images in one folder for each class.
 

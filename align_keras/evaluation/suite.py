@@ -25,7 +25,7 @@ from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
 from align_keras.evaluation.zero_shot import measure_zero_shot
 from align_keras.io.fingerprints import file_digest
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 
 logger = logging.getLogger("align_keras")
 

@@ -16,6 +16,7 @@ from align_keras.evaluation.correlation import spearman
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
+from align_keras.io.mirrors import reads
 
 COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 # The rows of the paper's Table 12.
@@ -32,6 +33,7 @@ CATEGORIES = {
 }
 
 
+@reads("path")
 def read_simlex(
     path: str | Path,
 ) -> tuple[list[tuple[str, str]], np.ndarray, dict[str, np.ndarray]]:

@@ -18,7 +18,10 @@ from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
+from align_keras.io.stores import is_store
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
 from align_keras.models.shipped_presets import shipped_config
@@ -49,6 +52,8 @@ def find_preset(preset):
             suggests the nearest name.
     """
     preset = str(preset)
+    if is_store(preset):
+        preset = str(local_copy(preset))
     if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
@@ -209,6 +214,7 @@ class PresetMixin:
         config["config"].update(kwargs)
         return keras.saving.deserialize_keras_object(config)
 
+    @stored("preset_dir")
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save config, weights and their checksums to a preset directory.
 

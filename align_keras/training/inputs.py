@@ -16,6 +16,10 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.stores import is_directory
+from align_keras.io.stores import is_store
+from align_keras.io.stores import list_directory
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 
@@ -32,6 +36,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         A pair: `RecordFiles`, and the folder of the images that were set
         aside while packing, or `None`.
     """
+    data = _local_folder(data)
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list_files(folder, is_records):
         records = open_records(data)
@@ -62,6 +67,15 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
         "`align-keras pack` first."
     )
+
+
+def _local_folder(data):
+    """Copy a folder of images of a store; records are read there."""
+    if isinstance(data, (list, tuple)) or not is_store(data):
+        return data
+    address = os.fspath(data)
+    there = is_directory(address) and list_directory(address)
+    return local_copy(data) if there and not any(map(is_records, there)) else data
 
 
 def count_once(records, workdir, step):
@@ -161,6 +175,7 @@ def find_tokenizer(
                 f"one as `vocabulary`. Received: {text_tower.source!r}"
             )
     if vocabulary is not None:
+        vocabulary = local_copy(vocabulary)
         if not Path(vocabulary).is_file():
             raise FileNotFoundError(
                 f"There is no vocabulary file `{vocabulary}`."

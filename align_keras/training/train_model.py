@@ -15,6 +15,7 @@ from align_keras.io.claims import check_claim
 from align_keras.io.json_files import write_json
 from align_keras.io.locks import directory_lock
 from align_keras.io.messages import messages_shown
+from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -49,6 +50,7 @@ from align_keras.training.strategies import worker_of
 logger = logging.getLogger("align_keras")
 
 
+@stored("workdir")
 def train(
     model: Any,
     recipe: Any,
