@@ -218,8 +218,28 @@ def mirror(address: str) -> Iterator[Path]:
         active.pull()
         _active.append(active)
         stack.callback(_active.remove, active)
+        stack.enter_context(_as_address(str(path), store.address))
         yield path
         active.push(lease.check)
+
+
+@contextlib.contextmanager
+def _as_address(path, address):
+    """Let messages and errors name the address in the place of its mirror."""
+
+    def rename(record):
+        record.msg = _readdressed(record.getMessage(), path, address)
+        record.args = ()
+        return True
+
+    logger.addFilter(rename)
+    try:
+        yield
+    except Exception as error:
+        error.args = _readdressed(error.args, path, address)
+        raise
+    finally:
+        logger.removeFilter(rename)
 
 
 def publish(path: str | Path) -> None:
