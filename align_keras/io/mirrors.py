@@ -121,6 +121,10 @@ class Mirror:
             StaleWriter: Another process has pushed since the last `pull` or
                 `push`.
         """
+        if self.path.is_file():
+            check()
+            self.store.put(self.path, "")
+            return
         found = {name: self._entry(name) for name in self._names()}
         changed = [n for n in found if found[n] != self.listing.get(n)]
         removed = [n for n in self.listing if n not in found]
@@ -212,7 +216,7 @@ def mirror(address: str) -> Iterator[Path]:
         )
         # Messages that name a local file tell where it will be.
         path = Path(folder, *store.address.replace("://", "/").split("/"))
-        path.mkdir(parents=True)
+        path.parent.mkdir(parents=True)
         active = Mirror(store, path)
         active.lease = lease
         active.pull()

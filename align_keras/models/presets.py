@@ -229,6 +229,7 @@ class PresetMixin:
         digests = {file.name: file_digest(file) for file in files}
         write_json(directory / CHECKSUMS, digests)
 
+    @stored("filepath")
     def export(self, filepath, format="tf_saved_model", **kwargs):
         """Export the model for inference, see `keras.Model.export`.
 
@@ -240,6 +241,7 @@ class PresetMixin:
                 `"tf_saved_model"`.
             **kwargs: Arguments that `keras.Model.export` has for the format.
         """
+        filepath = str(local_path(filepath))
         if format != "onnx" or keras.config.backend() != "tensorflow":
             return super().export(filepath, format=format, **kwargs)
         signature = kwargs.pop("input_signature", None)
@@ -252,6 +254,19 @@ class PresetMixin:
         names = registry.find("export_onnx")(self, filepath, signature)
         if verbose:
             print(f"{filepath}: {', '.join(names)}")
+
+
+class StoredPart:
+    """A part of a preset that is saved to a local directory or a store."""
+
+    @stored("preset_dir")
+    def save_to_preset(self, preset_dir):
+        """Save the part to a preset directory.
+
+        Args:
+            preset_dir: string. The directory, or its address.
+        """
+        super().save_to_preset(str(local_path(preset_dir)))
 
 
 @contextlib.contextmanager
