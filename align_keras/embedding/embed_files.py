@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator

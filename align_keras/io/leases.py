@@ -114,7 +114,8 @@ class Lease:
             raise BlockingIOError(
                 f"`{self.store}` was taken by another process, or could not "
                 f"be reached for {FREE} seconds, while this one wrote to it, "
-                "which therefore ends. Start again when nothing else writes there."
+                "which therefore ends. Start again when nothing else writes "
+                "there."
             )
 
     def release(self) -> None:

@@ -23,6 +23,7 @@ _ATTEMPTS, _PAUSE = 4, 0.05
 logger = logging.getLogger("align_keras")
 _held: list["_Lock"] = []
 
+
 @contextlib.contextmanager
 def directory_lock(
     directory: str | Path, beside: bool = False

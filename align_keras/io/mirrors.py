@@ -51,6 +51,8 @@ class Mirror:
     Args:
         store: `Store`. The directory.
         path: string or `pathlib.Path`. The local one.
+        check: callable. Called before anything that others see changes;
+            raises where this process must not write any longer.
 
     Example:
 
@@ -62,9 +64,15 @@ class Mirror:
     ```
     """
 
-    def __init__(self, store: Store, path: str | Path):
+    def __init__(
+        self,
+        store: Store,
+        path: str | Path,
+        check: Callable[[], None] = lambda: None,
+    ):
         self.store = store
         self.path = Path(path)
+        self._check = check
         # Size and digest of each file, and where a file waits for its place.
         self.listing: dict[str, list] = {}
         self.staged: dict[str, str] = {}
@@ -110,19 +118,15 @@ class Mirror:
                 "on purpose."
             )
 
-    def push(self, check: Callable[[], None] = lambda: None) -> None:
+    def push(self) -> None:
         """Copy to the store what has changed in the local directory.
-
-        Args:
-            check: callable. Called before anything that others see changes;
-                raises where this process must not write any longer.
 
         Raises:
             StaleWriter: Another process has pushed since the last `pull` or
                 `push`.
         """
         if self.path.is_file():
-            check()
+            self._check()
             self.store.put(self.path, "")
             return
         found = {name: self._entry(name) for name in self._names()}
@@ -130,14 +134,14 @@ class Mirror:
         removed = [n for n in self.listing if n not in found]
         if not changed and not removed:
             return
-        check()
+        self._check()
         staged = {}
         for name in sorted(changed, key=_order):
             # A file that is there stays until all others are.
             if name in self.listing:
                 staged[name] = f"{STAGED}/{found[name][1]}"
             self.store.put(self.path / name, staged.get(name, name))
-        check()
+        self._check()
         self._commit(found, staged, removed)
         self._finish()
 
@@ -217,14 +221,13 @@ def mirror(address: str) -> Iterator[Path]:
         # Messages that name a local file tell where it will be.
         path = Path(folder, *store.address.replace("://", "/").split("/"))
         path.parent.mkdir(parents=True)
-        active = Mirror(store, path)
-        active.lease = lease
+        active = Mirror(store, path, lease.check)
         active.pull()
         _active.append(active)
         stack.callback(_active.remove, active)
         stack.enter_context(_as_address(str(path), store.address))
         yield path
-        active.push(lease.check)
+        active.push()
 
 
 @contextlib.contextmanager
@@ -256,7 +259,13 @@ def publish(path: str | Path) -> None:
     path = Path(path)
     for active in _active:
         if active.path == path or active.path in path.parents:
-            active.push(active.lease.check)
+            active.push()
+
+
+def address_of(path: str | Path) -> str | None:
+    """Return the address for which a local directory stands, if any."""
+    found = (m.store.address for m in _active if m.path == Path(path))
+    return next(found, None)
 
 
 def stored(
@@ -298,7 +307,8 @@ def stored(
                 return function(*args, **kwargs)
             address = os.fspath(target)
             with mirror(address) as path:
-                bound.arguments[parameter] = type(target)(str(path))
+                is_text = isinstance(target, str)
+                bound.arguments[parameter] = str(path) if is_text else path
                 result = function(*bound.args, **bound.kwargs)
             return _readdressed(result, str(path), str(Store(address)))
 
@@ -369,7 +379,7 @@ def reads(*parameters: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 value = bound.arguments.get(name)
                 if isinstance(value, (str, os.PathLike)):
                     bound.arguments[name] = local_copy(value)
-                elif type(value) in (list, tuple):
+                elif isinstance(value, (list, tuple)):
                     bound.arguments[name] = [local_copy(v) for v in value]
             return function(*bound.args, **bound.kwargs)
 
@@ -391,7 +401,7 @@ def local_copy(path: Any) -> Any:
     """
     if not isinstance(path, (str, os.PathLike)) or not is_store(path):
         return path
-    store = Store(path)
+    store = Store(os.fspath(path))
     if store.is_file():
         folder, _, name = store.address.rpartition("/")
         store, names = Store(folder), [name]
@@ -400,7 +410,8 @@ def local_copy(path: Any) -> Any:
     if not names:
         raise FileNotFoundError(f"There is nothing at `{store}`.")
     copy = _copy_of(store, names)
-    return type(path)(copy if name is None else copy / name)
+    copy = copy if name is None else copy / name
+    return str(copy) if isinstance(path, str) else copy
 
 
 def _copy_of(store, names):

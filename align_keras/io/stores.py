@@ -69,7 +69,7 @@ class Store:
 
     def __init__(self, address: str | Path):
         found = _ADDRESS.match(os.fspath(address))
-        if not is_store(address):
+        if found is None or not is_store(address):
             raise ValueError(
                 f"`{address}` is not the address of a store. It must begin "
                 f"with one of {', '.join(f'{s}://' for s in SCHEMES)}."
@@ -387,6 +387,11 @@ def is_directory(path: str) -> bool:
     store = Store(path)
     store.files.invalidate_cache()
     return store.files.isdir(store.root)
+
+
+def is_file(path: str) -> bool:
+    """Tell whether a local path or an address is a file."""
+    return Store(path).is_file() if is_store(path) else os.path.isfile(path)
 
 
 def list_directory(path: str) -> list[str]:

@@ -75,7 +75,9 @@ def _local_folder(data):
         return data
     address = os.fspath(data)
     there = is_directory(address) and list_directory(address)
-    return local_copy(data) if there and not any(map(is_records, there)) else data
+    return (
+        local_copy(data) if there and not any(map(is_records, there)) else data
+    )
 
 
 def count_once(records, workdir, step):

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-
 from align_keras.io.mirrors import local_copy
 from align_keras.io.yaml_files import read_yaml
 from align_keras.models.pooling_modes import POOLINGS
