@@ -177,6 +177,18 @@ def test_curate(both):
     assert kept[0] == kept[1] and len(kept[0]) == 10
 
 
+def test_spark_writes_to_no_store_of_objects(inputs):
+    from align_keras.curation import curate
+
+    with pytest.raises(ValueError, match="renamed as a whole.*s3://bucket"):
+        curate(
+            [f"{inputs[1]}/tables"],
+            new_address("s3"),
+            config=f"{inputs[1]}/rules.yaml",
+            engine="spark",
+        )
+
+
 def test_presets_and_tokenizers_are_saved_and_opened(inputs):
     from align_keras import AlignDualEncoder
     from align_keras import AlignTokenizer
