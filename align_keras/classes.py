@@ -16,6 +16,8 @@ from align_keras.embedding.similarity import exact_scores
 from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import reads
+from align_keras.io.text import clean_text
+from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
 __all__ = [
@@ -103,7 +105,7 @@ def read_classes(path: str | Path, distinct: bool = False) -> Classes:
     brace or a quotation mark is JSON, whatever the file is called.
 
     Args:
-        path: string or `pathlib.Path`. UTF-8, with or without a byte order
+        path: string or `pathlib.Path`. UTF-8, or UTF-16 with a byte order
             mark.
         distinct: bool. Whether no two classes may have the same first name,
             because answers call them by it. Defaults to `False`.
@@ -125,10 +127,7 @@ def read_classes(path: str | Path, distinct: bool = False) -> Classes:
     read_classes("classes.json").names  # [["cat"], ["dog", "hound"]]
     ```
     """
-    try:
-        text = Path(path).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` is not text in UTF-8: {error}.") from None
+    text = read_text(path)
     if text.lstrip()[:1] in ("[", "{", '"'):
         classes = _from_json(path)
         places = [f"under {key!r}" for key in classes.keys]
@@ -177,6 +176,7 @@ def _from_json(path):
                 f"`{path}` must name each class by a string or a list of "
                 f"strings. Received for {key!r}: {content[key]!r}"
             )
+    names = [[clean_text(name) for name in entry] for entry in names]
     return Classes(list(content), names, templates)
 
 
@@ -217,7 +217,7 @@ def check_templates(templates: Any, origin: str | Path) -> Any:
                 f"A template of `{origin}` must hold `{{}}` once, where the "
                 f"name of the class goes. Received: {template!r}"
             )
-    return templates
+    return [clean_text(template) for template in templates]
 
 
 # === Vectors ===
@@ -303,6 +303,7 @@ def classify(
     images: Sequence,
     names: Sequence[str | list[str]],
     templates: Sequence[str] = ("{}",),
+    unreadable: Callable | None = None,
 ) -> np.ndarray:
     """Tell how probable each of some classes is for each image.
 
@@ -318,6 +319,7 @@ def classify(
             strings where the class has several names.
         templates: list of strings with `{}` where the name goes. Defaults to
             the name alone.
+        unreadable: callable, see `embed_images`.
 
     Returns:
         float32 array `(num_images, num_classes)`. Each row sums to 1.
@@ -351,7 +353,11 @@ def classify(
         templates,
     )
     vectors = embed_images(
-        embedder, images, batch_size=min(64, len(images)), progress=False
+        embedder,
+        images,
+        batch_size=min(64, len(images)),
+        progress=False,
+        unreadable=unreadable,
     )
     scores = exact_scores(vectors, classes)
     return np.stack(

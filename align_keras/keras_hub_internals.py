@@ -25,8 +25,8 @@ from keras.src.utils.backend_utils import in_grain_data_pipeline
 # a tokenizer or image converter of ours serves models of several classes,
 # which `Tokenizer.from_preset` does not foresee.
 from keras_hub.src.utils.preset_utils import BUILTIN_PRESETS
+from keras_hub.src.utils.preset_utils import KerasPresetLoader
 from keras_hub.src.utils.preset_utils import get_file
-from keras_hub.src.utils.preset_utils import get_preset_loader
 
 # `Backbone.presets` is a property of the class, which plain Python has no
 # word for since `classmethod` and `property` no longer combine.
@@ -44,11 +44,11 @@ from keras_hub.src.utils.tensor_utils import restore_outer_shape
 __all__ = [
     "BUILTIN_PRESETS",
     "DataAdapter",
+    "KerasPresetLoader",
     "abstract_variables",
     "classproperty",
     "get_data_adapter",
     "get_file",
-    "get_preset_loader",
     "in_grain_data_pipeline",
     "restore_outer_shape",
     "to_grain",

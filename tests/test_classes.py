@@ -9,8 +9,11 @@ from PIL import Image
 
 from align_keras.classes import TEMPLATES
 from align_keras.classes import read_classes
+from align_keras.classes import read_templates
 from align_keras.cli import main
 from align_keras.embedding import Embedder
+from align_keras.embedding import embed_texts
+from align_keras.evaluation.cxc_data import read_sentences
 
 NAMES = [["red", "crimson"], ["blue"]]
 ROWS = {"red": [1, 0, 0.1], "crimson": [1, 0.1, 0], "blue": [0, 0, 1]}
@@ -157,7 +160,7 @@ def test_labels_are_distinct_where_answers_are_labels(form, tmp_path, capsys):
         (b'["a",\n "b"', "not valid JSON: .*line 2"),
         (b'"a"\n"b"', "not valid JSON: .*line 2"),
         (b'{"classes": ["a"], "templates": "{}"}', "must be a list"),
-        (b"caf\xe9", "not text in UTF-8"),
+        (b"caf\xe9", "not UTF-8"),
     ],
 )
 def test_wrong_files_are_named(content, message, tmp_path):
@@ -166,3 +169,40 @@ def test_wrong_files_are_named(content, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         read_classes(file)
     assert f"`{file}`" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_classes_and_templates_in_any_encoding_and_of_any_text(
+    tmp_path, encoding
+):
+    """Half a character, as JSON can write it, is U+FFFD as in captions."""
+    file = tmp_path / "classes.json"
+    content = {"classes": ["é", ["dog\ud83d", "\ud83d\ude3a"]]}
+    content["templates"] = ["\udce9 {}"]
+    for text in (json.dumps(content), json.dumps(content["classes"])):
+        file.write_text(text, encoding)
+        names = [["é"], ["dog\ufffd", "\U0001f63a"]]
+        assert read_classes(file).names == names
+    file.write_text(json.dumps(content["templates"]), encoding)
+    assert read_templates(file) == ["\ufffd {}"]
+    file.write_text("é\ndog\n", encoding)
+    assert read_classes(file).names == [["é"], ["dog"]]
+    file.write_text('["a\\ud83d", "b", "a\\udce9"]')
+    with pytest.raises(ValueError, match="names the class 'a\ufffd' under '0'"):
+        read_classes(file, distinct=True)
+    asked = []
+
+    def texts(batch):
+        asked.extend(batch)
+        return np.eye(len(batch), 8)
+
+    embedder = Embedder("any", texts, texts)
+    embed_texts(embedder, ["a", "b\ud83d", "c\udce9"], 4, progress=False)
+    assert asked == ["a", "b\ufffd", "c\ufffd", "a"]
+
+
+def test_sentences_of_any_text(tmp_path):
+    file = tmp_path / "dataset.json"
+    sentence = {"sentid": 7, "raw": " a cat \ud83d"}
+    file.write_text(json.dumps({"images": [{"sentences": [sentence]}]}))
+    assert read_sentences(file, ["x:7"]) == ["a cat \ufffd"]

@@ -109,3 +109,31 @@ def test_recipes_are_listed_with_their_fields(capsys):
     assert "batch_size: 64" in capsys.readouterr().out.splitlines()
     assert main(["recipes", "smal"]) == 2
     assert "Did you mean `small`?" in capsys.readouterr().err
+
+
+def test_what_a_folder_holds_that_is_not_read_is_named(
+    folder, tmp_path, capsys
+):
+    (tmp_path / "a.jpg").write_bytes(image_file(0))
+    (tmp_path / "b.heic").write_bytes(b"not read")
+    (tmp_path / "c.jpg").write_bytes(b"damaged")
+    command = ["--model", str(folder / "preset"), "--json"]
+    assert main(["classify", str(tmp_path), "a", "b", *command]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out).keys() == {str(tmp_path / "a.jpg")}
+    for name in ("b.heic", "c.jpg"):
+        assert f"{tmp_path / name} is left out" in captured.err
+    # One that is named by itself is an error.
+    assert main(["classify", str(tmp_path / "c.jpg"), "a", "b", *command]) == 2
+
+
+def test_names_of_images_and_classes_that_are_not_utf8(folder, tmp_path, capfd):
+    """Printed as far as they can be, and not a reason to stop."""
+    latin = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    for number, name in enumerate((latin, "b.jpg")):
+        (tmp_path / name).write_bytes(image_file(number))
+    command = ["classify", str(tmp_path), "a \udce9", "a bus"]
+    assert main([*command, "--model", str(folder / "preset")]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert str(tmp_path / "caf\\udce9.jpg") in lines
+    assert sum("a \\udce9" in line for line in lines) == 2

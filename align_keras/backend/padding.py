@@ -43,8 +43,9 @@ def unpack(data):
     if not isinstance(marks, dict) or set(marks) - {IS_EXAMPLE, SAMPLE_WEIGHT}:
         raise ValueError(
             "There are no labels: the model learns which text belongs to "
-            "which image from their order alone, so leave `y` out, and give "
-            "a batch as `inputs` or as `(inputs, None, sample_weight)`. "
+            "which image from their order alone. Leave `y` out: texts belong "
+            "to the inputs, as `(images, texts)` or a dict, and a batch of a "
+            "data set with weights is `(inputs, None, sample_weight)`. "
             f"Received: y={marks}"
         )
     if weight is None:
@@ -106,8 +107,8 @@ class PaddingMixin:
             steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
         )
-        if getattr(x, "fills_up", False):
-            self.refuse_padding()
+        if isinstance(x, PaddedBatches):
+            x.refuse(self.layer_that_minds_padding())
         return super().fit(
             x,
             epochs=epochs,
@@ -158,9 +159,14 @@ class PaddingMixin:
         return_dict=False,
     ):
         refuse_class_weight(class_weight)
+        unpack((x, y))
         return super().train_on_batch(
             x, y, sample_weight, return_dict=return_dict
         )
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        unpack((x, y))
+        return super().test_on_batch(x, y, *args, **kwargs)
 
     def _adapter(self, x, y, **kwargs):
         """Return what turns `x` into batches."""
@@ -170,6 +176,7 @@ class PaddingMixin:
         """Return an adapter for `x` whose batches are all of one size."""
         if isinstance(x, DataAdapter):
             return x
+        _check_rows(x, y)
         adapter = self._adapter(x, y, batch_size=batch_size, **kwargs)
         if is_distributed(x):
             return adapter
@@ -205,11 +212,41 @@ def refuse_class_weight(class_weight):
         )
 
 
+def _check_rows(x, y):
+    """Refuse arrays that do not hold the same number of pairs, or none."""
+    if x is None or hasattr(x, "shape"):
+        raise ValueError(
+            "The inputs are a dict of arrays, `(images, texts)` or a data set. "
+            f"Received: {type(x).__name__}"
+        )
+    if not isinstance(x, dict):
+        if y is not None:
+            raise ValueError(
+                "A data set yields its weights itself, as batches of "
+                "`(inputs, None, sample_weight)`. Received, beside "
+                f"{type(x).__name__}: {sorted(y)}"
+            )
+        return
+    rows = {name: len(value) for name, value in {**x, **(y or {})}.items()}
+    if len(set(rows.values())) != 1 or 0 in rows.values():
+        raise ValueError(
+            "All inputs, and weights, must have one row for each pair, and "
+            f"there must be pairs. Received numbers of rows: {rows}"
+        )
+
+
 def _marks(y, sample_weight):
     """Return `y` with the weights of the rows in it."""
     _, mask, _ = unpack((None, y))
     if sample_weight is None:
         return y
+    if isinstance(sample_weight, dict):
+        raise ValueError(
+            "`sample_weight` must be one weight for each pair. "
+            f"Received a dict of: {sorted(sample_weight)}"
+        )
+    if isinstance(sample_weight, (list, tuple)):
+        sample_weight = np.asarray(sample_weight)
     return pack(None, mask, sample_weight)[1]
 
 
@@ -358,14 +395,36 @@ class PaddedBatches(_OtherBatches):
     def __init__(self, adapter, multiple, masks_full_batches=True):
         super().__init__(adapter)
         self.masks_full_batches = masks_full_batches
-        # Whether rows are known to be missing, before any batch is drawn.
-        self.fills_up = _has_partial_batch(adapter) is True
+        self._refusal = None
         self._multiple = multiple
         self._size = adapter.batch_size
-        if adapter.num_batches == 1 and self.fills_up:
+        if adapter.num_batches == 1 and _has_partial_batch(adapter):
             self._size = adapter.partial_batch_size or self._size
         if self._size:
             self._size = self._round_up(self._size)
+
+    def refuse(self, layer):
+        """Fail where a batch would have to be filled up.
+
+        Args:
+            layer: string. The name of what would count padding; `None` lets
+                all batches pass.
+
+        Raises:
+            ValueError: Rows are known to be missing before any batch is drawn.
+        """
+        if layer is None:
+            return
+        self._refusal = (
+            "A batch is smaller than the others or cannot be divided among "
+            "the devices. It would be filled up, and the layer "
+            f"`{layer}` would count the padding in its statistics. "
+            "Batch the data with `drop_remainder=True`, or choose a batch "
+            "size that divides it, or build the encoder with the layers "
+            "of `align_keras.models`."
+        )
+        if _has_partial_batch(self._adapter):
+            raise ValueError(self._refusal)
 
     def get_tf_dataset(self):
         import tensorflow as tf
@@ -374,6 +433,9 @@ class PaddedBatches(_OtherBatches):
             inputs, _, weights = unpack(data[0] if len(data) == 1 else data)
             rows = tf.shape(tf.nest.flatten(inputs)[0], tf.int64)[0]
             size = tf.maximum(size, self._round_up(rows))
+            mask = None if self._refusal else tf.ones([rows], "bool")
+            if self._refusal:
+                tf.debugging.Assert(rows == size, [self._refusal])
 
             def fill(tensor):
                 # A generator's tensors may be of unknown rank.
@@ -384,7 +446,6 @@ class PaddedBatches(_OtherBatches):
                     padded.set_shape([self._size, *tensor.shape[1:]])
                 return padded
 
-            mask = tf.ones([rows], "bool")
             data = pack(inputs, mask, weights)
             return size, tf.nest.map_structure(fill, data)
 
@@ -403,13 +464,15 @@ class PaddedBatches(_OtherBatches):
             inputs, _, weights = unpack(data)
             rows = len(next(iter(inputs.values())))
             size = max(size, self._round_up(rows))
+            if rows < size and self._refusal:
+                raise ValueError(self._refusal)
 
             def fill(array, missing=size - rows):
                 margins = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
                 return np.pad(array, margins)
 
             mask = None
-            if rows < size or self.masks_full_batches:
+            if rows < size or (self.masks_full_batches and not self._refusal):
                 mask = np.ones([rows], "bool")
             data = pack(inputs, mask, weights)
             yield keras.tree.map_structure(fill, data)

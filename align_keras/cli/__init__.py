@@ -1,6 +1,7 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
+import io
 import os
 import sys
 
@@ -58,6 +59,9 @@ def main(arguments=None):
     options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file may hold bytes that are not text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with messages_shown(progress=not getattr(options, "json", False)):
             return options.run(options) or 0

@@ -1,7 +1,10 @@
 """`align-keras classify`: which of some classes an image shows."""
 
 import json
+import logging
 from pathlib import Path
+
+logger = logging.getLogger("align_keras")
 
 
 def add_arguments(parser):
@@ -50,21 +53,27 @@ def run(args):
     from align_keras.embedding import load_embedder
     from align_keras.io.file_names import list_images
 
-    images = [args.image]
+    images, left_out = [args.image], None
     if Path(args.image).is_dir():
         names = list_images(args.image, allow_outside=True)
         images = [str(Path(args.image, name)) for name in names]
         if not images:
             raise FileNotFoundError(f"`{args.image}` holds no images.")
+
+        def left_out(image, error):
+            logger.warning("Image %s is left out: %s", image, error)
+            images.remove(image)
+
     classes, templates = args.names, None
     if args.classes:
         listed = read_classes(args.classes)
         classes, templates = listed.names, listed.templates
     probabilities = classify(
         load_embedder(args.model),
-        images,
+        list(images),
         classes,
         args.template or templates or ("{}",),
+        left_out,
     )
     labels = [name if isinstance(name, str) else name[0] for name in classes]
     found = {

@@ -11,6 +11,7 @@ DEFECTS = {
     "cut_texts": "texts that were cut at the longest length",
     "invalid_utf8_texts": "texts with bytes that are not UTF-8 (replaced)",
     "invalid_utf8_fields": "other fields with bytes that are not UTF-8",
+    "images_without_path": "images in the file itself, without a path",
     "without_image": "rows without anything that names an image",
     "invalid_sizes": "sizes that are negative, zero or no whole number",
     "without_size": "rows without both width and height",

@@ -19,12 +19,12 @@ from align_keras.curation.execute import RULES_VERSION
 from align_keras.curation.execute import describe_files
 from align_keras.curation.execute import execute
 from align_keras.curation.ingest import VERSION
-from align_keras.curation.ingest import find_columns
-from align_keras.curation.input_files import column_names
+from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
+from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.mirrors import address_of
@@ -199,10 +199,11 @@ def _finished(target, key):
 def _check_columns(file, config):
     """Refuse at once what no row could pass; later files may be damaged."""
     try:
-        names = column_names(file)
+        names, found = choose_columns(file, config.columns)
+    except UnfitColumn:
+        raise
     except (OSError, ValueError):
         return
-    found = find_columns(names, config.columns)
     for role in ("text", "url"):
         if role == "url" and config.image_identity != "url":
             continue

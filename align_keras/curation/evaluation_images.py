@@ -18,7 +18,7 @@ import numpy as np
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import parse_hash
 from align_keras.curation.ingest import read_hashes
-from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import column_types
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.perceptual_hash import perceptual_hash
 from align_keras.io.batches import BATCH_READERS
@@ -147,7 +147,7 @@ def _read_hash_file(path):
             return [parse_hash(line) for line in lines]
         except ValueError as error:
             raise ValueError(f"`{path}`: {error}") from None
-    column = find_columns(column_names(path))["phash"]
+    column = find_columns(list(column_types(path)))["phash"]
     if column is None:
         raise ValueError(f"The file of hashes `{path}` has no column `phash`.")
     found = []

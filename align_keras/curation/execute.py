@@ -233,8 +233,11 @@ def describe_files(files):
     """Path, size and time of change, by which a changed file is noticed."""
     described = []
     for file in files:
-        state = os.stat(file) if "://" not in file else None
-        known = [state.st_size, state.st_mtime_ns] if state else []
+        known = []
+        # Addresses do not tell, nor do links that lead nowhere.
+        if os.path.exists(file):
+            state = os.stat(file)
+            known = [state.st_size, state.st_mtime_ns]
         described.append([file, *known])
     return described
 
@@ -334,7 +337,7 @@ def _summarize(files, parts):
     if len(damaged) == len(files):
         raise ValueError(
             f"None of the {len(files)} input files can be read; the first is "
-            f"`{damaged[0]['file']}`: {damaged[0]['reason']}."
+            f"`{damaged[0]['file']}`: {damaged[0]['reason'].rstrip('.')}."
         )
     return {
         "files": len(files),

@@ -29,13 +29,20 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from align_keras.curation.input_files import column_names
+from align_keras.curation.input_files import column_types
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.text import normalize_text
 from align_keras.curation.text import signed_hash
 from align_keras.curation.text import tokenize
+from align_keras.io.batches import table_suffix
 from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import check_type
 from align_keras.io.columns import find_column
+from align_keras.io.columns import holds_texts
+from align_keras.io.columns import image_kind
+from align_keras.io.columns import is_binary
+from align_keras.io.columns import is_path
+from align_keras.io.columns import value_type
 from align_keras.io.optional import OptionalModule
 
 arrow = OptionalModule("pyarrow", extra="curation")
@@ -46,7 +53,7 @@ ROWS_PER_FILE = 10**12
 GROUP_ROWS = 122_880
 GROUP_BYTES = 128 * 2**20
 # Raise when the same input would give other rows.
-VERSION = 4
+VERSION = 5
 
 # Roles of an input's columns, with the usual names of each. An address tells
 # images apart better than the path that somebody gave a copy.
@@ -142,6 +149,33 @@ def find_columns(
     }
 
 
+def choose_columns(
+    path: str, given: dict | None = None
+) -> tuple[list[str], dict[str, str | None]]:
+    """Choose the columns of a file, see `find_columns`.
+
+    Returns:
+        Tuple of the list of the file's columns, and of the chosen ones.
+
+    Raises:
+        UnfitColumn: The column of texts has a type that holds none, or the one
+            of images a type that holds neither paths nor addresses.
+        OSError, ValueError: The file is damaged.
+    """
+    types = column_types(path)
+    found = find_columns(list(types), given)
+    text, url = found["text"], found["url"]
+    if text is not None:
+        kind = types[text]
+        check_type(path, text, kind, holds_texts(kind), "captions")
+    if url is not None:
+        kind = types[url]
+        # Numbers, too, can tell images apart.
+        fits = image_kind(kind) or not arrow.types.is_nested(kind)
+        check_type(path, url, kind, bool(fits), "paths or images")
+    return list(types), found
+
+
 def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     """Write the normalised rows of one file.
 
@@ -160,15 +194,16 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     """
     counts = collections.Counter(rows=0)
     schema = rows_schema(task.numbers, task.strings)
-    names = column_names(task.path)
-    found = find_columns(names, task.columns)
+    names, found = choose_columns(task.path, task.columns)
     if names and found["text"] is None:
         raise ValueError(f"no column of texts among {', '.join(names)}")
     further = {*task.numbers, *task.strings} & set(names)
     wanted = (set(found.values()) - {None}) | further
     with parquet.ParquetWriter(target, schema, compression="snappy") as writer:
         waiting, rows, size = [], 0, 0
-        for columns, bad_lines in read_batches(task.path, wanted):
+        for columns, bad_lines in read_batches(
+            task.path, wanted, found["text"]
+        ):
             counts["unreadable_lines"] += bad_lines
             if not columns:
                 continue
@@ -181,13 +216,26 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
                 waiting, rows, size = [], 0, 0
         if waiting:
             writer.write_table(arrow.Table.from_batches(waiting))
+    if not counts["rows"] and counts["unreadable_lines"]:
+        raise ValueError(
+            f"none of its {counts['unreadable_lines']} lines can be read"
+        )
+    if (
+        task.image_identity == "url"
+        and 0 < counts["rows"] == counts["images_without_path"]
+    ):
+        raise ValueError(
+            f"the column `{found['url']}` holds images without a path, by "
+            "which rows could be told apart: name another column under "
+            "`columns`, as in `url: name`, or as `image_identity`"
+        )
     columns = [role for role, name in found.items() if name]
     return dict(counts), [*columns, *map(input_column, further)]
 
 
 def _normalize(task, columns, found, schema, counts):
     """One batch of raw columns to one batch of rows."""
-    columns = _one_text_each(columns, found["text"])
+    columns = one_text_each(columns, found["text"])
     size = len(next(iter(columns.values())))
     first = task.number * ROWS_PER_FILE + counts["rows"]
     counts["rows"] += size
@@ -205,7 +253,7 @@ def _normalize(task, columns, found, schema, counts):
         # Of white space alone is no text either way.
         pairs = zip(texts, normal, strict=True)
         identity = [text if words else "" for text, words in pairs]
-    urls = _strings(_paths(column("url")), size, counts)
+    urls = _strings(_paths(column("url"), task.path, counts), size, counts)
     urls = [url and url.strip() for url in urls]
     counts["without_image"] += sum(not url for url in urls)
     ids = _strings(column("id"), size, counts)
@@ -263,33 +311,31 @@ def _keys(values):
 # === Columns ===
 
 
-def _one_text_each(columns, name):
+def one_text_each(columns, name):
     """Make a row for each text where rows have lists of them."""
     column = columns.get(name)
-    if column is None or not _is_list(column.type):
+    if column is None or value_type(column.type) is None:
         return columns
     # A row without any stays, and is counted.
     lists = [texts or [None] for texts in column.to_pylist()]
     rows = np.repeat(np.arange(len(lists)), [len(texts) for texts in lists])
     texts = [text for texts in lists for text in texts]
     columns = {n: c.take(arrow.array(rows)) for n, c in columns.items()}
-    return columns | {name: arrow.array(texts, column.type.value_type)}
+    return columns | {name: arrow.array(texts, value_type(column.type))}
 
 
-def _is_list(kind):
-    kinds = arrow.types
-    return (
-        kinds.is_list(kind)
-        or kinds.is_large_list(kind)
-        or kinds.is_fixed_size_list(kind)
-    )
-
-
-def _paths(column):
-    """The paths of a column that holds images beside them."""
-    if column is not None and arrow.types.is_struct(column.type):
-        index = column.type.get_field_index("path")
-        return column if index < 0 else column.field(index)
+def _paths(column, path, counts):
+    """The paths of a column that may hold images, beside or instead of them."""
+    if column is None or table_suffix(path) != ".parquet":
+        return column
+    if arrow.types.is_struct(column.type):
+        column = column.field(column.type.get_field_index("path"))
+    elif is_binary(column.type):
+        paths = [v if v and is_path(v) else None for v in column.to_pylist()]
+        column = arrow.array(paths, arrow.binary())
+    else:
+        return column
+    counts["images_without_path"] += column.null_count
     return column
 
 

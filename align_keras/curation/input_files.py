@@ -57,7 +57,8 @@ def _find(pattern):
         found = glob.glob(
             os.path.join(glob.escape(pattern), "**", "*"), recursive=True
         )
-        inside = (f for f in sorted(found) if os.path.isfile(f))
+        # A link that leads nowhere will be counted as damaged.
+        inside = (f for f in sorted(found) if not os.path.isdir(f))
         return [f for f in inside if _is_input(os.path.relpath(f, pattern))]
     found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
     found = [f for f in found if os.path.isfile(f)]
@@ -96,24 +97,26 @@ def check_format(path: str):
         )
 
 
-def column_names(path: str) -> list[str]:
-    """Return the names of a file's columns, without reading its rows.
+def column_types(path: str) -> dict:
+    """Return Arrow's types of a file's columns, without reading its rows.
 
     Raises:
         OSError, ValueError: The file is damaged.
     """
     with contextlib.closing(read_batches(path)) as batches:
-        return list(next(batches, ({}, 0))[0])
+        columns, _ = next(batches, ({}, 0))
+    return {name: column.type for name, column in columns.items()}
 
 
 def read_batches(
-    path: str, wanted: set | None = None
+    path: str, wanted: set | None = None, text: str | None = None
 ) -> Generator[tuple[dict, int], None, None]:
     """Read one file in batches of bounded size.
 
     Args:
         path: string.
         wanted: set of column names to read. Defaults to all.
+        text: string. The column of captions, see `read_table_batches`.
 
     Yields:
         `(columns, bad_lines)`, see `align_keras.io.batches`.
@@ -124,4 +127,4 @@ def read_batches(
     check_format(path)
     if table_suffix(path) in _ARCHIVES:
         return read_archive(path, wanted)
-    return read_table_batches(path, wanted)
+    return read_table_batches(path, wanted, text)

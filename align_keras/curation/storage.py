@@ -11,6 +11,7 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.json_files import read_json
 from align_keras.io.locks import directory_lock
 from align_keras.io.optional import OptionalModule
+from align_keras.io.text import clean_text
 
 fs = OptionalModule("pyarrow.fs", extra="curation")
 
@@ -63,6 +64,11 @@ class Storage:
                 f"stores cannot. Received: {self.root}"
             )
         self.local = "://" not in self.root
+        if clean_text(self.root) != self.root:
+            raise ValueError(
+                "Output and stages need a name in UTF-8, which the engines can "
+                f"open. Received: {clean_text(self.root)!r}"
+            )
         if self.local:
             self.root = os.path.abspath(self.root)
             self.system, self.base = fs.LocalFileSystem(), self.root
@@ -118,13 +124,15 @@ class Storage:
 
     def write_text(self, name, text):
         """Write a file that appears as a whole."""
+        # An input's name may hold bytes that are not text.
+        contents = text.encode("utf-8", "backslashreplace")
         if self.local:
             with atomic_file(self._path(name)) as temporary:
-                temporary.write_text(text, "utf-8")
+                temporary.write_bytes(contents)
             return
         # An object appears when its upload ends.
         with self.open_output(name) as file:
-            file.write(text.encode())
+            file.write(contents)
 
     def write_json(self, name, value):
         """Write a JSON file that appears as a whole."""

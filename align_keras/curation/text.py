@@ -13,7 +13,8 @@ TOKENIZERS = ("blanks", "words", "words_and_ideographs")
 
 _IDEOGRAPH = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = r"[\w\p{M}]"
-_JOINERS = "\u200c\u200d"
+# Marks, joiners and the like may stand in a word, and are none by themselves.
+_NO_WORD = r"[\p{M}\p{Default_Ignorable_Code_Point}\p{Pc}'’]+"
 
 
 def normalize_text(text: str) -> str:
@@ -57,21 +58,20 @@ def tokenize(text: str, tokenizer: str = "blanks") -> str:
     """
     if tokenizer == "blanks":
         return text
-    words = _pattern(tokenizer).findall(text)
-    # A joiner may stand in a word, and is none by itself.
-    return " ".join(word for word in words if word.strip(_JOINERS))
+    words, no_word = _patterns(tokenizer)
+    return " ".join(w for w in words.findall(text) if not no_word.fullmatch(w))
 
 
 @functools.cache
-def _pattern(tokenizer):
+def _patterns(tokenizer):
     import regex
 
-    if tokenizer == "words":
-        return regex.compile(rf"{_WORD}+(?:['’]{_WORD}+)*")
-    letter = rf"(?![{_IDEOGRAPH}]){_WORD}"
-    return regex.compile(
-        rf"[{_IDEOGRAPH}]\p{{M}}*|(?:{letter})+(?:['’](?:{letter})+)*"
-    )
+    letter, one = _WORD, ""
+    if tokenizer == "words_and_ideographs":
+        letter = rf"(?:(?![{_IDEOGRAPH}]){_WORD})"
+        one = rf"[{_IDEOGRAPH}]\p{{M}}*|"
+    words = rf"{one}{letter}+(?:['’]{letter}+)*"
+    return regex.compile(words), regex.compile(_NO_WORD)
 
 
 def signed_hash(text: str) -> int:

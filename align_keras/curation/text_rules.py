@@ -1,6 +1,5 @@
 """Rules of texts: their length, their words, and how often these occur."""
 
-from pathlib import Path
 from typing import Annotated
 from typing import Literal
 
@@ -24,7 +23,7 @@ from align_keras.curation.rules import rule
 from align_keras.curation.rules import shows
 from align_keras.curation.text import normalize_text
 from align_keras.io.fingerprints import fingerprint
-from align_keras.io.text import decode_text
+from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
 # A longer text is cut in a reason.
@@ -156,13 +155,8 @@ def repeated_tokens(rows, *, at_most: Bound = 0.2):
 def _listed_words(configured, rows, stages, key):
     words, paths = set(), configured.parameters["words"]
     for path in paths:
-        try:
-            text = decode_text(Path(path).read_bytes(), "strict")
-        except UnicodeDecodeError:
-            raise ValueError(
-                f"The list of words `{path}` is not UTF-8; convert it first."
-            ) from None
-        words |= {normalize_text(line) for line in split_lines(text)}
+        lines = split_lines(read_text(path))
+        words |= {normalize_text(line) for line in lines}
     words = sorted(words - {""})
     if not words:
         raise ValueError(f"There are no words in {', '.join(paths)}.")

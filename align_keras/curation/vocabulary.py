@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 
-from align_keras.curation.ingest import find_columns
+from align_keras.curation.ingest import choose_columns
+from align_keras.curation.ingest import one_text_each
 from align_keras.curation.ingest import read_strings
-from align_keras.curation.input_files import column_names
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
+from align_keras.io.columns import UnfitColumn
 from align_keras.io.mirrors import reads
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
@@ -49,7 +50,8 @@ def learn_vocabulary(
         progress: bool. Show a progress bar on standard error.
 
     Returns:
-        dict of `"output"`, `"tokens"`, `"texts"` and `"damaged_files"`.
+        dict of `"output"`, `"tokens"`, `"texts"`, `"unreadable_lines"` and
+        `"damaged_files"`.
 
     Raises:
         FileNotFoundError: An input names nothing.
@@ -62,7 +64,7 @@ def learn_vocabulary(
     ```
     """
     files = _find(inputs)
-    counts = {"texts": 0, "damaged_files": []}
+    counts = _no_counts()
     texts = read_texts(files, text_column, counts)
     with progress_steps(progress) as step:
         vocabulary = learn_word_pieces(_show(texts, counts, step), size)
@@ -71,9 +73,15 @@ def learn_vocabulary(
             f"There is no text in the {len(files)} input files, the first of "
             f"which is `{files[0]}`."
         )
+    if counts["unreadable_lines"]:
+        logger.warning("%d lines are unreadable.", counts["unreadable_lines"])
     with atomic_file(output) as temporary:
         temporary.write_text("\n".join(vocabulary) + "\n", "utf-8")
     return {"output": str(output), "tokens": len(vocabulary), **counts}
+
+
+def _no_counts():
+    return {"texts": 0, "unreadable_lines": 0, "damaged_files": []}
 
 
 def read_texts(
@@ -86,27 +94,24 @@ def read_texts(
     Args:
         files: list of paths.
         text_column: string. See `learn_vocabulary`.
-        counts: dict, in which `"texts"` and `"damaged_files"` grow.
+        counts: dict, in which `"texts"`, `"unreadable_lines"` and
+            `"damaged_files"` grow.
 
     Yields:
         strings that are not blank.
     """
-    counts = {"texts": 0, "damaged_files": []} if counts is None else counts
+    counts = _no_counts() if counts is None else counts
     for file in files:
         try:
-            for text in _texts(file, text_column):
+            for text in _texts(file, text_column, counts):
                 if text and not text.isspace():
                     counts["texts"] += 1
                     yield text
-        except _MissingColumn:
+        except UnfitColumn:
             raise
         except (OSError, ValueError) as error:
             logger.warning("Left out the rest of `%s`: %s", file, error)
             counts["damaged_files"].append(file)
-
-
-class _MissingColumn(ValueError):
-    pass
 
 
 def _find(inputs):
@@ -116,29 +121,36 @@ def _find(inputs):
         if kept is not None:
             # Beside it lie ids of dropped rows, which have no text.
             files += find_inputs([kept])
-        elif path.endswith(".txt") and os.path.isfile(path):
+        elif _is_text(path) and os.path.isfile(path):
             files.append(path)
         else:
             files += find_inputs([path])
     return files
 
 
-def _texts(file, text_column):
-    if file.endswith(".txt"):
+def _is_text(path):
+    return path.lower().endswith(".txt")
+
+
+def _texts(file, text_column, counts):
+    if _is_text(file):
         with open_text(file, errors="replace") as lines:
             yield from (line.rstrip("\r\n") for line in lines)
         return
-    names = column_names(file)
-    column = find_columns(names, {"text": text_column})["text"]
+    names, found = choose_columns(file, {"text": text_column})
+    column = found["text"]
+    if not names:
+        raise ValueError("none of its lines can be read")
     if column is None:
         wanted = text_column or "text"
-        raise _MissingColumn(
+        raise UnfitColumn(
             f"`{Path(file)}` has no column `{wanted}`; name one with "
             f"`text_column`. Its columns are: {', '.join(names)}."
         )
-    for columns, _ in read_batches(file, {column}):
+    for columns, bad_lines in read_batches(file, {column}, column):
+        counts["unreadable_lines"] += bad_lines
         if columns:
-            yield from read_strings(columns[column])
+            yield from read_strings(one_text_each(columns, column)[column])
 
 
 def _show(texts, counts, step):

@@ -10,7 +10,11 @@ from typing import NamedTuple
 from align_keras.data.tally import Tally
 from align_keras.io import rows
 from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import check_type
 from align_keras.io.columns import find_column
+from align_keras.io.columns import holds_texts
+from align_keras.io.columns import image_kind
+from align_keras.io.columns import is_path
 from align_keras.io.folders import resolve_within
 from align_keras.io.mirrors import reads
 from align_keras.io.text import as_text
@@ -44,16 +48,23 @@ def find_caption_file(
 
     Raises:
         OutsideFolder: It is a link that leads out of the folder.
+        ValueError: There are several.
     """
-    found = {}
+    found = []
     for path in sorted(Path(folder).glob("captions.*")):
-        if path.stem == "captions" and path.is_file():
-            found[path.suffix.lower()] = path
-    for suffix in rows.ROW_READERS:
-        if suffix in found:
-            resolve_within(folder, found[suffix].name, allow_outside)
-            return found[suffix]
-    return None
+        # A link that leads nowhere is not passed over.
+        is_file = path.is_file() or path.is_symlink()
+        is_table = path.suffix.lower() in rows.ROW_READERS
+        if path.stem == "captions" and is_file and is_table:
+            resolve_within(folder, path.name, allow_outside)
+            found.append(path)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"`{folder}` holds several caption files, {names}: leave one, or "
+            "give it with `--captions`."
+        )
+    return found[0] if found else None
 
 
 @reads("path")
@@ -136,31 +147,53 @@ def iterate_captions(
             to `True`.
 
     Yields:
-        `CaptionRow`.
+        `CaptionRow`. Rows that cannot be used are counted.
+
+    Raises:
+        ValueError: See `read_captions`; also where no row can be used, as none
+            has such a column.
     """
     path = Path(path)
     tally = Tally() if tally is None else tally
     wanted = set(split.split(",")) if split else None
-    columns = functools.partial(
-        _find_columns, path, image_column, caption_column, wanted is not None
-    )
+    given = {"image": image_column, "caption": caption_column}
+    columns = functools.partial(_find_columns, **given)
     parts = None
     if path.suffix.lower() == ".parquet" and path.is_file():
-        names, parts = _parquet_columns(path, columns, images)
+        parts = _parquet_columns(path, given, wanted, images)
     # Rows of one file have the same few sets of fields.
     columns = functools.lru_cache(maxsize=64)(columns)
+    usable, first, fields = False, None, {}
     for number, row in enumerate(rows.read_rows(path, parts), start=1):
-        if rows.SURPLUS in row:
-            tally.leave_out(f"{path}, row {number}", "too many fields")
+        try:
+            if isinstance(row, rows.RowError):
+                raise row
+            fields |= row
+            names = columns(tuple(row))
+            name, contents = _image(path, number, row, names["image"])
+            if names["caption"] is None:
+                raise _missing("caption", row)
+        except rows.RowError as error:
+            first = first or f"row {number}, {error}"
+            tally.leave_out(f"{path}, row {number}", error.reason, error.detail)
             continue
-        names = columns(tuple(row))
-        if wanted is not None and as_text(row[names["split"]]) not in wanted:
+        usable = True
+        # A row that does not tell its split is of none.
+        if wanted and as_text(row.get(names["split"])) not in wanted:
             continue
-        name, contents = _image(path, number, names, row[names["image"]])
         if name is None:
             tally.leave_out(f"{path}, row {number}", "no image")
             continue
         yield CaptionRow(name, contents, as_texts(row[names["caption"]]))
+    if fields and (wanted or not usable):
+        # What no row has is not the fault of a row.
+        found = columns(tuple(fields))
+        _require(path, found, fields, wanted, given)
+    if first is not None and not usable:
+        raise ValueError(
+            f"No row of the caption file `{path}` can be used. The first: "
+            f"{first}."
+        )
 
 
 def holds_images(path: str | Path, image_column: str | None = None) -> bool:
@@ -171,43 +204,53 @@ def holds_images(path: str | Path, image_column: str | None = None) -> bool:
     with rows.open_parquet(path) as file:
         schema = file.schema_arrow
     name = find_column(schema.names, _candidates("image", image_column))
-    return name is not None and _image_kind(schema.field(name).type) != "path"
+    return name is not None and image_kind(schema.field(name).type) != "path"
 
 
 def _candidates(role, given):
     return (given,) if given else {**COLUMNS, "image": IMAGE_COLUMNS}[role]
 
 
-def _find_columns(path, image_column, caption_column, by_split, names):
-    """The columns that a row's fields tell, by their roles."""
-    roles = {"image": image_column, "caption": caption_column}
-    if by_split:
-        roles["split"] = None
-    found = {}
-    for role, given in roles.items():
-        candidates = _candidates(role, given)
-        found[role] = find_column(names, candidates)
+def _find_columns(names, **given):
+    """The columns that a row's fields tell, by their roles; `None` for none."""
+    return {
+        role: find_column(names, _candidates(role, given.get(role)))
+        for role in ("image", "caption", "split")
+    }
+
+
+def _require(path, found, columns, wanted, given):
+    """Refuse a table without the columns that are needed."""
+    for role in ("image", "caption", *(("split",) if wanted else ())):
         if found[role] is None:
             argument = role if role == "split" else f"{role}_column"
             raise ValueError(
                 f"The caption file `{path}` has no column "
-                f"{' or '.join(candidates)} for `{argument}`; its columns "
-                f"are: {', '.join(names)}."
+                f"{' or '.join(_candidates(role, given.get(role)))} for "
+                f"`{argument}`; its columns are: {', '.join(columns)}."
             )
-    return found
 
 
-def _image(path, number, names, value):
+def _missing(role, row):
+    told = f"the fields are: {', '.join(row)}"
+    return rows.RowError(f"no {role}", told[:200])
+
+
+def _image(path, number, row, column):
     """The name and perhaps the bytes of a row's image, `None` without one."""
-    contents = None
+    if column is None:
+        raise _missing("image", row)
+    contents, value = None, row[column]
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         contents, value = value.get("bytes"), value.get("path")
-    elif isinstance(value, bytes) and not _is_path(value):
+    elif isinstance(value, bytes) and not is_path(value):
         contents, value = value, None
-    elif isinstance(value, (dict, list)):
-        raise ValueError(
-            f"The column `{names['image']}` of `{path}` must hold paths of "
-            f"images. Received in row {number}: {type(value).__name__}."
+    if isinstance(value, (dict, list)) or not isinstance(
+        contents, (bytes, type(None))
+    ):
+        kind = type(value if contents is None else contents).__name__
+        raise rows.RowError(
+            "no path of an image", f"`{column}` holds an object of type {kind}"
         )
     if value is None and contents is not None:
         value = f"{path.stem}-{number:08d}"
@@ -218,71 +261,20 @@ def _image(path, number, names, value):
     return name if name.strip() not in ("", ".") else None, contents
 
 
-def _is_path(value):
-    """Whether bytes are a path: no image file is text without a zero."""
-    try:
-        return b"\0" not in value and bool(value.decode())
-    except UnicodeDecodeError:
-        return False
-
-
 # === Parquet ===
 
 
-def _parquet_columns(path, columns, images):
-    """The columns by their roles, and what to read of them."""
+def _parquet_columns(path, given, wanted, images):
+    """What to read of a file; other types of its columns are refused."""
     with rows.open_parquet(path) as file:
         schema = file.schema_arrow
-    names = columns(tuple(schema.names))
-    kind = _image_kind(schema.field(names["image"]).type)
-    if kind is None:
-        _refuse(path, schema, names["image"], "paths or images")
-    if not _holds_text(schema.field(names["caption"]).type):
-        _refuse(path, schema, names["caption"], "captions")
-    parts = list(names.values())
+    found = _find_columns(schema.names, **given)
+    _require(path, found, schema.names, wanted, given)
+    parts = [found["image"], found["caption"]]
+    images_are, texts_are = (schema.field(name).type for name in parts)
+    kind = image_kind(images_are)
+    check_type(path, parts[0], images_are, kind is not None, "paths or images")
+    check_type(path, parts[1], texts_are, holds_texts(texts_are), "captions")
     if kind == "struct" and not images:
-        parts[parts.index(names["image"])] += ".path"
-    return names, parts
-
-
-def _refuse(path, schema, name, what):
-    raise ValueError(
-        f"The column `{name}` of `{path}` has the type "
-        f"{schema.field(name).type}, which holds no {what}. Paths and captions "
-        "are strings or binary, captions also lists of those; images are "
-        "binary or struct<bytes, path>."
-    )
-
-
-def _image_kind(kind):
-    """What a column of images holds: paths, bytes, or both in a struct."""
-    kind = _plain(kind)
-    if _is_string(kind):
-        return "path"
-    if _is_binary(kind):
-        return "bytes"
-    names = [kind.field(n).name for n in range(kind.num_fields)]
-    both = sorted(names) == ["bytes", "path"]
-    return "struct" if both and str(kind).startswith("struct") else None
-
-
-def _holds_text(kind):
-    kind = _plain(kind)
-    if str(kind).startswith(("list<", "large_list<", "fixed_size_list<")):
-        kind = _plain(kind.value_type)
-    return _is_string(kind) or _is_binary(kind) or str(kind) == "null"
-
-
-def _plain(kind):
-    """The type of the values, where a dictionary encodes them."""
-    is_dictionary = str(kind).startswith("dictionary<")
-    return kind.value_type if is_dictionary else kind
-
-
-def _is_string(kind):
-    return str(kind) in ("string", "large_string", "string_view")
-
-
-def _is_binary(kind):
-    named = ("binary", "large_binary", "binary_view", "fixed_size_binary")
-    return str(kind).startswith(named)
+        parts[0] += ".path"
+    return parts + ([found["split"]] if wanted else [])

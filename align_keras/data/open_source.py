@@ -8,17 +8,12 @@ import tarfile
 import typing
 
 from align_keras.data import sources
-from align_keras.data.captions import holds_images
 from align_keras.data.captions import read_captions
+from align_keras.data.find_source import find_source
 from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.shuffle import random_place
 from align_keras.data.tally import Tally
-from align_keras.io.file_names import is_parquet
-from align_keras.io.file_names import is_records
-from align_keras.io.file_names import list_archives
-from align_keras.io.file_names import list_files
-from align_keras.io.file_names import list_images
 from align_keras.io.text import clean_text
 
 
@@ -67,54 +62,36 @@ def open_source(
     def place(name):
         return random_place(key_of(clean_text(name)), seed)
 
-    tables, files, read = [], [], None
-    if captions:
-        if not source.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder `{source}` for the images that "
-                f"`{captions}` lists."
-            )
-        if not holds_images(captions, columns["image_column"]):
-            return _open_listed(
-                source,
-                captions,
-                columns,
-                hold_out,
-                place,
-                tally,
-                allow_outside,
-            )
-        tables = [captions]
-    else:
-        files, read = list_archives(source), sources.from_archive
-        if not files:
-            files, read = list_files(source, is_records), sources.from_records
-        if not files and not list_images(source, allow_outside):
-            tables = list_files(source, is_parquet)
-    if tables:
+    found = find_source(
+        source, captions, columns["image_column"], allow_outside
+    )
+    if found.kind == "listed":
+        return _open_listed(
+            source, captions, columns, hold_out, place, tally, allow_outside
+        )
+    if found.kind == "table":
         return _open_tables(
-            tables, tally, source, columns, hold_out, allow_outside
+            found.files, tally, source, columns, hold_out, allow_outside
         )
     if hold_out or any(columns.values()):
         raise ValueError(
             "`split`, `image_column`, `caption_column` and `hold_out` speak "
             "of a caption file; give one with `captions`."
         )
-    if files:
-        pairs = _from_files(files, read, tally)
-        return Source(pairs, stream_bytes=_size(files))
-    if not source.is_dir():
-        raise FileNotFoundError(f"No folder or archive matches `{source}`.")
-    if not any(source.iterdir()):
-        raise FileNotFoundError(f"The folder `{source}` is empty.")
-    found = sources.from_folder(
-        source, tally, order=place, allow_outside=allow_outside
-    )
-    return Source(found)
+    if found.kind == "folder":
+        return Source(
+            sources.from_folder(
+                source, tally, order=place, allow_outside=allow_outside
+            )
+        )
+    archives = found.kind == "archive"
+    read = sources.from_archive if archives else sources.from_records
+    pairs = read_files(found.files, read, tally)
+    return Source(pairs, stream_bytes=_size(found.files))
 
 
 def _size(files):
-    return sum(os.path.getsize(file) for file in files)
+    return sum(os.path.getsize(file) for file in files if os.path.exists(file))
 
 
 def _open_listed(
@@ -141,11 +118,13 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
     folder = source if source.is_dir() else None
     size = _size(tables)
 
+    def read_table(table, tally):
+        return sources.from_table(
+            table, tally, folder, allow_outside, **columns
+        )
+
     def pairs(tally):
-        for table in tables:
-            yield from sources.from_table(
-                table, tally, folder, allow_outside, **columns
-            )
+        return read_files(tables, read_table, tally)
 
     if not hold_out:
         return Source(pairs(tally), stream_bytes=size)
@@ -162,9 +141,21 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
     )
 
 
-def _from_files(files, read, tally):
+def read_files(files, read, tally):
+    """Read files one after the other; those that are damaged are counted.
+
+    Args:
+        files: list of strings.
+        read: callable of a file and a `Tally`, which yields pairs.
+        tally: `Tally`.
+
+    Yields:
+        What `read` does.
+    """
     for file in files:
         try:
             yield from read(file, tally)
-        except (tarfile.TarError, ValueError) as error:
-            tally.leave_out(file, "damaged archive", str(error))
+        except FileNotFoundError as error:
+            tally.leave_out(clean_text(file), "missing file", str(error))
+        except (OSError, ValueError, tarfile.TarError) as error:
+            tally.leave_out(clean_text(file), "damaged archive", str(error))

@@ -18,6 +18,7 @@ from align_keras.data.sources import OUTSIDE
 from align_keras.data.stored_image import image_to_store
 from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.file_names import list_files
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import UnknownRange
@@ -26,6 +27,7 @@ from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
+from align_keras.io.rows import ROW_READERS
 from align_keras.io.stores import absolute
 
 # The folder within the output for images that training must not see.
@@ -206,14 +208,23 @@ def pack(
             _write_manifest(aside, directory / HELD_OUT, arguments)
         manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
+            hint = "" if captions else _tables_beside(source)
             raise ValueError(
-                f"No image of `{source}` could be packed: {tally.summary()}."
+                f"No image of `{source}` could be packed: {tally.explain()}."
+                + hint
             )
         manifest["held_out"] = aside["records"]
         manifest["images"] = tally.seen
         tally.check(manifest["records"] + aside["records"])
         _write_manifest(manifest, directory, arguments)
     return manifest
+
+
+def _tables_beside(source):
+    """What to do where captions may lie in a table of another name."""
+    tables = list_files(source, lambda name: Path(name).suffix in ROW_READERS)
+    tables = tables if os.path.isdir(source) else []
+    return f" If `{tables[0]}` has them, give `--captions`." if tables else ""
 
 
 def _write_manifest(manifest, directory, arguments):

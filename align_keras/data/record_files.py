@@ -13,10 +13,15 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
+from align_keras.io.file_names import list_files
+from align_keras.io.file_names import refuse_others
+from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
+from align_keras.io.stores import is_store
 from align_keras.io.stores import list_directory
 from align_keras.io.stores import read_file
+from align_keras.io.text import clean_text
 
 
 class RecordFiles:
@@ -127,8 +132,30 @@ def open_records(source: Any) -> RecordFiles:
     return RecordFiles(dict.fromkeys(paths), source=source)
 
 
+def local_source(source: Any) -> Any:
+    """Copy a source of a store to this machine, unless it is records.
+
+    Args:
+        source: string, `pathlib.Path` or list.
+
+    Returns:
+        The path of the copy; local paths, lists and addresses of records as
+        they are.
+    """
+    if isinstance(source, (list, tuple)) or not is_store(source):
+        return source
+    address = os.fspath(source)
+    if not is_directory(address):
+        return source if is_records(address) else local_copy(source)
+    names = list_directory(address)
+    return source if any(map(is_records, names)) else local_copy(source)
+
+
 def _find(pattern):
-    if is_directory(pattern):
+    if not is_store(pattern) and os.path.lexists(pattern):
+        whole = os.path.isdir(pattern)
+        paths = list_files(pattern, is_records) if whole else [pattern]
+    elif is_directory(pattern):
         names = filter(is_records, list_directory(pattern))
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
     else:
@@ -138,6 +165,15 @@ def _find(pattern):
             f"No TFRecord files match `{pattern}`; give a folder that holds "
             "*.tfrecord files, or a glob."
         )
+    for path in paths:
+        refuse_others(path)
+        if os.path.islink(path) and not os.path.exists(path):
+            raise FileNotFoundError(f"The link `{path}` leads nowhere.")
+        if clean_text(path) != path:
+            raise ValueError(
+                "TensorFlow reads no records from a path that is not UTF-8; "
+                f"rename `{clean_text(path)}`."
+            )
     return sorted(paths)
 
 

@@ -174,6 +174,7 @@ def read_shard(shard):
     """Yield the serialized records of one TFRecord file.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The file is no TFRecord file, or not a whole one.
     """
     if is_remote(shard):
@@ -184,8 +185,12 @@ def read_shard(shard):
         return
     import tensorflow as tf
 
+    # TensorFlow cannot take names as text that are not.
+    records = tf.data.TFRecordDataset(os.fsencode(shard))
     try:
-        yield from tf.data.TFRecordDataset(shard).as_numpy_iterator()
+        yield from records.as_numpy_iterator()
+    except tf.errors.NotFoundError:
+        raise FileNotFoundError(f"There is no file `{shard}`.") from None
     except tf.errors.DataLossError as error:
         raise ValueError(
             f"`{shard}` is not a complete TFRecord file: {error.message}. "

@@ -133,6 +133,8 @@ def from_folder(
                 reason = OUTSIDE
             elif (folder / name).is_dir():
                 reason = "unreadable folder"
+            elif not (folder / name).exists():
+                reason = "missing file"
             tally.leave_out(clean_text(name), reason, str(error))
             continue
         tally.seen += 1
@@ -145,9 +147,11 @@ def from_folder(
 
 
 def _texts_beside(folder, name, allow_outside, listed):
+    # What is listed because it is not looked into; this says why.
     if (folder / name).is_dir():
-        # Listed because it is not looked into; this says why.
         os.listdir(_within(folder, name, allow_outside))
+    elif not (folder / name).exists():
+        os.stat(_within(folder, name, allow_outside))
     place, base = posixpath.split(name)
     if place not in listed:
         listed[place] = _texts_in(folder / place)
@@ -501,7 +505,9 @@ class _Sample:
         stems = {}
         for name, contents in self.files.items():
             if _suffix(name) in _TEXT_SUFFIXES:
-                stems.setdefault(_stem(name), {})[_suffix(name)] = contents
+                files = stems.setdefault(_stem(name), {})
+                # `0.txt` and `0.TXT` are two.
+                files.setdefault(_suffix(name), []).append(contents)
         texts = {stem: _captions_of(files) for stem, files in stems.items()}
         return {stem: of for stem, of in texts.items() if of is not None}
 
@@ -519,19 +525,22 @@ def _pair(name, contents, captions, tally):
 
 
 def _captions_of(files):
-    """The captions of a `.txt` and a `.json` of one name, `None` without.
+    """The captions of `.txt` and `.json` of one name, `None` without.
 
     A JSON without a field of captions describes something else, a mask perhaps.
     """
-    listed = None
-    if ".json" in files:
-        listed = _listed_captions(files[".json"])
+    found = map(_listed_captions, files.get(".json", ()))
+    found = [texts for texts in found if texts is not None]
+    listed = [text for texts in found for text in texts]
     if ".txt" not in files:
-        return listed
-    text = decode_text(_if_read(files[".txt"]))
-    lines, listed = as_texts(split_lines(text)), listed or []
+        return listed if found else None
+    texts = [decode_text(_if_read(text)) for text in files[".txt"]]
+    lines = as_texts([line for text in texts for line in split_lines(text)])
     # img2dataset writes the same caption into both, line ends within it too.
-    same = len(listed) == 1 and listed[0].split() == text.split()
+    same = len(listed) == len(texts) and all(
+        one.split() == other.split()
+        for one, other in zip(listed, texts, strict=True)
+    )
     return listed if same or not lines else lines
 
 

@@ -49,6 +49,15 @@ class Tally:
         counts = [f"{count} {reason}" for reason, count in counts]
         return ", ".join(counts) or "it holds no images with captions"
 
+    def explain(self) -> str:
+        """Return the counts in words, and what was left out first."""
+        told = self.summary()
+        if self.listed:
+            first = self.listed[0]
+            told += f"; the first is {first['file']}"
+            told += f": {first['detail']}" if "detail" in first else ""
+        return told
+
     def check(self, used: int):
         """Raise unless everything that was seen was used or left out.
 

@@ -21,6 +21,7 @@ from align_keras.embedding.vector_cache import VectorCache
 from align_keras.embedding.vector_cache import names_digest
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.progress import progress_bar
+from align_keras.io.text import clean_text
 from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
@@ -32,6 +33,7 @@ def embed_images(
     batch_size: int = 64,
     progress: bool = True,
     total: int | None = None,
+    unreadable: Callable | None = None,
 ) -> np.ndarray:
     """Embed images in batches, reading ahead in threads.
 
@@ -50,6 +52,8 @@ def embed_images(
             stream. Defaults to `True`.
         total: int. How many images will come, for the bar. Defaults to
             `None`, the length of `images` where it has one.
+        unreadable: callable of an image that cannot be read, which then has
+            no row, and the error. Defaults to `None`: the error is raised.
 
     Returns:
         NumPy array float32 `(count, embedding_dim)`, rows of unit length.
@@ -75,6 +79,8 @@ def embed_images(
             yield repr(image) if is_path else number, image
 
     def refuse(item, error):
+        if unreadable is not None:
+            return unreadable(item[1], error)
         raise ValueError(f"Image {item[0]} is not readable: {error}.") from (
             error
         )
@@ -114,6 +120,8 @@ def embed_texts(
     ```
     """
     embedder = as_embedder(model)
+    # Half a character, which JSON and arguments can hold, is in no vocabulary.
+    texts = [clean_text(text) for text in texts]
     files = VectorCache(cache, embedder, f"texts-{fingerprint(*texts)}")
     rows = []
     with progress_bar("Embedding texts", len(texts), progress) as advance:

@@ -1,23 +1,16 @@
 """Images to embed: TFRecord files, archives, Parquet files, or a folder."""
 
 import os
-import tarfile
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.data import sources
-from align_keras.data.captions import find_caption_file
-from align_keras.data.captions import holds_images
 from align_keras.data.captions import read_captions
-from align_keras.data.record_files import open_records
-from align_keras.data.records import decode_record
-from align_keras.data.records import read_shard
+from align_keras.data.find_source import find_source
+from align_keras.data.open_source import key_of
+from align_keras.data.open_source import read_files
 from align_keras.data.tally import Tally
-from align_keras.io.file_names import is_parquet
-from align_keras.io.file_names import is_records
-from align_keras.io.file_names import list_archives
-from align_keras.io.file_names import list_files
 from align_keras.io.file_names import list_images
 
 
@@ -51,22 +44,19 @@ def plan_sources(
         raise ValueError(
             f"`images_per_shard` must be positive. Received: {images_per_shard}"
         )
-    source = os.fspath(source)
-    folder = Path(source)
-    if archives := list_archives(source):
-        return _plan_files("archive", archives)
-    if folder.is_dir() and not list_files(source, is_records):
-        parts = _plan_folder(folder, images_per_shard, allow_outside)
-        tables = [] if parts else list_files(source, is_parquet)
-        if not (parts or tables):
-            raise FileNotFoundError(
-                f"`{folder}` holds no images, no .tfrecord files, no archives "
-                "and no Parquet files."
-            )
-        return parts or _plan_files("table", tables, allow_outside)
-    if not folder.is_dir() and (tables := list_files(source, is_parquet)):
-        return _plan_files("table", tables, allow_outside)
-    return _plan_files("records", open_records(source).paths)
+    found = find_source(source, allow_outside=allow_outside)
+    if found.kind not in ("listed", "folder"):
+        of_tables = allow_outside and found.kind == "table"
+        return _plan_files(found.kind, found.files, of_tables)
+    parts = _plan_folder(
+        Path(source), found.files, images_per_shard, allow_outside
+    )
+    if not parts:
+        raise FileNotFoundError(
+            f"`{source}` holds no images, no .tfrecord files, no archives and "
+            "no Parquet files."
+        )
+    return parts
 
 
 def _plan_files(kind, paths, allow_outside=False):
@@ -79,12 +69,9 @@ def _part(kind, path, allow_outside):
     return {**part, "allow_outside": True} if allow_outside else part
 
 
-def _plan_folder(folder, size, allow_outside):
+def _plan_folder(folder, tables, size, allow_outside):
     """Parts of a folder; its table of captions is read once, and here."""
-    table = find_caption_file(folder, allow_outside)
-    if table is not None and holds_images(table):
-        return _plan_files("table", [table], allow_outside)
-    captions = read_captions(table) if table is not None else {}
+    captions = read_captions(tables[0]) if tables else {}
     # Those that the table lists beside images of unknown suffixes, too.
     names = sorted({*captions, *list_images(folder, allow_outside)})
     parts = []
@@ -92,7 +79,7 @@ def _plan_folder(folder, size, allow_outside):
         chosen = names[start : start + size]
         part = _part("folder", os.path.abspath(folder), allow_outside)
         part["names"] = chosen
-        if table is not None:
+        if tables:
             part["captions"] = [captions.get(name, [])[:1] for name in chosen]
         parts.append(part)
     return parts
@@ -110,21 +97,20 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
         Tuples of the key, a string; a callable that reads the image's
         bytes; and the image's first caption, `""` without one.
     """
-    path = part["path"]
-    try:
-        if part["kind"] == "records":
-            yield from _read_records(path, skip)
-            return
-        for name, read, texts in _pairs(part, Tally(skip)):
-            yield name, read, texts[0] if texts else ""
-    except tarfile.TarError as error:
-        skip(path, f"damaged archive: {error}")
+
+    def read(path, tally):
+        return _pairs(part, path, tally)
+
+    for name, image, texts in read_files([part["path"]], read, Tally(skip)):
+        yield name, image, texts[0] if texts else ""
 
 
-def _pairs(part, tally):
-    path = part["path"]
+def _pairs(part, path, tally):
     if part["kind"] == "archive":
         return sources.from_archive(path, tally)
+    if part["kind"] == "records":
+        found = sources.from_records(path, tally)
+        return ((key_of(name), image, texts) for name, image, texts in found)
     outside = {"allow_outside": part.get("allow_outside", False)}
     if part["kind"] == "table":
         return sources.from_table(path, tally, **outside)
@@ -132,24 +118,3 @@ def _pairs(part, tally):
         listed = zip(part["names"], part["captions"], strict=True)
         return sources.from_caption_file(path, dict(listed), **outside)
     return sources.from_folder(path, tally, part["names"], **outside)
-
-
-def _read_records(path, skip):
-    name = os.path.basename(path)
-    try:
-        for index, record in enumerate(read_shard(path)):
-            place = f"{name}[{index}]"
-            try:
-                record = decode_record(record, require_captions=False)
-            except ValueError as error:
-                skip(place, str(error))
-                continue
-            image = record["image"]
-            texts = record["captions"]
-            yield (
-                record["key"] or place,
-                lambda image=image: image,
-                texts[0] if texts else "",
-            )
-    except ValueError as error:
-        skip(path, str(error))

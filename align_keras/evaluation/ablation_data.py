@@ -82,7 +82,8 @@ def pack_variant(source: dict, variant: Variant, folder: Path) -> str:
         with open(temporary, "w", encoding="utf-8") as file:
             for image, texts in chosen.items():
                 row = {"image": image, "caption": texts}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                # A name may hold bytes that are not text.
+                file.write(json.dumps(row) + "\n")
     pack(source["images"], packed, captions=listed)
     return str(packed)
 

@@ -5,9 +5,7 @@ Parekh et al., 2021 (https://arxiv.org/abs/2004.15020) rated pairs of captions
 to 5. Their files say which pairs answer which query beyond the original ones.
 """
 
-import csv
 import itertools
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +13,9 @@ import numpy as np
 
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import reads
+from align_keras.io.rows import read_numbers
+from align_keras.io.rows import read_table
+from align_keras.io.text import clean_text
 
 # From this rating on, a pair counts as matching (section 3 of the paper).
 THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
@@ -104,31 +105,13 @@ def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
 
 
 def _read_rows(path, columns):
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no rating file `{path}`.")
-    rows = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        wanted = (*columns, "agg_score", "sampling_method")
-        missing = set(wanted) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"`{path}` lacks the column `{min(missing)}`; it needs "
-                f"{', '.join(wanted)}."
-            )
-        for row in reader:
-            first, second, score, method = (row[name] for name in wanted)
-            try:
-                score = float(score)
-                if not math.isfinite(score):
-                    raise ValueError
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"`{path}` has the score {score!r} in line "
-                    f"{reader.line_num}, which is not a number."
-                ) from None
-            rows.append((first, second, score, method))
-    return rows
+    wanted = (*columns, "agg_score", "sampling_method")
+    rows = read_table(path, ".csv", wanted)
+    scores = read_numbers(path, rows, "agg_score")
+    return [
+        (*(row[name] for name in columns), score, row["sampling_method"])
+        for row, score in zip(rows, scores, strict=True)
+    ]
 
 
 @reads("path")
@@ -148,7 +131,7 @@ def read_sentences(path: str | Path, names: list[str]) -> list[str]:
     """
     try:
         texts = {
-            str(sentence["sentid"]): sentence["raw"].strip()
+            str(sentence["sentid"]): clean_text(sentence["raw"]).strip()
             for image in read_json(path)["images"]
             for sentence in image["sentences"]
         }

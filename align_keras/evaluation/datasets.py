@@ -6,24 +6,37 @@ captions or its label. It can be read many times, in the same order.
 """
 
 import dataclasses
+import logging
+import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from align_keras.data import open_records
+from align_keras.data import sources
 from align_keras.data.captions import read_captions
+from align_keras.data.find_source import find_source
+from align_keras.data.open_source import read_files
+from align_keras.data.record_files import local_source
+from align_keras.data.tally import Tally
+from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import find_column
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
 from align_keras.io.file_names import natural_order
 from align_keras.io.folders import is_file_within
 from align_keras.io.folders import resolve_within
+from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import reads
 from align_keras.io.optional import OptionalModule
-from align_keras.io.text import decode_text
+from align_keras.io.rows import read_rows
+from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
 tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
+
+logger = logging.getLogger("align_keras")
 
 # What the literature takes of an image's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
@@ -48,6 +61,92 @@ class DataSet:
 
 
 # === Captions ===
+
+
+def captioned(
+    source: str | Path | list[str],
+    captions: str | Path | None = None,
+    split: str | None = None,
+    name: str | None = None,
+    captions_per_image: int | None = None,
+) -> DataSet:
+    """Images with captions of any form that `pack` reads.
+
+    Args:
+        source: string or `pathlib.Path`, see `pack`; or what `open_records`
+            takes.
+        captions: string or `pathlib.Path`. A caption file of the images in
+            `source`. Defaults to the one in it that is called `captions`, if
+            there is one.
+        split: string. Splits of the caption file, separated by commas.
+            Defaults to `"test"` where a JSON file tells splits, and to all
+            elsewhere.
+        name: string. Defaults to that of the caption file, or to `source`.
+        captions_per_image: integer. How many of the first captions to take of
+            each image of a caption file. Defaults to `5`.
+
+    Returns:
+        `DataSet` with lists of captions. What is left out is named in a
+        warning.
+
+    Raises:
+        FileNotFoundError: there is nothing, or an image is missing.
+        ValueError: a file is wrong or of another kind, or an option speaks of
+            a caption file and there is none.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return records(source, name)
+    asked = str(source)
+    source, captions = local_source(source), local_copy(captions)
+    found = find_source(source, captions)
+    first = captions_per_image or CAPTIONS_PER_IMAGE
+    if found.kind == "listed":
+        (table,) = found.files
+        split = split or _usual_split(table)
+        return karpathy(table, source, split, name, first)
+    options = {"split": split, "captions_per_image": captions_per_image}
+    if found.kind == "table":
+        options = {}
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"`{option}` is for a caption file, and `{source}` is taken "
+                "as it is; give one with `captions`."
+            )
+    if found.kind == "records":
+        return records(str(source), name)
+
+    def read(file, tally):
+        if found.kind == "table":
+            folder = source if os.path.isdir(source) else None
+            return sources.from_table(file, tally, folder, split=split)
+        if found.kind == "archive":
+            return sources.from_archive(file, tally)
+        return sources.from_folder(file, tally)
+
+    def examples():
+        files = found.files or [str(source)]
+        for key, image, texts in read_files(files, read, Tally(_warn)):
+            kept = texts[:first] if found.kind == "table" else texts
+            yield key, image(), kept
+
+    return DataSet(name or asked, examples)
+
+
+def _warn(name, reason):
+    logger.warning("Left out %s: %s", name, reason)
+
+
+def _usual_split(path):
+    """The literature's split, where a file in its form tells splits."""
+    if Path(path).suffix.lower() != ".json":
+        return None
+    told = (
+        row.get(find_column(row, COLUMNS["split"]))
+        for row in read_rows(path)
+        if isinstance(row, dict)
+    )
+    return "test" if any(told) else None
 
 
 @reads("captions", "folder")
@@ -84,8 +183,8 @@ def karpathy(
     found = read_captions(captions, split=split)
     if not found:
         raise ValueError(
-            f"The caption file `{captions}` has no image of the split "
-            f"{split!r}."
+            f"The caption file `{captions}` has no image"
+            + (f" of the split {split!r}." if split else ".")
         )
     return DataSet(
         name or Path(captions).stem,
@@ -188,7 +287,7 @@ def multi30k(
 def _lines(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
-    lines = split_lines(decode_text(path.read_bytes(), "strict"))
+    lines = split_lines(read_text(path))
     return "\n".join(lines).strip("\n").split("\n")
 
 
@@ -243,11 +342,11 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
         FileNotFoundError: there are no subfolders with images.
     """
     folder = Path(folder)
-    classes = natural_order(
-        path.name
-        for path in folder.glob("*")
-        if path.is_dir() and not is_junk(path.name)
-    )
+    inside = [path for path in folder.glob("*") if not is_junk(path.name)]
+    for path in inside:
+        if not path.exists():
+            raise FileNotFoundError(f"The link `{path}` leads nowhere.")
+    classes = natural_order(path.name for path in inside if path.is_dir())
     found = [
         (folder / class_name / image, label)
         for label, class_name in enumerate(classes)

@@ -89,7 +89,7 @@ def check_name(path: str | Path) -> Path:
 
     With any other ending, two results could share one `.npz`.
     """
-    if Path(path).suffix != ".json":
+    if Path(path).suffix.lower() != ".json":
         raise ValueError(
             f"The name of a result must end in `.json`. Received: `{path}`"
         )

@@ -294,8 +294,8 @@ def measure_retrieval(
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        data: a `DataSet` with captions; or a string or list of strings,
-            TFRecord files.
+        data: a `DataSet` with captions; or a string or list of strings, see
+            `align_keras.evaluation.datasets.captioned`.
         ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
         folds: int. See `retrieval_outcomes`; 5 for MSCOCO's 1K metrics.
             Defaults to `1`.
@@ -325,7 +325,7 @@ def measure_retrieval(
     """
     ks = check_ks(ks)
     if not isinstance(data, datasets.DataSet):
-        data = datasets.records(data)
+        data = datasets.captioned(data)
     embedder = as_embedder(model)
     images, captions, skipped, digest = embed_data_set(
         embedder, data, batch_size, progress, cache

@@ -175,7 +175,7 @@ def _own_jobs(root):
     for folder in sorted((root / "retrieval").glob("*/")):
 
         def run(embedder, folder=folder, **options):
-            data = datasets.records(str(folder), folder.name)
+            data = datasets.captioned(folder, name=folder.name)
             return measure_retrieval(embedder, data, **options)
 
         yield Job(f"retrieval-{folder.name}", (folder,), run)

@@ -1,6 +1,5 @@
 """Similarity of words, against human judgement."""
 
-import csv
 import dataclasses
 import math
 from pathlib import Path
@@ -17,6 +16,8 @@ from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.io.mirrors import reads
+from align_keras.io.rows import read_numbers
+from align_keras.io.rows import read_table
 
 COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 # The rows of the paper's Table 12.
@@ -40,7 +41,8 @@ def read_simlex(
     """Read word pairs in the form of SimLex-999.
 
     Args:
-        path: string or `pathlib.Path`. Values separated by tabs, with the
+        path: string or `pathlib.Path`. Values separated by tabs, in which
+            quotation marks are text, with the
             columns `word1`, `word2`, `POS` (A, N or V), `SimLex999` (the
             judgement), `concQ` (quartile of concreteness, 1 to 4) and
             `SimAssoc333` (1 for the pairs that are hard because they are
@@ -54,30 +56,14 @@ def read_simlex(
         FileNotFoundError: there is no such file.
         ValueError: a column is missing, or a judgement is not a number.
     """
-    path = Path(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"`{path}` lacks the column `{min(missing)}` of SimLex-999."
-            )
-        rows = list(reader)
-    judgements = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            judgements.append(float(row["SimLex999"]))
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"`{path}` has the judgement {row['SimLex999']!r} in line "
-                f"{number}, which is not a number."
-            ) from None
+    rows = read_table(path, ".tsv", COLUMNS)
+    judgements = read_numbers(path, rows, "SimLex999")
     members = {
         name: np.array([bool(holds(row)) for row in rows])
         for name, holds in CATEGORIES.items()
     }
     pairs = [(row["word1"], row["word2"]) for row in rows]
-    return pairs, np.array(judgements), members
+    return pairs, judgements, members
 
 
 def word_correlations(

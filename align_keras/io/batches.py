@@ -8,23 +8,29 @@ before and this one. It raises where the file as a whole is damaged.
 import collections
 import contextlib
 import csv
-import io
 import json
+import os
 import posixpath
 import re
 from collections.abc import Generator
 
 from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import check_distinct
+from align_keras.io.columns import find_column
+from align_keras.io.columns import is_binary
+from align_keras.io.columns import value_type
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
 from align_keras.io.rows import open_parquet
 from align_keras.io.rows import parquet_batches
-from align_keras.io.rows import read_rows
+from align_keras.io.rows import read_json_rows
 from align_keras.io.stores import Store
 from align_keras.io.stores import is_store
 from align_keras.io.text import as_text
+from align_keras.io.text import decode_text
 from align_keras.io.text import encoding_of
+from align_keras.io.text import open_text
 
 arrow = OptionalModule("pyarrow", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
@@ -32,8 +38,9 @@ parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 # A longer line of JSON is counted as unreadable: its lists and dicts could be
 # twenty times as large.
-MAX_LINE_BYTES = 8 * 2**20
-COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")
+MAX_LINE = 8 * 2**20
+# Arrow's names of them.
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 # What no text within quotation marks has; a stray mark would take all lines.
 _MAX_ROW_LINES = 1000
 # They stand for wrong bytes of the file, and JSON can write them.
@@ -47,7 +54,7 @@ def table_suffix(path: str) -> str:
 
 
 def read_table_batches(
-    path: str, wanted: set | None = None
+    path: str, wanted: set | None = None, text: str | None = None
 ) -> Generator[tuple[dict, int], None, None]:
     """Read one table in batches of bounded size.
 
@@ -55,6 +62,8 @@ def read_table_batches(
         path: string. A local path, or an address that Arrow's file systems
             know.
         wanted: set of column names to read. Defaults to all.
+        text: string. The column of captions. Defaults to the first that has
+            one of their usual names.
 
     Yields:
         `(columns, bad_lines)`, see the module. Text of other formats than
@@ -63,14 +72,15 @@ def read_table_batches(
     Raises:
         OSError, ValueError: The file is damaged.
     """
-    return BATCH_READERS[table_suffix(path)](path, wanted)
+    return BATCH_READERS[table_suffix(path)](path, wanted, text)
 
 
 @contextlib.contextmanager
 def open_stream(path):
     """Open a local or remote file as a stream of bytes, decompressed."""
+    compression = COMPRESSIONS.get(posixpath.splitext(path.lower())[1])
     system, path = file_system(path)
-    with system.open_input_stream(path) as stream:
+    with system.open_input_stream(path, compression) as stream:
         yield stream
 
 
@@ -81,10 +91,11 @@ def file_system(path):
     if is_store(path):
         store = Store(path)
         return fs.PyFileSystem(fs.FSSpecHandler(store.files)), store.root
-    return fs.LocalFileSystem(), path
+    # Arrow cannot take names as text that are not.
+    return fs.LocalFileSystem(), os.fsencode(path)
 
 
-def _read_parquet(path, wanted):
+def _read_parquet(path, wanted, text):
     system, inner = file_system(path)
     with (
         system.open_input_file(inner) as source,
@@ -97,8 +108,28 @@ def _read_parquet(path, wanted):
             yield {name: empty[name].combine_chunks() for name in names}, 0
         if wanted is not None:
             names = [_without_bytes(schema.field(name)) for name in names]
+        text = text or find_column(schema.names, COLUMNS["caption"])
         for batch in parquet_batches(file, names):
-            yield dict(zip(batch.schema.names, batch.columns, strict=True)), 0
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            if text in columns:
+                columns[text] = _as_utf8(columns[text])
+            yield columns, 0
+
+
+def _as_utf8(column):
+    """Texts that are bytes without their marks; others as they are."""
+    values = value_type(column.type)
+    if not is_binary(values or column.type):
+        return column
+
+    def utf8(value):
+        if isinstance(value, list):
+            return list(map(utf8, value))
+        marked = value is not None and encoding_of(value) != "utf-8"
+        return decode_text(value).encode() if marked else value
+
+    kind = arrow.list_(arrow.binary()) if values else arrow.binary()
+    return arrow.array(map(utf8, column.to_pylist()), kind)
 
 
 def _without_bytes(field):
@@ -107,14 +138,15 @@ def _without_bytes(field):
     return f"{field.name}.path" if inner == {"bytes", "path"} else field.name
 
 
-def _read_delimited(path, wanted):
+def _read_delimited(path, wanted, text):
     # As in `align_keras.io.rows`, TSV has no quotation.
     split = _csv_rows if table_suffix(path) == ".csv" else _tsv_rows
     with open_stream(path) as stream:
-        rows = split(_text(stream))
+        rows = split(open_text(stream, "surrogateescape"))
         names = next(rows, None)
         if not names:
             raise ValueError(f"The table `{path}` has no line of columns.")
+        check_distinct(path, names)
         places = {n: i for i, n in enumerate(names) if n in (wanted or names)}
         taken, size, bad = [], 0, 0
 
@@ -136,14 +168,6 @@ def _read_delimited(path, wanted):
                 yield columns(), bad
                 taken, size, bad = [], 0, 0
         yield columns(), bad
-
-
-def _text(stream):
-    """The lines of a stream as text, in which wrong bytes survive."""
-    buffer = io.BufferedReader(stream, 2**20)
-    encoding = encoding_of(buffer.peek(4)[:4])
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-    return io.TextIOWrapper(buffer, encoding, errors, newline="")
 
 
 def _decodable(name):
@@ -197,16 +221,16 @@ class _Lines:
         return line
 
 
-def _read_json_lines(path, wanted):
+def _read_json_lines(path, wanted, text):
     rows, size, bad = [], 0, 0
     with open_stream(path) as stream:
-        for line in _lines(stream):
+        # Wrong bytes survive as they are; who reads them counts them.
+        for line in _lines(open_text(stream, "surrogateescape")):
             if line is None:
                 bad += 1
                 continue
             try:
-                # Wrong bytes survive as they are; who reads them counts them.
-                row = json.loads(line.decode("utf-8", "surrogateescape"))
+                row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("no object")
             except (ValueError, RecursionError):
@@ -215,17 +239,19 @@ def _read_json_lines(path, wanted):
             rows.append(_only(row, wanted))
             size += len(line)
             if size >= BATCH_BYTES or len(rows) == BATCH_ROWS:
-                yield columns_of(rows), bad
+                yield columns_of(rows, text), bad
                 rows, size, bad = [], 0, 0
     if rows or bad:
-        yield columns_of(rows), bad
+        yield columns_of(rows, text), bad
 
 
-def _read_json(path, wanted):
+def _read_json(path, wanted, text):
     """A list of objects or Karpathy's form, which fits into the memory."""
-    rows = [_only(row, wanted) for row in read_rows(path)]
-    if rows:
-        yield columns_of(rows), 0
+    with open_stream(path) as stream:
+        found = list(read_json_rows(path, stream.read()))
+    rows = [_only(row, wanted) for row in found if isinstance(row, dict)]
+    if found:
+        yield columns_of(rows, text), len(found) - len(rows)
 
 
 def _only(row, wanted):
@@ -234,49 +260,52 @@ def _only(row, wanted):
 
 def _lines(stream):
     """Yield lines; `None` for one that is too long to be a row."""
-    block = stream.read(3)
-    if block == b"\xef\xbb\xbf":
-        block = stream.read(2**20)
     parts, size = [], 0
-    while block:
-        *ends, rest = block.split(b"\n")
+    while block := stream.read(2**20):
+        *ends, rest = block.split("\n")
         for end in ends:
             size += len(end)
-            yield b"".join([*parts, end]) if size <= MAX_LINE_BYTES else None
+            yield "".join([*parts, end]) if size <= MAX_LINE else None
             parts, size = [], 0
         size += len(rest)
-        if size > MAX_LINE_BYTES:
+        if size > MAX_LINE:
             parts = []
         else:
             parts.append(rest)
-        block = stream.read(2**20)
     if size:
-        yield b"".join(parts) if size <= MAX_LINE_BYTES else None
+        yield "".join(parts) if size <= MAX_LINE else None
 
 
-def columns_of(rows: list[dict]) -> dict:
-    """Turn a list of dicts into columns of bytes, and of lists of bytes.
+def columns_of(rows: list[dict], text: str | None = None) -> dict:
+    """Turn a list of dicts into columns of bytes.
 
-    Objects, NaN and null become null; among captions also infinity and
-    booleans, as everywhere.
+    Objects, lists, NaN and null become null. Among captions infinity and
+    booleans do, too, as everywhere, and lists are lists of bytes.
+
+    Args:
+        rows: list of dicts.
+        text: string. The column of captions, see `read_table_batches`.
     """
     names = dict.fromkeys(name for row in rows for name in row)
+    text = text or find_column(names, COLUMNS["caption"])
     return {
-        name: _column(
-            [row.get(name) for row in rows],
-            _bytes_of_text
-            if name.strip().lower() in COLUMNS["caption"]
-            else _bytes,
+        name: (_texts if name == text else _values)(
+            [row.get(name) for row in rows]
         )
         for name in names
     }
 
 
-def _column(values, to_bytes):
+def _values(values):
+    return arrow.array([_bytes(value) for value in values], "binary")
+
+
+def _texts(values):
     if not any(isinstance(value, list) for value in values):
-        return arrow.array([to_bytes(value) for value in values], "binary")
+        values = [_bytes_of_text(value) for value in values]
+        return arrow.array(values, "binary")
     lists = [v if isinstance(v, list) else [v] for v in values]
-    lists = [[to_bytes(value) for value in one] for one in lists]
+    lists = [[_bytes_of_text(value) for value in one] for one in lists]
     return arrow.array(lists, arrow.list_(arrow.binary()))
 
 

@@ -38,6 +38,27 @@ IMAGE_SUFFIXES = (
     ".pbm",
     ".pnm",
 )
+# Of images that are not read: they are named and counted, not passed over.
+UNREAD_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".hif",
+    ".jxl",
+    ".psd",
+    ".svg",
+    ".ico",
+    ".tga",
+    ".eps",
+    ".exr",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".orf",
+    ".raf",
+    ".rw2",
+)
 ARCHIVE_SUFFIXES = (
     ".tar",
     ".tar.gz",
@@ -47,6 +68,19 @@ ARCHIVE_SUFFIXES = (
     ".tar.xz",
     ".txz",
 )
+_ANY_IMAGE = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
+# Suffixes of files that are no TFRecord file, and what to do with each.
+_OTHERS = {
+    (".zip", ".rar", ".7z", ".zst", ".lz4", ".gz", ".bz2", ".xz"): (
+        "an archive that is not read: unpack it, and give the folder"
+    ),
+    (".csv", ".tsv", ".jsonl", ".ndjson", ".json"): (
+        "a table: give the folder of its images; the table is found there if "
+        "it is called `captions`, or is given with `--captions`"
+    ),
+    tuple(sorted(_ANY_IMAGE)): "one image: give the folder that holds it",
+    (".txt",): "a text: give the folder of the image that it belongs to",
+}
 # What operating systems and file servers leave among the files of a user;
 # other names of the kind begin with a dot.
 _JUNK = frozenset(
@@ -63,8 +97,11 @@ _JUNK = frozenset(
 
 
 def is_image(name: str | Path) -> bool:
-    """Return whether the suffix of a name, in any case, is that of an image."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    """Return whether the suffix of a name, in any case, is that of an image.
+
+    Those count, too, of which none is read.
+    """
+    return PurePosixPath(name).suffix.lower() in _ANY_IMAGE
 
 
 def is_archive(name: str | Path) -> bool:
@@ -80,6 +117,18 @@ def is_records(name: str | Path) -> bool:
 def is_parquet(name: str | Path) -> bool:
     """Return whether the suffix of a name is that of a Parquet file."""
     return str(name).lower().endswith(".parquet")
+
+
+def refuse_others(path: str | Path):
+    """Refuse a file as TFRecord file whose name says that it is another.
+
+    Raises:
+        ValueError: It does; the message says what to do.
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    for suffixes, told in _OTHERS.items():
+        if suffix in suffixes:
+            raise ValueError(f"`{path}` is {told}.")
 
 
 def is_junk(name: str | Path) -> bool:
@@ -107,8 +156,8 @@ def list_images(folder: str | Path, allow_outside: bool) -> list[str]:
         allow_outside: bool, see `walk_folder`.
 
     Returns:
-        Sorted list of paths relative to the folder. A link that leads nowhere,
-        and a folder that is not looked into, are among them, so that whoever
+        Sorted list of paths relative to the folder. Links that lead nowhere,
+        and folders that are not looked into, are among them, so that whoever
         reads them can tell.
     """
     files, closed = walk_folder(folder, allow_outside)
@@ -131,8 +180,8 @@ def walk_folder(
     Returns:
         Two lists of paths relative to the folder: those of files, and those of
         folders that are not looked into, as they lie outside or cannot be
-        read. What systems leave behind is in neither. Both are empty where
-        there is no such folder.
+        read, and of links that lead nowhere. What systems leave behind is in
+        neither. Both are empty where there is no such folder.
     """
     folder = Path(folder)
     files, closed, seen = [], [], set()
@@ -156,18 +205,14 @@ def walk_folder(
             # `DirEntry.is_dir` raises where a link leads to itself.
             link = entry.is_symlink()
             if not (os.path.isdir(entry) if link else entry.is_dir()):
-                files.append(name)
+                found = not link or os.path.exists(entry)
+                (files if found else closed).append(name)
             elif link:
                 links.append(name)
             else:
                 waiting.append(name)
         links.sort(reverse=True)
     return sorted(files), sorted(closed)
-
-
-def list_archives(source: str | Path) -> list[str]:
-    """List the archives that a folder, a file or a glob names, sorted."""
-    return list_files(source, is_archive)
 
 
 def list_files(source: str | Path, wanted: Callable) -> list[str]:
@@ -180,7 +225,8 @@ def list_files(source: str | Path, wanted: Callable) -> list[str]:
         wanted: callable of a name that tells whether it is taken.
 
     Returns:
-        List of strings.
+        List of strings. Links that lead nowhere are among them, so that
+        whoever reads them can tell.
     """
     source = Path(source)
     if source.is_dir():
@@ -192,7 +238,9 @@ def list_files(source: str | Path, wanted: Callable) -> list[str]:
     return sorted(
         str(path)
         for path in found
-        if wanted(path.name) and not is_junk(path.name) and path.is_file()
+        if wanted(path.name)
+        and not is_junk(path.name)
+        and (path.is_file() or not path.exists())
     )
 
 

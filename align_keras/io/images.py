@@ -15,35 +15,17 @@ import numpy as np
 from PIL import Image
 from PIL import UnidentifiedImageError
 
-# What precedes a camera's EXIF block in its segment of a JPEG file.
-EXIF_HEADER = b"Exif\x00\x00"
-# The chunks that hold such a block in other formats.
-PNG_EXIF = b"eXIf"
-WEBP_EXIF = b"EXIF"
-ORIENTATION_TAG = 0x0112
-# More entries than any camera writes in the first directory, which is near
-# the beginning of the block.
-MAX_EXIF_ENTRIES = 128
-MAX_EXIF_BYTES = 65536
-# More segments than a header has: a colour profile may take 255.
-MAX_JPEG_SEGMENTS = 1024
+from align_keras.io.image_parts import FLIPPED_HORIZONTALLY
+from align_keras.io.image_parts import FLIPPED_VERTICALLY
+from align_keras.io.image_parts import ORIENTATION_TAG
+from align_keras.io.image_parts import PNG_SIGNATURE
+from align_keras.io.image_parts import exif_orientation
+from align_keras.io.image_parts import has_signed_samples
 
 # What each scan of a JPEG begins with, and how many may be: encoders write ten
 # or so, and each costs a pass over the whole image.
 JPEG_SCAN = b"\xff\xda\x00"
 MAX_JPEG_SCANS = 100
-# Markers of JPEG: a segment with EXIF, and what ends the header.
-JPEG_APP1 = 0xE1
-JPEG_SCAN_MARKER = 0xDA
-# Frames that every decoder knows: baseline, extended and progressive, in
-# Huffman's code.
-_COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
-_OTHER_FRAMES = (
-    0xC3,
-    *range(0xC5, 0xC8),
-    *range(0xC9, 0xCC),
-    *range(0xCD, 0xD0),
-)
 
 # Formats that hold photographs. Others of Pillow's run programs (EPS) or are
 # rarely tested.
@@ -60,11 +42,8 @@ _PILLOW_FORMATS = (
     "WEBP",
 )
 
-# Chunks of a PNG that say nothing about its pixels, of which Pillow refuses
-# large ones; and where a PNG tells the bits of a sample.
-_PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# Where a PNG tells the bits of a sample.
 _PNG_DEPTH = 24
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Tags of TIFF.
 _BITS_PER_SAMPLE = 258
@@ -75,10 +54,6 @@ _SEPARATE = 2
 _SAMPLE_FORMAT = 339
 _UNSIGNED = 1
 _UNDEFINED = 4
-
-# An EXIF orientation is a transposition (for 5 and above), then these flips.
-FLIPPED_VERTICALLY = (3, 4, 7, 8)
-FLIPPED_HORIZONTALLY = (2, 3, 6, 7)
 
 
 class TooManyPixels(ValueError):
@@ -150,6 +125,8 @@ def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:
         Image.init()
         formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
         image = Image.open(io.BytesIO(contents), formats=formats)
+        # Pillow would turn an image as XMP says where EXIF says nothing.
+        image.info.pop("xmp", None)
         _check_pixels(image, max_pixels)
         _check_scans(image, contents)
     except Image.DecompressionBombError as error:
@@ -183,18 +160,20 @@ def _check_scans(image, contents):
 
 
 def _bare_png(contents):
-    """Leave out what a PNG can do without: notes, and what is damaged."""
-    if not contents.startswith(_PNG_SIGNATURE):
+    """Leave out what a PNG can do without: notes, and damaged transparency."""
+    if not contents.startswith(PNG_SIGNATURE):
         return contents
-    kept, position = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    kept, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     while position < len(contents):
         length = int.from_bytes(contents[position : position + 4], "big")
         # Length, name and checksum have four bytes each.
         chunk = contents[position : position + length + 12]
         name, check = chunk[4:8], chunk[-4:]
-        # A small first letter: decoders may pass it over.
-        damaged = name[:1].islower() and check != _check_sum(chunk[4:-4])
-        if name not in _PNG_NOTES and not damaged:
+        # Pillow refuses a file for a note of a wrong length, a large one or a
+        # damaged one, of which other decoders say at most a warning. A small
+        # first letter says that decoders may pass over a chunk.
+        clear = name == b"tRNS" and check == _check_sum(chunk[4:-4])
+        if clear or not name[:1].islower():
             kept.append(chunk)
         position += len(chunk)
     return b"".join(kept)
@@ -204,91 +183,11 @@ def _check_sum(contents):
     return zlib.crc32(contents).to_bytes(4, "big")
 
 
-# === Headers of JPEG and EXIF ===
-
-
-def is_common_jpeg(contents: bytes) -> bool:
-    """Return whether a file is a JPEG that every decoder shows alike.
-
-    That is gray or of three colours, of 8 bits, in Huffman's code.
-    """
-    for marker, begin in _segments(contents):
-        if marker in _COMMON_FRAMES:
-            return contents[begin] == 8 and contents[begin + 5] in (1, 3)
-        if marker in _OTHER_FRAMES:
-            return False
-    return False
-
-
-def exif_orientation(contents: bytes) -> int:
-    """Return the orientation that a camera noted in a JPEG file.
-
-    The first EXIF block of the header counts, however far behind.
-
-    Args:
-        contents: bytes of the file.
-
-    Returns:
-        int from 1 (upright, also when nothing is noted) to 8, as in the EXIF
-        standard's tag 0x0112.
-    """
-    place = contents.find(EXIF_HEADER)
-    if place < 0 or (JPEG_APP1, place) not in _segments(contents):
-        return 1
-    return tiff_orientation(contents[place + len(EXIF_HEADER) :])
-
-
-def tiff_orientation(block: bytes) -> int:
-    """Return the orientation that an EXIF block notes, see there.
-
-    Args:
-        block: bytes in the form of TIFF, perhaps behind the header that they
-            have in JPEG; what follows them does not matter.
-    """
-    while block.startswith(EXIF_HEADER):
-        block = block.removeprefix(EXIF_HEADER)
-    block = block[:MAX_EXIF_BYTES]
-    order = "little" if block[:1] == b"I" else "big"
-
-    def number(position, size):
-        return int.from_bytes(block[position : position + size], order)
-
-    directory = number(4, 4)
-    for entry in range(min(number(directory, 2), MAX_EXIF_ENTRIES)):
-        position = directory + 2 + 12 * entry
-        if number(position, 2) == ORIENTATION_TAG:
-            value = number(position + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
-def _segments(contents):
-    """Yield marker and place of each segment in the header of a JPEG."""
-    position = 2
-    for _ in range(MAX_JPEG_SEGMENTS):
-        head = contents[position : position + 4]
-        if len(head) < 4 or head[0] != 0xFF or head[1] == JPEG_SCAN_MARKER:
-            return
-        if head[1] == 0xFF:
-            # Any number of these may fill up before a marker.
-            position += 1
-            continue
-        yield head[1], position + 4
-        position += 2 + int.from_bytes(head[2:], "big")
-
-
 def _orientation(image, contents):
-    if image.format in ("JPEG", "MPO"):
-        return exif_orientation(contents)
-    if image.format == "PNG":
-        return tiff_orientation(contents.partition(PNG_EXIF)[2])
-    if image.format == "WEBP":
-        # The length of the chunk comes first.
-        return tiff_orientation(contents.partition(WEBP_EXIF)[2][4:])
     if image.format in ("TIFF", "AVIF"):
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
         return orientation if orientation in range(1, 9) else 1
-    return 1
+    return exif_orientation(contents)
 
 
 # === Pixels ===
@@ -296,7 +195,7 @@ def _orientation(image, contents):
 
 def _to_rgb(image, contents=None):
     """Pixels of an image as it lies, in 8 bits, over white."""
-    _check_range(image)
+    _check_range(image, contents)
     mode, key = image.mode, image.info.get("transparency")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
         mode == "P" and key is not None
@@ -316,7 +215,7 @@ def _to_rgb(image, contents=None):
     return pixels
 
 
-def _check_range(image):
+def _check_range(image, contents):
     """Refuse numbers of which none stands for white by convention."""
     # Pillow has 16 bits of PNG and Netpbm in 32, too.
     wide = image.mode == "I" and image.format not in ("PNG", "PPM")
@@ -324,14 +223,16 @@ def _check_range(image):
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
         apart = image.tag_v2.get(_PLANES) == _SEPARATE and len(bits) > 1
-        if apart and max(bits) > 8:
+        if apart and (max(bits) > 8 or image.mode == "LA"):
             raise UnknownRange(
-                "its colours lie in separate planes of more than 8 bits, which "
-                "Pillow misreads; convert it to interleaved samples"
+                "its samples lie in separate planes, of more than 8 bits or "
+                "gray with alpha, which Pillow misreads; interleave them"
             )
         kinds = image.tag_v2.get(_SAMPLE_FORMAT, ())
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     signed = any(kind not in (_UNSIGNED, _UNDEFINED) for kind in kinds)
+    if image.format == "JPEG2000" and contents:
+        signed = has_signed_samples(contents)
     if wide or signed or image.mode == "F":
         raise UnknownRange(
             "its pixels are floats, signed or of 32 bits, so that nothing "

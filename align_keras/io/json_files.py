@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.text import read_text
 
 
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Args:
-        path: string or `pathlib.Path`. UTF-8, with or without a byte order
+        path: string or `pathlib.Path`. UTF-8, or UTF-16 with a byte order
             mark.
 
     Returns:
@@ -22,7 +23,7 @@ def read_json(path: str | Path) -> Any:
         ValueError: It is not JSON; the message names the file and the place.
     """
     try:
-        return json.loads(Path(path).read_text("utf-8-sig"))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"`{path}` is not valid JSON: {reason}.") from None

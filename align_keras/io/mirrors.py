@@ -8,8 +8,10 @@ by a conditional write, which is the moment at which the directory changes.
 
 import contextlib
 import functools
+import glob
 import hashlib
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ from align_keras.io.leases import store_lease
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.locks import directory_lock
 from align_keras.io.stores import Store
+from align_keras.io.stores import find_files
 from align_keras.io.stores import is_store
 from align_keras.io.stores import scheme_of
 
@@ -393,25 +396,36 @@ def local_copy(path: Any) -> Any:
 
     Args:
         path: string or `pathlib.Path`. A local path is returned as it is. Of
-            an address, a copy is made in the cache, see `cache_directory`,
-            and used again until the store's files change.
+            an address, or of what a glob of a store matches, a copy is made
+            in the cache, see `cache_directory`, and used again until the
+            store's files change.
 
     Raises:
         FileNotFoundError: There is nothing at the address.
     """
     if not isinstance(path, (str, os.PathLike)) or not is_store(path):
         return path
-    store = Store(os.fspath(path))
-    if store.is_file():
-        folder, _, name = store.address.rpartition("/")
-        store, names = Store(folder), [name]
+    store, name = Store(os.fspath(path)), ""
+    if store.is_file() or glob.has_magic(store.address):
+        folder, name = _split(store.address)
+        found = find_files(store.address) or [store.address]
+        store = Store(folder)
+        names = [f.removeprefix(f"{folder}/") for f in found]
+        names = [n for n in names if store.is_file(n)]
     else:
-        name, names = None, [n for n in store.sizes() if _is_content(n)]
+        names = [n for n in store.sizes() if _is_content(n)]
     if not names:
-        raise FileNotFoundError(f"There is nothing at `{store}`.")
-    copy = _copy_of(store, names)
-    copy = copy if name is None else copy / name
+        raise FileNotFoundError(f"There is nothing at `{path}`.")
+    copy = _copy_of(store, names) / name
     return str(copy) if isinstance(path, str) else copy
+
+
+def _split(address):
+    """Split an address into a directory without wildcards and the rest."""
+    parts = address.split("/")
+    fixed = itertools.takewhile(lambda p: not glob.has_magic(p), parts[:-1])
+    count = len(list(fixed))
+    return "/".join(parts[:count]), "/".join(parts[count:])
 
 
 def _copy_of(store, names):

@@ -7,14 +7,21 @@ read in columns by `align_keras.io.batches`.
 import contextlib
 import csv
 import json
+import math
+import os
 import posixpath
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from align_keras.io.columns import check_distinct
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import decode_text
+from align_keras.io.text import not_text
 from align_keras.io.text import open_text
 
 arrow = OptionalModule("pyarrow", extra="parquet")
@@ -23,13 +30,27 @@ parquet = OptionalModule("pyarrow.parquet", extra="parquet")
 # Bytes of a Parquet file that are held at once; a row must be shorter.
 BATCH_BYTES = 32 * 2**20
 BATCH_ROWS = 131_072
-# Fields of a CSV row beyond those that the first line names stand under this.
-SURPLUS = None
+
+
+class RowError(ValueError):
+    """Why one row of a table cannot be used.
+
+    Args:
+        reason: string, the same for all rows of the kind.
+        detail: string. What is wrong with this one.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
 
 
 def read_rows(
-    path: str | Path, columns: list[str] | None = None
-) -> Iterator[dict]:
+    path: str | Path,
+    columns: list[str] | None = None,
+    suffix: str | None = None,
+) -> Iterator[dict | RowError]:
     """Read the rows of a table.
 
     Args:
@@ -37,11 +58,13 @@ def read_rows(
             `ROW_READERS`. Text is UTF-8, or UTF-16 with a byte order mark.
         columns: list of strings. Those to read of a Parquet file. Defaults to
             all.
+        suffix: string. The format, where the name of the file does not tell.
 
     Yields:
         dict for each row: strings of CSV and TSV, JSON's values, or Arrow's
-        as Python has them. In CSV fields beyond the columns are a list under
-        the key `None`; those that are missing are `None`.
+        as Python has them; in CSV and TSV fields that are missing are `None`.
+        A `RowError` in the place of what is not a row, or has more fields
+        than there are columns.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -51,7 +74,7 @@ def read_rows(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
-    reader = ROW_READERS.get(path.suffix.lower())
+    reader = ROW_READERS.get(suffix or path.suffix.lower())
     if reader is None:
         raise ValueError(
             f"The table `{path}` has an unknown suffix; use one of "
@@ -63,11 +86,68 @@ def read_rows(
         else:
             yield from reader(path)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The table `{path}` is not UTF-8 (it holds the byte "
-            f"{error.object[error.start]:#04x}); convert it first, for "
-            "example with iconv."
-        ) from error
+        raise not_text(path, error) from error
+
+
+def read_table(
+    path: str | Path, suffix: str, needed: Sequence[str]
+) -> list[dict]:
+    """Read a table of which every row is needed, such as one of ratings.
+
+    Args:
+        path: string or `pathlib.Path`.
+        suffix: string. Its format, see `read_rows`.
+        needed: list of strings. Columns that every row must fill.
+
+    Returns:
+        list of dicts.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is no row, or a row is not whole.
+    """
+    found = []
+    for number, row in enumerate(read_rows(path, suffix=suffix), start=1):
+        if isinstance(row, RowError):
+            raise ValueError(f"`{path}`, row {number}: {row}.")
+        for name in needed:
+            if row.get(name) is None:
+                raise ValueError(
+                    f"`{path}` lacks the column `{name}` in row {number}; "
+                    f"every row needs {', '.join(needed)}."
+                )
+        found.append(row)
+    if not found:
+        raise ValueError(f"The table `{path}` has no row.")
+    return found
+
+
+def read_numbers(path: str | Path, rows: list[dict], name: str) -> np.ndarray:
+    """Read a column of a table as numbers.
+
+    Args:
+        path: string or `pathlib.Path`. What messages call the table.
+        rows: list of dicts, as `read_table` gives it.
+        name: string. The column.
+
+    Returns:
+        float64 array `(num_rows,)`.
+
+    Raises:
+        ValueError: A value is not a finite number.
+    """
+    numbers = np.empty(len(rows))
+    for number, row in enumerate(rows):
+        try:
+            numbers[number] = float(row[name])
+            if not math.isfinite(numbers[number]):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"`{path}` has the {name} {row[name]!r} in row {number + 1}, "
+                "which is not a number."
+            ) from None
+    return numbers
 
 
 # === CSV and TSV ===
@@ -80,7 +160,7 @@ def _read_csv(path):
         # A stray quotation mark would swallow the rows after it in silence.
         reader = csv.reader(file, strict=True)
         try:
-            yield from _with_names(reader)
+            yield from _with_names(path, reader)
         except csv.Error as error:
             raise ValueError(
                 f"The table `{path}` is not valid CSV in line "
@@ -95,19 +175,18 @@ def _read_tsv(path):
     # in Conceptual Captions.
     with open_text(path) as file:
         lines = (line.rstrip("\r\n") for line in file)
-        yield from _with_names(line.split("\t") for line in lines if line)
+        yield from _with_names(path, (r.split("\t") for r in lines if r))
 
 
-def _with_names(rows):
-    rows = iter(rows)
+def _with_names(path, rows):
     names = next(rows, [])
+    check_distinct(path, names)
     for row in rows:
-        if not row:
-            continue
-        named = dict.fromkeys(names) | dict(zip(names, row, strict=False))
         if len(row) > len(names):
-            named[SURPLUS] = row[len(names) :]
-        yield named
+            told = f"{len(row)} fields for {len(names)} columns"
+            yield RowError("too many fields", told)
+        elif row:
+            yield dict.fromkeys(names) | dict(zip(names, row, strict=False))
 
 
 # === JSON ===
@@ -115,66 +194,79 @@ def _with_names(rows):
 
 def _read_jsonl(path):
     with open_text(path, newline="\n") as file:
-        for number, line in enumerate(file, start=1):
+        for line in file:
             if line.strip():
-                row = _parse(path, line, f" in line {number}")
-                yield _check_object(path, row)
+                try:
+                    yield _object(_parse(line.rstrip()))
+                except ValueError as error:
+                    yield RowError("not valid JSON", f"{error}")
 
 
 def _read_json(path):
-    """Read a list of objects, or Karpathy's form."""
-    contents = _parse(path, decode_text(path.read_bytes(), "strict"), "")
+    yield from read_json_rows(path, path.read_bytes())
+
+
+def read_json_rows(
+    path: str | Path, contents: bytes
+) -> Iterator[dict | RowError]:
+    """Read the rows of a list of objects, or of Karpathy's form.
+
+    Args:
+        path: string or `pathlib.Path`. What messages call the file.
+        contents: bytes of it.
+
+    Yields:
+        As `read_rows`.
+    """
+    text = decode_text(contents, "strict")
+    try:
+        contents = _parse(text)
+    except ValueError as error:
+        raise ValueError(
+            f"The table `{path}` is not valid JSON: {error}."
+        ) from error
     if isinstance(contents, list):
-        yield from (_check_object(path, row) for row in contents)
+        yield from map(_object, contents)
         return
     if not isinstance(contents, dict):
         raise ValueError(
             f"The table `{path}` must hold a list of objects or Karpathy's "
             f"form. Received: {type(contents).__name__}."
         )
-    if "images" not in contents or "annotations" in contents:
+    images = contents.get("images")
+    if not isinstance(images, list) or "annotations" in contents:
         raise ValueError(
             f"The table `{path}` is neither a list of objects nor in "
             "Karpathy's form; its fields are: "
             f"{', '.join(sorted(contents)) or 'none'}."
         )
-    for number, image in enumerate(contents["images"]):
-        yield _karpathy_row(path, number, image)
+    yield from map(_karpathy_row, images)
 
 
-def _karpathy_row(path, number, image):
+def _karpathy_row(image):
     try:
         name = posixpath.join(image.get("filepath", ""), image["filename"])
         texts = [sentence["raw"] for sentence in image["sentences"]]
     except KeyError as error:
-        raise ValueError(
-            f"Image number {number} in `{path}` has no field {error}, which "
-            "Karpathy's form needs."
-        ) from error
+        told = f"no field {error}, which Karpathy's form needs"
+        return RowError("not in Karpathy's form", told)
     except (AttributeError, TypeError) as error:
-        raise ValueError(
-            f"Image number {number} in `{path}` is not in Karpathy's form: "
-            f"{error}."
-        ) from error
+        return RowError("not in Karpathy's form", f"{error}")
     return {"image": name, "caption": texts, "split": image.get("split")}
 
 
-def _parse(path, text, place):
+def _parse(text):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(
-            f"The table `{path}` is not valid JSON{place}: {reason}."
-        ) from error
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _check_object(path, row):
-    if not isinstance(row, dict):
-        raise ValueError(
-            f"The table `{path}` must hold objects. Received: {row!r}."
-        )
-    return row
+def _object(row):
+    if isinstance(row, dict):
+        return row
+    received = f"{type(row).__name__} {row!r}"[:80]
+    return RowError("not a JSON object", received)
 
 
 # === Parquet ===
@@ -200,7 +292,10 @@ def open_parquet(path: str | Path, source: Any = None):
         ValueError: The file is damaged, also where that shows later.
     """
     try:
-        with parquet.ParquetFile(path if source is None else source) as file:
+        # Arrow cannot take names as text that are not.
+        source = source or arrow.OSFile(os.fsencode(path))
+        with parquet.ParquetFile(source) as file:
+            check_distinct(path, file.schema_arrow.names)
             yield file
     except (OSError, arrow.ArrowInvalid) as error:
         raise ValueError(

@@ -404,7 +404,7 @@ def list_directory(path: str) -> list[str]:
 def find_files(pattern: str) -> list[str]:
     """Return the files that a glob matches, sorted, as paths or addresses."""
     if not is_store(pattern):
-        return sorted(filter(os.path.isfile, glob.glob(pattern)))
+        return sorted(f for f in glob.glob(pattern) if not os.path.isdir(f))
     store = Store(pattern)
     return sorted(map(store.address_of, store.files.glob(store.root)))
 

@@ -1,6 +1,8 @@
 """Text of whatever origin as strings that can be written as UTF-8."""
 
 import codecs
+import io
+import os
 import re
 from pathlib import Path
 
@@ -54,23 +56,52 @@ def split_lines(text: str) -> list[str]:
     return _LINE_ENDS.split(text)
 
 
-def open_text(path: str | Path, errors: str = "strict", newline: str = ""):
+def open_text(
+    source: str | Path | io.RawIOBase, errors: str = "strict", newline: str = ""
+) -> io.TextIOWrapper:
     """Open a text file to be read, in the encoding that its mark tells.
 
     Args:
-        path: string or `pathlib.Path`.
-        errors: string, see `open`.
+        source: string, `pathlib.Path`, or a stream of bytes.
+        errors: string, see `open`. `"surrogateescape"`, which only UTF-8
+            knows, is `"replace"` in other encodings.
         newline: string, see `open`. Defaults to `""`: lines end at `\\n`,
             `\\r\\n` and `\\r`, which they keep.
     """
-    with open(path, "rb") as file:
-        encoding = encoding_of(file.read(4))
-    return open(path, encoding=encoding, errors=errors, newline=newline)
+    if isinstance(source, (str, os.PathLike)):
+        source = open(source, "rb", buffering=0)
+    buffer = io.BufferedReader(source, 2**20)
+    encoding = encoding_of(buffer.peek(4)[:4])
+    if errors == "surrogateescape" and not encoding.startswith("utf-8"):
+        errors = "replace"
+    return io.TextIOWrapper(buffer, encoding, errors, newline=newline)
 
 
-def read_lines(path: str | Path) -> list[str]:
-    """Read the lines of a text file, with `decode_text`."""
-    return split_lines(decode_text(Path(path).read_bytes()))
+def read_text(path: str | Path) -> str:
+    """Read a text file whole, in the encoding that its mark tells.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not in that encoding; the message names the file.
+    """
+    try:
+        return decode_text(Path(path).read_bytes(), "strict")
+    except UnicodeDecodeError as error:
+        raise not_text(path, error) from None
+
+
+def not_text(path: str | Path, error: UnicodeDecodeError) -> ValueError:
+    """Return the error of a file whose bytes are not the text they should be.
+
+    Args:
+        path: string or `pathlib.Path`.
+        error: what decoding has raised.
+    """
+    return ValueError(
+        f"`{path}` is not {error.encoding.upper()} (it holds the byte "
+        f"{error.object[error.start]:#04x}): convert it first, for example "
+        "with iconv."
+    )
 
 
 def as_text(value) -> str | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from align_keras.io.text import read_text
+
 # More than any recipe or configuration needs, and less than what takes long.
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -56,7 +58,7 @@ def read_yaml(path: str | Path) -> Any:
     """Read a YAML file of plain values.
 
     Args:
-        path: string or `pathlib.Path`. UTF-8, with or without a byte order
+        path: string or `pathlib.Path`. UTF-8, or UTF-16 with a byte order
             mark.
 
     Returns:
@@ -77,7 +79,7 @@ def read_yaml(path: str | Path) -> Any:
         )
     try:
         # The loader is a subclass of the safe one.
-        return yaml.load(path.read_text("utf-8-sig"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        return yaml.load(read_text(path), _Loader)
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"`{path}` is not valid YAML: {reason}") from None

@@ -235,6 +235,12 @@ class AlignDualEncoder(
     # made knows nothing of encoders that are frozen later, or set free.
     def call(self, inputs, training=None, mask=None):
         """Embed a batch of pairs, see `embed`."""
+        names = sorted(inputs) if isinstance(inputs, dict) else []
+        if names != sorted(self.input):
+            raise ValueError(
+                f"The model takes a dict of {sorted(self.input)}, no less and "
+                f"no more. Received: {names or type(inputs).__name__}"
+            )
         _require_float(inputs["images"])
         dtypes = {name: tensor.dtype for name, tensor in self.input.items()}
         inputs = {

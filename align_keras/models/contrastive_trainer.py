@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 from keras import ops
 
@@ -12,6 +14,19 @@ IMAGE_RECALL = "image_to_text_recall_at_1"
 TEXT_RECALL = "text_to_image_recall_at_1"
 # Where the methods of a model stand that is no subclass by a user.
 _MODULES = (__name__, "align_keras.models.align_dual_encoder")
+
+
+def _compares_pairs(loss):
+    """Whether a loss can be called as `ContrastiveLoss()` is."""
+    if isinstance(loss, type) or not callable(loss):
+        return False
+    if hasattr(loss, "score"):
+        return True
+    try:
+        inspect.signature(loss).bind("images", "texts", "weights", "temp")
+    except TypeError:
+        return False
+    return True
 
 
 class ContrastiveTrainer(backend.Trainer):
@@ -70,18 +85,28 @@ class ContrastiveTrainer(backend.Trainer):
                     f"with, so `{name}` must be None. Recall within the batch "
                     f"is reported anyway. Received: {name}={kwargs[name]}"
                 )
-        metrics = list(metrics or [])
-        if not all(isinstance(m, keras.metrics.Metric) for m in metrics):
+        metrics = [] if metrics is None else metrics
+        if not isinstance(metrics, (list, tuple)) or not all(
+            isinstance(m, keras.metrics.Metric) for m in metrics
+        ):
             raise ValueError(
                 "`metrics` must be a list of `keras.metrics.Metric` objects "
                 "that are updated with image and text embeddings, such as "
                 "`PairRecall(k=5)`, since there are no labels. Received: "
                 f"metrics={metrics}"
             )
-        if isinstance(loss, (str, dict, list)):
+        names = [IMAGE_RECALL, TEXT_RECALL, "loss", *(m.name for m in metrics)]
+        if len(set(names)) < len(names):
             raise ValueError(
-                "`loss` must compare image with text embeddings, such as "
-                f"`ContrastiveLoss()`. Received: loss={loss!r}"
+                "Metrics must have names of their own: of two with the same, "
+                f"one would be lost. Received, with ours: {names}"
+            )
+        if loss is not None and not _compares_pairs(loss):
+            raise ValueError(
+                "`loss` must be `ContrastiveLoss()`, `SigmoidLoss()` or "
+                "another callable of `(image_embeddings, text_embeddings, "
+                "sample_weight, temperature)` that returns a scalar. "
+                f"Received: loss={loss!r}"
             )
         if getattr(loss, "takes_bias", False) and self.initial_bias is None:
             raise ValueError(
@@ -89,9 +114,10 @@ class ContrastiveTrainer(backend.Trainer):
                 "lacks. Create the model with `initial_bias=-10.0`. "
                 "Received: initial_bias=None"
             )
-        if microbatch_size is not None and microbatch_size < 1:
+        is_size = type(microbatch_size) is int and microbatch_size > 0
+        if not (is_size or microbatch_size is None):
             raise ValueError(
-                "`microbatch_size` must be at least 1 or None. "
+                "`microbatch_size` must be an int of at least 1, or None. "
                 f"Received: microbatch_size={microbatch_size}"
             )
         # Keras leaves a model locked that it quantised.
@@ -105,7 +131,7 @@ class ContrastiveTrainer(backend.Trainer):
         self.gradient_norms = gradient_norms
         for metric in self.pair_metrics:
             self._tracker.untrack(metric)
-        self.pair_metrics = metrics
+        self.pair_metrics = list(metrics)
         self.image_recall = keras.metrics.Mean(name=IMAGE_RECALL)
         self.text_recall = keras.metrics.Mean(name=TEXT_RECALL)
         self.nonfinite_steps = None
@@ -173,6 +199,12 @@ class ContrastiveTrainer(backend.Trainer):
 
     # === One step ===
 
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # All is built but the optimizer; no batch need be drawn for it.
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)
+
     def take_gradients(self, data, parameters, state, scale_loss):
         """Compute loss and gradients of a batch without side effects.
 
@@ -187,8 +219,6 @@ class ContrastiveTrainer(backend.Trainer):
         """
         batch = gradients.Batch.of(data)
         arguments = self, batch, parameters, state, scale_loss
-        if batch.mask is not None:
-            self.refuse_padding(batch.mask)
         if self.microbatch_size is None:
             return batch, gradients.in_one_pass(*arguments)
         self._refuse_exchange_in_microbatches()
@@ -202,28 +232,12 @@ class ContrastiveTrainer(backend.Trainer):
             if isinstance(layer, kind) and layer.trainable:
                 yield layer
 
-    def refuse_padding(self, mask=None):
-        """Refuse padding that a layer would count in its statistics.
-
-        Args:
-            mask: bool tensor of shape `(batch,)` that may be all true.
-                Defaults to `None`: there is padding.
-        """
+    def layer_that_minds_padding(self):
+        """Return the path of a layer that would count padding, or `None`."""
         for layer in self._batch_normalizations():
-            if isinstance(layer, BatchNormalization):
-                continue
-            message = (
-                "The last batch is smaller, or may be for all that the data "
-                "tell, and is filled up; the layer "
-                f"`{layer.path}` would count the padding in its statistics. "
-                "Batch the data with `drop_remainder=True`, or choose a batch "
-                "size that divides it, or build the encoder with the layers "
-                "of `align_keras.models`."
-            )
-            if mask is None or not self.checks_in_step():
-                raise ValueError(message)
-            # A mask may come with a batch of which nothing is missing.
-            backend.require(ops.all(mask), message)
+            if not isinstance(layer, BatchNormalization):
+                return layer.path
+        return None
 
     def _refuse_exchange_in_microbatches(self):
         for layer in self._batch_normalizations():
@@ -260,6 +274,9 @@ class ContrastiveTrainer(backend.Trainer):
         mask = (batch.mask,) if batch.mask is not None else ()
         return self.loss.reduce(losses, batch.sample_weight, *mask), hits
 
+    # Keras has none for graphs; this one is called, as any layer is.
+    add_loss = keras.layers.Layer.add_loss
+
     def extra_loss(self):
         """What layers and regularizers add, as this replica's share."""
         total = 0.0
@@ -272,7 +289,8 @@ class ContrastiveTrainer(backend.Trainer):
         """Return what `compute_loss` says of a batch, and hits on the way."""
         x, y, y_pred, sample_weight = batch.compared(embeddings)
         with listening_for_hits() as hits:
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training)
+            # Takes one of a subclass without the argument `training` too.
+            loss = self._compute_loss(x, y, y_pred, sample_weight, training)
         return loss, list(hits)
 
     def evaluate_batch(self, data):
@@ -391,6 +409,14 @@ class ContrastiveTrainer(backend.Trainer):
         return self.get_metrics_result()
 
     # === Subclasses ===
+
+    def make_train_function(self, force=False):
+        self.logs_of_step("train_step")
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        self.logs_of_step("test_step")
+        super().make_test_function(force)
 
     def overrides(self, *names):
         """Whether a subclass has methods of its own in the place of ours."""

@@ -195,7 +195,8 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
         model, parts, cached, parameters, state, gradients[2:], scale_loss
     )
     whole = dict(zip(EMBEDDINGS, whole, strict=True))
-    return Step(loss + extra, hits, whole, gradients, new_state)
+    loss = loss + ops.cast(extra, loss.dtype)
+    return Step(loss, hits, whole, gradients, new_state)
 
 
 EMBEDDINGS = ("image_embeddings", "text_embeddings")

@@ -20,6 +20,7 @@ from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
+from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
 from align_keras.models.shipped_presets import is_shipped
@@ -34,12 +35,13 @@ _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 _CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
-def find_preset(preset):
+def find_preset(preset, *part):
     """Find a preset.
 
     Args:
         preset: string. The name of a preset that we or KerasHub ship, a
             directory, or a handle with a scheme such as `hf://`.
+        *part: string. The name of a file that makes a directory a preset too.
 
     Returns:
         A string: the directory, the handle, or the name of a preset that we
@@ -57,7 +59,7 @@ def find_preset(preset):
     if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
-    if any((path / name).is_file() for name in _CONFIG_FILES):
+    if any((path / name).is_file() for name in (*_CONFIG_FILES, *part)):
         # Whoever packed it would choose what is shown as its vocabulary.
         check_links(path)
         return preset
@@ -236,14 +238,17 @@ class PresetMixin:
         Args:
             filepath: string or `pathlib.Path`. What to write.
             format: string. Keras' own `"onnx"` leaves out operations that it
-                does not know, such as exact GELU, so ours takes its place
-                where Keras runs on TensorFlow. Defaults to
-                `"tf_saved_model"`.
+                does not know, such as exact GELU, so ours takes its place.
+                Defaults to `"tf_saved_model"`.
             **kwargs: Arguments that `keras.Model.export` has for the format.
+                On JAX, networks such as BERT need an `input_signature` that
+                fixes the length of texts.
         """
         filepath = str(local_path(filepath))
-        if format != "onnx" or keras.config.backend() != "tensorflow":
-            return super().export(filepath, format=format, **kwargs)
+        _check_format(format)
+        if format != "onnx":
+            with _fixed_sizes_asked():
+                return super().export(filepath, format=format, **kwargs)
         signature = kwargs.pop("input_signature", None)
         verbose = kwargs.pop("verbose", None)
         if kwargs:
@@ -267,6 +272,48 @@ class StoredPart:
             preset_dir: string. The directory, or its address.
         """
         super().save_to_preset(str(local_path(preset_dir)))
+
+
+# Where the formats of an export can be made.
+_BACKENDS = {
+    "tf_saved_model": ("tensorflow", "jax"),
+    "onnx": ("tensorflow",),
+    "openvino": ("tensorflow",),
+    "litert": ("tensorflow",),
+    "torch": ("torch",),
+}
+
+
+def _check_format(format):
+    """Refuse a format that this backend, or what is installed, cannot make."""
+    backend = keras.config.backend()
+    backends = _BACKENDS.get(format, (backend,))
+    if backend not in backends:
+        raise ValueError(
+            f"An export with format={format!r} needs Keras to run on "
+            f"{' or '.join(backends)}: save the model, set the environment "
+            "variable KERAS_BACKEND and load it there. "
+            f"Received: backend={backend!r}"
+        )
+    if format == "openvino":
+        require("openvino", extra="openvino")
+
+
+@contextlib.contextmanager
+def _fixed_sizes_asked():
+    """Say what to pass to JAX, which cannot compare sizes it does not know."""
+    try:
+        yield
+    except Exception as error:
+        if "InconclusiveDimension" not in type(error).__name__:
+            raise
+        raise ValueError(
+            "An encoder needs to know the length of texts, or the "
+            "size of images, when JAX exports it. Pass an "
+            "`input_signature` of fixed lengths: a list with a dict "
+            "from the names of the inputs to `keras.InputSpec`, such "
+            'as `"token_ids": keras.InputSpec("int32", (None, 64))`.'
+        ) from error
 
 
 @contextlib.contextmanager
@@ -347,16 +394,66 @@ def has_tokenizer(preset):
     return has_preprocessor(preset)
 
 
-def require_files(preset):
-    """Refuse a shipped architecture where a part of a preprocessor is asked.
+def load_part(cls, preset, part, **kwargs):
+    """Load a preprocessor, or a part of one, from a preset.
+
+    Args:
+        cls: class of what is loaded.
+        preset: string, see `find_preset`; or a directory that the part's own
+            `save_to_preset` wrote.
+        part: string. `"tokenizer"`, `"image_converter"` or `"preprocessor"`.
+        **kwargs: Arguments of the constructor that replace those of the
+            preset.
+
+    Returns:
+        An instance of `cls`, or of what the preset has in its place.
 
     Raises:
-        ValueError: `preset` is the name of one.
+        ValueError: The preset has no such part.
     """
-    if is_shipped(preset):
+    file = f"{part}.json"
+    path = find_preset(preset, file)
+    foreign = foreign_weights(path)
+    if foreign is not None:
+        return getattr(foreign, part)(**kwargs)
+    if is_shipped(path):
+        raise ValueError(_say_architecture(path))
+    config = preset_file(path, file)
+    # Others have files of this name too.
+    if config is None or "class_name" not in read_json(config):
         raise ValueError(
-            f"The preset `{preset}` is an architecture, without a tokenizer "
-            "or image converter. Make an `AlignTokenizer(vocabulary)` and an "
-            "`AlignImageConverter()` instead, or name a directory that "
-            "`save_to_preset` wrote."
+            f"`{path}` holds no {file} of a `{cls.__name__}`. Name a directory "
+            "that `save_to_preset` of a model with a preprocessor wrote, or "
+            f"that of a `{cls.__name__}`."
         )
+    loader = keras_hub_internals.KerasPresetLoader(path, None)
+    return getattr(loader, f"load_{part}")(cls, **kwargs)
+
+
+def _say_architecture(name):
+    cls = shipped_configs()[name]["class_name"]
+    return (
+        f"The preset `{name}` is an architecture, without weights, a tokenizer "
+        f'or an image converter. Make a model of it with `{cls}.from_preset("'
+        f'{name}")`, and an `AlignTokenizer(vocabulary)` and an '
+        "`AlignImageConverter()`, or name a directory that `save_to_preset` "
+        "wrote."
+    )
+
+
+class _Architecture(dict):
+    """What KerasHub finds under the name of an architecture that we ship.
+
+    Its own classes load what has weights.
+    """
+
+    def __init__(self, name):
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, key):
+        raise ValueError(_say_architecture(self._name))
+
+
+for _name in shipped_configs():
+    keras_hub_internals.BUILTIN_PRESETS.setdefault(_name, _Architecture(_name))

@@ -28,6 +28,23 @@ def is_raw(inputs):
     return "images" in inputs and not is_float(inputs["images"])
 
 
+def named_pair(parts):
+    """Name images and texts, which come as a tuple or list.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if len(parts) != 2 or isinstance(parts[0], dict):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(
+            "A tuple or list holds the images and the texts. Pass their "
+            "weights as `sample_weight`; only what a data set yields, and "
+            "`validation_data`, may be (inputs, None, sample_weight). "
+            f"Received: a {type(parts).__name__} of {kinds}"
+        )
+    return dict(zip(("images", "texts"), parts, strict=True))
+
+
 class RawInputs:
     """Passes what `fit`, `evaluate` and `predict` get through `preprocessor`.
 
@@ -72,8 +89,8 @@ class RawInputs:
         Returns:
             A dict of tensors.
         """
-        if isinstance(inputs, tuple):
-            inputs = dict(zip(("images", "texts"), inputs, strict=True))
+        if isinstance(inputs, (tuple, list)):
+            inputs = named_pair(inputs)
         if not is_raw(inputs):
             return inputs
         preprocessor = self.require_preprocessor()
@@ -104,6 +121,8 @@ class RawInputs:
 
     def _prepared(self, data):
         """Prepare validation data, which may come with weights."""
+        if isinstance(data, list):
+            data = tuple(data)
         if _is_pair(data):
             data = (tuple(data[:2]), None, *data[2:])
         if not isinstance(data, tuple):
@@ -134,14 +153,14 @@ class RawInputs:
             return (b if isinstance(b, tuple) else (b,) for b in batches)
         if _is_grain(x):
             return x.map(lambda data: to_numpy(self._prepare_batch(data)))
-        if not isinstance(x, (dict, tuple)):
+        if not isinstance(x, (dict, tuple, list)):
             return x
         return self._at_once(x, but_arrays=True)
 
     def _at_once(self, x, but_arrays=False):
         """Prepare arrays; `but_arrays` leaves those of images for later."""
-        if isinstance(x, tuple):
-            x = dict(zip(("images", "texts"), x, strict=True))
+        if isinstance(x, (tuple, list)):
+            x = named_pair(x)
         if not isinstance(x, dict) or not is_raw(x):
             return x
         self.require_preprocessor()

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import functools
 import warnings
 
 import keras
@@ -17,6 +18,36 @@ from align_keras.models.lora import merged_lora
 
 # What stands in a preset's config for a preprocessor with files of its own.
 BESIDE = "preprocessor.json"
+
+
+class _OfClone(dict):
+    """What `clone_model` takes for the outputs of a graph that it has cloned.
+
+    It passes them to the class of the model, which takes the clone from them.
+    """
+
+    def __init__(self, model):
+        super().__init__(model.output)
+        self.model = model
+
+
+def _are_of_clone(args):
+    return len(args) > 1 and isinstance(args[1], _OfClone)
+
+
+def _unless_cloned(construct):
+    """Let a constructor take what `clone_model` has, and leave it as it is.
+
+    Keras passes a graph to constructors that name no arguments; of others it
+    makes a plain model.
+    """
+
+    @functools.wraps(construct)
+    def run(self, *args, **kwargs):
+        if not _are_of_clone(args):
+            construct(self, *args, **kwargs)
+
+    return run
 
 
 class Saving:
@@ -93,23 +124,53 @@ class Saving:
             )
         return cls(**config)
 
-    def _run_through_graph(self, inputs, operation_fn=lambda op: op, **kwargs):
-        """Run through the graph of Keras, which `clone_model` does too."""
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _unless_cloned(cls.__init__)
 
-        def run(operation):
-            found = operation_fn(operation)
-            cloned = isinstance(found, layers.Layer) and found is not operation
-            if cloned and getattr(self, "compiled", False):
-                raise ValueError(
-                    "`clone_model` makes a plain graph, which cannot be "
-                    "compiled with a contrastive loss. Call `clone = "
-                    f"{type(self).__name__}.from_config(model.get_config())` "
-                    "and `clone.compile_from_config("
-                    "model.get_compile_config())` instead."
-                )
-            return found
+    def __new__(cls, *args, **kwargs):
+        if _are_of_clone(args):
+            return args[1].model
+        return super().__new__(cls, *args, **kwargs)
 
-        return super()._run_through_graph(inputs, run, **kwargs)
+    def _run_through_graph(self, inputs, **functions):
+        # `clone_model` alone gives both functions. It would make a plain graph,
+        # which could not be trained as this model is.
+        if sorted(functions) != ["call_fn", "operation_fn"]:
+            return super()._run_through_graph(inputs, **functions)
+        clone = functions["operation_fn"]
+        found = {layer: clone(layer) for layer in self.layers}
+        towers = (self.image_encoder, self.text_encoder)
+        others = [
+            layer
+            for layer, other in found.items()
+            if layer not in towers
+            and not isinstance(layer, layers.InputLayer)
+            and (other is layer or other.get_config() != layer.get_config())
+        ]
+        given = [
+            x
+            for x, own in zip(
+                keras.tree.flatten(inputs), self.inputs, strict=True
+            )
+            if x.shape != own.shape or keras.utils.get_source_inputs(x) != [x]
+        ]
+        call_function = functions["call_fn"]
+        if others or given or call_function is not None:
+            raise ValueError(
+                "A clone takes pairs as the model does, and `clone_function` "
+                "may change its encoders alone. Clone the plain graph "
+                "`keras.Model(model.input, model.output)` instead. Received: "
+                f"input_tensors={given}, call_function={call_function}, "
+                f"other layers={[layer.name for layer in others]}"
+            )
+        config = {
+            **self.get_config(),
+            "image_encoder": found[self.image_encoder],
+            "text_encoder": found[self.text_encoder],
+        }
+        return _OfClone(type(self).from_config(config))
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
@@ -226,25 +287,13 @@ class Saving:
         """
         takes_files = self.preprocessor is not None and input_signature is None
         if format != "tf_saved_model" or not takes_files:
-            try:
-                return super().export(
-                    filepath,
-                    format=format,
-                    verbose=verbose,
-                    input_signature=input_signature,
-                    **kwargs,
-                )
-            except Exception as error:
-                # Of JAX, which cannot compare sizes that it does not know.
-                if "InconclusiveDimension" not in type(error).__name__:
-                    raise
-                raise ValueError(
-                    "An encoder needs to know the length of texts, or the "
-                    "size of images, when JAX exports it. Pass an "
-                    "`input_signature` of fixed lengths: a list with a dict "
-                    "from the names of the inputs to `keras.InputSpec`, such "
-                    'as `"token_ids": keras.InputSpec("int32", (None, 64))`.'
-                ) from error
+            return super().export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature,
+                **kwargs,
+            )
         export_saved_model = registry.find("export_saved_model")
         signatures = export_saved_model(self, filepath, **kwargs)
         if verbose:

@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 
+from align_keras.io.image_parts import is_common
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import decode_and_orient
-from align_keras.io.images import is_common_jpeg
 from align_keras.io.images import open_image
 from align_keras.preprocessing.decode import decode_in_graph
 
@@ -17,8 +17,8 @@ _JPEG = ("JPEG", "MPO")
 def decode_for_graph(contents, max_pixels=None):
     """Decode an image, and tell whether the graph shows the same.
 
-    Both decoders are asked, except that they are known to agree on a common
-    JPEG; of that the graph's image is taken.
+    Both decoders are asked, except that they are known to agree on common
+    files, see `is_common`; of these the graph's image is taken.
 
     Args:
         contents: bytes, a whole image file.
@@ -37,7 +37,7 @@ def decode_for_graph(contents, max_pixels=None):
     """
     form = _format(contents, max_pixels)
     shown = _show(contents) if form in (*_JPEG, "PNG", "WEBP") else None
-    if shown is not None and is_common_jpeg(contents):
+    if shown is not None and is_common(contents):
         return shown, True
     pixels, orientation = decode_and_orient(contents, max_pixels)
     same = shown is not None and np.array_equal(pixels, shown)

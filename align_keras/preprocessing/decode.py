@@ -6,24 +6,25 @@ exported SavedModel. `align_keras.io.images` does the same with Pillow.
 
 import sys
 
-import numpy as np
-
-from align_keras.io.images import EXIF_HEADER
-from align_keras.io.images import FLIPPED_HORIZONTALLY
-from align_keras.io.images import FLIPPED_VERTICALLY
-from align_keras.io.images import JPEG_APP1
-from align_keras.io.images import JPEG_SCAN_MARKER
-from align_keras.io.images import MAX_EXIF_BYTES
-from align_keras.io.images import MAX_EXIF_ENTRIES
-from align_keras.io.images import MAX_JPEG_SEGMENTS
-from align_keras.io.images import ORIENTATION_TAG
-from align_keras.io.images import PNG_EXIF
-from align_keras.io.images import WEBP_EXIF
 from align_keras.preprocessing.gif import first_frame
+from align_keras.preprocessing.image_parts import bytes_at
+from align_keras.preprocessing.image_parts import holds
+from align_keras.preprocessing.image_parts import number
+from align_keras.preprocessing.image_parts import png_chunk
+from align_keras.preprocessing.orientation import orientation
+from align_keras.preprocessing.orientation import upright
 
 # What says that the inks of a JPEG of four channels are inverted, behind the
 # two bytes that begin the file.
 _ADOBE_MARKER = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"
+
+# Bits by which an extended WebP announces alpha; and those of animations, and
+# of what is reserved, for which Pillow refuses a file.
+_WEBP_ALPHA = 0x10
+_WEBP_REFUSED = 0x02 | 0xC1
+
+# Lengths of BMP's headers, but for the shortest, that of OS/2.
+_BMP_HEADERS = (40, 52, 56, 64, 108, 124)
 
 
 def in_tf_graph():
@@ -59,50 +60,29 @@ def decode_in_graph(contents):
         return tf.equal(part, signature)
 
     webp = begins(b"RIFF") & begins(b"WEBP", 8)
-    animated = begins(b"VP8X", 12) & _bit_is_set(head, 20, 0x02)
+    extended = begins(b"VP8X", 12)
+    odd = extended & _bit_is_set(head, 20, _WEBP_REFUSED)
     # On animated WebP every decoding operation of TensorFlow 2.20 writes
     # beyond its buffer. An empty file is refused properly.
-    contents = tf.where(webp & animated, b"", contents)
+    contents = tf.where(webp & odd, b"", contents)
+    opaque = extended & ~_bit_is_set(head, 20, _WEBP_ALPHA)
     # Uncompressed, behind a header of the usual form. TensorFlow would take
     # a palette's indices for grey levels.
-    bmp = begins(b"BM") & begins(b"\0\0\0\0", 30) & ~begins(b"\x0c", 14)
+    bmp = begins(b"BM") & begins(b"\0\0\0\0", 30)
+    header = number(bytes_at(head, tf.constant(14), 4)[::-1])
+    bmp &= tf.reduce_any(tf.equal(header, _BMP_HEADERS))
     bmp &= begins(b"\x18\0", 28) | begins(b"\x20\0", 28)
-    jpeg = begins(b"\xff\xd8")
-    image, has_exif = tf.case(
+    image = tf.case(
         [
-            (
-                jpeg,
-                lambda: (
-                    _decode_jpeg(contents),
-                    _holds(contents, EXIF_HEADER),
-                ),
-            ),
-            (
-                webp,
-                lambda: (_decode_webp(contents), _holds(contents, WEBP_EXIF)),
-            ),
-            (begins(b"GIF8"), lambda: (_decode_gif(contents), False)),
-            (bmp, lambda: (tf.io.decode_bmp(contents, channels=3), False)),
+            (begins(b"\xff\xd8"), lambda: _decode_jpeg(contents)),
+            (webp, lambda: _decode_webp(contents, opaque)),
+            (begins(b"GIF8"), lambda: _decode_gif(contents)),
+            (bmp, lambda: tf.io.decode_bmp(contents, channels=3)),
         ],
         # Also what gives unknown formats their error message.
-        default=lambda: (
-            _decode_png(contents, head),
-            _holds(contents, PNG_EXIF),
-        ),
+        default=lambda: _decode_png(contents, head),
     )
-
-    def turn():
-        exif = tf.case(
-            [
-                (jpeg, lambda: _exif_of_jpeg(contents)),
-                (webp, lambda: _exif_of_webp(contents)),
-            ],
-            default=lambda: _split_at(contents, PNG_EXIF)[1],
-        )
-        return _upright_in_graph(image, _tiff_orientation_in_graph(exif))
-
-    image = tf.cond(has_exif, turn, lambda: image)
-    return tf.ensure_shape(image, (None, None, 3))
+    return tf.ensure_shape(upright(image, contents), (None, None, 3))
 
 
 def _decode_jpeg(contents):
@@ -144,12 +124,8 @@ def is_upright_jpeg(contents):
     """
     import tensorflow as tf
 
-    def is_upright():
-        exif = _exif_of_jpeg(contents)
-        return tf.equal(_tiff_orientation_in_graph(exif), 1)
-
-    upright = tf.cond(_holds(contents, EXIF_HEADER), is_upright, lambda: True)
-    return tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8") & upright
+    jpeg = tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8")
+    return jpeg & tf.equal(orientation(contents), 1)
 
 
 def decode_window(contents, corner, window_size, full_size):
@@ -197,13 +173,16 @@ def decode_window(contents, corner, window_size, full_size):
     return tf.switch_case(exponent, [decode(r) for r in (1, 2, 4, 8)])
 
 
-def _decode_webp(contents):
+def _decode_webp(contents, opaque):
     import tensorflow as tf
 
-    if not hasattr(tf.io, "decode_webp"):
-        # TensorFlow before 2.20: the default operation names the format.
-        return tf.io.decode_png(contents, channels=3)
-    return _over_white(tf.io.decode_webp(contents, channels=0)[0])
+    # Of a file with alpha that it does not announce, on which decoders differ,
+    # three channels are refused.
+    return tf.cond(
+        opaque,
+        lambda: tf.io.decode_webp(contents, channels=3)[0],
+        lambda: _over_white(tf.io.decode_webp(contents, channels=0)[0]),
+    )
 
 
 def _decode_gif(contents):
@@ -224,8 +203,11 @@ def _decode_png(contents, head):
         return tf.where(shown, image[..., :3], tf.constant(255, tf.uint8))
 
     palette = tf.equal(tf.strings.substr(head, 25, 1), b"\x03")
-    key = _holds(contents, b"tRNS")
-    known = tf.cond(key, lambda: _key_is_known(contents, head), lambda: True)
+    key, known = tf.cond(
+        holds(contents, b"tRNS"),
+        lambda: _key(contents, head),
+        lambda: (False, True),
+    )
     # Decoders differ on other keys. An empty file is refused.
     contents = tf.where(known, contents, b"")
     key &= known & ~palette
@@ -236,36 +218,29 @@ def _decode_png(contents, head):
     )
 
 
-def _key_is_known(contents, head):
-    """Whether the transparency of a PNG is one chunk as the standard has it."""
+def _key(contents, head):
+    """Whether a PNG has a chunk of transparency, and whether that is known.
+
+    It is if there is one at most, as the standard has it, and all chunks can
+    be followed.
+    """
     import tensorflow as tf
 
-    def number(text):
-        """The four bytes at the end of a text."""
-        text = tf.strings.substr(tf.strings.join([b"\0" * 4, text]), -4, 4)
-        places = tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int64)
-        return tf.reduce_sum(places * [2**24, 2**16, 2**8, 1])
-
-    def split(text, mark):
-        return tf.raw_ops.StringSplitV2(input=text[None], sep=mark).values
-
-    header = _split_at(tf.strings.join([contents, b"IDAT"]), b"IDAT")[0]
-    parts = split(header, b"tRNS")
-    before = split(parts[0], b"PLTE")
-    entries = tf.where(tf.size(before) > 1, number(before[0]) // 3, 0)
-    length = number(parts[0])
-    body = tf.strings.join([parts[-1], b"\0" * 6])
-    high = tf.io.decode_raw(tf.strings.substr(body, 0, 6), tf.uint8)[::2]
-    about = tf.io.decode_raw(tf.strings.substr(head, 24, 2), tf.uint8)
+    followed = png_chunk(contents, b"IEND")[0] > 0
+    there = png_chunk(contents, b"tRNS")[0] > 0
+    place, length = png_chunk(contents, b"tRNS", b"IDAT")
+    # Behind its checksum.
+    another = png_chunk(contents, b"tRNS", behind=place + length + 4)[0]
+    colours = png_chunk(contents, b"PLTE", b"tRNS")[1] // 3
+    key = tf.reshape(bytes_at(contents, place, 6), (3, 2))
+    about = bytes_at(head, tf.constant(24), 2)
     depth, colour = about[0], about[1]
-    gray = tf.equal(colour, 0) & tf.equal(length, 2)
-    rgb = tf.equal(colour, 2) & tf.equal(length, 6)
-    small = tf.equal(depth, 16) | tf.where(
-        gray, tf.equal(high[0], 0), tf.reduce_all(tf.equal(high, 0))
-    )
-    palette = tf.equal(colour, 3) & (length <= entries)
-    # Two parts: there is one such chunk.
-    return tf.equal(tf.size(parts), 2) & (((gray | rgb) & small) | palette)
+    fits = key[:, 0] * 256 + key[:, 1] < 2**depth
+    gray = tf.equal(colour, 0) & tf.equal(length, 2) & fits[0]
+    rgb = tf.equal(colour, 2) & tf.equal(length, 6) & tf.reduce_all(fits)
+    palette = tf.equal(colour, 3) & (length <= colours)
+    known = (gray | rgb | palette) & (place > 0) & tf.equal(another, 0)
+    return there, followed & (known | ~there)
 
 
 def _over_white(image):
@@ -292,111 +267,3 @@ def _bit_is_set(head, position, mask):
 
     byte = tf.io.decode_raw(tf.strings.substr(head, position, 1), tf.uint8)
     return tf.reduce_any(tf.bitwise.bitwise_and(byte, mask) > 0)
-
-
-# === Orientation ===
-
-
-def _holds(contents, mark):
-    """Whether a file holds certain bytes, which an expression may name."""
-    import tensorflow as tf
-
-    # Ten times as fast as the splitting of strings.
-    without = tf.strings.regex_replace(contents, mark, "", replace_global=False)
-    return tf.strings.length(without) < tf.strings.length(contents)
-
-
-def _split_at(contents, mark):
-    """What stands before and behind the first mark, which is there."""
-    import tensorflow as tf
-
-    parts = tf.raw_ops.StringSplitV2(
-        input=contents[None], sep=mark, maxsplit=1
-    ).values
-    return parts[0], parts[1]
-
-
-def _exif_of_jpeg(contents):
-    """The EXIF block of a JPEG, as `exif_orientation` finds it."""
-    import tensorflow as tf
-
-    before, block = _split_at(contents, EXIF_HEADER)
-    # Zeros behind the end, because positions beyond it would be errors.
-    values = tf.io.decode_raw(tf.strings.join([before, b"\0" * 4]), tf.uint8)
-    place = tf.size(values) - 4
-
-    def follow(position):
-        head = tf.cast(values[position : position + 4], tf.int32)
-        length = tf.where(
-            tf.equal(head[1], 0xFF), 1, 2 + 256 * head[2] + head[3]
-        )
-        ends = tf.not_equal(head[0], 0xFF) | tf.equal(head[1], JPEG_SCAN_MARKER)
-        return (tf.where(ends, place, position + length),)
-
-    position = tf.while_loop(
-        lambda position: position + 4 < place,
-        follow,
-        (tf.constant(2),),
-        maximum_iterations=MAX_JPEG_SEGMENTS,
-    )
-    position = tf.minimum(position[0], place)
-    segment = tf.equal(position + 4, place) & tf.equal(
-        values[position + 1], JPEG_APP1
-    )
-    return tf.where(segment, block, b"")
-
-
-def _exif_of_webp(contents):
-    import tensorflow as tf
-
-    # The length of the chunk comes first.
-    chunk = tf.strings.join([_split_at(contents, WEBP_EXIF)[1], b"\0" * 4])
-    return tf.strings.substr(chunk, 4, MAX_EXIF_BYTES)
-
-
-def _tiff_orientation_in_graph(block):
-    """`tiff_orientation`, as TensorFlow operations."""
-    import tensorflow as tf
-
-    # Zeros behind the end: positions that a broken block invents read 0.
-    zeros = b"\0" * 16
-    head = tf.strings.substr(tf.strings.join([block, zeros]), 0, 6)
-    skipped = tf.where(tf.equal(head, EXIF_HEADER), len(EXIF_HEADER), 0)
-    block = tf.strings.substr(block, skipped, MAX_EXIF_BYTES)
-    block = tf.io.decode_raw(tf.strings.join([block, zeros]), tf.uint8)
-    last = tf.size(block, tf.int64) - 1
-    little = tf.equal(block[0], ord("I"))
-
-    def number(position, size):
-        places = tf.expand_dims(position, -1) + np.arange(size)
-        digits = tf.gather(block, tf.minimum(places, last))
-        weights = 256 ** np.arange(size)
-        weights = tf.where(little, weights, weights[::-1])
-        return tf.reduce_sum(tf.cast(digits, tf.int64) * weights, -1)
-
-    directory = number(tf.constant(4, tf.int64), 4)
-    count = tf.minimum(number(directory, 2), MAX_EXIF_ENTRIES)
-    entries = directory + 2 + 12 * tf.range(count)
-    found = tf.equal(number(entries, 2), ORIENTATION_TAG)
-    values = number(tf.gather_nd(entries, tf.where(found)) + 8, 2)
-    value = tf.concat([values, [1]], 0)[0]
-    return tf.where((value >= 1) & (value <= 8), value, 1)
-
-
-def _upright_in_graph(image, orientation):
-    import tensorflow as tf
-
-    def member(values):
-        return tf.reduce_any(tf.equal(orientation, values))
-
-    image = tf.cond(
-        orientation >= 5,
-        lambda: tf.transpose(image, (1, 0, 2)),
-        lambda: image,
-    )
-    image = tf.cond(
-        member(FLIPPED_VERTICALLY), lambda: image[::-1], lambda: image
-    )
-    return tf.cond(
-        member(FLIPPED_HORIZONTALLY), lambda: image[:, ::-1], lambda: image
-    )

@@ -85,6 +85,10 @@ def first_frame(contents):
     sides = tf.stack([pair(frame + 5), pair(frame + 7)])
     whole = tf.equal(inside, 0) & (frame > 0)
     whole &= tf.reduce_all(tf.equal(sides, screen))
+    # Other versions, and shorter controls, are refused by Pillow.
+    version = tf.strings.substr(tf.strings.join([contents, b"\0" * 6]), 3, 3)
+    whole &= tf.equal(version, b"87a") | tf.equal(version, b"89a")
+    whole &= tf.equal(control, 0) | (at(control + 2) >= 4)
     whole &= tf.equal(pair(frame + 1) + pair(frame + 3), 0)
     # The trailer, a semicolon, ends the chain.
     cut = tf.strings.substr(contents, 0, tf.cast(end, tf.int32))

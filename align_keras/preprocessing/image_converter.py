@@ -114,13 +114,7 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
         Returns:
             An `AlignImageConverter`.
         """
-        path = presets.find_preset(preset)
-        foreign = presets.foreign_weights(path)
-        if foreign is not None:
-            return foreign.image_converter(**kwargs)
-        presets.require_files(path)
-        loader = keras_hub_internals.get_preset_loader(path)
-        return loader.load_image_converter(cls, **kwargs)
+        return presets.load_part(cls, preset, "image_converter", **kwargs)
 
     @property
     def image_size(self):
@@ -450,7 +444,12 @@ def _load_pixels(image, position):
     """uint8 pixels of a path, bytes, Pillow image or array."""
     if isinstance(image, (str, os.PathLike)):
         name = f"`{image}`"
-        image = read_file(image)
+        try:
+            image = read_file(image)
+        except OSError as error:
+            # Around a layer's errors, Keras keeps the first argument alone.
+            told = f"{name} cannot be read: {error.strerror or error}."
+            raise type(error)(told) from error
     else:
         name = f"Image number {position} of the list"
     if hasattr(image, "shape"):

@@ -7,6 +7,7 @@ from keras import ops
 from align_keras import keras_hub_internals
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
+from align_keras.models.raw_inputs import named_pair
 from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.image_converter import AlignImageConverter
 from align_keras.preprocessing.tokenizer import AlignTokenizer
@@ -108,12 +109,7 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         Returns:
             An `AlignPreprocessor`.
         """
-        path = presets.find_preset(preset)
-        foreign = presets.foreign_weights(path)
-        if foreign is not None:
-            return foreign.preprocessor(**kwargs)
-        presets.require_files(path)
-        return super().from_preset(path, **kwargs)
+        return presets.load_part(cls, preset, "preprocessor", **kwargs)
 
     def build(self, input_shape=None):
         # The parts have no weights; without this, Keras warns of them.
@@ -145,7 +141,7 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         if not isinstance(inputs, dict):
             if not isinstance(inputs, tuple):
                 inputs, y = (inputs, y), None
-            inputs = dict(zip(("images", "texts"), inputs, strict=True))
+            inputs = named_pair(inputs)
         outputs = self._convert_all(inputs)
         if keras_hub_internals.in_grain_data_pipeline():
             outputs = keras_hub_internals.to_grain(outputs)

@@ -89,13 +89,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         Returns:
             An `AlignTokenizer`.
         """
-        path = presets.find_preset(preset)
-        foreign = presets.foreign_weights(path)
-        if foreign is not None:
-            return foreign.tokenizer(**kwargs)
-        presets.require_files(path)
-        loader = keras_hub_internals.get_preset_loader(path)
-        return loader.load_tokenizer(cls, **kwargs)
+        return presets.load_part(cls, preset, "tokenizer", **kwargs)
 
     def tokenize(self, inputs):
         """Turn strings into token ids, without special ones around them.

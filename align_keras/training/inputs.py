@@ -12,14 +12,14 @@ from align_keras.data import pack
 from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
 from align_keras.data.packing import HELD_OUT
+from align_keras.data.record_files import local_source
 from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import local_copy
-from align_keras.io.stores import is_directory
-from align_keras.io.stores import is_store
-from align_keras.io.stores import list_directory
+from align_keras.io.text import read_text
+from align_keras.io.text import split_lines
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 
@@ -36,7 +36,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         A pair: `RecordFiles`, and the folder of the images that were set
         aside while packing, or `None`.
     """
-    data = _local_folder(data)
+    data = local_source(data)
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list_files(folder, is_records):
         records = open_records(data)
@@ -66,17 +66,6 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         f"`{folder}` holds neither TFRecord files nor images with a "
         "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
         "`align-keras pack` first."
-    )
-
-
-def _local_folder(data):
-    """Copy a folder of images of a store; records are read there."""
-    if isinstance(data, (list, tuple)) or not is_store(data):
-        return data
-    address = os.fspath(data)
-    there = is_directory(address) and list_directory(address)
-    return (
-        local_copy(data) if there and not any(map(is_records, there)) else data
     )
 
 
@@ -204,8 +193,8 @@ def find_tokenizer(
 
 def _read_lines(path):
     """Read a vocabulary; `splitlines` would split within rare tokens."""
-    with open(path, encoding="utf-8-sig") as file:
-        return [line.rstrip("\n") for line in file]
+    lines = split_lines(read_text(path))
+    return lines if lines[-1] else lines[:-1]
 
 
 def _captions(records):

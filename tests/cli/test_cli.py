@@ -313,7 +313,7 @@ def test_what_is_no_record_file_is_one_line(folder, refusal, tmp_path):
     message = refusal(
         *train_arguments(folder, data=photo, workdir=tmp_path / "run")
     )
-    assert "TFRecord" in message
+    assert "red.png` is one image: give the folder" in message
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["evaluate"]])

@@ -18,7 +18,16 @@ def make_rows(count=20_000, seed=0):
     """Rows of a noisy crawl, a list of dicts."""
     draw = random.Random(seed)
     words = [f"w{number}" for number in range(3000)]
-    words += ["Äpfel", "ΣΑΣ", "İstanbul", "e\u0301te\u0301", "日本", "שלום"]
+    words += [
+        "Äpfel",
+        "ΣΑΣ",
+        "İstanbul",
+        "e\u0301te\u0301",
+        "日本",
+        "שלום",
+        "\ufe0f",
+        "\u0301",
+    ]
     weights = [1 / (rank + 1) for rank in range(len(words))]
     rows = []
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -287,10 +288,23 @@ def test_blank_texts_are_unusable_whatever_tells_texts_apart(
     assert manifest["kept"] == (2 if identity == "exact" else 0)
 
 
-def test_joiners_are_no_unigrams_by_themselves():
+@pytest.mark.parametrize("tokenizer", ["words", "words_and_ideographs"])
+def test_marks_and_what_is_not_seen_are_no_unigrams_by_themselves(tokenizer):
     text = "a \u200d b \u200c\u200d क्\u200dष \U0001f469\u200d\U0001f469"
-    for tokenizer in ("words", "words_and_ideographs"):
-        assert tokenize(text, tokenizer) == "a b क्\u200dष"
+    assert tokenize(text, tokenizer) == "a b क्\u200dष"
+    # Letters by their category, of which nothing is seen.
+    fillers = [0x115F, 0x1160, 0x3164, 0xFFA0]
+    unseen = [
+        mark
+        for mark in map(chr, range(0x110000))
+        if unicodedata.category(mark) in ("Mn", "Mc", "Me", "Cf", "Pc")
+    ]
+    assert len(unseen) > 2000
+    for mark in [*unseen, *map(chr, fillers), "\ufe0f\u20e3", "__"]:
+        # Some compose with a letter before, none with the blank.
+        assert tokenize(f"a {mark} b", tokenizer) == "a b", ascii(mark)
+        if unicodedata.category(mark[0]) == "Mn":
+            assert tokenize(f"1{mark}", tokenizer) == f"1{mark}"
 
 
 def test_lists_of_captions_are_rows(tmp_path):

@@ -6,6 +6,7 @@ import json
 import posixpath
 import tarfile
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,16 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from align_keras.curation.ingest import find_columns
-from align_keras.curation.ingest import read_strings
-from align_keras.curation.input_files import read_batches
+from align_keras.curation.ingest import IngestTask
+from align_keras.curation.ingest import ingest_file
+from align_keras.curation.vocabulary import read_texts
 from align_keras.data import read_captions
 from align_keras.data.sources import from_archive
 from align_keras.data.sources import from_caption_file
 from align_keras.data.sources import from_folder
 from align_keras.data.sources import from_table
 from align_keras.data.tally import Tally
+from align_keras.evaluation.datasets import captioned
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -165,15 +167,43 @@ def test_tables(form, pairs):
 
 
 def _check_curation(path, pairs):
-    """`curate` reads the same texts in the same order."""
-    read = []
-    for columns, bad in read_batches(str(path)):
-        assert not bad
-        name = find_columns(list(columns))["text"]
-        read += read_strings(columns[name])
-    assert [(t or "").strip() for t in read] == [
-        clean(t).strip() for t in pairs.values()
+    """`curate` reads the same names and texts in the same order."""
+    file = io.BytesIO()
+    counts, _ = ingest_file(IngestTask(0, str(path), {}), file)
+    assert counts["rows"] == len(pairs) and not counts["unreadable_lines"]
+    rows = pq.read_table(file).to_pylist()
+    assert [row["text"] for row in rows] == [
+        unicodedata.normalize("NFC", clean(text)) for text in pairs.values()
     ]
+    assert [row["url"] or "" for row in rows] == [
+        clean(name).strip() for name in pairs
+    ]
+    assert list(read_texts([str(path)])) == [
+        clean(text) for text in pairs.values() if clean(text).strip()
+    ]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "parquet"])
+@quick
+@given(pairs=samples)
+def test_evaluation_of_a_folder_with_a_table(form, pairs):
+    pairs = {f"{n}{name}.jpg": t for n, (name, t) in enumerate(pairs.items())}
+    if form in ("csv", "tsv", "parquet"):
+        pairs = {writable(n): writable(t) for n, t in pairs.items()}
+    if form == "tsv":
+        pairs = {one_line(n): one_line(t) for n, t in pairs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in pairs:
+            Path(folder, name).write_bytes(name.encode("utf-8", "replace"))
+        write(Path(folder, f"captions.{form}"), pairs)
+        found = {
+            name: (image.read_bytes(), texts)
+            for name, image, texts in captioned(folder).examples()
+        }
+    assert found == {
+        name: (name.encode("utf-8", "replace"), texts)
+        for name, texts in expected(pairs).items()
+    }
 
 
 @quick
@@ -215,6 +245,8 @@ def test_folders_and_archives(pairs):
             found = {n: (read(), t) for n, read, t in source(place, tally)}
             assert found == wanted
             assert not tally.reasons and tally.seen == len(pairs)
+            evaluated = captioned(place).examples()
+            assert {n: (image, t) for n, image, t in evaluated} == wanted
         listed = {f"{stem}.jpg": [] for stem in stems}
         found = from_caption_file(photos, listed)
         assert {n: read() for n, read, _ in found} == {
@@ -233,6 +265,8 @@ def test_images_within_parquet(captions):
         pq.write_table(pa.table({"image": images, "text": captions}), path)
         tally = Tally()
         found = [(read(), texts) for _, read, texts in from_table(path, tally)]
+        evaluated = [(i, t) for _, i, t in captioned(path).examples()]
+    assert found == evaluated
     assert found == [
         (body, [text.strip()] if text.strip() else [])
         for body, text in zip(bodies, captions, strict=True)

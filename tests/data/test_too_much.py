@@ -93,5 +93,5 @@ def test_json_of_any_depth_is_no_json(tmp_path):
             read(tmp_path / "config.json")
     captions = tmp_path / "captions.jsonl"
     captions.write_text(hostile.DEEP + "\n")
-    with pytest.raises(ValueError, match="captions.jsonl.*line 1"):
+    with pytest.raises(ValueError, match="captions.jsonl.*row 1, not valid"):
         pack(tmp_path, tmp_path / "out")

@@ -169,7 +169,7 @@ def test_refusals(library, tmp_path, capsys):
     with pytest.raises(ValueError, match="neither a preset directory"):
         embed(library.images, tmp_path / "out", library.images)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no images"):
+    with pytest.raises(FileNotFoundError, match="empty` is empty"):
         embed(tmp_path / "empty", tmp_path / "out", library.preset)
     assert not (tmp_path / "out").exists()
 

@@ -169,8 +169,6 @@ def test_tfds_data_sets_have_the_papers_names(ask):
     [
         ("retrieval --tfds coco_captions --captions a.json", "captions"),
         ("retrieval --data a --tfds-directory b", "tfds-directory"),
-        ("retrieval --data a --split test", "split"),
-        ("retrieval --data a --captions-per-image 2", "captions-per-image"),
         ("zero-shot --data a --tfds-directory b", "tfds-directory"),
     ],
 )
@@ -187,3 +185,5 @@ def test_a_result_is_a_json_file(capsys):
     with pytest.raises(SystemExit):
         main([*command, "--output", "res.a"])
     assert "'res.a' does not end in .json" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="nowhere.JSON"):
+        Result.load("nowhere.JSON")

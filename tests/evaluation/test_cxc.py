@@ -277,14 +277,23 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="sts_test.csv"):
         cxc.read_ratings(tmp_path)
     columns = "agg_score,sampling_method"
-    (tmp_path / "sts_test.csv").write_text(f"caption1,caption2,{columns}\n")
-    (tmp_path / "sis_test.csv").write_text(f"image1,image2,{columns}\n")
+    (tmp_path / "sts_test.csv").write_text(
+        f"caption1,caption2,{columns}\na,a,1,x\n"
+    )
+    (tmp_path / "sis_test.csv").write_text(
+        f"image1,image2,{columns}\na,a,1,x\n"
+    )
     sits = tmp_path / "sits_test.csv"
     sits.write_text(f"caption,image,{columns}\na,b,much,c2i_original\n")
-    with pytest.raises(ValueError, match="score 'much' in line 2"):
+    with pytest.raises(ValueError, match="agg_score 'much' in row 1"):
         cxc.read_ratings(tmp_path)
-    sits.write_text("caption,agg_score,sampling_method\n")
+    sits.write_text("caption,agg_score,sampling_method\na,3,x\n")
     with pytest.raises(ValueError, match="lacks the column `image`"):
+        cxc.read_ratings(tmp_path)
+    # A stray quotation mark would swallow the rows behind it.
+    good = "a,b,3,c2i_original\n"
+    sits.write_text(f'caption,image,{columns}\n{good}"a,b,3,x\n{good}')
+    with pytest.raises(ValueError, match="sits_test.csv` is not valid CSV"):
         cxc.read_ratings(tmp_path)
     sits.write_text(f"caption,image,{columns}\na,b,3,c2i_intrasim\n")
     with pytest.raises(ValueError, match="no row `c2i_original`"):

@@ -143,3 +143,11 @@ def test_missing_extra_is_named(monkeypatch):
     )
     with pytest.raises(ImportError, match=r"align-keras\[evaluation\]"):
         datasets.tfds_labels("dtd", "test")
+
+
+def test_a_class_behind_a_link_that_leads_nowhere(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(b"")
+    (tmp_path / "b").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match="b` leads nowhere"):
+        datasets.class_folders(tmp_path)

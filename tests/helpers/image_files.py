@@ -26,23 +26,35 @@ class ImageFile:
         pixels: uint8 array `(height, width, 3)`; `None` where a file is
             damaged, or its numbers do not tell what is white.
         tolerance: float. Levels by which lossy formats may be off on average.
+        known: bool. False of kinds that not every release of Pillow reads:
+            these may be refused.
     """
 
     kind: str
     contents: bytes
     pixels: np.ndarray | None
     tolerance: float = 0.0
+    known: bool = True
 
 
-def draw_file(generator):
-    """Draw a file. Who draws with the same generator gets the same one."""
+def draw_file(generator, *forms):
+    """Draw a file. Who draws with the same generator gets the same one.
+
+    Args:
+        generator: `numpy.random.Generator`.
+        *forms: strings. Formats to draw from; by default all.
+    """
     draw = _Draw(generator)
+    makers = {
+        _png: 8, _jpeg: 8, _webp: 3, _gif: 3, _bmp: 3, _tiff: 4, _netpbm: 2,
+        _other: 1,
+    }  # fmt: skip
+    names = {make: make.__name__.strip("_") for make in makers}
     make = draw.of(
-        (_png, 8), (_jpeg, 8), (_webp, 3), (_gif, 3), (_bmp, 3), (_tiff, 4),
-        (_netpbm, 2), (_other, 1),
-    )  # fmt: skip
+        *[m for m in makers.items() if not forms or names[m[0]] in forms]
+    )
     made = make(draw)
-    made.kind = " ".join([make.__name__.strip("_"), *draw.traits])
+    made.kind = " ".join([names[make], *draw.traits])
     return made
 
 
@@ -128,16 +140,41 @@ def _turned(pixels, orientation):
 
 
 def _exif(draw, orientation):
-    """An EXIF block of three entries, without the header that JPEG has."""
+    """An EXIF block without the header that JPEG has.
+
+    Without an orientation only its second directory, that of the thumbnail,
+    has one.
+    """
     order = draw.trait("exif", "<", ">")
-    entries = [(0x10F, 2, 4, b"me\0\0"), (0x112, 3, 1, None)]
-    entries.append((0x11A, 3, 1, struct.pack(order + "HH", 7, 0)))
+    others = [(0x10F, 2, 4, b"me\0\0"), (0x11A, 3, 1, b"\1\1\0\0")]
+    entries = list(others)
+    if orientation:
+        kind, form = draw.one((3, "HH"), (3, "HH"), (4, "I"))
+        value = struct.pack(order + form, *[orientation, 0][: len(form)])
+        entries.insert(draw.one(0, 1, 2), (0x112, kind, 1, value))
+    second = 8 + 2 + 12 * len(entries) + 4
     block = b"II*\0" if order == "<" else b"MM\0*"
-    block += struct.pack(order + "IH", 8, len(entries))
+    block += struct.pack(order + "I", 8)
+    block += _directory(order, entries, second)
+    turned = struct.pack(order + "HH", 3, 0)
+    return block + _directory(order, [(0x112, 3, 1, turned)], 0)
+
+
+def _directory(order, entries, following):
+    """A directory of TIFF whose values are of four bytes."""
+    parts = [struct.pack(order + "H", len(entries))]
     for tag, kind, count, value in entries:
-        value = value or struct.pack(order + "HH", orientation, 0)
-        block += struct.pack(order + "HHI", tag, kind, count) + value
-    return block + b"\0" * 4
+        parts.append(struct.pack(order + "HHI", tag, kind, count) + value)
+    return b"".join(parts) + struct.pack(order + "I", following)
+
+
+# What looks like EXIF where it is not looked for: the names of each format,
+# and other words that its readers look for.
+_DECOY = b'tiff:Orientation="3" tRNS PLTE IDAT '
+
+
+def _decoy(draw, name):
+    return _DECOY + name + _exif(draw, 3)
 
 
 def _orientation(draw, probability=0.3):
@@ -214,6 +251,8 @@ def _png(draw):
     if draw.chance("text", 0.1):
         text = b"Comment\0" + b"x" * draw.trait("bytes", 100, 3_000_000)
         text = _chunk(b"tEXt", text)
+    elif draw.chance("decoy", 0.3):
+        text = _png_decoy(draw)
     text_behind = draw.one(True, False)
     if not text_behind:
         chunks.append(text)
@@ -244,6 +283,12 @@ def _png(draw):
         late = draw.chance("late", 0.3)
         if not late:
             chunks.append(chunk)
+    second = _chunk(b"eXIf", _exif(draw, 3))
+    if draw.chance("second" if orientation else "thumbnail's", 0.1):
+        # The first counts, also where it tells nothing.
+        chunk = chunk if orientation else _chunk(b"eXIf", _exif(draw, None))
+        chunks = [c for c in chunks if c != chunk] + [chunk, second]
+        late = False
 
     interlaced = draw.chance("interlaced", 0.3)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -262,6 +307,8 @@ def _png(draw):
         chunks.append(text)
     if not draw.chance("no IEND", 0.05):
         chunks.append(_chunk(b"IEND", b""))
+        if draw.chance("behind the end", 0.1):
+            chunks.append(second)
     height, width = draw.size
     header = struct.pack(
         ">IIBBBBB", width, height, bits, colour, 0, 0, interlaced
@@ -285,6 +332,20 @@ def _png(draw):
     return _perhaps_cut(draw, ImageFile("", contents, pixels))
 
 
+def _png_decoy(draw):
+    body = _decoy(draw, b"eXIf")
+    stored = zlib.compress(body, 0)
+    chunks = {
+        "tEXt": b"Comment\0" + body,
+        "zTXt": b"Comment\0\0" + stored,
+        "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0" + body,
+        "prVt": body,
+        "pHYs": b"short",
+    }
+    name = draw.trait("", *chunks)
+    return _chunk(name.encode(), chunks[name])
+
+
 def _png_profile(draw):
     if not draw.chance("profile", 0.2):
         return b""
@@ -295,7 +356,8 @@ def _png_profile(draw):
 def _perhaps_cut(draw, file):
     """Cut the last third of some files off."""
     if draw.chance("cut", 0.05):
-        return ImageFile("", file.contents[: len(file.contents) * 2 // 3], None)
+        contents = file.contents[: len(file.contents) * 2 // 3]
+        return dataclasses.replace(file, contents=contents, pixels=None)
     return file
 
 
@@ -342,6 +404,12 @@ def _jpeg(draw):
     elif mode == "CMYK" and draw.chance("no APP14", 0.5):
         contents = contents.replace(ADOBE + b"\0", b"")
 
+    scans = contents.split(b"\xff\xda\0")
+    lost = options["progressive"] and draw.chance("scan lost", 0.1)
+    if lost:
+        kept = draw.generator.integers(2, len(scans))
+        contents = b"\xff\xda\0".join(scans[:kept]) + b"\xff\xd9"
+
     segments = []
     if draw.chance("profile", 0.3):
         count = draw.trait("segments", 1, 2)
@@ -353,6 +421,24 @@ def _jpeg(draw):
         exif = b"Exif\0\0" + _exif(draw, orientation)
         place = draw.trait("behind", 0, len(segments))
         segments.insert(place, (0xE1, exif))
+    if draw.chance("decoy", 0.3):
+        body = _decoy(draw, b"Exif\0\0")
+        decoys = {
+            "COM": [(0xFE, body)],
+            "APP0": [(0xE0, body)],
+            "APP1": [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + body)],
+            "APP2": [(0xE2, b"ICC_PROFILE\0\1\1" + body)],
+            "APP13": [(0xED, b"Photoshop 3.0\0" + body)],
+            "many": [(0xFE, body)] * 40,
+            "thumbnail's": [(0xE1, b"Exif\0\0" + _exif(draw, None))],
+        }
+        name = draw.trait("", *decoys)
+        if name != "thumbnail's":
+            segments = decoys[name] + segments
+        elif not orientation:
+            segments += decoys[name]
+    if orientation and draw.chance("second", 0.1):
+        segments.append((0xE1, b"Exif\0\0" + _exif(draw, 3)))
     # Any number of these may stand before a marker.
     fill = b"\xff" * draw.trait("fill", 0, 0, 0, 2)
     added = b"".join(
@@ -366,6 +452,7 @@ def _jpeg(draw):
         contents += struct.pack(">HHH", 0xFFD8, 0xFFE1, len(exif) + 2) + exif
         contents += b"\xff\xd9"
     pixels = _turned(pixels, orientation or 1)
+    pixels = None if lost else pixels
     tolerance = 6 if options["subsampling"] or mode == "YCCK" else 3
     return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
 
@@ -380,6 +467,22 @@ def _webp(draw):
         options["exif"] = header + _exif(draw, orientation)
     if draw.chance("profile", 0.2):
         options["icc_profile"] = _profile(draw, 500)
+    decoy = draw.chance("decoy", 0.3) and draw.trait(
+        "",
+        "ICCP",
+        "XMP ",
+        "ZZZZ",
+        "no flag",
+        "behind the end",
+        "no alpha",
+        "reserved",
+    )
+    body = _decoy(draw, b"EXIF\0\1\0\0")
+    if decoy == "ICCP":
+        options["icc_profile"] = body
+    elif decoy:
+        # Makes a file of the extended kind.
+        options["xmp"] = body
     samples = draw.noise(8, 4) if lossless else draw.smooth(4)
     if mode == "RGB":
         samples = samples[..., :3]
@@ -390,9 +493,31 @@ def _webp(draw):
         other = Image.new(mode, samples.shape[1::-1], (9,) * len(mode))
         options |= {"save_all": True, "append_images": [other]}
     contents = _saved(samples, mode, "WEBP", **options)
+    chunk = struct.pack("<4sI", b"ZZZZ", len(body)) + body
+    chunk += b"\0" * (len(body) % 2)
+    if decoy == "ZZZZ":
+        # Behind the first chunk.
+        size = struct.pack("<I", len(contents) - 8 + len(chunk))
+        contents = contents[:4] + size + contents[8:30] + chunk + contents[30:]
+    elif decoy in ("no flag", "no alpha", "reserved"):
+        flags = contents[20]
+        if decoy == "no flag":
+            flags, orientation = flags & ~0x08, None
+        elif decoy == "no alpha":
+            flags = flags & ~0x10
+        else:
+            flags |= draw.trait("bit", 0x01, 0x40, 0x80)
+        contents = contents[:20] + bytes([flags]) + contents[21:]
+    elif decoy == "behind the end":
+        block = _exif(draw, 3)
+        contents += struct.pack("<4sI", b"EXIF", len(block)) + block
     pixels = _turned(pixels, orientation or 1)
+    if decoy == "no alpha" and mode == "RGBA":
+        # Pillow shows it where the file is lossless.
+        pixels = None
     tolerance = 0 if lossless else 6
-    return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))
+    file = ImageFile("", contents, pixels, tolerance, decoy != "reserved")
+    return _perhaps_cut(draw, file)
 
 
 def _paletted(draw, colours):
@@ -406,6 +531,8 @@ def _paletted(draw, colours):
 def _gif(draw):
     image, indices, pixels = _paletted(draw, draw.trait("", 2, 7, 256))
     options = {"interlace": draw.trait("interlace", 0, 1), "optimize": False}
+    options["include_color_table"] = draw.chance("own colours", 0.3)
+    options["disposal"] = draw.trait("disposal", 0, 2, 3)
     clear = draw.chance("transparency", 0.4)
     if clear:
         options["transparency"] = draw.one(0, 1)
@@ -426,7 +553,15 @@ def _gif(draw):
         around = np.full((height, width, 3), 255 if clear else colour)
         around[: height - 3, : width - 3] = pixels
         pixels = around.astype("uint8")
-    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+    known = not draw.chance("other version", 0.05)
+    if not known:
+        contents = contents.replace(contents[3:6], b"88a", 1)
+    elif b"\x21\xf9\4" in contents and draw.chance("short control", 0.05):
+        place = contents.index(b"\x21\xf9\4")
+        short = b"\x21\xf9\3" + contents[place + 3 : place + 6] + b"\0"
+        contents = contents[:place] + short + contents[place + 8 :]
+        known, pixels = False, None
+    return _perhaps_cut(draw, ImageFile("", contents, pixels, 0, known))
 
 
 def _bmp(draw):
@@ -476,88 +611,134 @@ def _bmp(draw):
 
 
 # Photometric interpretations.
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _TIFF_RGB, _INKS = 0, 1, 2, 5
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _TIFF_RGB, _INKS, _TIFF_YCC = 0, 1, 2, 5, 6
+_TIFF_CHANNELS = {_TIFF_RGB: 3, _INKS: 4, _TIFF_YCC: 3}
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 
 
 def _tiff(draw):
     order = draw.trait("order", "<", ">")
-    kind = draw.trait("photometric", 0, 1, 2, 2, 5)
-    bits = 8
-    sample_format = 1
-    if kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+    kind = draw.trait("photometric", 0, 1, 2, 2, 5, 6)
+    gray = kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    bits, form = 8, _UNSIGNED
+    if gray:
         bits = draw.trait("bits", 1, 2, 4, 8, 12, 16, 16, 32)
     elif kind == _TIFF_RGB:
         bits = draw.trait("bits", 8, 16)
-    if bits in (8, 16, 32) and kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
-        sample_format = draw.trait("format", 1, 1, 2, 3 if bits == 32 else 1)
-    channels = {_TIFF_RGB: 3, _INKS: 4}.get(kind, 1)
-    extra = None
-    if kind == _TIFF_RGB and draw.chance("alpha", 0.4):
-        channels, extra = 4, 2
+    if bits in (8, 16, 32):
+        form = draw.trait("format", *[_UNSIGNED] * 8, _SIGNED, _FLOAT)
+        form = _SIGNED if form == _FLOAT and bits == 8 else form
+    channels, extra = _TIFF_CHANNELS.get(kind, 1), None
+    may_have_alpha = kind == _TIFF_RGB or (kind == _BLACK_IS_ZERO and bits == 8)
+    if may_have_alpha and draw.chance("alpha", 0.4):
+        channels, extra = channels + 1, 2
     samples = draw.noise(bits, channels)
-    rows = _packed(samples, bits, order)
-    if sample_format == 3:
-        rows = [np.frombuffer(row, f"{order}u4") / 2.0**32 for row in rows]
-        rows = [row.astype(f"{order}f4").tobytes() for row in rows]
-    data = b"".join(rows)
-    deflated = draw.chance("deflated", 0.3)
-    if deflated:
-        data = zlib.compress(data)
     height, width = draw.size
     orientation = _orientation(draw)
     tags = {
         256: [width],
         257: [height],
         258: [bits] * channels,
-        259: [8 if deflated else 1],
+        259: [1],
         262: [kind],
-        273: [8],
         274: [orientation or 1],
         277: [channels],
-        278: [height],
-        279: [len(data)],
-        339: [sample_format] * channels,
+        339: [form] * channels,
     }
     if extra:
         tags[338] = [extra]
-    contents = _with_tags(order, data, tags)
+    if kind == _TIFF_YCC:
+        # As many samples of colour as of light.
+        tags[530] = [1, 1]
+    apart = channels > 1 and draw.chance("planes", 0.2)
+    planes = np.split(samples, channels, -1) if apart else [samples]
+    tags[284] = [2 if apart else 1]
+    tiled = bits >= 8 and draw.chance("tiled", 0.2)
+    blocks = [block for p in planes for block in _blocks(p, tags, tiled)]
+    blocks = [b"".join(_tiff_rows(b, bits, order, form)) for b in blocks]
+    if draw.chance("deflated", 0.4):
+        blocks, tags[259] = [zlib.compress(b) for b in blocks], [8]
+    contents = _with_tags(order, blocks, tags, draw.chance("pages", 0.1))
 
     high = _to_8_bits(samples, bits)
     if kind == _INKS:
         light = 255 - high
         pixels = _rgb(light[..., :3] * light[..., 3:] // 255)
+    elif kind == _TIFF_YCC:
+        ycc = Image.frombytes("YCbCr", (width, height), _rgb(high).tobytes())
+        pixels = np.asarray(ycc.convert("RGB"))
     elif extra:
-        pixels = _over_white(high[..., :3], high[..., 3:])
+        pixels = _over_white(high[..., :-1], high[..., -1:])
     else:
         pixels = _rgb(255 - high if kind == _WHITE_IS_ZERO else high)
     pixels = _turned(pixels, orientation or 1)
-    if sample_format != 1 or bits == 32:
+    if form != _UNSIGNED or bits == 32:
+        draw.traits.append("no known range")
         pixels = None
-    if (kind == _WHITE_IS_ZERO and bits == 16 and order == ">") or (
-        bits == 12 and (kind, order) != (_BLACK_IS_ZERO, "<")
-    ):
-        # Pillow does not know these.
-        pixels = None
-    return _perhaps_cut(draw, ImageFile("", contents, pixels))
+    known = not (
+        (bits == 16 and kind == _WHITE_IS_ZERO and order == ">")
+        or (bits == 12 and (kind, order) != (_BLACK_IS_ZERO, "<"))
+        or (apart and (bits > 8 or gray or kind == _TIFF_YCC))
+    )
+    tolerance = 1 if kind == _TIFF_YCC else 0
+    file = ImageFile("", contents, pixels, tolerance, known)
+    return _perhaps_cut(draw, file)
 
 
-def _with_tags(order, data, tags):
-    """A TIFF file of one strip, whose tags hold 16-bit numbers."""
-    data += b"\0" * (len(data) % 2)
-    directory = 8 + len(data)
+def _blocks(plane, tags, tiled):
+    """The one strip of a plane, or its tiles of 16 x 16 samples."""
+    height, width, _ = plane.shape
+    if not tiled:
+        tags[278] = [height]
+        return [plane]
+    tags[322] = tags[323] = [16]
+    plane = np.pad(plane, [(0, -height % 16), (0, -width % 16), (0, 0)])
+    return [
+        plane[top : top + 16, left : left + 16]
+        for top in range(0, height, 16)
+        for left in range(0, width, 16)
+    ]
+
+
+def _tiff_rows(samples, bits, order, form):
+    rows = _packed(samples, bits, order)
+    if form == _FLOAT:
+        values = [np.frombuffer(row, f"{order}u{bits // 8}") for row in rows]
+        rows = [(v / 2.0**bits).astype(f"{order}f{bits // 8}") for v in values]
+        rows = [row.tobytes() for row in rows]
+    return rows
+
+
+def _with_tags(order, blocks, tags, pages):
+    """A TIFF file, whose tags hold 16-bit numbers, and perhaps two pages."""
+    second = {256: [1], 257: [1], 258: [8], 262: [1], 277: [1], 278: [1]}
+    page, directory = _page(order, 8, blocks, tags, pages)
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    contents = head + struct.pack(order + "I", directory) + page
+    if pages:
+        contents += _page(order, len(contents), [b"\7"], second, False)[0]
+    return contents
+
+
+def _page(order, place, blocks, tags, pages):
+    """A page of a TIFF file that begins at a place, and its directory's."""
+    blocks = [block + b"\0" * (len(block) % 2) for block in blocks]
+    places = place + np.cumsum([0, *map(len, blocks)])
+    at, lengths = (324, 325) if 322 in tags else (273, 279)
+    tags = tags | {at: places[:-1], lengths: list(map(len, blocks))}
+    directory = int(places[-1])
     behind = directory + 2 + 12 * len(tags) + 4
-    entries, values = b"", b""
+    entries, values = [], b""
     for tag, numbers in sorted(tags.items()):
         value = struct.pack(f"{order}{len(numbers)}H", *numbers)
         if len(value) > 4:
             place = struct.pack(order + "I", behind + len(values))
             values, value = values + value, place
-        entries += struct.pack(order + "HHI", tag, 3, len(numbers))
-        entries += value.ljust(4, b"\0")
-    head = b"II*\0" if order == "<" else b"MM\0*"
-    head += struct.pack(order + "I", directory)
-    count = struct.pack(order + "H", len(tags))
-    return head + data + count + entries + b"\0" * 4 + values
+        entries.append((tag, 3, len(numbers), value.ljust(4, b"\0")))
+    # The next directory stands behind two bytes of pixels.
+    following = behind + len(values) + 2 if pages else 0
+    table = _directory(order, entries, following)
+    return b"".join(blocks) + table + values, directory
 
 
 def _netpbm(draw):
@@ -590,9 +771,11 @@ def _other(draw):
         return _perhaps_cut(draw, ImageFile("", contents, _rgb(samples >> 8)))
     samples = draw.smooth(len(mode))
     options = {"quality": 95}
+    signed = form == "JPEG2000" and draw.chance("no known range", 0.1)
     if form == "JPEG2000":
         samples = draw.noise(8, len(mode))
-        options = {"irreversible": False, "mct": 0}
+        options = {"irreversible": False, "mct": 0, "signed": signed}
+        options["no_jp2"] = draw.chance("bare", 0.3)
     pixels = _rgb(samples[..., :3])
     if mode == "RGBA":
         pixels = _over_white(samples[..., :3], samples[..., 3:])
@@ -604,4 +787,5 @@ def _other(draw):
     contents = _saved(samples, mode, form, **options)
     pixels = _turned(pixels, orientation or 1)
     tolerance = 6 if form == "AVIF" else 0
+    pixels = None if signed else pixels
     return _perhaps_cut(draw, ImageFile("", contents, pixels, tolerance))

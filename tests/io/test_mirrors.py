@@ -1,5 +1,6 @@
 """What is written to a store is there as a whole, or as it was before."""
 
+import glob
 import json
 import threading
 from pathlib import Path
@@ -57,7 +58,7 @@ def write(folder, files):
 
 def test_what_is_written_is_stored_and_found_again(address):
     with mirror(address) as path:
-        assert list(path.iterdir()) == []
+        assert not path.exists()
         write(path, {"a.txt": "a", "deep/b.txt": "b"})
     assert contents(address) == {"a.txt": "a", "deep/b.txt": "b"}
     with mirror(address) as path:
@@ -324,6 +325,25 @@ def test_a_copy_is_made_again_when_the_store_has_changed(address):
     assert got == []
     with pytest.raises(FileNotFoundError, match=f"nothing at `{address}/x`"):
         local_copy(f"{address}/x")
+
+
+def test_a_glob_is_copied_with_what_it_matches(address):
+    files = {"a-0.tar": "0", "a-1.tar": "1", "b.tar": "b", "deep/c.tar": "c"}
+    with mirror(address) as path:
+        write(path, files)
+    for pattern, names in (
+        ("a-*.tar", {"a-0.tar", "a-1.tar"}),
+        ("*/c.tar", {"deep/c.tar"}),
+        ("a-[1-9].tar", {"a-1.tar"}),
+    ):
+        copied = local_copy(f"{address}/{pattern}")
+        found = glob.glob(copied)
+        assert {Path(f).name for f in found} == {Path(n).name for n in names}
+        for name in names:
+            text = Path(copied.removesuffix(pattern), name).read_text()
+            assert text == files[name]
+    with pytest.raises(FileNotFoundError, match="nothing at"):
+        local_copy(f"{address}/x*.tar")
 
 
 def test_names_that_we_keep_for_ourselves_are_not_copied(address):

@@ -139,8 +139,57 @@ def test_no_labels_pass_for_a_mask_of_padding(dtype, still_model, pairs):
         with pytest.raises(ValueError, match="There are no labels"):
             call(x, labels, verbose=0)
     for call in (model.train_on_batch, model.test_on_batch):
-        with pytest.raises(ValueError, match="There are no labels"):
-            call(x, labels)
+        for y in (labels, ["a red bus"] * 4):
+            with pytest.raises(ValueError, match="There are no labels"):
+                call(x, y)
+
+
+ROWS = "Received numbers of rows"
+MISTAKES = {
+    "no inputs": (lambda x: {"x": None}, "NoneType"),
+    "no rows": (lambda x: {"x": {k: v[:0] for k, v in x.items()}}, ROWS),
+    "rows": (lambda x: {"x": {**x, "images": x["images"][:4]}}, ROWS),
+    "weights": (lambda x: {"x": x, "sample_weight": WEIGHTS[:4]}, ROWS),
+    "named weights": (lambda x: {"x": x, "sample_weight": {"a": 1}}, "'a'"),
+    "a batch": (lambda x: {"x": (x, None, WEIGHTS)}, "dict, NoneType, nd"),
+    "array": (lambda x: {"x": x["images"]}, "Received: ndarray"),
+    "another input": (lambda x: {"x": {**x, "weight": WEIGHTS}}, "'weight'"),
+    "a missing input": (
+        lambda x: {"x": {k: x[k] for k in ("images", "token_ids")}},
+        "padding_mask",
+    ),
+    "weights of a data set": (
+        lambda x: {"x": Batches(x, 1), "sample_weight": WEIGHTS},
+        "yields its weights itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_inputs_is_named(mistake, still_model, pairs):
+    arguments, told = MISTAKES[mistake]
+    for microbatch_size in (None, 4):
+        model, given = still_model(microbatch_size), arguments(pairs(8))
+        for method in (model.fit, model.evaluate, model.predict):
+            if method == model.predict and "sample_weight" in given:
+                continue
+            with pytest.raises(ValueError, match=told):
+                method(**given, verbose=0)
+
+
+def test_lists_do_as_well_as_tuples(still_model, pairs):
+    model, x = still_model(), pairs(8)
+    expected = pytest.approx(weighted_loss(model, x), rel=1e-5)
+    options = {"batch_size": 8, "verbose": 0}
+    history = model.fit(
+        x,
+        sample_weight=WEIGHTS.tolist(),
+        validation_data=[x, None, WEIGHTS],
+        **options,
+    ).history
+    assert history["loss"][0] == history["val_loss"][0] == expected
+    loss = model.evaluate(x, sample_weight=tuple(WEIGHTS), **options)[0]
+    assert loss == expected
 
 
 def foreign_statistics(tiny_model):
@@ -165,6 +214,21 @@ def test_padding_of_unknown_size_is_refused_where_it_appears(tiny_model, pairs):
     parts = [x, {name: value[:4] for name, value in x.items()}]
     with pytest.raises(Exception, match="count the padding in its statistics"):
         model.fit((part for part in parts), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "devices, compiled",
+    [
+        (1, "compiled"),
+        pytest.param(2, "auto", marks=pytest.mark.multiprocess),
+    ],
+)
+def test_only_what_is_smaller_is_refused(devices, compiled, run_script):
+    """Compiled, and on two devices, where a step cannot fail by itself."""
+    if keras.config.backend() == "torch" and devices > 1:
+        pytest.skip("trains on one device")
+    found = run_script("tests/models/fit_unknown_sizes.py", devices, compiled)
+    assert found.stdout.count("count the padding in its statistics") >= 2
 
 
 class Batches(keras.utils.PyDataset):

@@ -131,17 +131,42 @@ def test_classes_know_their_presets():
 
 
 @pytest.mark.parametrize(
-    "part", [AlignImageConverter, AlignPreprocessor, AlignTokenizer]
+    "part",
+    [
+        AlignImageConverter,
+        AlignPreprocessor,
+        AlignTokenizer,
+        keras_hub.layers.ImageConverter,
+        keras_hub.models.Backbone,
+        keras_hub.models.ImageClassifier,
+        keras_hub.models.TextClassifierPreprocessor,
+        keras_hub.models.Tokenizer,
+    ],
 )
-def test_an_architecture_has_no_preprocessing(part):
-    with pytest.raises(ValueError, match="`align_b7_bert_base` is an archi"):
-        part.from_preset("align_b7_bert_base")
+def test_an_architecture_is_no_more_than_that(part):
+    """KerasHub's own classes load what has weights; they say so too."""
+    for name, cls in (
+        ("align_b7_bert_base", "AlignDualEncoder"),
+        ("efficientnet_b0", "EfficientNetBackbone"),
+    ):
+        told = rf"`{name}` is an archi.*`{cls}.from_preset\("
+        with pytest.raises(ValueError, match=told):
+            part.from_preset(name)
 
 
-def test_keras_hub_knows_none_of_our_names():
-    """It reads directories of ours; docs/keras.md says so."""
-    with pytest.raises(ValueError, match="preset='align_b0_bert_tiny'"):
-        keras_hub.models.Backbone.from_preset("align_b0_bert_tiny")
+@pytest.mark.parametrize("part", ["tokenizer", "image_converter"])
+def test_parts_are_loaded_from_their_own_directory(part, tmp_path):
+    preprocessor = tiny_align().preprocessor
+    model = BertTextEncoder(10, 1, 2, 16, 32)
+    model.save_to_preset(tmp_path / "tower")
+    for own in (preprocessor, getattr(preprocessor, part)):
+        cls, path = type(own), str(tmp_path / type(own).__name__)
+        own.save_to_preset(path)
+        assert cls.from_preset(path).get_config() == own.get_config()
+        with pytest.raises(ValueError, match=r"tower` holds no \w+.json of"):
+            cls.from_preset(tmp_path / "tower")
+        with pytest.raises(ValueError, match="no config.json"):
+            AlignDualEncoder.from_preset(path)
 
 
 def test_saved_preset_of_an_architecture_is_the_same_model(tmp_path):

@@ -123,6 +123,11 @@ def test_raw_inputs_go_through_the_preprocessor(model, images, expected):
     batch = {"images": images, "texts": TEXTS}
     assert model.train_on_batch(batch)[0] == pytest.approx(loss, rel=1e-4)
     assert model.test_on_batch(batch)[0] == pytest.approx(loss, rel=1e-4)
+    assert model.evaluate([images, TEXTS], verbose=0)[0] == pytest.approx(
+        loss, rel=1e-4
+    )
+    with pytest.raises(FileNotFoundError, match="`none.jpg` cannot be read: N"):
+        model.fit({"images": ["none.jpg"], "texts": TEXTS[:1]}, verbose=0)
     rows = (batch for _ in range(1))
     assert model.fit(rows, verbose=0).history["loss"][0] == pytest.approx(
         loss, rel=1e-4

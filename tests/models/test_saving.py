@@ -117,10 +117,69 @@ def test_copies_are_whole(pairs, tmp_path):
         again.fit(x, batch_size=4, verbose=0)
 
 
-def test_a_compiled_model_is_cloned_by_its_config(pairs):
+class Scaled(AlignDualEncoder):
+    """A subclass with an argument of its own."""
+
+    def __init__(self, image_encoder, text_encoder, factor=1.0, **kwargs):
+        super().__init__(image_encoder, text_encoder, **kwargs)
+        self.factor = factor
+
+    def compute_loss(self, *args, **kwargs):
+        return self.factor * super().compute_loss(*args, **kwargs)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+def test_a_clone_is_a_model_of_the_same_class(pairs):
+    """Compiled alike where the model is, with fresh weights, as of Keras."""
+    x = pairs(4, size=8)
+    model = trained(x, frozen=(1,), preprocessor=preprocessor())
+    config = {**model.get_config(), "factor": 3.0}
+    scaled = Scaled.from_config(config)
+    assert not keras.models.clone_model(scaled).compiled
+    scaled.compile_from_config(model.get_compile_config())
+    for original, factor in ((model, 1.0), (scaled, 3.0)):
+        clone = keras.models.clone_model(original)
+        assert type(clone) is type(original)
+        assert clone.get_config() == original.get_config()
+        assert clone.get_compile_config() == original.get_compile_config()
+        shared = {id(v) for v in clone.variables}
+        assert shared.isdisjoint(id(v) for v in original.variables)
+        kernels = [m.text_projection.get_weights()[0] for m in (clone, model)]
+        assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+        clone.set_weights(model.get_weights())
+        assert_same(clone, model, x)
+        logs = clone.evaluate(x, verbose=0, return_dict=True)
+        plain = model.evaluate(x, verbose=0, return_dict=True)
+        assert logs["loss"] == pytest.approx(factor * plain["loss"], rel=1e-5)
+        clone.fit(x, batch_size=4, verbose=0)
+
+
+def test_a_clone_has_the_encoders_that_a_function_makes(pairs):
     model = trained(pairs(4, size=8))
-    with pytest.raises(ValueError, match="AlignDualEncoder.from_config"):
-        keras.models.clone_model(model)
+
+    def freeze(layer):
+        clone = type(layer).from_config(layer.get_config())
+        clone.trainable = layer is not model.image_encoder
+        return clone
+
+    clone = keras.models.clone_model(model, clone_function=freeze)
+    assert clone.image_encoder_is_frozen and not clone.text_encoder_is_frozen
+    fixed = {
+        name: keras.Input((8, 8, 3) if name == "images" else (6,), name=name)
+        for name in model.input
+    }
+    for options, cause in (
+        ({"clone_function": lambda layer: layer}, "'contrastive_head'"),
+        ({"call_function": lambda layer, *x, **k: layer(*x, **k)}, "<lambda>"),
+        ({"input_tensors": fixed}, "shape=.None, 6."),
+    ):
+        with pytest.raises(ValueError, match=cause):
+            keras.models.clone_model(model, **options)
+        # What the message says in their place.
+        plain = keras.Model(model.input, model.output)
+        keras.models.clone_model(plain, **options)
 
 
 def test_an_int8_model_keeps_its_preprocessor(pairs, tmp_path):

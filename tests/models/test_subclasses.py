@@ -68,6 +68,22 @@ class OwnStep(AlignDualEncoder):
         return {**found, "more": ops.convert_to_tensor(7.0)}
 
 
+class AddsLoss(AlignDualEncoder):
+    """Of the squares of one embedding, whose mean microbatches keep."""
+
+    def call(self, inputs, training=None, mask=None):
+        y = super().call(inputs, training, mask)
+        self.add_loss(3 * ops.mean(y["image_embeddings"][:, 0]))
+        return y
+
+
+class WithoutTraining(AlignDualEncoder):
+    """Overrides as Keras allows it since before 3.3."""
+
+    def compute_loss(self, x, y, y_pred, sample_weight):
+        return 2 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
 @pytest.mark.parametrize("size", [None, 4])
 def test_overridden_methods_count_in_fit(size, pairs):
     x = pairs(8, size=4)
@@ -82,6 +98,14 @@ def test_overridden_methods_count_in_fit(size, pairs):
     assert found["loss"] == pytest.approx(2 * loss + first, rel=1e-5)
     recall = "image_to_text_recall_at_1"
     assert history[recall] == fit(plain, x)[recall]
+
+    for cls, expected in (
+        (AddsLoss, loss + 3 * first),
+        (WithoutTraining, 2 * loss),
+    ):
+        history = fit(build(cls, microbatch_size=size), x, validation_data=x)
+        for name in ("loss", "val_loss"):
+            assert history[name][0] == pytest.approx(expected, rel=1e-5)
 
     turned = ContrastiveLoss(0.1)(
         -y["image_embeddings"], y["text_embeddings"], temperature=0.1
@@ -196,3 +220,41 @@ def test_recall_leaves_padding_out():
     )
     with pytest.raises(ValueError, match="k=0"):
         PairRecall(0)
+
+
+class FromScores(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return ops.mean(y_pred, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "mse",
+        ["mse"],
+        (ContrastiveLoss(),),
+        ContrastiveLoss,
+        keras.losses.MeanSquaredError(),
+        keras.losses.mean_squared_error,
+        FromScores(),
+        lambda images, texts: 0.0,
+    ],
+)
+def test_a_loss_that_compares_no_pairs_is_refused(loss):
+    with pytest.raises(ValueError, match="`loss` must be .*Received: loss="):
+        build().compile("sgd", loss)
+
+
+def test_what_compile_cannot_use_is_refused():
+    model = build()
+    for metrics in (PairRecall(2), {"a": PairRecall(2)}, ["accuracy"]):
+        with pytest.raises(ValueError, match="`metrics` must be a list"):
+            model.compile("sgd", metrics=metrics)
+    for metrics in ([PairRecall(2), PairRecall(2)], [PairRecall(1)]):
+        with pytest.raises(ValueError, match="names of their own"):
+            model.compile("sgd", metrics=metrics)
+    for size in (0, 1.5, True, "4"):
+        with pytest.raises(ValueError, match="microbatch_size="):
+            model.compile("sgd", microbatch_size=size)
+    # A function does as well as an object.
+    model.compile("sgd", lambda a, b, weights, temperature: ops.mean(a - b))

@@ -17,15 +17,21 @@ def test_torch_embeds_and_trains_alike(tmp_path, run_script):
     for backend in (keras.config.backend(), "torch"):
         path = tmp_path / f"{backend}.npz"
         run_script(
-            "tests/models/torch_reference.py", path, KERAS_BACKEND=backend
+            "tests/models/torch_reference.py",
+            path,
+            KERAS_BACKEND=backend,
+            JAX_ENABLE_X64="true",
         )
         found[backend] = dict(np.load(path))
     ours, torch = found.values()
     assert sorted(ours) == sorted(torch)
     for name, value in ours.items():
         # Sums in another order grow on their way back through normalisations
-        # of 4 rows: TensorFlow's weights and JAX's differ as much.
-        tolerance = 2e-4 if "/" in name else 1e-5
+        # of 4 rows: TensorFlow's weights and JAX's differ as much. With more
+        # digits they all but vanish, up to those that Keras' normalisation of
+        # layers has in any case: no operation computes something else.
+        is_weight = name.startswith("float32") and "/" in name
+        tolerance = 1e-4 if is_weight else 1e-5
         scale = max(np.abs(value).max(), 1e-3)
         np.testing.assert_allclose(
             torch[name],

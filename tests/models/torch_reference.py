@@ -53,13 +53,17 @@ def inputs(rows=8):
     }
 
 
-def main(path):
+def train(dtype):
+    """Train in several ways; returns all that can be compared, by name."""
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
     x, results = inputs(), {}
     weights = np.array([1, 0, 1, 1, 0, 2, 1, 1], "float32")
+    tiles = {"tile_size": 3, "dtype": dtype}
     for name, loss, options in (
-        ("plain", ContrastiveLoss(0.1), {}),
-        ("tiled", ContrastiveLoss(0.1, tile_size=3), {"remat": True}),
-        ("sigmoid", SigmoidLoss(tile_size=3), {"microbatch_size": 4}),
+        ("plain", ContrastiveLoss(0.1, dtype=dtype), {}),
+        ("tiled", ContrastiveLoss(0.1, **tiles), {"remat": True}),
+        ("sigmoid", SigmoidLoss(**tiles), {"microbatch_size": 4}),
     ):
         model = build()
         results.update(
@@ -79,8 +83,19 @@ def main(path):
     model = build()
     model.compile(Lamb(0.01, weight_decay=0.1), skip_nonfinite=True)
     logs = model.fit(x, batch_size=6, shuffle=False, verbose=0).history
-    results["lamb"] = np.array(logs["loss"])
-    np.savez(path, **results)
+    return {**results, "lamb": np.array(logs["loss"])}
+
+
+def main(path):
+    results = {dtype: train(dtype) for dtype in ("float32", "float64")}
+    np.savez(
+        path,
+        **{
+            f"{dtype} {name}": value
+            for dtype, found in results.items()
+            for name, value in found.items()
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """Decoding in the graph and through Pillow, against Pillow's own results."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 from PIL import ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from align_keras.io import images
+from align_keras.io.image_parts import exif_orientation
 from align_keras.preprocessing import agreement
 from align_keras.preprocessing import decode
 
@@ -79,12 +83,75 @@ def test_exif_counts_wherever_it_is_in_the_header(behind):
     if behind == "APP2":
         segment = b"\xff\xe2\xff\xff" + bytes(65533)
         contents = turned[:2] + 2 * segment + turned[2:]
-        assert images.exif_orientation(contents) == 6
+        assert exif_orientation(contents) == 6
         np.testing.assert_array_equal(_both(contents), _both(turned))
     else:
         contents = upright + turned
-        assert images.exif_orientation(contents) == 1
+        assert exif_orientation(contents) == 1
         np.testing.assert_array_equal(_both(contents), _both(upright))
+
+
+def _chunk(name, body):
+    check = zlib.crc32(name + body)
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
+
+
+@pytest.mark.parametrize("form, name", [("JPEG", "Exif\0\0"), ("PNG", "eXIf")])
+def test_exif_in_a_comment_is_none(form, name):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    lie = name.encode() + exif.tobytes()[6:]
+    exif[0x0112] = 6
+    turned = _encode(Image.fromarray(_image()), form, exif=exif)
+    upright = _encode(Image.fromarray(_image()), form)
+    for contents, orientation in ((turned, 6), (upright, 1)):
+        comment, place = _chunk(b"tEXt", b"Comment\0" + lie), 33
+        if form == "JPEG":
+            comment = struct.pack(">HH", 0xFFFE, len(lie) + 2) + lie
+            place = 2
+        lying = contents[:place] + comment + contents[place:]
+        assert exif_orientation(lying) == orientation
+        np.testing.assert_array_equal(_both(lying), _both(contents))
+
+
+def test_exif_in_a_colour_profile_of_webp_is_none():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    lie = b"EXIF\0\1\0\0" + exif.tobytes()[6:]
+    exif[0x0112] = 6
+    options = {"icc_profile": lie, "lossless": True}
+    upright = _encode(Image.fromarray(_image()), "WEBP", **options)
+    np.testing.assert_array_equal(_both(upright), _image())
+    turned = _encode(Image.fromarray(_image()), "WEBP", exif=exif, **options)
+    np.testing.assert_array_equal(_both(turned), np.rot90(_image(), -1))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_in_xmp_does_not_count(form):
+    xmp = b'<rdf:Description tiff:Orientation="6" xmlns:tiff="x"/>'
+    options = {"xmp": xmp}
+    if form == "PNG":
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif form == "TIFF":
+        options = {"tiffinfo": {700: xmp}}
+    contents = _encode(Image.fromarray(_image()), form, **options)
+    assert xmp in contents
+    pixels = images.decode_with_pillow(contents)
+    assert pixels.shape == _image().shape
+    assert np.abs(pixels.astype(int) - _image()).mean() < 6
+
+
+@pytest.mark.parametrize("kind, form", [(3, "HH"), (4, "I"), (9, "i")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_of_every_type_of_whole_numbers(order, kind, form):
+    value = struct.pack(order + form, *[6, 0][: len(form)])
+    block = b"II*\0" if order == "<" else b"MM\0*"
+    block += struct.pack(order + "IHHHI", 8, 1, 0x112, kind, 1) + value
+    block = b"Exif\0\0" + block + bytes(4)
+    contents = _encode(Image.fromarray(_image()), "JPEG", exif=block)
+    assert exif_orientation(contents) == 6
+    assert _both(contents).shape == (37, 23, 3)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -97,7 +164,7 @@ def test_exif_orientation(orientation, order):
     exif[0x0132] = "2001:01:01 00:00:00"
     contents = _encode(Image.fromarray(_image()), "JPEG", exif=exif.tobytes())
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
-    assert images.exif_orientation(contents) == orientation
+    assert exif_orientation(contents) == orientation
     np.testing.assert_array_equal(_both(contents), np.asarray(expected))
 
 
@@ -192,6 +259,30 @@ def test_webp():
     assert np.abs(_both(contents) - expected).max() <= 0.5 + 1e-6
 
 
+def test_plain_files_are_decoded_once(monkeypatch):
+    image = Image.fromarray(_image())
+    # A note, a checksum and a length that Pillow should look at.
+    png, webp = _encode(image, "PNG"), _encode(image, "WEBP")
+    noted = png[:33] + _chunk(b"tEXt", b"Comment\0x") + png[33:]
+    broken = png[:33] + _chunk(b"gAMA", b"\0\0\0\1")[:-1] + b"?" + png[33:]
+    others = [noted, broken, webp + b"more", _encode(image, "GIF")]
+    others.append(_encode(image.quantize(9), "PNG"))
+    others.append(_encode(image, "JPEG", progressive=True))
+
+    def refuse(*arguments):
+        raise AssertionError("decoded again")
+
+    expected = [images.decode_with_pillow(file) for file in (png, webp)]
+    monkeypatch.setattr(agreement, "decode_and_orient", refuse)
+    for file, pixels in zip((png, webp), expected, strict=True):
+        decoded, graph_agrees = agreement.decode_for_graph(file)
+        np.testing.assert_array_equal(decoded, pixels)
+        assert graph_agrees
+    for file in others:
+        with pytest.raises(AssertionError, match="decoded again"):
+            agreement.decode_for_graph(file)
+
+
 def test_animated_webp_is_left_to_pillow():
     frames = [Image.fromarray(_noise(20, 30, 3)), Image.new("RGB", (30, 20))]
     contents = _encode(
@@ -206,6 +297,22 @@ def test_animated_webp_is_left_to_pillow():
     assert not graph_agrees
     with pytest.raises(tf.errors.InvalidArgumentError):
         _graph(contents)
+
+
+def test_progressive_jpeg_without_all_scans_is_left_to_pillow():
+    x = np.arange(400)
+    waves = _image(300, 400) // 2 + (60 * np.sin(x / 9) ** 2)[:, None]
+    waves = Image.fromarray(waves.astype("uint8"))
+    whole = _encode(waves, "JPEG", progressive=True)
+    assert agreement.decode_for_graph(whole)[1]
+    # The first scan alone.
+    some = b"\xff\xda".join(whole.split(b"\xff\xda")[:2]) + b"\xff\xd9"
+    pixels, graph_agrees = agreement.decode_for_graph(some)
+    expected = images.decode_with_pillow(some)
+    np.testing.assert_array_equal(pixels, expected)
+    assert graph_agrees == np.array_equal(_graph(some), expected)
+    # One level or two apart.
+    assert np.abs(_graph(some).numpy().astype(int) - expected).mean() < 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

@@ -391,3 +391,14 @@ def test_an_unknown_name_suggests_the_nearest():
     message = refusal("finetune_flicker30k", FileNotFoundError)
     assert "Did you mean `finetune_flickr30k`" in message
     assert "coyo700m" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_in_any_encoding(tmp_path, encoding):
+    path = tmp_path / "recipe.yaml"
+    text = "steps: 8  # é\nbatch_size: 4\nlearning_rate: 0.1\n"
+    path.write_text(text, encoding)
+    assert load_recipe(path).steps == 8
+    path.write_bytes(b"steps: 8 # \xe9")
+    with pytest.raises(ValueError, match=r"recipe\.yaml.* not UTF-8"):
+        load_recipe(path)

@@ -25,14 +25,6 @@ class Trainer(PaddingMixin):
     step itself.
     """
 
-    def make_train_function(self, force=False):
-        self.logs_of_step("train_step")
-        super().make_train_function(force)
-
-    def make_test_function(self, force=False):
-        self.logs_of_step("test_step")
-        super().make_test_function(force)
-
     def train_step(self, state, data):
         trainable, others, optimizer_state, metrics = state
 
@@ -111,11 +103,6 @@ class Trainer(PaddingMixin):
             outputs = {**outputs, IS_EXAMPLE: mask}
         return outputs, others
 
-    def _symbolic_build(self, iterator=None, data_batch=None):
-        # All is built but the optimizer; no batch need be drawn for it.
-        if self.optimizer is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-
     def _padded(self, x, y, batch_size, microbatches=False, **kwargs):
         adapter = super()._padded(x, y, batch_size, microbatches, **kwargs)
         if jax.process_count() > 1 and _is_shared_out(x):
@@ -187,6 +174,3 @@ class Trainer(PaddingMixin):
         # lays out all batches over the devices as it does the first, so that
         # they must have one structure.
         return jax.process_count() > 1 or num_shards() > 1
-
-    def checks_in_step(self):
-        return False

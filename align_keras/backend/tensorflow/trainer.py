@@ -40,7 +40,8 @@ class Trainer(PaddingMixin):
         if not self.skip_nonfinite:
             return self._take_step(*arguments)
         norm = tf.linalg.global_norm(step.gradients)
-        finite = tf.cast(tf.math.is_finite(step.loss + norm), "float32")
+        finite = [tf.math.is_finite(value) for value in (step.loss, norm)]
+        finite = tf.cast(tf.reduce_all(finite), "float32")
         (finite,) = all_reduce_sum([finite])
         finite = tf.cast(finite == num_replicas(), "float32")
         apply_where(finite > 0, self._take_step, arguments)
@@ -128,15 +129,9 @@ class Trainer(PaddingMixin):
     def masks_full_batches(self):
         return True
 
-    def checks_in_step(self):
-        # Compiled steps, and those of several replicas, check nothing.
-        return num_replicas() == 1 and not self.jit_compile
-
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # All is built but the optimizer; no batch need be drawn for it.
-        if self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        with self.distribute_strategy.scope():
+            self._symbolic_build()
 
     def _refuse_compiled_collectives(self):
         strategy = self.distribute_strategy

@@ -46,24 +46,8 @@ class Trainer(PaddingMixin):
     def test_step(self, data):
         return self.update_metrics(*self.evaluate_batch(data))
 
-    def make_train_function(self, force=False):
-        self.logs_of_step("train_step")
-        super().make_train_function(force)
-
-    def make_test_function(self, force=False):
-        self.logs_of_step("test_step")
-        super().make_test_function(force)
-
-    def _symbolic_build(self, iterator=None, data_batch=None):
-        # All is built but the optimizer; no batch need be drawn for it.
-        if self.optimizer is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-
     def batch_multiple(self):
         return 1
 
     def masks_full_batches(self):
         return False
-
-    def checks_in_step(self):
-        return True

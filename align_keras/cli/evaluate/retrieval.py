@@ -13,7 +13,8 @@ def add_arguments(parser):
         "--data",
         metavar="GLOB",
         help="TFRecord files that `align-keras pack` or img2dataset wrote; "
-        "or a folder of images, with --captions or a captions.csv in it",
+        "a folder of images, with --captions, a captions.csv or .txt files in "
+        "it; or archives or Parquet files, as for `pack`",
     )
     parser.add_argument(
         "--captions",
@@ -22,7 +23,8 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--split",
-        help="splits of the caption file or of TFDS (default: test)",
+        help="splits of the caption file or of TFDS (default: test, where "
+        "TFDS or a JSON file tells splits)",
     )
     parser.add_argument(
         "--captions-per-image",
@@ -59,7 +61,6 @@ def run(args):
 
 def open_captioned(args):
     """Return the captioned images that the options name, a `DataSet`."""
-    from align_keras.data.captions import find_caption_file
     from align_keras.evaluation import datasets
 
     if (args.tfds is None) == (args.data is None):
@@ -69,24 +70,18 @@ def open_captioned(args):
         shared_options.refuse(
             "captions", "is for files: a TFDS data set has its own"
         )
-    if args.data and not args.captions:
-        args.captions = find_caption_file(args.data)
-    if not (args.tfds or args.captions):
-        for option in ("split", "captions_per_image"):
-            if getattr(args, option) is not None:
-                shared_options.refuse(
-                    option,
-                    "is for `--captions` and `--tfds`: TFRecord files are "
-                    "taken as they are",
-                )
-        return datasets.records(args.data, args.name)
-    first = args.captions_per_image or datasets.CAPTIONS_PER_IMAGE
-    if args.tfds:
-        data = datasets.tfds_captions(
-            args.tfds, args.split or "test", args.tfds_directory, first
+    if not args.tfds:
+        return datasets.captioned(
+            args.data,
+            args.captions,
+            args.split,
+            args.name,
+            args.captions_per_image,
         )
-        return dataclasses.replace(data, name=args.name or data.name)
-    split = args.split
-    if split is None and str(args.captions).endswith(".json"):
-        split = "test"
-    return datasets.karpathy(args.captions, args.data, split, args.name, first)
+    data = datasets.tfds_captions(
+        args.tfds,
+        args.split or "test",
+        args.tfds_directory,
+        args.captions_per_image or datasets.CAPTIONS_PER_IMAGE,
+    )
+    return dataclasses.replace(data, name=args.name or data.name)

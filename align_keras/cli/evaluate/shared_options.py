@@ -30,7 +30,7 @@ def add_model(parser):
 
 def _result_file(name):
     # Better refused before hours of work than after.
-    if not name.endswith(".json"):
+    if not name.lower().endswith(".json"):
         raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
     return output_path(name)
 

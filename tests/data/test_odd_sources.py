@@ -1,0 +1,342 @@
+"""Sources with odd files: each is read, or counted, or one clear error."""
+
+import argparse
+import io
+import json
+import os
+import tarfile
+
+import pytest
+from tiny_align import image_file
+
+from align_keras.cli import main
+from align_keras.cli.evaluate import retrieval
+from align_keras.data import open_records
+from align_keras.data import pack
+from align_keras.data.sources import from_archive
+from align_keras.embedding.image_sources import plan_sources
+from align_keras.embedding.image_sources import read_source
+from align_keras.evaluation.datasets import captioned
+from align_keras.io.file_names import UNREAD_SUFFIXES
+from align_keras.training.inputs import find_records
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+PNG = image_file(0, form="PNG")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of one good image with its text."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(PNG)
+    (folder / "a.txt").write_text("a text")
+    return folder
+
+
+def packed(source, output, *arguments):
+    """Captions by keys, and reasons by names of what is left out."""
+    manifest = pack(source, output, *arguments)
+    captions = {r["key"]: r["captions"] for r in open_records(output)}
+    return captions, {e["file"]: e["reason"] for e in manifest["skipped"]}
+
+
+def embedded(source):
+    """Texts by names as `embed` reads them, and reasons."""
+    reasons, texts = {}, {}
+    for part in plan_sources(source):
+        for key, read, text in read_source(part, reasons.__setitem__):
+            texts[key] = text, read
+    return texts, reasons
+
+
+def write_archive(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, contents in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(contents)
+            tar.addfile(member, io.BytesIO(contents))
+
+
+# === Images that are not read ===
+
+
+@pytest.mark.parametrize("suffix", UNREAD_SUFFIXES)
+def test_images_of_other_formats_are_named(tmp_path, folder, suffix):
+    files = {"b": f"b{suffix}", "c": f"c{suffix.upper()}"}
+    for name in files.values():
+        (folder / name).write_bytes(b"not read")
+    (folder / "c.txt").write_text("another text")
+    expected = {files["b"]: "no caption", files["c"]: "not an image"}
+    captions, left_out = packed(folder, tmp_path / "1")
+    assert captions == {"a": ["a text"]} and left_out == expected
+    assert embedded(folder)[0].keys() == {"a.png", *files.values()}
+    members = {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+    write_archive(tmp_path / "0.tar", members)
+    captions, left_out = packed(tmp_path / "0.tar", tmp_path / "2")
+    assert captions == {"a": ["a text"]} and left_out == expected
+
+
+# === Links that lead nowhere ===
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path, folder):
+    links = ["b.png", "c.txt", "d", "e.heic", "sub/f", "g.jpg"]
+    (folder / "sub").mkdir()
+    for name in links:
+        (folder / name).symlink_to("nowhere")
+    (folder / "g.txt").write_text("of an image that is gone")
+    (folder / "h").symlink_to("h")
+    (folder / ".#lock").symlink_to("user@host")
+    expected = dict.fromkeys([*links, "h"], "missing file")
+    # Of the link, whose text it is.
+    captions, left_out = packed(folder, tmp_path / "1")
+    assert captions == {"a": ["a text"]} and left_out == expected
+    texts, reasons = embedded(folder)
+    assert texts.keys() == {"a.png"} and reasons.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("form", ["tar", "tfrecord", "parquet"])
+def test_files_behind_links_that_lead_nowhere_are_named(tmp_path, form):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(PNG)
+    (folder / "a.txt").write_text("a text")
+    if form == "tfrecord":
+        pack(folder, tmp_path / "records")
+        (shard,) = (tmp_path / "records").glob("*.tfrecord")
+        shard.rename(folder / "0.tfrecord")
+    elif form == "tar":
+        files = {"a.png": PNG, "a.txt": b"a text"}
+        write_archive(folder / "0.tar", files)
+    else:
+        images = [{"bytes": PNG, "path": "a.png"}]
+        table = pa.table({"image": images, "text": ["a text"]})
+        pq.write_table(table, folder / "0.parquet")
+    for name in ("a.png", "a.txt"):
+        (folder / name).unlink()
+    link = folder / f"1.{form}"
+    link.symlink_to("nowhere")
+    captions, left_out = packed(folder, tmp_path / "out")
+    assert captions == {"a": ["a text"]}
+    assert left_out == {str(link): "missing file"}
+    texts, reasons = embedded(folder)
+    assert len(texts) == 1 and reasons.keys() == {str(link)}
+
+
+def test_a_caption_file_behind_a_link_that_leads_nowhere(tmp_path, folder):
+    (folder / "captions.csv").symlink_to("nowhere.csv")
+    for read in (
+        lambda: pack(folder, tmp_path / "out"),
+        lambda: plan_sources(folder),
+        lambda: captioned(folder),
+        lambda: find_records(folder, tmp_path / "packed"),
+    ):
+        with pytest.raises(FileNotFoundError, match=r"file `.*captions\.csv`"):
+            read()
+
+
+# === Texts of an archive that differ in case alone ===
+
+
+def test_texts_that_differ_in_case_alone_are_both_captions(tmp_path, folder):
+    json_of = '{{"caption": "{}"}}'.format
+    files = {
+        "a.png": PNG,
+        "a.txt": b"low",
+        "a.TXT": b"up\nmore",
+        "b.png": PNG,
+        "b.json": json_of("low").encode(),
+        "b.JSON": json_of("up").encode(),
+        "c.png": PNG,
+        "c.txt": b"one",
+        "c.TXT": b"two",
+        "c.json": json_of("one").encode(),
+        "c.JSON": json_of("two").encode(),
+        "d.png": PNG,
+        "d.PNG": PNG,
+        "d.txt": b"of both",
+    }
+    write_archive(tmp_path / "0.tar", files)
+    found = {n: t for n, _, t in from_archive(tmp_path / "0.tar")}
+    assert found == {
+        "a.png": ["low", "up", "more"],
+        "b.png": ["low", "up"],
+        "c.png": ["one", "two"],
+        "d.png": ["of both"],
+        "d.PNG": ["of both"],
+    }
+    (folder / "a.TXT").write_text("more")
+    captions, _ = packed(folder, tmp_path / "out")
+    assert captions == {"a": ["more", "a text"]}
+
+
+# === Sources of another kind ===
+
+OTHERS = {
+    "x.zip": "unpack it",
+    "x.tar.zst": "unpack it",
+    "x.TAR.ZST": "unpack it",
+    "x.7z": "unpack it",
+    "captions.csv": "--captions",
+    "captions.JSONL": "--captions",
+    "x.json": "--captions",
+    "x.png": "one image",
+    "x.heic": "one image",
+    "x.txt": "a text",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_source_of_another_kind_says_what_to_do(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"anything")
+    for read in (
+        lambda: pack(path, tmp_path / "out"),
+        lambda: plan_sources(path),
+        lambda: captioned(path),
+        lambda: find_records(path, tmp_path / "packed"),
+        lambda: open_records([path]),
+        lambda: pack(tmp_path / f"*{path.suffix}", tmp_path / "out"),
+    ):
+        with pytest.raises(ValueError, match=OTHERS[name]) as error:
+            read()
+        assert f"`{path}` is " in str(error.value)
+
+
+def test_a_source_that_is_not_there(tmp_path):
+    (tmp_path / "link.tfrecord").symlink_to("nowhere")
+    for source in ("x.zip", "*.zip", "nowhere", "link.tfrecord"):
+        for read in (
+            lambda source: pack(source, tmp_path / "out"),
+            captioned,
+            lambda source: embedded(source)[0]["x"],
+        ):
+            with pytest.raises((FileNotFoundError, ValueError, KeyError)):
+                read(tmp_path / source)
+
+
+def test_a_damaged_table_among_others_is_counted(tmp_path):
+    images = [{"bytes": PNG, "path": "a.png"}]
+    table = pa.table({"image": images, "text": ["a text"]})
+    pq.write_table(table, tmp_path / "0.parquet")
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "1.parquet")
+    (tmp_path / "2.parquet").write_bytes(b"PAR1")
+    captions, left_out = packed(tmp_path, tmp_path / "out")
+    assert captions == {"a": ["a text"]}
+    names = [str(tmp_path / f"{n}.parquet") for n in (1, 2)]
+    assert left_out == dict.fromkeys(names, "damaged archive")
+    assert embedded(tmp_path)[1].keys() == {*names}
+    (tmp_path / "0.parquet").unlink()
+    with pytest.raises(ValueError, match=r"first is .*1\.parquet: .*no column"):
+        pack(tmp_path, tmp_path / "none")
+
+
+# === What `evaluate` reads ===
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    retrieval.add_arguments(parser)
+    return parser.parse_args(["--model", "m", *map(str, words)])
+
+
+def examples(*words):
+    data = retrieval.open_captioned(options("--data", *words))
+    found = [*data.examples()]
+    # They are read more than once.
+    assert [*data.examples()] == found
+    return {key: texts for key, _, texts in found}
+
+
+def test_evaluation_reads_a_folder_as_packing_does(tmp_path, folder):
+    expected = {"a.png": ["a text"]}
+    assert examples(folder) == expected
+    files = {"a.png": PNG, "a.txt": b"a text"}
+    write_archive(tmp_path / "0.tar", files)
+    assert examples(tmp_path / "0.tar") == examples(tmp_path) == expected
+    rows = [{"image": "a.png", "caption": [f"text {n}" for n in range(7)]}]
+    first = {"a.png": rows[0]["caption"][:5]}
+    for form in ("json", "jsonl"):
+        path = folder / f"captions.{form}"
+        path.write_text(json.dumps(rows if form == "json" else rows[0]))
+        assert examples(folder) == first
+        assert len(examples(folder, "--captions-per-image", 2)["a.png"]) == 2
+        path.unlink()
+    rows[0]["split"] = "train"
+    (folder / "captions.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="no image of the split 'test'"):
+        examples(folder)
+    assert examples(folder, "--split", "train") == first
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_evaluation_reads_images_within_parquet(tmp_path, folder, beside):
+    paths = [None, "a.png"]
+    images = [{"bytes": PNG, "path": path} for path in paths]
+    if beside:
+        images[1]["bytes"] = None
+    texts = [[f"text {n}" for n in range(7)], ["one"]]
+    table = pa.table({"image": images, "text": texts})
+    pq.write_table(table, folder / "captions.parquet")
+    expected = {"captions-00000001": texts[0][:5], "a.png": ["one"]}
+    assert examples(folder) == expected
+    path = folder / "captions.parquet"
+    assert examples(folder, "--captions", path) == expected
+    if not beside:
+        assert examples(path) == expected
+    data = captioned(folder)
+    assert [image for _, image, _ in data.examples()] == [PNG, PNG]
+
+
+@pytest.mark.parametrize("option", ["--split", "--captions-per-image"])
+def test_options_of_caption_files_are_refused_elsewhere(folder, option, capsys):
+    command = ["evaluate", "retrieval", "--model", "m", "--data", str(folder)]
+    assert main([*command, option, "1"]) == 2
+    name = option.strip("-").replace("-", "_")
+    assert f"`{name}` is for a caption file" in capsys.readouterr().err
+
+
+def test_what_evaluation_leaves_out_is_named(tmp_path, folder, caplog):
+    (folder / "b.png").symlink_to("nowhere")
+    os.mkdir(folder / "sub")
+    (folder / "sub" / "c.txt").write_text("of no image")
+    assert examples(folder) == {"a.png": ["a text"]}
+    assert "Left out b.png: missing file" in caplog.text
+    assert "Left out sub/c.txt: no image of that name" in caplog.text
+
+
+# === Names ===
+
+
+def test_records_whose_path_is_not_utf8(tmp_path, folder):
+    pack(folder, tmp_path / "records")
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    (tmp_path / "records").rename(latin)
+    captions, _ = packed(folder, tmp_path / "records")
+    manifest = pack(latin, tmp_path / "again")
+    assert manifest["records"] == len(captions) == 1
+    assert embedded(latin)[0].keys() == {"a"}
+    for read in (captioned, lambda source: find_records(source, tmp_path)):
+        with pytest.raises(ValueError, match="not UTF-8; rename .*caf\ufffd"):
+            read(latin)
+
+
+@pytest.mark.parametrize("read", [captioned, plan_sources])
+def test_several_caption_files_are_refused(tmp_path, folder, read):
+    for suffix in ("csv", "TSV", "txt"):
+        (folder / f"captions.{suffix}").write_text("image,caption\n")
+    with pytest.raises(ValueError, match=r"several .*: leave one") as error:
+        read(folder)
+    assert "captions.TSV, captions.csv:" in str(error.value)
+
+
+def test_a_table_of_another_name_is_mentioned(tmp_path, folder):
+    (folder / "a.txt").unlink()
+    (folder / "metadata.csv").write_text("file_name,text\na.png,a text\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv` has .*--captions"):
+        pack(folder, tmp_path / "out")
+    captions, _ = packed(folder, tmp_path / "out", folder / "metadata.csv")
+    assert captions == {"a": ["a text"]}
