@@ -67,7 +67,7 @@ def evaluate_zero_shot(file, tmp_path, monkeypatch, capsys):
 def classify(file, tmp_path, monkeypatch, capsys):
     passed = {}
 
-    def answer(model, images, names, templates):
+    def answer(model, images, names, templates, unreadable):
         passed.update(names=names, templates=templates)
         return np.full((len(images), len(names)), 1 / len(names))
 
