@@ -15,6 +15,7 @@ from align_keras.embedding.similarity import as_vectors
 from align_keras.embedding.similarity import exact_scores
 from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import reads
 from align_keras.io.text import clean_text
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
@@ -92,6 +93,7 @@ class Classes:
 # === Files ===
 
 
+@reads("path")
 def read_classes(path: str | Path, distinct: bool = False) -> Classes:
     """Read the names of classes, and templates, from a file.
 
@@ -178,6 +180,7 @@ def _from_json(path):
     return Classes(list(content), names, templates)
 
 
+@reads("path")
 def read_templates(path: str | Path) -> list[str]:
     """Read templates from a JSON file.
 

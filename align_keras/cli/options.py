@@ -4,6 +4,7 @@ import argparse
 import importlib
 
 from align_keras.io.paths import local_path
+from align_keras.io.stores import is_store
 
 
 def add_commands(parsers, package, commands):
@@ -26,9 +27,10 @@ def add_commands(parsers, package, commands):
 
 
 def output_path(text):
-    """Read what a command is to write; an address is refused at once."""
+    """Read what a command is to write; what cannot be is refused at once."""
     try:
-        local_path(text)
+        if not is_store(text):
+            local_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -16,6 +16,7 @@ from align_keras.curation import text_rules  # noqa: F401
 from align_keras.curation.ingest import USUAL_COLUMNS
 from align_keras.curation.rules import RULES
 from align_keras.curation.text import TOKENIZERS
+from align_keras.io.mirrors import local_copy
 from align_keras.io.yaml_files import read_yaml
 
 DIRECTORY = Path(__file__).parent / "configs"
@@ -341,8 +342,9 @@ def _short(value):
 def _find(config):
     name = config.removesuffix(".yaml")
     shipped = DIRECTORY / f"{name}.yaml"
-    if Path(config).is_file():
-        return Path(config)
+    path = Path(local_copy(config))
+    if path.is_file():
+        return path
     if shipped.is_file():
         return shipped
     names = config_names()

@@ -27,11 +27,14 @@ from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.locks import LOCK_NAME
+from align_keras.io.mirrors import address_of
+from align_keras.io.mirrors import stored
 from align_keras.io.progress import progress_steps
 
 logger = logging.getLogger("align_keras")
 
 
+@stored("output", but=("hdfs", "viewfs"))
 def curate(
     inputs: Iterable,
     output: str | Path,
@@ -90,6 +93,12 @@ def curate(
     curate(["pairs/*.parquet"], "clean", config="align", memory="8GiB")
     ```
     """
+    if engine == "spark" and address_of(output):
+        raise ValueError(
+            "What Spark has finished is renamed as a whole, which stores of "
+            "objects cannot: give a path on hdfs:// or a shared disk. "
+            f"Received: output={address_of(output)!r}"
+        )
     config = _complete(load_config(config), test_images, image_folder)
     files = find_inputs(inputs)
     target = Storage(output)

@@ -21,7 +21,7 @@ from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar

@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from align_keras.curation.web_archives import read_archive
 from align_keras.io.batches import BATCH_READERS
 from align_keras.io.batches import COMPRESSIONS
-from align_keras.io.batches import file_system
-from align_keras.io.batches import fs
 from align_keras.io.batches import read_table_batches
 from align_keras.io.batches import table_suffix
 from align_keras.io.file_names import is_junk
+from align_keras.io.stores import Store
+from align_keras.io.stores import find_files
+from align_keras.io.stores import is_directory
+from align_keras.io.stores import is_store
 
 _ARCHIVES = (".warc", ".wat")
 _SUFFIXES = (*BATCH_READERS, *_ARCHIVES)
@@ -27,7 +29,7 @@ def find_inputs(patterns: Iterable) -> list[str]:
         patterns: list of strings: a file, a folder (taken with all its files
             of a known format, hidden ones excepted, and JSON alone where it
             is called `captions.json`), a glob, or an address such as
-            `s3://bucket/folder` that Arrow's file systems know.
+            `s3://bucket/folder` and `s3://bucket/*.parquet`.
 
     Returns:
         list of strings without repetition.
@@ -49,17 +51,8 @@ def find_inputs(patterns: Iterable) -> list[str]:
 
 
 def _find(pattern):
-    if "://" in pattern:
-        system, path = file_system(pattern)
-        info = system.get_file_info(path)
-        if info.type != fs.FileType.Directory:
-            check_format(pattern)
-            return [pattern] if info.type == fs.FileType.File else []
-        scheme = pattern.partition("://")[0]
-        selector = fs.FileSelector(path, recursive=True)
-        found = (i.path for i in system.get_file_info(selector) if i.is_file)
-        found = [f for f in found if _is_input(posixpath.relpath(f, path))]
-        return [f"{scheme}://{f}" for f in sorted(found)]
+    if is_store(pattern):
+        return _find_stored(Store(pattern))
     if os.path.isdir(pattern):
         found = glob.glob(
             os.path.join(glob.escape(pattern), "**", "*"), recursive=True
@@ -69,6 +62,16 @@ def _find(pattern):
         return [f for f in inside if _is_input(os.path.relpath(f, pattern))]
     found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
     found = [f for f in found if os.path.isfile(f)]
+    for file in found:
+        check_format(file)
+    return found
+
+
+def _find_stored(store):
+    if is_directory(store.address):
+        inside = sorted(filter(_is_input, store.sizes()))
+        return [f"{store}/{name}" for name in inside]
+    found = find_files(store.address)
     for file in found:
         check_format(file)
     return found

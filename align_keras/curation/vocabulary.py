@@ -14,6 +14,7 @@ from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.columns import UnfitColumn
+from align_keras.io.mirrors import reads
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
 from align_keras.io.word_pieces import learn_word_pieces
@@ -25,6 +26,7 @@ MULTILINGUAL_SIZE = 250_000
 logger = logging.getLogger("align_keras")
 
 
+@reads("inputs")
 def learn_vocabulary(
     inputs: Iterable,
     output: str | Path,

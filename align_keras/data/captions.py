@@ -16,6 +16,7 @@ from align_keras.io.columns import holds_texts
 from align_keras.io.columns import image_kind
 from align_keras.io.columns import is_path
 from align_keras.io.folders import resolve_within
+from align_keras.io.mirrors import reads
 from align_keras.io.text import as_text
 from align_keras.io.text import as_texts
 
@@ -66,6 +67,7 @@ def find_caption_file(
     return found[0] if found else None
 
 
+@reads("path")
 def read_captions(
     path: str | Path,
     image_column: str | None = None,

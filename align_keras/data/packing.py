@@ -24,8 +24,11 @@ from align_keras.io.images import TooManyPixels
 from align_keras.io.images import UnknownRange
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
 from align_keras.io.rows import ROW_READERS
+from align_keras.io.stores import absolute
 
 # The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
@@ -36,6 +39,7 @@ BUCKETS = "buckets"
 logger = logging.getLogger("align_keras")
 
 
+@stored("output")
 def pack(
     source: str | Path,
     output: str | Path,
@@ -138,11 +142,14 @@ def pack(
             "`resize` must be a whole number of pixels, at least 1. "
             f"Received: {resize}."
         )
+    named = source
+    source = local_copy(source)
     if captions is None:
         captions = find_caption_file(source, allow_outside)
+    asked, captions = captions, captions and local_copy(captions)
     arguments: dict = {
-        "source": os.path.abspath(source),
-        "captions": os.path.abspath(captions) if captions else None,
+        "source": absolute(named),
+        "captions": absolute(asked) if asked else None,
         "split": split,
         "image_column": image_column,
         "caption_column": caption_column,

@@ -1,8 +1,13 @@
 """Serialized records of TFRecord files, as data sets of TensorFlow."""
 
+import functools
 import itertools
 
 import numpy as np
+
+from align_keras.data.records import is_remote
+from align_keras.data.records import read_shard
+from align_keras.data.records import read_span
 
 # Bytes that are read from a file at once, about.
 READ_BYTES = 256 * 1024
@@ -27,8 +32,15 @@ def read_in_order(shards, part):
     """
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices(shards)
-    return dataset.flat_map(_read).shard(part[1], part[0])
+    if any(map(is_remote, shards)):
+        signature = tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64)
+        dataset = tf.data.Dataset.from_generator(
+            functools.partial(_read_all, shards),
+            output_signature=(*signature, signature[0]),
+        )
+    else:
+        dataset = tf.data.Dataset.from_tensor_slices(shards).flat_map(_read)
+    return dataset.shard(part[1], part[0])
 
 
 def read_shuffled(order, start):
@@ -66,7 +78,11 @@ def read_shuffled(order, start):
     dataset = tf.data.Dataset.from_generator(
         blocks, output_signature=(numbers, numbers, names, *[numbers] * 5)
     )
-    dataset = dataset.prefetch(1).flat_map(_windows).flat_map(_read_window)
+    remote = any(map(is_remote, order.files))
+    read = functools.partial(
+        _read_window, read=_read_remote_piece if remote else _read_piece
+    )
+    dataset = dataset.prefetch(1).flat_map(_windows).flat_map(read)
     # Records are taken from here while the next window is being read.
     return dataset.enumerate(start).prefetch(
         max(1, order.records_of_window // 4)
@@ -83,14 +99,14 @@ def _windows(pieces, records, *columns):
     )
 
 
-def _read_window(shards, begins, lengths, firsts, counts, order):
+def _read_window(shards, begins, lengths, firsts, counts, order, read):
     import tensorflow as tf
 
     pieces = tf.data.Dataset.from_tensor_slices(
         (shards, begins, lengths, firsts, counts)
     )
     records = pieces.interleave(
-        _read_piece,
+        read,
         cycle_length=READERS,
         # Piece after piece, read at the same time.
         block_length=tf.reduce_max(counts),
@@ -124,6 +140,30 @@ def _read_piece(shard, begin, length, first, count):
     indices = tf.data.Dataset.range(first, first + count)
     numbered = tf.data.Dataset.zip((indices, records))
     return numbered.map(lambda index, record: (shard, index, record))
+
+
+def _read_remote_piece(shard, begin, length, first, count):
+    """Read a piece of a file that TensorFlow cannot open, by one request."""
+    import tensorflow as tf
+
+    records = tf.numpy_function(
+        _span, (shard, begin, length, count), tf.string, stateful=False
+    )
+    records.set_shape((None,))
+    indices = tf.range(first, first + count)
+    shards = tf.fill((count,), shard)
+    return tf.data.Dataset.from_tensor_slices((shards, indices, records))
+
+
+def _span(shard, begin, length, count):
+    records = read_span(shard.decode(), begin, begin + length, count)
+    return np.array(records, object)
+
+
+def _read_all(shards):
+    for shard in shards:
+        for index, record in enumerate(read_shard(shard)):
+            yield shard, index, record
 
 
 def _read(shard):

@@ -1,6 +1,7 @@
 """The TFRecord files of a data set, as one value."""
 
 import functools
+import glob
 import json
 import os
 from collections.abc import Iterable
@@ -14,6 +15,12 @@ from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import refuse_others
+from align_keras.io.mirrors import local_copy
+from align_keras.io.stores import find_files
+from align_keras.io.stores import is_directory
+from align_keras.io.stores import is_store
+from align_keras.io.stores import list_directory
+from align_keras.io.stores import read_file
 from align_keras.io.text import clean_text
 
 
@@ -125,19 +132,34 @@ def open_records(source: Any) -> RecordFiles:
     return RecordFiles(dict.fromkeys(paths), source=source)
 
 
-def _find(pattern):
-    import tensorflow as tf
+def local_source(source: Any) -> Any:
+    """Copy a source of a store to this machine, unless it is records.
 
-    if os.path.lexists(pattern):
+    Args:
+        source: string, `pathlib.Path` or list.
+
+    Returns:
+        The path of the copy; local paths, lists and addresses of records as
+        they are.
+    """
+    if isinstance(source, (list, tuple)) or not is_store(source):
+        return source
+    address = os.fspath(source)
+    if not is_directory(address):
+        return source if is_records(address) else local_copy(source)
+    names = list_directory(address)
+    return source if any(map(is_records, names)) else local_copy(source)
+
+
+def _find(pattern):
+    if not is_store(pattern) and os.path.lexists(pattern):
         whole = os.path.isdir(pattern)
         paths = list_files(pattern, is_records) if whole else [pattern]
-    elif tf.io.gfile.isdir(pattern):
-        names = filter(is_records, tf.io.gfile.listdir(pattern))
+    elif is_directory(pattern):
+        names = filter(is_records, list_directory(pattern))
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
-    elif tf.io.gfile.exists(pattern):
-        paths = [pattern]
     else:
-        paths = tf.io.gfile.glob(pattern)
+        paths = find_files(pattern) or find_files(glob.escape(pattern))
     if not paths:
         raise FileNotFoundError(
             f"No TFRecord files match `{pattern}`; give a folder that holds "
@@ -177,11 +199,8 @@ def _count(path, listed):
 
 def _read_json(path):
     """What a file holds; nothing where there is none, or it is damaged."""
-    import tensorflow as tf
-
     try:
-        with tf.io.gfile.GFile(path) as file:
-            contents = json.loads(file.read())
-    except (tf.errors.OpError, ValueError, RecursionError):
+        contents = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return contents if isinstance(contents, dict) else {}

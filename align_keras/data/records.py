@@ -22,6 +22,19 @@ import struct
 
 import numpy as np
 
+from align_keras.io.optional import OptionalModule
+from align_keras.io.stores import OF_TENSORFLOW
+from align_keras.io.stores import file_size
+from align_keras.io.stores import is_store
+from align_keras.io.stores import open_file
+from align_keras.io.stores import read_file
+from align_keras.io.stores import scheme_of
+
+crc32c = OptionalModule("google_crc32c", extra="stores")
+
+# Records of a store that are read by one request, when all are read.
+AT_ONCE = 64
+
 # `decode_record` and `parse_record` follow the same rules. The image is the
 # first value of the first of its fields that is not empty. The captions are
 # the values of the first of their fields that are more than white space. Each
@@ -164,6 +177,12 @@ def read_shard(shard):
         FileNotFoundError: There is no such file.
         ValueError: The file is no TFRecord file, or not a whole one.
     """
+    if is_remote(shard):
+        offsets = record_offsets(shard)
+        for first in range(0, len(offsets) - 1, AT_ONCE):
+            ends = offsets[first : first + AT_ONCE + 1]
+            yield from read_span(shard, ends[0], ends[-1], len(ends) - 1)
+        return
     import tensorflow as tf
 
     # TensorFlow cannot take names as text that are not.
@@ -177,6 +196,51 @@ def read_shard(shard):
             f"`{shard}` is not a complete TFRecord file: {error.message}. "
             "Write it again, or leave it out."
         ) from None
+
+
+def is_remote(shard):
+    """Tell whether TensorFlow cannot read a file by itself."""
+    return is_store(shard) and scheme_of(shard) not in OF_TENSORFLOW
+
+
+def read_span(shard, begin, end, count):
+    """Read consecutive records of a file of a store, by one request.
+
+    Args:
+        shard: string.
+        begin: int. The first byte.
+        end: int. The last byte and one.
+        count: int. Number of records.
+
+    Returns:
+        List of bytes.
+
+    Raises:
+        ValueError: A record is damaged; the message names the file.
+    """
+    contents = read_file(shard, int(begin), int(end))
+    records, place = [], 0
+    for _ in range(count):
+        header, length = contents[place : place + 12], 0
+        if len(header) == 12:
+            length = struct.unpack("<Q", header[:8])[0]
+        record = contents[place + 12 : place + 12 + length]
+        checksum = contents[place + 12 + length : place + 16 + length]
+        if _checksum(header[:8]) != header[8:] or _checksum(record) != checksum:
+            raise ValueError(
+                f"`{shard}` is not a complete TFRecord file: corrupted record "
+                f"at {begin + place}. Write it again, or leave it out."
+            )
+        records.append(record)
+        place += length + 16
+    return records
+
+
+def _checksum(contents):
+    """The masked CRC-32C of TFRecord files."""
+    value = crc32c.value(contents)
+    masked = ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<I", masked)
 
 
 def record_offsets(shard):
@@ -195,16 +259,14 @@ def record_offsets(shard):
     Raises:
         ValueError: The file is no TFRecord file, or not a whole one.
     """
-    import tensorflow as tf
-
-    size = tf.io.gfile.stat(shard).length
-    index = index_path(shard)
-    if tf.io.gfile.exists(index):
-        with tf.io.gfile.GFile(index) as file:
-            lines = np.array(file.read().split(), np.int64).reshape(-1, 2)
-        offsets = np.append(lines[:, 0], lines[-1:].sum())
-    else:
+    size = file_size(shard)
+    try:
+        index = read_file(index_path(shard))
+    except FileNotFoundError:
         offsets = _walk(shard, size)
+    else:
+        lines = np.array(index.split(), np.int64).reshape(-1, 2)
+        offsets = np.append(lines[:, 0], lines[-1:].sum())
     if offsets[-1] != size:
         raise ValueError(
             f"`{shard}` is not a complete TFRecord file: it should end after "
@@ -216,15 +278,8 @@ def record_offsets(shard):
 
 def _walk(shard, size):
     """Step from record to record, and past the end if the last is cut."""
-    import tensorflow as tf
-
     offsets = [0]
-    if os.path.isfile(shard):
-        # Nothing is read ahead, which TensorFlow would.
-        opened = open(shard, "rb", buffering=0)
-    else:
-        opened = tf.io.gfile.GFile(shard, "rb")
-    with opened as file:
+    with _open(shard) as file:
         # Length, its checksum, the record, the record's checksum.
         while offsets[-1] < size:
             file.seek(offsets[-1])
@@ -235,14 +290,15 @@ def _walk(shard, size):
     return np.array(offsets, np.int64)
 
 
+def _open(shard):
+    # Nothing is read ahead of a local file.
+    return open_file(shard) if is_store(shard) else open(shard, "rb", 0)
+
+
 def read_record(shard, index):
     """Read one serialized record of a file, in Python."""
-    import tensorflow as tf
-
     begin, end = map(int, record_offsets(shard)[index : index + 2])
-    with tf.io.gfile.GFile(shard, "rb") as file:
-        file.seek(begin + 12)
-        return file.read(end - begin - 16)
+    return read_file(shard, begin + 12, end - 4)
 
 
 def record_key(record):

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -27,9 +26,12 @@ from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.locks import directory_lock
+from align_keras.io.mirrors import local_copy
+from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
+from align_keras.io.stores import absolute
 
 MAX_PIXELS = 64_000_000
 # Skipped images that a file names; it counts all.
@@ -38,6 +40,7 @@ _MAX_LISTED = 100
 logger = logging.getLogger("align_keras")
 
 
+@stored("output")
 def embed(
     source: str | Path,
     output: str | Path,
@@ -115,9 +118,11 @@ def embed(
         )
     output = local_path(output)
     path = require_model(model)
+    named = source
+    source = local_copy(source)
     parts = plan_sources(source, images_per_shard, allow_outside)
     arguments = {
-        "source": os.path.abspath(source),
+        "source": absolute(named),
         "inputs": fingerprint(parts, [_states(part) for part in parts]),
         "fingerprint": directory_fingerprint(path),
         "thumbnail_size": thumbnail_size,

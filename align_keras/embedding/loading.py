@@ -15,6 +15,7 @@ from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.folders import check_links
+from align_keras.io.mirrors import reads
 from align_keras.models import presets
 from align_keras.preprocessing.agreement import decode_for_graph
 
@@ -24,6 +25,7 @@ _KERAS_HUB = {
 }
 
 
+@reads("model")
 def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
     """Load a model for evaluation, embedding and search.
 
@@ -85,6 +87,7 @@ def _kind(path):
     return "AlignDualEncoder"
 
 
+@reads("model")
 def require_model(model: str | Path) -> Path:
     """Return the directory of a trained model, or say what is wrong with it.
 

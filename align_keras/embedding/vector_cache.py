@@ -8,6 +8,8 @@ import numpy as np
 from align_keras.embedding.embedder import Embedder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.mirrors import local_copy
+from align_keras.io.stores import is_file
 
 # Rows of one file: what an interruption may cost.
 CHUNK = 4096
@@ -18,7 +20,7 @@ class VectorCache:
 
     Args:
         cache: string or `pathlib.Path`. The directory of all streams and
-            models, or `None`, which keeps nothing.
+            models, or its address, or `None`, which keeps nothing.
         embedder: `Embedder`. Without a fingerprint nothing is kept.
         name: string. Of the stream.
     """
@@ -27,17 +29,18 @@ class VectorCache:
         self.size = CHUNK
         self.directory = None
         if cache is not None and embedder.fingerprint is not None:
-            directory = Path(cache) / embedder.fingerprint
-            self.directory = directory / file_name(name)
+            parts = str(cache), embedder.fingerprint, str(file_name(name))
+            self.directory = "/".join(parts)
 
     def _path(self, number):
-        return self.directory / f"{number:05d}.npz"
+        return f"{self.directory}/{number:05d}.npz"
 
     def load(self, number: int) -> dict[str, np.ndarray] | None:
         """Return the arrays of a chunk, or `None` where it is not there."""
-        if self.directory is None or not self._path(number).is_file():
+        if self.directory is None or not is_file(self._path(number)):
             return None
-        with np.load(self._path(number), allow_pickle=False) as arrays:
+        path = local_copy(self._path(number))
+        with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def save(self, number: int, **arrays: Any) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.io.atomic import atomic_file
 from align_keras.io.claims import claim
 from align_keras.io.json_files import write_json
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.io.plots import pyplot
 from align_keras.io.plots import save_plot
 from align_keras.models import AlignDualEncoder

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from align_keras.io.mirrors import local_copy
 from align_keras.io.yaml_files import read_yaml
 
 TOP = ("base", "runs", "grid", "encoders", "recipe", "overrides", "data")
@@ -68,7 +69,7 @@ def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
         FileNotFoundError: there is no such file.
         ValueError: a field is unknown or has a wrong value.
     """
-    plan = read_yaml(path)
+    plan = read_yaml(local_copy(path))
     if not isinstance(plan, dict) or not {"base", "data"} <= set(plan):
         raise ValueError(
             f"The ablation `{path}` must be a mapping with `base` and `data`."

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import reads
 from align_keras.io.rows import read_numbers
 from align_keras.io.rows import read_table
 from align_keras.io.text import clean_text
@@ -50,6 +51,7 @@ class Ratings(NamedTuple):
     methods: dict[str, np.ndarray]
 
 
+@reads("directory")
 def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
     """Read the rating files `{sts,sis,sits}_SPLIT.csv` of a directory.
 
@@ -112,6 +114,7 @@ def _read_rows(path, columns):
     ]
 
 
+@reads("path")
 def read_sentences(path: str | Path, names: list[str]) -> list[str]:
     """Read the texts of captions by the ids that Crisscrossed Captions uses.
 

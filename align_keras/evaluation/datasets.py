@@ -18,6 +18,7 @@ from align_keras.data import sources
 from align_keras.data.captions import read_captions
 from align_keras.data.find_source import find_source
 from align_keras.data.open_source import read_files
+from align_keras.data.record_files import local_source
 from align_keras.data.tally import Tally
 from align_keras.io.columns import COLUMNS
 from align_keras.io.columns import find_column
@@ -26,6 +27,8 @@ from align_keras.io.file_names import list_images
 from align_keras.io.file_names import natural_order
 from align_keras.io.folders import is_file_within
 from align_keras.io.folders import resolve_within
+from align_keras.io.mirrors import local_copy
+from align_keras.io.mirrors import reads
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import read_rows
 from align_keras.io.text import read_text
@@ -93,6 +96,8 @@ def captioned(
     """
     if not isinstance(source, (str, os.PathLike)):
         return records(source, name)
+    asked = str(source)
+    source, captions = local_source(source), local_copy(captions)
     found = find_source(source, captions)
     first = captions_per_image or CAPTIONS_PER_IMAGE
     if found.kind == "listed":
@@ -125,7 +130,7 @@ def captioned(
             kept = texts[:first] if found.kind == "table" else texts
             yield key, image(), kept
 
-    return DataSet(name or str(source), examples)
+    return DataSet(name or asked, examples)
 
 
 def _warn(name, reason):
@@ -144,6 +149,7 @@ def _usual_split(path):
     return "test" if any(told) else None
 
 
+@reads("captions", "folder")
 def karpathy(
     captions: str | Path,
     folder: str | Path,
@@ -231,6 +237,7 @@ def records(pattern: str | list[str], name: str | None = None) -> DataSet:
     )
 
 
+@reads("folder", "images")
 def multi30k(
     folder: str | Path,
     language: str,
@@ -318,6 +325,7 @@ def tfds_captions(
 # === Labels ===
 
 
+@reads("folder")
 def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
     """Images in one folder for each class.
 

@@ -28,7 +28,7 @@ from align_keras.evaluation.results import summarize
 from align_keras.io.atomic import atomic_file
 from align_keras.io.claims import claim
 from align_keras.io.fingerprints import arrays_fingerprint
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.models.towers import declared
 from align_keras.models.towers import image_input
 from align_keras.models.towers import main_output

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from align_keras.io.mirrors import local_copy
 from align_keras.io.yaml_files import read_yaml
 
 PARTS = ("head", "all")
@@ -133,6 +134,7 @@ def load_finetune_recipe(
         return recipe
     if recipe in RECIPES:
         return RECIPES[str(recipe)]
+    recipe = local_copy(recipe)
     if not Path(recipe).is_file():
         raise FileNotFoundError(
             f"There is no fine-tuning recipe `{recipe}` and no such file. "

@@ -25,7 +25,8 @@ from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
 from align_keras.evaluation.zero_shot import measure_zero_shot
 from align_keras.io.fingerprints import file_digest
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
+from align_keras.io.mirrors import reads
 
 logger = logging.getLogger("align_keras")
 
@@ -209,6 +210,7 @@ def _tfds_jobs(folder):
         yield Job(f"linear-probe-tfds-{name}", (folder / name,), probe)
 
 
+@reads("data_root")
 @locked("output")
 def measure_all(
     models: list[Embedder | keras.Model | str],

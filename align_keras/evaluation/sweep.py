@@ -7,7 +7,7 @@ from keras import ops
 from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.io.json_files import write_json
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.io.paths import local_path
 from align_keras.io.plots import pyplot
 from align_keras.io.plots import save_plot

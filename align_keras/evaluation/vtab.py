@@ -26,7 +26,7 @@ from align_keras.evaluation.vtab_tasks import load_task
 from align_keras.io.claims import claim
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 
 logger = logging.getLogger("align_keras")
 

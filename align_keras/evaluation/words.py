@@ -15,6 +15,7 @@ from align_keras.evaluation.correlation import spearman
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
+from align_keras.io.mirrors import reads
 from align_keras.io.rows import read_numbers
 from align_keras.io.rows import read_table
 
@@ -33,6 +34,7 @@ CATEGORIES = {
 }
 
 
+@reads("path")
 def read_simlex(
     path: str | Path,
 ) -> tuple[list[tuple[str, str]], np.ndarray, dict[str, np.ndarray]]:

@@ -9,6 +9,8 @@ from align_keras.interop.keras_applications import from_keras_applications
 from align_keras.interop.keras_applications import keras_applications_converter
 from align_keras.interop.recognize import open_foreign_weights
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.mirrors import reads
+from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 
@@ -16,6 +18,8 @@ FORMATS = ("preset", "huggingface")
 _APPLICATIONS = "keras-applications://"
 
 
+@reads("source")
+@stored("destination")
 def convert(source, destination, to="preset", antialias=None):
     """Convert weights of another library to a preset, or a preset back.
 

@@ -15,6 +15,8 @@ from align_keras.io.locks import check_locks
 from align_keras.io.locks import directory_lock
 from align_keras.io.locks import remove_stale_locks
 from align_keras.io.paths import local_path
+from align_keras.io.stores import Store
+from align_keras.io.stores import is_store
 
 # No pattern for data files ends like this.
 _SUFFIX = ".unfinished"
@@ -41,8 +43,9 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     process left is removed by the next one that writes into the directory.
 
     Args:
-        path: string or `pathlib.Path`. The file to write. Missing parent
-            directories are created.
+        path: string or `pathlib.Path`. The file to write, or the address of
+            one such as `s3://bucket/vocab.txt`. Missing parent directories
+            are created.
         suffix: string. The end of the temporary file's name, for writers that
             choose a format by it. Defaults to `""`: no pattern for data files
             takes a temporary file for one of them.
@@ -54,6 +57,10 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
         temporary.write_text("{}")
     ```
     """
+    if is_store(path):
+        with _stored_file(Store(path), suffix) as temporary:
+            yield temporary
+        return
     path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _look_once(path.parent)
@@ -72,6 +79,16 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _writing.discard(name)
+
+
+@contextlib.contextmanager
+def _stored_file(store, suffix):
+    with tempfile.TemporaryDirectory(prefix="align_keras-") as folder:
+        name = store.address.rpartition("/")[2]
+        temporary = Path(folder, name + suffix)
+        yield temporary
+        # Stores show a file when it is whole.
+        store.put(temporary, "")
 
 
 @contextlib.contextmanager

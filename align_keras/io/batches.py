@@ -25,6 +25,8 @@ from align_keras.io.rows import BATCH_ROWS
 from align_keras.io.rows import open_parquet
 from align_keras.io.rows import parquet_batches
 from align_keras.io.rows import read_json_rows
+from align_keras.io.stores import Store
+from align_keras.io.stores import is_store
 from align_keras.io.text import as_text
 from align_keras.io.text import decode_text
 from align_keras.io.text import encoding_of
@@ -84,8 +86,11 @@ def open_stream(path):
 
 def file_system(path):
     """Return the Arrow file system of a path or address, and the path there."""
-    if "://" in path:
+    if path.startswith(("hdfs://", "viewfs://")):
         return fs.FileSystem.from_uri(path)
+    if is_store(path):
+        store = Store(path)
+        return fs.PyFileSystem(fs.FSSpecHandler(store.files)), store.root
     # Arrow cannot take names as text that are not.
     return fs.LocalFileSystem(), os.fsencode(path)
 

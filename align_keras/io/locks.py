@@ -3,19 +3,14 @@
 import contextlib
 import datetime
 import errno
-import functools
 import hashlib
-import inspect
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec
-from typing import TypeVar
 
 from align_keras.io.paths import local_path
 
@@ -27,9 +22,6 @@ _ATTEMPTS, _PAUSE = 4, 0.05
 
 logger = logging.getLogger("align_keras")
 _held: list["_Lock"] = []
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -69,37 +61,6 @@ def directory_lock(
         lock.release()
 
 
-def locked(parameter: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function hold the directory that it is told to write.
-
-    Args:
-        parameter: string. Its parameter that names the directory.
-
-    Returns:
-        A decorator.
-
-    Example:
-
-    ```python
-    @locked("output")
-    def write(rows, output): ...
-    ```
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def hold(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            with directory_lock(bound.arguments[parameter]):
-                return function(*args, **kwargs)
-
-        return hold
-
-    return decorate
-
-
 def check_locks(path: str | Path) -> None:
     """Check before a commit that this process still holds what it took.
 
@@ -136,7 +97,7 @@ class _Lock:
         self._file = self._acquire()
         try:
             self._file.truncate(0)
-            self._file.write(json.dumps(_myself()) + "\n")
+            self._file.write(json.dumps(myself()) + "\n")
             self._file.flush()
         except OSError as error:
             # On a full disk.
@@ -230,7 +191,7 @@ def _is_at(file, path):
         return False
 
 
-def _myself():
+def myself():
     now = datetime.datetime.now(datetime.UTC)
     return {
         "host": socket.gethostname(),

@@ -25,7 +25,7 @@ def local_path(path: str | Path) -> Path:
         rest = os.fspath(path)[found.end() :].lstrip("/")
         raise ValueError(
             f"`{found.group()}/{rest}` is an address, and only local paths "
-            "are written to. Write to a local disk or a mounted bucket, and "
-            "copy what is there with the tools of the store."
+            "are written to here. Write to a local disk or a mounted bucket, "
+            "and copy what is there with the tools of the store."
         )
     return Path(path)

@@ -18,8 +18,11 @@ from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
+from align_keras.io.stores import is_store
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
 from align_keras.models.shipped_presets import shipped_config
@@ -51,6 +54,8 @@ def find_preset(preset, *part):
             suggests the nearest name.
     """
     preset = str(preset)
+    if is_store(preset):
+        preset = str(local_copy(preset))
     if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
@@ -211,6 +216,7 @@ class PresetMixin:
         config["config"].update(kwargs)
         return keras.saving.deserialize_keras_object(config)
 
+    @stored("preset_dir")
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save config, weights and their checksums to a preset directory.
 
@@ -225,6 +231,7 @@ class PresetMixin:
         digests = {file.name: file_digest(file) for file in files}
         write_json(directory / CHECKSUMS, digests)
 
+    @stored("filepath")
     def export(self, filepath, format="tf_saved_model", **kwargs):
         """Export the model for inference, see `keras.Model.export`.
 
@@ -237,6 +244,7 @@ class PresetMixin:
                 On JAX, networks such as BERT need an `input_signature` that
                 fixes the length of texts.
         """
+        filepath = str(local_path(filepath))
         _check_format(format)
         if format != "onnx":
             with _fixed_sizes_asked():
@@ -251,6 +259,19 @@ class PresetMixin:
         names = registry.find("export_onnx")(self, filepath, signature)
         if verbose:
             print(f"{filepath}: {', '.join(names)}")
+
+
+class StoredPart:
+    """A part of a preset that is saved to a local directory or a store."""
+
+    @stored("preset_dir")
+    def save_to_preset(self, preset_dir):
+        """Save the part to a preset directory.
+
+        Args:
+            preset_dir: string. The directory, or its address.
+        """
+        super().save_to_preset(str(local_path(preset_dir)))
 
 
 # Where the formats of an export can be made.

@@ -11,6 +11,7 @@ from keras.dtype_policies import DTypePolicyMap
 
 from align_keras import registry
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.mirrors import stored
 from align_keras.models import presets
 from align_keras.models.carried import Carried
 from align_keras.models.lora import merged_lora
@@ -223,6 +224,7 @@ class Saving:
             model.carried = Carried.read(path)
         return model
 
+    @stored("preset_dir")
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save config, weights and preprocessor to a preset directory.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.io.json_files import write_json
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.io.optional import require
 from align_keras.io.progress import progress_steps
 from align_keras.planning.chips import parse_topology

@@ -22,7 +22,7 @@ _RESIZE_RATIO = 346 / 289
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignImageConverter(keras_hub.layers.ImageConverter):
+class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
     """Turns images into the numbers that the image tower takes.
 
     Every image is resized to `resize_size` without keeping its proportions,

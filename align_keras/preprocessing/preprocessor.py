@@ -19,7 +19,7 @@ _PACKERS = (
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignPreprocessor(keras_hub.models.Preprocessor):
+class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
     """Turns images and texts into the arrays that ALIGN's towers take.
 
     Texts become `[CLS] … [SEP]`, cut or filled with `[PAD]` to

@@ -17,7 +17,7 @@ from align_keras.preprocessing.decode import in_tf_graph
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AlignTokenizer(keras_hub.tokenizers.BertTokenizer):
+class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
     """BERT's WordPiece tokenizer with the settings of ALIGN's text tower.
 
     Text is lower-cased and stripped of accents, split at white space and

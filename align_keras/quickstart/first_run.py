@@ -15,7 +15,7 @@ from align_keras.evaluation import measure_retrieval
 from align_keras.evaluation.results import plain
 from align_keras.io.claims import claim
 from align_keras.io.json_files import write_json
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.io.paths import local_path
 from align_keras.models import AlignDualEncoder
 from align_keras.quickstart.model import quickstart_model

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 from align_keras.io.paths import local_path
 from align_keras.quickstart.scene import Scene
 from align_keras.quickstart.scene import Thing

@@ -16,6 +16,7 @@ from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import reads
 from align_keras.search.columns import Column
 from align_keras.search.exact import check_k
 from align_keras.search.exact import nearest
@@ -53,6 +54,7 @@ class Index:
     ```
     """
 
+    @reads("directory")
     def __init__(
         self,
         directory: str | Path,

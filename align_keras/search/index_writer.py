@@ -19,6 +19,8 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import reads
+from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.search.columns import Column
@@ -37,6 +39,8 @@ EXACT_UP_TO = 250_000
 GRAPH_UP_TO = 4_000_000
 
 
+@reads("vectors", "model")
+@stored("output")
 def build_index(
     vectors: str | Path,
     output: str | Path,
@@ -102,6 +106,8 @@ def build_index(
     )
 
 
+@reads("model")
+@stored("output")
 def write_index(
     rows: Iterable[tuple],
     count: int,

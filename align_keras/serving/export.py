@@ -6,6 +6,8 @@ from typing import Any
 
 from align_keras.classes import read_classes
 from align_keras.classes import read_templates
+from align_keras.io.mirrors import reads
+from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
 from align_keras.serving.latency import measure_latency
 from align_keras.serving.latency import size_of
@@ -15,6 +17,8 @@ from align_keras.serving.towers import at_precision
 from align_keras.serving.warmup import can_write_warmup
 
 
+@reads("classes", "templates")
+@stored("output")
 def export(
     preset: str | Path,
     output: str | Path,

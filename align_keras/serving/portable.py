@@ -8,6 +8,7 @@ import numpy as np
 
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import stored
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
 from align_keras.preprocessing import AlignTokenizer
@@ -20,6 +21,7 @@ SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
 _OPSET = 18
 
 
+@stored("path")
 def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     """Write each tower as an ONNX or LiteRT model.
 

@@ -10,6 +10,7 @@ import keras
 from align_keras.classes import class_vectors
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
 from align_keras.serving.towers import at_precision
 from align_keras.serving.towers import tf_towers
@@ -27,6 +28,7 @@ SIGNATURES = {
 }
 
 
+@stored("path")
 def export_saved_model(
     model: Any,
     path: str | Path,

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
 from align_keras.training.freezing import named_variables
 
@@ -24,6 +25,7 @@ FREE = {
 }
 
 
+@stored("destination")
 def average(
     first: str,
     second: str,

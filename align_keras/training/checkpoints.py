@@ -12,6 +12,7 @@ import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.mirrors import publish
 from align_keras.io.paths import local_path
 from align_keras.models.lora import lora_variables
 from align_keras.models.lora import without_lora
@@ -189,6 +190,7 @@ class Checkpoints:
             signed = {**state, "sha256": _digest_of(state)}
             temporary.write_text(json.dumps(signed))
         self._state = state
+        publish(self.directory.parent)
 
     def restore(self, model, fresh_optimizer=False):
         """Load the newest whole checkpoint into a compiled model.

@@ -12,10 +12,12 @@ from align_keras.data import pack
 from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
 from align_keras.data.packing import HELD_OUT
+from align_keras.data.record_files import local_source
 from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import local_copy
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 from align_keras.models import presets
@@ -34,6 +36,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         A pair: `RecordFiles`, and the folder of the images that were set
         aside while packing, or `None`.
     """
+    data = local_source(data)
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list_files(folder, is_records):
         records = open_records(data)
@@ -163,6 +166,7 @@ def find_tokenizer(
                 f"one as `vocabulary`. Received: {text_tower.source!r}"
             )
     if vocabulary is not None:
+        vocabulary = local_copy(vocabulary)
         if not Path(vocabulary).is_file():
             raise FileNotFoundError(
                 f"There is no vocabulary file `{vocabulary}`."

@@ -15,6 +15,8 @@ from align_keras.io.claims import check_claim
 from align_keras.io.json_files import write_json
 from align_keras.io.locks import directory_lock
 from align_keras.io.messages import messages_shown
+from align_keras.io.mirrors import stored
+from align_keras.io.stores import is_store
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.optimizers import describe_exclusions
@@ -90,7 +92,8 @@ def train(
             or paths. Or a folder of images with a `captions.csv`, `.tsv`,
             `.jsonl`, `.json` or `.parquet` in it, which is packed into the
             working directory first.
-        workdir: string or `pathlib.Path`. The directory of the run.
+        workdir: string or `pathlib.Path`. The directory of the run, or its
+            address in a store, see `align_keras.io.mirrors`.
         validation_data: string. The same for evaluation at each checkpoint.
             Defaults to `None`: images that `pack` held out, if `data` is
             a folder of images; else no evaluation, and the newest model is
@@ -155,6 +158,32 @@ def train(
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
     _check_batch(recipe, strategy.num_replicas_in_sync)
+    if worker_of(strategy)[1] > 1 and is_store(workdir):
+        raise ValueError(
+            "The working directory of several workers lies on local or shared "
+            f"disks, not in a store. Received: workdir={str(workdir)!r}, "
+            f"{worker_of(strategy)[1]} workers"
+        )
+    return _train_parts(
+        workdir,
+        strategy,
+        model,
+        recipe,
+        data,
+        validation_data,
+        vocabulary,
+        evaluate,
+        hold_out,
+        verbose,
+        towers,
+        diagnostics,
+        allow_outside,
+    )
+
+
+@stored("workdir")
+def _train_parts(workdir, strategy, *settings):
+    """Train one part after the other, in a directory that is held."""
     worker, _ = worker_of(strategy)
     # Every worker goes through the same motions, for reading a distributed
     # variable may take them all; what the first writes is the result.
@@ -162,34 +191,20 @@ def train(
     with directory_lock(own):
         result = None
         while result is None:
-            result = _train_part(
-                model,
-                recipe,
-                data,
-                Checkpoints(workdir),
-                own,
-                validation_data,
-                vocabulary,
-                strategy,
-                evaluate,
-                hold_out,
-                verbose,
-                towers,
-                diagnostics,
-                allow_outside,
-            )
+            begun = Checkpoints(workdir)
+            result = _train_part(own, begun, strategy, *settings)
     return result
 
 
 def _train_part(
+    workdir,
+    begun,
+    strategy,
     model,
     recipe,
     data,
-    begun,
-    workdir,
     validation_data,
     vocabulary,
-    strategy,
     evaluate,
     hold_out,
     verbose,

@@ -16,7 +16,7 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.atomic import atomic_file
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.locks import directory_lock
-from align_keras.io.locks import locked
+from align_keras.io.mirrors import locked
 
 HOLD = """
 import sys

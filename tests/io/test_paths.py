@@ -1,10 +1,13 @@
-"""Where something is to be written, an address never becomes a directory."""
+"""Where something is to be written, no address becomes a directory of it."""
 
 import argparse
 from pathlib import Path
 
 import pytest
+from tiny_align import VOCABULARY
 
+from align_keras import AlignImageConverter
+from align_keras import AlignTokenizer
 from align_keras.cli import make_parser
 from align_keras.data import pack
 from align_keras.embedding import embed
@@ -17,13 +20,12 @@ from align_keras.search import write_index
 from align_keras.serving import export_saved_model
 from align_keras.training import train
 
+# Stores of which there is none, or that hold what others write.
 ADDRESSES = (
-    "gs://bucket/run",
-    "s3://bucket/run",
-    "hdfs://host/run",
     "nowhere9://run",
     "file:///run",
-    "memory:///run",
+    "https://host/run",
+    "hf://user/run",
 )
 # Options of these names say what is written, and no other ones do.
 WRITTEN = {"output", "workdir", "export", "contact_sheet", "cache"}
@@ -68,9 +70,13 @@ def test_no_writer_takes_an_address(
 def test_no_preset_is_saved_to_an_address(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = tiny_model()
-    for saved in (model, model.text_encoder):
-        with refused("gs://bucket/model"):
-            saved.save_to_preset("gs://bucket/model")
+    tokenizer = AlignTokenizer(VOCABULARY)
+    for saved in (model, model.text_encoder, tokenizer, AlignImageConverter()):
+        with refused("nowhere9://bucket/model"):
+            saved.save_to_preset("nowhere9://bucket/model")
+    for exported in (model, model.text_encoder):
+        with refused("nowhere9://bucket/model"):
+            exported.export("nowhere9://bucket/model")
     assert not list(tmp_path.iterdir())
 
 
@@ -99,7 +105,9 @@ def test_options_that_are_written_to_refuse_addresses():
                 continue
             found.add(name[0])
             with pytest.raises(argparse.ArgumentTypeError, match="an address"):
-                action.type("gs://bucket/x.json")
+                action.type("nowhere9://bucket/x.json")
+            # An address of a store is taken as it is.
+            assert action.type("gs://b/x.json") == "gs://b/x.json"
     # Every command that writes anything is among them.
     assert found >= {
         "quickstart",

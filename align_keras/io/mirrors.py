@@ -1,0 +1,487 @@
+"""Local directories that stand for directories of a store.
+
+Whatever writes files writes them to a local disk, with renames and locks. For
+an address such as `s3://bucket/run` it gets a local directory, and what it
+writes there is copied to the store: new files first, then a list of all files
+by a conditional write, which is the moment at which the directory changes.
+"""
+
+import contextlib
+import functools
+import glob
+import hashlib
+import inspect
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from typing import ParamSpec
+from typing import TypeVar
+
+from align_keras.io.fingerprints import file_digest
+from align_keras.io.leases import store_lease
+from align_keras.io.locks import LOCK_NAME
+from align_keras.io.locks import directory_lock
+from align_keras.io.stores import Store
+from align_keras.io.stores import find_files
+from align_keras.io.stores import is_store
+from align_keras.io.stores import scheme_of
+
+# What the directory holds: sizes and digests by name.
+LISTING = ".align_keras.files.json"
+# The folder of files that are to replace others, by their digest.
+STAGED = ".align_keras.staged"
+# Those who look for these take what lies beside them for whole.
+_LAST = ("manifest.json", "config.json", "saved_model.pb")
+# Not part of the result.
+_LOCAL = (LOCK_NAME, LISTING)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("align_keras")
+_active: list["Mirror"] = []
+
+
+class Mirror:
+    """A local directory that stands for one of a store.
+
+    Args:
+        store: `Store`. The directory.
+        path: string or `pathlib.Path`. The local one.
+        check: callable. Called before anything that others see changes;
+            raises where this process must not write any longer.
+
+    Example:
+
+    ```python
+    mirror = Mirror(Store("s3://bucket/run"), "/scratch/run")
+    mirror.pull()
+    (mirror.path / "notes.txt").write_text("done")
+    mirror.push()
+    ```
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: str | Path,
+        check: Callable[[], None] = lambda: None,
+    ):
+        self.store = store
+        self.path = Path(path)
+        self._check = check
+        # Size and digest of each file, and where a file waits for its place.
+        self.listing: dict[str, list] = {}
+        self.staged: dict[str, str] = {}
+        self.removed: list[str] = []
+        self._tag: Any = None
+        self._digests: dict[str, tuple] = {}
+
+    def pull(self) -> None:
+        """Copy to the local directory what the store's holds.
+
+        What an interrupted `push` had committed is finished first; what it
+        had not is as if it had never begun.
+
+        Raises:
+            FileNotFoundError: A file that was stored is missing.
+            ValueError: One is damaged.
+        """
+        self.read_listing()
+        self._finish()
+        sizes = self.store.sizes()
+        # What was staged and never committed, or not removed in time.
+        self.store.remove(*(n for n in sizes if n.startswith(f"{STAGED}/")))
+        for name in filter(_is_content, sizes):
+            self.fetch(name, name)
+        missing = sorted(set(self.listing) - set(sizes))
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} files of `{self.store}` are missing, the "
+                f"first is `{missing[0]}`. Copy them again, or remove "
+                f"`{self.store}/{LISTING}` if they were removed on purpose."
+            )
+
+    def fetch(self, name: str, place: str) -> None:
+        """Copy a file from its place in the store, and verify it."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.store.get(place, target)
+        if self.listing.get(name) not in (None, self._entry(name)):
+            raise ValueError(
+                f"`{self.store}/{name}` is damaged, or another program has "
+                "changed it: it is not the file that was stored. Copy it "
+                f"again, or remove `{self.store}/{LISTING}` if it was changed "
+                "on purpose."
+            )
+
+    def push(self) -> None:
+        """Copy to the store what has changed in the local directory.
+
+        Raises:
+            StaleWriter: Another process has pushed since the last `pull` or
+                `push`.
+        """
+        if self.path.is_file():
+            self._check()
+            self.store.put(self.path, "")
+            return
+        found = {name: self._entry(name) for name in self._names()}
+        changed = [n for n in found if found[n] != self.listing.get(n)]
+        removed = [n for n in self.listing if n not in found]
+        if not changed and not removed:
+            return
+        self._check()
+        staged = {}
+        for name in sorted(changed, key=_order):
+            # A file that is there stays until all others are.
+            if name in self.listing:
+                staged[name] = f"{STAGED}/{found[name][1]}"
+            self.store.put(self.path / name, staged.get(name, name))
+        self._check()
+        self._commit(found, staged, removed)
+        self._finish()
+
+    def _commit(self, listing, staged, removed):
+        contents = {"files": listing, "staged": staged, "removed": removed}
+        text = json.dumps(contents, indent=1, sort_keys=True)
+        self._tag = self.store.replace(LISTING, text.encode(), self._tag)
+        self.listing, self.staged, self.removed = listing, staged, removed
+
+    def read_listing(self) -> None:
+        """Read what the directory holds since the last whole `push`."""
+        text, self._tag = self.store.read_with_tag(LISTING)
+        try:
+            held = json.loads(text) if text is not None else {}
+            self.listing = dict(held.get("files", {}))
+            self.staged = dict(held.get("staged", {}))
+            self.removed = list(held.get("removed", ()))
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            raise ValueError(
+                f"`{self.store}/{LISTING}` is damaged. Copy it again."
+            ) from None
+
+    def _finish(self):
+        """Put staged files in their places, now that they are committed."""
+        if not self.staged and not self.removed:
+            return
+        there = self.store.sizes()
+        for name, staged in self.staged.items():
+            if staged in there:
+                self.store.copy(staged, name)
+        self.store.remove(*self.removed)
+        done = list(self.staged.values())
+        self._commit(self.listing, {}, [])
+        self.store.remove(*done)
+
+    def _names(self):
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(folder, name).relative_to(self.path).as_posix()
+                if _is_content(path):
+                    yield path
+
+    def _entry(self, name):
+        return [(self.path / name).stat().st_size, self._digest(name)]
+
+    def _digest(self, name):
+        """The digest of a local file, computed again when it has changed."""
+        status = (self.path / name).stat()
+        key = status.st_size, status.st_mtime_ns, status.st_ino
+        known = self._digests.get(name)
+        if known is None or known[0] != key:
+            known = key, file_digest(self.path / name)
+            self._digests[name] = known
+        return known[1]
+
+
+@contextlib.contextmanager
+def mirror(address: str) -> Iterator[Path]:
+    """Yield a local directory that stands for a directory of a store.
+
+    The directory is held while the block runs. What it writes is stored when
+    it ends, and wherever it calls `publish`. When it raises, what was stored
+    before stays.
+
+    Args:
+        address: string.
+
+    Raises:
+        BlockingIOError: Another process writes to it.
+    """
+    store = Store(address)
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(store_lease(store))
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="align_keras-")
+        )
+        # Messages that name a local file tell where it will be.
+        path = Path(folder, *store.address.replace("://", "/").split("/"))
+        path.parent.mkdir(parents=True)
+        active = Mirror(store, path, lease.check)
+        active.pull()
+        _active.append(active)
+        stack.callback(_active.remove, active)
+        stack.enter_context(_as_address(str(path), store.address))
+        yield path
+        active.push()
+
+
+@contextlib.contextmanager
+def _as_address(path, address):
+    """Let messages and errors name the address in the place of its mirror."""
+
+    def rename(record):
+        record.msg = _readdressed(record.getMessage(), path, address)
+        record.args = ()
+        return True
+
+    logger.addFilter(rename)
+    try:
+        yield
+    except Exception as error:
+        error.args = _readdressed(error.args, path, address)
+        raise
+    finally:
+        logger.removeFilter(rename)
+
+
+def publish(path: str | Path) -> None:
+    """Store what a directory holds by now, if it stands for one of a store.
+
+    Args:
+        path: string or `pathlib.Path`. The directory, or something in it.
+            Nothing is done for one that stands for itself.
+    """
+    path = Path(path)
+    for active in _active:
+        if active.path == path or active.path in path.parents:
+            active.push()
+
+
+def address_of(path: str | Path) -> str | None:
+    """Return the address for which a local directory stands, if any."""
+    found = (m.store.address for m in _active if m.path == Path(path))
+    return next(found, None)
+
+
+def stored(
+    parameter: str, but: tuple[str, ...] = ()
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function that writes a directory write to an address as well.
+
+    Args:
+        parameter: string. Its parameter that names the directory.
+        but: tuple of strings. Schemes that the function handles itself.
+            Defaults to none.
+
+    Returns:
+        A decorator. Paths in what the function returns are those of the
+        store.
+
+    Example:
+
+    ```python
+    @stored("output")
+    def write(rows, output): ...
+
+    write(rows, "s3://bucket/rows")
+    ```
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            target = bound.arguments.get(parameter)
+            if (
+                not isinstance(target, (str, os.PathLike))
+                or not is_store(target)
+                or scheme_of(target) in but
+            ):
+                return function(*args, **kwargs)
+            address = os.fspath(target)
+            with mirror(address) as path:
+                is_text = isinstance(target, str)
+                bound.arguments[parameter] = str(path) if is_text else path
+                result = function(*bound.args, **bound.kwargs)
+            return _readdressed(result, str(path), str(Store(address)))
+
+        return run
+
+    return decorate
+
+
+def locked(parameter: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function hold the directory that it is told to write.
+
+    Args:
+        parameter: string. Its parameter that names the directory, a local
+            path or an address, see `stored`.
+
+    Returns:
+        A decorator.
+
+    Example:
+
+    ```python
+    @locked("output")
+    def write(rows, output): ...
+    ```
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def hold(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            with directory_lock(bound.arguments[parameter]):
+                return function(*args, **kwargs)
+
+        return stored(parameter)(hold)
+
+    return decorate
+
+
+def reads(*parameters: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function that reads local files read those of a store as well.
+
+    Args:
+        *parameters: strings. Its parameters that name what it reads, a path
+            or a list of paths.
+
+    Returns:
+        A decorator. The function gets local copies, see `local_copy`.
+
+    Example:
+
+    ```python
+    @reads("path")
+    def count_lines(path): ...
+
+    count_lines("s3://bucket/words.txt")
+    ```
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            for name in parameters:
+                value = bound.arguments.get(name)
+                if isinstance(value, (str, os.PathLike)):
+                    bound.arguments[name] = local_copy(value)
+                elif isinstance(value, (list, tuple)):
+                    bound.arguments[name] = [local_copy(v) for v in value]
+            return function(*bound.args, **bound.kwargs)
+
+        return run
+
+    return decorate
+
+
+def local_copy(path: Any) -> Any:
+    """Return a local path of what is to be read.
+
+    Args:
+        path: string or `pathlib.Path`. A local path is returned as it is. Of
+            an address, or of what a glob of a store matches, a copy is made
+            in the cache, see `cache_directory`, and used again until the
+            store's files change.
+
+    Raises:
+        FileNotFoundError: There is nothing at the address.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not is_store(path):
+        return path
+    store, name = Store(os.fspath(path)), ""
+    if store.is_file() or glob.has_magic(store.address):
+        folder, name = _split(store.address)
+        found = find_files(store.address) or [store.address]
+        store = Store(folder)
+        names = [f.removeprefix(f"{folder}/") for f in found]
+        names = [n for n in names if store.is_file(n)]
+    else:
+        names = [n for n in store.sizes() if _is_content(n)]
+    if not names:
+        raise FileNotFoundError(f"There is nothing at `{path}`.")
+    copy = _copy_of(store, names) / name
+    return str(copy) if isinstance(path, str) else copy
+
+
+def _split(address):
+    """Split an address into a directory without wildcards and the rest."""
+    parts = address.split("/")
+    fixed = itertools.takewhile(lambda p: not glob.has_magic(p), parts[:-1])
+    count = len(list(fixed))
+    return "/".join(parts[:count]), "/".join(parts[count:])
+
+
+def _copy_of(store, names):
+    """Copy files of a directory into the cache."""
+    source = Mirror(store, cache_directory())
+    source.read_listing()
+    # Whoever wrote them has still to move some to their places.
+    places = {name: source.staged.get(name, name) for name in names}
+    tags = [
+        (name, source.listing.get(name) or store.tag(place))
+        for name, place in sorted(places.items())
+    ]
+    text = json.dumps([store.address, tags])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Messages that name a file show where it is from.
+    folder = cache_directory() / digest / store.address.replace("://", "/")
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            copy = Mirror(store, Path(part, folder.name))
+            copy.listing = source.listing
+            for name, place in places.items():
+                copy.fetch(name, place)
+            with contextlib.suppress(OSError):
+                # Another process may have been faster.
+                os.replace(copy.path, folder)
+    return folder
+
+
+def cache_directory() -> Path:
+    """Return where copies are kept.
+
+    The environment variable `ALIGN_KERAS_CACHE` names the directory;
+    otherwise it is `~/.cache/align_keras/stores`.
+    """
+    default = Path.home() / ".cache" / "align_keras" / "stores"
+    return Path(os.environ.get("ALIGN_KERAS_CACHE") or default)
+
+
+def _is_content(name):
+    first = name.partition("/")[0]
+    return first != STAGED and Path(name).name not in _LOCAL
+
+
+def _order(name):
+    return Path(name).name in _LAST, name
+
+
+def _readdressed(value, path, address):
+    """Replace the local directory by the address in what is returned."""
+    if isinstance(value, str):
+        return value.replace(path, address)
+    if isinstance(value, Path):
+        return _readdressed(str(value), path, address)
+    if isinstance(value, dict):
+        return {k: _readdressed(v, path, address) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_readdressed(v, path, address) for v in value)
+    return value

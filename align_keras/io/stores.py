@@ -1,0 +1,442 @@
+"""Object stores and other file systems that are reached by an address.
+
+Everything here goes through fsspec: `s3://`, `gs://`, `hdfs://`, `memory://`
+and whatever else it has a package for; what TensorFlow alone knows, such as
+`ram://`, through a small adapter.
+"""
+
+import contextlib
+import functools
+import glob
+import hashlib
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from align_keras.io.optional import OptionalModule
+
+fsspec = OptionalModule("fsspec", extra="stores")
+
+# `Path` makes one slash of two. A scheme of one letter is a drive.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+# What TensorFlow reads itself, without going through fsspec.
+OF_TENSORFLOW = ("ram", "gs", "gcs")
+SCHEMES = (
+    *OF_TENSORFLOW,
+    *("s3", "s3a", "hdfs", "webhdfs", "abfs", "abfss", "az", "adl"),
+    *("oci", "oss", "tos", "sftp", "ssh", "memory"),
+)
+
+
+class StaleWriter(OSError):
+    """Somebody else has written in the meantime."""
+
+
+def scheme_of(path: Any) -> str | None:
+    """Return the scheme of an address, and `None` for a local path."""
+    found = _ADDRESS.match(os.fspath(path))
+    return found[1] if found else None
+
+
+def is_store(path: Any) -> bool:
+    """Tell whether a path is the address of a store."""
+    return scheme_of(path) in SCHEMES
+
+
+class Store:
+    """A directory of a store, or one file of it.
+
+    Args:
+        address: string, such as `"s3://bucket/run"`.
+
+    Attributes:
+        address: string, without a slash at its end.
+
+    Raises:
+        ImportError: The package for its scheme is not installed.
+        ValueError: The scheme is unknown, or is none of a store.
+
+    Example:
+
+    ```python
+    store = Store("s3://bucket/run")
+    store.put("local.json", "manifest.json")
+    print(store.sizes())
+    ```
+    """
+
+    def __init__(self, address: str | Path):
+        found = _ADDRESS.match(os.fspath(address))
+        if found is None or not is_store(address):
+            raise ValueError(
+                f"`{address}` is not the address of a store. It must begin "
+                f"with one of {', '.join(f'{s}://' for s in SCHEMES)}."
+            )
+        rest = os.fspath(address)[found.end() :].rstrip("/")
+        self.address = f"{found[1]}://{rest}"
+        self.files, root = _open(self.address)
+        self.root = root.rstrip("/")
+
+    def __truediv__(self, name: str) -> "Store":
+        return Store(f"{self.address}/{name}")
+
+    def __str__(self):
+        return self.address
+
+    def address_of(self, path: str) -> str:
+        """Return the address of what the file system calls `path`."""
+        host = self.address[: -len(self.root.lstrip("/")) or None]
+        return f"{host}{path.lstrip('/')}"
+
+    def _path(self, name):
+        return f"{self.root}/{name}" if name else self.root
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each file below, by name."""
+        try:
+            found = self.files.find(self.root, detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            path.removeprefix(self.root).lstrip("/"): entry["size"]
+            for path, entry in found.items()
+            if path != self.root and entry["type"] == "file"
+        }
+
+    def is_file(self, name: str = "") -> bool:
+        """Tell whether there is such a file."""
+        self.files.invalidate_cache()
+        return self.files.isfile(self._path(name))
+
+    def size(self, name: str = "") -> int:
+        """Return the size of a file in bytes."""
+        return self.files.size(self._path(name))
+
+    def tag(self, name: str) -> Any:
+        """Return what tells whether a file has changed."""
+        return self.files.tag(self._path(name))
+
+    def read(
+        self, name: str = "", start: int = 0, end: int | None = None
+    ) -> bytes:
+        """Return the contents of a file, or the bytes between two places.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        try:
+            return self.files.cat_file(self._path(name), start=start, end=end)
+        except FileNotFoundError:
+            where = f"{self.address}/{name}" if name else self.address
+            raise FileNotFoundError(f"There is no `{where}`.") from None
+
+    def get(self, name: str, path: str | Path) -> None:
+        """Copy a file of the store to a local path."""
+        self.files.get_file(self._path(name), str(path))
+
+    def put(self, path: str | Path, name: str) -> None:
+        """Copy a local file to the store, over what is there."""
+        self.files.put_file(str(path), self._path(name))
+
+    def copy(self, name: str, to: str) -> None:
+        """Copy a file within the store."""
+        self.files.cp_file(self._path(name), self._path(to))
+
+    def remove(self, *names: str) -> None:
+        """Remove files; those that are gone already do no harm."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self.files.rm_file(self._path(name))
+
+    def read_with_tag(self, name: str) -> tuple[bytes | None, Any]:
+        """Read a file, and what tells whether it has changed since.
+
+        Returns:
+            Its contents and its tag; `(None, None)` where there is none.
+        """
+        self.files.invalidate_cache()
+        path = self._path(name)
+        for _ in range(4):
+            try:
+                tag = self.files.tag(path)
+                contents = self.files.cat_file(path)
+                if self.files.tag(path) == tag:
+                    return contents, tag
+            except FileNotFoundError:
+                return None, None
+        raise StaleWriter(f"`{self.address}/{name}` changes while it is read.")
+
+    def replace(self, name: str, contents: bytes, tag: Any) -> Any:
+        """Write a file, unless another writer was there since it was read.
+
+        Args:
+            name: string.
+            contents: bytes.
+            tag: what `read_with_tag` gave; `None` for a file that must not
+                be there yet.
+
+        Returns:
+            The tag of what was written.
+
+        Raises:
+            StaleWriter: The file is another one by now. It stays.
+        """
+        try:
+            return self.files.put_if(self._path(name), contents, tag)
+        except FileExistsError:
+            raise StaleWriter(
+                f"Another process has written `{self.address}/{name}` in the "
+                "meantime. What is there was left as it is."
+            ) from None
+
+
+def _open(address):
+    """Open the file system of an address, with conditional writes.
+
+    Returns:
+        The file system, and what it calls the address.
+    """
+    scheme = scheme_of(address)
+    if scheme == "ram" or (scheme in OF_TENSORFLOW and not _has_gcsfs()):
+        files = _of_tensorflow(scheme)
+        return files, files._strip_protocol(address)
+    try:
+        # Another writer's files are seen at once.
+        files, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    except ImportError as error:
+        raise ImportError(
+            f"`{scheme}://` needs another package: {error}. Those for s3:// "
+            'and gs:// come with pip install "align-keras[stores]".'
+        ) from error
+    if not hasattr(files, "put_if"):
+        is_s3 = type(files).__name__ == "S3FileSystem"
+        files.put_if, files.tag = (_s3 if is_s3 else _one_process)(files)
+    return files, root
+
+
+def _has_gcsfs():
+    try:
+        import gcsfs  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _s3(files):
+    """Conditional writes of S3, which compare the digest of the contents."""
+
+    def tag(path):
+        return files.info(path, refresh=True)["ETag"].strip('"')
+
+    def put_if(path, contents, expected):
+        bucket, key, _ = files.split_path(path)
+        condition = (
+            {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
+        )
+        try:
+            answer = files.call_s3(
+                "put_object", Bucket=bucket, Key=key, Body=contents, **condition
+            )
+        except FileNotFoundError:
+            # S3 says so of an object that was to be there still.
+            raise FileExistsError(path) from None
+        except OSError as error:
+            if _is_precondition(error):
+                raise FileExistsError(path) from None
+            raise
+        return answer["ETag"].strip('"')
+
+    return put_if, tag
+
+
+def _is_precondition(error):
+    told = (str(error), str(error.__cause__), type(error.__cause__).__name__)
+    return any(
+        word in text
+        for text in told
+        for word in ("PreconditionFailed", "At least one of the pre-con", "412")
+    )
+
+
+_within_process = threading.Lock()
+
+
+def _one_process(files):
+    """What is there where a file system has no conditional write.
+
+    Two threads of a process exclude each other; between processes, a moment
+    is left between looking and writing.
+    """
+
+    def tag(path):
+        return hashlib.sha256(files.cat_file(path)).hexdigest()
+
+    def put_if(path, contents, expected):
+        with _within_process:
+            try:
+                held = tag(path)
+            except FileNotFoundError:
+                held = None
+            if held != expected:
+                raise FileExistsError(path)
+            files.pipe_file(path, contents)
+            return hashlib.sha256(contents).hexdigest()
+
+    return put_if, tag
+
+
+@functools.cache
+def _of_tensorflow(scheme):
+    """Make fsspec's interface of TensorFlow's for one of its schemes."""
+
+    class TensorFlowFiles(fsspec.AbstractFileSystem):
+        protocol = scheme
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            found = _ADDRESS.match(path)
+            return path[found.end() :] if found else path
+
+        def _address(self, path):
+            return f"{scheme}://{self._strip_protocol(path)}"
+
+        def info(self, path, **kwargs):
+            import tensorflow as tf
+
+            with _as_os_errors():
+                found = tf.io.gfile.stat(self._address(path))
+            kind = "directory" if found.is_directory else "file"
+            name = self._strip_protocol(path)
+            return {"name": name, "size": found.length, "type": kind}
+
+        def ls(self, path, detail=True, **kwargs):
+            import tensorflow as tf
+
+            path = self._strip_protocol(path).rstrip("/")
+            with _as_os_errors():
+                names = tf.io.gfile.listdir(self._address(path))
+            entries = [self.info(f"{path}/{n.rstrip('/')}") for n in names]
+            return entries if detail else [e["name"] for e in entries]
+
+        def _open(self, path, mode="rb", **kwargs):
+            import tensorflow as tf
+
+            address = self._address(path)
+            if "r" not in mode:
+                tf.io.gfile.makedirs(address.rpartition("/")[0])
+                if tf.io.gfile.exists(address):
+                    # TensorFlow's own would append to it.
+                    tf.io.gfile.remove(address)
+            elif not tf.io.gfile.exists(address):
+                raise FileNotFoundError(address)
+            return tf.io.gfile.GFile(address, mode)
+
+        def cat_file(self, path, start=None, end=None, **kwargs):
+            with _as_os_errors(), self._open(path) as file:
+                start = start or 0
+                file.seek(start)
+                return file.read() if end is None else file.read(end - start)
+
+        def pipe_file(self, path, value, **kwargs):
+            with _as_os_errors(), self._open(path, "wb") as file:
+                file.write(value)
+
+        def cp_file(self, path1, path2, **kwargs):
+            import tensorflow as tf
+
+            with _as_os_errors():
+                tf.io.gfile.makedirs(self._address(path2).rpartition("/")[0])
+                tf.io.gfile.copy(
+                    self._address(path1), self._address(path2), overwrite=True
+                )
+
+        def rm_file(self, path):
+            import tensorflow as tf
+
+            with _as_os_errors():
+                tf.io.gfile.remove(self._address(path))
+
+    files = TensorFlowFiles()
+    files.put_if, files.tag = _one_process(files)
+    return files
+
+
+@contextlib.contextmanager
+def _as_os_errors():
+    """Let TensorFlow's errors be those that Python has for files."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(error.message) from None
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from None
+
+
+# === Files at any path ===
+
+
+def is_directory(path: str) -> bool:
+    """Tell whether a local path or an address is a directory."""
+    if not is_store(path):
+        return os.path.isdir(path)
+    store = Store(path)
+    store.files.invalidate_cache()
+    return store.files.isdir(store.root)
+
+
+def is_file(path: str) -> bool:
+    """Tell whether a local path or an address is a file."""
+    return Store(path).is_file() if is_store(path) else os.path.isfile(path)
+
+
+def list_directory(path: str) -> list[str]:
+    """Return the names of the files in a directory, sorted."""
+    if not is_store(path):
+        return sorted(os.listdir(path))
+    return sorted(n for n in Store(path).sizes() if "/" not in n)
+
+
+def find_files(pattern: str) -> list[str]:
+    """Return the files that a glob matches, sorted, as paths or addresses."""
+    if not is_store(pattern):
+        return sorted(f for f in glob.glob(pattern) if not os.path.isdir(f))
+    store = Store(pattern)
+    return sorted(map(store.address_of, store.files.glob(store.root)))
+
+
+def file_size(path: str) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    return Store(path).size() if is_store(path) else os.path.getsize(path)
+
+
+def read_file(path: str, start: int = 0, end: int | None = None) -> bytes:
+    """Read a file, or the bytes from one place to another.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if is_store(path):
+        return Store(path).read(start=start, end=end)
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read() if end is None else file.read(end - start)
+
+
+def open_file(address: str):
+    """Open a file of a store to be read."""
+    store = Store(address)
+    return store.files.open(store.root, "rb")
+
+
+def absolute(path: Any) -> str:
+    """Return an absolute path; an address is one."""
+    return os.fspath(path) if is_store(path) else os.path.abspath(path)
