@@ -22,6 +22,7 @@ from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
+from align_keras.training.strategies import hosts_of
 
 logger = logging.getLogger("align_keras")
 
@@ -207,7 +208,7 @@ def _captions(records):
 
 
 def make_dataset(records, preprocessor, recipe, step, strategy, num_workers):
-    if num_workers == 1:
+    if num_workers == 1 and hosts_of(strategy) == 1:
         return load_dataset(
             records,
             preprocessor,

@@ -13,8 +13,24 @@ logger = logging.getLogger("align_keras")
 FEW = 100_000
 
 
-def warn(recipe, records, validation_data, step):
-    """Warn of a recipe or data that a run can only follow in part."""
+def warn(recipe, records, validation_data, step, readers=1):
+    """Warn of a recipe or data that a run can only follow in part.
+
+    Args:
+        recipe: `Recipe`.
+        records: `RecordFiles`.
+        validation_data: what evaluation measures on, or `None`.
+        step: int. Where the run stands.
+        readers: int. Workers, or machines of a slice, that read the records.
+    """
+    if len(records.paths) < readers:
+        logger.warning(
+            "%d files cannot be shared out to %d readers: each of them reads "
+            "all %d. Pack again with fewer `records_per_shard`.",
+            len(records.paths),
+            readers,
+            len(records.paths),
+        )
     if recipe.patience and validation_data is None:
         logger.warning(
             "patience=%d has nothing to go by, as no data is held out: the "

@@ -2,10 +2,13 @@ import contextlib
 import json
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import keras
 
+# The vendor of TPUs on the PCI bus.
+GOOGLE = "0x1ae0"
 STRATEGIES = ("auto", "one-device", "mirrored", "multi-worker", "tpu")
 
 
@@ -98,6 +101,16 @@ def worker_of(strategy):
     return resolver.task_id or 0, len(workers)
 
 
+def hosts_of(strategy):
+    """Return how many machines read for a strategy of this process.
+
+    One process drives all machines of a TPU slice; each of them reads its own
+    part of the data.
+    """
+    extended = getattr(strategy, "extended", None)
+    return getattr(extended, "num_hosts", 1)
+
+
 def sum_over_workers(strategy):
     """Return a function that sums numbers up over the workers.
 
@@ -125,8 +138,24 @@ def sum_over_workers(strategy):
     return sums
 
 
+def _has_tpu(root="/"):
+    """Tell whether TPU chips are attached to this machine.
+
+    Up to v4 they are `/dev/accel*`. Later ones are `/dev/vfio/*`, as other
+    devices that were handed over to a virtual machine are: those of Google
+    say so on the bus.
+    """
+    root = Path(root)
+    if any(root.glob("dev/accel[0-9]*")):
+        return True
+    vendors = root.glob("sys/bus/pci/devices/*/vendor")
+    return any(root.glob("dev/vfio/[0-9]*")) and any(
+        vendor.read_text().strip() == GOOGLE for vendor in vendors
+    )
+
+
 def _detect(tf):
-    if os.environ.get("TPU_NAME") or os.path.exists("/dev/accel0"):
+    if os.environ.get("TPU_NAME") or _has_tpu():
         return "tpu"
     workers = _tf_config().get("cluster", {}).get("worker", [])
     if len(workers) > 1:

@@ -44,6 +44,7 @@ from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
 from align_keras.training.safety import nonfinite_error
 from align_keras.training.safety import unreadable_named
+from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
@@ -247,7 +248,8 @@ def _train_part(
             logger.info("This run is finished: %s. See %s", end, best_directory)
             return _result(begun, best_directory)
         if not worker:
-            warn(recipe, records, validation_data, step)
+            readers = max(num_workers, hosts_of(strategy))
+            warn(recipe, records, validation_data, step, readers)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
             model,

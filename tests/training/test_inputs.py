@@ -52,7 +52,7 @@ def test_resized_images_follow_the_size_of_the_crop():
     assert load_recipe(recipe(), image_size=64).resize_size == 77
     assert recipe(image_size=64, resize_size=64).resize_size == 64
     assert recipe(image_size=64, resize_ratio=1.1).resize_size == 70
-    assert load_recipe("small", image_size=96).resize_size == 96
+    assert load_recipe("small", image_size=96).resize_size == 106
 
 
 def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):

@@ -2,11 +2,22 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import pytest
+from colors import write_images
+from tiny_align import tiny_align
 
+from align_keras.data import RecordFiles
+from align_keras.data import open_records
+from align_keras.data import pack
+from align_keras.training import load_recipe
 from align_keras.training import make_strategy
+from align_keras.training.inputs import make_dataset
+from align_keras.training.reports import warn
+from align_keras.training.strategies import _has_tpu
+from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import worker_of
 
 SCRIPT = Path(__file__).with_name("make_strategies.py")
@@ -102,3 +113,77 @@ def test_jax_spreads_over_all_devices(made, run_script):
     assert said["one-device"] == 1
     assert said["auto"] == said["mirrored"] == 4
     assert "belongs to the TensorFlow backend" in said["tpu"]
+
+
+def attach(root, device, vendor):
+    """Make the files by which a device is found."""
+    for path, text in (
+        (f"dev/{device}", ""),
+        ("dev/vfio/vfio", ""),
+        ("sys/bus/pci/devices/0000:00:05.0/vendor", f"{vendor}\n"),
+        ("sys/bus/pci/devices/0000:00:06.0/vendor", "0x8086\n"),
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "device, vendor, found",
+    [
+        ("accel0", "0x8086", True),
+        ("accel3", "0x8086", True),
+        ("vfio/0", "0x1ae0", True),
+        ("vfio/12", "0x1ae0", True),
+        # A graphics card that was handed over, and no device at all.
+        ("vfio/0", "0x10de", False),
+        ("null", "0x1ae0", False),
+    ],
+)
+def test_chips_are_found_by_their_devices(tmp_path, device, vendor, found):
+    attach(tmp_path, device, vendor)
+    assert _has_tpu(tmp_path) is found
+
+
+@tensorflow_only
+def test_each_machine_of_a_slice_reads_its_part(tmp_path):
+    """A stand-in for two machines, as there is no slice to test on."""
+    write_images(tmp_path / "photos")
+    pack(tmp_path / "photos", tmp_path / "packed", records_per_shard=4)
+    records = open_records(str(tmp_path / "packed"))
+    preprocessor = tiny_align().preprocessor
+    recipe = load_recipe("small", batch_size=4, steps=2)
+
+    class Slice:
+        num_replicas_in_sync = 4
+        extended = SimpleNamespace(num_hosts=2)
+
+        def distribute_datasets_from_function(self, function):
+            return [function(context(number)) for number in range(2)]
+
+    def context(number):
+        return SimpleNamespace(
+            num_replicas_in_sync=4,
+            num_input_pipelines=2,
+            input_pipeline_id=number,
+            get_per_replica_batch_size=lambda batch: batch // 4,
+        )
+
+    assert hosts_of(Slice()) == 2 and hosts_of(make_strategy("one-device")) == 1
+    parts = make_dataset(records, preprocessor, recipe, 0, Slice(), 1)
+    keys = [
+        {
+            batch["images"].tobytes()
+            for batch in part.take(2).as_numpy_iterator()
+        }
+        for part in parts
+    ]
+    assert all(keys) and not keys[0] & keys[1]
+
+
+def test_fewer_files_than_readers_are_told(caplog):
+    records = RecordFiles(["a", "b"], {"a": 100, "b": 100})
+    recipe = load_recipe("small", batch_size=4, steps=2)
+    for readers, told in ((1, False), (2, False), (64, True)):
+        caplog.clear()
+        warn(recipe, records, "data", 1, readers)
+        assert ("2 files cannot be shared out to 64" in caplog.text) is told
