@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# One worker a node, with all GPUs of it; submit with `sbatch slurm.sh`.
+#SBATCH --job-name=align
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+# SIGTERM two minutes before the end: a checkpoint is saved.
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+set -euo pipefail
+
+# DATA, WORKDIR and VOCABULARY lie on a disk that all nodes share.
+export DATA=${DATA:-/shared/packed} WORKDIR=${WORKDIR:-/shared/run}
+export VOCABULARY=${VOCABULARY:-/shared/vocabulary.txt}
+WORKERS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" |
+    sed 's/.*/"&:12345"/' | paste -sd, -)
+export WORKERS
+
+srun bash -c '
+export TF_CONFIG="{\"cluster\": {\"worker\": [$WORKERS]},
+    \"task\": {\"type\": \"worker\", \"index\": $SLURM_PROCID}}"
+exec align-keras train --preset align_b7_bert_base --recipe align \
+    --data "$DATA" --workdir "$WORKDIR" --vocabulary "$VOCABULARY" \
+    --strategy multi-worker
+'
