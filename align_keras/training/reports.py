@@ -11,6 +11,8 @@ logger = logging.getLogger("align_keras")
 # Images below which fresh towers are mostly limited by the words and shapes
 # that they have never seen.
 FEW = 100_000
+# Epochs after which little is learned but the images themselves.
+MANY = 300
 
 
 def warn(recipe, records, validation_data, step, readers=1):
@@ -37,9 +39,46 @@ def warn(recipe, records, validation_data, step, readers=1):
             "run takes all its steps.",
             recipe.patience,
         )
-    order = None if step else describe_order(records)
+    if step:
+        return
+    order = describe_order(records)
     if order:
         logger.warning("%s", order)
+    if validation_data is None:
+        logger.warning(
+            "Nothing is held out, so that nothing tells when the model begins "
+            "to know its images by heart, and the newest model is kept as the "
+            "best: give `--validation-data`, or a folder of images."
+        )
+    if recipe.batch_size > records.total:
+        logger.warning(
+            "A batch of %d holds each of the %d images several times, as its "
+            "own negatives: lower `batch_size`.",
+            recipe.batch_size,
+            records.total,
+        )
+    epochs = recipe.steps * recipe.batch_size / records.total
+    if epochs > MANY:
+        logger.warning(
+            "Each image will be seen %.0f times; the model will know them by "
+            "heart. Lower `steps`, or set `patience`, which ends a run that no "
+            "longer gets better.",
+            epochs,
+        )
+
+
+def describe_work(recipe, records):
+    """Tell what a run will do before it begins."""
+    epochs = recipe.steps * recipe.batch_size / records.total
+    logger.info(
+        "%d images; %d steps of %d pairs show each of them %.1f times. By "
+        "chance, %.1f%% of a batch find their pair.",
+        records.total,
+        recipe.steps,
+        recipe.batch_size,
+        epochs,
+        100 / recipe.batch_size,
+    )
 
 
 def advise(model, towers, pairs):

@@ -38,6 +38,7 @@ from align_keras.training.parts import is_finished
 from align_keras.training.parts import part_at_hand
 from align_keras.training.recipes import load_recipe
 from align_keras.training.reports import advise
+from align_keras.training.reports import describe_work
 from align_keras.training.reports import report
 from align_keras.training.reports import warn
 from align_keras.training.safety import LossGuard
@@ -250,6 +251,7 @@ def _train_part(
         if not worker:
             readers = max(num_workers, hosts_of(strategy))
             warn(recipe, records, validation_data, step, readers)
+            describe_work(recipe, records)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
             model,
