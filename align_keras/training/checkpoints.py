@@ -60,6 +60,54 @@ class Checkpoints:
             self._state = self._newest()
         return self._state
 
+    def agree(self, worker, workers, sums):
+        """Let all workers of a run go on from the newest step that all have.
+
+        Each may have checkpoints on a disk of its own, and one that was
+        killed while it saved has one less than the others.
+
+        Args:
+            worker: int. The number of this worker.
+            workers: int. How many there are.
+            sums: callable, see `sum_over_workers`; `None` for one worker.
+
+        Raises:
+            ValueError: There is no such step. All workers raise it.
+        """
+        if sums is None:
+            return
+        own = self.state()["step"]
+        steps = sums(*(own * (worker == n) for n in range(workers)))
+        first = int(min(steps))
+        lacking = False
+        if own != first and first:
+            try:
+                self._state = self._read(self._path(first))
+            except ValueError:
+                lacking = True
+        (count,) = sums(float(lacking))
+        if count or (max(steps) and not first):
+            found = ", ".join(
+                f"worker {number}: step {step:.0f}"
+                for number, step in enumerate(steps)
+            )
+            raise ValueError(
+                "The workers have no checkpoint in common to resume from "
+                f"({found}; 0 is none). Copy `{self.directory}` of the worker "
+                "with the newest to the others, or put the working directory "
+                "on a disk that all of them share."
+            )
+        if own != first:
+            logger.warning(
+                "Going back from step %d to %d, the newest that all workers "
+                "have.",
+                own,
+                first,
+            )
+
+    def _path(self, step):
+        return self.directory / f"step-{step:09d}"
+
     def _newest(self):
         reason = None
         for path in self._all():
@@ -121,7 +169,7 @@ class Checkpoints:
         Raises:
             OSError: It could not be written. The checkpoint before is kept.
         """
-        path = self.directory / f"step-{step:09d}"
+        path = self._path(step)
         try:
             self._require_room(model)
             # Keras chooses the format by the suffix.
@@ -180,7 +228,7 @@ class Checkpoints:
 
     def update(self, **state):
         """Change what the newest checkpoint says, and leave its weights."""
-        path = self.directory / f"step-{self.state()['step']:09d}"
+        path = self._path(self.state()["step"])
         self._write(path, {**self.state(), **state})
 
     def _write(self, path, state):
@@ -209,7 +257,7 @@ class Checkpoints:
         state = self.state()
         step = state["step"]
         if step:
-            path = _weights(self.directory / f"step-{step:09d}")
+            path = _weights(self._path(step))
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             optimizer = model.optimizer

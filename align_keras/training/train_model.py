@@ -186,7 +186,7 @@ def train(
 @stored("workdir")
 def _train_parts(workdir, strategy, *settings):
     """Train one part after the other, in a directory that is held."""
-    worker, _ = worker_of(strategy)
+    worker, workers = worker_of(strategy)
     # Every worker goes through the same motions, for reading a distributed
     # variable may take them all; what the first writes is the result.
     own = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
@@ -194,6 +194,10 @@ def _train_parts(workdir, strategy, *settings):
         result = None
         while result is None:
             begun = Checkpoints(workdir)
+            if worker and not begun.directory.is_dir():
+                # Its disk is not that of the first worker.
+                begun = Checkpoints(own)
+            begun.agree(worker, workers, sum_over_workers(strategy))
             result = _train_part(own, begun, strategy, *settings)
     return result
 

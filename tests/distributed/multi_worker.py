@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 WORKDIR, INDEX, PORTS = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 if PORTS:
@@ -63,7 +64,34 @@ def main():
         else:
             raise AssertionError("SIGTERM has not stopped the run")
         result = run(strategy, "run", evaluate)
-        print(json.dumps({"whole": whole, "stopped": result}))
+        apart, lost = run_apart(strategy)
+        found = {"whole": whole, "stopped": result}
+        print(json.dumps({**found, "apart": apart, "lost": lost}))
+
+
+def run_apart(strategy):
+    """Each worker has a disk of its own, and one lacks what the other has."""
+    found = []
+    for name, kept in (("apart", 1), ("lost", 0)):
+        disk = os.path.join(f"disk-{INDEX}", name)
+        try:
+            run(strategy, disk, evaluate_and_stop)
+        except SystemExit:
+            pass
+        own = Path(WORKDIR, disk, *["worker-1"] * INDEX, "checkpoints")
+        saved = sorted(own.glob("step-*.json"))
+        assert [path.name for path in saved] == [
+            "step-000000002.json",
+            "step-000000004.json",
+        ]
+        if INDEX == 1:
+            for path in saved[kept:]:
+                path.unlink()
+        try:
+            found.append(run(strategy, disk, evaluate))
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 def run(strategy, name, evaluate):

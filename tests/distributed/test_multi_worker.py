@@ -124,3 +124,21 @@ def test_workers_stop_together_and_go_on(workdir, runs):
         assert one["step"] == other["step"]
         if "loss" in one:
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_workers_with_disks_of_their_own_go_on_from_a_common_step(
+    workdir, runs
+):
+    """The second has lost its newest checkpoint: both go back."""
+    whole, apart = runs[0]["whole"], [run["apart"] for run in runs]
+    assert [run["step"] for run in apart] == [6, 6]
+    assert not (workdir / "disk-1" / "apart" / "checkpoints").exists()
+    for run in apart:
+        for one, other in zip(weights_of(whole), weights_of(run), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_a_worker_without_checkpoints_ends_the_run_in_a_sentence(runs):
+    for run in runs:
+        assert "(worker 0: step 4, worker 1: step 0; 0 is none)" in run["lost"]
+        assert "a disk that all of them share" in run["lost"]
