@@ -18,7 +18,11 @@ from align_keras.data.sources import OUTSIDE
 from align_keras.data.stored_image import image_to_store
 from align_keras.data.tally import Tally
 from align_keras.io.atomic import atomic_directory
-from align_keras.io.file_names import list_files
+from align_keras.io.file_names import is_archive
+from align_keras.io.file_names import is_image
+from align_keras.io.file_names import is_parquet
+from align_keras.io.file_names import is_records
+from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import UnknownRange
@@ -208,7 +212,7 @@ def pack(
             _write_manifest(aside, directory / HELD_OUT, arguments)
         manifest = write(found.pairs, found.total, directory)
         if not manifest["records"]:
-            hint = "" if captions else _tables_beside(source)
+            hint = "" if captions else _what_else(source)
             raise ValueError(
                 f"No image of `{source}` could be packed: {tally.explain()}."
                 + hint
@@ -220,11 +224,19 @@ def pack(
     return manifest
 
 
-def _tables_beside(source):
-    """What to do where captions may lie in a table of another name."""
-    tables = list_files(source, lambda name: Path(name).suffix in ROW_READERS)
-    tables = tables if os.path.isdir(source) else []
-    return f" If `{tables[0]}` has them, give `--captions`." if tables else ""
+def _what_else(source):
+    """What to do where a folder has captions or images in other files."""
+    names = walk_folder(source, False)[0] if os.path.isdir(source) else []
+    if not any(map(is_image, names)):
+        for name in names:
+            if is_archive(name) or is_records(name) or is_parquet(name):
+                place = os.path.join(source, os.path.dirname(name))
+                return f" There are images or records in `{place}`: give that."
+    for name in names:
+        if "/" not in name and Path(name).suffix.lower() in ROW_READERS:
+            table = os.path.join(source, name)
+            return f" If `{table}` has them, give `--captions`."
+    return ""
 
 
 def _write_manifest(manifest, directory, arguments):

@@ -60,24 +60,24 @@ def encode_record(key, image, captions, width, height):
     Returns:
         bytes of a `tf.train.Example`.
     """
-    from tensorflow.train import BytesList
-    from tensorflow.train import Example
-    from tensorflow.train import Feature
-    from tensorflow.train import Features
-    from tensorflow.train import Int64List
+    # Of a part of it, `import` would not wait where another thread has begun.
+    import tensorflow as tf
 
     def texts(values):
         values = [value.encode("utf-8") for value in values]
-        return Feature(bytes_list=BytesList(value=values))
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    def numbers(*values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
     feature = {
         "key": texts([key]),
-        "jpg": Feature(bytes_list=BytesList(value=[image])),
+        "jpg": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
         "txt": texts(captions),
-        "width": Feature(int64_list=Int64List(value=[width])),
-        "height": Feature(int64_list=Int64List(value=[height])),
+        "width": numbers(width),
+        "height": numbers(height),
     }
-    example = Example(features=Features(feature=feature))
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
     # Map fields have no fixed order otherwise, and checksums would differ.
     return example.SerializeToString(deterministic=True)
 
@@ -98,11 +98,11 @@ def decode_record(record, require_captions=True):
         ValueError: There is no image or no caption in it, or the bytes are
             no such message. The error's `key` attribute holds the key.
     """
+    import tensorflow as tf
     from google.protobuf.message import DecodeError
-    from tensorflow.train import Example
 
     try:
-        feature = Example.FromString(record).features.feature
+        feature = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
         raise _broken("", "no tf.train.Example") from error
 

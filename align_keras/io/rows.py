@@ -179,7 +179,8 @@ def _read_tsv(path):
 
 
 def _with_names(path, rows):
-    names = next(rows, [])
+    # Lines before that of the columns may be empty.
+    names = next(filter(None, rows), [])
     check_distinct(path, names)
     for row in rows:
         if len(row) > len(names):

@@ -340,3 +340,38 @@ def test_a_table_of_another_name_is_mentioned(tmp_path, folder):
         pack(folder, tmp_path / "out")
     captions, _ = packed(folder, tmp_path / "out", folder / "metadata.csv")
     assert captions == {"a": ["a text"]}
+
+
+def test_a_table_whose_suffix_is_in_upper_case_is_mentioned(tmp_path, folder):
+    (folder / "a.txt").unlink()
+    (folder / "Captions.TSV").write_text("image\tcaption\na.png\ta text\n")
+    with pytest.raises(ValueError, match=r"Captions\.TSV` has .*--captions"):
+        pack(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["0.tar", "0.tfrecord", "0.parquet"])
+def test_files_in_a_folder_within_are_mentioned(tmp_path, name):
+    # As Hugging Face's repositories are, with tables of other things above.
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / name).write_bytes(b"")
+    (tmp_path / "set" / "infos.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"records in `.*data`: give that"):
+        pack(tmp_path / "set", tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["tar", "tfrecord"])
+def test_images_beside_archives_and_records_are_counted(tmp_path, folder, form):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "c.jpg").write_bytes(PNG)
+    archive = tmp_path / "0.tar"
+    write_archive(archive, {"b.png": PNG, "b.txt": b"b text"})
+    if form == "tar":
+        archive.rename(folder / "0.tar")
+    else:
+        pack(archive, tmp_path / "records")
+        (record,) = (tmp_path / "records").glob("*.tfrecord")
+        record.rename(folder / "0.tfrecord")
+    captions, reasons = packed(folder, tmp_path / "out")
+    assert captions == {"b": ["b text"]}
+    beside = "beside archives or records"
+    assert reasons == {"a.png": beside, "sub/c.jpg": beside}

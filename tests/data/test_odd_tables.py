@@ -134,6 +134,16 @@ def test_fields_too_many_and_too_few(tmp_path, photos, form):
     assert rows == [("a.png", "x")] and counts["unreadable_lines"] == 2
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_empty_lines_before_that_of_the_columns(tmp_path, photos, form):
+    mark = "," if form == "csv" else "\t"
+    path = photos / f"captions.{form}"
+    path.write_text(f"\n\nimage{mark}caption\na.png{mark}x\n")
+    assert pack(photos, tmp_path / "out")["skipped"] == []
+    assert packed(tmp_path / "out") == {"a": ["x"]}
+    assert curated(path, tmp_path / "clean")[0] == [("a.png", "x")]
+
+
 def test_images_in_karpathys_form_that_are_not(tmp_path, photos):
     good = {"filename": "a.png", "sentences": [{"raw": "x"}]}
     images = [good, {"filename": "b.png"}, {"sentences": []}, 7]

@@ -496,6 +496,20 @@ def test_killed_and_begun_again(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.multiprocess
+def test_first_image_that_needs_no_tensorflow(tmp_path):
+    """A thread imports it for the second, while the first is written."""
+    samples = [("0.gif", _bytes(0, "GIF")), ("0.txt", b"a text")]
+    for number in range(1, 5):
+        samples.append((f"{number}.jpg", _bytes(number)))
+        samples.append((f"{number}.txt", b"a text"))
+    _archive(tmp_path / "0.tar", samples)
+    code = "import sys; from align_keras.data import pack; pack(*sys.argv[1:])"
+    arguments = [tmp_path / "0.tar", tmp_path / "out"]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    assert len(_read(tmp_path / "out")) == 5
+
+
 def test_memory_does_not_grow_with_an_archive(tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", 2 * 10**6)
     count, size = 100, 400_000
