@@ -75,8 +75,8 @@ def run_apart(strategy):
     for name, kept in (("apart", 1), ("lost", 0)):
         disk = os.path.join(f"disk-{INDEX}", name)
         try:
-            run(strategy, disk, evaluate_and_stop)
-        except SystemExit:
+            run(strategy, disk, stop_after_four)
+        except InterruptedError:
             pass
         own = Path(WORKDIR, disk, *["worker-1"] * INDEX, "checkpoints")
         saved = sorted(own.glob("step-*.json"))
@@ -125,6 +125,14 @@ def evaluate_and_stop(model, data):
     if INDEX == 1:
         signal.raise_signal(signal.SIGTERM)
     return evaluate(model, data)
+
+
+def stop_after_four(model, data):
+    """All workers stop at once, when the checkpoint of step 4 is saved."""
+    found = evaluate(model, data)
+    if found["mean_recall"] == 4:
+        raise InterruptedError
+    return found
 
 
 if __name__ == "__main__":
