@@ -51,7 +51,7 @@ def add_batch_size(parser):
 
 
 def add_allow_outside(parser):
-    """Declare `--allow-outside`, for what reads a folder of images."""
+    """Declare `--allow-outside`, for what reads a folder."""
     parser.add_argument(
         "--allow-outside",
         action="store_true",

@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
 
@@ -37,6 +38,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--text-column", metavar="NAME", help="column of the texts"
     )
+    add_allow_outside(parser)
     add_json(parser)
 
 
@@ -52,6 +54,7 @@ def run(args):
         args.output,
         size=usual if args.size is None else args.size,
         text_column=args.text_column,
+        allow_outside=args.allow_outside,
         progress=not args.json,
     )
     if args.json:

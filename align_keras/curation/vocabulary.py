@@ -31,6 +31,7 @@ def learn_vocabulary(
     size: int = SIZE,
     text_column: str | None = None,
     progress: bool = False,
+    allow_outside: bool = False,
 ) -> dict:
     """Learn a vocabulary from files of texts and write it, a token per line.
 
@@ -46,6 +47,8 @@ def learn_vocabulary(
         text_column: string. Defaults to the first that exists of the usual
             names, such as `text` and `caption`.
         progress: bool. Show a progress bar on standard error.
+        allow_outside: bool. Whether links may lead out of a folder. Defaults
+            to `False`.
 
     Returns:
         dict of `"output"`, `"tokens"`, `"texts"`, `"unreadable_lines"` and
@@ -61,8 +64,8 @@ def learn_vocabulary(
     learn_vocabulary(["clean"], "vocabulary.txt", size=30_000)
     ```
     """
-    files = _find(inputs)
     counts = _no_counts()
+    files = _find(inputs, allow_outside, counts)
     texts = read_texts(files, text_column, counts)
     with progress_steps(progress) as step:
         vocabulary = learn_word_pieces(_show(texts, counts, step), size)
@@ -112,17 +115,19 @@ def read_texts(
             counts["damaged_files"].append(file)
 
 
-def _find(inputs):
+def _find(inputs, allow_outside, counts):
     files = []
     for path in map(str, inputs):
         kept = kept_folder(path)
-        if kept is not None:
-            # Beside it lie ids of dropped rows, which have no text.
-            files += find_inputs([kept])
-        elif _is_text(path) and os.path.isfile(path):
+        if kept is None and _is_text(path) and os.path.isfile(path):
             files.append(path)
-        else:
-            files += find_inputs([path])
+            continue
+        # Beside `kept` lie ids of dropped rows, which have no text.
+        found, outside = find_inputs([kept or path], allow_outside)
+        files += found
+        for refused in outside:
+            logger.warning("Left out `%(file)s`: %(reason)s", refused)
+            counts["damaged_files"].append(refused["file"])
     return files
 
 

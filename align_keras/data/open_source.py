@@ -14,6 +14,8 @@ from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.shuffle import random_place
 from align_keras.data.tally import Tally
+from align_keras.io.folders import OutsideFolder
+from align_keras.io.folders import check_member
 from align_keras.io.text import clean_text
 
 
@@ -86,7 +88,7 @@ def open_source(
         )
     archives = found.kind == "archive"
     read = sources.from_archive if archives else sources.from_records
-    pairs = read_files(found.files, read, tally)
+    pairs = read_files(source, found.files, read, tally, allow_outside)
     return Source(pairs, stream_bytes=_size(found.files))
 
 
@@ -124,7 +126,7 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
         )
 
     def pairs(tally):
-        return read_files(tables, read_table, tally)
+        return read_files(source, tables, read_table, tally, allow_outside)
 
     if not hold_out:
         return Source(pairs(tally), stream_bytes=size)
@@ -141,20 +143,26 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
     )
 
 
-def read_files(files, read, tally):
+def read_files(source, files, read, tally, allow_outside=False):
     """Read files one after the other; those that are damaged are counted.
 
     Args:
+        source: string or `pathlib.Path`. What named the files.
         files: list of strings.
         read: callable of a file and a `Tally`, which yields pairs.
         tally: `Tally`.
+        allow_outside: bool. Whether to read those that lead out of `source`,
+            which are counted otherwise. Defaults to `False`.
 
     Yields:
         What `read` does.
     """
     for file in files:
         try:
+            check_member(source, file, allow_outside)
             yield from read(file, tally)
+        except OutsideFolder as error:
+            tally.leave_out(clean_text(file), sources.OUTSIDE, str(error))
         except FileNotFoundError as error:
             tally.leave_out(clean_text(file), "missing file", str(error))
         except (OSError, ValueError, tarfile.TarError) as error:

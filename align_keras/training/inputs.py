@@ -36,7 +36,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
     """
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list_files(folder, is_records):
-        records = open_records(data)
+        records = open_records(data, allow_outside)
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return records, None

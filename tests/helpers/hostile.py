@@ -59,6 +59,35 @@ def folder_with_ways_out(folder):
     )
 
 
+def folder_of_members_outside(folder, name, contents):
+    """A data folder of three files, of which two lead out of it.
+
+    Args:
+        folder: `pathlib.Path`.
+        name: string. What such a file is called; other programs may look at
+            the suffix.
+        contents: callable of a path, which writes a file there.
+
+    Returns:
+        Namespace: `data` (the folder), `mine` (the path of the file within),
+        `link` and `behind` (the names of those outside: a link, and a file in
+        a folder that is one).
+    """
+    data, elsewhere = folder / "data", folder / "data-elsewhere"
+    for place in (data, elsewhere):
+        place.mkdir(parents=True)
+    contents(data / name)
+    contents(elsewhere / f"x{name}")
+    (data / f"link{name}").symlink_to(elsewhere / f"x{name}")
+    (data / "behind").symlink_to(elsewhere)
+    return SimpleNamespace(
+        data=data,
+        mine=data / name,
+        link=f"link{name}",
+        behind=f"behind/x{name}",
+    )
+
+
 def special_files(folder):
     """Names of images that are none, of which some would never end.
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
@@ -97,6 +98,7 @@ def add_labelled(parser, *parts):
         )
     add_tfds(parser, "oxford_flowers102")
     add_name(parser)
+    add_allow_outside(parser)
 
 
 def add_runs(parser, default):
@@ -131,7 +133,9 @@ def labelled(args, part):
     if args.tfds:
         data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
         return dataclasses.replace(data, name=name or data.name)
-    return datasets.class_folders(value, name or value.strip("/"))
+    return datasets.class_folders(
+        value, name or value.strip("/"), args.allow_outside
+    )
 
 
 def refuse_without_tfds(args):
