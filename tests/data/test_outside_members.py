@@ -266,4 +266,3 @@ def test_curate_measures_images_outside_where_that_is_meant(tmp_path, caplog):
     assert str(ways.secret) in caplog.text
     both = hash_evaluation_images([ways.data], False, True)
     assert len(both) == len(mine) + 1
-
