@@ -31,7 +31,7 @@ from align_keras.io.folders import read_file
 from align_keras.io.folders import read_within
 from align_keras.io.folders import resolve_within
 from align_keras.io.images import decode_with_pillow
-from align_keras.io.text import decode_text
+from align_keras.io.text import read_text
 from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
@@ -158,7 +158,7 @@ def _holds_hashes(path):
 
 def _read_hash_file(path):
     if path.lower().endswith(".txt"):
-        lines = decode_text(Path(path).read_bytes()).split()
+        lines = read_text(path).split()
         try:
             return [parse_hash(line) for line in lines]
         except ValueError as error:

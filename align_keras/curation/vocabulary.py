@@ -16,6 +16,7 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
+from align_keras.io.text import read_lines
 from align_keras.io.word_pieces import learn_word_pieces
 
 # The paper: 100k wordpieces, and 250k for the multilingual model.
@@ -138,7 +139,9 @@ def _is_text(path):
 def _texts(file, text_column, counts):
     if _is_text(file):
         with open_text(file, errors="replace") as lines:
-            yield from (line.rstrip("\r\n") for line in lines)
+            for line in read_lines(lines):
+                counts["unreadable_lines"] += line is None
+                yield line and line.rstrip("\r\n")
         return
     names, found = choose_columns(file, {"text": text_column})
     column = found["text"]

@@ -72,8 +72,9 @@ def open_source(
             source, captions, columns, hold_out, place, tally, allow_outside
         )
     if found.kind == "table":
+        named = captions or source
         return _open_tables(
-            found.files, tally, source, columns, hold_out, allow_outside
+            found.files, tally, source, named, columns, hold_out, allow_outside
         )
     if hold_out or any(columns.values()):
         raise ValueError(
@@ -115,8 +116,10 @@ def _open_listed(
     return Source(pairs(kept), len(kept), pairs(held_out) if held_out else None)
 
 
-def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
-    """Images that lie in tables."""
+def _open_tables(
+    tables, tally, source, named, columns, hold_out, allow_outside
+):
+    """Images that lie in tables, which `named` names."""
     folder = source if source.is_dir() else None
     size = _size(tables)
 
@@ -126,7 +129,7 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
         )
 
     def pairs(tally):
-        return read_files(source, tables, read_table, tally, allow_outside)
+        return read_files(named, tables, read_table, tally, allow_outside)
 
     if not hold_out:
         return Source(pairs(tally), stream_bytes=size)

@@ -127,7 +127,8 @@ def captioned(
 
     def examples():
         files, tally = found.files or [str(source)], Tally(_warn)
-        pairs = read_files(source, files, read, tally, allow_outside)
+        named = captions or source
+        pairs = read_files(named, files, read, tally, allow_outside)
         for key, image, texts in pairs:
             kept = texts[:first] if found.kind == "table" else texts
             yield key, image(), kept

@@ -16,8 +16,7 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
-from align_keras.io.text import read_text
-from align_keras.io.text import split_lines
+from align_keras.io.word_pieces import read_vocabulary
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 
@@ -167,13 +166,13 @@ def find_tokenizer(
             raise FileNotFoundError(
                 f"There is no vocabulary file `{vocabulary}`."
             )
-        tokens = _read_lines(vocabulary)
+        tokens = read_vocabulary(vocabulary)
     elif isinstance(model, str) and presets.has_tokenizer(
         presets.find_preset(model)
     ):
         return None
     elif step:
-        tokens = _read_lines(path)
+        tokens = read_vocabulary(path)
     else:
         tokens = AlignTokenizer.learn_vocabulary(
             _captions(records), recipe.vocabulary_size
@@ -185,12 +184,6 @@ def find_tokenizer(
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return tokenizer
-
-
-def _read_lines(path):
-    """Read a vocabulary; `splitlines` would split within rare tokens."""
-    lines = split_lines(read_text(path))
-    return lines if lines[-1] else lines[:-1]
 
 
 def _captions(records):

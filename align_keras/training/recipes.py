@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from align_keras.io.text import read_text
+from align_keras.io.yaml_files import read_yaml
 from align_keras.models.pooling_modes import POOLINGS
 from align_keras.models.shipped_presets import presets_directory
 
@@ -447,13 +445,7 @@ def _override(fields, overrides):
 
 
 def _read(path):
-    try:
-        fields = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"Recipe `{path}` is not valid YAML: {reason}"
-        ) from None
+    fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise ValueError(
             f"Recipe `{path}` must be a YAML mapping of fields such as "

@@ -284,6 +284,84 @@ def archives_that_end_in_trouble(folder, size):
     yield write_tar(folder / "sparse.tar", [*good, *members])
 
 
+def write_endless(path, before, filling, size, after=b""):
+    """A file that is as long as it is monotonous; compressed, for `.gz`.
+
+    Args:
+        path: string or `pathlib.Path`.
+        before: bytes.
+        filling: bytes, which come again and again.
+        size: int. Bytes of them in all.
+        after: bytes.
+    """
+    block = filling * max(1, 2**20 // len(filling))
+    zipped = str(path).endswith(".gz")
+    with gzip.open(path, "wb", 1) if zipped else open(path, "wb") as file:
+        file.write(before)
+        for _ in range(-(-size // len(block))):
+            file.write(block)
+        file.write(after)
+    return path
+
+
+# What comes first, what comes without end, what comes last, and the rows that
+# can be read, of each form of a table.
+ENDLESS_TABLES = {
+    "a line of JSON": (
+        ".jsonl",
+        b'{"url": "a", "text": "one"}\n{"url": "b", "text": "',
+        b"b",
+        b'"}\n{"url": "c", "text": "three"}\n',
+    ),
+    "a list in JSON": (
+        ".jsonl",
+        b'{"url": "a", "text": "one"}\n{"url": "b", "text": [',
+        b"1,",
+        b'1]}\n{"url": "c", "text": "three"}\n',
+    ),
+    "a field of CSV": (".csv", b"url,text\na,one\nb,", b"b", b"\nc,three\n"),
+    "a quoted field": (
+        ".csv",
+        b'url,text\na,one\nb,"',
+        b"b",
+        b'"\nc,three\n',
+    ),
+    "fields of CSV": (".csv", b"url,text\na,one\nb", b",b", b"\nc,three\n"),
+    "a field of TSV": (
+        ".tsv",
+        b"url\ttext\na\tone\nb\t",
+        b"b",
+        b"\nc\tthree\n",
+    ),
+}
+
+
+def endless_archives():
+    """What comes first, and without end, of archives that never come to it.
+
+    Returns:
+        dict from what each of them is to a suffix and a pair of bytes.
+    """
+    info = b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 2\r\n\r\n{}"
+    head = info + b"\r\n\r\nWARC/1.0\r\nWARC-Type: response\r\n"
+    return {
+        "no line": (".warc", b"", b"a"),
+        "a line of a header": (".warc", head + b"X: ", b"a"),
+        "a header": (".wat", head, b"X-Name: value\r\n"),
+        "a line that goes on": (".warc", head + b"X: a\r\n", b" a\r\n"),
+        "names alone": (".wat", head, b"a\r\n"),
+    }
+
+
+def warc_response(http):
+    """The bytes of a record of a response, given all that a server sent."""
+    return (
+        b"WARC/1.0\r\nWARC-Type: response\r\n"
+        b"WARC-Target-URI: http://example.org/\r\n"
+        b"Content-Length: %d\r\n\r\n%s\r\n\r\n" % (len(http), http)
+    )
+
+
 def page_of_many_attributes(count):
     """A page of one image, whose attributes are compared with each other."""
     names = b" ".join(b"a%d" % number for number in range(count))
