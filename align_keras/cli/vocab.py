@@ -4,7 +4,7 @@ import json
 
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_json
-from align_keras.cli.options import output_path
+from align_keras.cli.options import output_file
 
 
 def add_arguments(parser):
@@ -18,7 +18,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
-        type=output_path,
+        type=output_file,
         required=True,
         metavar="FILE",
         help="vocabulary to write",

@@ -6,6 +6,7 @@ import dataclasses
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_file
 from align_keras.cli.options import output_path
 from align_keras.io.fingerprints import directory_fingerprint
 
@@ -33,7 +34,7 @@ def _result_file(name):
     # Better refused before hours of work than after.
     if not name.lower().endswith(".json"):
         raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
-    return output_path(name)
+    return output_file(name)
 
 
 def add_embedding(parser):
