@@ -12,6 +12,7 @@ import marshal
 import os
 import socket
 import tarfile
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -476,6 +477,9 @@ def configs_that_run_programs(ran):
     }
 
 
+EMPTY = '{"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}'
+
+
 def safetensors_files():
     """Files in the form of safetensors that are not what they say."""
 
@@ -522,4 +526,65 @@ def safetensors_files():
         "an overlap": two((0, 32), (16, 64)),
         "half a character": file(b'{"\\ud800": {}}'),
         "no UTF-8": file(b'{"\xff": {}}'),
+        "a type that is a list": file(tensor(dtype=["F32"])),
+        "a type that is a dict": file(tensor(dtype={"F32": {}})),
+        "offsets that overflow": file(tensor(data_offsets=[2**64, 2**65])),
+        "offsets that are texts": file(tensor(data_offsets=["0", "64"])),
+        "offsets the wrong way": file(tensor(data_offsets=[64, 0])),
+        "one name twice": file(
+            json.dumps(tensor())[:-1].encode()
+            + b", "
+            + json.dumps(tensor(shape=[2, 8], data_offsets=[0, 32])).encode()[
+                1:
+            ]
+        ),
+        "a header of blanks": file(b" " * 2**25),
+        "more names than memory": file(
+            (
+                "{" + ", ".join(f'"{n}": {EMPTY}' for n in range(400_000)) + "}"
+            ).encode()
+        ),
     }
+
+
+def keras_files(folder, ran):
+    """Files of Keras that write elsewhere, fill the disk, or run a program.
+
+    Args:
+        folder: `pathlib.Path` in which they are written.
+        ran: `pathlib.Path` of the directory that the program would make.
+
+    Returns:
+        dict from what each of them is to its path.
+    """
+    config = configs_that_run_programs(ran)["a layer of a lambda"]
+    model = {
+        "module": "keras",
+        "class_name": "Sequential",
+        "config": {"name": "s", "layers": [config]},
+        "registered_name": None,
+    }
+    pair = {
+        "module": "align_keras",
+        "class_name": "AlignDualEncoder",
+        "config": {"image_encoder": model, "text_encoder": model},
+        "registered_name": "align_keras>AlignDualEncoder",
+    }
+    process = configs_that_run_programs(ran)["a process"]
+    members = {
+        "a lambda": {"config.json": json.dumps(model)},
+        "a lambda in a tower": {"config.json": json.dumps(pair)},
+        "a process": {"config.json": json.dumps(process)},
+        "an absolute member": {str(ran): "x"},
+        "a member above": {f"../{ran.name}": "x"},
+        "brackets": {"config.json": DEEP},
+        "a bomb": {"config.json": b" " * 2**28},
+    }
+    found = {}
+    for name, files in members.items():
+        found[name] = folder / f"{name.replace(' ', '_')}.keras"
+        with zipfile.ZipFile(found[name], "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("metadata.json", '{"keras_version": "3.13.0"}')
+            for member, contents in files.items():
+                file.writestr(member, contents)
+    return found
