@@ -7,6 +7,9 @@ import keras
 # Variables that were made inside a scope wait here to be filled.
 from keras.src.backend.common import global_state
 
+# A path in the configuration of a stranger's model is not to be read.
+from keras.src.saving.serialization_lib import in_safe_mode
+
 # `fit` takes its data from an adapter, and any adapter in the place of data,
 # but says so nowhere; it is where all kinds of data become batches.
 from keras.src.trainers.data_adapters import get_data_adapter
@@ -50,6 +53,7 @@ __all__ = [
     "get_data_adapter",
     "get_file",
     "in_grain_data_pipeline",
+    "in_safe_mode",
     "restore_outer_shape",
     "to_grain",
     "to_strings",

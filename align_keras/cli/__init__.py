@@ -1,12 +1,15 @@
 """The command line: one module per command, none of them with logic."""
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 
 from align_keras import __version__
+from align_keras.cli.options import OutputFile
 from align_keras.cli.options import add_commands
+from align_keras.io.locks import directory_lock
 from align_keras.io.messages import messages_shown
 
 # Command, in the order of the data's way, and its one-line help.
@@ -63,7 +66,13 @@ def main(arguments=None):
         # The name of a file may hold bytes that are not text.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with messages_shown(progress=not getattr(options, "json", False)):
+        with (
+            messages_shown(progress=not getattr(options, "json", False)),
+            contextlib.ExitStack() as stack,
+        ):
+            for value in vars(options).values():
+                if isinstance(value, OutputFile):
+                    stack.enter_context(directory_lock(value, beside=True))
             return options.run(options) or 0
     except _expected_errors() as error:
         # Keras and TensorFlow write paragraphs.

@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import output_path
 
 
@@ -26,6 +27,7 @@ def add_arguments(parser):
         metavar="N",
         help="resamples of the intervals (default: %(default)s)",
     )
+    add_allow_outside(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the results as JSON"
     )
@@ -43,6 +45,7 @@ def run(args):
         draw=write_scenes,
         samples=args.bootstrap,
         verbose=not args.json,
+        allow_outside=args.allow_outside,
     )
     if args.json:
         print(json.dumps(plain(results)))

@@ -3,6 +3,7 @@
 import json
 import logging
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
@@ -47,6 +48,7 @@ def add_arguments(parser):
         metavar="DIR",
         help="preset directory of the average, or where the sweep is written",
     )
+    add_allow_outside(parser)
     add_batch_size(parser)
     add_json(parser)
 
@@ -76,6 +78,7 @@ def run(args):
                 *data,
                 args.output,
                 batch_size=args.batch_size,
+                allow_outside=args.allow_outside,
             )
         )
     else:

@@ -4,6 +4,8 @@ import json
 import logging
 from pathlib import Path
 
+from align_keras.cli.options import add_allow_outside
+
 logger = logging.getLogger("align_keras")
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser):
         help='prompt with {} for the name, such as "a photo of {}"; several '
         "are averaged",
     )
+    add_allow_outside(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object"
     )
@@ -52,17 +55,26 @@ def run(args):
     from align_keras.classes import read_classes
     from align_keras.embedding import load_embedder
     from align_keras.io.file_names import list_images
+    from align_keras.io.folders import check_member
 
     images, left_out = [args.image], None
     if Path(args.image).is_dir():
-        names = list_images(args.image, allow_outside=True)
-        images = [str(Path(args.image, name)) for name in names]
-        if not images:
-            raise FileNotFoundError(f"`{args.image}` holds no images.")
 
         def left_out(image, error):
             logger.warning("Image %s is left out: %s", image, error)
             images.remove(image)
+
+        names = list_images(args.image, args.allow_outside)
+        images = [str(Path(args.image, name)) for name in names]
+        for image in list(images):
+            try:
+                check_member(args.image, image, args.allow_outside)
+            except OSError as error:
+                left_out(image, error)
+        if not images:
+            raise FileNotFoundError(
+                f"`{args.image}` holds no images that can be read."
+            )
 
     classes, templates = args.names, None
     if args.classes:

@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
 
@@ -73,6 +74,7 @@ def add_arguments(parser):
         metavar="ROW_ID",
         help="say why a row of a finished output is not in it, and end",
     )
+    add_allow_outside(parser)
     add_json(parser)
 
 
@@ -102,6 +104,7 @@ def run(args):
         image_folder=args.images,
         stages=args.stages,
         discard_stages=args.discard_stages,
+        allow_outside=args.allow_outside,
         progress=not args.json,
     )
     if args.json:

@@ -36,6 +36,15 @@ def output_path(text):
     return text
 
 
+class OutputFile(str):
+    """A file that a command is to write, and that no other may meanwhile."""
+
+
+def output_file(text):
+    """Read the name of what `main` holds until the command has ended."""
+    return OutputFile(output_path(text))
+
+
 def add_json(parser):
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object"
@@ -53,7 +62,7 @@ def add_batch_size(parser):
 
 
 def add_allow_outside(parser):
-    """Declare `--allow-outside`, for what reads a folder of images."""
+    """Declare `--allow-outside`, for what reads a folder."""
     parser.add_argument(
         "--allow-outside",
         action="store_true",

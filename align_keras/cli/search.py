@@ -5,7 +5,7 @@ import json
 from align_keras.cli.options import add_json
 from align_keras.cli.options import add_qdrant
 from align_keras.cli.options import add_verify
-from align_keras.cli.options import output_path
+from align_keras.cli.options import output_file
 
 
 def add_arguments(parser):
@@ -55,7 +55,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--contact-sheet",
-        type=output_path,
+        type=output_file,
         metavar="FILE",
         help="also draw the results, as a PNG file",
     )

@@ -2,8 +2,9 @@
 
 import json
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_json
-from align_keras.cli.options import output_path
+from align_keras.cli.options import output_file
 
 
 def add_arguments(parser):
@@ -17,7 +18,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
-        type=output_path,
+        type=output_file,
         required=True,
         metavar="FILE",
         help="vocabulary to write",
@@ -37,6 +38,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--text-column", metavar="NAME", help="column of the texts"
     )
+    add_allow_outside(parser)
     add_json(parser)
 
 
@@ -52,6 +54,7 @@ def run(args):
         args.output,
         size=usual if args.size is None else args.size,
         text_column=args.text_column,
+        allow_outside=args.allow_outside,
         progress=not args.json,
     )
     if args.json:

@@ -72,6 +72,8 @@ class CurationConfig:
         max_text_characters: int. Longer texts are cut when they are read.
         image_folder: string or `None`. Where the images lie, if they are
             local; they are then measured and hashed.
+        allow_outside: bool. Whether names and links may lead out of that
+            folder.
     """
 
     rules: tuple
@@ -84,6 +86,7 @@ class CurationConfig:
     repeated_ids: str = "drop"
     max_text_characters: int = 100_000
     image_folder: str | None = None
+    allow_outside: bool = False
 
     def further_columns(self, kind):
         """Names of input columns that rules read, of a type."""
@@ -227,7 +230,8 @@ def _field(name, value, directory):
         return value
     if name == "image_folder":
         return str(directory / value) if value is not None else None
-    return _convert(str, name, value)
+    kind = bool if name == "allow_outside" else str
+    return _convert(kind, name, value)
 
 
 def _rule(entry, directory):

@@ -47,6 +47,7 @@ def curate(
     stages: str | Path | None = None,
     discard_stages: bool = False,
     progress: bool = False,
+    allow_outside: bool = False,
 ) -> dict:
     """Clean image–text pairs by rules, and account for every row.
 
@@ -76,6 +77,9 @@ def curate(
             run made or used; without them, `explain` cannot tell why. What
             else lies in that directory stays. Defaults to `False`.
         progress: bool. Show a progress bar on standard error.
+        allow_outside: bool. Whether names and links may lead out of the
+            folders of inputs and images. Defaults to `False`: what does is
+            left out, named and counted.
 
     Returns:
         dict, the manifest: `"rows"`, `"kept"`, `"dropped"` (numbers),
@@ -99,12 +103,13 @@ def curate(
             "objects cannot: give a path on hdfs:// or a shared disk. "
             f"Received: output={address_of(output)!r}"
         )
-    config = _complete(load_config(config), test_images, image_folder)
-    files = find_inputs(inputs)
+    config = load_config(config)
+    config = _complete(config, test_images, image_folder, allow_outside)
+    files, outside = find_inputs(inputs, config.allow_outside)
     target = Storage(output)
     work = Storage(stages or target.address(".stages"))
     key = fingerprint(
-        describe_files(files),
+        [*describe_files(files), *outside],
         dataclasses.asdict(config),
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
@@ -136,7 +141,7 @@ def curate(
         backend = open_engine(engine, master, memory, spill)
         stack.callback(backend.close)
         run = Stages(work, backend, show)
-        result = execute(config, files, run)
+        result = execute(config, files, run, outside)
         show("audit")
         audit = audit_run(result, run)
         show("writing")
@@ -149,7 +154,7 @@ def curate(
     return manifest
 
 
-def _complete(config, test_images, image_folder):
+def _complete(config, test_images, image_folder, allow_outside):
     """Put the command line's paths in place of the configuration's."""
     rules = []
     takers = [r.name for r in config.rules if "test_images" in r.parameters]
@@ -164,6 +169,9 @@ def _complete(config, test_images, image_folder):
             paths = tuple(os.fspath(path) for path in test_images)
             given = {**rule.parameters, "test_images": paths}
             rule = dataclasses.replace(rule, parameters=given)
+        if allow_outside and "allow_outside" in rule.parameters:
+            given = {**rule.parameters, "allow_outside": True}
+            rule = dataclasses.replace(rule, parameters=given)
         # At once, and also for a rule that the input leaves out.
         for path in rule.parameters.get("test_images", ()):
             if not os.path.exists(path) and not glob.glob(path):
@@ -177,6 +185,8 @@ def _complete(config, test_images, image_folder):
             )
         rules.append(rule)
     changes = {"rules": tuple(rules)}
+    if allow_outside:
+        changes["allow_outside"] = True
     if image_folder is not None:
         changes["image_folder"] = os.fspath(image_folder)
     return dataclasses.replace(config, **changes)

@@ -232,10 +232,16 @@ def find_near_images(rule, rows, stages, key):
         keys, names = [], []
         with tempfile.TemporaryDirectory() as folder:
             images = _row_images(
-                stages, f"{rule.name}-images-{key}", given["images"], keys
+                stages,
+                f"{rule.name}-images-{key}",
+                given["images"],
+                keys,
+                given["allow_outside"],
             )
             vectors = embed_images(images, embedder, f"{folder}/rows")
-            tests = _test_images(given["test_images"], names)
+            tests = _test_images(
+                given["test_images"], names, given["allow_outside"]
+            )
             test_vectors = embed_images(tests, embedder, f"{folder}/tests")
             settings = ("clusters", "nearest", "shared", "cosine")
             found, nearest, cosines = embedding_near_duplicates(
@@ -252,20 +258,21 @@ def find_near_images(rule, rows, stages, key):
     return stages.arrow(f"{rule.name}-near_images", key, near)
 
 
-def _test_images(paths, names):
+def _test_images(paths, names, allow_outside):
     """Decode test images; `names` grows by what they are called."""
     for path in paths:
-        for name, pixels in read_evaluation_images(path):
+        for name, pixels in read_evaluation_images(path, allow_outside):
             names.append(name)
             yield pixels
 
 
-def _row_images(stages, stage, folder, keys):
+def _row_images(stages, stage, folder, keys, allow_outside):
     """Decode the images of rows; `keys` grows by those that could be."""
     missing = 0
     for image_key, url in stages.values(stage, ("image_key", "url")):
         try:
-            pixels = decode_with_pillow(read_within(folder, url))
+            contents = read_within(folder, url, allow_outside)
+            pixels = decode_with_pillow(contents)
         except (OSError, ValueError):
             missing += 1
             continue

@@ -25,18 +25,20 @@ from align_keras.io.batches import BATCH_READERS
 from align_keras.io.batches import table_suffix
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_records
-from align_keras.io.file_names import list_images
 from align_keras.io.file_names import walk_folder
+from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import read_file
+from align_keras.io.folders import read_within
+from align_keras.io.folders import resolve_within
 from align_keras.io.images import decode_with_pillow
-from align_keras.io.text import decode_text
+from align_keras.io.text import read_text
 from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
 
 
 def hash_evaluation_images(
-    paths: Iterable, mirrored: bool = True
+    paths: Iterable, mirrored: bool = True, allow_outside: bool = False
 ) -> dict[int, str]:
     """Hash all images of test sets.
 
@@ -44,6 +46,7 @@ def hash_evaluation_images(
         paths: list of strings: test sets, see the module.
         mirrored: bool. Whether to add the hashes of the mirror images. A file
             of hashes has none.
+        allow_outside: bool. See `read_evaluation_images`.
 
     Returns:
         dict from each hash, an int, to the name of an image that has it.
@@ -67,17 +70,22 @@ def hash_evaluation_images(
                 views.setdefault(mirror, f"{name}, mirrored")
             return views
 
-        for views in map_ahead(hash_one, read_evaluation_images(path)):
+        images = read_evaluation_images(path, allow_outside)
+        for views in map_ahead(hash_one, images):
             for value, view in views.items():
                 named.setdefault(value, view)
     return named
 
 
-def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
+def read_evaluation_images(
+    path: str, allow_outside: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
     """Decode the images of one test set.
 
     Args:
         path: string. A folder, an image, or TFRecord files as a glob.
+        allow_outside: bool. Whether links may lead out of the folder.
+            Defaults to `False`: what does is named, and not read.
 
     Yields:
         Tuples of a name and a uint8 array `(height, width, 3)`. Files
@@ -88,9 +96,13 @@ def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
         ValueError: None of the images is readable.
     """
     good = bad = 0
-    for name, read in _contents(path):
+    for name, read in _contents(path, allow_outside):
         try:
             pixels = decode_with_pillow(read())
+        except OutsideFolder as error:
+            logger.warning("Left out `%s`: %s", name, error)
+            bad += 1
+            continue
         except (OSError, ValueError):
             bad += 1
             continue
@@ -104,21 +116,25 @@ def read_evaluation_images(path: str) -> Iterator[tuple[str, np.ndarray]]:
         )
 
 
-def _contents(path):
+def _contents(path, allow_outside):
     """Names of the image files, and what reads them, of a test set."""
     if os.path.isdir(path):
-        found, _ = walk_folder(path, allow_outside=True)
-        records = [str(Path(path, name)) for name in filter(is_records, found)]
-        names = list_images(path, allow_outside=True)
-        files = [Path(path, name) for name in names]
-        for file in files:
-            yield str(file), functools.partial(read_file, file)
+        found, closed = walk_folder(path, allow_outside)
+        for name in [*filter(is_image, found), *closed]:
+            read = functools.partial(read_within, path, name, allow_outside)
+            yield str(Path(path, name)), read
+        records = []
+        for name in filter(is_records, found):
+            try:
+                records.append(str(resolve_within(path, name, allow_outside)))
+            except OutsideFolder as error:
+                logger.warning("Left out `%s`: %s", name, error)
         if records:
             yield from _records(records)
     elif is_image(path):
         yield path, functools.partial(read_file, path)
     elif glob.glob(path):
-        yield from _records(sorted(glob.glob(path)))
+        yield from _records(path, allow_outside)
     else:
         raise FileNotFoundError(
             f"No test images match `{path}`; give a folder of images, "
@@ -126,11 +142,11 @@ def _contents(path):
         )
 
 
-def _records(shards):
+def _records(shards, allow_outside=False):
     # Needs TensorFlow, which nothing else here does.
     from align_keras.data.record_files import open_records
 
-    for record in open_records(shards):
+    for record in open_records(shards, allow_outside):
         yield record["key"], functools.partial(bytes, record["image"])
 
 
@@ -142,7 +158,7 @@ def _holds_hashes(path):
 
 def _read_hash_file(path):
     if path.lower().endswith(".txt"):
-        lines = decode_text(Path(path).read_bytes()).split()
+        lines = read_text(path).split()
         try:
             return [parse_hash(line) for line in lines]
         except ValueError as error:

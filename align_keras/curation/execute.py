@@ -56,19 +56,24 @@ class RunResult:
     counted_rows: str = "raw"
 
 
-def execute(config, files, stages):
+def execute(config, files, stages, outside=()):
     """Run all stages that are not there yet.
 
     Args:
         config: `CurationConfig`.
         files: list of input files.
         stages: `Stages`.
+        outside: list of what is left out, see `find_inputs`.
 
     Returns:
         `RunResult`.
     """
     begin = time.perf_counter()
     rows_key, ingest = read_rows(config, files, stages)
+    for refused in outside:
+        logger.warning("Left out `%(file)s`: %(reason)s", refused)
+    ingest["files"] += len(outside)
+    ingest["damaged_files"] += outside
     rows = stages.read(f"rows-{rows_key}")
     _check_extra_columns(config, ingest["columns"])
     rules, left_out = _active_rules(config, ingest["columns"])
@@ -270,6 +275,7 @@ def read_rows(config, files, stages):
         "text_identity": config.text_identity,
         "max_text_characters": config.max_text_characters,
         "image_folder": config.image_folder,
+        "allow_outside": config.allow_outside,
     }
     versions = [VERSION, unicodedata.unidata_version]
     key = fingerprint(describe_files(files), settings, versions)

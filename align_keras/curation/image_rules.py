@@ -115,7 +115,8 @@ def _test_hashes(configured, rows, stages, key):
     given = configured.parameters
 
     def hashes():
-        found = hash_evaluation_images(given["test_images"], given["mirrored"])
+        names = ("test_images", "mirrored", "allow_outside")
+        found = hash_evaluation_images(*(given[name] for name in names))
         return table_of(
             phash=integers(found.keys()), test_image=strings(found.values())
         )
@@ -144,6 +145,7 @@ def near_duplicate(
     test_images: Paths = (),
     distance: Annotated[int, Limits("be from 0 to 31 bits", 0, 31)] = 3,
     mirrored: bool = True,
+    allow_outside: bool = False,
     listed,
 ):
     """Images whose perceptual hash is near that of a test image.
@@ -195,6 +197,7 @@ def near_duplicate_embedding(
     nearest: Positive = 10,
     shared: Positive = 3,
     cosine: Annotated[float, Limits("be from -1 to 1", -1, 1)] = 0.975,
+    allow_outside: bool = False,
     listed,
 ):
     """Images whose embedding is near that of a test image.

@@ -84,6 +84,7 @@ class IngestTask:
         max_text_characters: int. What is longer is cut.
         image_folder: string or `None`. Where the images lie; they are
             then read for their size and perceptual hash.
+        allow_outside: bool. Whether to read images outside of that folder.
     """
 
     number: int
@@ -96,6 +97,7 @@ class IngestTask:
     text_identity: str = "normalized"
     max_text_characters: int = 100_000
     image_folder: str | None = None
+    allow_outside: bool = False
 
 
 def rows_schema(numbers: Iterable[str] = (), strings: Iterable[str] = ()):
@@ -431,7 +433,7 @@ def _image_columns(task, column, urls, size, counts):
         from align_keras.curation.perceptual_hash import OUTSIDE
         from align_keras.curation.perceptual_hash import measure_images
 
-        measured = measure_images(task.image_folder, urls)
+        measured = measure_images(task.image_folder, urls, task.allow_outside)
         for row, found in enumerate(measured):
             if found == OUTSIDE:
                 counts["images_outside_folder"] += 1

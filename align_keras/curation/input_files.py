@@ -13,6 +13,8 @@ from align_keras.io.batches import COMPRESSIONS
 from align_keras.io.batches import read_table_batches
 from align_keras.io.batches import table_suffix
 from align_keras.io.file_names import is_junk
+from align_keras.io.folders import OutsideFolder
+from align_keras.io.folders import check_member
 from align_keras.io.stores import Store
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
@@ -22,7 +24,9 @@ _ARCHIVES = (".warc", ".wat")
 _SUFFIXES = (*BATCH_READERS, *_ARCHIVES)
 
 
-def find_inputs(patterns: Iterable) -> list[str]:
+def find_inputs(
+    patterns: Iterable, allow_outside: bool = False
+) -> tuple[list[str], list[dict]]:
     """List the input files that folders, files and globs name, sorted.
 
     Args:
@@ -30,15 +34,19 @@ def find_inputs(patterns: Iterable) -> list[str]:
             of a known format, hidden ones excepted, and JSON alone where it
             is called `captions.json`), a glob, or an address such as
             `s3://bucket/folder` and `s3://bucket/*.parquet`.
+        allow_outside: bool. Whether links may lead out of a folder. Defaults
+            to `False`.
 
     Returns:
-        list of strings without repetition.
+        Tuple of a list of strings without repetition, and of a list of what
+        leads out of its folder, dicts of `"file"` and `"reason"`.
 
     Raises:
         FileNotFoundError: A pattern names nothing.
+        OutsideFolder: All that there is leads out of its folder.
         ValueError: A file's suffix is not known.
     """
-    files = []
+    files, outside = {}, {}
     for pattern in map(str, patterns):
         found = _find(pattern)
         if not found:
@@ -46,8 +54,15 @@ def find_inputs(patterns: Iterable) -> list[str]:
                 f"No input matches `{pattern}`; give a file, a glob, or a "
                 f"folder of {', '.join(sorted(_SUFFIXES))} files."
             )
-        files += found
-    return list(dict.fromkeys(files))
+        for file in found:
+            try:
+                check_member(pattern, file, allow_outside)
+                files[file] = None
+            except OutsideFolder as error:
+                outside[file] = {"file": file, "reason": str(error)}
+    if outside and not files:
+        raise OutsideFolder(next(iter(outside.values()))["reason"])
+    return list(files), list(outside.values())
 
 
 def _find(pattern):

@@ -75,25 +75,28 @@ def hamming_distance(one, two):
 
 
 def measure_images(
-    folder: str, names: Iterable[str | None]
+    folder: str, names: Iterable[str | None], allow_outside: bool = False
 ) -> list[Measured | str | None]:
     """Read images of a folder in threads.
 
     Args:
         folder: string.
         names: list of paths relative to it, or `None`.
+        allow_outside: bool. Whether to read what lies outside the folder.
+            Defaults to `False`.
 
     Returns:
         list of `Measured(phash, width, height)`; `None` for a file that is
         missing or no image, and `OUTSIDE` for one outside the folder, which
         is not read.
     """
-    return list(map_ahead(functools.partial(_measure, folder), names))
+    measure = functools.partial(_measure, folder, allow_outside)
+    return list(map_ahead(measure, names))
 
 
-def _measure(folder, name):
+def _measure(folder, allow_outside, name):
     try:
-        pixels = decode_with_pillow(read_within(folder, name))
+        pixels = decode_with_pillow(read_within(folder, name, allow_outside))
     except OutsideFolder:
         return OUTSIDE
     except (OSError, ValueError, TypeError):

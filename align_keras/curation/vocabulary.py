@@ -17,6 +17,7 @@ from align_keras.io.columns import UnfitColumn
 from align_keras.io.mirrors import reads
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
+from align_keras.io.text import read_lines
 from align_keras.io.word_pieces import learn_word_pieces
 
 # The paper: 100k wordpieces, and 250k for the multilingual model.
@@ -33,6 +34,7 @@ def learn_vocabulary(
     size: int = SIZE,
     text_column: str | None = None,
     progress: bool = False,
+    allow_outside: bool = False,
 ) -> dict:
     """Learn a vocabulary from files of texts and write it, a token per line.
 
@@ -48,6 +50,8 @@ def learn_vocabulary(
         text_column: string. Defaults to the first that exists of the usual
             names, such as `text` and `caption`.
         progress: bool. Show a progress bar on standard error.
+        allow_outside: bool. Whether links may lead out of a folder. Defaults
+            to `False`.
 
     Returns:
         dict of `"output"`, `"tokens"`, `"texts"`, `"unreadable_lines"` and
@@ -63,8 +67,8 @@ def learn_vocabulary(
     learn_vocabulary(["clean"], "vocabulary.txt", size=30_000)
     ```
     """
-    files = _find(inputs)
     counts = _no_counts()
+    files = _find(inputs, allow_outside, counts)
     texts = read_texts(files, text_column, counts)
     with progress_steps(progress) as step:
         vocabulary = learn_word_pieces(_show(texts, counts, step), size)
@@ -114,17 +118,19 @@ def read_texts(
             counts["damaged_files"].append(file)
 
 
-def _find(inputs):
+def _find(inputs, allow_outside, counts):
     files = []
     for path in map(str, inputs):
         kept = kept_folder(path)
-        if kept is not None:
-            # Beside it lie ids of dropped rows, which have no text.
-            files += find_inputs([kept])
-        elif _is_text(path) and os.path.isfile(path):
+        if kept is None and _is_text(path) and os.path.isfile(path):
             files.append(path)
-        else:
-            files += find_inputs([path])
+            continue
+        # Beside `kept` lie ids of dropped rows, which have no text.
+        found, outside = find_inputs([kept or path], allow_outside)
+        files += found
+        for refused in outside:
+            logger.warning("Left out `%(file)s`: %(reason)s", refused)
+            counts["damaged_files"].append(refused["file"])
     return files
 
 
@@ -135,7 +141,9 @@ def _is_text(path):
 def _texts(file, text_column, counts):
     if _is_text(file):
         with open_text(file, errors="replace") as lines:
-            yield from (line.rstrip("\r\n") for line in lines)
+            for line in read_lines(lines):
+                counts["unreadable_lines"] += line is None
+                yield line and line.rstrip("\r\n")
         return
     names, found = choose_columns(file, {"text": text_column})
     column = found["text"]

@@ -23,6 +23,8 @@ warc_headers = OptionalModule("warcio.statusandheaders", extra="curation")
 MAX_PAGE_BYTES = 8 * 2**20
 # What is said about one page; a longer record is counted as unreadable.
 MAX_WAT_BYTES = 8 * 2**20
+# The lines before a record, and those that a server sends before a page.
+MAX_HEADER_BYTES = 256 * 2**10
 # Servers refuse longer addresses; a page's base of megabytes would be repeated
 # for each of its images.
 MAX_ADDRESS = 8192
@@ -79,7 +81,10 @@ def _whole(records):
     """Yield records; raise after one that is shorter than it says."""
     record = None
     try:
+        headers = _Headers(records.reader)
+        records.reader = headers
         for record in records:
+            headers.size = 0
             yield record
             stream = record.raw_stream
             while stream.read(2**20):
@@ -92,6 +97,33 @@ def _whole(records):
         raise ValueError(f"damaged archive: {error}") from error
     if record is None:
         raise ValueError("damaged archive: it holds no record")
+
+
+class _Headers:
+    """A stream whose lines are headers, and these of bounded size."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.size = 0
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def readline(self, length=None):
+        if length is not None:
+            # Within a record, by who sees to its own limit.
+            return self.stream.readline(length)
+        line = b""
+        while not line.endswith(b"\n"):
+            # warcio stops short of a larger size.
+            part = self.stream.readline(8192)
+            if not part:
+                break
+            line += part
+            self.size += len(part)
+            if self.size > MAX_HEADER_BYTES:
+                raise ValueError("damaged archive: a header has no end")
+        return line
 
 
 def _columns(pairs, wanted):
@@ -114,9 +146,12 @@ def _warc_pairs(record):
         return []
     parser = warc_headers.StatusAndHeadersParser(("HTTP/",), verify=False)
     try:
-        record.http_headers = parser.parse(record.raw_stream)
+        record.http_headers = parser.parse(_Headers(record.raw_stream))
     except EOFError:
         return []
+    if record.http_headers.get_header("Content-Encoding") == "br":
+        # A few bytes of it may be gigabytes, and its reader knows no limit.
+        raise ValueError("brotli is not read")
     if record.http_headers.get_statuscode() != "200":
         return []
     kind = record.http_headers.get_header("Content-Type") or ""

@@ -80,4 +80,4 @@ def find_source(
         if not os.path.lexists(source):
             raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     # Whatever it is called, unless that says that it is something else.
-    return Found("records", open_records(source).paths)
+    return Found("records", open_records(source, allow_outside).paths)

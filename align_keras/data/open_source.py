@@ -16,6 +16,8 @@ from align_keras.data.shuffle import random_place
 from align_keras.data.tally import Tally
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import walk_folder
+from align_keras.io.folders import OutsideFolder
+from align_keras.io.folders import check_member
 from align_keras.io.text import clean_text
 
 # Why images of a folder are left out whose archives or records are read.
@@ -75,8 +77,9 @@ def open_source(
             source, captions, columns, hold_out, place, tally, allow_outside
         )
     if found.kind == "table":
+        named = captions or source
         return _open_tables(
-            found.files, tally, source, columns, hold_out, allow_outside
+            found.files, tally, source, named, columns, hold_out, allow_outside
         )
     if hold_out or any(columns.values()):
         raise ValueError(
@@ -95,7 +98,7 @@ def open_source(
         for name in filter(is_image, walk_folder(source, allow_outside)[0]):
             tally.leave_out(clean_text(name), BESIDE)
     read = sources.from_archive if archives else sources.from_records
-    pairs = read_files(found.files, read, tally)
+    pairs = read_files(source, found.files, read, tally, allow_outside)
     return Source(pairs, stream_bytes=_size(found.files))
 
 
@@ -122,8 +125,10 @@ def _open_listed(
     return Source(pairs(kept), len(kept), pairs(held_out) if held_out else None)
 
 
-def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
-    """Images that lie in tables."""
+def _open_tables(
+    tables, tally, source, named, columns, hold_out, allow_outside
+):
+    """Images that lie in tables, which `named` names."""
     folder = source if source.is_dir() else None
     size = _size(tables)
 
@@ -133,7 +138,7 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
         )
 
     def pairs(tally):
-        return read_files(tables, read_table, tally)
+        return read_files(named, tables, read_table, tally, allow_outside)
 
     if not hold_out:
         return Source(pairs(tally), stream_bytes=size)
@@ -150,20 +155,26 @@ def _open_tables(tables, tally, source, columns, hold_out, allow_outside):
     )
 
 
-def read_files(files, read, tally):
+def read_files(source, files, read, tally, allow_outside=False):
     """Read files one after the other; those that are damaged are counted.
 
     Args:
+        source: string or `pathlib.Path`. What named the files.
         files: list of strings.
         read: callable of a file and a `Tally`, which yields pairs.
         tally: `Tally`.
+        allow_outside: bool. Whether to read those that lead out of `source`,
+            which are counted otherwise. Defaults to `False`.
 
     Yields:
         What `read` does.
     """
     for file in files:
         try:
+            check_member(source, file, allow_outside)
             yield from read(file, tally)
+        except OutsideFolder as error:
+            tally.leave_out(clean_text(file), sources.OUTSIDE, str(error))
         except FileNotFoundError as error:
             tally.leave_out(clean_text(file), "missing file", str(error))
         except (OSError, ValueError, tarfile.TarError) as error:

@@ -214,8 +214,8 @@ def pack(
         if not manifest["records"]:
             hint = "" if captions else _what_else(source)
             raise ValueError(
-                f"No image of `{source}` could be packed: {tally.explain()}."
-                + hint
+                f"No image of `{source}` could be packed: "
+                f"{tally.explain().rstrip('.')}." + hint
             )
         manifest["held_out"] = aside["records"]
         manifest["images"] = tally.seen

@@ -15,6 +15,7 @@ from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import refuse_others
+from align_keras.io.folders import check_member
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
@@ -106,7 +107,7 @@ class RecordFiles:
                 yield example
 
 
-def open_records(source: Any) -> RecordFiles:
+def open_records(source: Any, allow_outside: bool = False) -> RecordFiles:
     """Find the TFRecord files of a data set.
 
     Args:
@@ -114,6 +115,8 @@ def open_records(source: Any) -> RecordFiles:
             files, one such file, or a glob; or a list of these. Addresses
             that TensorFlow's file system layer knows, such as `gs://`, work
             too. `RecordFiles` are returned as they are.
+        allow_outside: bool. Whether links may lead out of the folder.
+            Defaults to `False`.
 
     Returns:
         `RecordFiles`, sorted by path; those of a list in its order, each file
@@ -121,12 +124,17 @@ def open_records(source: Any) -> RecordFiles:
 
     Raises:
         FileNotFoundError: Nothing matches; the message names the source.
+        OutsideFolder: A link leads out of the folder.
     """
     if isinstance(source, RecordFiles):
         return source
     if not isinstance(source, (list, tuple)):
-        return RecordFiles(_find(os.fspath(source)), source=source)
-    paths = [path for one in source for path in _find(os.fspath(one))]
+        return RecordFiles(
+            _find(os.fspath(source), allow_outside), source=source
+        )
+    paths = [
+        path for one in source for path in _find(os.fspath(one), allow_outside)
+    ]
     if not paths:
         raise FileNotFoundError("The list of TFRecord files is empty.")
     return RecordFiles(dict.fromkeys(paths), source=source)
@@ -151,7 +159,7 @@ def local_source(source: Any) -> Any:
     return source if any(map(is_records, names)) else local_copy(source)
 
 
-def _find(pattern):
+def _find(pattern, allow_outside):
     if not is_store(pattern) and os.path.lexists(pattern):
         whole = os.path.isdir(pattern)
         paths = list_files(pattern, is_records) if whole else [pattern]
@@ -169,6 +177,7 @@ def _find(pattern):
         refuse_others(path)
         if os.path.islink(path) and not os.path.exists(path):
             raise FileNotFoundError(f"The link `{path}` leads nowhere.")
+        check_member(pattern, path, allow_outside)
         if clean_text(path) != path:
             raise ValueError(
                 "TensorFlow reads no records from a path that is not UTF-8; "

@@ -30,7 +30,7 @@ from align_keras.io.file_names import list_images
 from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
-from align_keras.io.folders import read_file
+from align_keras.io.folders import read_within
 from align_keras.io.folders import resolve_within
 from align_keras.io.text import as_texts
 from align_keras.io.text import clean_text
@@ -149,16 +149,16 @@ def from_folder(
 def _texts_beside(folder, name, allow_outside, listed):
     # What is listed because it is not looked into; this says why.
     if (folder / name).is_dir():
-        os.listdir(_within(folder, name, allow_outside))
+        os.listdir(resolve_within(folder, name, allow_outside))
     elif not (folder / name).exists():
-        os.stat(_within(folder, name, allow_outside))
+        os.stat(resolve_within(folder, name, allow_outside))
     place, base = posixpath.split(name)
     if place not in listed:
         listed[place] = _texts_in(folder / place)
     lines = []
     for text in listed[place].get(_stem(base), ()):
         text = posixpath.join(place, text)
-        contents = _read(folder, text, allow_outside, MAX_TEXT_BYTES)
+        contents = read_within(folder, text, allow_outside, MAX_TEXT_BYTES)
         lines += split_lines(decode_text(contents))
     return as_texts(lines)
 
@@ -173,18 +173,7 @@ def _texts_in(folder):
 
 
 def _reader(folder, name, allow_outside):
-    return functools.partial(_read, folder, name, allow_outside)
-
-
-def _read(folder, name, allow_outside, *limit):
-    return read_file(_within(folder, name, allow_outside), *limit)
-
-
-def _within(*arguments):
-    try:
-        return resolve_within(*arguments)
-    except OutsideFolder as error:
-        raise OutsideFolder(f"{error} Or give `--allow-outside`.") from None
+    return functools.partial(read_within, folder, name, allow_outside)
 
 
 class _Contents:

@@ -29,12 +29,13 @@ def plan_sources(
         images_per_shard: int. Images of a folder in one part. Defaults to
             `4096`.
         allow_outside: bool. Whether to read what names and links call outside
-            a folder. Defaults to `False`.
+            the source. Defaults to `False`.
 
     Returns:
         list of dicts: `"kind"`, which is records, archive, table or folder;
-        `"path"`; for a folder `"names"` and perhaps `"captions"`; and
-        `"allow_outside"` where that is so. All of it fits into JSON.
+        `"path"`; for a folder `"names"` and perhaps `"captions"`; for others
+        `"source"`; and `"allow_outside"` where that is so. All of it fits
+        into JSON.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -46,8 +47,11 @@ def plan_sources(
         )
     found = find_source(source, allow_outside=allow_outside)
     if found.kind not in ("listed", "folder"):
-        of_tables = allow_outside and found.kind == "table"
-        return _plan_files(found.kind, found.files, of_tables)
+        return [
+            _part(found.kind, path, allow_outside)
+            | {"source": _absolute(source)}
+            for path in found.files
+        ]
     parts = _plan_folder(
         Path(source), found.files, images_per_shard, allow_outside
     )
@@ -59,13 +63,12 @@ def plan_sources(
     return parts
 
 
-def _plan_files(kind, paths, allow_outside=False):
-    paths = [p if "://" in str(p) else os.path.abspath(p) for p in paths]
-    return [_part(kind, path, allow_outside) for path in paths]
+def _absolute(path):
+    return str(path) if "://" in str(path) else os.path.abspath(path)
 
 
 def _part(kind, path, allow_outside):
-    part = {"kind": kind, "path": path}
+    part = {"kind": kind, "path": _absolute(path)}
     return {**part, "allow_outside": True} if allow_outside else part
 
 
@@ -77,7 +80,7 @@ def _plan_folder(folder, tables, size, allow_outside):
     parts = []
     for start in range(0, len(names), size):
         chosen = names[start : start + size]
-        part = _part("folder", os.path.abspath(folder), allow_outside)
+        part = _part("folder", folder, allow_outside)
         part["names"] = chosen
         if tables:
             part["captions"] = [captions.get(name, [])[:1] for name in chosen]
@@ -101,7 +104,10 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
     def read(path, tally):
         return _pairs(part, path, tally)
 
-    for name, image, texts in read_files([part["path"]], read, Tally(skip)):
+    outside = part.get("allow_outside", False)
+    source = part.get("source", part["path"])
+    found = read_files(source, [part["path"]], read, Tally(skip), outside)
+    for name, image, texts in found:
         yield name, image, texts[0] if texts else ""
 
 

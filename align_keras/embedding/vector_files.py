@@ -11,6 +11,7 @@ import numpy as np
 from align_keras.io.claims import claim
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
+from align_keras.io.folders import resolve_within
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
@@ -105,7 +106,7 @@ def read_vectors(
     """
     fingerprint = manifest["arguments"]["fingerprint"]
     for shard in manifest["shards"]:
-        path = directory / shard["file"]
+        path = resolve_within(directory, shard["file"], None)
         check_digest(path, shard["sha256"], "delete it and embed it again")
         with open_parquet(path) as file:
             found = _about(path, file.metadata)["fingerprint"]

@@ -15,6 +15,7 @@ from align_keras.evaluation.ablation_plan import Variant
 from align_keras.evaluation.ablation_plan import read_plan
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.compare import compare_results
+from align_keras.evaluation.datasets import captioned
 from align_keras.evaluation.fewer_negatives import FewerNegatives
 from align_keras.evaluation.markdown_report import markdown_table
 from align_keras.evaluation.markdown_report import metric_cell
@@ -45,6 +46,7 @@ def ablate(
     draw: Callable | None = None,
     samples: int = SAMPLES,
     verbose: bool = True,
+    allow_outside: bool = False,
 ) -> dict[str, Result]:
     """Train and measure every run of an ablation.
 
@@ -61,6 +63,8 @@ def ablate(
             asks for `scenes`. Defaults to `None`.
         samples: integer. Resamples of the intervals. Defaults to `1000`.
         verbose: bool. Whether to show the training. Defaults to `True`.
+        allow_outside: bool. Whether names and links may lead out of the
+            folders of the plan's `data`. Defaults to `False`.
 
     Returns:
         A dictionary from the name of a run to its `Result`, which has the
@@ -72,8 +76,11 @@ def ablate(
     """
     plan, variants = read_plan(path)
     workdir = Path(workdir)
+    if allow_outside:
+        plan["data"]["allow_outside"] = True
     claim(workdir / "data.json", plan["data"], "an ablation")
     source, evaluation = prepare_data(plan["data"], workdir / "data", draw)
+    evaluation = captioned(evaluation, allow_outside=allow_outside)
     results = {}
     for name, variant in variants.items():
         changes = _differences(variants["baseline"], variant)

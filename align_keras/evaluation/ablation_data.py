@@ -84,7 +84,8 @@ def pack_variant(source: dict, variant: Variant, folder: Path) -> str:
                 row = {"image": image, "caption": texts}
                 # A name may hold bytes that are not text.
                 file.write(json.dumps(row) + "\n")
-    pack(source["images"], packed, captions=listed)
+    outside = source.get("allow_outside", False)
+    pack(source["images"], packed, captions=listed, allow_outside=outside)
     return str(packed)
 
 

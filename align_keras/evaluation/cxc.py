@@ -60,6 +60,7 @@ def measure_cxc(
     progress: bool = True,
     cache: str | Path | None = None,
     samples: int = SAMPLES,
+    allow_outside: bool = False,
 ) -> Result:
     """Measure retrieval and correlation on Crisscrossed Captions.
 
@@ -77,6 +78,8 @@ def measure_cxc(
         correlation: dictionary of options of `rating_correlations`.
         batch_size, progress, cache, samples: See `measure_retrieval`. As many
             samples are drawn for the correlations.
+        allow_outside: bool. Whether links may lead out of `images`. Defaults
+            to `False`.
 
     Returns:
         A `Result`: twelve recalls; `"sts_correlation"`, `"sis_correlation"`,
@@ -92,7 +95,10 @@ def measure_cxc(
     texts = read_sentences(captions, rated.captions)
     image_vectors, readable = embed_readable(
         embedder,
-        ((n, find_image(images, f"val2014/{n}")) for n in rated.images),
+        (
+            (n, find_image(images, f"val2014/{n}", allow_outside))
+            for n in rated.images
+        ),
         batch_size,
         progress,
         len(rated.images),

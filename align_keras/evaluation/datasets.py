@@ -69,6 +69,7 @@ def captioned(
     split: str | None = None,
     name: str | None = None,
     captions_per_image: int | None = None,
+    allow_outside: bool = False,
 ) -> DataSet:
     """Images with captions of any form that `pack` reads.
 
@@ -84,6 +85,8 @@ def captioned(
         name: string. Defaults to that of the caption file, or to `source`.
         captions_per_image: integer. How many of the first captions to take of
             each image of a caption file. Defaults to `5`.
+        allow_outside: bool. Whether to read what names and links call outside
+            of `source`. Defaults to `False`.
 
     Returns:
         `DataSet` with lists of captions. What is left out is named in a
@@ -91,19 +94,20 @@ def captioned(
 
     Raises:
         FileNotFoundError: there is nothing, or an image is missing.
+        OutsideFolder: a name or a link leads out of `source`.
         ValueError: a file is wrong or of another kind, or an option speaks of
             a caption file and there is none.
     """
     if not isinstance(source, (str, os.PathLike)):
-        return records(source, name)
+        return records(source, name, allow_outside)
     asked = str(source)
     source, captions = local_source(source), local_copy(captions)
-    found = find_source(source, captions)
+    found = find_source(source, captions, allow_outside=allow_outside)
     first = captions_per_image or CAPTIONS_PER_IMAGE
     if found.kind == "listed":
         (table,) = found.files
         split = split or _usual_split(table)
-        return karpathy(table, source, split, name, first)
+        return karpathy(table, source, split, name, first, allow_outside)
     options = {"split": split, "captions_per_image": captions_per_image}
     if found.kind == "table":
         options = {}
@@ -114,19 +118,23 @@ def captioned(
                 "as it is; give one with `captions`."
             )
     if found.kind == "records":
-        return records(str(source), name)
+        return records(str(source), name, allow_outside)
 
     def read(file, tally):
         if found.kind == "table":
             folder = source if os.path.isdir(source) else None
-            return sources.from_table(file, tally, folder, split=split)
+            return sources.from_table(
+                file, tally, folder, allow_outside, split=split
+            )
         if found.kind == "archive":
             return sources.from_archive(file, tally)
-        return sources.from_folder(file, tally)
+        return sources.from_folder(file, tally, allow_outside=allow_outside)
 
     def examples():
-        files = found.files or [str(source)]
-        for key, image, texts in read_files(files, read, Tally(_warn)):
+        files, tally = found.files or [str(source)], Tally(_warn)
+        named = captions or source
+        pairs = read_files(named, files, read, tally, allow_outside)
+        for key, image, texts in pairs:
             kept = texts[:first] if found.kind == "table" else texts
             yield key, image(), kept
 
@@ -156,6 +164,7 @@ def karpathy(
     split: str | None = "test",
     name: str | None = None,
     captions_per_image: int | None = CAPTIONS_PER_IMAGE,
+    allow_outside: bool = False,
 ) -> DataSet:
     """Images of Karpathy's splits, or of another caption file.
 
@@ -170,6 +179,7 @@ def karpathy(
         name: string. Defaults to the name of the file.
         captions_per_image: integer. How many of the first captions to take of
             each image; `None` for all. Defaults to `5`.
+        allow_outside: bool. See `captioned`.
 
     Returns:
         `DataSet` with lists of captions.
@@ -189,14 +199,20 @@ def karpathy(
     return DataSet(
         name or Path(captions).stem,
         lambda: (
-            (path, find_image(folder, path), texts[:captions_per_image])
+            (
+                path,
+                find_image(folder, path, allow_outside),
+                texts[:captions_per_image],
+            )
             for path, texts in found.items()
         ),
         len(found),
     )
 
 
-def find_image(folder: str | Path, name: str) -> Path:
+def find_image(
+    folder: str | Path, name: str, allow_outside: bool = False
+) -> Path:
     """Find an image in the subfolder that its name says, or without it.
 
     Raises:
@@ -204,8 +220,8 @@ def find_image(folder: str | Path, name: str) -> Path:
         OutsideFolder: The name, or a link, leads out of the folder.
     """
     for candidate in (name, Path(name).name):
-        resolve_within(folder, candidate)
-        if is_file_within(folder, candidate):
+        resolve_within(folder, candidate, allow_outside)
+        if is_file_within(folder, candidate, allow_outside):
             return Path(folder) / candidate
     raise FileNotFoundError(
         f"There is no image `{name}` in `{folder}`, neither in the folder "
@@ -213,12 +229,15 @@ def find_image(folder: str | Path, name: str) -> Path:
     )
 
 
-def records(pattern: str | list[str], name: str | None = None) -> DataSet:
+def records(
+    pattern: Any, name: str | None = None, allow_outside: bool = False
+) -> DataSet:
     """Images of TFRecord files.
 
     Args:
-        pattern: string or list of strings. A folder, a glob or paths.
+        pattern: what `open_records` takes.
         name: string. Defaults to the pattern.
+        allow_outside: bool. See `captioned`.
 
     Returns:
         `DataSet` with lists of captions.
@@ -226,9 +245,9 @@ def records(pattern: str | list[str], name: str | None = None) -> DataSet:
     Raises:
         FileNotFoundError: no file matches.
     """
-    opened = open_records(pattern)
+    opened = open_records(pattern, allow_outside)
     return DataSet(
-        name or str(pattern),
+        name or str(opened.source),
         lambda: (
             (record["key"], record["image"], record["captions"])
             for record in opened
@@ -243,6 +262,7 @@ def multi30k(
     language: str,
     images: str | Path,
     split: str = "test",
+    allow_outside: bool = False,
 ) -> DataSet:
     """Images of Multi30k with captions of one language.
 
@@ -254,6 +274,7 @@ def multi30k(
         language: string, such as `"de"`.
         images: string or `pathlib.Path`. The images of Flickr30k.
         split: string. Defaults to `"test"`.
+        allow_outside: bool. See `captioned`.
 
     Returns:
         `DataSet` with lists of captions.
@@ -277,7 +298,7 @@ def multi30k(
     return DataSet(
         f"multi30k_{language}",
         lambda: (
-            (name, find_image(images, name), list(texts))
+            (name, find_image(images, name, allow_outside), list(texts))
             for name, texts in zip(names, captions, strict=True)
         ),
         len(names),
@@ -326,7 +347,9 @@ def tfds_captions(
 
 
 @reads("folder")
-def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
+def class_folders(
+    folder: str | Path, name: str | None = None, allow_outside: bool = False
+) -> DataSet:
     """Images in one folder for each class.
 
     Args:
@@ -334,12 +357,15 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
             the order of their names, in which numbers count as
             numbers: 1, 2, 10.
         name: string. Defaults to the name of the folder.
+        allow_outside: bool. Whether links may lead out of the folder.
+            Defaults to `False`.
 
     Returns:
         `DataSet` with integer labels.
 
     Raises:
         FileNotFoundError: there are no subfolders with images.
+        OutsideFolder: the link of a class or an image leads out of `folder`.
     """
     folder = Path(folder)
     inside = [path for path in folder.glob("*") if not is_junk(path.name)]
@@ -348,20 +374,21 @@ def class_folders(folder: str | Path, name: str | None = None) -> DataSet:
             raise FileNotFoundError(f"The link `{path}` leads nowhere.")
     classes = natural_order(path.name for path in inside if path.is_dir())
     found = [
-        (folder / class_name / image, label)
+        (image, label)
         for label, class_name in enumerate(classes)
-        for image in list_images(folder / class_name, allow_outside=True)
+        for image in list_images(folder, allow_outside, class_name)
     ]
+    for image, _ in found:
+        # Metrics of fewer images would be others, so none is left out.
+        if (folder / image).is_symlink():
+            resolve_within(folder, image, allow_outside)
     if not found:
         raise FileNotFoundError(
             f"`{folder}` has no subfolders with images, one for each class."
         )
     return DataSet(
         name or folder.name,
-        lambda: (
-            (path.relative_to(folder).as_posix(), path, label)
-            for path, label in found
-        ),
+        lambda: ((image, folder / image, label) for image, label in found),
         len(found),
         classes,
     )

@@ -12,8 +12,13 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.bootstrap import resample
 from align_keras.io.atomic import atomic_file
+from align_keras.io.fingerprints import check_digest
+from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+
+# What the JSON file says of the outcomes.
+_DIGEST = "outcomes_sha256"
 
 
 class Result(dict):
@@ -44,14 +49,18 @@ class Result(dict):
             ValueError: the name does not end in `.json`.
         """
         path = check_name(path)
-        # The JSON file comes last: where it is, all is.
+        # The JSON file comes last, and names the contents of the other: where
+        # it is, all is, whoever else wrote to that place.
         outcomes = path.with_suffix(".npz")
-        outcomes.unlink(missing_ok=True)
+        digest = None
         if self.outcomes:
             with atomic_file(outcomes) as temporary:
                 with open(temporary, "wb") as file:
                     np.savez_compressed(file, **dict[str, Any](self.outcomes))
-        write_json(path, plain(self))
+                digest = file_digest(temporary)
+        else:
+            outcomes.unlink(missing_ok=True)
+        write_json(path, {**plain(self), _DIGEST: digest})
 
     def to_json(self) -> str:
         """Return the metrics as text; what has no value is `null`."""
@@ -63,7 +72,8 @@ class Result(dict):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is not the result of an evaluation.
+            ValueError: The file is not the result of an evaluation, or the
+                outcomes beside it are those of another.
         """
         path = check_name(path)
         values = read_json(path)
@@ -73,8 +83,12 @@ class Result(dict):
                 "lacks the field `task`."
             )
         outcomes = path.with_suffix(".npz")
-        if not outcomes.is_file():
+        # Before there were digests, any file of that name was taken.
+        digest = values.pop(_DIGEST, "")
+        if digest is None or not outcomes.is_file():
             return cls(values)
+        if digest:
+            check_digest(outcomes, digest, f"evaluate anew into `{path}`")
         with np.load(outcomes, allow_pickle=False) as arrays:
             return cls(values, dict(arrays))
 

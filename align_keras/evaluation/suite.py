@@ -55,21 +55,23 @@ class Job(NamedTuple):
     run: Callable[..., Result]
 
 
-def list_jobs(root: str | Path) -> list[Job]:
+def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
     """List all evaluations that a directory could hold data for.
 
     Args:
         root: string or `pathlib.Path`, see docs/evaluation.md for its layout.
+        allow_outside: bool. Whether links may lead out of a data set.
+            Defaults to `False`.
 
     Returns:
         A list of `Job`.
     """
     root = Path(root)
     return [
-        *_caption_jobs(root),
-        *_imagenet_jobs(root),
-        *_probe_jobs(root),
-        *_own_jobs(root),
+        *_caption_jobs(root, allow_outside),
+        *_imagenet_jobs(root, allow_outside),
+        *_probe_jobs(root, allow_outside),
+        *_own_jobs(root, allow_outside),
         *_tfds_jobs(root / "tfds"),
         Job(
             "words-simlex999",
@@ -81,10 +83,12 @@ def list_jobs(root: str | Path) -> list[Job]:
     ]
 
 
-def _caption_jobs(root):
+def _caption_jobs(root, allow_outside):
     def captions(file, images, name, folds=1):
         def run(embedder, **options):
-            data = datasets.karpathy(file, images, name=name)
+            data = datasets.karpathy(
+                file, images, name=name, allow_outside=allow_outside
+            )
             return measure_retrieval(embedder, data, folds=folds, **options)
 
         suffix = f"_{folds}_folds" if folds > 1 else ""
@@ -101,7 +105,12 @@ def _caption_jobs(root):
     for language in LANGUAGES:
 
         def run(embedder, language=language, **options):
-            data = datasets.multi30k(folder, language, flickr / "images")
+            data = datasets.multi30k(
+                folder,
+                language,
+                flickr / "images",
+                allow_outside=allow_outside,
+            )
             return measure_retrieval(embedder, data, **options)
 
         files = sorted(folder.glob(f"test.[1-5].{language}"))
@@ -116,12 +125,17 @@ def _caption_jobs(root):
             coco / "images",
         ),
         lambda embedder, **options: measure_cxc(
-            embedder, root / "cxc", coco_file, coco / "images", **options
+            embedder,
+            root / "cxc",
+            coco_file,
+            coco / "images",
+            allow_outside=allow_outside,
+            **options,
         ),
     )
 
 
-def _imagenet_jobs(root):
+def _imagenet_jobs(root, allow_outside):
     train, test = root / "imagenet" / "train", root / "imagenet" / "val"
     folders = {"imagenet": test}
     for name in ("imagenet_v2", "imagenet_r", "imagenet_a"):
@@ -129,25 +143,25 @@ def _imagenet_jobs(root):
     for name, folder in folders.items():
         own = root / name / "classes.json"
         names = own if own.is_file() else root / "imagenet" / "classes.json"
-        yield _zero_shot(name, folder, names)
+        yield _zero_shot(name, folder, names, allow_outside)
 
     def knn(embedder, **options):
-        rows = datasets.class_folders(train, "imagenet_train")
-        queries = datasets.class_folders(test, "imagenet")
+        rows = datasets.class_folders(train, "imagenet_train", allow_outside)
+        queries = datasets.class_folders(test, "imagenet", allow_outside)
         return measure_knn(embedder, rows, queries, **options)
 
     yield Job("knn-imagenet", (train, test), knn)
 
 
-def _zero_shot(name, folder, names):
+def _zero_shot(name, folder, names, allow_outside):
     def run(embedder, **options):
-        data = datasets.class_folders(folder, name)
+        data = datasets.class_folders(folder, name, allow_outside)
         return measure_zero_shot(embedder, data, names, **options)
 
     return Job(f"zero-shot-{name}", (folder, names), run)
 
 
-def _probe_jobs(root):
+def _probe_jobs(root, allow_outside):
     for name in ("imagenet", *FINE_GRAINED):
         test = "val" if name == "imagenet" else "test"
         folders = {
@@ -161,7 +175,9 @@ def _probe_jobs(root):
         def run(embedder, name=name, folders=folders, **options):
             data = {
                 part: datasets.class_folders(
-                    folder, name if part == "test" else f"{name}_{part}"
+                    folder,
+                    name if part == "test" else f"{name}_{part}",
+                    allow_outside,
                 )
                 for part, folder in folders.items()
             }
@@ -170,17 +186,20 @@ def _probe_jobs(root):
         yield Job(f"linear-probe-{name}", tuple(folders.values()), run)
 
 
-def _own_jobs(root):
+def _own_jobs(root, allow_outside):
     """Data sets of the user's own names."""
     for folder in sorted((root / "retrieval").glob("*/")):
 
         def run(embedder, folder=folder, **options):
-            data = datasets.captioned(folder, name=folder.name)
+            data = datasets.captioned(
+                folder, name=folder.name, allow_outside=allow_outside
+            )
             return measure_retrieval(embedder, data, **options)
 
         yield Job(f"retrieval-{folder.name}", (folder,), run)
     for folder in sorted((root / "zero_shot").glob("*/")):
-        yield _zero_shot(folder.name, folder, folder / "classes.json")
+        names = folder / "classes.json"
+        yield _zero_shot(folder.name, folder, names, allow_outside)
 
 
 def _tfds_jobs(folder):
@@ -219,6 +238,7 @@ def measure_all(
     batch_size: int = 64,
     progress: bool = True,
     samples: int = SAMPLES,
+    allow_outside: bool = False,
 ) -> dict:
     """Run every evaluation whose data are there, and write one report.
 
@@ -240,6 +260,8 @@ def measure_all(
             `64`.
         progress: bool. Whether to draw progress bars. Defaults to `True`.
         samples: int. Resamples of the intervals. Defaults to `1000`.
+        allow_outside: bool. Whether links may lead out of a data set.
+            Defaults to `False`.
 
     Returns:
         A dictionary: `"results"` (list of `Result`), `"skipped"` (from the
@@ -252,7 +274,7 @@ def measure_all(
     root, output = Path(data_root), Path(output)
     if not root.is_dir():
         raise FileNotFoundError(f"There is no directory `{root}`.")
-    jobs, results, skipped = list_jobs(root), [], {}
+    jobs, results, skipped = list_jobs(root, allow_outside), [], {}
     state = functools.cache(_state)
     for model in models:
         named = isinstance(model, (str, Path))

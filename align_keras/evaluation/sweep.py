@@ -4,6 +4,7 @@ import logging
 
 from keras import ops
 
+from align_keras.evaluation.datasets import captioned
 from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.io.json_files import write_json
@@ -29,6 +30,7 @@ def sweep(
     weights=WEIGHTS,
     batch_size=64,
     samples=1000,
+    allow_outside=False,
 ):
     """Measure averages of two models on the old and on the new task.
 
@@ -45,6 +47,8 @@ def sweep(
             Defaults to tenths.
         batch_size: int. Images in one call of the network. Defaults to `64`.
         samples: int. Resamples of the intervals. Defaults to `1000`.
+        allow_outside: bool. Whether links may lead out of a folder of data.
+            Defaults to `False`.
 
     Returns:
         A list of dicts, one for each weight, with `"weight"`, `"old"` and
@@ -60,11 +64,15 @@ def sweep(
         [ops.convert_to_numpy(weight) for weight in end.weights] for end in ends
     ]
     model = ends[1]
+    tasks = {
+        task: captioned(data, allow_outside=allow_outside)
+        for task, data in (("old", old_data), ("new", new_data))
+    }
     rows = []
     for weight in weights:
         mix_weights(*values, weight, model)
         row = {"weight": weight}
-        for task, data in (("old", old_data), ("new", new_data)):
+        for task, data in tasks.items():
             row[task] = measure_retrieval(
                 model,
                 data,

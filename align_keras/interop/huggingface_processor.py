@@ -7,6 +7,7 @@ import numpy as np
 from align_keras.interop.foreign_weights import read_json
 from align_keras.interop.foreign_weights import require_values
 from align_keras.io.json_files import write_json
+from align_keras.io.word_pieces import read_vocabulary
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignTokenizer
 
@@ -81,9 +82,7 @@ def read_tokenizer(directory, **kwargs):
     if path.is_file():
         vocabulary = _read_fast_tokenizer(path, settings)
     elif (directory / "vocab.txt").is_file():
-        text = (directory / "vocab.txt").read_text("utf-8-sig")
-        # Not `splitlines`: a token may be one of Unicode's line ends.
-        vocabulary = text.removesuffix("\n").split("\n")
+        vocabulary = read_vocabulary(directory / "vocab.txt")
     else:
         raise ValueError(
             f"`{directory}` holds no vocabulary: neither tokenizer.json nor "

@@ -13,6 +13,7 @@ from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import copy_layers
 from align_keras.interop.tensorflow_checkpoint import find_prefix
 from align_keras.io.optional import require
+from align_keras.io.text import read_text
 from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
 from align_keras.preprocessing import AlignImageConverter
@@ -276,7 +277,7 @@ def _copy_bert(theirs, ours, source):
 def read_params(path):
     """Read the params.yaml of an experiment."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"`{path}` is not a YAML file: {error}.") from error
     return content if isinstance(content, dict) else {}

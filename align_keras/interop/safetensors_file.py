@@ -11,6 +11,8 @@ safetensors_numpy = OptionalModule("safetensors.numpy", extra="huggingface")
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# The largest models need a hundredth; each name in it costs some memory.
+MAX_HEADER_BYTES = 16 * 2**20
 # Formats whose reading runs the program that they hold.
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -128,6 +130,13 @@ def write_safetensors(path, arrays):
 
 
 def _open(path):
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"`{path}` is not a complete safetensors file: its header would "
+            f"have {size} bytes. Download it again."
+        )
     try:
         return safetensors.safe_open(path, framework="numpy")
     except safetensors.SafetensorError as error:

@@ -5,9 +5,7 @@ Arrow array, and the number of lines that could not be read between the batch
 before and this one. It raises where the file as a whole is damaged.
 """
 
-import collections
 import contextlib
-import csv
 import json
 import os
 import posixpath
@@ -19,30 +17,29 @@ from align_keras.io.columns import check_distinct
 from align_keras.io.columns import find_column
 from align_keras.io.columns import is_binary
 from align_keras.io.columns import value_type
+from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
+from align_keras.io.rows import csv_rows
 from align_keras.io.rows import open_parquet
 from align_keras.io.rows import parquet_batches
 from align_keras.io.rows import read_json_rows
+from align_keras.io.rows import tsv_rows
 from align_keras.io.stores import Store
 from align_keras.io.stores import is_store
 from align_keras.io.text import as_text
 from align_keras.io.text import decode_text
 from align_keras.io.text import encoding_of
 from align_keras.io.text import open_text
+from align_keras.io.text import read_lines
 
 arrow = OptionalModule("pyarrow", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
-# A longer line of JSON is counted as unreadable: its lists and dicts could be
-# twenty times as large.
-MAX_LINE = 8 * 2**20
 # Arrow's names of them.
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
-# What no text within quotation marks has; a stray mark would take all lines.
-_MAX_ROW_LINES = 1000
 # They stand for wrong bytes of the file, and JSON can write them.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -139,12 +136,11 @@ def _without_bytes(field):
 
 
 def _read_delimited(path, wanted, text):
-    # As in `align_keras.io.rows`, TSV has no quotation.
-    split = _csv_rows if table_suffix(path) == ".csv" else _tsv_rows
+    split = csv_rows if table_suffix(path) == ".csv" else tsv_rows
     with open_stream(path) as stream:
         rows = split(open_text(stream, "surrogateescape"))
         names = next(rows, None)
-        if not names:
+        if not names or not isinstance(names, list):
             raise ValueError(f"The table `{path}` has no line of columns.")
         check_distinct(path, names)
         places = {n: i for i, n in enumerate(names) if n in (wanted or names)}
@@ -159,7 +155,7 @@ def _read_delimited(path, wanted, text):
             }
 
         for row in rows:
-            if row is None or len(row) != len(names):
+            if not isinstance(row, list) or len(row) != len(names):
                 bad += 1
                 continue
             taken.append(row)
@@ -174,58 +170,12 @@ def _decodable(name):
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _tsv_rows(lines):
-    lines = (line.rstrip("\r\n") for line in lines)
-    return (line.split("\t") for line in lines if line)
-
-
-def _csv_rows(lines):
-    """Yield the fields of each row, and `None` for a line with stray quotes.
-
-    Such a mark would swallow the rows after it, up to the next one. They are
-    read again, from the second line on.
-    """
-    csv.field_size_limit(2**31 - 1)
-    lines = _Lines(lines)
-    reader = csv.reader(lines, strict=True)
-    while True:
-        lines.of_row = []
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            lines.again.extendleft(reversed(lines.of_row[1:]))
-            row = None
-        if row != []:
-            yield row
-
-
-class _Lines:
-    """Lines, of which those of the last row can be read again."""
-
-    def __init__(self, lines):
-        self.lines = lines
-        self.again = collections.deque()
-        self.of_row = []
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if len(self.of_row) == _MAX_ROW_LINES:
-            # For the reader, the file ends within quotation marks.
-            raise StopIteration
-        line = self.again.popleft() if self.again else next(self.lines)
-        self.of_row.append(line)
-        return line
-
-
 def _read_json_lines(path, wanted, text):
     rows, size, bad = [], 0, 0
     with open_stream(path) as stream:
         # Wrong bytes survive as they are; who reads them counts them.
-        for line in _lines(open_text(stream, "surrogateescape")):
+        text_file = open_text(stream, "surrogateescape", newline="\n")
+        for line in read_lines(text_file):
             if line is None:
                 bad += 1
                 continue
@@ -248,7 +198,8 @@ def _read_json_lines(path, wanted, text):
 def _read_json(path, wanted, text):
     """A list of objects or Karpathy's form, which fits into the memory."""
     with open_stream(path) as stream:
-        found = list(read_json_rows(path, stream.read()))
+        contents = stream.read(MAX_FILE_BYTES + 1)
+        found = list(read_json_rows(path, contents))
     rows = [_only(row, wanted) for row in found if isinstance(row, dict)]
     if found:
         yield columns_of(rows, text), len(found) - len(rows)
@@ -256,24 +207,6 @@ def _read_json(path, wanted, text):
 
 def _only(row, wanted):
     return {k: v for k, v in row.items() if wanted is None or k in wanted}
-
-
-def _lines(stream):
-    """Yield lines; `None` for one that is too long to be a row."""
-    parts, size = [], 0
-    while block := stream.read(2**20):
-        *ends, rest = block.split("\n")
-        for end in ends:
-            size += len(end)
-            yield "".join([*parts, end]) if size <= MAX_LINE else None
-            parts, size = [], 0
-        size += len(rest)
-        if size > MAX_LINE:
-            parts = []
-        else:
-            parts.append(rest)
-    if size:
-        yield "".join(parts) if size <= MAX_LINE else None
 
 
 def columns_of(rows: list[dict], text: str | None = None) -> dict:

@@ -148,24 +148,27 @@ def is_junk(name: str | Path) -> bool:
     )
 
 
-def list_images(folder: str | Path, allow_outside: bool) -> list[str]:
+def list_images(
+    folder: str | Path, allow_outside: bool, place: str = ""
+) -> list[str]:
     """List the images of a folder and of the folders in it.
 
     Args:
         folder: string or `pathlib.Path`.
         allow_outside: bool, see `walk_folder`.
+        place: string, see `walk_folder`.
 
     Returns:
         Sorted list of paths relative to the folder. Links that lead nowhere,
         and folders that are not looked into, are among them, so that whoever
         reads them can tell.
     """
-    files, closed = walk_folder(folder, allow_outside)
+    files, closed = walk_folder(folder, allow_outside, place)
     return sorted([*filter(is_image, files), *closed])
 
 
 def walk_folder(
-    folder: str | Path, allow_outside: bool
+    folder: str | Path, allow_outside: bool, place: str = ""
 ) -> tuple[list[str], list[str]]:
     """List the files of a folder and of the folders in it.
 
@@ -176,6 +179,7 @@ def walk_folder(
         folder: string or `pathlib.Path`.
         allow_outside: bool. Whether to follow links that lead out of the
             folder.
+        place: string. Where in the folder to begin. Defaults to `""`.
 
     Returns:
         Two lists of paths relative to the folder: those of files, and those of
@@ -186,14 +190,15 @@ def walk_folder(
     folder = Path(folder)
     files, closed, seen = [], [], set()
     # A folder's own name comes before those that links give it.
-    waiting, links = [""] if folder.is_dir() else [], []
+    start = place
+    waiting, links = [start] if (folder / start).is_dir() else [], []
     while waiting or links:
         place = waiting.pop() if waiting else links.pop()
         try:
             real = resolve_within(folder, place, allow_outside)
             entries = [] if real in seen else list(os.scandir(real))
         except OSError:
-            if not place:
+            if place == start == "":
                 raise
             closed.append(place)
             continue

@@ -7,6 +7,7 @@ what is opened. A name such as `../../secret.txt`, a link to a file elsewhere,
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def read_within(
 
 
 def resolve_within(
-    folder: str | Path, name: str | Path, allow_outside: bool = False
+    folder: str | Path, name: str | Path, allow_outside: bool | None = False
 ) -> Path:
     """Follow a name and its links, and refuse what leads out of a folder.
 
@@ -75,8 +76,8 @@ def resolve_within(
     Args:
         folder: string or `pathlib.Path`. May itself be a link.
         name: string or `pathlib.Path`, relative to `folder`.
-        allow_outside: bool. Whether to follow it anywhere. Defaults to
-            `False`.
+        allow_outside: bool. Whether to follow it anywhere; `None` where
+            nobody can choose that. Defaults to `False`.
 
     Returns:
         `pathlib.Path` without links.
@@ -95,10 +96,37 @@ def resolve_within(
         for root in _roots(os.path.realpath(folder))
     ):
         return Path(found)
+    option = "" if allow_outside is None else ", or give `--allow-outside`"
     raise OutsideFolder(
         f"`{path}` leads out of `{folder}`, to `{found}`: copy the file into "
-        "the folder, if you mean it."
+        f"the folder{option}, if you mean it."
     )
+
+
+def check_member(
+    source: str | Path, path: str | Path, allow_outside: bool = False
+) -> None:
+    """Refuse a file that a source names, and that leads out of its folder.
+
+    The folder of a glob is the part before its first wildcard. A file that is
+    named alone is meant, wherever it leads, and so is an address.
+
+    Args:
+        source: string or `pathlib.Path`. A folder, a glob, or a file.
+        path: string or `pathlib.Path`. One of the files in it.
+        allow_outside: bool. See `resolve_within`.
+
+    Raises:
+        OutsideFolder: It leads out of the folder; the message says where to.
+    """
+    if "://" in str(source) or os.path.isfile(source):
+        return
+    folder = Path(source).absolute()
+    if not folder.is_dir():
+        parts = folder.parts
+        wild = [bool(re.search(r"[*?[]", part)) for part in parts]
+        folder = Path(*parts[: wild.index(True) if any(wild) else -1])
+    resolve_within(folder, Path(path).absolute(), allow_outside)
 
 
 def check_links(folder: str | Path) -> None:
@@ -113,7 +141,7 @@ def check_links(folder: str | Path) -> None:
     """
     for path in Path(folder).rglob("*"):
         if path.is_symlink():
-            resolve_within(folder, path.relative_to(folder))
+            resolve_within(folder, path.relative_to(folder), None)
 
 
 def is_file_within(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.text import read_text
 
 
@@ -23,7 +24,7 @@ def read_json(path: str | Path) -> Any:
         ValueError: It is not JSON; the message names the file and the place.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, MAX_FILE_BYTES))
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"`{path}` is not valid JSON: {reason}.") from None

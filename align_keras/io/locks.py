@@ -121,7 +121,7 @@ class _Lock:
                     message = (
                         f"Another process writes to `{self.directory}`"
                         f"{_holder(file)}. Wait until it ends, or choose "
-                        "another directory."
+                        "another place."
                     )
                     file.close()
                     raise BlockingIOError(message) from None

@@ -4,6 +4,7 @@ Nothing but Parquet needs more than Python itself. Files too large for that are
 read in columns by `align_keras.io.batches`.
 """
 
+import collections
 import contextlib
 import csv
 import json
@@ -11,6 +12,7 @@ import math
 import os
 import posixpath
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +21,14 @@ from typing import Any
 import numpy as np
 
 from align_keras.io.columns import check_distinct
+from align_keras.io.folders import MAX_FILE_BYTES
+from align_keras.io.folders import read_file
 from align_keras.io.optional import OptionalModule
+from align_keras.io.text import MAX_LINE
 from align_keras.io.text import decode_text
 from align_keras.io.text import not_text
 from align_keras.io.text import open_text
+from align_keras.io.text import read_lines
 
 arrow = OptionalModule("pyarrow", extra="parquet")
 parquet = OptionalModule("pyarrow.parquet", extra="parquet")
@@ -30,6 +36,8 @@ parquet = OptionalModule("pyarrow.parquet", extra="parquet")
 # Bytes of a Parquet file that are held at once; a row must be shorter.
 BATCH_BYTES = 32 * 2**20
 BATCH_ROWS = 131_072
+# What no text within quotation marks has; a stray mark would take all lines.
+_MAX_ROW_LINES = 1000
 
 
 class RowError(ValueError):
@@ -154,40 +162,122 @@ def read_numbers(path: str | Path, rows: list[dict], name: str) -> np.ndarray:
 
 
 def _read_csv(path):
-    # The module's own limit is below a text of 20,000 words.
-    csv.field_size_limit(2**31 - 1)
     with open_text(path) as file:
-        # A stray quotation mark would swallow the rows after it in silence.
-        reader = csv.reader(file, strict=True)
         try:
-            yield from _with_names(path, reader)
+            yield from _with_names(path, csv_rows(file))
         except csv.Error as error:
             raise ValueError(
-                f"The table `{path}` is not valid CSV in line "
-                f"{reader.line_num}: {error}. Quote a field that holds "
-                "quotation marks and write each of them twice; or use TSV, "
-                "where they are text."
+                f"The table `{path}` is not valid CSV {error}. Quote a field "
+                "that holds quotation marks and write each of them twice; or "
+                "use TSV, where they are text."
             ) from error
 
 
 def _read_tsv(path):
-    # A tab or line end cannot stand in TSV, so a quotation mark is text, as
-    # in Conceptual Captions.
     with open_text(path) as file:
-        lines = (line.rstrip("\r\n") for line in file)
-        yield from _with_names(path, (r.split("\t") for r in lines if r))
+        yield from _with_names(path, tsv_rows(file))
 
 
 def _with_names(path, rows):
     # Lines before that of the columns may be empty.
     names = next(filter(None, rows), [])
+    if not isinstance(names, list):
+        raise ValueError(f"The line of columns of `{path}` is no such: {names}")
     check_distinct(path, names)
     for row in rows:
-        if len(row) > len(names):
+        if isinstance(row, csv.Error):
+            # In silence, its stray mark would cost the rows after it.
+            raise row
+        if isinstance(row, RowError):
+            yield row
+        elif len(row) > len(names):
             told = f"{len(row)} fields for {len(names)} columns"
             yield RowError("too many fields", told)
         elif row:
             yield dict.fromkeys(names) | dict(zip(names, row, strict=False))
+
+
+def tsv_rows(file: Any) -> Iterator[list[str] | RowError]:
+    """Yield the fields of each line, and a `RowError` for one too long.
+
+    A tab or line end cannot stand in TSV, so a quotation mark is text, as in
+    Conceptual Captions.
+
+    Args:
+        file: what `open_text` returned.
+    """
+    for line in read_lines(file):
+        if line is None:
+            yield _too_long()
+        elif line := line.rstrip("\r\n"):
+            yield line.split("\t")
+
+
+def csv_rows(file: Any) -> Iterator[list[str] | RowError | csv.Error]:
+    """Yield the fields of each row, and an error for what is none.
+
+    A stray quotation mark would swallow the rows after it, up to the next one.
+    They are read again, from the second line on.
+
+    Args:
+        file: what `open_text` returned.
+
+    Yields:
+        List of strings; `RowError` for a line that is too long; `csv.Error`,
+        which tells the line, for one with a stray quotation mark.
+    """
+    # The module's own limit is below a text of 20,000 words.
+    csv.field_size_limit(MAX_LINE + 1)
+    lines = _CsvLines(read_lines(file))
+    reader = csv.reader(lines, strict=True)
+    while True:
+        lines.of_row, lines.size = [], 0
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines.again.extendleft(reversed(lines.of_row[1:]))
+            row = csv.Error(f"in line {lines.number}: {error}")
+            if lines.of_row == [None]:
+                row = _too_long()
+        if row != []:
+            yield row
+
+
+class _CsvLines:
+    """Lines, of which those of the last row can be read again.
+
+    Of a row that has too many the file ends, for the reader, within quotation
+    marks.
+    """
+
+    def __init__(self, lines: Iterable[str | None]):
+        self.lines = iter(lines)
+        self.again: collections.deque = collections.deque()
+        self.of_row: list[str | None] = []
+        self.number = self.size = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if len(self.of_row) == _MAX_ROW_LINES or self.size > MAX_LINE:
+            raise StopIteration
+        if self.again:
+            line = self.again.popleft()
+        else:
+            line = next(self.lines)
+            self.number += 1
+        self.of_row.append(line)
+        if line is None:
+            raise csv.Error("the line is too long")
+        self.size += len(line)
+        return line
+
+
+def _too_long():
+    return RowError("line too long", f"more than {MAX_LINE} characters")
 
 
 # === JSON ===
@@ -195,8 +285,10 @@ def _with_names(path, rows):
 
 def _read_jsonl(path):
     with open_text(path, newline="\n") as file:
-        for line in file:
-            if line.strip():
+        for line in read_lines(file):
+            if line is None:
+                yield _too_long()
+            elif line.strip():
                 try:
                     yield _object(_parse(line.rstrip()))
                 except ValueError as error:
@@ -204,7 +296,7 @@ def _read_jsonl(path):
 
 
 def _read_json(path):
-    yield from read_json_rows(path, path.read_bytes())
+    yield from read_json_rows(path, read_file(path, MAX_FILE_BYTES + 1))
 
 
 def read_json_rows(
@@ -219,6 +311,12 @@ def read_json_rows(
     Yields:
         As `read_rows`.
     """
+    if len(contents) > MAX_FILE_BYTES:
+        raise ValueError(
+            f"The table `{path}` has more than {MAX_FILE_BYTES} bytes of JSON, "
+            "which is read as a whole: write an object on each line, and call "
+            "it `.jsonl`."
+        )
     text = decode_text(contents, "strict")
     try:
         contents = _parse(text)

@@ -4,8 +4,15 @@ import codecs
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from align_keras.io.folders import read_file
+
+# A longer line is no row: lists and dicts could be twenty times as large.
+MAX_LINE = 8 * 2**20
+# A vocabulary of millions of tokens has less, as have lists of classes.
+MAX_TEXT = 64 * 2**20
 # Longer marks first: UTF-16's is the beginning of UTF-32's.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -77,15 +84,42 @@ def open_text(
     return io.TextIOWrapper(buffer, encoding, errors, newline=newline)
 
 
-def read_text(path: str | Path) -> str:
+def read_lines(
+    file: io.TextIOBase, most: int | None = None
+) -> Iterator[str | None]:
+    """Yield the lines of a text file, none of which can fill the memory.
+
+    Args:
+        file: what `open_text` returned.
+        most: int. Characters of a line. Defaults to `MAX_LINE`.
+
+    Yields:
+        string with its line end; `None` in the place of a longer line.
+    """
+    most = MAX_LINE if most is None else most
+    while line := file.readline(most + 1):
+        if len(line) <= most or line[-1] in "\r\n":
+            yield line
+            continue
+        while line and line[-1] not in "\r\n":
+            line = file.readline(most)
+        yield None
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
     """Read a text file whole, in the encoding that its mark tells.
+
+    Args:
+        path: string or `pathlib.Path`.
+        max_bytes: int. Defaults to 64 MiB.
 
     Raises:
         FileNotFoundError: There is no such file.
+        OSError: It is larger, or not a file.
         ValueError: It is not in that encoding; the message names the file.
     """
     try:
-        return decode_text(Path(path).read_bytes(), "strict")
+        return decode_text(read_file(path, max_bytes), "strict")
     except UnicodeDecodeError as error:
         raise not_text(path, error) from None
 

@@ -9,6 +9,10 @@ given to the trainer in a fixed order.
 import collections
 import itertools
 from collections.abc import Iterable
+from pathlib import Path
+
+from align_keras.io.text import read_text
+from align_keras.io.text import split_lines
 
 # In BERT's order; the padding token must have the id 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -22,6 +26,18 @@ MAX_PIECE_BYTES = 256
 _CHUNK = 1000
 # Words of one string that the trainer gets.
 _REPEATS = 10_000
+
+
+def read_vocabulary(path: str | Path) -> list[str]:
+    """Read a vocabulary of a token per line; a token may be a space.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It has more than 64 MiB, or is not a file.
+        ValueError: It is not text; the message names the file.
+    """
+    lines = split_lines(read_text(path))
+    return lines if lines[-1] else lines[:-1]
 
 
 def learn_word_pieces(texts: Iterable[str], vocabulary_size: int) -> list[str]:

@@ -39,5 +39,11 @@ class Carried:
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as file:
+            # As they were written; others could be of any size.
+            if any(member.compress_type for member in file.zip.infolist()):
+                raise ValueError(
+                    f"`{path}` is compressed, as no file of ours is: remove "
+                    "it, or convert the model anew."
+                )
             tensors = dict(file)
         return cls(tensors, json.loads(str(tensors.pop(_CONFIG))))

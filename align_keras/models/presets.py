@@ -203,7 +203,7 @@ class PresetMixin:
         if load_weights:
             check_weights(path)
         if not is_shipped(path):
-            with _described(path):
+            with described(path):
                 # KerasHub's loader of backbones forgets which layers are
                 # quantised.
                 dtype = load_config(path)["config"].get("dtype")
@@ -317,15 +317,15 @@ def _fixed_sizes_asked():
 
 
 @contextlib.contextmanager
-def _described(path):
+def described(path, file="config.json"):
     """Say in one sentence that a config is none; Keras would print it all."""
     try:
         yield
     except (AttributeError, KeyError, TypeError) as error:
         reason = str(error).rpartition("Exception encountered:")[2].strip()
         raise ValueError(
-            f"`{path}/config.json` does not describe a model that can be "
-            f"made: {reason[:300]}"
+            f"`{path}/{file}` does not describe what can be made: "
+            f"{reason[:300]}"
         ) from error
 
 
@@ -420,14 +420,16 @@ def load_part(cls, preset, part, **kwargs):
         raise ValueError(_say_architecture(path))
     config = preset_file(path, file)
     # Others have files of this name too.
-    if config is None or "class_name" not in read_json(config):
+    about = None if config is None else read_json(config)
+    if not isinstance(about, dict) or "class_name" not in about:
         raise ValueError(
             f"`{path}` holds no {file} of a `{cls.__name__}`. Name a directory "
             "that `save_to_preset` of a model with a preprocessor wrote, or "
             f"that of a `{cls.__name__}`."
         )
     loader = keras_hub_internals.KerasPresetLoader(path, None)
-    return getattr(loader, f"load_{part}")(cls, **kwargs)
+    with described(path, file):
+        return getattr(loader, f"load_{part}")(cls, **kwargs)
 
 
 def _say_architecture(name):

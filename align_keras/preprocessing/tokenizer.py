@@ -10,6 +10,7 @@ from align_keras import keras_hub_internals
 from align_keras.io.word_pieces import MAX_WORD_LENGTH
 from align_keras.io.word_pieces import SPECIAL_TOKENS
 from align_keras.io.word_pieces import learn_word_pieces
+from align_keras.io.word_pieces import read_vocabulary
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing import bert_text
@@ -74,6 +75,13 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
             strip_accents=strip_accents,
             **kwargs,
         )
+
+    def set_vocabulary(self, vocabulary):
+        """Take a vocabulary: a list of strings, the path of a file, or none."""
+        is_path = isinstance(vocabulary, str)
+        if is_path and not keras_hub_internals.in_safe_mode():
+            vocabulary = read_vocabulary(vocabulary)
+        super().set_vocabulary(vocabulary)
 
     @classmethod
     def from_preset(cls, preset, **kwargs):

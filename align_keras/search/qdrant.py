@@ -30,7 +30,9 @@ def upload(
 ) -> None:
     """Write vectors to a collection that does not exist yet.
 
-    A point's number is the row of its vector, and its payload the key.
+    A point's number is the row of its vector, and its payload the key. Of two
+    that write to one collection, the server lets one create it. What could
+    not be written whole is deleted again.
 
     Args:
         vectors: float32 array `(count, dim)` of unit vectors.
@@ -43,30 +45,50 @@ def upload(
         ImportError: the client is not installed.
         FileExistsError: the collection exists.
     """
-    models = qdrant_client.models
     with contextlib.closing(connect(location)) as client, _errors_of(location):
-        if client.collection_exists(collection):
+        if not _create(client, collection, vectors.shape[1]):
             raise FileExistsError(
-                f"The collection `{collection}` exists in `{location}`: "
-                "choose another name with --collection, or delete it."
+                f"The collection `{collection}` exists in `{location}`, or "
+                "another process is writing it: choose another name with "
+                "--collection, or delete it."
             )
-        client.create_collection(
+        try:
+            _fill(client, collection, vectors, iter(keys))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                client.delete_collection(collection)
+            raise
+
+
+def _create(client, collection, dim):
+    """Whether a collection was made, which nobody else has."""
+    from qdrant_client.http.exceptions import ApiException
+
+    if client.collection_exists(collection):
+        return False
+    models = qdrant_client.models
+    sizes = models.VectorParams(size=dim, distance=models.Distance.DOT)
+    try:
+        client.create_collection(collection, sizes)
+    except ApiException:
+        # Versions of the server say in several ways that there is one now.
+        if client.collection_exists(collection):
+            return False
+        raise
+    return True
+
+
+def _fill(client, collection, vectors, keys):
+    for start in range(0, len(vectors), _BATCH):
+        part = np.array(vectors[start : start + _BATCH])
+        client.upsert(
             collection,
-            models.VectorParams(
-                size=vectors.shape[1], distance=models.Distance.DOT
+            qdrant_client.models.Batch(
+                ids=list(range(start, start + len(part))),
+                vectors=part.tolist(),
+                payloads=[{"key": next(keys)} for _ in part],
             ),
         )
-        keys = iter(keys)
-        for start in range(0, len(vectors), _BATCH):
-            part = np.array(vectors[start : start + _BATCH])
-            client.upsert(
-                collection,
-                models.Batch(
-                    ids=list(range(start, start + len(part))),
-                    vectors=part.tolist(),
-                    payloads=[{"key": next(keys)} for _ in part],
-                ),
-            )
 
 
 def connect(location: str | Path) -> Any:

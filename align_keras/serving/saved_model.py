@@ -10,6 +10,9 @@ import keras
 from align_keras.classes import class_vectors
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
 from align_keras.serving.towers import at_precision
@@ -152,18 +155,22 @@ def update_saved_model(preset: str | Path, path: str | Path) -> bool:
     Args:
         preset: string or `pathlib.Path`. The preset directory.
         path: string or `pathlib.Path`. The directory to write, left as it is
-            where its SavedModel is younger than the preset's weights.
+            where `exported_from.json` in it names this very model. Clocks do
+            not matter.
 
     Returns:
         bool. Whether it was written now.
     """
     from align_keras.models import AlignDualEncoder
 
-    written = Path(path, "saved_model.pb")
-    weights = Path(preset, "model.weights.h5")
-    if written.is_file() and written.stat().st_mtime > weights.stat().st_mtime:
+    source = Path(path, "exported_from.json")
+    found = {"fingerprint": directory_fingerprint(preset)}
+    if source.is_file() and read_json(source) == found:
         return False
+    # Nothing is known of what is half replaced.
+    source.unlink(missing_ok=True)
     export_saved_model(AlignDualEncoder.from_preset(str(preset)), path)
+    write_json(source, found)
     return True
 
 

@@ -18,8 +18,7 @@ from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import local_copy
-from align_keras.io.text import read_text
-from align_keras.io.text import split_lines
+from align_keras.io.word_pieces import read_vocabulary
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 from align_keras.training.strategies import hosts_of
@@ -40,7 +39,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
     data = local_source(data)
     folder = None if isinstance(data, (list, tuple)) else Path(data)
     if folder is None or not folder.is_dir() or list_files(folder, is_records):
-        records = open_records(data)
+        records = open_records(data, allow_outside)
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
         return records, None
@@ -172,13 +171,13 @@ def find_tokenizer(
             raise FileNotFoundError(
                 f"There is no vocabulary file `{vocabulary}`."
             )
-        tokens = _read_lines(vocabulary)
+        tokens = read_vocabulary(vocabulary)
     elif isinstance(model, str) and presets.has_tokenizer(
         presets.find_preset(model)
     ):
         return None
     elif step:
-        tokens = _read_lines(path)
+        tokens = read_vocabulary(path)
     else:
         tokens = AlignTokenizer.learn_vocabulary(
             _captions(records), recipe.vocabulary_size
@@ -190,12 +189,6 @@ def find_tokenizer(
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return tokenizer
-
-
-def _read_lines(path):
-    """Read a vocabulary; `splitlines` would split within rare tokens."""
-    lines = split_lines(read_text(path))
-    return lines if lines[-1] else lines[:-1]
 
 
 def _captions(records):

@@ -57,7 +57,7 @@ class KnownTower:
         foreign = presets.foreign_weights(self.path)
         if foreign is not None:
             return foreign.model_class.__name__
-        return presets.load_config(self.path)["class_name"]
+        return presets.load_config(self.path).get("class_name")
 
     def is_ours(self):
         """Whether it becomes a class of this package."""
@@ -106,12 +106,13 @@ class KnownTower:
             config = presets.load_config(self.path)
             config["config"].update(kwargs)
             return keras.saving.deserialize_keras_object(config)
-        return keras_hub.models.Backbone.from_preset(
-            self.path,
-            load_weights=load_weights and self.has_weights(),
-            dtype=keras.config.dtype_policy(),
-            **kwargs,
-        )
+        with presets.described(self.path):
+            return keras_hub.models.Backbone.from_preset(
+                self.path,
+                load_weights=load_weights and self.has_weights(),
+                dtype=keras.config.dtype_policy(),
+                **kwargs,
+            )
 
     def tokenizer(self):
         """Return its `AlignTokenizer`, or `None` where it has none."""

@@ -352,7 +352,7 @@ def _find_data(data, validation_data, workdir, hold_out, allow_outside):
         return find(data, workdir / "packed", hold_out)
     validation, _ = find(validation_data, workdir / "packed_validation")
     records, _ = find(data, workdir / "packed", 0)
-    return records, validation.source
+    return records, validation
 
 
 def _check_model(model, towers):

@@ -1,9 +1,11 @@
 """Stop commands at many moments, start them again, and compare the outputs.
 
-    python interrupt_commands.py FOLDER TRIES
+    python interrupt_commands.py FOLDER TRIES COMMAND...
 
 FOLDER holds what the commands read. Each is a fork of this process, which has
 imported all there is but used none of it. Prints a line of JSON for each try.
+With `JUMPING_CLOCK` in the environment nothing is stopped, but the clock goes
+back and forth by a day all the time.
 """
 
 import contextlib
@@ -18,39 +20,60 @@ import time
 from pathlib import Path
 
 FOLDER, TRIES = Path(sys.argv[1]), int(sys.argv[2])
+CHOSEN = sys.argv[3:]
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+sys.stdout.reconfigure(line_buffering=True)
 
+import h5py
+import jumping_clock
 import pyarrow.parquet as pq
 
 import align_keras.curation
 import align_keras.data
-import align_keras.search  # noqa: F401
+import align_keras.search
+import align_keras.training  # noqa: F401
 from align_keras.cli import main
 
 COMMANDS = {
     "pack": ["pack", FOLDER / "photos", "--records-per-shard", 4],
     "index": ["index", FOLDER / "vectors", "--model", FOLDER / "preset"],
     "curate": ["curate", FOLDER / "pairs", "--config", FOLDER / "rules.yaml"],
+    "embed": [
+        *("embed", FOLDER / "photos", "--model", FOLDER / "preset"),
+        *("--images-per-shard", 2),
+    ],
+    "train": [
+        *("train", "--preset", FOLDER / "preset", "--strategy", "one-device"),
+        *("--recipe", FOLDER / "recipe.yaml", "--data", FOLDER / "packed"),
+        "--no-export",
+    ],
 }
+# What none of them has before it is finished; but `train` keeps its best.
+FINISHED = {"index": "index.json", "train": "model/config.json"}
+JUMPING = "JUMPING_CLOCK" in os.environ
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-def start(command, output):
+def start(command, output, jumping=False):
     pid = os.fork()
     if pid:
         return pid
+    if jumping:
+        jumping_clock.begin()
     # It may have been started where interrupts are ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(output.with_suffix(".said"), "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    words = [*COMMANDS[command], "--output", output]
+    option = "--workdir" if command == "train" else "--output"
+    words = [*COMMANDS[command], option, output]
     os._exit(main([str(word) for word in words]))
 
 
 def run(command, output, wait=None, number=None):
     """Run it, perhaps with a signal after a while; its status and time."""
     begin = time.perf_counter()
-    pid = start(command, output)
+    pid = start(command, output, JUMPING and number is not None)
     if wait is not None:
         time.sleep(wait)
         with contextlib.suppress(ProcessLookupError):
@@ -64,11 +87,20 @@ def contents(output):
     found = {}
     for path in sorted(output.parent.rglob("*")):
         name = path.relative_to(output.parent).as_posix()
-        # Stages are kept, and told apart by their names.
-        if path.is_file() and ".stages" not in name and "said" not in name:
+        # Stages are kept, and told apart by their names; and what is logged
+        # tells the time.
+        apart = (".stages", "said", "tensorboard", "saved_model", "step-")
+        if path.is_file() and not any(part in name for part in apart):
             text = path.read_bytes()
             if path.suffix in (".json", ".html"):
                 text = b""
+            elif path.suffix == ".h5":
+                text = weights(path)
+            elif path.suffix == ".jsonl":
+                lines = map(json.loads, text.splitlines())
+                text = repr(
+                    [(x["step"], x.get("loss")) for x in lines]
+                ).encode()
             elif path.suffix == ".parquet":
                 # Threads share the rows out as it happens.
                 rows = pq.read_table(path).to_pylist()
@@ -77,12 +109,27 @@ def contents(output):
             found[name] = hashlib.sha256(text).hexdigest()
     for rows in found.values():
         if isinstance(rows, list):
-            rows.sort(key=lambda row: row["row_id"])
+            rows.sort(key=lambda row: row.get("row_id", row.get("key")))
     return found
 
 
+def weights(path):
+    """The arrays of a file, without what tells when it was written."""
+    found = []
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.append((name, item[()].tobytes()))
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    assert found
+    return repr(sorted(found)).encode()
+
+
 random.seed(0)
-for command in COMMANDS:
+for command in CHOSEN:
     whole = FOLDER / f"whole-{command}" / "out"
     whole.parent.mkdir()
     status, seconds = run(command, whole)
@@ -91,9 +138,9 @@ for command in COMMANDS:
         number = SIGNALS[attempt % len(SIGNALS)]
         output = FOLDER / f"{command}-{attempt}" / "out"
         output.parent.mkdir()
-        wait = random.uniform(0, seconds)
+        wait = None if JUMPING else random.uniform(0, seconds)
         status, _ = run(command, output, wait, number)
-        manifest = {"index": "index.json"}.get(command, "manifest.json")
+        manifest = FINISHED.get(command, "manifest.json")
         finished = (output / manifest).exists()
         if finished and command == "index":
             # It refuses to write over what is there.

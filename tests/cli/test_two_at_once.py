@@ -72,7 +72,12 @@ WRITERS = {
     ),
     "evaluate vtab": ("within", "evaluate vtab --model PRESET --workdir OUT"),
 }
-# They print, or write single files, of which the last that is whole stands.
+# Those that write FILE.
+FILES = {
+    "vocab": "vocab PAIRS --output FILE",
+    "search": "search INDEX --text bus --contact-sheet FILE",
+    "evaluate": "evaluate words --model PRESET --data PAIRS --output FILE",
+}
 NO_DIRECTORY = {"presets", "recipes", "vocab", "search", "serve", "classify"}
 
 
@@ -114,8 +119,8 @@ def hold(tmp_path):
     """A process that holds the directory `tmp_path / "out"`."""
     processes = []
 
-    def start(way):
-        command = [sys.executable, "-c", HOLD, tmp_path / "out", way]
+    def start(way, path=tmp_path / "out"):
+        command = [sys.executable, "-c", HOLD, path, way]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         process = subprocess.Popen(command, **pipes, text=True)
         processes.append(process)
@@ -147,6 +152,18 @@ def test_the_second_writer_is_told_of_the_first(
     assert f"Another process writes to `{tmp_path / 'out'}`" in line
     assert f"process {holder.pid} on {os.uname().nodename}, since 2" in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_second_writer_of_a_file_is_told_of_the_first(
+    inputs, hold, tmp_path, capsys, name
+):
+    file = tmp_path / "out.json"
+    holder = hold("beside", file)
+    assert main(words(inputs, FILES[name], FILE=file)) == 2
+    said = capsys.readouterr().err
+    assert f"Another process writes to `{file}`: process {holder.pid} " in said
+    assert not file.exists()
 
 
 def test_every_command_that_writes_a_directory_is_tried():

@@ -248,6 +248,45 @@ def test_records_that_would_fill_the_memory_are_counted(tmp_path):
     assert peak < 100 * 2**20
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", hostile.endless_archives())
+def test_headers_without_end_end_their_archive(tmp_path, kind, compressed):
+    suffix, before, filling = hostile.endless_archives()[kind]
+    path = tmp_path / f"a{suffix}{'.gz' if compressed else ''}"
+    hostile.write_endless(path, before, filling, 64 * 2**20)
+    tracemalloc.start()
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match="damaged archive"):
+        list(read_batches(str(path)))
+    assert time.perf_counter() - begin < 20
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+
+
+def test_headers_of_a_server_without_end_cost_their_page_alone(tmp_path):
+    page = b'<img src="a.jpg" alt="words">'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+    good = hostile.warc_response(head + b"\r\n" + page)
+    path = tmp_path / "a.warc"
+    records = [good]
+    for filling in (b"a", b"X: y\r\n", b" y\r\n"):
+        http = head + filling * (2**24 // len(filling))
+        records += [hostile.warc_response(http), good]
+    # A few bytes of which may be gigabytes.
+    brotli = head + b"Content-Encoding: br\r\n\r\n" + page
+    records += [hostile.warc_response(brotli), good]
+    # Headers of many records together may be as long as they like.
+    short = hostile.warc_response(b"")
+    path.write_bytes(b"".join(records) + short * 5000 + good)
+    urls, bad = [], 0
+    for columns, unreadable in read_batches(str(path)):
+        urls += columns["url"].to_pylist()
+        bad += unreadable
+    assert urls == [b"http://example.org/a.jpg"] * 6
+    assert bad == 4
+
+
 def test_pages_take_time_in_proportion(tmp_path):
     page = hostile.page_of_many_attributes(600_000)
     begin = time.perf_counter()

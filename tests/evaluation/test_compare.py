@@ -1,5 +1,7 @@
 """Comparisons of two models with the same queries."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,20 @@ def test_two_results_never_share_outcomes(models, tmp_path):
     # Without outcomes there is no file of them, nor an older one.
     Result(models[0]).save(tmp_path / "res.a.json")
     assert not (tmp_path / "res.a.npz").exists()
+
+
+def test_outcomes_of_another_result_are_refused(models, tmp_path):
+    """Two that wrote to one place may have ended in any order."""
+    mine, other = tmp_path / "a.json", tmp_path / "b.json"
+    models[0].save(mine)
+    models[1].save(other)
+    shutil.copy(other.with_suffix(".npz"), mine.with_suffix(".npz"))
+    with pytest.raises(ValueError, match=r"a.npz` is damaged: .*a.json"):
+        Result.load(mine)
+    # Of a result that has none, another's are not taken.
+    Result(models[0]).save(mine)
+    shutil.copy(other.with_suffix(".npz"), mine.with_suffix(".npz"))
+    assert not Result.load(mine).outcomes
 
 
 def test_result_survives_the_disk(models, tmp_path):

@@ -1,5 +1,7 @@
 """What the commands read whose disks fill up, or that are interrupted."""
 
+import yaml
+from colors import FIELDS
 from colors import write_images
 from tiny_align import tiny_align
 
@@ -7,12 +9,21 @@ from align_keras.cli import main
 
 
 def write_command_inputs(folder, rows):
-    """Write images, a preset, vectors, and two tables with rules for them."""
+    """Write images, a preset, vectors, records with a recipe, and two tables
+    with rules for them.
+    """
     write_images(folder / "photos")
     tiny_align().save_to_preset(str(folder / "preset"))
-    command = ["embed", folder / "photos", "--model", folder / "preset"]
-    command += ["--output", folder / "vectors"]
-    assert main([str(word) for word in command]) == 0
+    for command in (
+        ["embed", folder / "photos", "--model", folder / "preset"],
+        ["pack", folder / "photos"],
+    ):
+        output = {"embed": "vectors", "pack": "packed"}[command[0]]
+        command += ["--output", folder / output]
+        assert main([str(word) for word in command]) == 0
+    steps = {"steps": 12, "checkpoint_every": 3, "warmup_steps": 2}
+    recipe = {**FIELDS, **steps, "image_size": 33}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     # Two files are read by two processes.
     (folder / "pairs").mkdir()
     for name in "ab":

@@ -12,6 +12,7 @@ import marshal
 import os
 import socket
 import tarfile
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +57,35 @@ def folder_with_ways_out(folder):
             "twice.png",
             "folder/private.png",
         ],
+    )
+
+
+def folder_of_members_outside(folder, name, contents):
+    """A data folder of three files, of which two lead out of it.
+
+    Args:
+        folder: `pathlib.Path`.
+        name: string. What such a file is called; other programs may look at
+            the suffix.
+        contents: callable of a path, which writes a file there.
+
+    Returns:
+        Namespace: `data` (the folder), `mine` (the path of the file within),
+        `link` and `behind` (the names of those outside: a link, and a file in
+        a folder that is one).
+    """
+    data, elsewhere = folder / "data", folder / "data-elsewhere"
+    for place in (data, elsewhere):
+        place.mkdir(parents=True)
+    contents(data / name)
+    contents(elsewhere / f"x{name}")
+    (data / f"link{name}").symlink_to(elsewhere / f"x{name}")
+    (data / "behind").symlink_to(elsewhere)
+    return SimpleNamespace(
+        data=data,
+        mine=data / name,
+        link=f"link{name}",
+        behind=f"behind/x{name}",
     )
 
 
@@ -255,6 +285,84 @@ def archives_that_end_in_trouble(folder, size):
     yield write_tar(folder / "sparse.tar", [*good, *members])
 
 
+def write_endless(path, before, filling, size, after=b""):
+    """A file that is as long as it is monotonous; compressed, for `.gz`.
+
+    Args:
+        path: string or `pathlib.Path`.
+        before: bytes.
+        filling: bytes, which come again and again.
+        size: int. Bytes of them in all.
+        after: bytes.
+    """
+    block = filling * max(1, 2**20 // len(filling))
+    zipped = str(path).endswith(".gz")
+    with gzip.open(path, "wb", 1) if zipped else open(path, "wb") as file:
+        file.write(before)
+        for _ in range(-(-size // len(block))):
+            file.write(block)
+        file.write(after)
+    return path
+
+
+# What comes first, what comes without end, what comes last, and the rows that
+# can be read, of each form of a table.
+ENDLESS_TABLES = {
+    "a line of JSON": (
+        ".jsonl",
+        b'{"url": "a", "text": "one"}\n{"url": "b", "text": "',
+        b"b",
+        b'"}\n{"url": "c", "text": "three"}\n',
+    ),
+    "a list in JSON": (
+        ".jsonl",
+        b'{"url": "a", "text": "one"}\n{"url": "b", "text": [',
+        b"1,",
+        b'1]}\n{"url": "c", "text": "three"}\n',
+    ),
+    "a field of CSV": (".csv", b"url,text\na,one\nb,", b"b", b"\nc,three\n"),
+    "a quoted field": (
+        ".csv",
+        b'url,text\na,one\nb,"',
+        b"b",
+        b'"\nc,three\n',
+    ),
+    "fields of CSV": (".csv", b"url,text\na,one\nb", b",b", b"\nc,three\n"),
+    "a field of TSV": (
+        ".tsv",
+        b"url\ttext\na\tone\nb\t",
+        b"b",
+        b"\nc\tthree\n",
+    ),
+}
+
+
+def endless_archives():
+    """What comes first, and without end, of archives that never come to it.
+
+    Returns:
+        dict from what each of them is to a suffix and a pair of bytes.
+    """
+    info = b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 2\r\n\r\n{}"
+    head = info + b"\r\n\r\nWARC/1.0\r\nWARC-Type: response\r\n"
+    return {
+        "no line": (".warc", b"", b"a"),
+        "a line of a header": (".warc", head + b"X: ", b"a"),
+        "a header": (".wat", head, b"X-Name: value\r\n"),
+        "a line that goes on": (".warc", head + b"X: a\r\n", b" a\r\n"),
+        "names alone": (".wat", head, b"a\r\n"),
+    }
+
+
+def warc_response(http):
+    """The bytes of a record of a response, given all that a server sent."""
+    return (
+        b"WARC/1.0\r\nWARC-Type: response\r\n"
+        b"WARC-Target-URI: http://example.org/\r\n"
+        b"Content-Length: %d\r\n\r\n%s\r\n\r\n" % (len(http), http)
+    )
+
+
 def page_of_many_attributes(count):
     """A page of one image, whose attributes are compared with each other."""
     names = b" ".join(b"a%d" % number for number in range(count))
@@ -369,6 +477,9 @@ def configs_that_run_programs(ran):
     }
 
 
+EMPTY = '{"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}'
+
+
 def safetensors_files():
     """Files in the form of safetensors that are not what they say."""
 
@@ -415,4 +526,65 @@ def safetensors_files():
         "an overlap": two((0, 32), (16, 64)),
         "half a character": file(b'{"\\ud800": {}}'),
         "no UTF-8": file(b'{"\xff": {}}'),
+        "a type that is a list": file(tensor(dtype=["F32"])),
+        "a type that is a dict": file(tensor(dtype={"F32": {}})),
+        "offsets that overflow": file(tensor(data_offsets=[2**64, 2**65])),
+        "offsets that are texts": file(tensor(data_offsets=["0", "64"])),
+        "offsets the wrong way": file(tensor(data_offsets=[64, 0])),
+        "one name twice": file(
+            json.dumps(tensor())[:-1].encode()
+            + b", "
+            + json.dumps(tensor(shape=[2, 8], data_offsets=[0, 32])).encode()[
+                1:
+            ]
+        ),
+        "a header of blanks": file(b" " * 2**25),
+        "more names than memory": file(
+            (
+                "{" + ", ".join(f'"{n}": {EMPTY}' for n in range(400_000)) + "}"
+            ).encode()
+        ),
     }
+
+
+def keras_files(folder, ran):
+    """Files of Keras that write elsewhere, fill the disk, or run a program.
+
+    Args:
+        folder: `pathlib.Path` in which they are written.
+        ran: `pathlib.Path` of the directory that the program would make.
+
+    Returns:
+        dict from what each of them is to its path.
+    """
+    config = configs_that_run_programs(ran)["a layer of a lambda"]
+    model = {
+        "module": "keras",
+        "class_name": "Sequential",
+        "config": {"name": "s", "layers": [config]},
+        "registered_name": None,
+    }
+    pair = {
+        "module": "align_keras",
+        "class_name": "AlignDualEncoder",
+        "config": {"image_encoder": model, "text_encoder": model},
+        "registered_name": "align_keras>AlignDualEncoder",
+    }
+    process = configs_that_run_programs(ran)["a process"]
+    members = {
+        "a lambda": {"config.json": json.dumps(model)},
+        "a lambda in a tower": {"config.json": json.dumps(pair)},
+        "a process": {"config.json": json.dumps(process)},
+        "an absolute member": {str(ran): "x"},
+        "a member above": {f"../{ran.name}": "x"},
+        "brackets": {"config.json": DEEP},
+        "a bomb": {"config.json": b" " * 2**28},
+    }
+    found = {}
+    for name, files in members.items():
+        found[name] = folder / f"{name.replace(' ', '_')}.keras"
+        with zipfile.ZipFile(found[name], "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("metadata.json", '{"keras_version": "3.13.0"}')
+            for member, contents in files.items():
+                file.writestr(member, contents)
+    return found

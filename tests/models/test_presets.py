@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import hostile
@@ -16,9 +17,12 @@ from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
 from align_keras import EfficientNetL2Backbone
 from align_keras import list_presets
+from align_keras.embedding import load_embedder
+from align_keras.models.carried import Carried
 from align_keras.models.presets import find_preset
 from align_keras.models.presets import load_config
 from align_keras.models.shipped_presets import presets_directory
+from align_keras.training.known_towers import KnownTower
 
 # Counting needs no second backend, and JAX is slow to trace large networks.
 once = pytest.mark.skipif(
@@ -257,3 +261,70 @@ def test_a_preset_runs_no_program(tmp_path, name):
             AlignDualEncoder.from_preset(str(preset), load_weights=False)
         assert not ran.exists()
         assert "epsilon" not in str(caught.value)
+
+
+def parts_of_presets(preset, output):
+    """Everything that opens a preset directory or a file in its place."""
+    from align_keras.interop import convert
+
+    return {
+        "an image tower": KnownTower(str(preset), "image").open,
+        "a text tower": KnownTower(str(preset), "text").open,
+        "the image encoder": lambda: EfficientNetBackbone.from_preset(preset),
+        "the text encoder": lambda: BertTextEncoder.from_preset(str(preset)),
+        "the pair": lambda: AlignDualEncoder.from_preset(str(preset)),
+        "the tokenizer": lambda: AlignTokenizer.from_preset(str(preset)),
+        "the images": lambda: AlignImageConverter.from_preset(str(preset)),
+        "both": lambda: AlignPreprocessor.from_preset(str(preset)),
+        "the embedder": lambda: load_embedder(str(preset)),
+        "convert": lambda: convert(str(preset), str(output)),
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_part_of_a_preset_runs_a_program(tmp_path, name):
+    preset, ran = tmp_path / "preset", tmp_path / "ran"
+    preset.mkdir()
+    config = json.dumps(hostile.configs_that_run_programs(ran)[name])
+    for file in ("config", "tokenizer", "image_converter", "preprocessor"):
+        (preset / f"{file}.json").write_text(config)
+    (preset / "model.weights.h5").write_bytes(b"")
+    for part, call in parts_of_presets(preset, tmp_path / "out").items():
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            call()
+        assert len(str(caught.value)) < 700, part
+        assert not ran.exists(), part
+
+
+def test_keras_files_are_not_opened(tmp_path, monkeypatch):
+    """By none of ours; and Keras' own loader runs no program in a tower."""
+    folder, ran = tmp_path / "files", tmp_path / "ran"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    files = hostile.keras_files(folder, ran)
+    tracemalloc.start()
+    for name, path in files.items():
+        for part, call in parts_of_presets(path, tmp_path / "out").items():
+            with pytest.raises((ValueError, FileNotFoundError)) as caught:
+                call()
+            assert str(path) in str(caught.value), (name, part)
+    assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    tracemalloc.stop()
+    for name in ("a lambda", "a lambda in a tower", "a process"):
+        with pytest.raises((ValueError, TypeError)):
+            keras.saving.load_model(files[name])
+    assert sorted(folder.iterdir()) == sorted(files.values())
+    assert not ran.exists() and not (tmp_path / "out").exists()
+
+
+def test_compressed_tensors_are_not_carried(tmp_path):
+    """A few bytes of them could be any number."""
+    Carried({"a": np.ones(3)}, {"b": 1}).write(tmp_path)
+    assert Carried.read(tmp_path).config == {"b": 1}
+    (path,) = tmp_path.iterdir()
+    np.savez_compressed(path, config=np.array("{}"), a=np.zeros(2**24))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"`{path}` is compressed"):
+        Carried.read(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

@@ -1,9 +1,12 @@
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from qdrant_server import Collections
+from qdrant_server import qdrant_server
 from tiny_align import tiny_align
 
 from align_keras.cli import main
@@ -12,6 +15,7 @@ from align_keras.search import build_index
 from align_keras.search import index_writer
 from align_keras.search import search
 from align_keras.search import write_index
+from align_keras.search.qdrant import upload
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +297,46 @@ def test_a_server_that_does_not_answer(library, qdrant_index, tmp_path, capsys):
         assert main([str(word) for word in command + server]) == 2
         assert "127.0.0.1:1` does not answer" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("status", [400, 409])
+def test_two_that_write_one_collection(status):
+    """Both saw that there was none; the server lets one make it."""
+    pytest.importorskip("qdrant_client")
+    collections, ended = Collections(together=2, status=status), []
+
+    def write(value):
+        try:
+            vectors = np.full((600, 4), value, "float32")
+            upload(vectors, map(str, range(600)), address, "photos")
+            ended.append(value)
+        except FileExistsError as error:
+            assert "`photos` exists" in str(error)
+
+    with qdrant_server(collections) as address:
+        writers = [threading.Thread(target=write, args=[n]) for n in (1, 2)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+    (first,) = ended
+    assert len(collections["photos"]) == 600
+    assert {x for v in collections["photos"].values() for x in v} == {first}
+
+
+def test_half_a_collection_is_deleted_again():
+    pytest.importorskip("qdrant_client")
+    collections = Collections(full=300)
+    vectors = np.ones((600, 4), "float32")
+    with qdrant_server(collections) as address:
+        with pytest.raises(ConnectionError):
+            upload(vectors, map(str, range(600)), address, "photos")
+        assert not collections
+        collections.full = None
+        upload(vectors, map(str, range(600)), address, "photos")
+        with pytest.raises(FileExistsError):
+            upload(vectors[:1], ["0"], address, "photos")
+    assert len(collections["photos"]) == 600
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
@@ -31,6 +32,7 @@ def add_arguments(parser):
         metavar="DIR",
         help="results, vectors and report.md (default: %(default)s)",
     )
+    add_allow_outside(parser)
     add_batch_size(parser)
     shared_options.add_bootstrap(parser)
 
@@ -46,6 +48,7 @@ def run(args):
         args.output,
         args.batch_size,
         samples=args.bootstrap,
+        allow_outside=args.allow_outside,
     )
     if args.json:
         print(json.dumps(plain(found)))

@@ -1,6 +1,7 @@
 """`align-keras evaluate cxc`."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import add_allow_outside
 
 THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
 
@@ -21,6 +22,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--images", required=True, metavar="DIR", help="images of MSCOCO"
     )
+    add_allow_outside(parser)
     parser.add_argument("--split", choices=["val", "test"], default="test")
     for task, default in THRESHOLDS.items():
         parser.add_argument(
@@ -94,6 +96,7 @@ def run(args):
             "replace": args.with_replacement,
             "repeated": args.repeated,
         },
+        allow_outside=args.allow_outside,
         **shared_options.embedding_options(args),
     )
     shared_options.show(args, result)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import add_allow_outside
 
 
 def add_arguments(parser):
@@ -41,6 +42,7 @@ def add_arguments(parser):
     )
     shared_options.add_tfds(parser, "coco_captions")
     shared_options.add_name(parser)
+    add_allow_outside(parser)
     shared_options.add_depths(parser, [1, 5, 10])
 
 
@@ -77,6 +79,7 @@ def open_captioned(args):
             args.split,
             args.name,
             args.captions_per_image,
+            args.allow_outside,
         )
     data = datasets.tfds_captions(
         args.tfds,

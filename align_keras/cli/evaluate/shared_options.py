@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 
+from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import output_file
 from align_keras.cli.options import output_path
 from align_keras.io.fingerprints import directory_fingerprint
 
@@ -32,7 +34,7 @@ def _result_file(name):
     # Better refused before hours of work than after.
     if not name.lower().endswith(".json"):
         raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
-    return output_path(name)
+    return output_file(name)
 
 
 def add_embedding(parser):
@@ -97,6 +99,7 @@ def add_labelled(parser, *parts):
         )
     add_tfds(parser, "oxford_flowers102")
     add_name(parser)
+    add_allow_outside(parser)
 
 
 def add_runs(parser, default):
@@ -131,7 +134,9 @@ def labelled(args, part):
     if args.tfds:
         data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
         return dataclasses.replace(data, name=name or data.name)
-    return datasets.class_folders(value, name or value.strip("/"))
+    return datasets.class_folders(
+        value, name or value.strip("/"), args.allow_outside
+    )
 
 
 def refuse_without_tfds(args):
