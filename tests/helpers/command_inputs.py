@@ -22,7 +22,7 @@ def write_command_inputs(folder, rows):
         command += ["--output", folder / output]
         assert main([str(word) for word in command]) == 0
     steps = {"steps": 12, "checkpoint_every": 3, "warmup_steps": 2}
-    recipe = {**FIELDS, **steps, "image_size": 33}
+    recipe = {**FIELDS, **steps}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     # Two files are read by two processes.
     (folder / "pairs").mkdir()
