@@ -1,4 +1,5 @@
 import inspect
+import numbers
 
 import keras
 from keras import ops
@@ -120,11 +121,19 @@ class ContrastiveTrainer(backend.Trainer):
                 "`microbatch_size` must be an int of at least 1, or None. "
                 f"Received: microbatch_size={microbatch_size}"
             )
+        steps = kwargs.get("steps_per_execution", 1)
+        if not isinstance(steps, numbers.Integral) or steps < 1:
+            raise ValueError(
+                "`steps_per_execution` must be an int of at least 1. "
+                f"Received: steps_per_execution={steps!r}"
+            )
         # Keras leaves a model locked that it quantised.
         self._tracker.unlock()
         super().compile(
             optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
         )
+        # Keras keeps what "auto" means on this backend.
+        self._jit_compile_argument = kwargs.get("jit_compile", "auto")
         self.microbatch_size = microbatch_size
         self.remat = remat
         self.skip_nonfinite = skip_nonfinite
@@ -186,6 +195,7 @@ class ContrastiveTrainer(backend.Trainer):
                 keras.saving.serialize_keras_object(metric)
                 for metric in self.pair_metrics
             ]
+            config["jit_compile"] = self._jit_compile_argument
             config["microbatch_size"] = self.microbatch_size
             config["remat"] = self.remat
             config["skip_nonfinite"] = self.skip_nonfinite
