@@ -261,6 +261,8 @@ def test_recall_leaves_padding_out():
     )
     with pytest.raises(ValueError, match="k=0"):
         PairRecall(0)
+    with pytest.raises(ValueError, match="must be an int.*k='5'"):
+        PairRecall("5")
 
 
 class FromScores(keras.losses.Loss):
