@@ -80,7 +80,8 @@ class AlignDualEncoder(
             strings as they come, and travels with the saved model and in
             exports.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
-            weights of the projections; embeddings are always float32.
+            weights of the projections; embeddings are float32, or float64
+            where it is float64.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Call arguments:
@@ -150,6 +151,7 @@ class AlignDualEncoder(
         resolved = resolve_pooling(
             text_pooling, text_features, "text", text_encoder
         )
+        self.resolved_text_pooling = resolved
         self._until_end_of_text = resolved == "end_of_text"
         self.text_pooling_layer = Pooling(
             "last" if self._until_end_of_text else resolved,
@@ -171,6 +173,7 @@ class AlignDualEncoder(
             temperature_range=temperature_range,
             temperature_form=temperature_form,
             initial_bias=initial_bias,
+            dtype=dtype,
             name="contrastive_head",
         )
 
@@ -382,12 +385,12 @@ class AlignDualEncoder(
             of shape `(batch, embedding_dim)`.
         """
         if "image_vectors" in inputs:
-            vectors = inputs["image_vectors"]
+            features = self._project_image(inputs["image_vectors"])
         else:
-            vectors = self.image_vectors(inputs["images"], training)
+            features = self.image_features(inputs["images"], training)
         tokens = {name: inputs[name] for name in ("token_ids", "padding_mask")}
         images, texts = self.contrastive_head(
-            self._project_image(vectors), self.text_features(tokens, training)
+            features, self.text_features(tokens, training)
         )
         return {"image_embeddings": images, "text_embeddings": texts}
 

@@ -13,8 +13,8 @@ class ContrastiveHead(layers.Layer):
 
     The temperature is learned as its logarithm and kept within a range after
     each step of the optimizer, so that no step can make it negative or drive
-    it to zero. It always computes in float32 (or float64, where that is
-    Keras' default).
+    it to zero. It always computes in float32; in float64, where that is its
+    dtype or Keras' default.
 
     Args:
         initial_temperature: float. Defaults to `1.0`, as in the paper, where
@@ -54,7 +54,10 @@ class ContrastiveHead(layers.Layer):
         initial_bias=None,
         **kwargs,
     ):
-        wide = keras.config.floatx() == "float64"
+        wide = "float64" in (
+            keras.config.floatx(),
+            keras.dtype_policies.get(kwargs.get("dtype")).compute_dtype,
+        )
         dtype = "float64" if wide else "float32"
         super().__init__(**{**kwargs, "dtype": dtype})
         # Keras would cast wider features down to the dtype of the layer.
@@ -131,7 +134,8 @@ class ContrastiveHead(layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        del config["dtype"]
+        if self.compute_dtype != "float64":
+            del config["dtype"]
         config.update(
             {
                 "initial_temperature": self.initial_temperature,

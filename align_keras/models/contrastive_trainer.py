@@ -1,4 +1,5 @@
 import inspect
+import numbers
 
 import keras
 from keras import ops
@@ -120,11 +121,19 @@ class ContrastiveTrainer(backend.Trainer):
                 "`microbatch_size` must be an int of at least 1, or None. "
                 f"Received: microbatch_size={microbatch_size}"
             )
+        steps = kwargs.get("steps_per_execution", 1)
+        if not isinstance(steps, numbers.Integral) or steps < 1:
+            raise ValueError(
+                "`steps_per_execution` must be an int of at least 1. "
+                f"Received: steps_per_execution={steps!r}"
+            )
         # Keras leaves a model locked that it quantised.
         self._tracker.unlock()
         super().compile(
             optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
         )
+        # Keras keeps what "auto" means on this backend.
+        self._jit_compile_argument = kwargs.get("jit_compile", "auto")
         self.microbatch_size = microbatch_size
         self.remat = remat
         self.skip_nonfinite = skip_nonfinite
@@ -156,7 +165,24 @@ class ContrastiveTrainer(backend.Trainer):
             target_layer_names: list of strings. Names of the layers that have
                 one. Defaults to `None`, what KerasHub's backbones name: the
                 queries and values of attention.
+
+        Raises:
+            ValueError: A name is of no layer that can have an update. Keras
+                would freeze the towers and say nothing.
         """
+        names = target_layer_names or self.default_lora_layer_names()
+        found = {
+            layer.name
+            for layer in self._flatten_layers()
+            if hasattr(layer, "enable_lora") and layer.weights
+        }
+        missing = sorted(set(names) - found)
+        if missing and (target_layer_names or len(missing) == len(names)):
+            raise ValueError(
+                "`enable_lora` finds no dense layer or table of these names, "
+                "and would only freeze the towers. Pass `target_layer_names`, "
+                f"names of layers of the towers. Received: {missing}"
+            )
         own = [
             layer
             for layer in (
@@ -186,6 +212,7 @@ class ContrastiveTrainer(backend.Trainer):
                 keras.saving.serialize_keras_object(metric)
                 for metric in self.pair_metrics
             ]
+            config["jit_compile"] = self._jit_compile_argument
             config["microbatch_size"] = self.microbatch_size
             config["remat"] = self.remat
             config["skip_nonfinite"] = self.skip_nonfinite

@@ -172,7 +172,8 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
     if batch.mask is not None:
         parts["mask"] = batch.mask
     parts = {name: split(rows, size) for name, rows in parts.items()}
-    if model.image_encoder_is_frozen and not model.overrides("call"):
+    own = model.overrides("call", "embed", "image_features")
+    if model.image_encoder_is_frozen and not own:
         parts = _run_frozen_encoder(model, parts, parameters, state)
     embeddings, new_state = _first_pass(model, parts, parameters, state)
 

@@ -1,3 +1,5 @@
+import numbers
+
 import keras
 from keras import ops
 
@@ -42,8 +44,10 @@ class PairRecall(keras.metrics.Mean):
                 f"`direction` must be one of {DIRECTIONS}. "
                 f"Received: direction={direction!r}"
             )
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1. Received: k={k}")
+        if not isinstance(k, numbers.Integral) or k < 1:
+            raise ValueError(
+                f"`k` must be an int of at least 1. Received: k={k!r}"
+            )
         super().__init__(name or f"{direction}_recall_at_{k}", dtype)
         self.k = k
         self.direction = direction

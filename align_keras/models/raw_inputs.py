@@ -3,7 +3,6 @@
 import types
 
 import keras
-import numpy as np
 
 from align_keras.backend.padding import LoadedBatches
 from align_keras.backend.padding import MappedBatches
@@ -241,8 +240,8 @@ def _is_array(value):
 
 
 def _listed(value):
-    """A list in the place of an array of strings."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in ("U", "S", "O"):
+    """A list in the place of an array of strings, or of a column of pandas."""
+    if hasattr(value, "tolist") and _is_text(value):
         return value.tolist()
     return value
 

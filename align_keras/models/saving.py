@@ -3,6 +3,7 @@
 import base64
 import copy
 import functools
+import inspect
 import warnings
 
 import keras
@@ -47,6 +48,13 @@ def _unless_cloned(construct):
         if not _are_of_clone(args):
             construct(self, *args, **kwargs)
 
+    try:
+        inspect.signature(construct).bind(None)
+    except TypeError:
+        return run
+    # Of a constructor without required arguments Keras gathers all that `run`
+    # names, and must not look through it for them.
+    del run.__wrapped__
     return run
 
 
@@ -170,6 +178,9 @@ class Saving:
             "image_encoder": found[self.image_encoder],
             "text_encoder": found[self.text_encoder],
         }
+        if type(found[self.text_encoder]) is not type(self.text_encoder):
+            # With `recursive=True`, a plain graph, of which nothing is known.
+            config["text_pooling"] = self.resolved_text_pooling
         return _OfClone(type(self).from_config(config))
 
     @classmethod

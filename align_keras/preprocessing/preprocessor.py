@@ -115,6 +115,11 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         # The parts have no weights; without this, Keras warns of them.
         self.built = True
 
+    def __call__(self, inputs, *args, **kwargs):
+        if not in_tf_graph():
+            inputs = _all_of_a_kind(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs, y=None, sample_weight=None):
         """Convert images, texts or both.
 
@@ -253,3 +258,21 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         if isinstance(images, (list, str, bytes)):
             return ops.convert_to_tensor(self.image_converter.load(images))
         return self.image_converter(images)
+
+
+def _all_of_a_kind(inputs):
+    """Return arrays for tensors that Keras would refuse beside strings."""
+    is_dict = isinstance(inputs, dict)
+    if not is_dict and not isinstance(inputs, tuple):
+        return inputs
+    values = list(inputs.values() if is_dict else inputs)
+    tensors = [ops.is_tensor(value) for value in values]
+    if all(tensors) or not any(tensors):
+        return inputs
+    values = [
+        ops.convert_to_numpy(value) if is_tensor else value
+        for value, is_tensor in zip(values, tensors, strict=True)
+    ]
+    if is_dict:
+        return dict(zip(inputs, values, strict=True))
+    return tuple(values)

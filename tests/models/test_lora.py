@@ -104,3 +104,22 @@ def test_a_preset_holds_the_merged_weights(build, pairs, tmp_path):
         np.testing.assert_allclose(
             again.predict(x, verbose=0)[name], value, rtol=1e-4, atol=1e-5
         )
+
+
+def test_names_of_no_layer_are_refused(build):
+    """Keras would freeze the towers and say nothing."""
+    model = build()
+    trained = len(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"Received: \['kwery'\]"):
+        model.enable_lora(2, target_layer_names=["value", "kwery"])
+    images = keras.Input((8, 8, 3), name="images")
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    plain = AlignDualEncoder(
+        keras.Model(images, keras.layers.Conv2D(6, 3)(images)),
+        keras.Model(tokens, keras.layers.Embedding(50, 6)(tokens)),
+        text_pooling="average",
+    )
+    with pytest.raises(ValueError, match="finds no dense layer.*query"):
+        plain.enable_lora(2)
+    assert len(model.trainable_variables) == trained
+    assert not plain.image_encoder_is_frozen

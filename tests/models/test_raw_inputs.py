@@ -84,6 +84,10 @@ def torch_loader(images):
     return data.DataLoader(rows, batch_size=6)
 
 
+def column(texts):
+    return pytest.importorskip("pandas").Series(texts)
+
+
 def tf_dataset(data):
     import tensorflow as tf
 
@@ -99,6 +103,7 @@ def kinds_of(images, ready):
         "pair": (images, TEXTS),
         "images": {"images": images, **tokens},
         "texts": {"images": ready["images"], "texts": TEXTS},
+        "column": {"images": images, "texts": column(TEXTS)},
         "ready": ready,
         "tf dict": tf_dataset({"images": images, "texts": TEXTS}),
         "tf pair": tf_dataset((images, TEXTS)),
@@ -132,6 +137,22 @@ def test_raw_inputs_go_through_the_preprocessor(model, images, expected):
     assert model.fit(rows, verbose=0).history["loss"][0] == pytest.approx(
         loss, rel=1e-4
     )
+
+
+def test_the_preprocessor_takes_tensors_beside_strings(model, images, expected):
+    ready, _, _ = expected
+    tensor = ops.convert_to_tensor(images)
+    kinds = [{"images": tensor, "texts": TEXTS}, (tensor, TEXTS)]
+    if keras.config.backend() == "tensorflow":
+        strings = ops.convert_to_tensor(TEXTS)
+        kinds += [{"images": list(images), "texts": strings}]
+        kinds += [{"images": images, "texts": strings}]
+    for inputs in kinds:
+        found = model.preprocessor(inputs)
+        for name, value in ready.items():
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(found[name]), value, atol=1e-5
+            )
 
 
 def test_weights_and_splits_of_raw_inputs(model, images, expected):

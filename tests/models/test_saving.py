@@ -156,6 +156,55 @@ def test_a_clone_is_a_model_of_the_same_class(pairs):
         clone.fit(x, batch_size=4, verbose=0)
 
 
+class Passing(AlignDualEncoder):
+    """A subclass that passes all arguments on."""
+
+    def __init__(self, *towers, factor=1.0, **options):
+        super().__init__(*towers, **options)
+        self.factor = factor
+
+
+def test_a_subclass_may_pass_all_arguments_on(pairs):
+    plain = build()
+    options = {"text_pooling": "average", "factor": 3.0}
+    model = Passing(plain.image_encoder, plain.text_encoder, **options)
+    model.set_weights(plain.get_weights())
+    assert model.factor == 3.0
+    assert_same(model, plain, pairs(4, size=8))
+    assert type(keras.models.clone_model(model)) is Passing
+
+
+def test_a_clone_of_plain_graphs_pools_as_the_original(tiny_model, pairs):
+    """`recursive=True` makes a graph of BERT, of which nothing is known."""
+    x = pairs(4)
+    model = tiny_model()
+    assert model.text_pooling == "auto"
+
+    def copy_of(layer):
+        return type(layer).from_config(layer.get_config())
+
+    clone = keras.models.clone_model(
+        model, clone_function=copy_of, recursive=True
+    )
+    clone.set_weights(model.get_weights())
+    for name, value in model.predict(x, verbose=0).items():
+        found = clone.predict(x, verbose=0)[name]
+        np.testing.assert_allclose(found, value, atol=1e-6)
+
+
+def test_what_a_backend_compiles_is_its_own_affair():
+    """A saved "auto" means what the backend that loads it makes of it."""
+    model = build()
+    model.compile("sgd")
+    assert model.get_compile_config()["jit_compile"] == "auto"
+    if keras.config.backend() == "torch":
+        with pytest.raises(ValueError, match="torch.compile.*jit_compile=True"):
+            model.compile("sgd", jit_compile=True)
+    else:
+        model.compile("sgd", jit_compile=True)
+        assert model.get_compile_config()["jit_compile"] is True
+
+
 def test_a_clone_has_the_encoders_that_a_function_makes(pairs):
     model = trained(pairs(4, size=8))
 

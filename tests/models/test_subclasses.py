@@ -54,6 +54,11 @@ class Turned(AlignDualEncoder):
         return {**y, "image_embeddings": -y["image_embeddings"]}
 
 
+class WithoutImages(AlignDualEncoder):
+    def image_features(self, images, training=None):
+        return ops.ones_like(super().image_features(images, training))
+
+
 class MoreLogs(AlignDualEncoder):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
@@ -115,6 +120,12 @@ def test_overridden_methods_count_in_fit(size, pairs):
     assert abs(float(turned) - loss) > 1e-2
     assert found == pytest.approx(float(turned), rel=1e-5)
 
+    blind = build(WithoutImages, microbatch_size=size, frozen=[0])
+    alike = ContrastiveLoss(0.1)(
+        np.full((8, 6), 6**-0.5), y["text_embeddings"], temperature=0.1
+    )
+    assert fit(blind, x)["loss"][0] == pytest.approx(float(alike), rel=1e-5)
+
     more = build(MoreLogs, microbatch_size=size)
     assert fit(more, x)["first"][0] == pytest.approx(first, rel=1e-4)
     found = more.evaluate(x, batch_size=8, verbose=0, return_dict=True)
@@ -130,6 +141,36 @@ def test_logs_that_would_be_lost_are_refused(pairs):
         model = build(MoreLogs, **options)
         with pytest.raises(ValueError, match="MoreLogs.train_step.*be lost"):
             fit(model, x)
+
+
+def test_steps_per_execution_is_a_number(pairs):
+    for steps in ("auto", 0, 1.5):
+        with pytest.raises(ValueError, match=f"int of at least 1.*{steps}"):
+            build(steps_per_execution=steps)
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_model_of_float64_learns_in_float64(size, pairs):
+    if keras.config.backend() == "jax":
+        pytest.skip("JAX has no float64 unless JAX_ENABLE_X64 is set")
+    x = pairs(8, size=4)
+    expected = fit(build(), x)["loss"]
+    model = AlignDualEncoder(
+        *towers(),
+        text_pooling="average",
+        initial_temperature=0.1,
+        dtype="float64",
+    )
+    head = model.contrastive_head
+    head = type(head).from_config(head.get_config())
+    assert head.compute_dtype == "float64"
+    model.set_weights(build().get_weights())
+    model.compile(
+        keras.optimizers.SGD(0.0), ContrastiveLoss(0.1), microbatch_size=size
+    )
+    assert fit(model, x)["loss"] == pytest.approx(expected, rel=1e-5)
+    for value in model.predict(x, verbose=0).values():
+        assert value.dtype == "float64"
 
 
 def gradients(model, x, name):
@@ -220,6 +261,8 @@ def test_recall_leaves_padding_out():
     )
     with pytest.raises(ValueError, match="k=0"):
         PairRecall(0)
+    with pytest.raises(ValueError, match="must be an int.*k='5'"):
+        PairRecall("5")
 
 
 class FromScores(keras.losses.Loss):

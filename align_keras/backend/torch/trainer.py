@@ -9,6 +9,15 @@ from align_keras.backend.torch.functional import values
 class Trainer(PaddingMixin):
     """Steps of one device, without graphs."""
 
+    def compile(self, *args, jit_compile="auto", **kwargs):
+        if jit_compile is True:
+            raise ValueError(
+                "`torch.compile` cannot compile the steps of this model: leave "
+                "`jit_compile` out on this backend, and load a model that was "
+                "saved with it with `compile=False`. Received: jit_compile=True"
+            )
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
     def train_step(self, data):
         before = values(self.non_trainable_variables)
         batch, step = self.take_gradients(
