@@ -292,7 +292,8 @@ def test_no_part_of_a_preset_runs_a_program(tmp_path, name):
     for part, call in parts_of_presets(preset, tmp_path / "out").items():
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
             call()
-        assert len(str(caught.value)) < 700, part
+        message = str(caught.value).replace(str(tmp_path), "")
+        assert len(message) < 700, part
         assert not ran.exists(), part
 
 

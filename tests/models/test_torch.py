@@ -31,7 +31,7 @@ def test_torch_embeds_and_trains_alike(tmp_path, run_script):
         # digits they all but vanish, up to those that Keras' normalisation of
         # layers has in any case: no operation computes something else.
         is_weight = name.startswith("float32") and "/" in name
-        tolerance = 1e-4 if is_weight else 1e-5
+        tolerance = 3e-4 if is_weight else 1e-5
         scale = max(np.abs(value).max(), 1e-3)
         np.testing.assert_allclose(
             torch[name],
