@@ -11,6 +11,7 @@ from align_keras.cli.options import OutputFile
 from align_keras.cli.options import add_commands
 from align_keras.io.locks import directory_lock
 from align_keras.io.messages import messages_shown
+from align_keras.io.stores import is_store
 
 # Command, in the order of the data's way, and its one-line help.
 COMMANDS = {
@@ -71,7 +72,8 @@ def main(arguments=None):
             contextlib.ExitStack() as stack,
         ):
             for value in vars(options).values():
-                if isinstance(value, OutputFile):
+                # A store shows a file when it is whole.
+                if isinstance(value, OutputFile) and not is_store(value):
                     stack.enter_context(directory_lock(value, beside=True))
             return options.run(options) or 0
     except _expected_errors() as error:

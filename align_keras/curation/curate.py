@@ -27,14 +27,21 @@ from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.locks import LOCK_NAME
-from align_keras.io.mirrors import address_of
 from align_keras.io.mirrors import stored
 from align_keras.io.progress import progress_steps
+from align_keras.io.stores import scheme_of
 
 logger = logging.getLogger("align_keras")
 
 
-@stored("output", but=("hdfs", "viewfs"))
+def _written_by_the_engine(arguments):
+    # Spark's executors are elsewhere, and no directory of this machine is
+    # theirs. `Storage` refuses what cannot be renamed.
+    remote = scheme_of(arguments["output"]) in ("hdfs", "viewfs")
+    return remote or arguments.get("engine") == "spark"
+
+
+@stored("output", but=_written_by_the_engine)
 def curate(
     inputs: Iterable,
     output: str | Path,
@@ -97,12 +104,6 @@ def curate(
     curate(["pairs/*.parquet"], "clean", config="align", memory="8GiB")
     ```
     """
-    if engine == "spark" and address_of(output):
-        raise ValueError(
-            "What Spark has finished is renamed as a whole, which stores of "
-            "objects cannot: give a path on hdfs:// or a shared disk. "
-            f"Received: output={address_of(output)!r}"
-        )
     config = load_config(config)
     config = _complete(config, test_images, image_folder, allow_outside)
     files, outside = find_inputs(inputs, config.allow_outside)

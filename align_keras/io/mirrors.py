@@ -30,7 +30,6 @@ from align_keras.io.locks import directory_lock
 from align_keras.io.stores import Store
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_store
-from align_keras.io.stores import scheme_of
 
 # What the directory holds: sizes and digests by name.
 LISTING = ".align_keras.files.json"
@@ -265,21 +264,15 @@ def publish(path: str | Path) -> None:
             active.push()
 
 
-def address_of(path: str | Path) -> str | None:
-    """Return the address for which a local directory stands, if any."""
-    found = (m.store.address for m in _active if m.path == Path(path))
-    return next(found, None)
-
-
 def stored(
-    parameter: str, but: tuple[str, ...] = ()
+    parameter: str, but: Callable[[dict], bool] = lambda arguments: False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function that writes a directory write to an address as well.
 
     Args:
         parameter: string. Its parameter that names the directory.
-        but: tuple of strings. Schemes that the function handles itself.
-            Defaults to none.
+        but: callable. Takes the arguments, and tells whether the function
+            handles the address itself. Defaults to never.
 
     Returns:
         A decorator. Paths in what the function returns are those of the
@@ -305,7 +298,7 @@ def stored(
             if (
                 not isinstance(target, (str, os.PathLike))
                 or not is_store(target)
-                or scheme_of(target) in but
+                or but(bound.arguments)
             ):
                 return function(*args, **kwargs)
             address = os.fspath(target)

@@ -136,6 +136,7 @@ def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ablation, "_run", run)
     monkeypatch.setattr(ablation, "prepare_data", lambda *_: (None, None))
+    monkeypatch.setattr(ablation, "captioned", lambda *_, **__: None)
     monkeypatch.setattr(plt, "close", metrics.append)
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN + "grid: {image: [small, b0], text: [small, base]}\n")
