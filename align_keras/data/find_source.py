@@ -14,6 +14,7 @@ from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import walk_folder
+from align_keras.io.stores import scheme_of
 
 
 class Found(NamedTuple):
@@ -75,8 +76,7 @@ def find_source(
         if not any(inside):
             raise FileNotFoundError(f"The folder `{folder}` is empty.")
         return Found("folder", [])
-    is_address = "://" in str(source)
-    if not is_address and not glob.glob(str(source)):
+    if scheme_of(source) is None and not glob.glob(str(source)):
         if not os.path.lexists(source):
             raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     # Whatever it is called, unless that says that it is something else.

@@ -21,7 +21,7 @@ from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
 from align_keras.io.stores import is_store
 from align_keras.io.stores import list_directory
-from align_keras.io.stores import read_file
+from align_keras.io.stores import read_range
 from align_keras.io.text import clean_text
 
 
@@ -209,7 +209,7 @@ def _count(path, listed):
 def _read_json(path):
     """What a file holds; nothing where there is none, or it is damaged."""
     try:
-        contents = json.loads(read_file(path))
+        contents = json.loads(read_range(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return contents if isinstance(contents, dict) else {}

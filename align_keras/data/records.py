@@ -27,7 +27,7 @@ from align_keras.io.stores import OF_TENSORFLOW
 from align_keras.io.stores import file_size
 from align_keras.io.stores import is_store
 from align_keras.io.stores import open_file
-from align_keras.io.stores import read_file
+from align_keras.io.stores import read_range
 from align_keras.io.stores import scheme_of
 
 crc32c = OptionalModule("google_crc32c", extra="stores")
@@ -218,7 +218,7 @@ def read_span(shard, begin, end, count):
     Raises:
         ValueError: A record is damaged; the message names the file.
     """
-    contents = read_file(shard, int(begin), int(end))
+    contents = read_range(shard, int(begin), int(end))
     records, place = [], 0
     for _ in range(count):
         header, length = contents[place : place + 12], 0
@@ -261,7 +261,7 @@ def record_offsets(shard):
     """
     size = file_size(shard)
     try:
-        index = read_file(index_path(shard))
+        index = read_range(index_path(shard))
     except FileNotFoundError:
         offsets = _walk(shard, size)
     else:
@@ -298,7 +298,7 @@ def _open(shard):
 def read_record(shard, index):
     """Read one serialized record of a file, in Python."""
     begin, end = map(int, record_offsets(shard)[index : index + 2])
-    return read_file(shard, begin + 12, end - 4)
+    return read_range(shard, begin + 12, end - 4)
 
 
 def record_key(record):

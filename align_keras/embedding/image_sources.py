@@ -1,6 +1,5 @@
 """Images to embed: TFRecord files, archives, Parquet files, or a folder."""
 
-import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from align_keras.data.open_source import key_of
 from align_keras.data.open_source import read_files
 from align_keras.data.tally import Tally
 from align_keras.io.file_names import list_images
+from align_keras.io.stores import absolute
 
 
 def plan_sources(
@@ -49,7 +49,7 @@ def plan_sources(
     if found.kind not in ("listed", "folder"):
         return [
             _part(found.kind, path, allow_outside)
-            | {"source": _absolute(source)}
+            | {"source": absolute(source)}
             for path in found.files
         ]
     parts = _plan_folder(
@@ -63,12 +63,8 @@ def plan_sources(
     return parts
 
 
-def _absolute(path):
-    return str(path) if "://" in str(path) else os.path.abspath(path)
-
-
 def _part(kind, path, allow_outside):
-    part = {"kind": kind, "path": _absolute(path)}
+    part = {"kind": kind, "path": absolute(path)}
     return {**part, "allow_outside": True} if allow_outside else part
 
 

@@ -11,6 +11,8 @@ import re
 import stat
 from pathlib import Path
 
+from align_keras.io.stores import scheme_of
+
 # No photograph is larger; what is read is held in memory, in several threads.
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -119,7 +121,7 @@ def check_member(
     Raises:
         OutsideFolder: It leads out of the folder; the message says where to.
     """
-    if "://" in str(source) or os.path.isfile(source):
+    if scheme_of(source) or os.path.isfile(source):
         return
     folder = Path(source).absolute()
     if not folder.is_dir():

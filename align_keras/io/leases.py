@@ -4,13 +4,13 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 import time
-from collections.abc import Iterator
 
 from align_keras.io.locks import LOCK_NAME
+from align_keras.io.locks import describe_holder
 from align_keras.io.locks import myself
+from align_keras.io.locks import read_holder
 from align_keras.io.stores import StaleWriter
 from align_keras.io.stores import Store
 
@@ -51,17 +51,18 @@ class Lease:
         self._thread.start()
 
     def _take(self):
-        holder, tag = self.store.read_with_tag(LOCK_NAME)
-        if holder is not None and not self._is_free(holder, tag):
-            raise BlockingIOError(self._describe(holder))
+        contents, tag = self.store.read_with_tag(LOCK_NAME)
+        if contents is not None and not self._is_free(contents, tag):
+            raise self._refusal(contents)
         try:
             return self.store.replace(LOCK_NAME, self._contents(), tag)
         except StaleWriter:
-            holder, _ = self.store.read_with_tag(LOCK_NAME)
-            raise BlockingIOError(self._describe(holder)) from None
+            contents, _ = self.store.read_with_tag(LOCK_NAME)
+            raise self._refusal(contents or b"") from None
 
-    def _is_free(self, holder, tag):
-        if _is_of_this_host(holder):
+    def _is_free(self, contents, tag):
+        holder = read_holder(contents)
+        if holder.get("host") == self._signature["host"]:
             return not _runs(holder)
         logger.info("Watching whether `%s` is still written to.", self.store)
         for _ in range(FREE):
@@ -76,18 +77,11 @@ class Lease:
         lease = {**self._signature, "renewals": self._renewals}
         return json.dumps(lease).encode()
 
-    def _describe(self, holder):
-        try:
-            found = json.loads(holder)
-            who = (
-                f": process {found['pid']} on {found['host']}, since "
-                f"{found['start']}"
-            )
-        except (ValueError, KeyError, TypeError):
-            who = ""
-        return (
-            f"Another process writes to `{self.store}`{who}. Wait until it "
-            "ends, or choose another directory."
+    def _refusal(self, contents):
+        return BlockingIOError(
+            f"Another process writes to `{self.store}`"
+            f"{describe_holder(read_holder(contents))}. Wait until it ends, or "
+            "choose another directory."
         )
 
     def _renew(self):
@@ -119,42 +113,21 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let the directory go."""
+        """Let the directory go, unless another process has it by now."""
         self._ended.set()
         self._thread.join()
         _held.remove(self._signature["start"])
-        if not self._lost.is_set():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self.store.tag(LOCK_NAME) == self._tag:
                 self.store.remove(LOCK_NAME)
-
-
-@contextlib.contextmanager
-def store_lease(store: Store) -> Iterator[Lease]:
-    """Hold a directory of a store while a block runs.
-
-    Args:
-        store: `Store`.
-
-    Raises:
-        BlockingIOError: Another process holds it, or took it over.
-    """
-    lease = Lease(store)
-    try:
-        yield lease
-    finally:
-        lease.release()
-
-
-def _is_of_this_host(holder):
-    return _field(holder, "host") == socket.gethostname()
 
 
 def _runs(holder):
     """Whether the process of this host that wrote a lease is alive."""
-    pid = _field(holder, "pid")
+    pid = holder.get("pid")
     if pid == os.getpid():
         # In a container a process may have the number of the one before it.
-        return _field(holder, "start") in _held
+        return holder.get("start") in _held
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, TypeError):
@@ -162,10 +135,3 @@ def _runs(holder):
     except OSError:
         return True
     return True
-
-
-def _field(holder, name):
-    try:
-        return json.loads(holder)[name]
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -191,7 +191,8 @@ def _is_at(file, path):
         return False
 
 
-def myself():
+def myself() -> dict:
+    """Return what tells this process from others."""
     now = datetime.datetime.now(datetime.UTC)
     return {
         "host": socket.gethostname(),
@@ -200,14 +201,25 @@ def myself():
     }
 
 
+def read_holder(signature: str | bytes) -> dict:
+    """Return what `myself` said of a holder, empty where it is none."""
+    try:
+        holder = json.loads(signature)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def describe_holder(holder: dict) -> str:
+    """Return who holds a lock in words, nothing before it has signed."""
+    if not {"host", "pid", "start"} <= holder.keys():
+        return ""
+    return (
+        f": process {holder['pid']} on {holder['host']}, since "
+        f"{holder['start']}"
+    )
+
+
 def _holder(file):
     file.seek(0)
-    try:
-        holder = json.loads(file.read())
-        return (
-            f": process {holder['pid']} on {holder['host']}, since "
-            f"{holder['start']}"
-        )
-    except (ValueError, KeyError, TypeError):
-        # It has the lock and has not signed yet.
-        return ""
+    return describe_holder(read_holder(file.read()))

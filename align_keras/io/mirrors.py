@@ -24,7 +24,7 @@ from typing import ParamSpec
 from typing import TypeVar
 
 from align_keras.io.fingerprints import file_digest
-from align_keras.io.leases import store_lease
+from align_keras.io.leases import Lease
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.locks import directory_lock
 from align_keras.io.stores import Store
@@ -216,7 +216,8 @@ def mirror(address: str) -> Iterator[Path]:
     """
     store = Store(address)
     with contextlib.ExitStack() as stack:
-        lease = stack.enter_context(store_lease(store))
+        lease = Lease(store)
+        stack.callback(lease.release)
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="align_keras-")
         )
@@ -288,29 +289,22 @@ def stored(
     ```
     """
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
+    def store(arguments, proceed):
+        target = arguments.get(parameter)
+        if (
+            not isinstance(target, (str, os.PathLike))
+            or not is_store(target)
+            or but(arguments)
+        ):
+            return proceed()
+        address = os.fspath(target)
+        with mirror(address) as path:
+            is_text = isinstance(target, str)
+            arguments[parameter] = str(path) if is_text else path
+            result = proceed()
+        return _readdressed(result, str(path), str(Store(address)))
 
-        @functools.wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            target = bound.arguments.get(parameter)
-            if (
-                not isinstance(target, (str, os.PathLike))
-                or not is_store(target)
-                or but(bound.arguments)
-            ):
-                return function(*args, **kwargs)
-            address = os.fspath(target)
-            with mirror(address) as path:
-                is_text = isinstance(target, str)
-                bound.arguments[parameter] = str(path) if is_text else path
-                result = function(*bound.args, **bound.kwargs)
-            return _readdressed(result, str(path), str(Store(address)))
-
-        return run
-
-    return decorate
+    return _around(store)
 
 
 def locked(parameter: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -331,16 +325,12 @@ def locked(parameter: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     ```
     """
 
+    def hold(arguments, proceed):
+        with directory_lock(arguments[parameter]):
+            return proceed()
+
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def hold(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            with directory_lock(bound.arguments[parameter]):
-                return function(*args, **kwargs)
-
-        return stored(parameter)(hold)
+        return stored(parameter)(_around(hold)(function))
 
     return decorate
 
@@ -365,19 +355,37 @@ def reads(*parameters: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     ```
     """
 
+    def copy(arguments, proceed):
+        for name in parameters:
+            value = arguments.get(name)
+            if isinstance(value, (list, tuple)):
+                arguments[name] = [local_copy(path) for path in value]
+            elif name in arguments:
+                arguments[name] = local_copy(value)
+        return proceed()
+
+    return _around(copy)
+
+
+def _around(
+    call: Callable[[dict, Callable], Any],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a decorator of what is to happen around a function.
+
+    Args:
+        call: callable. Takes the arguments by name, which it may change, and
+            a function that calls with them.
+    """
+
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
-            for name in parameters:
-                value = bound.arguments.get(name)
-                if isinstance(value, (str, os.PathLike)):
-                    bound.arguments[name] = local_copy(value)
-                elif isinstance(value, (list, tuple)):
-                    bound.arguments[name] = [local_copy(v) for v in value]
-            return function(*bound.args, **bound.kwargs)
+            return call(
+                bound.arguments, lambda: function(*bound.args, **bound.kwargs)
+            )
 
         return run
 

@@ -79,9 +79,6 @@ class Store:
         self.files, root = _open(self.address)
         self.root = root.rstrip("/")
 
-    def __truediv__(self, name: str) -> "Store":
-        return Store(f"{self.address}/{name}")
-
     def __str__(self):
         return self.address
 
@@ -243,7 +240,7 @@ def _s3(files):
             # S3 says so of an object that was to be there still.
             raise FileExistsError(path) from None
         except OSError as error:
-            if _is_precondition(error):
+            if _says_changed(error):
                 raise FileExistsError(path) from None
             raise
         return answer["ETag"].strip('"')
@@ -251,13 +248,12 @@ def _s3(files):
     return put_if, tag
 
 
-def _is_precondition(error):
-    told = (str(error), str(error.__cause__), type(error.__cause__).__name__)
-    return any(
-        word in text
-        for text in told
-        for word in ("PreconditionFailed", "At least one of the pre-con", "412")
-    )
+def _says_changed(error):
+    """Whether a store has refused a write for its condition."""
+    response = getattr(error.__cause__, "response", {})
+    code = response.get("Error", {}).get("Code")
+    # The second: another conditional write was under way.
+    return code in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 _within_process = threading.Lock()
@@ -418,7 +414,7 @@ def file_size(path: str) -> int:
     return Store(path).size() if is_store(path) else os.path.getsize(path)
 
 
-def read_file(path: str, start: int = 0, end: int | None = None) -> bytes:
+def read_range(path: str, start: int = 0, end: int | None = None) -> bytes:
     """Read a file, or the bytes from one place to another.
 
     Raises:

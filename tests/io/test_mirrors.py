@@ -270,6 +270,14 @@ def test_whoever_lost_its_lease_commits_nothing(address, monkeypatch):
     assert "a.txt" not in Store(address).sizes()
 
 
+def test_a_lease_that_another_has_taken_over_is_left_to_it(address):
+    """Its first holder was cut off, and has not noticed."""
+    with mirror(address):
+        foreign_lease(Store(address))
+    left = json.loads(Store(address).read(LOCK_NAME))
+    assert left["host"] == "elsewhere"
+
+
 def test_the_lease_of_a_killed_process_of_this_host_is_free(address):
     import socket
 

@@ -80,9 +80,9 @@ def test_paths_and_addresses_are_listed_alike(store, tmp_path):
         assert stores.is_directory(root)
         assert not stores.is_directory(f"{root}/nothing")
         assert stores.file_size(f"{root}/c.csv") == 5
-        assert stores.read_file(f"{root}/c.csv", 2) == b"csv"
+        assert stores.read_range(f"{root}/c.csv", 2) == b"csv"
         with pytest.raises(FileNotFoundError, match=glob.escape(root)):
-            stores.read_file(f"{root}/nothing")
+            stores.read_range(f"{root}/nothing")
 
 
 def test_a_file_appears_when_it_is_whole(store):
