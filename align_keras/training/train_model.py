@@ -36,6 +36,7 @@ from align_keras.training.known_towers import known_towers
 from align_keras.training.parts import describe_end
 from align_keras.training.parts import is_finished
 from align_keras.training.parts import part_at_hand
+from align_keras.training.recipes import Recipe
 from align_keras.training.recipes import load_recipe
 from align_keras.training.reports import advise
 from align_keras.training.reports import describe_work
@@ -166,27 +167,45 @@ def train(
             f"disks, not in a store. Received: workdir={str(workdir)!r}, "
             f"{worker_of(strategy)[1]} workers"
         )
-    return _train_parts(
-        workdir,
-        strategy,
-        model,
-        recipe,
-        data,
-        validation_data,
-        vocabulary,
-        evaluate,
-        hold_out,
-        verbose,
-        towers,
-        diagnostics,
-        allow_outside,
+    run = _Run(
+        model=model,
+        recipe=recipe,
+        data=data,
+        validation_data=validation_data,
+        vocabulary=vocabulary,
+        strategy=strategy,
+        evaluate=evaluate,
+        hold_out=hold_out,
+        verbose=verbose,
+        towers=towers,
+        diagnostics=diagnostics,
+        allow_outside=allow_outside,
     )
+    return _train_parts(run, workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a run was asked for, see `train`; `towers` are known ones."""
+
+    model: Any
+    recipe: Recipe
+    data: Any
+    validation_data: Any
+    vocabulary: Any
+    strategy: Any
+    evaluate: Callable | None
+    hold_out: float
+    verbose: bool
+    towers: dict
+    diagnostics: bool
+    allow_outside: bool
 
 
 @stored("workdir")
-def _train_parts(workdir, strategy, *settings):
+def _train_parts(run, workdir):
     """Train one part after the other, in a directory that is held."""
-    worker, workers = worker_of(strategy)
+    worker, workers = worker_of(run.strategy)
     # Every worker goes through the same motions, for reading a distributed
     # variable may take them all; what the first writes is the result.
     own = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
@@ -197,51 +216,41 @@ def _train_parts(workdir, strategy, *settings):
             if worker and not begun.directory.is_dir():
                 # Its disk is not that of the first worker.
                 begun = Checkpoints(own)
-            begun.agree(worker, workers, sum_over_workers(strategy))
-            result = _train_part(own, begun, strategy, *settings)
+            begun.agree(worker, workers, sum_over_workers(run.strategy))
+            result = _train_part(run, own, begun)
     return result
 
 
-def _train_part(
-    workdir,
-    begun,
-    strategy,
-    model,
-    recipe,
-    data,
-    validation_data,
-    vocabulary,
-    evaluate,
-    hold_out,
-    verbose,
-    towers,
-    diagnostics,
-    allow_outside,
-):
+def _train_part(run, workdir, begun):
     """Train the part at hand, in a directory that is held.
 
     Returns:
         What `train` returns; `None` where another part is to follow.
     """
+    strategy, recipe = run.strategy, run.recipe
     worker, num_workers = worker_of(strategy)
     best_directory = workdir / "model"
     with (
-        messages_shown(progress=verbose and not worker),
+        messages_shown(progress=run.verbose and not worker),
         Preemption(alone=num_workers == 1) as preemption,
     ):
         # The data is looked for before anything is written.
         records, validation_data = _find_data(
-            data, validation_data, workdir, hold_out, allow_outside
+            run.data,
+            run.validation_data,
+            workdir,
+            run.hold_out,
+            run.allow_outside,
         )
         state = begun.state()
         step = state["step"]
         asked = {
-            "model": "custom" if callable(model) else model,
-            "vocabulary": vocabulary and str(vocabulary),
-            **{f"{kind}_weights": t.source for kind, t in towers.items()},
+            "model": "custom" if callable(run.model) else run.model,
+            "vocabulary": run.vocabulary and str(run.vocabulary),
+            **{f"{kind}_weights": t.source for kind, t in run.towers.items()},
             # Workers share out the files, so another number is another order.
             "workers": num_workers,
-            "diagnostics": diagnostics,
+            "diagnostics": run.diagnostics,
             **dataclasses.asdict(recipe),
         }
         _claim(workdir, asked, step)
@@ -258,28 +267,28 @@ def _train_part(
             describe_work(recipe, records)
         keras.utils.set_random_seed(recipe.seed)
         tokenizer = find_tokenizer(
-            model,
-            vocabulary,
+            run.model,
+            run.vocabulary,
             records,
             workdir,
             step,
             recipe,
-            towers.get("text"),
+            run.towers.get("text"),
         )
         if not step:
-            advise(model, towers, records.total)
+            advise(run.model, run.towers, records.total)
         with strategy.scope():
             model = build_model(
-                model,
+                run.model,
                 part.recipe,
                 tokenizer,
                 strategy.num_replicas_in_sync,
-                towers,
+                run.towers,
             )
             for source in (records, validation_data):
                 if source is not None:
                     check_resized(source, model.preprocessor.image_converter)
-            compile_model(model, part.recipe, part.first_step, diagnostics)
+            compile_model(model, part.recipe, part.first_step, run.diagnostics)
             begun.restore(model, fresh_optimizer=step == part.first_step)
         if step:
             logger.info("Resuming after step %d.", step)
@@ -289,14 +298,14 @@ def _train_part(
         )
         checkpoints = Checkpoints(workdir, state) if worker else begun
         diagnose = None
-        if diagnostics:
+        if run.diagnostics:
             diagnose = Diagnosis(validation_data or records, model, recipe)
         log = TrainingLog(
             workdir,
             recipe,
             checkpoints,
             _guard(records, recipe, num_workers, workdir, checkpoints),
-            verbose=verbose and not worker,
+            verbose=run.verbose and not worker,
             last_step=part.last_step,
         )
         save = SaveBest(
@@ -304,7 +313,7 @@ def _train_part(
             best_directory,
             log,
             preemption,
-            _evaluation(evaluate, validation_data),
+            _evaluation(run.evaluate, validation_data),
             sum_over_workers(strategy),
             diagnose,
         )
