@@ -15,6 +15,10 @@ from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import walk_folder
 from align_keras.io.stores import scheme_of
+from align_keras.io.text import clean_text
+
+# Why images of a folder are left out whose archives or records are read.
+BESIDE = "beside archives or records"
 
 
 class Found(NamedTuple):
@@ -26,10 +30,13 @@ class Found(NamedTuple):
             WebDatasets; `"records"`: TFRecord files; `"folder"`: images with
             text files beside them.
         files: list of strings: the table, or the files.
+        beside: list of strings: images of the folder that are not read, for
+            it holds archives or records.
     """
 
     kind: str
     files: list
+    beside: list = []
 
 
 def find_source(
@@ -67,7 +74,7 @@ def find_source(
         return Found("table" if inside else "listed", [str(captions)])
     for kind, wanted in (("archive", is_archive), ("records", is_records)):
         if files := list_files(folder, wanted):
-            return Found(kind, files)
+            return Found(kind, files, images_beside(folder, allow_outside))
     inside = walk_folder(folder, allow_outside)
     if not any(map(is_image, inside[0])):
         if files := list_files(folder, is_parquet):
@@ -81,3 +88,17 @@ def find_source(
             raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     # Whatever it is called, unless that says that it is something else.
     return Found("records", open_records(source, allow_outside).paths)
+
+
+def images_beside(folder: str | Path, allow_outside: bool = False) -> list[str]:
+    """List the images of a folder of which something else is read.
+
+    Args:
+        folder: string or `pathlib.Path`. Of a file or glob there are none.
+        allow_outside: bool. See `find_source`.
+
+    Returns:
+        List of strings that can be printed.
+    """
+    names, _ = walk_folder(folder, allow_outside)
+    return [clean_text(name) for name in names if is_image(name)]

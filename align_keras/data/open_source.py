@@ -9,19 +9,15 @@ import typing
 
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
+from align_keras.data.find_source import BESIDE
 from align_keras.data.find_source import find_source
 from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.shuffle import random_place
 from align_keras.data.tally import Tally
-from align_keras.io.file_names import is_image
-from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.text import clean_text
-
-# Why images of a folder are left out whose archives or records are read.
-BESIDE = "beside archives or records"
 
 
 def key_of(name):
@@ -93,10 +89,8 @@ def open_source(
             )
         )
     archives = found.kind == "archive"
-    if source.is_dir():
-        # They are read only where a folder holds nothing else.
-        for name in filter(is_image, walk_folder(source, allow_outside)[0]):
-            tally.leave_out(clean_text(name), BESIDE)
+    for name in found.beside:
+        tally.leave_out(name, BESIDE)
     read = sources.from_archive if archives else sources.from_records
     pairs = read_files(source, found.files, read, tally, allow_outside)
     return Source(pairs, stream_bytes=_size(found.files))

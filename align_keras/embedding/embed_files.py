@@ -28,6 +28,7 @@ from align_keras.io.images import decode_with_pillow
 from align_keras.io.locks import directory_lock
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
+from align_keras.io.mirrors import without_cache
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
@@ -40,7 +41,12 @@ _MAX_LISTED = 100
 logger = logging.getLogger("align_keras")
 
 
-@stored("output")
+def _has_executors(arguments):
+    # A directory of this machine that stands for a store is none of theirs.
+    return arguments.get("run_tasks") is not None
+
+
+@stored("output", but=_has_executors)
 def embed(
     source: str | Path,
     output: str | Path,
@@ -123,7 +129,9 @@ def embed(
     parts = plan_sources(source, images_per_shard, allow_outside)
     arguments = {
         "source": absolute(named),
-        "inputs": fingerprint(parts, [_states(part) for part in parts]),
+        "inputs": fingerprint(
+            without_cache(parts), [_states(part) for part in parts]
+        ),
         "fingerprint": directory_fingerprint(path),
         "thumbnail_size": thumbnail_size,
         "max_pixels": max_pixels,

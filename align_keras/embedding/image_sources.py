@@ -6,6 +6,7 @@ from pathlib import Path
 
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
+from align_keras.data.find_source import BESIDE
 from align_keras.data.find_source import find_source
 from align_keras.data.open_source import key_of
 from align_keras.data.open_source import read_files
@@ -34,8 +35,8 @@ def plan_sources(
     Returns:
         list of dicts: `"kind"`, which is records, archive, table or folder;
         `"path"`; for a folder `"names"` and perhaps `"captions"`; for others
-        `"source"`; and `"allow_outside"` where that is so. All of it fits
-        into JSON.
+        `"source"`; `"beside"`, names of images that are not read; and
+        `"allow_outside"` where that is so. All of it fits into JSON.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -47,11 +48,14 @@ def plan_sources(
         )
     found = find_source(source, allow_outside=allow_outside)
     if found.kind not in ("listed", "folder"):
-        return [
+        parts = [
             _part(found.kind, path, allow_outside)
             | {"source": absolute(source)}
             for path in found.files
         ]
+        if found.beside:
+            parts[0]["beside"] = found.beside
+        return parts
     parts = _plan_folder(
         Path(source), found.files, images_per_shard, allow_outside
     )
@@ -100,6 +104,8 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
     def read(path, tally):
         return _pairs(part, path, tally)
 
+    for name in part.get("beside", ()):
+        skip(name, BESIDE)
     outside = part.get("allow_outside", False)
     source = part.get("source", part["path"])
     found = read_files(source, [part["path"]], read, Tally(skip), outside)

@@ -16,6 +16,7 @@ from typing import Any
 from align_keras.data import open_records
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
+from align_keras.data.find_source import BESIDE
 from align_keras.data.find_source import find_source
 from align_keras.data.open_source import read_files
 from align_keras.data.record_files import local_source
@@ -117,6 +118,8 @@ def captioned(
                 f"`{option}` is for a caption file, and `{source}` is taken "
                 "as it is; give one with `captions`."
             )
+    for image in found.beside:
+        _warn(image, BESIDE)
     if found.kind == "records":
         return records(str(source), name, allow_outside)
 

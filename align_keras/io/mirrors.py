@@ -450,6 +450,8 @@ def _copy_of(store, names):
             copy.listing = source.listing
             for name, place in places.items():
                 copy.fetch(name, place)
+                # When it was copied does not matter to those who look.
+                os.utime(copy.path / name, (0, 0))
             with contextlib.suppress(OSError):
                 # Another process may have been faster.
                 os.replace(copy.path, folder)
@@ -466,6 +468,14 @@ def cache_directory() -> Path:
     return Path(os.environ.get("ALIGN_KERAS_CACHE") or default)
 
 
+def without_cache(value: Any) -> Any:
+    """Return paths, in whatever holds them, without where the cache lies.
+
+    What is left of a copy's path tells its contents, on any machine.
+    """
+    return _readdressed(value, str(cache_directory()), "")
+
+
 def _is_content(name):
     first = name.partition("/")[0]
     return first != STAGED and Path(name).name not in _LOCAL
@@ -476,7 +486,7 @@ def _order(name):
 
 
 def _readdressed(value, path, address):
-    """Replace the local directory by the address in what is returned."""
+    """Replace a local directory in paths, and in whatever holds them."""
     if isinstance(value, str):
         return value.replace(path, address)
     if isinstance(value, Path):

@@ -11,6 +11,7 @@ from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
+from align_keras.data.find_source import images_beside
 from align_keras.data.packing import HELD_OUT
 from align_keras.data.record_files import local_source
 from align_keras.io.atomic import atomic_file
@@ -42,6 +43,15 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         records = open_records(data, allow_outside)
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
+        beside = [] if folder is None else images_beside(folder, allow_outside)
+        if beside:
+            logger.warning(
+                "%d images of `%s` are not read, as it holds records; the "
+                "first is %s.",
+                len(beside),
+                data,
+                beside[0],
+            )
         return records, None
     captions = find_caption_file(folder, allow_outside)
     if captions is not None:

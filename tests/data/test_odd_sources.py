@@ -375,3 +375,29 @@ def test_images_beside_archives_and_records_are_counted(tmp_path, folder, form):
     assert captions == {"b": ["b text"]}
     beside = "beside archives or records"
     assert reasons == {"a.png": beside, "sub/c.jpg": beside}
+
+
+@pytest.mark.parametrize("form", ["tar", "tfrecord"])
+def test_other_commands_name_images_beside_archives_and_records(
+    tmp_path, folder, form, caplog
+):
+    archive = tmp_path / "0.tar"
+    write_archive(archive, {"b.png": PNG, "b.txt": b"b text"})
+    if form == "tar":
+        archive.rename(folder / "0.tar")
+    else:
+        pack(archive, tmp_path / "records")
+        (record,) = (tmp_path / "records").glob("*.tfrecord")
+        record.rename(folder / "0.tfrecord")
+    (part,) = plan_sources(folder)
+    skipped = []
+    keys = [
+        k for k, *_ in read_source(part, lambda *told: skipped.append(told))
+    ]
+    assert keys == ["b.png" if form == "tar" else "b"]
+    assert skipped == [("a.png", "beside archives or records")]
+    assert len(list(captioned(folder).examples())) == 1
+    assert "Left out a.png: beside archives or records" in caplog.text
+    if form == "tfrecord":
+        find_records(str(folder), tmp_path / "packed")
+        assert f"1 images of `{folder}` are not read" in caplog.text

@@ -13,6 +13,7 @@ from tiny_align import tiny_align
 
 from align_keras.cli import main
 from align_keras.data import open_records
+from align_keras.embedding import embed
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import Store
 
@@ -114,6 +115,27 @@ def test_embed_index_and_search(both):
     )
     here, there = (Path(local_copy(f"{out}/sheet.png")) for out in outputs)
     assert here.read_bytes() == there.read_bytes()
+
+
+def test_vectors_of_a_store_are_gone_on_with_on_another_machine(
+    inputs, tmp_path, monkeypatch
+):
+    there = new_address("s3")
+    found = []
+    for machine in ("one", "two"):
+        monkeypatch.setenv("ALIGN_KERAS_CACHE", str(tmp_path / machine))
+        found.append(embed(f"{inputs[1]}/photos", there, f"{inputs[1]}/preset"))
+    assert found[0] == found[1] and found[0]["records"]
+
+
+def test_executors_write_to_no_store(inputs):
+    with pytest.raises(ValueError, match="only local paths"):
+        embed(
+            f"{inputs[1]}/photos",
+            new_address("s3"),
+            f"{inputs[1]}/preset",
+            run_tasks=print,
+        )
 
 
 def test_vocab(both):
