@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+from align_keras.io.mirrors import reads
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
@@ -28,6 +29,7 @@ _CHUNK = 1000
 _REPEATS = 10_000
 
 
+@reads("path")
 def read_vocabulary(path: str | Path) -> list[str]:
     """Read a vocabulary of a token per line; a token may be a space.
 

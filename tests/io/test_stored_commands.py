@@ -14,6 +14,7 @@ from tiny_align import tiny_align
 from align_keras.cli import main
 from align_keras.data import open_records
 from align_keras.embedding import embed
+from align_keras.io.atomic import atomic_file
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import Store
 
@@ -226,6 +227,10 @@ def test_presets_and_tokenizers_are_saved_and_opened(inputs):
     tower = new_address("s3")
     model.text_encoder.save_to_preset(tower)
     assert "model.weights.h5" in names(tower)
+    path = f"{new_address('s3')}/words.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(VOCABULARY) + "\n")
+    assert AlignTokenizer(path).get_vocabulary() == VOCABULARY
     tokens = new_address("s3")
     tokenizer.save_to_preset(tokens)
     assert AlignTokenizer.from_preset(tokens).get_vocabulary() == VOCABULARY
