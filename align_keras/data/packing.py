@@ -13,6 +13,7 @@ from align_keras.data.open_source import key_of
 from align_keras.data.open_source import open_source
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
+from align_keras.data.records import join_records
 from align_keras.data.shuffle import shuffle_stream
 from align_keras.data.sources import OUTSIDE
 from align_keras.data.stored_image import image_to_store
@@ -292,14 +293,25 @@ def _encode(pairs, max_pixels, resize, tally):
 
 
 def _distinct(entries, tally):
-    """Yield the first of each key; in random order they stand together."""
+    """Yield one of each key; in random order they stand together.
+
+    The first is taken, with the captions of others of the same image.
+    """
     last = None
     for key, name, count, record in entries:
-        if key == last:
-            tally.skip(name, "duplicate key")
+        if last is None or key != last[0]:
+            if last is not None:
+                yield last[1:]
+            last = key, count, record
             continue
-        last = key
-        yield count, record
+        joined = join_records(last[2], record)
+        if joined is None:
+            tally.skip(name, "duplicate key")
+        else:
+            tally.seen -= 1  # It was no other image.
+            last = key, *joined
+    if last is not None:
+        yield last[1:]
 
 
 def _in_threads(pairs, *settings):

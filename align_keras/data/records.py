@@ -82,6 +82,31 @@ def encode_record(key, image, captions, width, height):
     return example.SerializeToString(deterministic=True)
 
 
+def join_records(first, second):
+    """Put the captions of two records of `encode_record` together.
+
+    Args:
+        first: bytes.
+        second: bytes.
+
+    Returns:
+        Pair of the number of captions, and bytes: the first record with those
+        captions of the second that it lacks. `None` where there are none, or
+        the images differ.
+    """
+    import tensorflow as tf
+
+    example, other = map(tf.train.Example.FromString, (first, second))
+    feature, more = example.features.feature, other.features.feature
+    texts = _values(feature, "txt")
+    new = [text for text in _values(more, "txt") if text not in texts]
+    if not new or _values(feature, "jpg") != _values(more, "jpg"):
+        return None
+    feature["txt"].bytes_list.value.extend(new)
+    count = len(texts) + len(new)
+    return count, example.SerializeToString(deterministic=True)
+
+
 def decode_record(record, require_captions=True):
     """Read a serialised record in Python.
 

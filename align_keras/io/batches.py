@@ -155,11 +155,13 @@ def _read_delimited(path, wanted, text):
             }
 
         for row in rows:
-            if not isinstance(row, list) or len(row) != len(names):
+            if not isinstance(row, list) or len(row) > len(names):
                 bad += 1
                 continue
+            # Fields that are missing are null, as `read_rows` has them.
+            row += [None] * (len(names) - len(row))
             taken.append(row)
-            size += sum(map(len, row))
+            size += sum(len(field or "") for field in row)
             if size >= BATCH_BYTES or len(taken) == BATCH_ROWS:
                 yield columns(), bad
                 taken, size, bad = [], 0, 0
