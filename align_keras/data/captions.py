@@ -275,14 +275,15 @@ def _image(path, number, row, column):
         raise rows.RowError(
             "no path of an image", f"`{column}` holds an object of type {kind}"
         )
-    named = value is not None
-    if not named and contents is not None:
-        value = f"{path.stem}-{number:08d}"
     # Surrogates stay: they are how the name of a file on disk may be read.
     name = value if isinstance(value, str) else as_text(value)
     name = posixpath.normpath(name or "")
     # A folder, even where it is said as `./`, is no image.
-    return name if name.strip() not in ("", ".") else None, contents, named
+    named = name.strip() not in ("", ".")
+    if not named:
+        found = contents is not None
+        name = f"{path.stem}-{number:08d}" if found else None
+    return name, contents, named
 
 
 # === Parquet ===
