@@ -107,6 +107,8 @@ def normalize_in_graph(texts, lowercase, strip_accents, split_on_cjk):
     import tensorflow_text as tf_text
 
     replace = tf.strings.regex_replace
+    # Bytes that are not UTF-8 become U+FFFD, which goes with the others.
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     texts = replace(texts, _DROPPED, "")
     texts = replace(texts, _SPACE, " ")
     if split_on_cjk:

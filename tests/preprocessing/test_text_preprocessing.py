@@ -128,8 +128,36 @@ def check_words(texts, lowercase, strip_accents, split_on_cjk):
 
     found = in_graph(tf.constant(texts)).to_list()
     for text, words in zip(texts, found, strict=True):
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
         expected = bert_text.split_words(bert_text.normalize(text, *settings))
         assert [w.decode() for w in words if w] == expected, ascii(text)
+
+
+def test_bytes_that_are_not_utf8_are_left_out_in_graphs_too():
+    parts = [
+        b"a",
+        b"caf\xe9",
+        b"\xff",
+        b"\xc3",
+        b"\xa9",
+        b"\xe6\x97",
+        b" ",
+        b"!",
+    ]
+    # Half a character, one beyond Unicode, an overlong zero.
+    parts += [
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xc0\x80",
+        b"\0",
+        b"\xcc\x81",
+    ]
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(len(parts), size=(1000, 6))
+    texts = [b"".join(parts[n] for n in row) for row in chosen]
+    check_words(texts, True, True, True)
+    check_words(texts, True, False, False)
 
 
 def test_one_string():
