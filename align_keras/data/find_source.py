@@ -12,6 +12,7 @@ from align_keras.data.captions import holds_images
 from align_keras.data.record_files import open_records
 from align_keras.data.sources import why_closed
 from align_keras.io.file_names import is_archive
+from align_keras.io.file_names import is_arrow
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_packed
@@ -19,7 +20,6 @@ from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import may_hold_images
-from align_keras.io.file_names import told_of_others
 from align_keras.io.file_names import walk_folder
 from align_keras.io.stores import scheme_of
 from align_keras.io.text import clean_text
@@ -205,8 +205,10 @@ def _why(found, path, name, folder, allow_outside):
             )
         listed = found.kind == "listed"
         return NOT_LISTED if listed else _BESIDE[found.kind], None
+    if is_arrow(name):
+        return PACKED, "write it as Parquet"
     if is_packed(name):
-        return PACKED, told_of_others(name)
+        return PACKED, "unpack it, and give the folder"
     if folder and os.path.dirname(name):
         return WITHIN, f"give `{os.path.dirname(path)}`"
     return _BESIDE[found.kind], f"give `{path}` alone"

@@ -230,13 +230,21 @@ def _what_else(source):
     names = walk_folder(source, False)[0] if os.path.isdir(source) else []
     if not any(map(is_image, names)):
         for name in names:
-            if is_archive(name) or is_records(name) or is_parquet(name):
+            kinds = (is_archive, is_records, is_parquet)
+            if "/" in name and any(kind(name) for kind in kinds):
                 place = os.path.join(source, os.path.dirname(name))
                 return f" There are images or records in `{place}`: give that."
     for name in names:
         if "/" not in name and Path(name).suffix.lower() in ROW_READERS:
             table = os.path.join(source, name)
             return f" If `{table}` has them, give `--captions`."
+    for name in names:
+        if "/" not in name and name.lower().startswith("captions."):
+            table = os.path.join(source, name)
+            return (
+                f" If `{table}` is a table of them, call it by its form: "
+                f"{', '.join(sorted(ROW_READERS))}."
+            )
     return ""
 
 

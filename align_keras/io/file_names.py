@@ -149,11 +149,9 @@ def may_hold_images(name: str | Path) -> bool:
     return any(kind(name) for kind in kinds)
 
 
-def told_of_others(path: str | Path) -> str | None:
-    """Return what a file is that is not read, and what to do with it."""
-    suffix = _last_suffix(path).lower()
-    told = (told for others, told in _OTHERS.items() if suffix in others)
-    return next(told, None)
+def is_arrow(name: str | Path) -> bool:
+    """Return whether the suffix of a name is that of an Arrow file."""
+    return _last_suffix(name).lower() == ".arrow"
 
 
 def _last_suffix(name):
@@ -166,8 +164,10 @@ def refuse_others(path: str | Path):
     Raises:
         ValueError: It does; the message says what to do.
     """
-    if told := told_of_others(path):
-        raise ValueError(f"`{path}` is {told}.")
+    suffix = _last_suffix(path).lower()
+    for suffixes, told in _OTHERS.items():
+        if suffix in suffixes:
+            raise ValueError(f"`{path}` is {told}.")
 
 
 def is_junk(name: str | Path) -> bool:

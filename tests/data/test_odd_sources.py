@@ -350,6 +350,20 @@ def test_a_table_of_another_name_is_mentioned(tmp_path, folder):
     assert captions == {"a": ["a text"]}
 
 
+@pytest.mark.parametrize("name", ["captions.txt", "captions.csv.gz"])
+def test_a_table_of_another_suffix_is_mentioned(tmp_path, folder, name):
+    (folder / "a.txt").unlink()
+    (folder / name).write_text("image,caption\na.png,a text\n")
+    with pytest.raises(ValueError, match=rf"{name}` is a table .* \.csv"):
+        pack(folder, tmp_path / "out")
+
+
+def test_the_folder_itself_is_not_mentioned(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged archive.*empty file.$"):
+        pack(tmp_path, tmp_path / "out")
+
+
 def test_a_table_whose_suffix_is_in_upper_case_is_mentioned(tmp_path, folder):
     (folder / "a.txt").unlink()
     (folder / "Captions.TSV").write_text("image\tcaption\na.png\ta text\n")
@@ -527,7 +541,7 @@ def test_a_folder_of_nothing_that_is_read_says_what_it_holds(tmp_path):
     (tmp_path / "in" / "x.zip").write_bytes(b"anything")
     with pytest.raises(ValueError, match=r"kind that is not read.*x\.zip"):
         pack(tmp_path / "in", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"x\.zip: .*: unpack it"):
+    with pytest.raises(FileNotFoundError, match=r"x\.zip: .*\(unpack it"):
         plan_sources(tmp_path / "in")
 
 

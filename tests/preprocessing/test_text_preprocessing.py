@@ -158,6 +158,9 @@ def test_bytes_that_are_not_utf8_are_left_out_in_graphs_too():
     texts = [b"".join(parts[n] for n in row) for row in chosen]
     check_words(texts, True, True, True)
     check_words(texts, True, False, False)
+    # Also where Python gets them.
+    tokenizer = AlignTokenizer(VOCABULARY)
+    assert tokenizer([b"a\xff red\xe9"]) == [[5, 6]]
 
 
 def test_one_string():
