@@ -17,6 +17,7 @@ from align_keras.data.find_source import left_over
 from align_keras.data.packing import HELD_OUT
 from align_keras.data.record_files import local_source
 from align_keras.io.atomic import atomic_file
+from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
@@ -67,10 +68,12 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
             return records, None
         logger.info("Held out %d images to measure on.", manifest["held_out"])
         return records, str(packed / HELD_OUT)
+    others = [n for n in held_in(folder, allow_outside) if not is_image(n)]
+    told = f" `{others[0]}` in it is not read here." if others else ""
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor images with a "
-        "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
-        "`align-keras pack` first."
+        f"captions.csv, .tsv, .jsonl, .json or .parquet.{told} Pack your data "
+        "with `align-keras pack` first."
     )
 
 

@@ -13,11 +13,14 @@ from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
 from align_keras.data import open_records
 from align_keras.data import pack
+from align_keras.data import sources
 from align_keras.data.sources import from_archive
+from align_keras.embedding import image_sources
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
 from align_keras.evaluation.datasets import captioned
 from align_keras.io.file_names import UNREAD_SUFFIXES
+from align_keras.io.file_names import list_images
 from align_keras.training.inputs import find_records
 
 pa = pytest.importorskip("pyarrow")
@@ -515,6 +518,23 @@ def test_images_that_a_caption_file_does_not_list_are_counted(
     )
 
 
+def test_an_image_that_no_reader_sees_is_noticed(tmp_path, folder, monkeypatch):
+    for name in ("b.png", "c.png"):
+        (folder / name).write_bytes(PNG)
+
+    def lose_one(*arguments):
+        return [n for n in list_images(*arguments) if n != "c.png"]
+
+    monkeypatch.setattr(sources, "list_images", lose_one)
+    monkeypatch.setattr(image_sources, "list_images", lose_one)
+    with pytest.raises(RuntimeError, match=r"c\.png` was neither read nor"):
+        pack(folder, tmp_path / "out")
+    with pytest.raises(RuntimeError, match=r"c\.png` was neither read nor"):
+        plan_sources(folder)
+    with pytest.raises(RuntimeError, match=r"c\.png` was neither read nor"):
+        examples(folder)
+
+
 def test_what_a_glob_names_is_read_or_named(tmp_path, folder):
     fill(folder)
     write_archive(folder / "0.tar", {"b.png": PNG, "b.txt": b"b text"})
@@ -543,6 +563,8 @@ def test_a_folder_of_nothing_that_is_read_says_what_it_holds(tmp_path):
         pack(tmp_path / "in", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"x\.zip: .*\(unpack it"):
         plan_sources(tmp_path / "in")
+    with pytest.raises(FileNotFoundError, match=r"`x\.zip` in it is not read"):
+        find_records(tmp_path / "in", tmp_path / "packed")
 
 
 @pytest.mark.parametrize(
