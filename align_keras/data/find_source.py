@@ -128,11 +128,23 @@ def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:
         files = [name for name in found if not os.path.isdir(name)]
         closed = [name for name in found if os.path.isdir(name)]
     folder = source if os.path.isdir(source) else ""
+    # img2dataset writes a table of what it has put into each of its files,
+    # of which there may be thousands.
+    described = {_stem(n) for n in files if is_archive(n) or is_records(n)}
     return sorted(
         name
         for name in (*filter(may_hold_images, files), *closed)
-        if not is_parquet(name) or _may_hold_images(os.path.join(folder, name))
+        if not is_parquet(name)
+        or (
+            _stem(name) not in described
+            and _may_hold_images(os.path.join(folder, name))
+        )
     )
+
+
+def _stem(name):
+    folder, base = os.path.split(name)
+    return os.path.join(folder, base.partition(".")[0])
 
 
 def left_over(

@@ -24,6 +24,7 @@ from align_keras.data.records import read_shard
 from align_keras.data.tally import Tally
 from align_keras.io.columns import COLUMNS
 from align_keras.io.columns import find_column
+from align_keras.io.file_names import holds_several
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
@@ -313,6 +314,9 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 if member.isdir() or is_junk(member.name):
                     continue
                 name = posixpath.normpath(member.name)
+                if member.isfile() and holds_several(name):
+                    tally.leave_out(clean_text(name), "archive in an archive")
+                    continue
                 folder, base = posixpath.split(name)
                 key = posixpath.join(folder, base.partition(".")[0])
                 if sample.ends_before(key, name):

@@ -145,7 +145,15 @@ def is_packed(name: str | Path) -> bool:
 
 def may_hold_images(name: str | Path) -> bool:
     """Return whether a name is that of an image or of a file of several."""
-    kinds = (is_image, is_archive, is_records, is_parquet, is_packed)
+    return is_image(name) or holds_several(name)
+
+
+def holds_several(name: str | Path) -> bool:
+    """Return whether a name is that of a file which may hold several images.
+
+    Archives that are not read count, too.
+    """
+    kinds = (is_archive, is_records, is_parquet, is_packed)
     return any(kind(name) for kind in kinds)
 
 

@@ -518,6 +518,28 @@ def test_images_that_a_caption_file_does_not_list_are_counted(
     )
 
 
+def test_archives_in_an_archive_are_counted(tmp_path):
+    names = ["b.tar", "c/d.zip", "e.tfrecord", "f.parquet", "g.tar.zst"]
+    files = {name: b"anything" for name in names}
+    # One of these is of the sample of an image.
+    files |= {"a.png": PNG, "a.txt": b"a text", "a.tar.gz": b"anything"}
+    names.append("a.tar.gz")
+    write_archive(tmp_path / "0.tar", files)
+    captions, left_out = packed(tmp_path / "0.tar", tmp_path / "out")
+    assert captions == {"a": ["a text"]}
+    assert left_out == dict.fromkeys(names, "archive in an archive")
+    assert embedded(tmp_path / "0.tar")[1] == left_out
+
+
+def test_tables_of_what_records_hold_are_not_opened(tmp_path, folder):
+    pack(folder, tmp_path / "records")
+    (record,) = (tmp_path / "records").glob("*.tfrecord")
+    (tmp_path / "in").mkdir()
+    record.rename(tmp_path / "in" / "00000.tfrecord")
+    (tmp_path / "in" / "00000.parquet").write_bytes(b"none of ours")
+    assert packed(tmp_path / "in", tmp_path / "out")[1] == {}
+
+
 def test_an_image_that_no_reader_sees_is_noticed(tmp_path, folder, monkeypatch):
     for name in ("b.png", "c.png"):
         (folder / name).write_bytes(PNG)
