@@ -22,6 +22,7 @@ import struct
 
 import numpy as np
 
+from align_keras.io.file_names import records_stem
 from align_keras.io.optional import OptionalModule
 from align_keras.io.stores import OF_TENSORFLOW
 from align_keras.io.stores import file_size
@@ -340,7 +341,7 @@ def index_path(shard):
     It holds a line `offset size` per record, in bytes, framing included: the
     form of DALI's `tfrecord2idx`.
     """
-    return os.path.splitext(shard)[0] + ".idx"
+    return records_stem(shard) + ".idx"
 
 
 def skipped() -> dict[str, str]:

@@ -28,6 +28,7 @@ from align_keras.io.file_names import holds_several
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.file_names import records_stem
 from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
@@ -274,7 +275,8 @@ def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
                 f"{Path(shard).name}[{number}]", "broken record", str(error)
             )
             continue
-        name = example["key"] or f"{Path(shard).stem}[{number}]"
+        stem = os.path.basename(records_stem(shard))
+        name = example["key"] or f"{stem}[{number}]"
         # The suffix is cut off again, and not a part of the key.
         yield f"{name}.jpg", _Contents(example["image"]), example["captions"]
 

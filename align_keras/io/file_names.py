@@ -124,6 +124,17 @@ def is_records(name: str | Path) -> bool:
     return _RECORDS.fullmatch(_last_suffix(name)) is not None
 
 
+def records_stem(path: str | Path) -> str:
+    """Return the path of a TFRecord file without its suffix.
+
+    What shards are numbered by stays: that of `x.tfrecord-00000-of-00002` is
+    `x-00000-of-00002`.
+    """
+    stem, suffix = os.path.splitext(os.fspath(path))
+    found = _RECORDS.fullmatch(suffix)
+    return stem + (found[2] or "" if found else "")
+
+
 def is_parquet(name: str | Path) -> bool:
     """Return whether the suffix of a name is that of a Parquet file."""
     return str(name).lower().endswith(".parquet")

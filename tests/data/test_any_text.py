@@ -338,7 +338,7 @@ def test_records(pairs):
     kept = {n: [t for t in c if t.strip(SPACES)] for n, c in pairs.items()}
     assert found == [
         (
-            f"{name or f'{path.stem}[{number}]'}.jpg",
+            f"{name or f'x-00000-of-00001[{number}]'}.jpg",
             b"image of " + name.encode(),
             captions,
         )

@@ -14,6 +14,8 @@ from align_keras.cli.evaluate import retrieval
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import sources
+from align_keras.data.records import encode_record
+from align_keras.data.records import record_offsets
 from align_keras.data.sources import from_archive
 from align_keras.embedding import image_sources
 from align_keras.embedding.image_sources import plan_sources
@@ -587,6 +589,32 @@ def test_a_folder_of_nothing_that_is_read_says_what_it_holds(tmp_path):
         plan_sources(tmp_path / "in")
     with pytest.raises(FileNotFoundError, match=r"`x\.zip` in it is not read"):
         find_records(tmp_path / "in", tmp_path / "packed")
+
+
+def test_numbered_records_have_keys_and_counts_of_their_own(tmp_path):
+    import tensorflow as tf
+
+    names = [f"x.tfrecord-0000{n}-of-00002" for n in range(2)]
+    for number, name in enumerate(names):
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as file:
+            for text in "abc"[: 2 + number]:
+                file.write(encode_record("", PNG, [text], 1, 1))
+    offsets = record_offsets(str(tmp_path / names[0]))
+    pairs = zip(offsets[:-1], offsets[1:], strict=True)
+    lines = [f"{begin} {end - begin}\n" for begin, end in pairs]
+    (tmp_path / "x-00000-of-00002.idx").write_text("".join(lines))
+    stats = '{"successes": 3}'
+    (tmp_path / "x-00001-of-00002_stats.json").write_text(stats)
+    assert [*open_records(tmp_path).counts.values()] == [2, 3]
+    captions, left_out = packed(tmp_path, tmp_path.with_name("packed-records"))
+    assert captions == {
+        "x-00000-of-00002[0]": ["a"],
+        "x-00000-of-00002[1]": ["b"],
+        "x-00001-of-00002[0]": ["a"],
+        "x-00001-of-00002[1]": ["b"],
+        "x-00001-of-00002[2]": ["c"],
+    }
+    assert not left_out
 
 
 @pytest.mark.parametrize(
