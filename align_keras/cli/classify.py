@@ -53,6 +53,7 @@ def run(args):
 
     from align_keras.classes import classify
     from align_keras.classes import read_classes
+    from align_keras.data.find_source import held_in
     from align_keras.embedding import load_embedder
     from align_keras.io.file_names import list_images
     from align_keras.io.folders import check_member
@@ -65,6 +66,8 @@ def run(args):
             images.remove(image)
 
         names = list_images(args.image, args.allow_outside)
+        for name in set(held_in(args.image, args.allow_outside)) - {*names}:
+            logger.warning("%s is left out: give one folder of images", name)
         images = [str(Path(args.image, name)) for name in names]
         for image in list(images):
             try:

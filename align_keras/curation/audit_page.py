@@ -87,7 +87,7 @@ def write_audit_page(audit: dict) -> str:
         _tile(_count(rows - kept), "pairs are dropped"),
         _tile(
             str(audit["reading"]["files"]),
-            f"files, {len(audit['reading']['damaged_files'])} of them damaged",
+            f"files, {len(audit['reading']['damaged_files'])} of them left out",
         ),
         "</div>",
         "<h2>Rule after rule</h2>",
@@ -189,7 +189,7 @@ def _reading(reading):
         reason = _escape(damaged["reason"])
         yield (
             f"<tr><td>{_escape(damaged['file'])}<br><small>left out: {reason}"
-            "</small><td>damaged</tr>"
+            "</small><td>left out</tr>"
         )
     yield "</table></div>"
 

@@ -25,12 +25,14 @@ from align_keras.io.batches import BATCH_READERS
 from align_keras.io.batches import table_suffix
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_records
+from align_keras.io.file_names import may_hold_images
 from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import read_file
 from align_keras.io.folders import read_within
 from align_keras.io.folders import resolve_within
 from align_keras.io.images import decode_with_pillow
+from align_keras.io.text import clean_text
 from align_keras.io.text import read_text
 from align_keras.io.threads import map_ahead
 
@@ -120,6 +122,12 @@ def _contents(path, allow_outside):
     """Names of the image files, and what reads them, of a test set."""
     if os.path.isdir(path):
         found, closed = walk_folder(path, allow_outside)
+        for name in filter(may_hold_images, found):
+            if not (is_image(name) or is_records(name)):
+                logger.warning(
+                    "Left out `%s`: its images are not read here; unpack it.",
+                    clean_text(name),
+                )
         for name in [*filter(is_image, found), *closed]:
             read = functools.partial(read_within, path, name, allow_outside)
             yield str(Path(path, name)), read

@@ -12,16 +12,24 @@ from align_keras.io.batches import BATCH_READERS
 from align_keras.io.batches import COMPRESSIONS
 from align_keras.io.batches import read_table_batches
 from align_keras.io.batches import table_suffix
+from align_keras.io.file_names import is_archive
 from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import is_packed
+from align_keras.io.file_names import is_records
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.stores import Store
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
 from align_keras.io.stores import is_store
+from align_keras.io.text import clean_text
 
 _ARCHIVES = (".warc", ".wat")
 _SUFFIXES = (*BATCH_READERS, *_ARCHIVES)
+_NOT_READ = (
+    "archives, records and files of this compression are not read here; "
+    "unpack it, or write its captions as a table"
+)
 
 
 def find_inputs(
@@ -39,21 +47,25 @@ def find_inputs(
 
     Returns:
         Tuple of a list of strings without repetition, and of a list of what
-        leads out of its folder, dicts of `"file"` and `"reason"`.
+        leads out of its folder, or may hold captions in another form, dicts
+        of `"file"` and `"reason"`.
 
     Raises:
         FileNotFoundError: A pattern names nothing.
         OutsideFolder: All that there is leads out of its folder.
         ValueError: A file's suffix is not known.
     """
-    files, outside = {}, {}
+    files, outside, others = {}, {}, {}
     for pattern in map(str, patterns):
-        found = _find(pattern)
+        found, rest = _find(pattern)
         if not found:
+            told = f" `{rest[0]}` is not read." if rest else ""
             raise FileNotFoundError(
                 f"No input matches `{pattern}`; give a file, a glob, or a "
-                f"folder of {', '.join(sorted(_SUFFIXES))} files."
+                f"folder of {', '.join(sorted(_SUFFIXES))} files.{told}"
             )
+        for file in rest:
+            others[file] = {"file": clean_text(file), "reason": _NOT_READ}
         for file in found:
             try:
                 check_member(pattern, file, allow_outside)
@@ -62,10 +74,12 @@ def find_inputs(
                 outside[file] = {"file": file, "reason": str(error)}
     if outside and not files:
         raise OutsideFolder(next(iter(outside.values()))["reason"])
-    return list(files), list(outside.values())
+    left_out = (outside | others).items()
+    return list(files), [told for file, told in left_out if file not in files]
 
 
 def _find(pattern):
+    """The inputs that a pattern names, and what may hold others."""
     if is_store(pattern):
         return _find_stored(Store(pattern))
     if os.path.isdir(pattern):
@@ -73,23 +87,50 @@ def _find(pattern):
             os.path.join(glob.escape(pattern), "**", "*"), recursive=True
         )
         # A link that leads nowhere will be counted as damaged.
-        inside = (f for f in sorted(found) if not os.path.isdir(f))
-        return [f for f in inside if _is_input(os.path.relpath(f, pattern))]
+        # A link that leads nowhere will be counted as damaged.
+        inside = [f for f in sorted(found) if not os.path.isdir(f)]
+        return _divide({f: os.path.relpath(f, pattern) for f in inside})
     found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
     found = [f for f in found if os.path.isfile(f)]
     for file in found:
         check_format(file)
-    return found
+    return found, []
 
 
 def _find_stored(store):
     if is_directory(store.address):
-        inside = sorted(filter(_is_input, store.sizes()))
-        return [f"{store}/{name}" for name in inside]
+        names = sorted(store.sizes())
+        return _divide({f"{store}/{name}": name for name in names})
     found = find_files(store.address)
     for file in found:
         check_format(file)
-    return found
+    return found, []
+
+
+def _divide(names):
+    """Divide the files of a folder, given their names in it."""
+    found = [file for file, name in names.items() if _is_input(name)]
+    # img2dataset writes a table of what each of its archives holds.
+    tables = {_stem(file) for file in found}
+    rest = [
+        file
+        for file, name in names.items()
+        if _may_be_input(name) and _stem(file) not in tables
+    ]
+    return found, rest
+
+
+def _stem(file):
+    folder, name = posixpath.split(file)
+    return posixpath.join(folder, name.partition(".")[0])
+
+
+def _may_be_input(path):
+    """Whether a file that is not read may hold captions."""
+    if _is_input(path) or is_junk(path):
+        return False
+    packed = path.lower().endswith(".xz") or is_packed(path)
+    return packed or is_archive(path) or is_records(path)
 
 
 def _is_input(path):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from align_keras.data.tally import Tally
 from align_keras.io import rows
 from align_keras.io.columns import COLUMNS
+from align_keras.io.columns import UnfitColumn
 from align_keras.io.columns import check_type
 from align_keras.io.columns import find_column
 from align_keras.io.columns import holds_texts
@@ -26,6 +27,10 @@ IMAGE_COLUMNS = COLUMNS["image"] + COLUMNS["url"]
 logger = logging.getLogger("align_keras")
 
 
+class NoUsableRow(ValueError):
+    """A table of which every row lacks something, or is none."""
+
+
 class CaptionRow(NamedTuple):
     """One row of a table of captions.
 
@@ -34,11 +39,21 @@ class CaptionRow(NamedTuple):
             what the row itself is called where the table holds the image.
         contents: bytes or `None`. The image, where the table holds it.
         captions: list of strings that are not blank.
+        named: bool. Whether the table tells the name.
     """
 
     name: str
     contents: bytes | None
     captions: list[str]
+    named: bool = True
+
+    def shows(self, other: "CaptionRow | None") -> bool:
+        """Tell whether another row is one of the same image in the table."""
+        if other is None:
+            return False
+        named = self.named or other.named
+        same = self.name == other.name or not named
+        return same and self.contents == other.contents
 
 
 def find_caption_file(
@@ -165,32 +180,37 @@ def iterate_captions(
     columns = functools.lru_cache(maxsize=64)(columns)
     usable, first, fields = False, None, {}
     for number, row in enumerate(rows.read_rows(path, parts), start=1):
+        name = None
         try:
             if isinstance(row, rows.RowError):
                 raise row
             fields |= row
             names = columns(tuple(row))
-            name, contents = _image(path, number, row, names["image"])
+            name, contents, named = _image(path, number, row, names["image"])
             if names["caption"] is None:
                 raise _missing("caption", row)
         except rows.RowError as error:
             first = first or f"row {number}, {error}"
+            tally.looked_at.add(name or "")
             tally.leave_out(f"{path}, row {number}", error.reason, error.detail)
             continue
         usable = True
         # A row that does not tell its split is of none.
         if wanted and as_text(row.get(names["split"])) not in wanted:
+            # It is left out because that was asked for.
+            tally.looked_at.add(name or "")
             continue
         if name is None:
             tally.leave_out(f"{path}, row {number}", "no image")
             continue
-        yield CaptionRow(name, contents, as_texts(row[names["caption"]]))
+        texts = as_texts(row[names["caption"]])
+        yield CaptionRow(name, contents, texts, named)
     if fields and (wanted or not usable):
         # What no row has is not the fault of a row.
         found = columns(tuple(fields))
         _require(path, found, fields, wanted, given)
     if first is not None and not usable:
-        raise ValueError(
+        raise NoUsableRow(
             f"No row of the caption file `{path}` can be used. The first: "
             f"{first}."
         )
@@ -224,7 +244,7 @@ def _require(path, found, columns, wanted, given):
     for role in ("image", "caption", *(("split",) if wanted else ())):
         if found[role] is None:
             argument = role if role == "split" else f"{role}_column"
-            raise ValueError(
+            raise UnfitColumn(
                 f"The caption file `{path}` has no column "
                 f"{' or '.join(_candidates(role, given.get(role)))} for "
                 f"`{argument}`; its columns are: {', '.join(columns)}."
@@ -237,7 +257,10 @@ def _missing(role, row):
 
 
 def _image(path, number, row, column):
-    """The name and perhaps the bytes of a row's image, `None` without one."""
+    """The name and perhaps the bytes of a row's image, `None` without one.
+
+    The third value is whether the row tells the name.
+    """
     if column is None:
         raise _missing("image", row)
     contents, value = None, row[column]
@@ -252,13 +275,15 @@ def _image(path, number, row, column):
         raise rows.RowError(
             "no path of an image", f"`{column}` holds an object of type {kind}"
         )
-    if value is None and contents is not None:
-        value = f"{path.stem}-{number:08d}"
     # Surrogates stay: they are how the name of a file on disk may be read.
     name = value if isinstance(value, str) else as_text(value)
     name = posixpath.normpath(name or "")
     # A folder, even where it is said as `./`, is no image.
-    return name if name.strip() not in ("", ".") else None, contents
+    named = name.strip() not in ("", ".")
+    if not named:
+        found = contents is not None
+        name = f"{path.stem}-{number:08d}" if found else None
+    return name, contents, named
 
 
 # === Parquet ===

@@ -2,23 +2,40 @@
 
 import glob
 import os
+from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from align_keras.data.captions import find_caption_file
 from align_keras.data.captions import holds_images
 from align_keras.data.record_files import open_records
+from align_keras.data.sources import why_closed
 from align_keras.io.file_names import is_archive
+from align_keras.io.file_names import is_arrow
 from align_keras.io.file_names import is_image
+from align_keras.io.file_names import is_junk
+from align_keras.io.file_names import is_packed
 from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
+from align_keras.io.file_names import may_hold_images
 from align_keras.io.file_names import walk_folder
 from align_keras.io.stores import scheme_of
 from align_keras.io.text import clean_text
 
-# Why images of a folder are left out whose archives or records are read.
+# Why files of a folder are left out, by what it is read as.
 BESIDE = "beside archives or records"
+_BESIDE = {
+    "archive": BESIDE,
+    "records": BESIDE,
+    "table": "beside Parquet files",
+    "listed": "beside a caption file",
+    "folder": "beside images",
+}
+NOT_LISTED = "no usable row in the caption file"
+WITHIN = "archive or records in a folder within"
+PACKED = "archive of a kind that is not read"
 
 
 class Found(NamedTuple):
@@ -30,13 +47,14 @@ class Found(NamedTuple):
             WebDatasets; `"records"`: TFRecord files; `"folder"`: images with
             text files beside them.
         files: list of strings: the table, or the files.
-        beside: list of strings: images of the folder that are not read, for
-            it holds archives or records.
+        holds: list of strings: whatever in the source may hold images, and
+            the folders that are not looked into. Names are relative to a
+            folder; those of a glob are what it matches.
     """
 
     kind: str
     files: list
-    beside: list = []
+    holds: list = []
 
 
 def find_source(
@@ -71,18 +89,19 @@ def find_source(
                 f"`{captions}` lists."
             )
         inside = holds_images(captions, image_column)
-        return Found("table" if inside else "listed", [str(captions)])
+        kind = "table" if inside else "listed"
+        return Found(kind, [str(captions)], held_in(folder, allow_outside))
+    holds = held_in(source, allow_outside)
     for kind, wanted in (("archive", is_archive), ("records", is_records)):
         if files := list_files(folder, wanted):
-            return Found(kind, files, images_beside(folder, allow_outside))
-    inside = walk_folder(folder, allow_outside)
-    if not any(map(is_image, inside[0])):
+            return Found(kind, files, holds)
+    if not (folder.is_dir() and any(map(is_image, holds))):
         if files := list_files(folder, is_parquet):
-            return Found("table", files)
+            return Found("table", files, holds)
     if folder.is_dir():
-        if not any(inside):
+        if not (holds or any(walk_folder(folder, allow_outside))):
             raise FileNotFoundError(f"The folder `{folder}` is empty.")
-        return Found("folder", [])
+        return Found("folder", [], holds)
     if scheme_of(source) is None and not glob.glob(str(source)):
         if not os.path.lexists(source):
             raise FileNotFoundError(f"No folder or archive matches `{source}`.")
@@ -90,15 +109,129 @@ def find_source(
     return Found("records", open_records(source, allow_outside).paths)
 
 
-def images_beside(folder: str | Path, allow_outside: bool = False) -> list[str]:
-    """List the images of a folder of which something else is read.
+def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:
+    """List what in a folder, or among what a glob names, may hold images.
 
     Args:
-        folder: string or `pathlib.Path`. Of a file or glob there are none.
+        source: string or `pathlib.Path`. A file alone holds nothing else.
         allow_outside: bool. See `find_source`.
 
     Returns:
-        List of strings that can be printed.
+        List of strings, see `Found`.
     """
-    names, _ = walk_folder(folder, allow_outside)
-    return [clean_text(name) for name in names if is_image(name)]
+    if os.path.isdir(source):
+        files, closed = walk_folder(source, allow_outside)
+    elif os.path.isfile(source) or scheme_of(source):
+        return []
+    else:
+        found = [name for name in glob.glob(str(source)) if not is_junk(name)]
+        files = [name for name in found if not os.path.isdir(name)]
+        closed = [name for name in found if os.path.isdir(name)]
+    folder = source if os.path.isdir(source) else ""
+    # img2dataset writes a table of what it has put into each of its files,
+    # of which there may be thousands.
+    described = {_stem(n) for n in files if is_archive(n) or is_records(n)}
+    return sorted(
+        name
+        for name in (*filter(may_hold_images, files), *closed)
+        if not is_parquet(name)
+        or (
+            _stem(name) not in described
+            and _may_hold_images(os.path.join(folder, name))
+        )
+    )
+
+
+def _stem(name):
+    folder, base = os.path.split(name)
+    return os.path.join(folder, base.partition(".")[0])
+
+
+def left_over(
+    found: Found,
+    source: str | Path,
+    looked_at: Iterable[str],
+    allow_outside: bool = False,
+) -> Iterator[tuple[str, str, str | None]]:
+    """Compare what a source holds with what was read of it or counted.
+
+    Args:
+        found: `Found`.
+        source: string or `pathlib.Path`.
+        looked_at: iterable of strings. Files of `found`, and names of images
+            in the folder.
+        allow_outside: bool. See `find_source`.
+
+    Yields:
+        Tuples of a name that can be printed, why the file was not read, and
+        what to do, or `None`.
+
+    Raises:
+        RuntimeError: There is no reason, which is an error of this package.
+    """
+    folder = source if os.path.isdir(source) else ""
+    looked_at = set(looked_at)
+    rest = [
+        name
+        for name in found.holds
+        if looked_at.isdisjoint((name, os.path.join(folder, name)))
+    ]
+    # The same file may go by another name, that of a link.
+    others = looked_at.difference(found.holds) if rest else ()
+    others = {_real(folder, name) for name in others}
+    places = {os.path.dirname(name) for name in looked_at}
+    root = os.path.realpath(folder)
+    for name in rest:
+        path = os.path.join(folder, name)
+        real = _real(folder, name)
+        if real in others or os.path.relpath(real, root) in looked_at:
+            continue
+        if os.path.isdir(path) and any(
+            f"{place}/".startswith(f"{name}/") for place in places
+        ):
+            # Not looked into as a whole, but for what a table lists in it.
+            continue
+        reason = _why(found, path, name, folder, allow_outside)
+        yield clean_text(name), *reason
+
+
+def _real(folder, name):
+    try:
+        return os.path.realpath(os.path.join(folder, name))
+    except ValueError:
+        # A table may have names that no file can have.
+        return name
+
+
+def _why(found, path, name, folder, allow_outside):
+    """Why a file of a source was not read, and what to do."""
+    if os.path.isdir(path) and not folder:
+        return "folder among files", "give it alone"
+    if os.path.isdir(path) or not os.path.exists(path):
+        return why_closed(folder, name, allow_outside)
+    if is_image(name):
+        if found.kind == "folder":
+            raise RuntimeError(
+                f"The image `{path}` was neither read nor counted. Please "
+                "report this as an error of align_keras."
+            )
+        listed = found.kind == "listed"
+        return NOT_LISTED if listed else _BESIDE[found.kind], None
+    if is_arrow(name):
+        return PACKED, "write it as Parquet"
+    if is_packed(name):
+        return PACKED, "unpack it, and give the folder"
+    if folder and os.path.dirname(name):
+        return WITHIN, f"give `{os.path.dirname(path)}`"
+    return _BESIDE[found.kind], f"give `{path}` alone"
+
+
+def _may_hold_images(path):
+    """Whether a Parquet file holds images, as far as that can be told."""
+    try:
+        return holds_images(path)
+    except ImportError:
+        return False
+    except ValueError:
+        # It is damaged.
+        return True

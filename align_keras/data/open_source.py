@@ -8,13 +8,15 @@ import tarfile
 import typing
 
 from align_keras.data import sources
+from align_keras.data.captions import NoUsableRow
 from align_keras.data.captions import read_captions
-from align_keras.data.find_source import BESIDE
 from align_keras.data.find_source import find_source
+from align_keras.data.find_source import left_over
 from align_keras.data.hold_out import choose_by_digest
 from align_keras.data.hold_out import choose_held_out
 from align_keras.data.shuffle import random_place
 from align_keras.data.tally import Tally
+from align_keras.io.columns import UnfitColumn
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.text import clean_text
@@ -68,6 +70,22 @@ def open_source(
     found = find_source(
         source, captions, columns["image_column"], allow_outside
     )
+    opened = _open(
+        found, source, captions, columns, hold_out, place, tally, allow_outside
+    )
+
+    def pairs():
+        yield from opened.pairs
+        looked_at = tally.looked_at
+        for rest in left_over(found, source, looked_at, allow_outside):
+            tally.leave_out(*rest)
+
+    return opened._replace(pairs=pairs())
+
+
+def _open(
+    found, source, captions, columns, hold_out, place, tally, allow_outside
+):
     if found.kind == "listed":
         return _open_listed(
             source, captions, columns, hold_out, place, tally, allow_outside
@@ -89,8 +107,6 @@ def open_source(
             )
         )
     archives = found.kind == "archive"
-    for name in found.beside:
-        tally.leave_out(name, BESIDE)
     read = sources.from_archive if archives else sources.from_records
     pairs = read_files(source, found.files, read, tally, allow_outside)
     return Source(pairs, stream_bytes=_size(found.files))
@@ -114,7 +130,7 @@ def _open_listed(
     )
 
     def pairs(names):
-        return sources.from_caption_file(source, names, allow_outside)
+        return sources.from_caption_file(source, names, allow_outside, tally)
 
     return Source(pairs(kept), len(kept), pairs(held_out) if held_out else None)
 
@@ -164,11 +180,27 @@ def read_files(source, files, read, tally, allow_outside=False):
         What `read` does.
     """
     for file in files:
+        tally.looked_at.add(file)
         try:
             check_member(source, file, allow_outside)
-            yield from read(file, tally)
+            if os.path.isfile(file):
+                # Whether it can be read is not a question of damage.
+                open(file, "rb").close()
         except OutsideFolder as error:
             tally.leave_out(clean_text(file), sources.OUTSIDE, str(error))
+            continue
+        except FileNotFoundError as error:
+            tally.leave_out(clean_text(file), "missing file", str(error))
+            continue
+        except OSError as error:
+            tally.leave_out(clean_text(file), "unreadable file", str(error))
+            continue
+        try:
+            yield from read(file, tally)
+        except UnfitColumn as error:
+            tally.leave_out(clean_text(file), "unfit column", str(error))
+        except NoUsableRow as error:
+            tally.leave_out(clean_text(file), "no usable row", str(error))
         except FileNotFoundError as error:
             tally.leave_out(clean_text(file), "missing file", str(error))
         except (OSError, ValueError, tarfile.TarError) as error:

@@ -13,6 +13,7 @@ from align_keras.data.open_source import key_of
 from align_keras.data.open_source import open_source
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
+from align_keras.data.records import join_records
 from align_keras.data.shuffle import shuffle_stream
 from align_keras.data.sources import OUTSIDE
 from align_keras.data.stored_image import image_to_store
@@ -229,13 +230,21 @@ def _what_else(source):
     names = walk_folder(source, False)[0] if os.path.isdir(source) else []
     if not any(map(is_image, names)):
         for name in names:
-            if is_archive(name) or is_records(name) or is_parquet(name):
+            kinds = (is_archive, is_records, is_parquet)
+            if "/" in name and any(kind(name) for kind in kinds):
                 place = os.path.join(source, os.path.dirname(name))
                 return f" There are images or records in `{place}`: give that."
     for name in names:
         if "/" not in name and Path(name).suffix.lower() in ROW_READERS:
             table = os.path.join(source, name)
             return f" If `{table}` has them, give `--captions`."
+    for name in names:
+        if "/" not in name and name.lower().startswith("captions."):
+            table = os.path.join(source, name)
+            return (
+                f" If `{table}` is a table of them, call it by its form: "
+                f"{', '.join(sorted(ROW_READERS))}."
+            )
     return ""
 
 
@@ -292,14 +301,25 @@ def _encode(pairs, max_pixels, resize, tally):
 
 
 def _distinct(entries, tally):
-    """Yield the first of each key; in random order they stand together."""
+    """Yield one of each key; in random order they stand together.
+
+    The first is taken, with the captions of others of the same image.
+    """
     last = None
     for key, name, count, record in entries:
-        if key == last:
-            tally.skip(name, "duplicate key")
+        if last is None or key != last[0]:
+            if last is not None:
+                yield last[1:]
+            last = key, count, record
             continue
-        last = key
-        yield count, record
+        joined = join_records(last[2], record)
+        if joined is None:
+            tally.skip(name, "duplicate key")
+        else:
+            tally.seen -= 1  # It was no other image.
+            last = key, *joined
+    if last is not None:
+        yield last[1:]
 
 
 def _in_threads(pairs, *settings):

@@ -14,6 +14,7 @@ from align_keras.data.records import record_offsets
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
+from align_keras.io.file_names import records_stem
 from align_keras.io.file_names import refuse_others
 from align_keras.io.folders import check_member
 from align_keras.io.mirrors import local_copy
@@ -199,7 +200,7 @@ def _count(path, listed):
     folder, name = os.path.split(path)
     count = listed(folder).get(name)
     if count is None:
-        stats = _read_json(f"{os.path.splitext(path)[0]}_stats.json")
+        stats = _read_json(f"{records_stem(path)}_stats.json")
         count = stats.get("successes")
     if count is None:
         count = len(record_offsets(path)) - 1

@@ -22,6 +22,7 @@ import struct
 
 import numpy as np
 
+from align_keras.io.file_names import records_stem
 from align_keras.io.optional import OptionalModule
 from align_keras.io.stores import OF_TENSORFLOW
 from align_keras.io.stores import file_size
@@ -80,6 +81,31 @@ def encode_record(key, image, captions, width, height):
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     # Map fields have no fixed order otherwise, and checksums would differ.
     return example.SerializeToString(deterministic=True)
+
+
+def join_records(first, second):
+    """Put the captions of two records of `encode_record` together.
+
+    Args:
+        first: bytes.
+        second: bytes.
+
+    Returns:
+        Pair of the number of captions, and bytes: the first record with those
+        captions of the second that it lacks. `None` where there are none, or
+        the images differ.
+    """
+    import tensorflow as tf
+
+    example, other = map(tf.train.Example.FromString, (first, second))
+    feature, more = example.features.feature, other.features.feature
+    texts = _values(feature, "txt")
+    new = [text for text in _values(more, "txt") if text not in texts]
+    if not new or _values(feature, "jpg") != _values(more, "jpg"):
+        return None
+    feature["txt"].bytes_list.value.extend(new)
+    count = len(texts) + len(new)
+    return count, example.SerializeToString(deterministic=True)
 
 
 def decode_record(record, require_captions=True):
@@ -315,7 +341,7 @@ def index_path(shard):
     It holds a line `offset size` per record, in bytes, framing included: the
     form of DALI's `tfrecord2idx`.
     """
-    return os.path.splitext(shard)[0] + ".idx"
+    return records_stem(shard) + ".idx"
 
 
 def skipped() -> dict[str, str]:

@@ -24,9 +24,11 @@ from align_keras.data.records import read_shard
 from align_keras.data.tally import Tally
 from align_keras.io.columns import COLUMNS
 from align_keras.io.columns import find_column
+from align_keras.io.file_names import holds_several
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
+from align_keras.io.file_names import records_stem
 from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
@@ -51,6 +53,7 @@ def from_caption_file(
     folder: str | Path,
     captions: dict[str, list[str]],
     allow_outside: bool = False,
+    tally: Tally | None = None,
 ) -> Pairs:
     """Images of a folder, as a caption file lists them.
 
@@ -59,11 +62,14 @@ def from_caption_file(
         captions: dict as `read_captions` gives it, which has counted them.
         allow_outside: bool. Whether to read what names and links call outside
             the folder. Defaults to `False`.
+        tally: `Tally`.
 
     Yields:
         `(name, image, captions)`, see the module.
     """
+    tally = Tally() if tally is None else tally
     for name, texts in captions.items():
+        tally.looked_at.add(name)
         yield clean_text(name), _reader(folder, name, allow_outside), texts
 
 
@@ -75,6 +81,8 @@ def from_table(
     **columns: Any,
 ) -> Pairs:
     """Images that lie in a table, or beside it, with their captions.
+
+    Neighbouring rows of one image, each with a caption, are one pair.
 
     Args:
         path: string or `pathlib.Path`. A Parquet file, such as Hugging Face's
@@ -90,12 +98,34 @@ def from_table(
         `(name, image, captions)`, see the module.
     """
     path, tally = Path(path), Tally() if tally is None else tally
-    for row in iterate_captions(path, tally=tally, **columns):
+    for row in _joined(iterate_captions(path, tally=tally, **columns)):
         tally.seen += 1
         read = _reader(folder or path.parent, row.name, allow_outside)
         if row.contents is not None:
             read = _Contents(row.contents)
+        else:
+            tally.looked_at.add(row.name)
         yield clean_text(row.name), read, row.captions
+
+
+def _joined(rows):
+    """Rows, of which neighbours that hold the same image are one."""
+    last = damage = None
+    try:
+        for row in rows:
+            if row.shows(last):
+                last.captions.extend(row.captions)
+                continue
+            if last is not None:
+                yield last
+            last = row
+    except (OSError, ValueError) as error:
+        # What comes before the damage is whole.
+        damage = error
+    if last is not None:
+        yield last
+    if damage is not None:
+        raise damage
 
 
 def from_folder(
@@ -125,17 +155,12 @@ def from_folder(
     found = list_images(folder, allow_outside) if names is None else names
     listed: dict[str, dict[str, list[str]]] = {}
     for name in found if order is None else sorted(found, key=order):
+        tally.looked_at.add(name)
         try:
             texts = _texts_beside(folder, name, allow_outside, listed)
         except OSError as error:
-            reason = "unreadable captions"
-            if isinstance(error, OutsideFolder):
-                reason = OUTSIDE
-            elif (folder / name).is_dir():
-                reason = "unreadable folder"
-            elif not (folder / name).exists():
-                reason = "missing file"
-            tally.leave_out(clean_text(name), reason, str(error))
+            reason, detail = _why_unread(folder, name, error)
+            tally.leave_out(clean_text(name), reason, detail)
             continue
         tally.seen += 1
         yield clean_text(name), _reader(folder, name, allow_outside), texts
@@ -146,12 +171,49 @@ def from_folder(
                 tally.leave_out(clean_text(name), "no image of that name")
 
 
-def _texts_beside(folder, name, allow_outside, listed):
-    # What is listed because it is not looked into; this says why.
-    if (folder / name).is_dir():
-        os.listdir(resolve_within(folder, name, allow_outside))
+def why_closed(
+    folder: str | Path, name: str, allow_outside: bool = False
+) -> tuple[str, str]:
+    """Tell why a folder is not looked into, or a link leads nowhere.
+
+    Args:
+        folder: string or `pathlib.Path`.
+        name: string, as `walk_folder` gives it.
+        allow_outside: bool. See `from_caption_file`.
+
+    Returns:
+        Reason and detail.
+    """
+    try:
+        _look_into(folder, name, allow_outside)
+    except OSError as error:
+        return _why_unread(Path(folder), name, error)
+    # It can be read by now.
+    return "unreadable folder", name
+
+
+def _why_unread(folder, name, error):
+    reason = "unreadable captions"
+    if isinstance(error, OutsideFolder):
+        reason = OUTSIDE
+    elif (folder / name).is_dir():
+        reason = "unreadable folder"
     elif not (folder / name).exists():
+        reason = "missing file"
+    return reason, str(error)
+
+
+def _look_into(folder, name, allow_outside):
+    # What is listed because it is not looked into; this says why.
+    path = Path(folder, name)
+    if path.is_dir():
+        os.listdir(resolve_within(folder, name, allow_outside))
+    elif not path.exists():
         os.stat(resolve_within(folder, name, allow_outside))
+
+
+def _texts_beside(folder, name, allow_outside, listed):
+    _look_into(folder, name, allow_outside)
     place, base = posixpath.split(name)
     if place not in listed:
         listed[place] = _texts_in(folder / place)
@@ -213,7 +275,8 @@ def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
                 f"{Path(shard).name}[{number}]", "broken record", str(error)
             )
             continue
-        name = example["key"] or f"{Path(shard).stem}[{number}]"
+        stem = os.path.basename(records_stem(shard))
+        name = example["key"] or f"{stem}[{number}]"
         # The suffix is cut off again, and not a part of the key.
         yield f"{name}.jpg", _Contents(example["image"]), example["captions"]
 
@@ -253,6 +316,9 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 if member.isdir() or is_junk(member.name):
                     continue
                 name = posixpath.normpath(member.name)
+                if member.isfile() and holds_several(name):
+                    tally.leave_out(clean_text(name), "archive in an archive")
+                    continue
                 folder, base = posixpath.split(name)
                 key = posixpath.join(folder, base.partition(".")[0])
                 if sample.ends_before(key, name):

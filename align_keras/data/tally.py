@@ -21,6 +21,8 @@ class Tally:
         reasons: `collections.Counter` of what was left out, by reason.
         listed: list of dicts of `"file"`, `"reason"` and perhaps `"detail"`
             of the first 1000 of these.
+        looked_at: set of strings. Files of the source that were read or left
+            out, to be compared with those that it holds.
     """
 
     def __init__(self, tell: Callable | None = None):
@@ -28,6 +30,7 @@ class Tally:
         self.seen = 0
         self.reasons = collections.Counter()
         self.listed = []
+        self.looked_at = set()
 
     def skip(self, name: str, reason: str, detail: str | None = None):
         """Leave out something that was counted as seen."""

@@ -1,13 +1,14 @@
 """Images to embed: TFRecord files, archives, Parquet files, or a folder."""
 
+import contextlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
-from align_keras.data.find_source import BESIDE
 from align_keras.data.find_source import find_source
+from align_keras.data.find_source import left_over
 from align_keras.data.open_source import key_of
 from align_keras.data.open_source import read_files
 from align_keras.data.tally import Tally
@@ -35,7 +36,7 @@ def plan_sources(
     Returns:
         list of dicts: `"kind"`, which is records, archive, table or folder;
         `"path"`; for a folder `"names"` and perhaps `"captions"`; for others
-        `"source"`; `"beside"`, names of images that are not read; and
+        `"source"`; `"beside"`, what is not read, see `left_over`; and
         `"allow_outside"` where that is so. All of it fits into JSON.
 
     Raises:
@@ -53,18 +54,37 @@ def plan_sources(
             | {"source": absolute(source)}
             for path in found.files
         ]
-        if found.beside:
-            parts[0]["beside"] = found.beside
-        return parts
-    parts = _plan_folder(
-        Path(source), found.files, images_per_shard, allow_outside
-    )
+        looked_at = found.files
+        if found.kind == "table" and Path(source).is_dir():
+            looked_at = [*found.files, *_listed(found.files)]
+    else:
+        parts = _plan_folder(
+            Path(source), found.files, images_per_shard, allow_outside
+        )
+        looked_at = [*found.files, *(n for p in parts for n in p["names"])]
+    beside = [*left_over(found, source, looked_at, allow_outside)]
+    if beside and not parts:
+        name, reason, detail = beside[0]
+        raise FileNotFoundError(
+            f"`{source}` holds no images that can be read here; {name}: "
+            f"{reason}" + (f" ({detail})." if detail else ".")
+        )
     if not parts:
         raise FileNotFoundError(
             f"`{source}` holds no images, no .tfrecord files, no archives and "
             "no Parquet files."
         )
+    if beside:
+        parts[0]["beside"] = beside
     return parts
+
+
+def _listed(tables):
+    """Images that tables name, which may lie in them or beside them."""
+    for table in tables:
+        # Of a damaged one the names are not known.
+        with contextlib.suppress(OSError, ValueError):
+            yield from read_captions(table)
 
 
 def _part(kind, path, allow_outside):
@@ -104,8 +124,8 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
     def read(path, tally):
         return _pairs(part, path, tally)
 
-    for name in part.get("beside", ()):
-        skip(name, BESIDE)
+    for name, reason, detail in part.get("beside", ()):
+        skip(name, f"{reason}: {detail}" if detail else reason)
     outside = part.get("allow_outside", False)
     source = part.get("source", part["path"])
     found = read_files(source, [part["path"]], read, Tally(skip), outside)

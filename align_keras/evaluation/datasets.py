@@ -16,8 +16,10 @@ from typing import Any
 from align_keras.data import open_records
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
-from align_keras.data.find_source import BESIDE
+from align_keras.data.find_source import NOT_LISTED
 from align_keras.data.find_source import find_source
+from align_keras.data.find_source import held_in
+from align_keras.data.find_source import left_over
 from align_keras.data.open_source import read_files
 from align_keras.data.record_files import local_source
 from align_keras.data.tally import Tally
@@ -32,6 +34,7 @@ from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import reads
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import read_rows
+from align_keras.io.text import clean_text
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
@@ -107,8 +110,10 @@ def captioned(
     first = captions_per_image or CAPTIONS_PER_IMAGE
     if found.kind == "listed":
         (table,) = found.files
-        split = split or _usual_split(table)
-        return karpathy(table, source, split, name, first, allow_outside)
+        split, tally = split or _usual_split(table), Tally()
+        data = karpathy(table, source, split, name, first, allow_outside, tally)
+        _warn_of_rest(found, source, tally.looked_at, allow_outside)
+        return data
     options = {"split": split, "captions_per_image": captions_per_image}
     if found.kind == "table":
         options = {}
@@ -118,9 +123,8 @@ def captioned(
                 f"`{option}` is for a caption file, and `{source}` is taken "
                 "as it is; give one with `captions`."
             )
-    for image in found.beside:
-        _warn(image, BESIDE)
     if found.kind == "records":
+        _warn_of_rest(found, source, found.files, allow_outside)
         return records(str(source), name, allow_outside)
 
     def read(file, tally):
@@ -140,12 +144,28 @@ def captioned(
         for key, image, texts in pairs:
             kept = texts[:first] if found.kind == "table" else texts
             yield key, image(), kept
+        _warn_of_rest(found, source, tally.looked_at, allow_outside)
 
     return DataSet(name or asked, examples)
 
 
 def _warn(name, reason):
     logger.warning("Left out %s: %s", name, reason)
+
+
+def _warn_of_rest(found, source, looked_at, allow_outside):
+    """Warn of what a source holds and was not read."""
+    not_listed = []
+    for name, reason, detail in left_over(
+        found, source, looked_at, allow_outside
+    ):
+        if reason == NOT_LISTED:
+            not_listed.append(name)
+            continue
+        _warn(name, f"{reason}: {detail}" if detail else reason)
+    if not_listed:
+        # They may be the rest of a large collection.
+        _warn(f"{len(not_listed)} images, first {not_listed[0]}", NOT_LISTED)
 
 
 def _usual_split(path):
@@ -168,6 +188,7 @@ def karpathy(
     name: str | None = None,
     captions_per_image: int | None = CAPTIONS_PER_IMAGE,
     allow_outside: bool = False,
+    tally: Tally | None = None,
 ) -> DataSet:
     """Images of Karpathy's splits, or of another caption file.
 
@@ -183,6 +204,7 @@ def karpathy(
         captions_per_image: integer. How many of the first captions to take of
             each image; `None` for all. Defaults to `5`.
         allow_outside: bool. See `captioned`.
+        tally: `Tally`, which learns what the file lists. Defaults to `None`.
 
     Returns:
         `DataSet` with lists of captions.
@@ -193,7 +215,12 @@ def karpathy(
         ValueError: the file is wrong, or has no such split.
     """
     folder = Path(folder)
-    found = read_captions(captions, split=split)
+    tally = Tally() if tally is None else tally
+    found = read_captions(captions, split=split, tally=tally)
+    if tally.reasons:
+        logger.warning("Left out rows of `%s`: %s.", captions, tally.summary())
+    # Also where they lie without the folder that is said.
+    tally.looked_at.update(found, (Path(path).name for path in found))
     if not found:
         raise ValueError(
             f"The caption file `{captions}` has no image"
@@ -385,6 +412,10 @@ def class_folders(
         # Metrics of fewer images would be others, so none is left out.
         if (folder / image).is_symlink():
             resolve_within(folder, image, allow_outside)
+    taken = {image for image, _ in found}
+    for image in held_in(folder, allow_outside):
+        if image not in taken:
+            _warn(clean_text(image), "no image of a class folder")
     if not found:
         raise FileNotFoundError(
             f"`{folder}` has no subfolders with images, one for each class."

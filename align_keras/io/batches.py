@@ -6,6 +6,7 @@ before and this one. It raises where the file as a whole is damaged.
 """
 
 import contextlib
+import csv
 import json
 import os
 import posixpath
@@ -144,7 +145,7 @@ def _read_delimited(path, wanted, text):
             raise ValueError(f"The table `{path}` has no line of columns.")
         check_distinct(path, names)
         places = {n: i for i, n in enumerate(names) if n in (wanted or names)}
-        taken, size, bad = [], 0, 0
+        taken, size, bad, astray = [], 0, 0, False
 
         def columns():
             return {
@@ -155,11 +156,20 @@ def _read_delimited(path, wanted, text):
             }
 
         for row in rows:
-            if not isinstance(row, list) or len(row) != len(names):
+            if not isinstance(row, list):
+                # What is read again behind a stray mark may be within a text.
+                astray |= isinstance(row, csv.Error)
                 bad += 1
                 continue
+            missing = len(names) - len(row)
+            if missing < 0 or (missing and astray):
+                bad += 1
+                continue
+            astray = False
+            # Fields that are missing are null, as `read_rows` has them.
+            row += [None] * missing
             taken.append(row)
-            size += sum(map(len, row))
+            size += sum(len(field or "") for field in row)
             if size >= BATCH_BYTES or len(taken) == BATCH_ROWS:
                 yield columns(), bad
                 taken, size, bad = [], 0, 0

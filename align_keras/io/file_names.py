@@ -69,11 +69,17 @@ ARCHIVE_SUFFIXES = (
     ".txz",
 )
 _ANY_IMAGE = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
+# Of archives that are not read, and of compressed files of any kind.
+_UNREAD_ARCHIVES = (".zip", ".rar", ".7z", ".tar.z", ".tar.lzma", ".arrow")
+_COMPRESSIONS = (".zst", ".lz4", ".gz", ".bz2", ".xz")
+# Numbers may follow, as TensorFlow and TFDS call the shards of a data set.
+_RECORDS = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?", re.IGNORECASE)
 # Suffixes of files that are no TFRecord file, and what to do with each.
 _OTHERS = {
-    (".zip", ".rar", ".7z", ".zst", ".lz4", ".gz", ".bz2", ".xz"): (
+    (".zip", ".rar", ".7z", ".z", ".lzma", *_COMPRESSIONS): (
         "an archive that is not read: unpack it, and give the folder"
     ),
+    (".arrow",): "a table that is not read: write it as Parquet",
     (".csv", ".tsv", ".jsonl", ".ndjson", ".json"): (
         "a table: give the folder of its images; the table is found there if "
         "it is called `captions`, or is given with `--captions`"
@@ -101,7 +107,7 @@ def is_image(name: str | Path) -> bool:
 
     Those count, too, of which none is read.
     """
-    return PurePosixPath(name).suffix.lower() in _ANY_IMAGE
+    return _last_suffix(name).lower() in _ANY_IMAGE
 
 
 def is_archive(name: str | Path) -> bool:
@@ -110,13 +116,65 @@ def is_archive(name: str | Path) -> bool:
 
 
 def is_records(name: str | Path) -> bool:
-    """Return whether the suffix of a name is that of a TFRecord file."""
-    return str(name).lower().endswith(".tfrecord")
+    """Return whether the suffix of a name is that of a TFRecord file.
+
+    That is `.tfrecord`, `.tfrecords` or `.tfrec`, and what TensorFlow calls
+    shards, such as `x.tfrecord-00000-of-00002`.
+    """
+    return _RECORDS.fullmatch(_last_suffix(name)) is not None
+
+
+def records_stem(path: str | Path) -> str:
+    """Return the path of a TFRecord file without its suffix.
+
+    What shards are numbered by stays: that of `x.tfrecord-00000-of-00002` is
+    `x-00000-of-00002`.
+    """
+    stem, suffix = os.path.splitext(os.fspath(path))
+    found = _RECORDS.fullmatch(suffix)
+    return stem + (found[2] or "" if found else "")
 
 
 def is_parquet(name: str | Path) -> bool:
     """Return whether the suffix of a name is that of a Parquet file."""
     return str(name).lower().endswith(".parquet")
+
+
+def is_packed(name: str | Path) -> bool:
+    """Return whether a name is that of an archive that is not read.
+
+    Compressed images and records count, too; compressed tables do not.
+    """
+    name = str(name).lower()
+    if name.endswith(_UNREAD_ARCHIVES):
+        return True
+    inner, suffix = os.path.splitext(name)
+    kinds = (is_image, is_archive, is_records, is_parquet)
+    packed = suffix in _COMPRESSIONS and any(kind(inner) for kind in kinds)
+    return packed and not is_archive(name)
+
+
+def may_hold_images(name: str | Path) -> bool:
+    """Return whether a name is that of an image or of a file of several."""
+    return is_image(name) or holds_several(name)
+
+
+def holds_several(name: str | Path) -> bool:
+    """Return whether a name is that of a file which may hold several images.
+
+    Archives that are not read count, too.
+    """
+    kinds = (is_archive, is_records, is_parquet, is_packed)
+    return any(kind(name) for kind in kinds)
+
+
+def is_arrow(name: str | Path) -> bool:
+    """Return whether the suffix of a name is that of an Arrow file."""
+    return _last_suffix(name).lower() == ".arrow"
+
+
+def _last_suffix(name):
+    return PurePosixPath(name).suffix
 
 
 def refuse_others(path: str | Path):
@@ -125,7 +183,7 @@ def refuse_others(path: str | Path):
     Raises:
         ValueError: It does; the message says what to do.
     """
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = _last_suffix(path).lower()
     for suffixes, told in _OTHERS.items():
         if suffix in suffixes:
             raise ValueError(f"`{path}` is {told}.")

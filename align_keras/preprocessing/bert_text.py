@@ -5,7 +5,9 @@ Both do what BERT's reference and Hugging Face's `BertNormalizer` and
 is a space, CJK characters stand alone, accents go, capitals become small
 letter by letter ("ß" stays), punctuation stands alone. KerasHub's WordPiece
 differs in each of these, so that its ids do for awkward texts. Characters
-younger than Unicode 8, which the reference does not know, may differ.
+younger than Unicode 8, which the reference does not know, may differ from it.
+Python and the graph agree on all characters, see `unicode_classes`; but several
+marks younger than Unicode 14 on one letter may stand in another order.
 """
 
 import functools
@@ -14,18 +16,28 @@ import unicodedata
 
 import regex
 
+from align_keras.preprocessing.unicode_classes import ACCENTS
+from align_keras.preprocessing.unicode_classes import PUNCTUATION
+from align_keras.preprocessing.unicode_classes import SEPARATORS
+from align_keras.preprocessing.unicode_classes import UNSEEN
+from align_keras.preprocessing.unicode_classes import YOUNG_CAPITALS
+from align_keras.preprocessing.unicode_classes import YOUNG_COMPOSITIONS
+from align_keras.preprocessing.unicode_classes import members
+
 # Patterns in RE2's syntax, which tensorflow-text reads.
-_DROPPED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{fffd}\p{Cf}\p{Co}]"
-_SPACE = r"[\t\n\r\p{Z}]"
+_CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{fffd}"
+_DROPPED = f"[{_CONTROLS}{members(UNSEEN)}]"
+_SPACE = rf"[\t\n\r{members(SEPARATORS)}]"
 # As the reference has it, with the gap before 2B920.
 _CJK = (
     r"[\x{3400}-\x{4dbf}\x{4e00}-\x{9fff}\x{f900}-\x{faff}"
     r"\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}\x{2b740}-\x{2b81f}"
     r"\x{2b920}-\x{2ceaf}\x{2f800}-\x{2fa1f}]"
 )
-_ACCENT = r"\p{Mn}"
+_ACCENT = f"[{members(ACCENTS)}]"
 # All of ASCII's signs, whatever Unicode calls them.
-_PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
+_PUNCTUATION = r"[!-/:-@\[-`{-~" + members(PUNCTUATION) + "]"
+_YOUNG_CAPITAL = f"[{members(YOUNG_CAPITALS)}]"
 
 
 @functools.cache
@@ -52,11 +64,13 @@ def normalize(text, lowercase, strip_accents, split_on_cjk):
     if split_on_cjk:
         text = _compiled(_CJK).sub(r" \g<0> ", text)
     if strip_accents:
+        text = text.translate(YOUNG_COMPOSITIONS)
         text = unicodedata.normalize("NFD", text)
         text = _compiled(_ACCENT).sub("", text)
     if lowercase:
         # Letter by letter, or else the last sigma of a word would differ.
-        text = "".join(letter.lower() for letter in text)
+        kept = set(_compiled(_YOUNG_CAPITAL).findall(text))
+        text = "".join(c if c in kept else c.lower() for c in text)
     return text
 
 
@@ -93,6 +107,8 @@ def normalize_in_graph(texts, lowercase, strip_accents, split_on_cjk):
     import tensorflow_text as tf_text
 
     replace = tf.strings.regex_replace
+    # Bytes that are not UTF-8 become U+FFFD, which goes with the others.
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     texts = replace(texts, _DROPPED, "")
     texts = replace(texts, _SPACE, " ")
     if split_on_cjk:

@@ -8,7 +8,9 @@ import sys
 
 from align_keras.preprocessing.gif import first_frame
 from align_keras.preprocessing.image_parts import bytes_at
+from align_keras.preprocessing.image_parts import ends_within_a_chunk
 from align_keras.preprocessing.image_parts import holds
+from align_keras.preprocessing.image_parts import lacks_scans
 from align_keras.preprocessing.image_parts import number
 from align_keras.preprocessing.image_parts import png_chunk
 from align_keras.preprocessing.orientation import orientation
@@ -64,6 +66,12 @@ def decode_in_graph(contents):
     odd = extended & _bit_is_set(head, 20, _WEBP_REFUSED)
     # On animated WebP every decoding operation of TensorFlow 2.20 writes
     # beyond its buffer. An empty file is refused properly.
+    # What Pillow refuses is not to be shown, either.
+    odd |= tf.cond(
+        webp & extended,
+        lambda: ends_within_a_chunk(contents),
+        lambda: tf.constant(False),
+    )
     contents = tf.where(webp & odd, b"", contents)
     opaque = extended & ~_bit_is_set(head, 20, _WEBP_ALPHA)
     # Uncompressed, behind a header of the usual form. TensorFlow would take
@@ -90,10 +98,17 @@ def _decode_jpeg(contents):
 
     # The accurate transform is what every other library uses, and is as fast.
     return tf.io.decode_jpeg(
-        _with_adobe_marker(contents),
+        _with_adobe_marker(_whole_jpeg(contents)),
         channels=3,
         dct_method="INTEGER_ACCURATE",
     )
+
+
+def _whole_jpeg(contents):
+    """The file, or none, which is refused, where decoders would fill it in."""
+    import tensorflow as tf
+
+    return tf.where(lacks_scans(contents), b"", contents)
 
 
 def _with_adobe_marker(contents):
@@ -148,7 +163,7 @@ def decode_window(contents, corner, window_size, full_size):
     """
     import tensorflow as tf
 
-    contents = _with_adobe_marker(contents)
+    contents = _with_adobe_marker(_whole_jpeg(contents))
     sides = tf.image.extract_jpeg_shape(contents)[:2]
     scale = tf.cast(sides, tf.float32) / tf.constant(full_size, tf.float32)
     shrinkage = tf.cast(tf.reduce_min(scale), tf.int32)

@@ -15,6 +15,13 @@ from align_keras.io.image_parts import WEBP_EXIF
 from align_keras.io.image_parts import WEBP_EXTENDED
 from align_keras.io.image_parts import WEBP_HAS_EXIF
 
+# What a progressive frame begins with, and an image ends with; coefficients of
+# a block that libjpeg fills in where they are missing.
+_PROGRESSIVE = b"\xff\xc2"
+_JPEG_END = 0xD9
+_SMOOTHED = 10
+_MAX_SCANS = 1000
+
 
 def exif_block(contents):
     """Cut the EXIF block out of an image file.
@@ -37,8 +44,8 @@ def exif_block(contents):
         return _find(contents, _read_segment, wanted, JPEG_LAST, 2, length)
 
     def in_webp():
-        riff = tf.minimum(length, 8 + number(head[4:8][::-1]))
-        return _find(contents, _read_webp_chunk, (WEBP_EXIF,), b"", 12, riff)
+        end = _webp_end(contents)
+        return _find(contents, _read_webp_chunk, (WEBP_EXIF,), b"", 12, end)
 
     none = tf.constant(0, tf.int64)
     place, size = tf.case(
@@ -70,6 +77,120 @@ def png_chunk(contents, name, last=PNG_LAST, behind=8):
     """
     end = _length(contents)
     return _find(contents, _read_png_chunk, (name,), last, behind, end)
+
+
+def ends_within_a_chunk(contents):
+    """Whether an extended WebP is to end, as it says, elsewhere than a chunk.
+
+    Args:
+        contents: scalar string tensor, a WebP file.
+
+    Returns:
+        bool scalar tensor.
+    """
+    import tensorflow as tf
+
+    end = _webp_end(contents)
+
+    def follow(position):
+        head = bytes_at(contents, position, 8)
+        return (position + _read_webp_chunk(head)[3],)
+
+    (position,) = tf.while_loop(
+        lambda position: position < end,
+        follow,
+        (tf.constant(12, tf.int64),),
+        maximum_iterations=MAX_PARTS,
+    )
+    return tf.not_equal(position, end)
+
+
+def _webp_end(contents):
+    import tensorflow as tf
+
+    size = bytes_at(contents, tf.constant(4), 4)
+    return tf.minimum(_length(contents), 8 + number(size[::-1]))
+
+
+def lacks_scans(contents):
+    """Whether a JPEG is progressive and ends before its coefficients are whole.
+
+    libjpeg fills in what is missing of the lowest frequencies of a block, and
+    its releases do that differently. Files are cut like this where a program
+    ended what it had of a file.
+
+    Args:
+        contents: scalar string tensor, a JPEG file.
+
+    Returns:
+        bool scalar tensor. True also where other segments than tables stand
+        between the scans, among which some might look like scans.
+    """
+    import tensorflow as tf
+
+    values = tf.io.decode_raw(contents, tf.uint8)
+    # Pixels hold no markers, so that only what is progressive is looked into,
+    # and what has such a marker within its notes.
+    marked = (values[:-1] == 0xFF) & (values[1:] == _PROGRESSIVE[1])
+    return tf.cond(
+        tf.reduce_any(marked),
+        lambda: _lacks_scans(contents, values),
+        lambda: tf.constant(False),
+    )
+
+
+def _lacks_scans(contents, values):
+    import tensorflow as tf
+
+    end = _length(contents)
+
+    def find(name):
+        return _find(contents, _read_segment, (name,), JPEG_LAST, 2, end)
+
+    frame, length = find(_PROGRESSIVE)
+    first, _ = find(JPEG_LAST)
+    # The name of each component in the frame, behind its number.
+    components = bytes_at(contents, frame + 5, 13)
+    count = components[0]
+    components = components[1::3]
+    # Behind the two bytes and the length of the first scan.
+    scans = tf.maximum(first - 4, 0)
+    rest = values[scans:]
+    mark, name = rest[:-1] == 0xFF, tf.cast(rest[1:], tf.int32)
+    restart = (name >= 0xD0) & (name <= 0xD7)
+    places = tf.where(mark & (name >= 0xC0) & (name < 0xFF) & ~restart)[:, 0]
+    names = tf.gather(name, places)
+    # Up to the end; another image may follow.
+    over = tf.cumsum(tf.cast(names == _JPEG_END, tf.int32)) > 0
+    places, names = places[~over], names[~over]
+    tables = (names == 0xC4) | (names == 0xDB) | (names == 0xDD)
+    known = tf.reduce_all(tables | (names == JPEG_LAST[1]))
+    places = places[names == JPEG_LAST[1]]
+    known &= tf.size(places) <= _MAX_SCANS
+    places = places[:_MAX_SCANS]
+    # Marker, length, number of components, two bytes of each, and then what
+    # is sent of each: the first and last coefficient, and the bits to come.
+    header = tf.cast(tf.pad(rest, [[0, 16]]), tf.int32)
+    header = tf.gather(header, places[:, None] + tf.range(16, dtype=tf.int64))
+    several = header[:, 4]
+    sent = tf.gather(
+        header,
+        5 + 2 * tf.clip_by_value(several, 0, 4)[:, None] + tf.range(3),
+        batch_dims=1,
+    )
+    slot = tf.range(4)
+    of = header[:, 5:13:2, None] == tf.cast(components, tf.int32)
+    of = tf.reduce_any(of & (slot[:, None] < several[:, None, None]), 1)
+    wanted = tf.range(_SMOOTHED)
+    sent_here = (sent[:, :1] <= wanted) & (wanted <= sent[:, 1:2])
+    covers = of[:, :, None] & sent_here[:, None, :]
+    # What the last scan of each left open.
+    order = tf.range(tf.size(places)) * 16 + sent[:, 2] % 16
+    last = tf.where(covers, order[:, None, None], -1)
+    last = tf.reduce_max(last, 0)
+    whole = (last >= 0) & (last % 16 == 0)
+    whole |= slot[:, None] >= tf.cast(count, tf.int32)
+    return (length > 0) & ~(known & tf.reduce_all(whole))
 
 
 def holds(contents, mark):

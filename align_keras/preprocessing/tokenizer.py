@@ -112,7 +112,10 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         self._check_vocabulary()
         if in_tf_graph():
             return self._tokenize_in_graph(inputs)
-        strings, batched, shape = keras_hub_internals.to_strings(inputs)
+        # Bytes that are not UTF-8 are left out, as in a graph.
+        strings, batched, shape = keras_hub_internals.to_strings(
+            inputs, errors="replace"
+        )
         ids = [self._ids(text) for text in strings]
         if shape is not None:
             return keras_hub_internals.restore_outer_shape(ids, shape)

@@ -11,10 +11,13 @@ from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records_of_step
 from align_keras.data.captions import find_caption_file
-from align_keras.data.find_source import images_beside
+from align_keras.data.find_source import Found
+from align_keras.data.find_source import held_in
+from align_keras.data.find_source import left_over
 from align_keras.data.packing import HELD_OUT
 from align_keras.data.record_files import local_source
 from align_keras.io.atomic import atomic_file
+from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
@@ -43,15 +46,8 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
         records = open_records(data, allow_outside)
         if next(iter(records), None) is None:
             raise ValueError(f"The files of `{data}` hold no records.")
-        beside = [] if folder is None else images_beside(folder, allow_outside)
-        if beside:
-            logger.warning(
-                "%d images of `%s` are not read, as it holds records; the "
-                "first is %s.",
-                len(beside),
-                data,
-                beside[0],
-            )
+        if folder is not None:
+            _warn_of_rest(folder, records.paths, allow_outside)
         return records, None
     captions = find_caption_file(folder, allow_outside)
     if captions is not None:
@@ -72,11 +68,31 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
             return records, None
         logger.info("Held out %d images to measure on.", manifest["held_out"])
         return records, str(packed / HELD_OUT)
+    others = [n for n in held_in(folder, allow_outside) if not is_image(n)]
+    told = f" `{others[0]}` in it is not read here." if others else ""
     raise FileNotFoundError(
         f"`{folder}` holds neither TFRecord files nor images with a "
-        "captions.csv, .tsv, .jsonl, .json or .parquet. Pack your data with "
-        "`align-keras pack` first."
+        f"captions.csv, .tsv, .jsonl, .json or .parquet.{told} Pack your data "
+        "with `align-keras pack` first."
     )
+
+
+def _warn_of_rest(folder, files, allow_outside):
+    """Warn of what a folder of records holds beside them."""
+    found = Found("records", files, held_in(folder, allow_outside))
+    rest = [
+        name
+        for name, *_ in left_over(found, folder, files, allow_outside)
+        if not name.startswith(f"{HELD_OUT}/")
+    ]
+    if rest:
+        logger.warning(
+            "%d images or files of images in `%s` are not read, as it holds "
+            "records; the first is %s.",
+            len(rest),
+            folder,
+            rest[0],
+        )
 
 
 def count_once(records, workdir, step):

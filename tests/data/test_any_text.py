@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
@@ -19,9 +20,13 @@ from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.vocabulary import read_texts
 from align_keras.data import read_captions
+from align_keras.data.records import SPACES
+from align_keras.data.records import encode_record
+from align_keras.data.records import parse_record
 from align_keras.data.sources import from_archive
 from align_keras.data.sources import from_caption_file
 from align_keras.data.sources import from_folder
+from align_keras.data.sources import from_records
 from align_keras.data.sources import from_table
 from align_keras.data.tally import Tally
 from align_keras.evaluation.datasets import captioned
@@ -111,9 +116,32 @@ def writable(text):
     return clean(text)
 
 
-def write(path, pairs):
-    form = path.suffix
-    if form == ".csv":
+FORMS = ["csv", "tsv", "jsonl", "json", "karpathy", "parquet", "struct"]
+# What cannot hold half a character.
+ENCODED = ("csv", "tsv", "parquet", "struct")
+
+
+def table_of(folder, form):
+    """Where to write a form of which the suffix is another's."""
+    suffix = {"karpathy": "json", "struct": "parquet"}.get(form, form)
+    return Path(folder, f"captions.{suffix}")
+
+
+def write(path, form, pairs):
+    form = f".{form}"
+    if form == ".struct":
+        images = [{"bytes": None, "path": name} for name in pairs]
+        columns = {"image": images, "caption": list(pairs.values())}
+        pq.write_table(pa.table(columns), path)
+    elif form == ".karpathy":
+        images = [
+            {"filename": n, "sentences": [{"raw": t}]}
+            if number % 2
+            else {"filename": n, "filepath": "", "sentences": [{"raw": t}]}
+            for number, (n, t) in enumerate(pairs.items())
+        ]
+        path.write_text(json.dumps({"images": images, "dataset": "any"}))
+    elif form == ".csv":
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, quoting=csv.QUOTE_ALL)
             writer.writerows([("image", "caption"), *pairs.items()])
@@ -138,22 +166,22 @@ def _surrogates(row):
     return any(clean(value) != value for value in row.values())
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("form", FORMS)
 @quick
 @given(pairs=st.dictionaries(texts, texts, min_size=1, max_size=5))
 def test_tables(form, pairs):
-    if form in ("csv", "tsv", "parquet"):
+    if form in ENCODED:
         pairs = {writable(n): writable(t) for n, t in pairs.items()}
     if form == "tsv":
         pairs = {one_line(n): one_line(t) for n, t in pairs.items()}
         # A row of nothing is no row.
         pairs = {f"{n}.": t for n, t in pairs.items()}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"captions.{form}")
-        write(path, pairs)
+        path = table_of(folder, form)
+        write(path, form, pairs)
         tally = Tally()
         found = read_captions(path, tally=tally)
-        if form in ("json", "jsonl"):
+        if form not in ENCODED:
             # What JSON joins to one character is one.
             assert {clean(n): t for n, t in found.items()} == {
                 clean(n): t for n, t in expected(pairs).items()
@@ -183,21 +211,21 @@ def _check_curation(path, pairs):
     ]
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("form", FORMS)
 @quick
 @given(pairs=samples)
 def test_evaluation_of_a_folder_with_a_table(form, pairs):
     pairs = {f"{n}{name}.jpg": t for n, (name, t) in enumerate(pairs.items())}
-    if form in ("csv", "tsv", "parquet"):
+    if form in ENCODED:
         pairs = {writable(n): writable(t) for n, t in pairs.items()}
     if form == "tsv":
         pairs = {one_line(n): one_line(t) for n, t in pairs.items()}
     with tempfile.TemporaryDirectory() as folder:
         for name in pairs:
             Path(folder, name).write_bytes(name.encode("utf-8", "replace"))
-        write(Path(folder, f"captions.{form}"), pairs)
+        write(table_of(folder, form), form, pairs)
         found = {
-            name: (image.read_bytes(), texts)
+            name: (getattr(image, "read_bytes", lambda i=image: i)(), texts)
             for name, image, texts in captioned(folder).examples()
         }
     assert found == {
@@ -255,20 +283,79 @@ def test_folders_and_archives(pairs):
 
 
 @quick
-@given(captions=st.lists(texts, min_size=1, max_size=5))
-def test_images_within_parquet(captions):
+@given(
+    captions=st.lists(texts, min_size=1, max_size=5),
+    paths=st.lists(st.one_of(st.none(), texts), min_size=5, max_size=5),
+)
+def test_images_within_parquet(captions, paths):
     captions = [writable(text) for text in captions]
+    paths = [path and writable(path) for path in paths[: len(captions)]]
     bodies = [b"\xff%d" % number for number in range(len(captions))]
-    images = [{"bytes": body, "path": None} for body in bodies]
+    images = [
+        {"bytes": body, "path": path}
+        for body, path in zip(bodies, paths, strict=True)
+    ]
+    keys = [
+        posixpath.normpath(path)
+        if names_image(path or "")
+        else f"x-{number:08d}"
+        for number, path in enumerate(paths, start=1)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.parquet")
         pq.write_table(pa.table({"image": images, "text": captions}), path)
         tally = Tally()
-        found = [(read(), texts) for _, read, texts in from_table(path, tally)]
-        evaluated = [(i, t) for _, i, t in captioned(path).examples()]
+        found = [(n, read(), t) for n, read, t in from_table(path, tally)]
+        evaluated = [*captioned(path).examples()]
     assert found == evaluated
     assert found == [
-        (body, [text.strip()] if text.strip() else [])
-        for body, text in zip(bodies, captions, strict=True)
+        (key, body, [text.strip()] if text.strip() else [])
+        for key, body, text in zip(keys, bodies, captions, strict=True)
     ]
     assert tally.seen == len(captions)
+
+
+@quick
+@given(
+    pairs=st.dictionaries(
+        texts, st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=5
+    )
+)
+def test_records(pairs):
+    pairs = {writable(n): list(map(writable, t)) for n, t in pairs.items()}
+    records = [
+        encode_record(name, b"image of " + name.encode(), captions, 1, 1)
+        for name, captions in pairs.items()
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.tfrecord-00000-of-00001")
+        with tf.io.TFRecordWriter(str(path)) as file:
+            for record in records:
+                file.write(record)
+        tally = Tally()
+        found = [(n, read(), t) for n, read, t in from_records(path, tally)]
+        evaluated = [*captioned(folder).examples()]
+    kept = {n: [t for t in c if t.strip(SPACES)] for n, c in pairs.items()}
+    assert found == [
+        (
+            f"{name or f'x-00000-of-00001[{number}]'}.jpg",
+            b"image of " + name.encode(),
+            captions,
+        )
+        for number, (name, captions) in enumerate(kept.items())
+    ]
+    assert tally.seen == len(records) and not tally.reasons
+    # Those without a caption are left out, and counted by who iterates.
+    assert evaluated == [
+        (name, b"image of " + name.encode(), captions)
+        for name, captions in kept.items()
+        if captions
+    ]
+    for record, captions in zip(records, kept.values(), strict=True):
+        in_graph = parsed(tf.constant(record))[1].numpy()
+        assert [text.decode() for text in in_graph] == captions
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+def parsed(record):
+    return parse_record(record)

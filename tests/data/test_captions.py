@@ -25,6 +25,7 @@ from align_keras.data.sources import from_folder
 from align_keras.data.tally import Tally
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
+from align_keras.evaluation.datasets import captioned
 from align_keras.evaluation.datasets import class_folders
 from align_keras.evaluation.datasets import karpathy
 from align_keras.io.text import decode_text
@@ -280,6 +281,8 @@ MISSING = {
 
 @pytest.mark.parametrize("form", MISSING)
 def test_rows_without_an_image_are_counted_each(tmp_path, form):
+    out, tmp_path = tmp_path / "out", tmp_path / "in"
+    tmp_path.mkdir()
     path = tmp_path / f"captions.{form}"
     (tmp_path / "0.png").write_bytes(image())
     rows = [
@@ -287,8 +290,8 @@ def test_rows_without_an_image_are_counted_each(tmp_path, form):
         for n, name in enumerate(["0.png", *MISSING[form], *MISSING[form]])
     ]
     write_table(path, rows)
-    manifest = pack(tmp_path, tmp_path / "out")
-    assert captions_of(tmp_path / "out") == {"0": ["text 0"]}
+    manifest = pack(tmp_path, out)
+    assert captions_of(out) == {"0": ["text 0"]}
     assert manifest["skipped"] == [
         {"file": f"{path}, row {number}", "reason": "no image"}
         for number in range(2, len(rows) + 1)
@@ -680,6 +683,60 @@ def test_images_within_parquet(tmp_path, captions):
     curate([path], tmp_path / "clean", parse_config(COLUMNS))
     kept = pq.read_table(tmp_path / "clean" / "kept").to_pylist()
     assert [(row["url"], row["text"]) for row in kept] == [("1.png", "one")]
+
+
+@pytest.mark.parametrize("form", ["bytes", "binary", "beside"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_row_for_each_caption_of_an_image(tmp_path, form, named):
+    # As Flickr30k and COCO are found: the image again in each of five rows.
+    if form != "bytes" and named != (form == "beside"):
+        pytest.skip("binary tells no name, and a path is one")
+    (tmp_path / "in").mkdir()
+    numbers = [n // 5 for n in range(20)]
+    images = [
+        {"bytes": image(n), "path": f"{n}.png" if named else None}
+        for n in numbers
+    ]
+    if form == "binary":
+        images = [one["bytes"] for one in images]
+    elif form == "beside":
+        for one in images:
+            (tmp_path / "in" / one["path"]).write_bytes(one["bytes"])
+        images = [{"bytes": None, "path": one["path"]} for one in images]
+    texts = [f"text {n}" for n in range(20)]
+    texts[7] = " "
+    table = pa.table({"image": images, "caption": texts})
+    path = tmp_path / "in" / "captions.parquet"
+    pq.write_table(table, path, row_group_size=3)
+    manifest = pack(tmp_path / "in", tmp_path / "out")
+    found = sorted(captions_of(tmp_path / "out").values())
+    wanted = [texts[n : n + 5] for n in range(0, 20, 5)]
+    wanted[1].remove(" ")
+    assert found == sorted(wanted)
+    assert manifest["records"] == manifest["images"] == 4
+    assert manifest["captions"] == 19 and not manifest["skipped"]
+    data = captioned(tmp_path / "in")
+    assert [texts for _, _, texts in data.examples()] == wanted
+    assert len(embedded(tmp_path / "in")) == 4
+
+
+def test_rows_of_an_image_that_are_no_neighbours(tmp_path):
+    names = ["a.png", "b.png", "a.png", "b.png", "a.png"]
+    bodies = [image(0), image(1), image(0), image(2), image(0)]
+    images = [
+        {"bytes": body, "path": name}
+        for name, body in zip(names, bodies, strict=True)
+    ]
+    texts = ["one", "two", "three", "of another image", "one"]
+    table = pa.table({"image": images, "caption": texts})
+    pq.write_table(table, tmp_path / "x.parquet")
+    manifest = pack(tmp_path / "x.parquet", tmp_path / "out")
+    assert captions_of(tmp_path / "out") == {
+        "a": ["one", "three"],
+        "b": ["two"],
+    }
+    assert manifest["captions"] == 3 and manifest["images"] == 4
+    assert manifest["skipped_reasons"] == {"duplicate key": 2}
 
 
 def test_images_within_parquet_are_held_out(tmp_path):

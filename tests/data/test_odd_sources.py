@@ -13,11 +13,16 @@ from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
 from align_keras.data import open_records
 from align_keras.data import pack
+from align_keras.data import sources
+from align_keras.data.records import encode_record
+from align_keras.data.records import record_offsets
 from align_keras.data.sources import from_archive
+from align_keras.embedding import image_sources
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
 from align_keras.evaluation.datasets import captioned
 from align_keras.io.file_names import UNREAD_SUFFIXES
+from align_keras.io.file_names import list_images
 from align_keras.training.inputs import find_records
 
 pa = pytest.importorskip("pyarrow")
@@ -219,19 +224,27 @@ def test_a_source_that_is_not_there(tmp_path):
 
 
 def test_a_damaged_table_among_others_is_counted(tmp_path):
+    out, tmp_path = tmp_path / "out", tmp_path / "in"
+    tmp_path.mkdir()
     images = [{"bytes": PNG, "path": "a.png"}]
     table = pa.table({"image": images, "text": ["a text"]})
     pq.write_table(table, tmp_path / "0.parquet")
     pq.write_table(pa.table({"n": [1]}), tmp_path / "1.parquet")
     (tmp_path / "2.parquet").write_bytes(b"PAR1")
-    captions, left_out = packed(tmp_path, tmp_path / "out")
+    unfit = pa.table({"image": images, "text": [1.5]})
+    pq.write_table(unfit, tmp_path / "3.parquet")
+    lists = pa.table({"image": pa.array([None], "string"), "text": ["a"]})
+    pq.write_table(lists, tmp_path / "4.parquet")
+    captions, left_out = packed(tmp_path, out)
     assert captions == {"a": ["a text"]}
-    names = [str(tmp_path / f"{n}.parquet") for n in (1, 2)]
-    assert left_out == dict.fromkeys(names, "damaged archive")
-    assert embedded(tmp_path)[1].keys() == {*names}
+    reasons = ["unfit column", "damaged archive", "unfit column"]
+    names = [str(tmp_path / f"{n}.parquet") for n in (1, 2, 3)]
+    row = {f"{tmp_path}/4.parquet, row 1": "no image"}
+    assert left_out == dict(zip(names, reasons, strict=True)) | row
+    assert embedded(tmp_path)[1].keys() == left_out.keys()
     (tmp_path / "0.parquet").unlink()
     with pytest.raises(ValueError, match=r"first is .*1\.parquet: .*no column"):
-        pack(tmp_path, tmp_path / "none")
+        pack(tmp_path, out.with_name("none"))
 
 
 # === What `evaluate` reads ===
@@ -342,6 +355,20 @@ def test_a_table_of_another_name_is_mentioned(tmp_path, folder):
     assert captions == {"a": ["a text"]}
 
 
+@pytest.mark.parametrize("name", ["captions.txt", "captions.csv.gz"])
+def test_a_table_of_another_suffix_is_mentioned(tmp_path, folder, name):
+    (folder / "a.txt").unlink()
+    (folder / name).write_text("image,caption\na.png,a text\n")
+    with pytest.raises(ValueError, match=rf"{name}` is a table .* \.csv"):
+        pack(folder, tmp_path / "out")
+
+
+def test_the_folder_itself_is_not_mentioned(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged archive.*empty file.$"):
+        pack(tmp_path, tmp_path / "out")
+
+
 def test_a_table_whose_suffix_is_in_upper_case_is_mentioned(tmp_path, folder):
     (folder / "a.txt").unlink()
     (folder / "Captions.TSV").write_text("image\tcaption\na.png\ta text\n")
@@ -400,4 +427,211 @@ def test_other_commands_name_images_beside_archives_and_records(
     assert "Left out a.png: beside archives or records" in caplog.text
     if form == "tfrecord":
         find_records(str(folder), tmp_path / "packed")
-        assert f"1 images of `{folder}` are not read" in caplog.text
+        assert f"1 images or files of images in `{folder}`" in caplog.text
+
+
+# === What a folder or a glob holds beside what is read ===
+
+
+def fill(folder):
+    """Files of every form that a folder may hold, and how each is called."""
+    for place in ("sub", "closed"):
+        (folder / place).mkdir()
+    (folder / "away").symlink_to("nowhere")
+    parquet = {"image": [{"bytes": PNG, "path": "p.png"}], "text": ["p"]}
+    pq.write_table(pa.table(parquet), folder / "sub" / "p.parquet")
+    # As img2dataset writes beside its archives: it holds no image.
+    about = pa.table({"url": ["http://a/b.jpg"], "caption": ["b"]})
+    pq.write_table(about, folder / "sub" / "00000.parquet")
+    write_archive(folder / "sub" / "b.tar", {"b.png": PNG, "b.txt": b"b"})
+    for name in (
+        "c.tar.zst",
+        "sub/d.zip",
+        "sub/e.tar.gz",
+        "f.png.gz",
+        "sub/g.tfrecord-00000-of-00002",
+    ):
+        (folder / name).write_bytes(b"anything")
+    for name in ("notes.csv.gz", "notes.md", "sub/.h.tar", "0_stats.json"):
+        (folder / name).write_bytes(b"nothing of ours")
+    packed = "archive of a kind that is not read"
+    within = "archive or records in a folder within"
+    return {
+        "away": "missing file",
+        "c.tar.zst": packed,
+        "f.png.gz": packed,
+        "sub/b.tar": within,
+        "sub/d.zip": packed,
+        "sub/e.tar.gz": within,
+        "sub/g.tfrecord-00000-of-00002": within,
+        "sub/p.parquet": within,
+    }
+
+
+@pytest.mark.parametrize("form", ["images", "csv", "tar", "tfrecord"])
+def test_what_a_folder_holds_is_read_or_named(tmp_path, folder, form, caplog):
+    if form == "csv":
+        (folder / "captions.csv").write_text("image,caption\na.png,a text\n")
+        (folder / "a.txt").unlink()
+    elif form != "images":
+        members = {"a.png": PNG, "a.txt": b"a text"}
+        write_archive(tmp_path / "0.tar", members)
+        pack(tmp_path / "0.tar", tmp_path / "records")
+        for path in (*tmp_path.glob(f"0.{form}"), *tmp_path.glob("records/*")):
+            if path.suffix == f".{form}":
+                path.rename(folder / f"0.{form}")
+        for name in ("a.png", "a.txt"):
+            (folder / name).unlink()
+    expected = fill(folder)
+    captions, left_out = packed(folder, tmp_path / "out")
+    assert captions == {"a": ["a text"]} and left_out == expected
+    texts, left_out = embedded(folder)
+    # What a table lists may be missing, which shows when it is read.
+    assert [*texts][:1] in (["a.png"], ["a"])
+    assert {*texts, *left_out} - {[*texts][0]} == expected.keys()
+    assert len(examples(folder)) == 1
+    for name, reason in expected.items():
+        assert f"Left out {name}: {reason}" in caplog.text
+    if form == "tfrecord":
+        find_records(folder, tmp_path / "packed")
+        assert f"{len(expected)} images or files of images" in caplog.text
+
+
+def test_images_that_a_caption_file_does_not_list_are_counted(
+    tmp_path, folder, caplog
+):
+    rows = "image,caption,split\na.png,a text,test\nb.png,b text,train\n"
+    (folder / "captions.csv").write_text(rows)
+    (folder / "sub").mkdir()
+    for name in ("b.png", "c.png", "sub/d.png"):
+        (folder / name).write_bytes(PNG)
+    # Another name of what is listed is not another image.
+    (folder / "link.png").symlink_to("a.png")
+    manifest = pack(folder, tmp_path / "out", split="test")
+    assert manifest["records"] == 1 and manifest["images"] == 3
+    assert {e["file"]: e["reason"] for e in manifest["skipped"]} == {
+        name: "no usable row in the caption file"
+        for name in ("c.png", "sub/d.png")
+    }
+    assert examples(folder, "--split", "test") == {"a.png": ["a text"]}
+    assert (
+        "2 images, first c.png: no usable row in the caption file"
+        in caplog.text
+    )
+
+
+def test_archives_in_an_archive_are_counted(tmp_path):
+    names = ["b.tar", "c/d.zip", "e.tfrecord", "f.parquet", "g.tar.zst"]
+    files = {name: b"anything" for name in names}
+    # One of these is of the sample of an image.
+    files |= {"a.png": PNG, "a.txt": b"a text", "a.tar.gz": b"anything"}
+    names.append("a.tar.gz")
+    write_archive(tmp_path / "0.tar", files)
+    captions, left_out = packed(tmp_path / "0.tar", tmp_path / "out")
+    assert captions == {"a": ["a text"]}
+    assert left_out == dict.fromkeys(names, "archive in an archive")
+    assert embedded(tmp_path / "0.tar")[1] == left_out
+
+
+def test_tables_of_what_records_hold_are_not_opened(tmp_path, folder):
+    pack(folder, tmp_path / "records")
+    (record,) = (tmp_path / "records").glob("*.tfrecord")
+    (tmp_path / "in").mkdir()
+    record.rename(tmp_path / "in" / "00000.tfrecord")
+    (tmp_path / "in" / "00000.parquet").write_bytes(b"none of ours")
+    assert packed(tmp_path / "in", tmp_path / "out")[1] == {}
+
+
+def test_an_image_that_no_reader_sees_is_noticed(tmp_path, folder, monkeypatch):
+    for name in ("b.png", "c.png"):
+        (folder / name).write_bytes(PNG)
+
+    def lose_one(*arguments):
+        return [n for n in list_images(*arguments) if n != "c.png"]
+
+    monkeypatch.setattr(sources, "list_images", lose_one)
+    monkeypatch.setattr(image_sources, "list_images", lose_one)
+    with pytest.raises(RuntimeError, match=r"c\.png` was neither read nor"):
+        pack(folder, tmp_path / "out")
+    with pytest.raises(RuntimeError, match=r"c\.png` was neither read nor"):
+        plan_sources(folder)
+    with pytest.raises(RuntimeError, match=r"c\.png` was neither read nor"):
+        examples(folder)
+
+
+def test_what_a_glob_names_is_read_or_named(tmp_path, folder):
+    fill(folder)
+    write_archive(folder / "0.tar", {"b.png": PNG, "b.txt": b"b text"})
+    captions, left_out = packed(folder / "*", tmp_path / "out")
+    assert captions == {"b": ["b text"]}
+    packed_up = "archive of a kind that is not read"
+    among = "folder among files"
+    reasons = {
+        "a.png": "beside archives or records",
+        "away": "missing file",
+        "c.tar.zst": packed_up,
+        "closed": among,
+        "f.png.gz": packed_up,
+        "sub": among,
+    }
+    expected = {str(folder / name): told for name, told in reasons.items()}
+    del expected[str(folder / "away")]
+    assert left_out == expected
+    assert embedded(folder / "*")[1].keys() == expected.keys()
+
+
+def test_a_folder_of_nothing_that_is_read_says_what_it_holds(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.zip").write_bytes(b"anything")
+    with pytest.raises(ValueError, match=r"kind that is not read.*x\.zip"):
+        pack(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"x\.zip: .*\(unpack it"):
+        plan_sources(tmp_path / "in")
+    with pytest.raises(FileNotFoundError, match=r"`x\.zip` in it is not read"):
+        find_records(tmp_path / "in", tmp_path / "packed")
+
+
+def test_numbered_records_have_keys_and_counts_of_their_own(tmp_path):
+    import tensorflow as tf
+
+    names = [f"x.tfrecord-0000{n}-of-00002" for n in range(2)]
+    for number, name in enumerate(names):
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as file:
+            for text in "abc"[: 2 + number]:
+                file.write(encode_record("", PNG, [text], 1, 1))
+    offsets = record_offsets(str(tmp_path / names[0]))
+    pairs = zip(offsets[:-1], offsets[1:], strict=True)
+    lines = [f"{begin} {end - begin}\n" for begin, end in pairs]
+    (tmp_path / "x-00000-of-00002.idx").write_text("".join(lines))
+    stats = '{"successes": 3}'
+    (tmp_path / "x-00001-of-00002_stats.json").write_text(stats)
+    assert [*open_records(tmp_path).counts.values()] == [2, 3]
+    captions, left_out = packed(tmp_path, tmp_path.with_name("packed-records"))
+    assert captions == {
+        "x-00000-of-00002[0]": ["a"],
+        "x-00000-of-00002[1]": ["b"],
+        "x-00001-of-00002[0]": ["a"],
+        "x-00001-of-00002[1]": ["b"],
+        "x-00001-of-00002[2]": ["c"],
+    }
+    assert not left_out
+
+
+@pytest.mark.parametrize(
+    "name", ["0.tfrecords", "0.TFRec", "x.tfrecord-00000-of-00001"]
+)
+def test_records_of_other_names(tmp_path, folder, name):
+    pack(folder, tmp_path / "records")
+    (record,) = (tmp_path / "records").glob("*.tfrecord")
+    (tmp_path / "in").mkdir()
+    record.rename(tmp_path / "in" / name)
+    source = tmp_path / "in"
+    assert packed(source, tmp_path / "out")[0] == {"a": ["a text"]}
+    assert embedded(source)[0]["a"][0] == "a text"
+    assert examples(source) == {"a": ["a text"]}
+    assert find_records(source, tmp_path / "packed")[0].total == 1
+    assert len(open_records(source).paths) == 1
+    (folder / "sub").mkdir()
+    (source / name).rename(folder / "sub" / name)
+    left_out = packed(folder, tmp_path / "other")[1]
+    assert [*left_out] == [f"sub/{name}"]

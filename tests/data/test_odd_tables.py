@@ -28,6 +28,7 @@ from align_keras.data import pack
 from align_keras.data import read_captions
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
+from align_keras.evaluation.datasets import karpathy
 
 EVERY_ROW = parse_config({"rules": [{"token_count": {"at_least": 0}}]})
 LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
@@ -129,9 +130,18 @@ def test_fields_too_many_and_too_few(tmp_path, photos, form):
     assert skipped == {
         (f"{path}, row 3", "too many fields"),
         ("b.png", "no caption"),
+        ("c.png", "no usable row in the caption file"),
     }
     rows, counts = curated(path, tmp_path / "clean")
-    assert rows == [("a.png", "x")] and counts["unreadable_lines"] == 2
+    # Every command takes a short row for one of missing fields.
+    assert rows == [("a.png", "x")] and counts["rows"] == 2
+    assert counts["unreadable_lines"] == counts["null_texts"] == 1
+    texts = list(read_texts([str(path)]))
+    assert texts == ["x"]
+    assert {n: t for n, _, t in karpathy(path, photos, None).examples()} == {
+        "a.png": ["x"],
+        "b.png": [],
+    }
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
@@ -139,6 +149,8 @@ def test_empty_lines_before_that_of_the_columns(tmp_path, photos, form):
     mark = "," if form == "csv" else "\t"
     path = photos / f"captions.{form}"
     path.write_text(f"\n\nimage{mark}caption\na.png{mark}x\n")
+    for name in ("b.png", "c.png"):
+        (photos / name).unlink()
     assert pack(photos, tmp_path / "out")["skipped"] == []
     assert packed(tmp_path / "out") == {"a": ["x"]}
     assert curated(path, tmp_path / "clean")[0] == [("a.png", "x")]
@@ -153,7 +165,8 @@ def test_images_in_karpathys_form_that_are_not(tmp_path, photos):
     manifest = pack(photos, tmp_path / "out")
     assert packed(tmp_path / "out") == {"a": ["x"]}
     reasons = [entry["reason"] for entry in manifest["skipped"]]
-    assert reasons == ["not in Karpathy's form"] * 4
+    told = ["not in Karpathy's form"] * 4
+    assert reasons == told + ["no usable row in the caption file"] * 2
     path.write_text('{"images": {"a.png": "x"}}')
     with pytest.raises(ValueError, match="nor in Karpathy's form"):
         read_captions(path)

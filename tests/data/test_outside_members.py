@@ -77,10 +77,11 @@ def test_pack_counts_members_that_lead_out(members, tmp_path, allowed, as_glob):
     manifest = pack(source, tmp_path / "out", allow_outside=allowed)
     found = {r["key"] for r in open_records(str(tmp_path / "out"))}
     assert found == ({"a", "xa"} if allowed else {"a"})
-    reasons = {} if allowed else {"outside the folder": 1}
+    # The folder behind a link, too, is named.
+    reasons = {} if allowed else {"outside the folder": 2 - as_glob}
     assert manifest["skipped_reasons"] == reasons
     for entry in manifest["skipped"]:
-        assert entry["file"] == str(members.data / members.link)
+        assert entry["file"] in (str(members.data / members.link), "behind")
         assert "--allow-outside" in entry["detail"]
     # A file that is named alone is meant.
     named = members.data / members.link
@@ -97,7 +98,7 @@ def test_embed_counts_members_that_lead_out(members, allowed):
         found |= {read() for _, read, _ in pairs}
     assert len(found) == 1 + allowed
     link = str(members.data / members.link)
-    assert [*skipped] == ([] if allowed else [link])
+    assert [*skipped] == ([] if allowed else ["behind", link])
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -226,6 +227,33 @@ def test_curate_counts_inputs_that_lead_out(tmp_path, allowed):
     assert sorted(refused) == ([] if allowed else names)
     assert all("--allow-outside" in reason for reason in refused.values())
     assert reading["files"] == 3
+
+
+def test_curate_counts_what_it_does_not_read(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    text = "url,text\nhttp://a.b/c,a red bus\n"
+    (folder / "a.csv").write_text(text)
+    (folder / "sub" / "00000.csv").write_text(text)
+    others = ["b.tar", "sub/c.tar.zst", "d.zip", "e.csv.xz", "f.tfrecord"]
+    others += ["h.png.gz"]
+    # The third is what the table of its name tells of.
+    passed = ["a.png", "notes.txt", "sub/00000.tar", ".g.tar"]
+    for name in others + passed:
+        (folder / name).write_bytes(b"anything")
+    curation.curate([folder], tmp_path / "out", parse_config(LENGTH))
+    reading = audit(tmp_path / "out")["reading"]
+    told = {e["file"]: e["reason"] for e in reading["damaged_files"]}
+    assert sorted(told) == sorted(str(folder / name) for name in others)
+    assert all("not read here" in reason for reason in told.values())
+    assert reading["files"] == 2 + len(others)
+    counts = curation.learn_vocabulary([folder], tmp_path / "v.txt")
+    assert len(counts["damaged_files"]) == len(others)
+    # One that names nothing else is refused.
+    (folder / "only").mkdir()
+    (folder / "only" / "x.zip").write_bytes(b"anything")
+    with pytest.raises(FileNotFoundError, match=r"x\.zip` is not read"):
+        curation.curate([folder / "only"], tmp_path / "none")
 
 
 def test_curate_refuses_what_holds_nothing_of_its_own(tmp_path):

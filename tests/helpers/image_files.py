@@ -405,10 +405,17 @@ def _jpeg(draw):
         contents = contents.replace(ADOBE + b"\0", b"")
 
     scans = contents.split(b"\xff\xda\0")
-    lost = options["progressive"] and draw.chance("scan lost", 0.1)
+    lost = options["progressive"] and draw.chance("scan lost", 0.2)
     if lost:
         kept = draw.generator.integers(2, len(scans))
-        contents = b"\xff\xda\0".join(scans[:kept]) + b"\xff\xd9"
+        contents = b"\xff\xda\0".join(scans[:kept])
+        # Whoever cut it may have ended it, too.
+        if not draw.chance("no end", 0.3):
+            contents += b"\xff\xd9"
+    elif options["progressive"] and draw.chance("comment between", 0.1):
+        between = b"\xff\xfe\0\x08\xff\xda\0\x08\1\1"
+        contents = (b"\xff\xda\0".join(scans[:3])) + between
+        contents += b"".join(b"\xff\xda\0" + scan for scan in scans[3:])
 
     segments = []
     if draw.chance("profile", 0.3):
@@ -476,6 +483,7 @@ def _webp(draw):
         "behind the end",
         "no alpha",
         "reserved",
+        "short",
     )
     body = _decoy(draw, b"EXIF\0\1\0\0")
     if decoy == "ICCP":
@@ -508,12 +516,16 @@ def _webp(draw):
         else:
             flags |= draw.trait("bit", 0x01, 0x40, 0x80)
         contents = contents[:20] + bytes([flags]) + contents[21:]
+    elif decoy == "short":
+        # As the file says, it ends within its last chunk or before it.
+        size = len(contents) - 8 - draw.trait("by", 2, 6, 8, 30, 1000)
+        contents = contents[:4] + struct.pack("<i", size) + contents[8:]
     elif decoy == "behind the end":
         block = _exif(draw, 3)
         contents += struct.pack("<4sI", b"EXIF", len(block)) + block
     pixels = _turned(pixels, orientation or 1)
-    if decoy == "no alpha" and mode == "RGBA":
-        # Pillow shows it where the file is lossless.
+    if decoy == "short" or (decoy == "no alpha" and mode == "RGBA"):
+        # Pillow shows the latter where the file is lossless.
         pixels = None
     tolerance = 0 if lossless else 6
     file = ImageFile("", contents, pixels, tolerance, decoy != "reserved")

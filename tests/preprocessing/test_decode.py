@@ -310,9 +310,10 @@ def test_progressive_jpeg_without_all_scans_is_left_to_pillow():
     pixels, graph_agrees = agreement.decode_for_graph(some)
     expected = images.decode_with_pillow(some)
     np.testing.assert_array_equal(pixels, expected)
-    assert graph_agrees == np.array_equal(_graph(some), expected)
-    # One level or two apart.
-    assert np.abs(_graph(some).numpy().astype(int) - expected).mean() < 2
+    # Each would fill in what is missing in its own way.
+    assert not graph_agrees
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        _graph(some)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import unicodedata
 
 import keras
 import keras_hub
@@ -15,6 +16,7 @@ import tensorflow as tf
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignPreprocessor
 from align_keras.preprocessing import AlignTokenizer
+from align_keras.preprocessing import bert_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = [*SPECIAL, "a", "red", "bus", "cafe", "##s", ",", "!", "日", "Red"]
@@ -73,6 +75,92 @@ def test_graph_gives_the_same_tokens():
         assert result.dtype == tf.int32
         np.testing.assert_array_equal(result, expected[name])
         np.testing.assert_array_equal(dataset[name], expected[name])
+
+
+def characters():
+    """All but those of large uniform blocks: ideographs, Hangul, private."""
+    blocks = [(0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0xD800, 0xF8FF)]
+    blocks += [(0x20000, 0xDFFFF), (0xE1000, 0x10FFFF)]
+    inside = {end for block in blocks for end in block if end != 0xD800}
+    inside -= {0xD800, 0xDFFF}
+    return [
+        chr(code)
+        for code in range(0x110000)
+        if code in inside
+        or not any(first <= code <= last for first, last in blocks)
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [(True, True, True), (True, False, True), (False, True, False)],
+    ids=["as usual", "accents", "capitals"],
+)
+def test_python_and_the_graph_see_the_same_characters(settings):
+    """Whatever version of Unicode each of their libraries knows."""
+    every = [f"a{letter}b" for letter in characters()]
+    texts = [" ".join(every[n : n + 50]) for n in range(0, len(every), 50)]
+    check_words(texts, *settings)
+
+
+def test_marks_of_any_age_in_any_order():
+    generator = np.random.default_rng(0)
+    letters = np.array(characters(), "object")
+    marks = letters[[unicodedata.combining(c) > 0 for c in letters]]
+    texts = []
+    for _ in range(1500):
+        word = [*generator.choice(marks, generator.integers(1, 5))]
+        word += [*generator.choice(letters, generator.integers(1, 4))]
+        generator.shuffle(word)
+        texts.append("e" + "".join(word))
+    check_words(texts, True, True, True)
+
+
+def check_words(texts, lowercase, strip_accents, split_on_cjk):
+    settings = (lowercase, strip_accents, split_on_cjk)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+    )
+    def in_graph(texts):
+        texts = bert_text.normalize_in_graph(texts, *settings)
+        return bert_text.split_words_in_graph(texts)
+
+    found = in_graph(tf.constant(texts)).to_list()
+    for text, words in zip(texts, found, strict=True):
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        expected = bert_text.split_words(bert_text.normalize(text, *settings))
+        assert [w.decode() for w in words if w] == expected, ascii(text)
+
+
+def test_bytes_that_are_not_utf8_are_left_out_in_graphs_too():
+    parts = [
+        b"a",
+        b"caf\xe9",
+        b"\xff",
+        b"\xc3",
+        b"\xa9",
+        b"\xe6\x97",
+        b" ",
+        b"!",
+    ]
+    # Half a character, one beyond Unicode, an overlong zero.
+    parts += [
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xc0\x80",
+        b"\0",
+        b"\xcc\x81",
+    ]
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(len(parts), size=(1000, 6))
+    texts = [b"".join(parts[n] for n in row) for row in chosen]
+    check_words(texts, True, True, True)
+    check_words(texts, True, False, False)
+    # Also where Python gets them.
+    tokenizer = AlignTokenizer(VOCABULARY)
+    assert tokenizer([b"a\xff red\xe9"]) == [[5, 6]]
 
 
 def test_one_string():
