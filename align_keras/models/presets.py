@@ -23,8 +23,10 @@ from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
+from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
+from align_keras.models.shipped_presets import pretrained_handle
 from align_keras.models.shipped_presets import shipped_config
 from align_keras.models.shipped_presets import shipped_configs
 
@@ -56,6 +58,7 @@ def find_preset(preset, *part):
     preset = str(preset)
     if is_store(preset):
         preset = str(local_copy(preset))
+    preset = pretrained_handle(preset) or preset
     if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
@@ -96,7 +99,7 @@ def preset_file(preset, name):
         path = Path(preset) / name
         return path if path.is_file() else None
     try:
-        return Path(keras_hub_internals.get_file(preset, name))
+        return handle_file(preset, name)
     except FileNotFoundError:
         return None
 
