@@ -29,6 +29,7 @@ COMMANDS = {
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read weights of another library, or write for one",
+    "upload": "publish a model with a card on Hugging Face's hub",
     "embed": "turn images into files of vectors",
     "index": "make a directory of vectors that can be searched",
     "search": "find images by words, by an image, or by both",

@@ -43,8 +43,7 @@ def handle_file(handle, name):
     repository = handle.removeprefix(HUGGING_FACE)
     endpoint = _hub_constants().ENDPOINT
     # What is tried in vain costs a minute and more.
-    minute = int(time.monotonic() // 60)
-    reason = _no_network(endpoint, minute)
+    reason = no_network()
     try:
         path = huggingface_hub.hf_hub_download(
             repo_id=repository, filename=name, local_files_only=bool(reason)
@@ -92,12 +91,14 @@ def _is_cached(repository, name):
     return isinstance(found, str)
 
 
+def no_network():
+    """Return why Hugging Face's hub cannot be reached, or an empty string."""
+    # A network may come and go: it is tried once a minute.
+    return _no_network(_hub_constants().ENDPOINT, int(time.monotonic() // 60))
+
+
 @functools.lru_cache(maxsize=1)
 def _no_network(endpoint, minute):
-    """Return why the hub cannot be reached, or an empty string.
-
-    It is asked once a minute, for a network may come and go.
-    """
     if _hub_constants().HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if urllib.request.getproxies():

@@ -21,7 +21,7 @@ class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
 
     The metrics are means over the steps since the last report. They go to the
-    terminal, to `metrics.jsonl`, and to TensorBoard. The run is one epoch of
+    terminal, to `metrics.jsonl`, and to the trackers. The run is one epoch of
     Keras from `first_step` on.
 
     Args:
@@ -33,6 +33,7 @@ class TrainingLog(keras.callbacks.Callback):
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
         last_step: int. Where this part of the run ends, with a report and a
             checkpoint. Defaults to `None`: the steps of the recipe.
+        trackers: list, see `opened_trackers`. Defaults to none.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class TrainingLog(keras.callbacks.Callback):
         every=20,
         verbose=True,
         last_step=None,
+        trackers=(),
     ):
         super().__init__()
+        self.trackers = trackers
         self.workdir = Path(workdir)
         self.recipe = recipe
         self.checkpoints = checkpoints
@@ -61,13 +64,7 @@ class TrainingLog(keras.callbacks.Callback):
         self.first_metrics = {}
 
     def on_train_begin(self, logs=None):
-        import tensorflow as tf
-
         self._forget_later_steps()
-        self._tf = tf
-        self._writer = tf.summary.create_file_writer(
-            str(self.workdir / "tensorboard")
-        )
 
     def _forget_later_steps(self):
         """Drop what an interrupted run did after its last checkpoint."""
@@ -135,10 +132,8 @@ class TrainingLog(keras.callbacks.Callback):
                 file.write(line + "\n")
         except OSError as error:
             raise self.checkpoints.explain(path, error) from error
-        with self._writer.as_default():
-            for name, value in metrics.items():
-                self._tf.summary.scalar(name, value, step=self.step)
-        self._writer.flush()
+        for tracker in self.trackers:
+            tracker.write(self.step, metrics)
 
     def _print(self, metrics):
         steps = self.recipe.steps
@@ -164,7 +159,6 @@ class TrainingLog(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._line_open:
             print(flush=True)
-        self._writer.close()
 
 
 def read_metrics(workdir):
@@ -242,13 +236,15 @@ class SaveBest(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         before, self._last_step = self._last_step, self.log.step
         self.preemption.unsaved = True
-        if self.log.is_due(before, self.log.recipe.checkpoint_every):
+        # Another callback may have ended the run.
+        stopped = self.model.stop_training
+        if stopped or self.log.is_due(before, self.log.recipe.checkpoint_every):
             self._save(pending=True)
             if self._must_leave():
                 self.preemption.leave()
             self._choose()
             self.log.start_clock()
-            self.model.stop_training = self.patience.stopped
+            self.model.stop_training = stopped or self.patience.stopped
         elif self.sums is None or self.log.step >= self._next_question:
             if self._must_leave():
                 self._save(pending=False)
