@@ -73,12 +73,11 @@ def find_preset(preset, *part):
         )
     if preset in keras_hub_internals.BUILTIN_PRESETS:
         return keras_hub_internals.BUILTIN_PRESETS[preset]["kaggle_handle"]
-    nearest = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0)
+    nearest = difflib.get_close_matches(preset, preset_names(), n=1)
+    suggestion = f"Did you mean `{nearest[0]}`? " if nearest else ""
     raise ValueError(
         f"There is no preset named `{preset}` and no directory of that name. "
-        f"Did you mean `{nearest[0]}`? `align-keras presets` lists all names."
-        if nearest
-        else f"There is no preset directory `{preset}`."
+        f"{suggestion}`align-keras presets` lists all names."
     )
 
 

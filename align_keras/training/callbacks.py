@@ -1,5 +1,6 @@
 import json
 import logging
+import resource
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import keras
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.messages import end_progress
+from align_keras.io.messages import print_progress
 from align_keras.training.early_stopping import Patience
 from align_keras.training.early_stopping import describe_overfitting
 from align_keras.training.ema import averaged_weights
@@ -55,7 +58,7 @@ class TrainingLog(keras.callbacks.Callback):
         self.guard = guard
         self.every = every
         self.verbose = verbose
-        self._line_open = False
+        self._foretold = False
         self.last_step = recipe.steps if last_step is None else last_step
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
@@ -65,6 +68,8 @@ class TrainingLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._forget_later_steps()
+        if self.verbose and self.step < self.last_step:
+            logger.info("Compiling the first step.")
 
     def _forget_later_steps(self):
         """Drop what an interrupted run did after its last checkpoint."""
@@ -99,6 +104,8 @@ class TrainingLog(keras.callbacks.Callback):
             or self.is_due(before, self.recipe.checkpoint_every)
         ):
             self.report(logs)
+        elif before == self.first_step:
+            self.start_clock()  # It compiled, in a run that resumes.
 
     def is_due(self, before, every):
         """Whether a multiple of `every`, or the end, has just been reached."""
@@ -137,28 +144,53 @@ class TrainingLog(keras.callbacks.Callback):
 
     def _print(self, metrics):
         steps = self.recipe.steps
-        left = (steps - self.step) * self.recipe.batch_size
-        remaining = left / metrics["images_per_second"]
         done = int(20 * self.step / steps)
         line = (
             f"step {self.step:>6}/{steps} [{'#' * done:<20}] "
             f"loss {metrics['loss']:.3f}  "
             f"recall@1 {metrics['image_to_text_recall_at_1']:.0%}"
             f"/{metrics['text_to_image_recall_at_1']:.0%}  "
-            f"temperature {metrics['temperature']:.4f}  "
-            f"{metrics['images_per_second']:.0f} images/s  "
-            f"{int(remaining) // 60}:{int(remaining) % 60:02d} left"
+            f"temperature {metrics['temperature']:.4f}"
         )
-        if sys.stdout.isatty():
-            self._line_open = self.step < steps
-            end = "" if self._line_open else "\n"
-            print(f"\r{line}", end=end, flush=True)
-        else:
-            print(line, flush=True)
+        if self._timed_step > self.first_step:
+            # Else the time is that of compiling.
+            speed = metrics["images_per_second"]
+            left = (steps - self.step) * self.recipe.batch_size / speed
+            line += f"  {speed:.0f} images/s  {clock(left)} left"
+            self._forecast(left)
+        print_progress(line, last=self.step >= self.last_step)
+
+    def _forecast(self, seconds):
+        """Tell once, as soon as it is known, when the run will end."""
+        if self._foretold or self.step >= self.recipe.steps:
+            return
+        self._foretold = True
+        end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
+        logger.info(
+            "The run will end in %s (%s), evaluations not counted; this "
+            "process has taken up to %.1f GB of memory.",
+            clock(seconds),
+            end,
+            peak_memory() / 1e9,
+        )
 
     def on_train_end(self, logs=None):
-        if self._line_open:
-            print(flush=True)
+        end_progress()
+
+
+def clock(seconds):
+    """Write seconds as minutes, or as hours: `"2:05"`, `"1:02:05"`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"
+
+
+def peak_memory():
+    """Return the most bytes of memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def read_metrics(workdir):

@@ -449,7 +449,13 @@ def _claim(workdir, asked, step):
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
         write_json(path, asked)
-    check_claim(path, asked, "a run")
+    try:
+        check_claim(path, asked, "a run")
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To train its model further, name another directory and "
+            f"`--preset {workdir / 'model'}`."
+        ) from error
 
 
 def _evaluation(evaluate, data):
@@ -469,9 +475,11 @@ def _evaluation(evaluate, data):
             for name, value in evaluate(model, data).items()
             if isinstance(value, numbers.Real)
         }
+        chance = metrics.get("chance_mean_recall")
         logger.info(
-            "Evaluation: mean recall %.1f%% on %s",
+            "Evaluation: mean recall %.1f%%%s on %s",
             100 * metrics["mean_recall"],
+            f" (chance {100 * chance:.1f}%)" if chance is not None else "",
             data,
         )
         return metrics
