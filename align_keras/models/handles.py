@@ -77,6 +77,33 @@ def handle_file(handle, name):
     return Path(path)
 
 
+def handle_directory(handle):
+    """Download all of a model in Keras' format, or find it in the cache.
+
+    Args:
+        handle: string, such as `"hf://user/name"`.
+
+    Returns:
+        `pathlib.Path` of the directory.
+
+    Raises:
+        ValueError: The handle is of another hub. Else as `handle_file`.
+    """
+    if not handle.startswith(HUGGING_FACE):
+        raise ValueError(
+            f"`{handle}` must be saved to a directory first: "
+            "`AlignDualEncoder.from_preset(handle).save_to_preset(directory)`."
+        )
+    directory = handle_file(handle, "config.json").parent
+    huggingface_hub.snapshot_download(
+        handle.removeprefix(HUGGING_FACE), local_files_only=bool(no_network())
+    )
+    for path in directory.rglob("*"):
+        if path.is_file():
+            _check(path, handle)
+    return directory
+
+
 def _hub_constants():
     # They may change while a program runs, so none is kept.
     return require("huggingface_hub.constants", extra="huggingface")

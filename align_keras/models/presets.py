@@ -23,6 +23,7 @@ from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
+from align_keras.models.handles import handle_directory
 from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
@@ -34,7 +35,7 @@ from align_keras.models.shipped_presets import shipped_configs
 CHECKSUMS = "checksums.json"
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 # Any of these makes a directory a preset of ours or weights of others.
-_CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
+CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
 def find_preset(preset, *part):
@@ -62,7 +63,7 @@ def find_preset(preset, *part):
     if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
-    if any((path / name).is_file() for name in (*_CONFIG_FILES, *part)):
+    if any((path / name).is_file() for name in (*CONFIG_FILES, *part)):
         # Whoever packed it would choose what is shown as its vocabulary.
         check_links(path)
         return preset
@@ -160,6 +161,30 @@ def foreign_weights(path):
     if is_shipped(path):
         return None
     return registry.find("open_foreign_weights")(path)
+
+
+def preset_directory(preset):
+    """Return the local directory of a preset, downloading it where needed.
+
+    Args:
+        preset: string. A directory, a handle, or the name of one.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        ValueError: There is no such preset, or it is an architecture.
+    """
+    path = find_preset(preset)
+    if is_shipped(path):
+        raise ValueError(
+            f"The preset `{path}` is an architecture, without weights. "
+            "`align-keras presets` lists those that have some."
+        )
+    if "://" not in path:
+        return Path(path)
+    foreign = foreign_weights(path)
+    return handle_directory(path) if foreign is None else foreign.directory
 
 
 class PresetMixin:

@@ -179,7 +179,10 @@ def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
     labels = [label.get_text() for label in bars.get_yticklabels()]
     assert labels == ["baseline", "odd"]
     assert (tmp_path / "ablation.png").stat().st_size > 5000
-    assert "| b0 + base | 6.0 [0.0, 50.0] |" in (tmp_path / "ablation.md").read_text()
+    assert (
+        "| b0 + base | 6.0 [0.0, 50.0] |"
+        in (tmp_path / "ablation.md").read_text()
+    )
 
 
 def test_the_documented_plan_is_valid():

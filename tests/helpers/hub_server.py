@@ -41,7 +41,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._file(body=False)
 
     def do_GET(self):
-        if self.path.startswith("/api/"):
+        if self.path.startswith("/api/models/"):
+            name = "/".join(self.path.split("?")[0].split("/")[3:5])
+            files = self.server.repositories[name]
+            if "/tree/" in self.path:
+                self._answer(
+                    [
+                        {
+                            "type": "file",
+                            "path": path,
+                            "size": len(contents),
+                            "oid": COMMIT,
+                        }
+                        for path, contents in files.items()
+                    ]
+                )
+                return
+            siblings = [{"rfilename": path} for path in files]
+            self._answer({"id": name, "sha": COMMIT, "siblings": siblings})
+        elif self.path.startswith("/api/"):
             self._answer({"name": "me", "type": "user"})
         else:
             self._file(body=True)

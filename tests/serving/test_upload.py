@@ -16,6 +16,8 @@ from colors import write_vocabulary
 from align_keras import AlignDualEncoder
 from align_keras.cli import main
 from align_keras.data import pack
+from align_keras.embedding import load_embedder
+from align_keras.embedding.loading import require_model
 from align_keras.serving import upload
 from align_keras.serving.model_card import wilson_interval
 from align_keras.training import train
@@ -70,6 +72,12 @@ def test_a_published_run_loads_again_with_its_card(run, hub, capsys):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(
         model.encode_text(["red"]), local.encode_text(["red"])
+    )
+    directory = require_model("hf://me/colors")
+    np.testing.assert_allclose(
+        load_embedder(directory).texts(["red"]),
+        load_embedder(run / "model").texts(["red"]),
+        atol=1e-6,
     )
     _, head, text = card_of(hub, "me/colors").split("---\n", 2)
     head = yaml.safe_load(head)
