@@ -7,6 +7,7 @@ from .models import EfficientNetBackbone as EfficientNetBackbone
 from .models import EfficientNetL2Backbone as EfficientNetL2Backbone
 from .models import PairRecall as PairRecall
 from .models import list_presets as list_presets
+from .models import list_pretrained_presets as list_pretrained_presets
 from .optimizers import Lamb as Lamb
 from .optimizers import WarmupLinearDecay as WarmupLinearDecay
 from .preprocessing import AlignImageConverter as AlignImageConverter

@@ -157,11 +157,28 @@ def _attributes(docstring):
 def presets():
     """Tabulate the presets."""
     from align_keras import list_presets
+    from align_keras import list_pretrained_presets
 
     lines = [
         "# Presets",
         "",
-        "A preset is an architecture: an image encoder with a text encoder. "
+        "Presets by name that have weights, which others have published. They "
+        "are downloaded when they are first used, and kept in Hugging Face's "
+        "cache; `from_preset` of the class loads them. Results are those of "
+        "their authors, in %.",
+        "",
+        "| preset | class | MB | licence | results |",
+        "|---|---|---:|---|---|",
+    ]
+    for name, row in list_pretrained_presets().items():
+        results = "; ".join(f"{k} {v}" for k, v in row["results"].items())
+        lines.append(
+            f"| [`{name}`]({row['source']}) | `{row['class_name']}` "
+            f"| {row['megabytes']} | {row['license']} | {results} |"
+        )
+    lines += [
+        "",
+        "The others are architectures: an image encoder with a text encoder. "
         "Parameters are in millions, with a vocabulary of 100,000 tokens; "
         "GFLOPs are of one pair, 289×289 pixels with 64 tokens.",
         "",

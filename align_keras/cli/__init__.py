@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import os
 import sys
 
@@ -10,6 +11,7 @@ from align_keras import __version__
 from align_keras.cli.options import OutputFile
 from align_keras.cli.options import add_commands
 from align_keras.io.locks import directory_lock
+from align_keras.io.messages import end_progress
 from align_keras.io.messages import messages_shown
 from align_keras.io.stores import is_store
 
@@ -29,6 +31,7 @@ COMMANDS = {
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read weights of another library, or write for one",
+    "upload": "publish a model with a card on Hugging Face's hub",
     "embed": "turn images into files of vectors",
     "index": "make a directory of vectors that can be searched",
     "search": "find images by words, by an image, or by both",
@@ -63,6 +66,7 @@ def main(arguments=None):
     options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The name of a file may hold bytes that are not text.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -77,11 +81,13 @@ def main(arguments=None):
                     stack.enter_context(directory_lock(value, beside=True))
             return options.run(options) or 0
     except _expected_errors() as error:
+        end_progress()
         # Keras and TensorFlow write paragraphs.
         reason = " ".join(str(error).split())
         print(f"align-keras: error: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        end_progress()
         print("align-keras: interrupted", file=sys.stderr)
         return 130
 

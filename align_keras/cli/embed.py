@@ -19,8 +19,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--model",
         required=True,
-        metavar="DIR",
-        help="preset directory of a trained model, or a SavedModel",
+        metavar="MODEL",
+        help="preset directory of a trained model, a SavedModel, or the name "
+        "or handle of a preset with weights",
     )
     parser.add_argument(
         "--output",

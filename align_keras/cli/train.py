@@ -79,6 +79,13 @@ def add_arguments(parser):
         action="store_false",
         help="do not report how well each encoder tells its inputs apart",
     )
+    parser.add_argument(
+        "--log",
+        action="append",
+        choices=["tensorboard", "wandb", "mlflow", "none"],
+        help="where the metrics go besides metrics.jsonl; may be repeated; "
+        "default: tensorboard, in WORKDIR/tensorboard",
+    )
     add_allow_outside(parser)
     parser.add_argument("--seed", type=int, help="replaces the recipe's seed")
     parser.add_argument(
@@ -113,6 +120,14 @@ def read_assignments(assignments):
     return fields
 
 
+def read_log(names):
+    """Turn the values of `--log` into the names of trackers."""
+    names = names or ["tensorboard"]
+    if "none" in names and len(names) > 1:
+        raise ValueError("`--log none` goes with no other `--log`.")
+    return [name for name in names if name != "none"]
+
+
 def run(options):
     overrides = {"seed": options.seed, **read_assignments(options.set)}
 
@@ -141,6 +156,7 @@ def run(options):
         text_weights=options.text_weights,
         diagnostics=options.diagnostics,
         allow_outside=options.allow_outside,
+        log=read_log(options.log),
     )
     if options.plan:
         from align_keras.training.plan_comparison import compare_with_plan

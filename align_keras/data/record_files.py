@@ -169,6 +169,12 @@ def _find(pattern, allow_outside):
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
     else:
         paths = find_files(pattern) or find_files(glob.escape(pattern))
+    if (
+        not paths
+        and not glob.has_magic(str(pattern))
+        and (is_store(pattern) or not os.path.lexists(pattern))
+    ):
+        raise FileNotFoundError(f"There is no file or folder `{pattern}`.")
     if not paths:
         raise FileNotFoundError(
             f"No TFRecord files match `{pattern}`; give a folder that holds "

@@ -17,6 +17,7 @@ from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.folders import check_links
 from align_keras.io.mirrors import reads
 from align_keras.models import presets
+from align_keras.models.shipped_presets import preset_names
 from align_keras.preprocessing.agreement import decode_for_graph
 
 _KERAS_HUB = {
@@ -92,8 +93,9 @@ def require_model(model: str | Path) -> Path:
     """Return the directory of a trained model, or say what is wrong with it.
 
     Args:
-        model: string or `pathlib.Path`. A preset directory with weights, or a
-            SavedModel.
+        model: string or `pathlib.Path`. A preset directory with weights, a
+            SavedModel, or the name or handle of a preset that has weights,
+            which is downloaded.
 
     Returns:
         `pathlib.Path`.
@@ -104,16 +106,20 @@ def require_model(model: str | Path) -> Path:
         ValueError: it holds neither.
     """
     path = Path(model)
+    if is_saved_model(path):
+        check_links(path)
+        return path
     if not path.is_dir():
-        raise FileNotFoundError(
-            f"There is no model directory `{model}`: give a preset directory "
-            "with weights or a SavedModel."
-        )
+        if "://" not in str(model) and str(model) not in preset_names():
+            raise FileNotFoundError(
+                f"There is no model directory `{model}`: give a preset "
+                "directory with weights, a SavedModel, or the name or handle "
+                "of a preset with weights."
+            )
+        path = presets.preset_directory(str(model))
     check_links(path)
-    is_preset = (path / "config.json").is_file() and any(
-        path.glob("model.weights.*")
-    )
-    if not is_preset and not is_saved_model(path):
+    found = any((path / name).is_file() for name in presets.CONFIG_FILES)
+    if not found or not presets.has_weights(str(path)):
         raise ValueError(
             f"`{model}` is neither a preset directory with weights nor a "
             "SavedModel: it has no config.json with model.weights.h5, and no "

@@ -255,27 +255,70 @@ def _plot(plan, results, path):
     grid = plan.get("grid") or {}
     others = [name for name in results if " + " not in name]
     figure, panels = plt.subplots(
-        1, 1 + bool(grid), figsize=(5 + 4 * bool(grid), 4), squeeze=False
+        1, 1 + bool(grid), figsize=(6 + 4 * bool(grid), 4.4), squeeze=False
     )
     bars = panels[0][-1]
     for number, column in enumerate(COLUMNS):
+        color = f"C{number}"
         places = np.arange(len(others)) + 0.4 * (number - 0.5)
-        values = [100 * results[name][column] for name in others]
-        bars.barh(places, values, 0.36, label=column.replace("_", " "))
+        values, errors = _drawn([results[name] for name in others], column)
+        bars.barh(
+            places,
+            values,
+            0.36,
+            xerr=errors,
+            color=color,
+            error_kw={"lw": 1, "capsize": 2},
+            label=column.replace("_", " "),
+        )
+    _draw_chance(bars.axvline, results, COLUMNS[0])
     bars.set_yticks(range(len(others)), others)
     bars.invert_yaxis()
     bars.set_xlabel("%")
-    bars.legend(fontsize=7)
-    for text in grid.get("text", ()):
-        values = [
-            100 * results[f"{image} + {text}"]["mean_recall"]
-            for image in grid["image"]
-        ]
-        panels[0][0].plot(grid["image"], values, "o-", label=str(text))
+    _legend_above(bars)
+    for number, text in enumerate(grid.get("text", ())):
+        found = [results[f"{image} + {text}"] for image in grid["image"]]
+        values, errors = _drawn(found, "mean_recall")
+        # Beside one another, so that no interval hides another.
+        places = np.arange(len(values)) + 0.06 * number
+        panels[0][0].errorbar(
+            places, values, errors, fmt="o-", capsize=2, label=str(text)
+        )
     if grid:
+        panels[0][0].set_xticks(range(len(grid["image"])), grid["image"])
         panels[0][0].set_xlabel("image encoder")
         panels[0][0].set_ylabel("mean recall, %")
-        panels[0][0].legend(title="text encoder", fontsize=7)
+        _draw_chance(panels[0][0].axhline, results, "mean_recall")
+        _legend_above(panels[0][0], title="text encoder")
     figure.tight_layout()
     save_plot(plt, figure, path)
     return True
+
+
+def _drawn(found, name):
+    """Return percentages, and how far their intervals reach, `(2, runs)`."""
+    values = np.array([100 * result[name] for result in found])
+    ends = [result["intervals"].get(name) or (None, None) for result in found]
+    low, high = 100 * np.array(ends, float).reshape(-1, 2).T
+    low = np.where(np.isnan(low), values, low)
+    high = np.where(np.isnan(high), values, high)
+    return values, np.maximum(0, [values - low, high - values])
+
+
+def _draw_chance(draw, results, name):
+    """Draw what a random order reaches; the runs share what they are asked."""
+    chance = next(iter(results.values())).get(f"chance_{name}")
+    if chance is not None:
+        draw(100 * chance, color="gray", ls=":", label="chance")
+
+
+def _legend_above(axes, title=None):
+    """Put the legend where it hides no bar and no line."""
+    axes.legend(
+        title=title,
+        fontsize=7,
+        ncols=3,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        frameon=False,
+    )

@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from align_keras.interop.pickled_weights import PICKLED_WEIGHTS
+from align_keras.interop.pickled_weights import PickledWeights
+from align_keras.interop.safetensors_file import INDEX
+from align_keras.interop.safetensors_file import WEIGHTS
+from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.io import json_files
 from align_keras.preprocessing import AlignPreprocessor
 
@@ -66,6 +71,21 @@ class ForeignWeights:
     def load_weights(self, model):
         """Set every weight of the model."""
         raise NotImplementedError
+
+    def tensors(self):
+        """Open the weights of a directory in PyTorch's layout.
+
+        Returns:
+            `SafetensorsFiles`, or `PickledWeights` where there is nothing
+            else.
+        """
+        safe = any(
+            (self.directory / name).is_file() for name in (WEIGHTS, INDEX)
+        )
+        pickled = self.directory / PICKLED_WEIGHTS
+        if not safe and pickled.is_file():
+            return PickledWeights(pickled)
+        return SafetensorsFiles(self.directory)
 
     def parts(self):
         """Name the parts of a preprocessor that the directory describes.

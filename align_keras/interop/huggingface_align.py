@@ -17,7 +17,6 @@ from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import assign
 from align_keras.interop.links import torch_links
 from align_keras.interop.safetensors_file import WEIGHTS
-from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.interop.safetensors_file import write_safetensors
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
@@ -127,7 +126,7 @@ class HuggingFaceAlign(ForeignWeights):
         )
 
     def load_weights(self, model):
-        tensors = SafetensorsFiles(self.directory)
+        tensors = self.tensors()
         links = {
             "temperature": _TemperatureLink(model.contrastive_head),
             **_links(model),

@@ -8,7 +8,6 @@ from align_keras.interop.foreign_weights import require_numbers
 from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.links import assign
 from align_keras.interop.links import torch_links
-from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.keras_hub_internals import transformer_parts
 from align_keras.models import BertTextEncoder
 
@@ -59,7 +58,7 @@ class HuggingFaceBert(ForeignWeights):
         return encoder_arguments(self.config, f"{self.directory}/config.json")
 
     def load_weights(self, model):
-        tensors = SafetensorsFiles(self.directory)
+        tensors = self.tensors()
         prefix = ""
         if any(name.startswith("bert.") for name in tensors.shapes):
             prefix = "bert."

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from align_keras import keras_hub_internals
 from align_keras.interop.foreign_weights import read_json
+from align_keras.interop.pickled_weights import PICKLED_WEIGHTS
 from align_keras.interop.safetensors_file import INDEX
 from align_keras.interop.safetensors_file import WEIGHTS
 from align_keras.interop.safetensors_file import shard_of_each_tensor
+from align_keras.models.handles import handle_file
 from align_keras.models.presets import preset_file
 
 # Files beside config.json that a directory of Hugging Face's may have.
@@ -97,7 +98,7 @@ def _open_bert(directory):
 
 
 def _open_handle(handle):
-    path = Path(keras_hub_internals.get_file(handle, "config.json"))
+    path = handle_file(handle, "config.json")
     config = read_json(path)
     if "model_type" in config or "architecture" in config:
         _download(handle)
@@ -113,11 +114,13 @@ def _download(handle):
         return
     index = preset_file(handle, INDEX)
     if index is None:
-        raise ValueError(
-            f"`{handle}` has no {WEIGHTS}, and nothing else is downloaded: "
-            "pickled weights (pytorch_model.bin) can run any program. Where "
-            "you trust them, turn them into safetensors with transformers: "
-            "`AutoModel.from_pretrained(name).save_pretrained(directory)`."
-        )
+        try:
+            handle_file(handle, PICKLED_WEIGHTS)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"`{handle}` has no weights that are read, which are "
+                f"{WEIGHTS}, its shards, and {PICKLED_WEIGHTS}: {error}"
+            ) from error
+        return
     for name in sorted(set(shard_of_each_tensor(index).values())):
-        keras_hub_internals.get_file(handle, name)
+        handle_file(handle, name)

@@ -156,7 +156,8 @@ def _no_weights(directory):
         return f"`{directory}` holds no weights: there is no {WEIGHTS}."
     return (
         f"`{directory}` holds pickled weights only ({', '.join(pickled)}), "
-        "which can run any program when they are read, so they are not. Where "
-        "you trust them, turn them into safetensors with transformers: "
+        "which can run any program when they are read, so they are not; nor "
+        "are the shards of a `pytorch_model.bin`, only a whole one. Where you "
+        "trust them, turn them into safetensors with transformers: "
         "`AutoModel.from_pretrained(directory).save_pretrained(directory)`."
     )

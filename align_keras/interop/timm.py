@@ -8,7 +8,6 @@ from align_keras.interop.efficientnet import coefficients
 from align_keras.interop.efficientnet import torch_efficientnet_links
 from align_keras.interop.foreign_weights import ForeignWeights
 from align_keras.interop.links import assign
-from align_keras.interop.safetensors_file import SafetensorsFiles
 from align_keras.models import EfficientNetBackbone
 from align_keras.preprocessing import AlignImageConverter
 
@@ -46,7 +45,7 @@ class Timm(ForeignWeights):
         }
 
     def load_weights(self, model):
-        tensors = SafetensorsFiles(self.directory)
+        tensors = self.tensors()
         assign(model, links(model), tensors, unused=is_unused)
 
     def parts(self):

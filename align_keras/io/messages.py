@@ -7,6 +7,33 @@ from collections.abc import Iterator
 
 logger = logging.getLogger("align_keras")
 
+# Clears from where the cursor stands to the end of the line.
+_CLEAR = "\x1b[K"
+_line_is_open = False
+
+
+def print_progress(line: str, last: bool) -> None:
+    """Print a line of progress; on a terminal over the one before.
+
+    Args:
+        line: string.
+        last: bool. Whether no other follows.
+    """
+    global _line_is_open
+    if not sys.stdout.isatty():
+        print(line, flush=True)
+        return
+    print(f"\r{line}{_CLEAR}", end="\n" if last else "", flush=True)
+    _line_is_open = not last
+
+
+def end_progress() -> None:
+    """End a line of progress, so that other output begins below it."""
+    global _line_is_open
+    if _line_is_open:
+        print(flush=True)
+        _line_is_open = False
+
 
 class _Terminal(logging.Handler):
     """Prints what is logged: progress as output, warnings as errors."""
@@ -17,6 +44,7 @@ class _Terminal(logging.Handler):
 
     def emit(self, record):
         self._quiet_others()
+        end_progress()
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
         print(self.format(record), file=stream, flush=True)
 

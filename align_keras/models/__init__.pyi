@@ -9,3 +9,4 @@ from .ghost_batch_normalization import (
 )
 from .pair_recall import PairRecall as PairRecall
 from .shipped_presets import list_presets as list_presets
+from .shipped_presets import list_pretrained_presets as list_pretrained_presets

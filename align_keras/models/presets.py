@@ -23,8 +23,11 @@ from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
+from align_keras.models.handles import handle_directory
+from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import is_shipped
 from align_keras.models.shipped_presets import preset_names
+from align_keras.models.shipped_presets import pretrained_handle
 from align_keras.models.shipped_presets import shipped_config
 from align_keras.models.shipped_presets import shipped_configs
 
@@ -32,7 +35,7 @@ from align_keras.models.shipped_presets import shipped_configs
 CHECKSUMS = "checksums.json"
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 # Any of these makes a directory a preset of ours or weights of others.
-_CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
+CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
 def find_preset(preset, *part):
@@ -56,10 +59,11 @@ def find_preset(preset, *part):
     preset = str(preset)
     if is_store(preset):
         preset = str(local_copy(preset))
+    preset = pretrained_handle(preset) or preset
     if is_shipped(preset) or "://" in preset:
         return preset
     path = Path(preset)
-    if any((path / name).is_file() for name in (*_CONFIG_FILES, *part)):
+    if any((path / name).is_file() for name in (*CONFIG_FILES, *part)):
         # Whoever packed it would choose what is shown as its vocabulary.
         check_links(path)
         return preset
@@ -70,12 +74,11 @@ def find_preset(preset, *part):
         )
     if preset in keras_hub_internals.BUILTIN_PRESETS:
         return keras_hub_internals.BUILTIN_PRESETS[preset]["kaggle_handle"]
-    nearest = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0)
+    nearest = difflib.get_close_matches(preset, preset_names(), n=1)
+    suggestion = f"Did you mean `{nearest[0]}`? " if nearest else ""
     raise ValueError(
         f"There is no preset named `{preset}` and no directory of that name. "
-        f"Did you mean `{nearest[0]}`? `align-keras presets` lists all names."
-        if nearest
-        else f"There is no preset directory `{preset}`."
+        f"{suggestion}`align-keras presets` lists all names."
     )
 
 
@@ -96,7 +99,7 @@ def preset_file(preset, name):
         path = Path(preset) / name
         return path if path.is_file() else None
     try:
-        return Path(keras_hub_internals.get_file(preset, name))
+        return handle_file(preset, name)
     except FileNotFoundError:
         return None
 
@@ -158,6 +161,30 @@ def foreign_weights(path):
     if is_shipped(path):
         return None
     return registry.find("open_foreign_weights")(path)
+
+
+def preset_directory(preset):
+    """Return the local directory of a preset, downloading it where needed.
+
+    Args:
+        preset: string. A directory, a handle, or the name of one.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        ValueError: There is no such preset, or it is an architecture.
+    """
+    path = find_preset(preset)
+    if is_shipped(path):
+        raise ValueError(
+            f"The preset `{path}` is an architecture, without weights. "
+            "`align-keras presets` lists those that have some."
+        )
+    if "://" not in path:
+        return Path(path)
+    foreign = foreign_weights(path)
+    return handle_directory(path) if foreign is None else foreign.directory
 
 
 class PresetMixin:

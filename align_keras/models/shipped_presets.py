@@ -1,4 +1,6 @@
-"""The architectures that we ship: one file for each tower, composed to pairs.
+"""The architectures that we ship, and names for weights that others publish.
+
+There is one file for each tower, composed to pairs.
 
 Nothing here needs Keras, so that names are listed and checked at once.
 """
@@ -68,9 +70,21 @@ def _serialized(class_name, config):
     }
 
 
+@functools.cache
+def _pretrained():
+    """Read what is told of each model that others publish with weights."""
+    path = presets_directory() / "pretrained.json"
+    return json.loads(path.read_text("utf-8"))
+
+
+def pretrained_handle(preset):
+    """Return the handle of the weights of that name, or `None`."""
+    return _pretrained().get(preset, {}).get("handle")
+
+
 def preset_names():
-    """Return the names of all shipped model presets, sorted."""
-    return sorted(shipped_configs())
+    """Return the names of all model presets, sorted."""
+    return sorted((*shipped_configs(), *_pretrained()))
 
 
 def shipped_config(preset):
@@ -113,6 +127,28 @@ def list_presets():
         }
         for name, (image, text) in sorted(_pairs().items())
     }
+
+
+def list_pretrained_presets():
+    """Describe the named presets that have weights.
+
+    They are models that others have published: an ALIGN, and encoders to start
+    from. `from_preset` of the named class downloads one when it is first asked
+    for, and keeps it in Hugging Face's cache.
+
+    Returns:
+        A dict from preset name to a dict with `"handle"`, where it is found;
+        `"class_name"`, whose `from_preset` loads it; `"megabytes"`, the size
+        of the download; `"license"`; `"trained_on"`; `"results"`, a dict of
+        what its authors measured, in %; and `"source"`, where they publish it.
+
+    Example:
+
+    ```python
+    list_pretrained_presets()["bert_mini_uncased"]["license"]  # "Apache-2.0"
+    ```
+    """
+    return copy.deepcopy(_pretrained())
 
 
 def _count_parameters(image, text):

@@ -1,5 +1,6 @@
 import json
 import logging
+import resource
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import keras
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.messages import end_progress
+from align_keras.io.messages import print_progress
 from align_keras.training.early_stopping import Patience
 from align_keras.training.early_stopping import describe_overfitting
 from align_keras.training.ema import averaged_weights
@@ -21,7 +24,7 @@ class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
 
     The metrics are means over the steps since the last report. They go to the
-    terminal, to `metrics.jsonl`, and to TensorBoard. The run is one epoch of
+    terminal, to `metrics.jsonl`, and to the trackers. The run is one epoch of
     Keras from `first_step` on.
 
     Args:
@@ -33,6 +36,7 @@ class TrainingLog(keras.callbacks.Callback):
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
         last_step: int. Where this part of the run ends, with a report and a
             checkpoint. Defaults to `None`: the steps of the recipe.
+        trackers: list, see `opened_trackers`. Defaults to none.
     """
 
     def __init__(
@@ -44,15 +48,17 @@ class TrainingLog(keras.callbacks.Callback):
         every=20,
         verbose=True,
         last_step=None,
+        trackers=(),
     ):
         super().__init__()
+        self.trackers = trackers
         self.workdir = Path(workdir)
         self.recipe = recipe
         self.checkpoints = checkpoints
         self.guard = guard
         self.every = every
         self.verbose = verbose
-        self._line_open = False
+        self._foretold = False
         self.last_step = recipe.steps if last_step is None else last_step
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
@@ -61,13 +67,9 @@ class TrainingLog(keras.callbacks.Callback):
         self.first_metrics = {}
 
     def on_train_begin(self, logs=None):
-        import tensorflow as tf
-
         self._forget_later_steps()
-        self._tf = tf
-        self._writer = tf.summary.create_file_writer(
-            str(self.workdir / "tensorboard")
-        )
+        if self.verbose and self.step < self.last_step:
+            logger.info("Compiling the first step.")
 
     def _forget_later_steps(self):
         """Drop what an interrupted run did after its last checkpoint."""
@@ -102,6 +104,8 @@ class TrainingLog(keras.callbacks.Callback):
             or self.is_due(before, self.recipe.checkpoint_every)
         ):
             self.report(logs)
+        elif before == self.first_step:
+            self.start_clock()  # It compiled, in a run that resumes.
 
     def is_due(self, before, every):
         """Whether a multiple of `every`, or the end, has just been reached."""
@@ -135,36 +139,58 @@ class TrainingLog(keras.callbacks.Callback):
                 file.write(line + "\n")
         except OSError as error:
             raise self.checkpoints.explain(path, error) from error
-        with self._writer.as_default():
-            for name, value in metrics.items():
-                self._tf.summary.scalar(name, value, step=self.step)
-        self._writer.flush()
+        for tracker in self.trackers:
+            tracker.write(self.step, metrics)
 
     def _print(self, metrics):
         steps = self.recipe.steps
-        left = (steps - self.step) * self.recipe.batch_size
-        remaining = left / metrics["images_per_second"]
         done = int(20 * self.step / steps)
         line = (
             f"step {self.step:>6}/{steps} [{'#' * done:<20}] "
             f"loss {metrics['loss']:.3f}  "
             f"recall@1 {metrics['image_to_text_recall_at_1']:.0%}"
             f"/{metrics['text_to_image_recall_at_1']:.0%}  "
-            f"temperature {metrics['temperature']:.4f}  "
-            f"{metrics['images_per_second']:.0f} images/s  "
-            f"{int(remaining) // 60}:{int(remaining) % 60:02d} left"
+            f"temperature {metrics['temperature']:.4f}"
         )
-        if sys.stdout.isatty():
-            self._line_open = self.step < steps
-            end = "" if self._line_open else "\n"
-            print(f"\r{line}", end=end, flush=True)
-        else:
-            print(line, flush=True)
+        if self._timed_step > self.first_step:
+            # Else the time is that of compiling.
+            speed = metrics["images_per_second"]
+            left = (steps - self.step) * self.recipe.batch_size / speed
+            line += f"  {speed:.0f} images/s  {clock(left)} left"
+            self._forecast(left)
+        print_progress(line, last=self.step >= self.last_step)
+
+    def _forecast(self, seconds):
+        """Tell once, as soon as it is known, when the run will end."""
+        if self._foretold or self.step >= self.recipe.steps:
+            return
+        self._foretold = True
+        end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
+        logger.info(
+            "The run will end in %s (%s), evaluations not counted; this "
+            "process has taken up to %.1f GB of memory.",
+            clock(seconds),
+            end,
+            peak_memory() / 1e9,
+        )
 
     def on_train_end(self, logs=None):
-        if self._line_open:
-            print(flush=True)
-        self._writer.close()
+        end_progress()
+
+
+def clock(seconds):
+    """Write seconds as minutes, or as hours: `"2:05"`, `"1:02:05"`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"
+
+
+def peak_memory():
+    """Return the most bytes of memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def read_metrics(workdir):
@@ -242,13 +268,15 @@ class SaveBest(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         before, self._last_step = self._last_step, self.log.step
         self.preemption.unsaved = True
-        if self.log.is_due(before, self.log.recipe.checkpoint_every):
+        # Another callback may have ended the run.
+        stopped = self.model.stop_training
+        if stopped or self.log.is_due(before, self.log.recipe.checkpoint_every):
             self._save(pending=True)
             if self._must_leave():
                 self.preemption.leave()
             self._choose()
             self.log.start_clock()
-            self.model.stop_training = self.patience.stopped
+            self.model.stop_training = stopped or self.patience.stopped
         elif self.sums is None or self.log.step >= self._next_question:
             if self._must_leave():
                 self._save(pending=False)

@@ -36,6 +36,7 @@ class Diagnosis:
         self._preprocessor = model.preprocessor
         self._seed = recipe.seed
         self._batch = None
+        self._said = set()
 
     def batch(self):
         """Return images and tokens, NumPy arrays; they are read once."""
@@ -102,7 +103,11 @@ class Diagnosis:
 
     def _warn(self, found):
         for sentence in diagnostics.warnings(found):
-            logger.warning("%s", sentence)
+            # Said once, without its numbers, and not at each evaluation.
+            kind = sentence.partition(":")[0]
+            if kind not in self._said:
+                self._said.add(kind)
+                logger.warning("%s", sentence)
 
     def _images(self, model, training):
         with keras.StatelessScope():

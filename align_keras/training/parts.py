@@ -40,6 +40,11 @@ def is_finished(state, recipe):
 
 def describe_end(state, recipe):
     if not state.get("stopped"):
+        if state["step"] < recipe.steps:
+            return (
+                f"a callback ended it after step {state['step']} of "
+                f"{recipe.steps}, from which the same call goes on"
+            )
         return f"{recipe.steps} steps"
     return (
         f"it stopped early after step {state['step']} of {recipe.steps}, for "

@@ -3,6 +3,7 @@ import functools
 import logging
 import numbers
 from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import make_strategy
 from align_keras.training.strategies import sum_over_workers
 from align_keras.training.strategies import worker_of
+from align_keras.training.trackers import check_trackers
+from align_keras.training.trackers import opened_trackers
 
 logger = logging.getLogger("align_keras")
 
@@ -70,12 +73,14 @@ def train(
     text_weights: str | None = None,
     diagnostics: bool = True,
     allow_outside: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    log: Sequence[str] = ("tensorboard",),
     **overrides: Any,
 ) -> dict:
     """Train ALIGN, or resume a run that was interrupted.
 
     The working directory receives `recipe.json` (what was asked for),
-    `vocabulary.txt`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and
+    `vocabulary.txt`, `metrics.jsonl`, `checkpoints/`, what `log` writes, and
     `model/`: the best model so far as a preset directory with its tokenizer
     and preprocessing. A run with the same arguments resumes from the newest
     checkpoint as if nothing had happened; a finished one returns at once.
@@ -156,6 +161,7 @@ def train(
     ```
     """
     recipe = load_recipe(recipe, seed=seed, **overrides)
+    check_trackers(log)
     towers = known_towers(image_weights, text_weights)
     _check_model(model, towers)
     if isinstance(strategy, str):
@@ -180,6 +186,8 @@ def train(
         towers=towers,
         diagnostics=diagnostics,
         allow_outside=allow_outside,
+        callbacks=callbacks,
+        log=log,
     )
     return _train_parts(run, workdir)
 
@@ -200,6 +208,8 @@ class _Run:
     towers: dict
     diagnostics: bool
     allow_outside: bool
+    callbacks: Sequence[keras.callbacks.Callback]
+    log: Sequence[str]
 
 
 @stored("workdir")
@@ -300,29 +310,39 @@ def _train_part(run, workdir, begun):
         diagnose = None
         if run.diagnostics:
             diagnose = Diagnosis(validation_data or records, model, recipe)
-        log = TrainingLog(
-            workdir,
-            recipe,
-            checkpoints,
-            _guard(records, recipe, num_workers, workdir, checkpoints),
-            verbose=run.verbose and not worker,
-            last_step=part.last_step,
-        )
-        save = SaveBest(
-            checkpoints,
-            best_directory,
-            log,
-            preemption,
-            _evaluation(run.evaluate, validation_data),
-            sum_over_workers(strategy),
-            diagnose,
-        )
         dataset = make_dataset(
             records, model.preprocessor, recipe, step, strategy, num_workers
         )
-        _fit(model, dataset, recipe, part, checkpoints, [log, save])
+        # Others than the first worker write for themselves alone.
+        trackers = [t for t in run.log if t == "tensorboard" or not worker]
+        with opened_trackers(trackers, workdir, asked) as trackers:
+            log = TrainingLog(
+                workdir,
+                recipe,
+                checkpoints,
+                _guard(records, recipe, num_workers, workdir, checkpoints),
+                verbose=run.verbose and not worker,
+                last_step=part.last_step,
+                trackers=trackers,
+            )
+            save = SaveBest(
+                checkpoints,
+                best_directory,
+                log,
+                preemption,
+                _evaluation(run.evaluate, validation_data),
+                sum_over_workers(strategy),
+                diagnose,
+            )
+            # Where one of the caller's ends the run, it is saved.
+            callbacks = [log, *run.callbacks, save]
+            _fit(model, dataset, recipe, part, checkpoints, callbacks)
         state = checkpoints.state()
-        if not is_finished(state, recipe) and state["step"] == part.last_step:
+        if (
+            state["step"] == part.last_step
+            and not is_finished(state, recipe)
+            and not model.stop_training
+        ):
             logger.info("From step %d on, nothing is frozen.", part.last_step)
             if num_workers > 1:
                 # None may read what the first has not written yet.
@@ -429,7 +449,13 @@ def _claim(workdir, asked, step):
     # An attempt that failed before its first checkpoint binds nobody.
     if not step:
         write_json(path, asked)
-    check_claim(path, asked, "a run")
+    try:
+        check_claim(path, asked, "a run")
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To train its model further, name another directory and "
+            f"`--preset {workdir / 'model'}`."
+        ) from error
 
 
 def _evaluation(evaluate, data):
@@ -449,9 +475,11 @@ def _evaluation(evaluate, data):
             for name, value in evaluate(model, data).items()
             if isinstance(value, numbers.Real)
         }
+        chance = metrics.get("chance_mean_recall")
         logger.info(
-            "Evaluation: mean recall %.1f%% on %s",
+            "Evaluation: mean recall %.1f%%%s on %s",
             100 * metrics["mean_recall"],
+            f" (chance {100 * chance:.1f}%)" if chance is not None else "",
             data,
         )
         return metrics

@@ -16,6 +16,7 @@ from colors import write_images
 from colors import write_vocabulary
 
 from align_keras import AlignDualEncoder
+from align_keras import list_pretrained_presets
 from align_keras.cli import COMMANDS
 from align_keras.cli import main
 from align_keras.data import open_records
@@ -128,7 +129,14 @@ def test_presets_as_a_table(capsys):
     assert run("presets") == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("align_")]
-    assert len({row[0] for row in rows}) == 9 * 6
+    known = list_pretrained_presets()
+    assert len({row[0] for row in rows} - set(known)) == 9 * 6
+    for name, row in known.items():
+        at = [line.split()[:1] for line in lines].index([name])
+        assert lines[at].split() == [name, str(row["megabytes"]), row["handle"]]
+        assert lines[at + 1].strip() == row["license"]
+        for value in row["results"].values():
+            assert value in lines[at + 2]
     # Section 6.1: the width follows the image encoder, 1376 for L2. 873
     # million parameters with a vocabulary of 100,000.
     (row,) = [row for row in rows if row[0] == "align_l2_bert_large"]
@@ -139,7 +147,9 @@ def test_presets_as_a_table(capsys):
 
 def test_presets_as_json(ask):
     table = ask("presets")
-    assert len(table) == 9 * 6
+    known = list_pretrained_presets()
+    assert len(table) == 9 * 6 + len(known)
+    assert {name: table[name] for name in known} == known
     row = table["align_b7_bert_base"]
     assert row["embedding_dim"] == 640
     # Image tower, text tower, projection.

@@ -78,7 +78,15 @@ FILES = {
     "search": "search INDEX --text bus --contact-sheet FILE",
     "evaluate": "evaluate words --model PRESET --data PAIRS --output FILE",
 }
-NO_DIRECTORY = {"presets", "recipes", "vocab", "search", "serve", "classify"}
+NO_DIRECTORY = {
+    "presets",
+    "recipes",
+    "vocab",
+    "search",
+    "serve",
+    "classify",
+    "upload",
+}
 
 
 @pytest.fixture(scope="module")

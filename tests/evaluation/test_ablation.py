@@ -131,8 +131,9 @@ def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
         found = dict.fromkeys(
             (*ablation.COLUMNS, "mean_recall"), len(ran) / 100
         )
-        ends = dict.fromkeys(ablation.COLUMNS, (None, None))
-        return Result({**found, "intervals": ends})
+        ends = dict.fromkeys(ablation.COLUMNS, (0.0, 0.5))
+        chance = {f"chance_{name}": 0.003 for name in found}
+        return Result({**found, **chance, "intervals": ends})
 
     monkeypatch.setattr(ablation, "_run", run)
     monkeypatch.setattr(ablation, "prepare_data", lambda *_: (None, None))
@@ -155,16 +156,33 @@ def test_a_grid_is_crossed_and_plotted(tmp_path, monkeypatch):
     # bars: baseline, odd.
     lines, bars = metrics[0].axes
     drawn = {
-        line.get_label(): list(line.get_ydata()) for line in lines.get_lines()
+        container.get_label(): list(container.lines[0].get_ydata())
+        for container in lines.containers
     }
     assert drawn == {
         "small": pytest.approx([3.0, 5.0]),
         "base": pytest.approx([4.0, 6.0]),
     }
+    # Chance as a line in both, intervals on the bars, legends above.
+    for axes in (lines, bars):
+        (chance,) = [
+            line for line in axes.get_lines() if line.get_label() == "chance"
+        ]
+        assert 0.3 in [*chance.get_xdata(), *chance.get_ydata()]
+        legend = axes.get_legend().get_window_extent()
+        assert legend.y0 >= axes.get_window_extent().y1 - 1
+    reaches = [c.errorbar for c in bars.containers if hasattr(c, "errorbar")]
+    assert len(reaches) == 2
+    for reach in reaches:
+        segments = reach.lines[2][0].get_segments()
+        assert [list(s[:, 0]) for s in segments] == [[0.0, 50.0]] * 2
     labels = [label.get_text() for label in bars.get_yticklabels()]
     assert labels == ["baseline", "odd"]
     assert (tmp_path / "ablation.png").stat().st_size > 5000
-    assert "| b0 + base | 6.0 |" in (tmp_path / "ablation.md").read_text()
+    assert (
+        "| b0 + base | 6.0 [0.0, 50.0] |"
+        in (tmp_path / "ablation.md").read_text()
+    )
 
 
 def test_the_documented_plan_is_valid():

@@ -2,9 +2,7 @@
 
 import functools
 import json
-import shutil
 
-import huggingface_hub
 import keras
 import numpy as np
 import pytest
@@ -247,40 +245,3 @@ def test_what_align_model_cannot_express_is_refused(change, reason, tmp_path):
     with pytest.raises(ValueError, match=f"cannot express.*{reason}"):
         save_huggingface(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-# === From the hub ===
-
-
-def test_handles_are_downloaded_file_by_file(
-    directory, reference, converted, tmp_path, monkeypatch
-):
-    hub = shutil.copytree(directory, tmp_path / "hub")
-    (hub / "model.safetensors").unlink()
-    reference.save_pretrained(hub, max_shard_size="300KB")
-    (hub / "unrelated.bin").write_bytes(b"large")
-    asked = []
-
-    def download(repo_id, filename, **kwargs):
-        assert repo_id == "kakaobrain/align-base"
-        asked.append(filename)
-        if not (hub / filename).is_file():
-            response = huggingface_hub.errors.EntryNotFoundError
-            raise response("404")
-        cache = tmp_path / "cache" / filename
-        cache.parent.mkdir(exist_ok=True)
-        shutil.copy(hub / filename, cache)
-        return str(cache)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    model = AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
-    for ours, other in zip(model.weights, converted.weights, strict=True):
-        np.testing.assert_array_equal(ours, other)
-    assert model.preprocessor.tokenizer is not None
-    assert "unrelated.bin" not in asked
-    for path in hub.glob("model*"):
-        path.unlink()
-    (hub / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ValueError, match="has no model.safetensors.*pickled"):
-        AlignDualEncoder.from_preset("hf://kakaobrain/align-base")
-    assert "pytorch_model.bin" not in asked

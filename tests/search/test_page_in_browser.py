@@ -150,3 +150,69 @@ def test_labels_that_come_late_or_not_at_all(library, site, browser):
     browser.run("forgotten = refused = 1; guess()")
     browser.wait("$('status').textContent == 'no'")
     assert browser.errors == []
+
+
+def rows(browser):
+    return [int(row) for row in shown(browser).split(",") if row]
+
+
+def test_a_search_is_in_the_address(library, site, browser):
+    browser.resize(1280, 900)
+    address = str(site.base_url)
+    browser.open(address)
+    browser.run("localStorage.clear()")
+    browser.open(address)
+    # Something to see, spread over the index, before anything is asked.
+    browser.wait("document.querySelectorAll('.tile').length == 24")
+    assert rows(browser) == [i * 30 // 24 for i in range(24)]
+    assert browser.run("document.querySelector('.about b').textContent") == ""
+    browser.run("document.querySelectorAll('.tile')[3].click()")
+    browser.wait("document.getElementById('detail').open")
+    browser.run("document.getElementById('more').click()")
+    browser.wait("document.querySelectorAll('.tile').length == 30")
+    browser.run("document.getElementById('query').focus()")
+    browser.type("a red bus & more")
+    browser.run("addWords(-2)")
+    browser.type("night")
+    parts = [
+        {"text": "a red bus & more", "weight": 2},
+        {"row": 3, "weight": 1},
+        {"text": "night", "weight": -2},
+    ]
+    found = [r["row"] for r in find(site, *parts)]
+    wanted = ",".join(map(str, found))
+    src = "[...document.querySelectorAll('.tile img')]"
+    order = f"{src}.map(i => i.src.split('/').pop()).join()"
+    browser.wait(f"{order} == '{wanted}'")
+    sent = browser.run("location.href")
+    assert "#" in sent
+
+    # Somebody else opens it.
+    browser.open("about:blank")
+    browser.open(sent)
+    browser.wait(f"{order} == '{wanted}'")
+    assert browser.run("location.href") == sent
+    assert browser.run("document.getElementById('query').value") == (
+        "a red bus & more"
+    )
+
+    # What stood for a while is offered again, and may be forgotten.
+    browser.wait("localStorage.getItem('recent')")
+    browser.run("$('query').value = ''; parts.splice(0); drawParts(); later(0)")
+    browser.wait("!$('empty').hidden && !$('recent').hidden")
+    words = browser.run("document.querySelector('.recent a').textContent")
+    assert words == "a red bus & more + an image − night"
+    browser.run("document.querySelector('.recent a').click()")
+    browser.wait(f"{order} == '{wanted}'")
+    browser.run("document.querySelector('.recent button').click()")
+    assert browser.run("localStorage.getItem('recent')") is None
+    assert browser.errors == []
+
+
+def test_an_address_that_is_nonsense_is_left_alone(site, browser):
+    address = str(site.base_url)
+    browser.open("about:blank")
+    browser.open(f"{address}#row=x+y&text=9e9e9+<b>&w=q&row=1+-3&text=1+a%00b")
+    browser.wait("document.querySelectorAll('.tile').length > 0")
+    assert browser.run("document.querySelectorAll('.part b').length") == 0
+    assert browser.errors == []

@@ -36,6 +36,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+# Images that the page shows before anything is asked.
+_SAMPLES = 24
 _THUMBNAIL_COST = 1 / 50
 # So many go through the text tower together.
 _PROMPT_COST = 1 / 32
@@ -149,6 +151,7 @@ class _Handlers:
                 "labels": index.labels[: self.limits.labels],
                 "upload_bytes": self.limits.upload_bytes,
                 "text_length": self.limits.text_length,
+                "samples": self.engine.samples(_SAMPLES),
             }
         )
 

@@ -126,6 +126,27 @@ class Engine:
             for i in np.argsort(-scores, kind="stable")
         ]
 
+    def samples(self, count: int) -> list[dict]:
+        """Name some images, evenly spread over the index.
+
+        Args:
+            count: int. How many, at most.
+
+        Returns:
+            list of dicts: row, key, text.
+        """
+        total = self.index.count
+        chosen = sorted({i * total // count for i in range(count)})
+        return [
+            {
+                "row": row,
+                "key": self.index.key(row),
+                "text": self.index.text(row),
+            }
+            for row in chosen
+            if row < total
+        ]
+
     def prompts(self, labels: list[str]) -> int:
         """Count the prompts that `labels` would embed for a client.
 

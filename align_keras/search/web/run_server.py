@@ -1,5 +1,6 @@
 """Run the web page on an index."""
 
+import contextlib
 import ipaddress
 import socket
 import webbrowser
@@ -84,7 +85,10 @@ def serve(
     )
     if open_browser:
         webbrowser.open(url)
-    uvicorn.Server(config).run([listener])
+    # It ends at Ctrl-C and passes the interruption on.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run([listener])
+    print("Goodbye.", flush=True)
 
 
 def _is_loopback(host):

@@ -1,0 +1,43 @@
+import json
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        help="working directory of a run, or preset directory",
+    )
+    parser.add_argument("handle", metavar="HANDLE", help="hf://user/name")
+    parser.add_argument(
+        "--license",
+        metavar="ID",
+        help="the hub's name of a licence, such as apache-2.0",
+    )
+    parser.add_argument(
+        "--language",
+        action="append",
+        metavar="CODE",
+        help="language of its texts, such as en; may be repeated",
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="make a private repository"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON"
+    )
+
+
+def run(options):
+    from align_keras.serving import upload
+
+    address = upload(
+        options.directory,
+        options.handle,
+        license=options.license,
+        language=options.language,
+        private=options.private,
+    )
+    if options.json:
+        print(json.dumps({"commit": address}))
+    else:
+        print(f"Published as {options.handle}: {address}")

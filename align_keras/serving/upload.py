@@ -1,0 +1,124 @@
+"""A model and its card, published on a hub."""
+
+from pathlib import Path
+
+from align_keras.io.folders import check_links
+from align_keras.io.optional import OptionalModule
+from align_keras.models.handles import HUGGING_FACE
+from align_keras.models.handles import no_network
+from align_keras.models.presets import check_weights
+from align_keras.models.presets import find_preset
+from align_keras.models.presets import has_weights
+from align_keras.serving.model_card import model_card
+
+huggingface_hub = OptionalModule("huggingface_hub", extra="huggingface")
+hub_errors = OptionalModule("huggingface_hub.errors", extra="huggingface")
+
+CARD = "README.md"
+
+
+def upload(
+    directory: str | Path,
+    handle: str,
+    license: str | None = None,
+    language: list[str] | None = None,
+    private: bool = False,
+) -> str:
+    """Publish a preset with a model card, in one commit.
+
+    The card tells how the model is used and, for a run, how it was trained and
+    what it reached on the held-out images, with intervals. A `README.md` of
+    the directory takes its place.
+
+    Args:
+        directory: string or `pathlib.Path`. Working directory of a run, whose
+            best model is published; or a preset directory.
+        handle: string. `"hf://user/name"`. The repository is made if there is
+            none.
+        license: string. The hub's name of a licence, such as `"apache-2.0"`.
+            Defaults to `None`: the card says that none was stated.
+        language: list of strings. Codes of the languages of its texts.
+            Defaults to `None`.
+        private: bool. Whether a new repository is private. Defaults to
+            `False`.
+
+    Returns:
+        string. The address of the commit.
+
+    Raises:
+        ValueError: The directory holds no weights, or damaged ones; the
+            handle is none of Hugging Face's; or the hub refuses.
+        ConnectionError: The hub does not answer.
+
+    Example:
+
+    ```python
+    upload("run", "hf://me/birds", license="apache-2.0", language=["en"])
+    ```
+    """
+    repository = handle.removeprefix(HUGGING_FACE)
+    if repository == handle or repository.count("/") != 1:
+        raise ValueError(
+            "A model is published as `hf://user/name`; for Kaggle, see "
+            f"`keras_hub.upload_preset`. Received: {handle!r}"
+        )
+    preset, run = _find(Path(directory))
+    card = preset / CARD
+    contents = (
+        card.read_text("utf-8")
+        if card.is_file()
+        else model_card(handle, preset, run, license, language)
+    )
+    reason = no_network()
+    if reason:
+        raise ConnectionError(f"The hub cannot be reached: {reason}.")
+    files = [
+        path
+        for path in sorted(preset.rglob("*"))
+        if path.is_file()
+        and path != card
+        and not any(p.startswith(".") for p in path.relative_to(preset).parts)
+    ]
+    operations = [
+        huggingface_hub.CommitOperationAdd(
+            path_in_repo=path.relative_to(preset).as_posix(),
+            path_or_fileobj=path,
+        )
+        for path in files
+    ]
+    operations.append(
+        huggingface_hub.CommitOperationAdd(
+            path_in_repo=CARD, path_or_fileobj=contents.encode()
+        )
+    )
+    hub = huggingface_hub.HfApi(library_name="align_keras")
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        commit = hub.create_commit(
+            repository, operations, commit_message="Upload an ALIGN model"
+        )
+    except hub_errors.HfHubHTTPError as error:
+        raise ValueError(
+            f"The hub does not take `{repository}`: "
+            f"{' '.join(str(error).split())[:300]} Log in with "
+            "`hf auth login`, as somebody who may write there."
+        ) from error
+    return str(commit.commit_url)
+
+
+def _find(directory):
+    """Return the preset directory, and that of its run or `None`."""
+    run = None
+    if (directory / "recipe.json").is_file():
+        run, directory = directory, directory / "model"
+        if not directory.is_dir():
+            raise ValueError(
+                f"`{run}` holds a run that has no model yet: it has not "
+                "reached its first checkpoint."
+            )
+    path = Path(find_preset(str(directory)))
+    if not path.is_dir() or not has_weights(str(path)):
+        raise ValueError(f"`{directory}` is no directory with weights.")
+    check_links(path)
+    check_weights(str(path))
+    return path, run

@@ -1,0 +1,167 @@
+"""Where the metrics of a run go besides `metrics.jsonl`."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.io.optional import require
+
+# What a tracker calls the run, so that one that resumes goes on with it.
+RUNS = "trackers.json"
+
+
+class TensorBoard:
+    """Writes TensorBoard's files to `tensorboard/` of the working directory."""
+
+    def __init__(self, workdir, settings):
+        import tensorflow as tf
+
+        self._summary = tf.summary
+        directory = str(Path(workdir) / "tensorboard")
+        self._writer = tf.summary.create_file_writer(directory)
+
+    def write(self, step, metrics):
+        with self._writer.as_default():
+            for name, value in metrics.items():
+                self._summary.scalar(name, value, step=step)
+        self._writer.flush()
+
+    def close(self, failed):
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Logs to Weights & Biases, whose own variables say where that is.
+
+    `WANDB_PROJECT`, `WANDB_ENTITY` and `WANDB_MODE` are such variables.
+    """
+
+    def __init__(self, workdir, settings):
+        wandb = require("wandb", extra="wandb")
+        known = _known_run(workdir, "wandb")
+        self._run = wandb.init(
+            id=known,
+            resume="allow" if known else None,
+            name=Path(workdir).resolve().name,
+            dir=str(workdir),
+            config=settings,
+        )
+        # Steps after a checkpoint are taken again by a run that resumes.
+        self._run.define_metric("*", step_metric="step")
+        _keep_run(workdir, "wandb", self._run.id)
+
+    def write(self, step, metrics):
+        self._run.log({"step": step, **metrics})
+
+    def close(self, failed):
+        self._run.finish(exit_code=int(failed))
+
+
+class MLflow:
+    """Logs to MLflow, whose own variables say where that is.
+
+    `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` are such variables.
+    """
+
+    def __init__(self, workdir, settings):
+        mlflow = require("mlflow", extra="mlflow")
+        self._client = mlflow.MlflowClient()
+        known = _known_run(workdir, "mlflow")
+        if known is None:
+            name = Path(workdir).resolve().name
+            run = self._client.create_run(self._experiment(), run_name=name)
+            known = run.info.run_id
+            for key, value in settings.items():
+                self._client.log_param(known, key, value)
+        else:
+            self._client.update_run(known, status="RUNNING")
+        self._id = known
+        _keep_run(workdir, "mlflow", known)
+
+    def _experiment(self):
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        if not name:
+            return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return self._client.create_experiment(name)
+        return found.experiment_id
+
+    def write(self, step, metrics):
+        for name, value in metrics.items():
+            # No other characters are taken, such as the @ of recall@1.
+            name = re.sub(r"[^\w\-./ ]", "_at_", name)
+            self._client.log_metric(self._id, name, value, step=step)
+
+    def close(self, failed):
+        status = "FAILED" if failed else "FINISHED"
+        self._client.set_terminated(self._id, status)
+
+
+TRACKERS = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def check_trackers(names):
+    """Refuse names of trackers that there are not, or are not installed.
+
+    Args:
+        names: sequence of strings, of `TRACKERS`.
+
+    Raises:
+        ValueError: There is no such tracker.
+        ImportError: Its package is not installed.
+    """
+    if isinstance(names, str) or set(names) - set(TRACKERS):
+        raise ValueError(
+            f"`log` must be a list of names among {', '.join(TRACKERS)}. "
+            f"Received: {names!r}"
+        )
+    for name in {"wandb", "mlflow"}.intersection(names):
+        require(name, extra=name)
+
+
+@contextlib.contextmanager
+def opened_trackers(names, workdir, settings):
+    """Begin to log, or go on where a run is known, and close in the end.
+
+    Args:
+        names: sequence of strings, of `TRACKERS`.
+        workdir: string or `pathlib.Path`. The directory of the run.
+        settings: dict. What was asked for.
+
+    Yields:
+        A list of trackers, which have `write(step, metrics)`.
+    """
+    with contextlib.ExitStack() as stack:
+        trackers = []
+        for name in dict.fromkeys(names):
+            tracker = TRACKERS[name](workdir, settings)
+            stack.push(_closing(tracker))
+            trackers.append(tracker)
+        yield trackers
+
+
+def _closing(tracker):
+    def close(kind, error, traceback):
+        # A run that was asked to leave has not failed.
+        tracker.close(failed=kind is not None and kind is not SystemExit)
+
+    return close
+
+
+def _known_run(workdir, tracker):
+    path = Path(workdir) / RUNS
+    return read_json(path).get(tracker) if path.is_file() else None
+
+
+def _keep_run(workdir, tracker, identity):
+    path = Path(workdir) / RUNS
+    known = read_json(path) if path.is_file() else {}
+    write_json(path, {**known, tracker: identity})
