@@ -5,6 +5,7 @@ from keras import layers
 from keras import ops
 from keras_hub.models import Backbone
 
+from align_keras import backend
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
 from align_keras.models.pooling import Pooling
@@ -394,8 +395,11 @@ class AlignDualEncoder(
         )
         return {"image_embeddings": images, "text_embeddings": texts}
 
+    @backend.without_gradients
     def encode_image(self, images):
-        """Embed images.
+        """Embed images, as in inference.
+
+        On torch no gradients flow through it; `image_features` has them.
 
         Args:
             images: float array of shape `(batch, height, width, 3)` with
@@ -418,8 +422,11 @@ class AlignDualEncoder(
             self.image_features(images, training=False)
         )
 
+    @backend.without_gradients
     def encode_text(self, texts):
-        """Embed texts.
+        """Embed texts, as in inference.
+
+        On torch no gradients flow through it; `text_features` has them.
 
         Args:
             texts: string, list of strings, or string tensor, for the
