@@ -173,7 +173,7 @@ def build_variant(
         if isinstance(given, dict):
             try:
                 return backbone(**{**given, **extra})
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"The arguments of an encoder under `encoders: {kind}` "
                     f"do not make a `{backbone.__name__}`: {error}. "
