@@ -1,5 +1,5 @@
 # make quickstart   see ALIGN work: draw data, train, measure, search
-# make test         lint and all tests, on both backends
+# make test         lint and all tests, on each backend
 # make lint         lint alone
 # make docs       the documentation, into site/
 # make bench        comparisons with others, into benchmarks/RESULTS.md
@@ -21,7 +21,11 @@ SETTINGS := setup.cfg setup.py pyproject.toml constraints.txt
 
 # What does the same through keras.ops on every backend.
 JAX_TESTS := tests/backend tests/models tests/losses tests/optimizers \
-	tests/distributed
+	tests/distributed tests/test_keras_page.py
+# Of these, what differs most from backend to backend, on one device.
+TORCH_TESTS := tests/backend tests/losses tests/test_keras_page.py \
+	$(patsubst %,tests/models/test_%.py,callbacks contract fit_data gradients \
+	lora pooling raw_inputs subclasses)
 
 # A file's tests share fixtures, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -32,7 +36,7 @@ BENCH_VENV ?= .venv-bench
 BENCH_PEERS := open_clip_torch==3.3.0 clip-benchmark==1.6.2 img2dataset==1.47.0
 PHOTOS ?= ../shared/data/photos
 
-.PHONY: quickstart test test-jax test-tensorflow lint docs bench clean
+.PHONY: quickstart test test-jax test-torch test-tensorflow lint docs bench clean
 # A half-made environment must not look like a whole one.
 .DELETE_ON_ERROR:
 
@@ -42,12 +46,16 @@ quickstart: $(VENV)/installed
 # The whole suite comes last, so that the closing line speaks of it.
 test: lint
 	@$(MAKE) --no-print-directory test-jax
+	@$(MAKE) --no-print-directory test-torch
 	@$(MAKE) --no-print-directory test-tensorflow
 
 # JAX spends most of a test on optimising what runs once.
 test-jax: $(VENV)/installed-for-tests
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 		$(PYTEST) $(JAX_TESTS)
+
+test-torch: $(VENV)/installed-for-tests
+	KERAS_BACKEND=torch $(PYTEST) $(TORCH_TESTS)
 
 test-tensorflow: $(VENV)/installed-for-tests
 	KERAS_BACKEND=tensorflow $(PYTEST)

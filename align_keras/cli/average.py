@@ -67,6 +67,11 @@ def run(args):
             f"else takes them. Received: old_data={args.old_data}, "
             f"new_data={args.new_data}, sweep={args.sweep}"
         )
+    if args.allow_outside and not args.sweep:
+        raise ValueError(
+            "`--allow-outside` is for the data of `--sweep`: an average of two "
+            "presets reads no others. Leave it out."
+        )
     if args.sweep:
         from align_keras.evaluation.results import plain
         from align_keras.evaluation.sweep import sweep

@@ -171,7 +171,14 @@ def build_variant(
     def make(backbone, kind, given, **extra):
         given = _arguments(encoders, kind, given)
         if isinstance(given, dict):
-            return backbone(**{**given, **extra})
+            try:
+                return backbone(**{**given, **extra})
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"The arguments of an encoder under `encoders: {kind}` "
+                    f"do not make a `{backbone.__name__}`: {error}. "
+                    f"Received: {given}"
+                ) from error
         return backbone.from_preset(given, load_weights=False, **extra)
 
     held = variant.temperature is not None

@@ -5,8 +5,11 @@ from keras import layers
 from keras import ops
 from keras_hub.models import Backbone
 
+from align_keras import backend
 from align_keras.models.contrastive_head import ContrastiveHead
 from align_keras.models.contrastive_trainer import ContrastiveTrainer
+from align_keras.models.lora import LowRank
+from align_keras.models.lora import described_without_lora
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
 from align_keras.models.pooling import until_end_of_text
@@ -34,7 +37,7 @@ def _require_float(images):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignDualEncoder(
-    RawInputs, ContrastiveTrainer, Saving, PresetMixin, Backbone
+    RawInputs, ContrastiveTrainer, Saving, PresetMixin, LowRank, Backbone
 ):
     """ALIGN: an image encoder and a text encoder with one embedding space.
 
@@ -394,8 +397,11 @@ class AlignDualEncoder(
         )
         return {"image_embeddings": images, "text_embeddings": texts}
 
+    @backend.without_gradients
     def encode_image(self, images):
-        """Embed images.
+        """Embed images, as in inference.
+
+        On torch no gradients flow through it; `image_features` has them.
 
         Args:
             images: float array of shape `(batch, height, width, 3)` with
@@ -418,8 +424,11 @@ class AlignDualEncoder(
             self.image_features(images, training=False)
         )
 
+    @backend.without_gradients
     def encode_text(self, texts):
-        """Embed texts.
+        """Embed texts, as in inference.
+
+        On torch no gradients flow through it; `text_features` has them.
 
         Args:
             texts: string, list of strings, or string tensor, for the
@@ -450,10 +459,11 @@ class AlignDualEncoder(
             "trainable": self.trainable,
             "dtype": self.own_dtype_config(),
         }
+        with described_without_lora(self):
+            for name in ("image_encoder", "text_encoder"):
+                config[name] = layers.serialize(getattr(self, name))
         config.update(
             {
-                "image_encoder": layers.serialize(self.image_encoder),
-                "text_encoder": layers.serialize(self.text_encoder),
                 "embedding_dim": self.embedding_dim,
                 "initial_temperature": self.initial_temperature,
                 "temperature_range": self.temperature_range,

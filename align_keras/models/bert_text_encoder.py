@@ -7,6 +7,7 @@ from keras_hub.models import Backbone
 
 from align_keras.keras_hub_internals import transform_some
 from align_keras.models.initializers import SmallNormal
+from align_keras.models.lora import LowRank
 from align_keras.models.presets import PresetMixin
 from align_keras.models.rematerialization import rematerialize
 
@@ -22,7 +23,7 @@ def _activation(name):
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class BertTextEncoder(PresetMixin, Backbone):
+class BertTextEncoder(PresetMixin, LowRank, Backbone):
     """A BERT encoder that represents a text by its first token.
 
     The network of BERT without its pooler: ALIGN takes the vector of the

@@ -167,22 +167,10 @@ class ContrastiveTrainer(backend.Trainer):
                 queries and values of attention.
 
         Raises:
-            ValueError: A name is of no layer that can have an update. Keras
-                would freeze the towers and say nothing.
+            ValueError: A name is of no layer that can have an update, for
+                which Keras would freeze the towers and say nothing; or there
+                are updates already, be it of one tower.
         """
-        names = target_layer_names or self.default_lora_layer_names()
-        found = {
-            layer.name
-            for layer in self._flatten_layers()
-            if hasattr(layer, "enable_lora") and layer.weights
-        }
-        missing = sorted(set(names) - found)
-        if missing and (target_layer_names or len(missing) == len(names)):
-            raise ValueError(
-                "`enable_lora` finds no dense layer or table of these names, "
-                "and would only freeze the towers. Pass `target_layer_names`, "
-                f"names of layers of the towers. Received: {missing}"
-            )
         own = [
             layer
             for layer in (

@@ -6,6 +6,7 @@ from keras import layers
 from keras_hub.models import FeaturePyramidBackbone
 
 from align_keras.models.initializers import FanOutNormal
+from align_keras.models.lora import LowRank
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
 from align_keras.models.presets import PresetMixin
@@ -42,7 +43,7 @@ def round_repeats(repeats, depth_coefficient):
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class EfficientNetBackbone(PresetMixin, FeaturePyramidBackbone):
+class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
     """An EfficientNet without its head convolution, as ALIGN uses it.
 
     The output is the feature map of the last block: ALIGN pools it directly.

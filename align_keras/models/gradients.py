@@ -175,6 +175,7 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
     own = model.overrides("call", "embed", "image_features")
     if model.image_encoder_is_frozen and not own:
         parts = _run_frozen_encoder(model, parts, parameters, state)
+    rewind = backend.mark_random_state()
     embeddings, new_state = _first_pass(model, parts, parameters, state)
 
     def objective(arguments):
@@ -192,6 +193,7 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
         name: split(gradient, size)
         for name, gradient in zip(EMBEDDINGS, gradients[:2], strict=True)
     }
+    rewind()
     extra, gradients = _second_pass(
         model, parts, cached, parameters, state, gradients[2:], scale_loss
     )

@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+# Names of values in a weight file, beside those that Keras numbers.
+_KEPT = "low_rank_"
 _KINDS = (
     keras.layers.Dense,
     keras.layers.EinsumDense,
@@ -61,6 +63,105 @@ def _fits(layer, rank):
     return kernel.trainable and min(math.prod(rows), columns) > rank
 
 
+class LowRank:
+    """`enable_lora` of a KerasHub `Backbone` that refuses what does nothing."""
+
+    def enable_lora(self, rank, target_layer_names=None):
+        """Train low-rank updates of layers in the place of the model.
+
+        All else is frozen, but for the biases of these layers. Call `compile`
+        afterwards.
+
+        Args:
+            rank: int. The rank of an update.
+            target_layer_names: list of strings. Names of the layers that have
+                one. Defaults to `None`, what KerasHub's backbones name: the
+                queries and values of attention.
+
+        Raises:
+            ValueError: A name is of no layer that can have an update, for
+                which Keras would freeze the model and say nothing; or there
+                are updates already.
+        """
+        if type(rank) is not int or rank < 1:
+            raise ValueError(
+                f"`rank` must be an int of at least 1. Received: rank={rank!r}"
+            )
+        names = target_layer_names or self.default_lora_layer_names()
+        found = {
+            layer.name
+            for layer in self._flatten_layers()
+            if hasattr(layer, "enable_lora") and layer.weights
+        }
+        missing = sorted(set(names) - found)
+        if missing and (target_layer_names or len(missing) == len(names)):
+            raise ValueError(
+                "`enable_lora` finds no dense layer or table of these names, "
+                "and would only freeze the model. Pass `target_layer_names`, "
+                f"names of its layers. Received: {missing}"
+            )
+        before = lora_layers(self)
+        if before:
+            raise ValueError(
+                "Low-rank updates are made once, of the whole model or of its "
+                f"towers, and {len(before)} layers have theirs. Save a preset, "
+                "into which they are merged, load it and call `enable_lora` of "
+                "that model, with all names in `target_layer_names`. Received: "
+                f"a model with updates of {', '.join(_paths(before[:2]))}"
+            )
+        super().enable_lora(rank, target_layer_names)
+
+    def save_lora_weights(self, filepath):
+        tables = [
+            layer
+            for layer in lora_layers(self)
+            if isinstance(layer, keras.layers.Embedding)
+        ]
+        if tables:
+            raise ValueError(
+                "KerasHub's files of updates hold none of tables. Use "
+                "`save_weights` and `load_weights`, which keep all of them. "
+                f"Received: updates of {', '.join(_paths(tables))}"
+            )
+        super().save_lora_weights(filepath)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras merges an update into its weight, and loads zeros for its
+        # factors, from which nothing is ever learnt.
+        for index, variable in enumerate(lora_variables(self)):
+            store[f"{_KEPT}{index}"] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        names = list(store.keys())
+        kept = {name for name in names if name.startswith(_KEPT)}
+        self.__dict__["_low_rank_factors"] = [
+            store[f"{_KEPT}{index}"][()] for index in range(len(kept))
+        ]
+        super().load_own_variables(
+            {name: store[name] for name in names if name not in kept}
+        )
+
+    def load_weights(self, filepath, **kwargs):
+        super().load_weights(filepath, **kwargs)
+        factors = self.__dict__.pop("_low_rank_factors", [])
+        variables = lora_variables(self)
+        shapes = [tuple(v.shape) for v in variables]
+        if [value.shape for value in factors] == shapes:
+            for variable, value in zip(variables, factors, strict=True):
+                variable.assign(value)
+            for layer in lora_layers(self):
+                _kernel(layer).assign(_with_update(layer, -1))
+            return
+        # The file has other updates, or none: these start anew.
+        for first in variables[::2]:
+            first.assign(keras.initializers.HeUniform()(first.shape))
+
+
+def _paths(layers):
+    return [layer.path for layer in layers]
+
+
 def lora_layers(model):
     """List the layers of a model that have a low-rank update."""
     return [
@@ -94,6 +195,23 @@ def without_lora(model):
 
 
 @contextlib.contextmanager
+def described_without_lora(model):
+    """Have layers give the configs that they had without updates.
+
+    Some layers name their rank in it and others do not, and Keras merges the
+    weights that it saves.
+    """
+    ranks = [(layer, layer.lora_rank) for layer in lora_layers(model)]
+    try:
+        for layer, _ in ranks:
+            layer.lora_rank = None
+        yield
+    finally:
+        for layer, rank in ranks:
+            layer.lora_rank = rank
+
+
+@contextlib.contextmanager
 def merged_lora(model):
     """Turn low-rank updates into ordinary weights, for a while.
 
@@ -108,7 +226,7 @@ def merged_lora(model):
         (ops.convert_to_numpy(_kernel(layer)), layer.lora_rank)
         for layer in layers
     ]
-    merged = [ops.convert_to_numpy(_merged(layer)) for layer in layers]
+    merged = [ops.convert_to_numpy(_with_update(layer)) for layer in layers]
     try:
         for layer, value in zip(layers, merged, strict=True):
             _kernel(layer).assign(value)
@@ -127,13 +245,13 @@ def _kernel(layer):
     return layer._kernel
 
 
-def _merged(layer):
+def _with_update(layer, factor=1):
     """Weight and update together, in the precision of the weight."""
     kind = "kernel"
     if isinstance(layer, keras.layers.Embedding):
         kind = "embeddings"
     first, second = (getattr(layer, f"lora_{kind}_{factor}") for factor in "ab")
-    scale = layer.lora_alpha / layer.lora_rank
+    scale = factor * layer.lora_alpha / layer.lora_rank
     weight = _kernel(layer)
     update = scale * ops.matmul(first, second)
     return ops.cast(weight + ops.cast(update, weight.dtype), weight.dtype)

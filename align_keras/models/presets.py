@@ -6,6 +6,7 @@ What `save_to_preset` writes is a directory in KerasHub's format.
 import contextlib
 import difflib
 import functools
+import inspect
 import sys
 from pathlib import Path
 
@@ -187,8 +188,25 @@ def preset_directory(preset):
     return handle_directory(path) if foreign is None else foreign.directory
 
 
+# What `keras.Model` takes, beside the arguments of a class.
+_OF_MODELS = {"inputs", "outputs", "dtype", "name", "trainable"}
+
+
 class PresetMixin:
     """Adds the shipped presets to a KerasHub `Backbone`."""
+
+    def __init__(self, *args, **kwargs):
+        # Keras' functional models take any keyword and forget it.
+        unknown = sorted(set(kwargs) - _OF_MODELS)
+        if unknown:
+            known = inspect.signature(type(self)).parameters
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            raise ValueError(
+                f"`{type(self).__name__}` has no argument `{unknown[0]}`."
+                + (f" Did you mean `{near[0]}`?" if near else "")
+                + f" Received: {', '.join(unknown)}"
+            )
+        super().__init__(*args, **kwargs)
 
     @keras_hub_internals.classproperty
     def presets(cls):

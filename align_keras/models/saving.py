@@ -15,6 +15,8 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.mirrors import stored
 from align_keras.models import presets
 from align_keras.models.carried import Carried
+from align_keras.models.lora import described_without_lora
+from align_keras.models.lora import lora_layers
 from align_keras.models.lora import merged_lora
 
 # What stands in a preset's config for a preprocessor with files of its own.
@@ -148,7 +150,8 @@ class Saving:
         if sorted(functions) != ["call_fn", "operation_fn"]:
             return super()._run_through_graph(inputs, **functions)
         clone = functions["operation_fn"]
-        found = {layer: clone(layer) for layer in self.layers}
+        with described_without_lora(self):
+            found = {layer: clone(layer) for layer in self.layers}
         towers = (self.image_encoder, self.text_encoder)
         others = [
             layer
@@ -262,6 +265,17 @@ class Saving:
         finally:
             self.optimizer = optimizer
             del self.__dict__["_saves_preset"]
+
+    def save(self, filepath, *args, **kwargs):
+        """Save the model to a `.keras` file, as `keras.Model.save` does."""
+        if lora_layers(self):
+            warnings.warn(
+                "Low-rank updates are merged into the weights of a .keras "
+                "file: the model that is loaded has none to go on with, and "
+                "what they froze may be frozen. `save_weights` keeps them.",
+                stacklevel=2,
+            )
+        super().save(filepath, *args, **kwargs)
 
     def export(
         self,

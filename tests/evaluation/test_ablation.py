@@ -215,3 +215,10 @@ def test_scenes_need_something_that_draws_them(tmp_path):
     plan.write_text(PLAN)
     with pytest.raises(ValueError, match="pass `draw`"):
         ablation.ablate(plan, tmp_path / "work")
+
+
+def test_an_encoder_that_lacks_an_argument_is_named():
+    encoders = {"image": {"b": {"width_coefficient": 0.2, "depth": 0.2}}}
+    variant = ablation.Variant(image="b", text="bert_tiny")
+    with pytest.raises(ValueError, match="`encoders: image`.*'depth': 0.2"):
+        ablation.build_variant(variant, encoders, 50)

@@ -76,6 +76,7 @@ def test_loss_and_gradients_are_those_of_the_plain_loss(
     rows = unit_rows((10, 6), 0), unit_rows((10, 6), 1)
     arguments = [ops.convert_to_tensor(x, "float32") for x in (*rows, 0.2)]
     weights = np.random.default_rng(2).uniform(size=10).astype("float32")
+    weights = ops.convert_to_tensor(weights)
     loss.tile_size = tile_size
     bias = {"bias": extra} if isinstance(loss, SigmoidLoss) else {}
 

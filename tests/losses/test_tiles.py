@@ -11,6 +11,7 @@ from loss_references import unit_rows
 
 from align_keras import ContrastiveLoss
 from align_keras import SigmoidLoss
+from align_keras import backend
 
 NAMES = ("images", "texts", "temperature", "bias")
 
@@ -26,25 +27,14 @@ def scores_and_gradients(loss, inputs, weights, mask=None):
     names = [n for n in NAMES if n != "bias" or hasattr(loss, "takes_bias")]
     values = [ops.convert_to_tensor(inputs[name], "float32") for name in names]
 
-    def total(*values):
+    def total(values):
         images, texts, temperature, *bias = values
         bias = {"bias": bias[0]} if bias else {}
         scores = loss.score(images, texts, temperature, mask, **bias)
         return loss.reduce(scores[0], weights, mask), scores
 
-    if keras.config.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(values)
-            value, scores = total(*values)
-        gradients = tape.gradient(value, values)
-    else:
-        import jax
-
-        positions = tuple(range(len(values)))
-        slope = jax.jit(jax.value_and_grad(total, positions, has_aux=True))
-        (_, scores), gradients = slope(*values)
+    weights = ops.convert_to_tensor(weights, "float32")
+    _, scores, gradients = backend.value_and_gradients(total, values)
     names = ["loss", "image_hit", "text_hit", *names]
     arrays = map(ops.convert_to_numpy, [*scores, *gradients])
     return dict(zip(names, arrays, strict=True))

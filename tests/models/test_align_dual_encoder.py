@@ -246,6 +246,7 @@ def test_errors_say_what_to_do(tiny_model, pairs):
         tiny_model(image_pooling="max")
 
 
+@pytest.mark.skipif(keras.config.backend() == "torch", reason="has one replica")
 def test_what_several_replicas_cannot_do_is_refused(
     tiny_model, pairs, monkeypatch
 ):

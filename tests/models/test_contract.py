@@ -216,6 +216,17 @@ def test_no_argument_gets_lost(case):
     assert_near(outputs_of(again, x), outputs_of(model, x), 0)
 
 
+def test_arguments_that_a_class_has_not_are_refused(case, built):
+    """Keras' functional models would take them and forget them."""
+    config = built(case)[0].get_config()
+    build = type(built(case)[0]).from_config
+    for name in ("drop_out", "text_poling", "weights"):
+        with pytest.raises(ValueError, match=f"no argument `{name}`"):
+            build({**config, name: 0.3})
+    with pytest.raises(ValueError, match="Did you mean `dropout`"):
+        text_encoder(droput=0.3)
+
+
 def test_the_number_of_weights(case, built):
     model, _ = built(case)
     sizes = [int(np.prod(v.shape)) for v in model.weights]

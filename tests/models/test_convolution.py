@@ -95,11 +95,15 @@ def test_inference_folds_the_normalization(convolution):
     )
     expected = (ops.convert_to_numpy(plain) - mean) / np.sqrt(variance + 1e-3)
     expected = expected * gamma + beta
-    folded = convolve_and_normalize(convolution, normalization, x, False)
+    folded = ops.convert_to_numpy(
+        convolve_and_normalize(convolution, normalization, x, False)
+    )
     np.testing.assert_allclose(folded, expected, rtol=1e-4, atol=1e-5)
     # A frozen normalisation keeps its statistics in training, too.
     normalization.trainable = False
-    frozen = convolve_and_normalize(convolution, normalization, x, True)
+    frozen = ops.convert_to_numpy(
+        convolve_and_normalize(convolution, normalization, x, True)
+    )
     np.testing.assert_allclose(frozen, expected, rtol=1e-4, atol=1e-5)
     normalization.trainable = True
     outputs = ops.convert_to_numpy(
@@ -146,12 +150,13 @@ def test_normalization_with_silu_and_its_gradients(dtype, tolerance):
     x = ops.convert_to_tensor(x, dtype)
     given = ops.convert_to_numpy(ops.cast(x, "float32")).astype("float64")
     gamma, beta = rng.uniform(0.5, 2.0, (2, 6)).astype("float32")
-    weights = rng.standard_normal(x.shape)
+    weights = rng.standard_normal(x.shape).astype("float32")
+    factors = ops.convert_to_tensor(weights)
 
     def total(arguments):
         outputs, mean, variance = backend.normalize_and_silu(*arguments, 1e-3)
         wide = ops.cast(outputs, "float32")
-        return ops.sum(wide * weights), (outputs, mean, variance)
+        return ops.sum(wide * factors), (outputs, mean, variance)
 
     arguments = [x, ops.convert_to_tensor(gamma), ops.convert_to_tensor(beta)]
     _, (outputs, mean, variance), gradients = backend.value_and_gradients(
@@ -198,9 +203,10 @@ def test_an_activation_follows_the_normalization(activation, frozen, training):
             convolution, normalization, x, training, given
         )
         statistics = normalization.non_trainable_variables
-        results.append([outputs, *statistics])
+        results.append(
+            [ops.convert_to_numpy(x) for x in (outputs, *statistics)]
+        )
     (plain, *before), (activated, *after) = results
-    plain = ops.convert_to_numpy(plain)
     factor = sigmoid(plain) if activation == "silu" else plain > 0
     np.testing.assert_allclose(activated, plain * factor, atol=1e-5)
     for one, two in zip(before, after, strict=True):

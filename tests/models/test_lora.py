@@ -7,6 +7,7 @@ from keras import ops
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
+from align_keras import EfficientNetBackbone
 from align_keras.models.lora import merged_lora
 
 
@@ -121,5 +122,109 @@ def test_names_of_no_layer_are_refused(build):
     )
     with pytest.raises(ValueError, match="finds no dense layer.*query"):
         plain.enable_lora(2)
+    with pytest.raises(ValueError, match="finds no dense layer.*query"):
+        EfficientNetBackbone(0.2, 0.2).enable_lora(2)
+    for rank in (0, 2.5, "2", True):
+        with pytest.raises(ValueError, match=f"`rank`.*rank={rank!r}"):
+            model.enable_lora(rank)
     assert len(model.trainable_variables) == trained
     assert not plain.image_encoder_is_frozen
+
+
+@pytest.mark.parametrize("first", ["text_encoder", "model"])
+@pytest.mark.parametrize("second", ["text_encoder", "model"])
+def test_updates_are_made_once(first, second, build):
+    model = build()
+    for part in (first, second):
+        part = model if part == "model" else model.text_encoder
+        if not any("lora_" in v.path for v in model.variables):
+            part.enable_lora(2)
+            before = [v.path for v in model.trainable_variables]
+            continue
+        with pytest.raises(ValueError, match="made once.*of.*value"):
+            part.enable_lora(2)
+    assert [v.path for v in model.trainable_variables] == before
+
+
+def outputs_of(model, x):
+    return np.concatenate(list(model.predict(x, verbose=0).values()))
+
+
+TABLES = ["value", "token_embedding"]
+
+
+@pytest.mark.parametrize("names", [None, TABLES])
+def test_updates_come_back_from_a_file_of_weights(
+    names, build, pairs, tmp_path
+):
+    """Keras would load zeros for both factors, which learn no more."""
+    x = pairs(4, size=8)
+    model = build()
+    model.enable_lora(2, names)
+    moved(model, x)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = build()
+    again.enable_lora(2, names)
+    again.load_weights(tmp_path / "model.weights.h5")
+    for one, other in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_allclose(
+            *map(ops.convert_to_numpy, (one, other)), rtol=1e-5, atol=1e-6
+        )
+    steps = {"batch_size": 4, "shuffle": False, "verbose": 0, "epochs": 2}
+    losses = []
+    for same in (model, again):
+        same.compile(keras.optimizers.SGD(0.1))
+        losses.append(same.fit(x, **steps).history["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    # A model without updates takes the sum, and other updates start anew.
+    expected = outputs_of(again, x)
+    again.save_weights(tmp_path / "again.weights.h5")
+    for rank in (None, 3):
+        other = build()
+        if rank is not None:
+            other.enable_lora(rank, names)
+        other.load_weights(tmp_path / "again.weights.h5")
+        np.testing.assert_allclose(
+            outputs_of(other, x), expected, rtol=1e-4, atol=1e-5
+        )
+    assert any("lora_" in name for name in moved(other, x))
+
+
+def test_a_keras_file_holds_the_merged_weights(build, pairs, tmp_path):
+    x = pairs(4, size=8)
+    model = build()
+    model.enable_lora(2)
+    moved(model, x)
+    with pytest.warns(UserWarning, match="updates are merged"):
+        model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    clone = keras.models.clone_model(model)
+    for plain in (again, clone):
+        assert not any("lora_" in v.path for v in plain.variables)
+    np.testing.assert_allclose(
+        outputs_of(again, x), outputs_of(model, x), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_files_of_updates_alone(build, pairs, tmp_path):
+    """KerasHub's, which know no tables."""
+    x = pairs(4, size=8)
+    model = build()
+    start = model.get_weights()
+    model.enable_lora(2)
+    model.compile(keras.optimizers.Adam(0.1))
+    model.fit(x, batch_size=4, epochs=2, verbose=0)
+    model.save_lora_weights(tmp_path / "model.lora.h5")
+    again = build()
+    again.set_weights(start)
+    again.load_lora_weights(tmp_path / "model.lora.h5")
+    found, expected = (
+        [ops.convert_to_numpy(v) for v in m.variables if "lora_" in v.path]
+        for m in (again, model)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    tables = build()
+    tables.enable_lora(2, TABLES)
+    with pytest.raises(ValueError, match="none of tables.*token_embedding"):
+        tables.save_lora_weights(tmp_path / "tables.lora.h5")

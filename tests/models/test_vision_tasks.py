@@ -92,6 +92,10 @@ def test_a_frozen_tower_serves_a_classifier(backbone, images):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.skipif(
+    keras.config.backend() == "torch",
+    reason="torch has no gradient of the segmenter's upsampling, of any tower",
+)
 def test_a_frozen_tower_serves_a_segmenter(backbone, images):
     task = keras_hub.models.DeepLabV3ImageSegmenter(
         backbone=keras_hub.models.DeepLabV3Backbone(

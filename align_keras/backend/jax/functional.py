@@ -51,6 +51,11 @@ def scan(step, carry, inputs, dtypes=()):
 custom_gradient = ops.custom_gradient
 
 
+def mark_random_state():
+    """Return a callable that does nothing: variables alone hold the state."""
+    return lambda: None
+
+
 def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
@@ -79,6 +84,11 @@ def densify(gradient):
 def sum_of_squares(tensor):
     """Sum the squares of all numbers of a tensor, of whatever shape."""
     return ops.sum(ops.square(tensor))
+
+
+def without_gradients(function):
+    """Return `function`: nothing is kept unless gradients are asked for."""
+    return function
 
 
 def compile_inference(model, function):

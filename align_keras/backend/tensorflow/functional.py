@@ -72,6 +72,11 @@ def scan(step, carry, inputs, dtypes=()):
 custom_gradient = tf.custom_gradient
 
 
+def mark_random_state():
+    """Return a callable that does nothing: variables alone hold the state."""
+    return lambda: None
+
+
 def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
@@ -142,6 +147,11 @@ def densify(gradient):
 def sum_of_squares(tensor):
     """Sum the squares of all numbers of a tensor, of whatever shape."""
     return 2.0 * tf.nn.l2_loss(tensor)
+
+
+def without_gradients(function):
+    """Return `function`: nothing is kept unless gradients are asked for."""
+    return function
 
 
 def compile_inference(model, function):

@@ -98,6 +98,28 @@ def scan(step, carry, inputs, dtypes=()):
     return carry, joined
 
 
+def mark_random_state():
+    """Remember the random numbers that are drawn from here on.
+
+    Keras' dropout draws from torch's own generators where it was given no
+    seed, and these are no state of a model.
+
+    Returns:
+        A callable without arguments, after which the same numbers are drawn.
+    """
+    state = torch.get_rng_state()
+    devices = []
+    if torch.cuda.is_available():
+        devices = torch.cuda.get_rng_state_all()
+
+    def rewind():
+        torch.set_rng_state(state)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+    return rewind
+
+
 def recompute(function, *inputs):
     """Run a function and keep nothing of it for the backward pass.
 
@@ -130,6 +152,18 @@ def sum_of_squares(tensor):
     return torch.sum(torch.square(tensor))
 
 
+def without_gradients(function):
+    """Run a function of inference without keeping what gradients need.
+
+    Args:
+        function: callable.
+
+    Returns:
+        A callable of the same arguments, whose results are detached.
+    """
+    return torch.no_grad()(function)
+
+
 def compile_inference(model, function):
     """Return `function`, which runs `model`, without gradients.
 
@@ -141,11 +175,7 @@ def compile_inference(model, function):
         A callable of the same input.
     """
 
-    def run(inputs):
-        with torch.no_grad():
-            return function(inputs)
-
-    return run
+    return without_gradients(function)
 
 
 def require(condition, message):
