@@ -1,8 +1,8 @@
 """When to stop before the last step, and when a run has overfitted."""
 
 import itertools
-import math
 import logging
+import math
 
 # Evaluations in a row that are worse than the one before.
 FALLING = 3
