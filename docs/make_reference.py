@@ -55,16 +55,17 @@ def on_page_markdown(markdown, page, config, files):
     On a page in the repository they lead to the file beside it.
     """
     root = Path(config.config_file_path).parent
+    up = "../" * (1 + page.file.src_uri.count("/"))
 
     def replace(match):
         if not (root / match[1]).exists():
             raise PluginError(
-                f"`{page.file.src_uri}` links to `../{match[1]}`, which does "
+                f"`{page.file.src_uri}` links to `{up}{match[1]}`, which does "
                 "not exist."
             )
         return f"]({config.repo_url}/blob/main/{match[1]}"
 
-    return re.sub(r"\]\(\.\./([^)#]+)", replace, markdown)
+    return re.sub(rf"\]\({re.escape(up)}([^)#]+)", replace, markdown)
 
 
 def python():

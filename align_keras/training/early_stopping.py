@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 
 # Evaluations in a row that are worse than the one before.
 FALLING = 3
@@ -49,6 +50,15 @@ class Patience:
         self.stopped = bool(over) and not last
 
 
+def _is_noise(high, low, metrics):
+    """Whether recall was chance, or fell by less than its standard error."""
+    line = next(m for m in reversed(metrics) if "validation_mean_recall" in m)
+    if high <= line.get("validation_chance_mean_recall", 0):
+        return True
+    images = line.get("validation_images")
+    return images and high - low < math.sqrt(high * (1 - high) / images)
+
+
 def describe_overfitting(metrics, falling=FALLING):
     """Say so when recall falls while the training loss falls, too.
 
@@ -70,6 +80,8 @@ def describe_overfitting(metrics, falling=FALLING):
     if falls[-falling - 1 : -falling] == [True]:
         return None
     (first, high), (last, low) = recalls[-falling - 1], recalls[-1]
+    if _is_noise(high, low, metrics):
+        return None
     before = [loss for step, loss in losses if step <= first]
     after = [loss for step, loss in losses if first < step <= last]
     if not before or not after or after[-1] >= before[-1]:

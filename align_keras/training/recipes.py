@@ -16,6 +16,9 @@ RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LOSSES = ("contrastive", "sigmoid")
+# Steps that lie between two checkpoints at least, where a share is given: an
+# evaluation after each step says little and takes longer than the step.
+CLOSEST = 20
 BATCH_NORMS = ("local", "synchronized", "ghost")
 
 
@@ -87,7 +90,7 @@ class Recipe:
             `"mixed_float16"`.
         checkpoint_every: int or float. Number of steps between checkpoints, at
             which the model is evaluated too; or below 1 its share of all
-            steps.
+            steps, of which 20 lie between two checkpoints at least.
         patience: int or `None`. The run ends early when this many evaluations
             in a row have not found a better model. `None` takes all steps.
         mirror: bool. Whether half of the images are mirrored at random, as in
@@ -258,7 +261,8 @@ class Recipe:
         elif warmup >= steps:
             warmup = _cut_warmup(warmup, steps, 0.1)
         if every < 1:
-            every = max(once, round(every * steps / once) * once)
+            every = max(every * steps, min(steps, CLOSEST))
+            every = max(once, round(every / once) * once)
         return dataclasses.replace(
             self,
             steps=steps,

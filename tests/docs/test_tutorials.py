@@ -1,6 +1,8 @@
 """The commands of the tutorials run as they stand, one after the other."""
 
 import csv
+import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -10,9 +12,20 @@ import hub_server
 import pytest
 
 from align_keras.cli import main
+from align_keras.cli import make_parser
 from align_keras.quickstart import write_scenes
 
-TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
+ROOT = Path(__file__).resolve().parents[2]
+TUTORIALS = ROOT / "docs" / "tutorials"
+NOTEBOOKS = ROOT / "examples" / "notebooks"
+
+
+def notebook_of(page):
+    path = ROOT / "docs" / "make_notebooks.py"
+    spec = importlib.util.spec_from_file_location("make_notebooks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.notebook_of(page)
 
 
 def commands(name):
@@ -67,7 +80,9 @@ def test_the_captions_of_the_page_are_read(tmp_path):
     assert read_captions(path) == expected
 
 
-def test_search_your_photos(photos, monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def pretrained(monkeypatch, tmp_path):
+    """What stands on a hub of this machine in the place of align-base."""
     pytest.importorskip("torch", reason="It makes the pretrained model")
     pytest.importorskip("transformers", reason="It makes the pretrained model")
     from huggingface_models import make_align
@@ -78,9 +93,74 @@ def test_search_your_photos(photos, monkeypatch, tmp_path, capsys):
     with hub_server.hub_running() as hub:
         hub.add("kakaobrain/align-base", tmp_path / "published")
         hub_server.use(hub, monkeypatch, tmp_path / "cache")
-        ran = []
-        for words in commands("search_your_photos"):
-            run(words)
-            ran.append(words[0])
+        yield
+
+
+def test_search_your_photos(photos, pretrained, capsys):
+    ran = []
+    for words in commands("search_your_photos"):
+        run(words)
+        ran.append(words[0])
     assert ran == ["classify", "embed", "index", *["search"] * 3]
     assert "one.jpg" in capsys.readouterr().out
+
+
+def test_fine_tune(photos, pretrained):
+    ran = []
+    for words in commands("fine_tune"):
+        if words[0] == "train":
+            words = [*words, "--set", "steps=2", "--set", "batch_size=4"]
+            words += ["--set", "image_size=33", "--set", "checkpoint_every=2"]
+        run(words)
+        ran.append(words[0])
+    expected = ["pack", "evaluate", "train", "evaluate", "evaluate"]
+    assert ran == [*expected, "average", "evaluate"]
+
+
+def test_curate_a_crawl(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ibis", reason="It is the extra curation")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    page = (TUTORIALS / "curate_a_crawl.md").read_text("utf-8")
+    (table,) = re.findall(r"^```\n(url,.*?)^```", page, re.M | re.S)
+    Path("pairs").mkdir()
+    Path("pairs/a.csv").write_text(table)
+    for words in commands("curate_a_crawl"):
+        run(words)
+    assert "token_count" in capsys.readouterr().out
+    assert Path("clean/audit.html").is_file()
+    kept = parquet.read_table("clean/kept").column("text").to_pylist()
+    assert kept == ["a red bus on a street in the rain"]
+    assert "[CLS]" in Path("vocabulary.txt").read_text().split()
+
+
+def test_train_on_a_cluster(photos):
+    ran = []
+    for words in commands("train_on_a_cluster"):
+        if words[0] == "train":
+            small = ["--set", "image_size=32", "--set", "resize_size=346"]
+            run([*words, *small])
+        elif words[0] == "pack":
+            run(words)
+        else:
+            # Compiling for a TPU is what tests/planning do, in a process.
+            options = make_parser().parse_args(words)
+            assert options.topology == "v5e:2x2"
+        ran.append(words[0])
+    assert ran == ["plan", "pack", "train"]
+
+
+@pytest.mark.parametrize("page", sorted(p.stem for p in TUTORIALS.glob("*")))
+def test_the_notebooks_are_the_pages(page):
+    path = NOTEBOOKS / f"{page}.ipynb"
+    notebook = json.loads(path.read_text("utf-8"))
+    made = notebook_of((TUTORIALS / f"{page}.md").read_text("utf-8"))
+    assert notebook == made, "Run `python docs/make_notebooks.py` again."
+    ran = [
+        shlex.split(line.removeprefix("!"))[1:]
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code"
+        for line in "".join(cell["source"]).replace("\\\n", " ").splitlines()
+        if line.startswith("!align-keras")
+    ]
+    assert ran == commands(page)

@@ -189,6 +189,25 @@ def test_when_a_model_overfits(losses, recalls, said):
         assert "\n" not in message and "overfits" in message
 
 
+@pytest.mark.parametrize(
+    "images, chance, said",
+    [
+        # Between 50 % and 40 % lie two standard errors of 100 images, and one
+        # half of 6.
+        (100, 0.1, True),
+        (6, 0.1, False),
+        (100, 0.6, False),
+    ],
+)
+def test_noise_is_no_overfitting(images, chance, said):
+    found = list(lines([4, 3, 2, 1], [0.5, 0.46, 0.43, 0.4]))
+    for line in found:
+        if "validation_mean_recall" in line:
+            line["validation_images"] = images
+            line["validation_chance_mean_recall"] = chance
+    assert (describe_overfitting(found) is not None) == said
+
+
 def test_workers_stop_together():
     votes = []
 

@@ -174,7 +174,8 @@ def test_steps_or_epochs_but_not_both(write_recipe):
         ({"epochs": 1e-9}, 10, (1, 0, 1000)),
         ({"steps": 500, "warmup_steps": 0.05}, None, (500, 25, 1000)),
         ({"steps": 500, "checkpoint_every": 0.1}, 7, (500, 0, 50)),
-        ({"steps": 3, "checkpoint_every": 0.1}, 7, (3, 0, 1)),
+        ({"steps": 3, "checkpoint_every": 0.1}, 7, (3, 0, 3)),
+        ({"steps": 150, "checkpoint_every": 0.1}, 7, (150, 0, 20)),
         ({"epochs": 3, "steps_per_execution": 8}, 1000, (96, 0, 1000)),
         (
             {
