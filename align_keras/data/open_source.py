@@ -44,7 +44,15 @@ class Source(typing.NamedTuple):
 
 
 def open_source(
-    source, captions, columns, hold_out, seed, tally, allow_outside=False
+    source,
+    captions,
+    columns,
+    hold_out,
+    seed,
+    tally,
+    allow_outside=False,
+    part=None,
+    whole=True,
 ):
     """Find out what a source is, and list or open it.
 
@@ -57,6 +65,9 @@ def open_source(
         tally: `Tally`. Counts what is seen and what is left out.
         allow_outside: bool. Whether to read what names and links call outside
             the folder. Defaults to `False`.
+        part: `Part`. The one to be packed. Defaults to `None`: all.
+        whole: bool. Whether the source holds the files of a stream of all
+            parts, not only those of this one. Defaults to `True`.
 
     Returns:
         A `Source`. See `pack` for the arguments and what is raised.
@@ -65,17 +76,22 @@ def open_source(
     def place(name):
         return random_place(key_of(clean_text(name)), seed)
 
+    def holds(name):
+        return part is None or part.holds(key_of(clean_text(name)), seed)
+
     found = find_source(
         source, captions, columns["image_column"], allow_outside
     )
     if found.kind == "listed":
-        return _open_listed(
-            source, captions, columns, hold_out, place, tally, allow_outside
-        )
+        listed = _read_listed(captions, columns, holds, tally, part)
+        return _open_listed(source, listed, hold_out, place, allow_outside)
+    files = found.files
+    if part and whole and found.kind != "folder":
+        files = part.files(files)
     if found.kind == "table":
         named = captions or source
         return _open_tables(
-            found.files, tally, source, named, columns, hold_out, allow_outside
+            files, tally, source, named, columns, hold_out, allow_outside
         )
     if hold_out or any(columns.values()):
         raise ValueError(
@@ -85,26 +101,39 @@ def open_source(
     if found.kind == "folder":
         return Source(
             sources.from_folder(
-                source, tally, order=place, allow_outside=allow_outside
+                source,
+                tally,
+                order=place,
+                allow_outside=allow_outside,
+                holds=holds,
+                counts_others=part is None or part.is_first,
             )
         )
     archives = found.kind == "archive"
-    for name in found.beside:
+    for name in found.beside if part is None or part.is_first else ():
         tally.leave_out(name, BESIDE)
     read = sources.from_archive if archives else sources.from_records
-    pairs = read_files(source, found.files, read, tally, allow_outside)
-    return Source(pairs, stream_bytes=_size(found.files))
+    pairs = read_files(source, files, read, tally, allow_outside)
+    return Source(pairs, stream_bytes=_size(files))
 
 
 def _size(files):
     return sum(os.path.getsize(file) for file in files if os.path.exists(file))
 
 
-def _open_listed(
-    source, captions, columns, hold_out, place, tally, allow_outside
-):
+def _read_listed(captions, columns, holds, tally, part):
+    """Read the captions of a part, of which the first counts what is lost."""
+    if part is None:
+        return read_captions(captions, **columns, tally=tally)
+    seen = tally if part.is_first else Tally()
+    listed = read_captions(captions, **columns, tally=seen)
+    own = {name: texts for name, texts in listed.items() if holds(name)}
+    tally.seen += len(own) - (len(listed) if part.is_first else 0)
+    return own
+
+
+def _open_listed(source, listed, hold_out, place, allow_outside):
     """Images that a caption file lists."""
-    listed = read_captions(captions, **columns, tally=tally)
     aside = choose_held_out(source, listed, hold_out, allow_outside)
     # Of one key, the first that is listed stays the first.
     placed = sorted(listed, key=place)

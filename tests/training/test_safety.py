@@ -17,6 +17,7 @@ from runs import metrics_of
 from align_keras import AlignDualEncoder
 from align_keras.data import pack
 from align_keras.data import records_of_step
+from align_keras.models.snapshot import Snapshot
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.checkpoints import Checkpoints
@@ -144,9 +145,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         loss = model.train_on_batch(np.ones((2, 4)), np.ones((2, 3)))
         guard.watch([step], loss)
         if step < 7:
-            guard.check(model)
+            guard.inspector()(Snapshot(model))
+    inspect, snapshot = guard.inspector(), Snapshot(model)
+    # The run has gone on when it is looked at.
+    guard.watch([8], 0.5)
     with pytest.raises(FloatingPointError, match="kernel"):
-        guard.check(model)
+        inspect(snapshot)
     assert len(blamed) == 1 and blamed[0][0] == [7]
 
 

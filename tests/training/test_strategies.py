@@ -16,7 +16,7 @@ from align_keras.training import load_recipe
 from align_keras.training import make_strategy
 from align_keras.training.inputs import make_dataset
 from align_keras.training.reports import warn
-from align_keras.training.strategies import _has_tpu
+from align_keras.training.strategies import has_tpu
 from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import worker_of
 
@@ -141,7 +141,7 @@ def attach(root, device, vendor):
 )
 def test_chips_are_found_by_their_devices(tmp_path, device, vendor, found):
     attach(tmp_path, device, vendor)
-    assert _has_tpu(tmp_path) is found
+    assert has_tpu(tmp_path) is found
 
 
 @tensorflow_only
@@ -169,7 +169,8 @@ def test_each_machine_of_a_slice_reads_its_part(tmp_path):
         )
 
     assert hosts_of(Slice()) == 2 and hosts_of(make_strategy("one-device")) == 1
-    parts = make_dataset(records, preprocessor, recipe, 0, Slice(), 1)
+    alone = SimpleNamespace(index=0, count=1)
+    parts = make_dataset(records, preprocessor, recipe, 0, Slice(), alone)
     keys = [
         {
             batch["images"].tobytes()

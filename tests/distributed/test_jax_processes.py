@@ -1,0 +1,111 @@
+"""`train` in two processes of JAX, and in one that has as many devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from colors import write_images
+from ports import free_ports
+
+from align_keras.data import pack
+
+SCRIPT = Path(__file__).with_name("jax_processes.py")
+sys.path.append(str(SCRIPT.parents[1] / "training"))
+from runs import checkpoint
+from runs import metrics_of
+
+pytestmark = [
+    pytest.mark.multiprocess,
+    pytest.mark.skipif(
+        keras.config.backend() != "jax", reason="processes of JAX"
+    ),
+]
+
+
+def start(folder, name, devices, number=None):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if number is not None:
+        environment |= {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": folder.joinpath(
+                "address"
+            ).read_text(),
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
+        }
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), name, str(devices)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def said(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    return output
+
+
+def together(folder, name):
+    """Run two processes, with disks of their own; what they said."""
+    (folder / "address").write_text(f"localhost:{free_ports(1)[0]}")
+    processes = [start(folder, name, 1, number) for number in range(2)]
+    return [said(process) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    write_images(folder / "photos")
+    pack(folder / "photos", folder / "packed", records_per_shard=5)
+    one = start(folder, "one", 2)
+    stopped, resumed = together(folder, "two"), together(folder, "two")
+    (folder / "said.json").write_text(json.dumps([stopped, resumed]))
+    said(one)
+    return folder
+
+
+def test_two_processes_equal_one_with_two_devices(folder):
+    """Weights, moments and metrics, though they were stopped meanwhile."""
+    one, two = checkpoint(folder / "one", 10), checkpoint(folder / "two", 10)
+    assert one.keys() == two.keys() and len(one) > 20
+    for name, value in one.items():
+        np.testing.assert_allclose(
+            two[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+        )
+    assert np.abs(one["optimizer/vars/2"]).max() > 0
+    for ours, theirs in zip(
+        metrics_of(folder / "two"), metrics_of(folder / "one"), strict=True
+    ):
+        assert [m["step"] for m in ours] == [m["step"] for m in theirs]
+        for line, expected in zip(ours, theirs, strict=True):
+            line.pop("images_per_second", None)
+            expected.pop("images_per_second", None)
+            assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_they_stop_and_resume_together(folder):
+    stopped, resumed = json.loads((folder / "said.json").read_text())
+    assert "This is process 0 of 2." in stopped[0]
+    assert "Stopped by SIGTERM" in stopped[0]
+    assert "Resuming after step" in resumed[0]
+    results = [json.loads(text.splitlines()[-1]) for text in resumed]
+    assert [result["step"] for result in results] == [10, 10]
+
+
+def test_the_first_process_alone_writes(folder):
+    """The other had no checkpoint to resume from, and got it sent."""
+    names = {path.name for path in (folder / "another disk").rglob("*")}
+    assert names <= {
+        "worker-1",
+        "records.json",
+        "vocabulary.txt",
+        "checkpoints",
+    }
+    assert (folder / "two" / "model" / "config.json").is_file()
