@@ -142,14 +142,14 @@ def run(options):
         diagnostics=options.diagnostics,
         allow_outside=options.allow_outside,
     )
-    if options.plan:
+    if options.plan and result["process"] == 0:
         from align_keras.training.plan_comparison import compare_with_plan
         from align_keras.training.plan_comparison import describe_step_time
 
         result["step_time"] = compare_with_plan(plan, options.workdir)
         if not options.json:
             print(describe_step_time(result["step_time"]))
-    if options.export != "":
+    if options.export != "" and result["process"] == 0:
         from align_keras.serving.saved_model import update_saved_model
 
         directory = options.export

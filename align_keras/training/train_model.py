@@ -143,7 +143,8 @@ def train(
     Returns:
         A dict with `"step"`, `"model"` (the preset directory), `"best"` (its
         step, score and metrics), `"stopped_early"` (bool, see `patience` in
-        `Recipe`) and `"skipped"` (records left out).
+        `Recipe`), `"skipped"` (records left out) and `"process"` (the number
+        of this process, 0 for the one that has written the model).
 
     Raises:
         ValueError: The recipe does not fit the model, the data or the
@@ -235,7 +236,7 @@ def _train_parts(run, workdir):
             workers.wait()
         if not workers.is_first:
             result["model"] = _joined(workdir, "model")
-    return result
+    return {**result, "process": workers.index}
 
 
 def _joined(workdir, name):

@@ -20,7 +20,9 @@ BEAT, SILENCE = 5, 45
 # Seconds for which an error of the framework waits to be explained.
 PATIENCE = 10
 
-_ALIVE, _ENDS = b".", b"q"
+_ALIVE, _ENDS, _FAILS = b".", b"q", b"f"
+# Seconds in which one that fails may tell why, before the others are gone.
+LAST_WORDS = 3
 
 
 class Watch:
@@ -65,8 +67,7 @@ class Watch:
         self._thread.join()
         for peer in self._peers.values():
             with contextlib.suppress(OSError):
-                if well:
-                    peer.sendall(_ENDS)
+                peer.sendall(_ENDS if well else _FAILS)
                 peer.close()
 
     def _connect(self):
@@ -109,6 +110,9 @@ class Watch:
                 heard[there[peer]] = time.monotonic()
                 if _ENDS in said:
                     self._left.add(there[peer])
+                elif _FAILS in said:
+                    time.sleep(LAST_WORDS)
+                    self._leave(there[peer], "has failed")
                 elif not said:
                     self._leave(there[peer], "has ended")
             for number in there.values():

@@ -16,7 +16,9 @@ FOLDER, NAME, DEVICES = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
-NUMBER = os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID")
+NUMBER = os.environ.get(
+    "KERAS_DISTRIBUTION_PROCESS_ID", os.environ.get("SLURM_PROCID")
+)
 
 import keras
 import tensorflow as tf

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -27,22 +29,34 @@ pytestmark = [
 ]
 
 
-def start(folder, name, devices, number=None):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    if number is not None:
-        environment |= {
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES": folder.joinpath(
-                "address"
-            ).read_text(),
-            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
-            "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
-        }
+def named_by_us(number, port):
+    return {
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"localhost:{port}",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+        "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
+    }
+
+
+def named_by_slurm(number, port):
+    return {
+        # JAX takes the port from it, among the last 4096.
+        "SLURM_JOB_ID": str(port),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
+def start(folder, name, devices, **environment):
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(folder), name, str(devices)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, **environment},
     )
 
 
@@ -52,11 +66,12 @@ def said(process):
     return output
 
 
-def together(folder, name):
-    """Run two processes, with disks of their own; what they said."""
-    (folder / "address").write_text(f"localhost:{free_ports(1)[0]}")
-    processes = [start(folder, name, 1, number) for number in range(2)]
-    return [said(process) for process in processes]
+def together(folder, name, named):
+    """Start two processes, with disks of their own."""
+    (port,) = free_ports(1)
+    return [
+        start(folder, name, 1, **named(number, port)) for number in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +80,11 @@ def folder(tmp_path_factory):
     write_images(folder / "photos")
     pack(folder / "photos", folder / "packed", records_per_shard=5)
     one = start(folder, "one", 2)
-    stopped, resumed = together(folder, "two"), together(folder, "two")
-    (folder / "said.json").write_text(json.dumps([stopped, resumed]))
+    texts = [
+        [said(process) for process in together(folder, "two", named)]
+        for named in (named_by_us, named_by_slurm)
+    ]
+    (folder / "said.json").write_text(json.dumps(texts))
     said(one)
     return folder
 
@@ -109,3 +127,16 @@ def test_the_first_process_alone_writes(folder):
         "checkpoints",
     }
     assert (folder / "two" / "model" / "config.json").is_file()
+
+
+def test_a_process_that_is_killed_ends_the_other(folder):
+    """It is the one that the others know of one another by."""
+    killed, left = together(folder, "killed 0", named_by_us)
+    killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    begun = time.monotonic()
+    _, errors = left.communicate(timeout=60)
+    assert left.returncode == 75, errors
+    assert time.monotonic() - begun < 30
+    assert "process 0 of 2 has ended" in errors
+    assert "Traceback" not in errors

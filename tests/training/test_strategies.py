@@ -15,6 +15,7 @@ from align_keras.data import pack
 from align_keras.training import load_recipe
 from align_keras.training import make_strategy
 from align_keras.training.inputs import make_dataset
+from align_keras.training.processes import join_processes
 from align_keras.training.reports import warn
 from align_keras.training.strategies import has_tpu
 from align_keras.training.strategies import hosts_of
@@ -188,3 +189,50 @@ def test_fewer_files_than_readers_are_told(caplog):
         caplog.clear()
         warn(recipe, records, "data", 1, readers)
         assert ("2 files cannot be shared out to 64" in caplog.text) is told
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"PROCESS_ID": "0"}, "JOB_ADDRESSES is missing beside .*PROCESS_ID"),
+        ({"JOB_ADDRESSES": "a:1,b:1"}, "PROCESS_ID is missing"),
+        ({"JOB_ADDRESSES": "a:1", "PROCESS_ID": "0"}, "NUM_PROCESSES is mis"),
+        (
+            {
+                "JOB_ADDRESSES": "a:1",
+                "NUM_PROCESSES": "2",
+                "PROCESS_ID": "2",
+            },
+            "process 2 of 2, 1 addresses",
+        ),
+        (
+            {
+                "JOB_ADDRESSES": "a:1,b:1,c:1",
+                "NUM_PROCESSES": "2",
+                "PROCESS_ID": "1",
+            },
+            "process 1 of 2, 3 addresses",
+        ),
+        (
+            {
+                "JOB_ADDRESSES": "a:1",
+                "NUM_PROCESSES": "two",
+                "PROCESS_ID": "1",
+            },
+            "whole numbers. Received: 'two'",
+        ),
+    ],
+)
+def test_processes_that_are_named_in_part(monkeypatch, given, said):
+    pytest.importorskip("jax")
+    for name, value in given.items():
+        monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
+    with pytest.raises(ValueError, match=said):
+        join_processes()
+
+
+def test_who_is_not_one_of_several_joins_nobody(monkeypatch):
+    jax = pytest.importorskip("jax")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    join_processes()
+    assert not jax.distributed.is_initialized()

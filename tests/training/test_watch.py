@@ -13,7 +13,7 @@ import json, os, sys, time
 from align_keras.training import watch
 
 folder, number, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-watch.BEAT, watch.SILENCE, watch.PATIENCE = 0.2, 2, 0.5
+watch.BEAT, watch.SILENCE, watch.LAST_WORDS = 0.2, 2, 0.5
 path = os.path.join(folder, "sent")
 
 class Workers:
@@ -32,6 +32,7 @@ with watch.Watch(Workers()) as watched:
     watched.finish = lambda: print("finished", flush=True)
     print("there", flush=True)
     if how == "error":
+        sys.stdin.readline()
         raise ValueError("of its own")
     if how == "leaves":
         raise SystemExit(0)
@@ -50,6 +51,7 @@ def start(tmp_path):
         for number, how in enumerate(hows):
             process = subprocess.Popen(
                 [sys.executable, "-c", SCRIPT, tmp_path, str(number), how],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -57,7 +59,7 @@ def start(tmp_path):
             )
             started.append(process)
         for process in started:
-            if hows[started.index(process)] == "waits":
+            if hows[started.index(process)] in ("waits", "error"):
                 assert process.stdout.readline() == "there\n"
         return started
 
@@ -102,7 +104,9 @@ def test_a_process_that_dies_ends_the_others(start, victim, number, what):
 @pytest.mark.multiprocess
 def test_an_error_of_one_ends_the_others(start):
     processes = start("waits", "error", "waits")
-    ends(processes[0], 1, "has ended")
+    processes[1].stdin.write("now\n")
+    processes[1].stdin.flush()
+    ends(processes[0], 1, "has failed")
     ends(processes[2], 0, "has ended")
     assert "of its own" in processes[1].communicate()[1]
     assert processes[1].returncode == 1
