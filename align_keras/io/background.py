@@ -48,11 +48,12 @@ class Background:
 
     def wait(self) -> None:
         """Wait until all jobs are done, and raise the error of one."""
-        if self._last is None:
+        last = self._last
+        if last is None:
             return
         try:
-            self._last.result()
+            last.result()
         finally:
-            # Whoever is interrupted while he waits may wait again.
-            if self._last.done():
+            # A signal may interrupt the wait, and wait itself.
+            if last.done() and self._last is last:
                 self._last = None

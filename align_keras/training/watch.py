@@ -179,5 +179,8 @@ def _read(peer):
 
 def _is_of_framework(error):
     """Whether an error comes from TensorFlow or JAX, not from this package."""
-    module = type(error).__module__.partition(".")[0]
-    return module in ("tensorflow", "jax", "jaxlib")
+    modules = {
+        type(one).__module__.partition(".")[0]
+        for one in (error, error.__cause__)
+    }
+    return not modules.isdisjoint(("tensorflow", "jax", "jaxlib"))

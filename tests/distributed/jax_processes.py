@@ -69,9 +69,7 @@ def evaluate(model, data):
 def main():
     if NUMBER is None:
         train_model.make_dataset = make_dataset
-    workdir = FOLDER / NAME
-    if NUMBER == "1":
-        workdir = FOLDER / "another disk"
+    workdir = os.environ.get("WORKDIR") or FOLDER / NAME
     result = train(
         lambda size: tiny_model(size, dropout=0.1),
         Recipe(**{**FIELDS, "steps": 10, "checkpoint_every": 4}),

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from colors import write_images
 from ports import free_ports
+from stores import new_bucket
+from stores import s3_server
 
 from align_keras.data import pack
+from align_keras.io.mirrors import local_copy
 
 SCRIPT = Path(__file__).with_name("jax_processes.py")
 sys.path.append(str(SCRIPT.parents[1] / "training"))
@@ -66,24 +69,32 @@ def said(process):
     return output
 
 
-def together(folder, name, named):
-    """Start two processes, with disks of their own."""
+def together(folder, name, named, **environment):
+    """Start two processes."""
     (port,) = free_ports(1)
     return [
-        start(folder, name, 1, **named(number, port)) for number in range(2)
+        start(folder, name, 1, **named(number, port), **environment)
+        for number in range(2)
     ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """A run of one process, and of two, which keep theirs in a store."""
     folder = tmp_path_factory.mktemp("processes")
     write_images(folder / "photos")
     pack(folder / "photos", folder / "packed", records_per_shard=5)
     one = start(folder, "one", 2)
-    texts = [
-        [said(process) for process in together(folder, "two", named)]
-        for named in (named_by_us, named_by_slurm)
-    ]
+    with s3_server() as settings, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALIGN_KERAS_CACHE", str(folder / "cache"))
+        address = new_bucket()
+        store = {**settings, "WORKDIR": f"{address}/two"}
+        texts = [
+            [said(p) for p in together(folder, "two", named, **store)]
+            for named in (named_by_us, named_by_slurm)
+        ]
+        copy = local_copy(f"{address}/two")
+        (folder / "two").symlink_to(copy, target_is_directory=True)
     (folder / "said.json").write_text(json.dumps(texts))
     said(one)
     return folder
@@ -119,14 +130,10 @@ def test_they_stop_and_resume_together(folder):
 
 def test_the_first_process_alone_writes(folder):
     """The other had no checkpoint to resume from, and got it sent."""
-    names = {path.name for path in (folder / "another disk").rglob("*")}
-    assert names <= {
-        "worker-1",
-        "records.json",
-        "vocabulary.txt",
-        "checkpoints",
-    }
-    assert (folder / "two" / "model" / "config.json").is_file()
+    names = {path.name for path in (folder / "two").iterdir()}
+    assert "worker-1" not in names and "model" in names
+    assert names == {path.name for path in (folder / "one").iterdir()}
+    assert not (folder / "s3:").exists()
 
 
 def test_a_process_that_is_killed_ends_the_other(folder):
