@@ -229,9 +229,10 @@ def run(case, process=0, processes=1):
     model = make_model(case)
     inputs = make_inputs(case.rows, case.broken)
     size = BATCH // processes
-    shared = processes > 1 and case.rows % BATCH
+    shared = processes > 1 and case.rows % BATCH > 0
+    if processes > 1:
+        keras.distribution.distribution().auto_shard_dataset = shared
     if shared:  # All have the whole of it, with a smaller last batch.
-        keras.distribution.distribution().auto_shard_dataset = True
         inputs, size = batches_of(inputs), None
     elif processes > 1:  # Each has its part of every batch.
         inputs = {
