@@ -1,5 +1,6 @@
 """The weights of a model at one moment, in the memory of the host."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -79,6 +80,10 @@ class _Values(dict):
 
     def __setitem__(self, name, value):
         self.paths[name] = getattr(value, "path", name)
+        if keras.config.backend() == "torch":
+            array = ops.convert_to_numpy(value)
+        else:
+            # `convert_to_numpy` copies twice on TensorFlow.
+            array = np.asarray(value)
         # Some backends lend the memory of the variable.
-        array = np.require(ops.convert_to_numpy(value), requirements="O")
-        super().__setitem__(name, array)
+        super().__setitem__(name, np.require(array, requirements="O"))
