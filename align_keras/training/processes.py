@@ -6,7 +6,10 @@ They find one another by `KERAS_DISTRIBUTION_JOB_ADDRESSES`,
 TPU slice of several hosts, Slurm, Open MPI.
 """
 
+import logging
 import os
+
+logger = logging.getLogger("align_keras")
 
 # What Slurm and Open MPI tell each process of how many they started.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -45,10 +48,10 @@ def join_processes(has_tpu=False):
     elif has_tpu:
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
-        except (ValueError, RuntimeError) as error:
-            # On a machine of its own, nothing names an address.
-            if "coordinator_address" not in str(error):
-                raise ValueError(_refusal(error)) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            # A host of its own may have nobody to ask. Those of a slice still
+            # know of one another, by their chips.
+            logger.info("No other TPU hosts were found: %s", error)
         return
     else:
         return

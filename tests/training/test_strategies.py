@@ -236,3 +236,17 @@ def test_who_is_not_one_of_several_joins_nobody(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     join_processes()
     assert not jax.distributed.is_initialized()
+
+
+def test_a_tpu_host_of_its_own_needs_no_others(monkeypatch):
+    """A stand-in for a host whose metadata name nobody."""
+    jax = pytest.importorskip("jax")
+
+    def initialize(**arguments):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    join_processes(has_tpu=True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="did not find one another"):
+        join_processes()
