@@ -7,6 +7,12 @@ import keras
 # Variables that were made inside a scope wait here to be filled.
 from keras.src.backend.common import global_state
 
+# What `save_weights` writes, to be kept in memory instead: it takes no file
+# that is open, and reads the variables while it writes.
+from keras.src.saving.saving_lib import H5IOStore
+from keras.src.saving.saving_lib import ShardedH5IOStore
+from keras.src.saving.saving_lib import _save_state as save_state
+
 # A path in the configuration of a stranger's model is not to be read.
 from keras.src.saving.serialization_lib import in_safe_mode
 
@@ -47,7 +53,9 @@ from keras_hub.src.utils.tensor_utils import restore_outer_shape
 __all__ = [
     "BUILTIN_PRESETS",
     "DataAdapter",
+    "H5IOStore",
     "KerasPresetLoader",
+    "ShardedH5IOStore",
     "abstract_variables",
     "classproperty",
     "get_data_adapter",
@@ -55,6 +63,7 @@ __all__ = [
     "in_grain_data_pipeline",
     "in_safe_mode",
     "restore_outer_shape",
+    "save_state",
     "to_grain",
     "to_strings",
     "train_validation_split",

@@ -491,3 +491,31 @@ class PaddedBatches(_OtherBatches):
     @property
     def partial_batch_size(self):
         return None
+
+
+class OwnRows(PaddedBatches):
+    """Yields the rows of one of several processes, of batches of one size.
+
+    All of them read the same batches in the same order.
+
+    Args:
+        adapter: `DataAdapter`. See `PaddedBatches`.
+        multiple: int. Likewise; a multiple of the number of processes.
+        process: int. The number of this process.
+        processes: int. How many there are.
+    """
+
+    def __init__(self, adapter, multiple, process, processes):
+        super().__init__(adapter, multiple)
+        self._process, self._processes = process, processes
+
+    def _padded(self, batches):
+        for data in super()._padded(batches):
+            yield keras.tree.map_structure(
+                lambda rows: np.split(rows, self._processes)[self._process],
+                data,
+            )
+
+    @property
+    def batch_size(self):
+        return self._size and self._size // self._processes

@@ -84,12 +84,21 @@ def main(arguments=None):
         end_progress()
         # Keras and TensorFlow write paragraphs.
         reason = " ".join(str(error).split())
-        print(f"align-keras: error: {reason}", file=sys.stderr)
+        print(f"align-keras: error: {reason}", file=sys.stderr, flush=True)
+        _end_without_others(2)
         return 2
     except KeyboardInterrupt:
         end_progress()
         print("align-keras: interrupted", file=sys.stderr)
         return 130
+
+
+def _end_without_others(status):
+    """End this process where JAX would have it wait for the others to end."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _expected_errors():

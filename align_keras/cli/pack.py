@@ -75,6 +75,12 @@ def add_arguments(parser):
         "the recipe to train with (346 in the paper's); read several times as "
         "fast",
     )
+    parser.add_argument(
+        "--part",
+        metavar="N/OF",
+        help="pack one of several parts, such as 3/64, each on a machine of "
+        "its own; who finishes last writes the manifest of the whole",
+    )
     add_allow_outside(parser)
     parser.add_argument(
         "--json",
@@ -86,6 +92,7 @@ def add_arguments(parser):
 def run(args):
     """Pack, and print a summary."""
     from align_keras.data import pack
+    from align_keras.data.parts import describe_missing
 
     manifest = pack(
         args.source,
@@ -101,6 +108,7 @@ def run(args):
         resize=args.resize,
         allow_outside=args.allow_outside,
         progress=not args.json,
+        part=args.part,
     )
     if args.json:
         print(json.dumps({k: v for k, v in manifest.items() if k != "skipped"}))
@@ -109,6 +117,9 @@ def run(args):
         f"{manifest['records']} images with {manifest['captions']} captions "
         f"in {len(manifest['shards'])} files in {args.output}."
     )
+    if manifest.get("missing_parts"):
+        count = manifest["arguments"]["part"][1]
+        print(describe_missing(manifest["missing_parts"], count))
     if manifest["held_out"]:
         print(f"{manifest['held_out']} more in {args.output}/held_out.")
     for reason, count in manifest["skipped_reasons"].items():

@@ -158,14 +158,14 @@ def run(options):
         allow_outside=options.allow_outside,
         log=read_log(options.log),
     )
-    if options.plan:
+    if options.plan and result["process"] == 0:
         from align_keras.training.plan_comparison import compare_with_plan
         from align_keras.training.plan_comparison import describe_step_time
 
         result["step_time"] = compare_with_plan(plan, options.workdir)
         if not options.json:
             print(describe_step_time(result["step_time"]))
-    if options.export != "":
+    if options.export != "" and result["process"] == 0:
         from align_keras.serving.saved_model import update_saved_model
 
         directory = options.export

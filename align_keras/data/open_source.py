@@ -46,7 +46,15 @@ class Source(typing.NamedTuple):
 
 
 def open_source(
-    source, captions, columns, hold_out, seed, tally, allow_outside=False
+    source,
+    captions,
+    columns,
+    hold_out,
+    seed,
+    tally,
+    allow_outside=False,
+    part=None,
+    whole=True,
 ):
     """Find out what a source is, and list or open it.
 
@@ -59,6 +67,9 @@ def open_source(
         tally: `Tally`. Counts what is seen and what is left out.
         allow_outside: bool. Whether to read what names and links call outside
             the folder. Defaults to `False`.
+        part: `Part`. The one to be packed. Defaults to `None`: all.
+        whole: bool. Whether the source holds the files of a stream of all
+            parts, not only those of this one. Defaults to `True`.
 
     Returns:
         A `Source`. See `pack` for the arguments and what is raised.
@@ -67,12 +78,38 @@ def open_source(
     def place(name):
         return random_place(key_of(clean_text(name)), seed)
 
+    def holds(name):
+        return part is None or part.holds(key_of(clean_text(name)), seed)
+
     found = find_source(
         source, captions, columns["image_column"], allow_outside
     )
-    opened = _open(
-        found, source, captions, columns, hold_out, place, tally, allow_outside
-    )
+    files = found.files
+    if part and whole and found.kind not in ("folder", "listed"):
+        files = part.files(files)
+        # The other parts look at theirs.
+        tally.looked_at.update(set(found.files).difference(files))
+    if found.kind == "listed":
+        listed = _read_listed(captions, columns, holds, tally, part)
+        opened = _open_listed(
+            source, listed, hold_out, place, tally, allow_outside
+        )
+    else:
+        opened = _open(
+            found,
+            files,
+            source,
+            captions,
+            columns,
+            hold_out,
+            tally,
+            allow_outside,
+            place,
+            holds,
+            part,
+        )
+    if part is not None and not part.is_first:
+        return opened
 
     def pairs():
         yield from opened.pairs
@@ -84,16 +121,22 @@ def open_source(
 
 
 def _open(
-    found, source, captions, columns, hold_out, place, tally, allow_outside
+    found,
+    files,
+    source,
+    captions,
+    columns,
+    hold_out,
+    tally,
+    allow_outside,
+    place,
+    holds,
+    part,
 ):
-    if found.kind == "listed":
-        return _open_listed(
-            source, captions, columns, hold_out, place, tally, allow_outside
-        )
     if found.kind == "table":
         named = captions or source
         return _open_tables(
-            found.files, tally, source, named, columns, hold_out, allow_outside
+            files, tally, source, named, columns, hold_out, allow_outside
         )
     if hold_out or any(columns.values()):
         raise ValueError(
@@ -103,24 +146,39 @@ def _open(
     if found.kind == "folder":
         return Source(
             sources.from_folder(
-                source, tally, order=place, allow_outside=allow_outside
+                source,
+                tally,
+                order=place,
+                allow_outside=allow_outside,
+                holds=holds,
+                counts_others=part is None or part.is_first,
             )
         )
     archives = found.kind == "archive"
     read = sources.from_archive if archives else sources.from_records
-    pairs = read_files(source, found.files, read, tally, allow_outside)
-    return Source(pairs, stream_bytes=_size(found.files))
+    pairs = read_files(source, files, read, tally, allow_outside)
+    return Source(pairs, stream_bytes=_size(files))
 
 
 def _size(files):
     return sum(os.path.getsize(file) for file in files if os.path.exists(file))
 
 
-def _open_listed(
-    source, captions, columns, hold_out, place, tally, allow_outside
-):
+def _read_listed(captions, columns, holds, tally, part):
+    """Read the captions of a part, of which the first counts what is lost."""
+    if part is None:
+        return read_captions(captions, **columns, tally=tally)
+    seen = tally if part.is_first else Tally()
+    listed = read_captions(captions, **columns, tally=seen)
+    own = {name: texts for name, texts in listed.items() if holds(name)}
+    # The other parts look at theirs.
+    tally.looked_at.update(listed.keys() - own.keys())
+    tally.seen += len(own) - (len(listed) if part.is_first else 0)
+    return own
+
+
+def _open_listed(source, listed, hold_out, place, tally, allow_outside):
     """Images that a caption file lists."""
-    listed = read_captions(captions, **columns, tally=tally)
     aside = choose_held_out(source, listed, hold_out, allow_outside)
     # Of one key, the first that is listed stays the first.
     placed = sorted(listed, key=place)

@@ -11,6 +11,9 @@ from pathlib import Path
 from align_keras.data.captions import find_caption_file
 from align_keras.data.open_source import key_of
 from align_keras.data.open_source import open_source
+from align_keras.data.parts import Part
+from align_keras.data.parts import commit_parts
+from align_keras.data.parts import other_divisions
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
 from align_keras.data.records import join_records
@@ -33,7 +36,9 @@ from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
 from align_keras.io.rows import ROW_READERS
+from align_keras.io.stores import Store
 from align_keras.io.stores import absolute
+from align_keras.io.stores import is_store
 
 # The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
@@ -44,7 +49,6 @@ BUCKETS = "buckets"
 logger = logging.getLogger("align_keras")
 
 
-@stored("output")
 def pack(
     source: str | Path,
     output: str | Path,
@@ -59,6 +63,7 @@ def pack(
     resize: int | None = None,
     allow_outside: bool = False,
     progress: bool = False,
+    part: str | tuple[int, int] | None = None,
 ) -> dict:
     """Pack images with captions into TFRecord files and a manifest.
 
@@ -73,6 +78,13 @@ def pack(
     keys and `seed` alone, see `align_keras.data.shuffle`. What is read as a
     stream, archives and records, passes through temporary files within the
     output, which take as much room again until it is finished.
+
+    Several machines pack one data set in parts. Each writes a folder of its
+    own within `output`, and whoever finishes last writes the manifest of the
+    whole, as does a repetition of any part. The parts in turn have the order
+    of a single run; those of a stream are divided by files, each of which is
+    in random order with its part, and a key that occurs in two parts stays
+    twice.
 
     The source is one of:
 
@@ -117,13 +129,19 @@ def pack(
             Defaults to `False`: they are skipped, named and counted.
         progress: bool. Show a progress bar on standard error. Defaults to
             `False`.
+        part: string such as `"3/64"`, or a pair of ints: which of how many
+            parts to pack. Goes without `hold_out`. Defaults to `None`: the
+            whole.
 
     Returns:
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
         of the first 1000), `"held_out"` (number of records held out),
-        `"order"` (`"random"`) and `"arguments"`, the seed among them.
+        `"order"` (`"random"`, or `"random within parts"` of a stream) and
+        `"arguments"`, the seed among them. With `part`, that of the whole if
+        it is complete; else that of the part with `"missing_parts"`, a list
+        of numbers.
 
     Raises:
         FileNotFoundError: Source or caption file is missing or empty.
@@ -137,6 +155,11 @@ def pack(
     pack("photos", "packed", captions="photos/captions.csv")
     ```
     """
+    arguments: dict = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("output", "part")
+    }
     if records_per_shard < 1:
         raise ValueError(
             "`records_per_shard` must be at least 1. "
@@ -147,8 +170,48 @@ def pack(
             "`resize` must be a whole number of pixels, at least 1. "
             f"Received: {resize}."
         )
+    if part is None:
+        return _pack(**arguments, output=output, part=None)
+    part = Part.of(part)
+    if hold_out:
+        raise ValueError(
+            "`hold_out` chooses among all images, which no part sees: pack "
+            "what is to measure on from a caption file of its own. Received: "
+            f"hold_out={hold_out}, part={part.number}/{part.count}"
+        )
+    others = other_divisions(output, part.count)
+    if others:
+        raise FileExistsError(
+            f"`{output}` holds `{others[0]}`, of another number of parts than "
+            f"{part.count}; choose another directory or remove it."
+        )
+    own = f"{Store(output)}/" if is_store(output) else f"{output}{os.sep}"
+    manifest = _pack(**arguments, output=own + part.folder, part=part)
+    whole, missing = commit_parts(output, part.count)
+    return whole or {**manifest, "missing_parts": missing}
+
+
+@stored("output")
+def _pack(
+    source,
+    output,
+    captions,
+    split,
+    records_per_shard,
+    image_column,
+    caption_column,
+    max_pixels,
+    hold_out,
+    seed,
+    resize,
+    allow_outside,
+    progress,
+    part,
+):
+    """Pack a data set, or a part of it; see `pack`."""
     named = source
-    source = local_copy(source)
+    whole = part is None or not is_store(source)
+    source = local_copy(source, None if whole else part.names)
     if captions is None:
         captions = find_caption_file(source, allow_outside)
     asked, captions = captions, captions and local_copy(captions)
@@ -168,6 +231,8 @@ def pack(
         arguments["resize"] = resize
     if allow_outside:
         arguments["allow_outside"] = True
+    if part:
+        arguments["part"] = [part.number, part.count]
     if captions and os.path.isfile(captions):
         with open(captions, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -187,7 +252,15 @@ def pack(
         "split": split,
     }
     found = open_source(
-        Path(source), captions, columns, hold_out, seed, tally, allow_outside
+        Path(source),
+        captions,
+        columns,
+        hold_out,
+        seed,
+        tally,
+        allow_outside,
+        part,
+        whole,
     )
     with atomic_directory(output) as directory:
         # Another process may have packed it since.
@@ -212,7 +285,9 @@ def pack(
             aside = write(found.held_out, None, directory / HELD_OUT)
             _write_manifest(aside, directory / HELD_OUT, arguments)
         manifest = write(found.pairs, found.total, directory)
-        if not manifest["records"]:
+        if part and found.stream_bytes is not None:
+            manifest["order"] = "random within parts"
+        if not manifest["records"] and not part:
             hint = "" if captions else _what_else(source)
             raise ValueError(
                 f"No image of `{source}` could be packed: "

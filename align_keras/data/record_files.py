@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from align_keras.data.parts import shards_of_parts
 from align_keras.data.records import decode_record
 from align_keras.data.records import note_skipped
 from align_keras.data.records import read_shard
@@ -164,9 +165,13 @@ def _find(pattern, allow_outside):
     if not is_store(pattern) and os.path.lexists(pattern):
         whole = os.path.isdir(pattern)
         paths = list_files(pattern, is_records) if whole else [pattern]
+        if not paths:
+            paths = shards_of_parts(pattern, _read_manifest(pattern))
     elif is_directory(pattern):
         names = filter(is_records, list_directory(pattern))
         paths = [os.path.join(pattern, n) for n in names if not is_junk(n)]
+        if not paths:
+            paths = shards_of_parts(pattern, _read_manifest(pattern))
     else:
         paths = find_files(pattern) or find_files(glob.escape(pattern))
     if (

@@ -134,6 +134,8 @@ def from_folder(
     names: Iterable[str] | None = None,
     order: Callable[[str], Any] | None = None,
     allow_outside: bool = False,
+    holds: Callable[[str], bool] = lambda name: True,
+    counts_others: bool = True,
 ) -> Pairs:
     """Images of a folder with a `.txt` file of captions beside each.
 
@@ -147,6 +149,10 @@ def from_folder(
         order: callable. Takes a name and returns what to sort it by. Defaults
             to `None`, the order of the paths.
         allow_outside: bool. See `from_caption_file`.
+        holds: callable. Takes a name and tells whether to take the image.
+            Defaults to all.
+        counts_others: bool. Whether text files without an image are counted
+            where `names` are not given. Defaults to `True`.
 
     Yields:
         `(name, image, captions)`, see the module.
@@ -154,8 +160,10 @@ def from_folder(
     folder, tally = Path(folder), Tally() if tally is None else tally
     found = list_images(folder, allow_outside) if names is None else names
     listed: dict[str, dict[str, list[str]]] = {}
-    for name in found if order is None else sorted(found, key=order):
-        tally.looked_at.add(name)
+    # Those that are not held belong to other parts, which look at them.
+    tally.looked_at.update(found)
+    taken = list(filter(holds, found))
+    for name in taken if order is None else sorted(taken, key=order):
         try:
             texts = _texts_beside(folder, name, allow_outside, listed)
         except OSError as error:
@@ -164,7 +172,7 @@ def from_folder(
             continue
         tally.seen += 1
         yield clean_text(name), _reader(folder, name, allow_outside), texts
-    if names is None:
+    if names is None and counts_others:
         stems = set(map(_stem, found))
         for name in walk_folder(folder, allow_outside)[0]:
             if _suffix(name) == ".txt" and _stem(name) not in stems:

@@ -260,16 +260,17 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
         every = min(recipe.checkpoint_every, steps)
         batches = training_batches(images, labels, stage, seed, step)
         batches = iter(batches.take(steps - step))
-        while step < steps:
-            count = min(every, steps - step)
-            classifier.fit(
-                # Keras knows generators, but no other iterators.
-                (batch for batch in itertools.islice(batches, count)),
-                steps_per_epoch=count,
-                verbose=2 if progress else 0,
-            )
-            step += count
-            checkpoints.save(classifier, step)
+        with checkpoints:
+            while step < steps:
+                count = min(every, steps - step)
+                classifier.fit(
+                    # Keras knows generators, but no other iterators.
+                    (batch for batch in itertools.islice(batches, count)),
+                    steps_per_epoch=count,
+                    verbose=2 if progress else 0,
+                )
+                step += count
+                checkpoints.save(classifier, step)
     batches = test_batches(test, recipe.stages[-1])
     return np.concatenate(
         [classifier.predict_on_batch(batch) for batch in batches]

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from align_keras.io.stores import Store
 from align_keras.io.stores import is_store
 
 # No pattern for data files ends like this.
-_SUFFIX = ".unfinished"
+UNFINISHED = ".unfinished"
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Errors that no file which is read can be blamed for.
@@ -31,6 +32,8 @@ OF_THE_MACHINE = (
     errno.ENOMEM,
 )
 _writing: set[str] = set()
+# The mode of new files can only be asked for by changing it.
+_asking = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -65,7 +68,7 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _look_once(path.parent)
     descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX + suffix
+        dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED + suffix
     )
     os.close(descriptor)
     temporary = Path(name)
@@ -130,7 +133,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             # Those that write into it without replacing it.
             stack.enter_context(directory_lock(path))
         name = tempfile.mkdtemp(
-            dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX
+            dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED
         )
         temporary = Path(name)
         _writing.add(name)
@@ -182,8 +185,9 @@ def _replace_files(source, target):
 
 def _make_public(path):
     """Undo the private mode of temporary files, as the umask would have."""
-    umask = os.umask(0)
-    os.umask(umask)
+    with _asking:
+        umask = os.umask(0)
+        os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
@@ -198,7 +202,7 @@ def remove_leftovers(directory: str | Path) -> None:
     """
     directory = Path(directory)
     remove_stale_locks(directory)
-    for path in directory.glob(f".*{_SUFFIX}*"):
+    for path in directory.glob(f".*{UNFINISHED}*"):
         if not _is_left(path):
             continue
         if path.is_dir():
@@ -212,7 +216,7 @@ _look_once = functools.cache(remove_leftovers)
 
 
 def _is_left(path):
-    parts = path.name.partition(_SUFFIX)[0].rsplit(".", 3)
+    parts = path.name.partition(UNFINISHED)[0].rsplit(".", 3)
     if len(parts) != 4 or parts[1] != _HOST or not parts[2].isdigit():
         return False
     pid = int(parts[2])

@@ -15,7 +15,9 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
+from align_keras.io.atomic import UNFINISHED
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.leases import Lease
 from align_keras.io.locks import LOCK_NAME
@@ -81,6 +84,7 @@ class Mirror:
         self.removed: list[str] = []
         self._tag: Any = None
         self._digests: dict[str, tuple] = {}
+        self._pushing = threading.Lock()
 
     def pull(self) -> None:
         """Copy to the local directory what the store's holds.
@@ -123,10 +127,17 @@ class Mirror:
     def push(self) -> None:
         """Copy to the store what has changed in the local directory.
 
+        Files may be written to meanwhile: what is stored of one is what it
+        held at some moment.
+
         Raises:
             StaleWriter: Another process has pushed since the last `pull` or
                 `push`.
         """
+        with self._pushing:
+            self._push()
+
+    def _push(self):
         if self.path.is_file():
             self._check()
             self.store.put(self.path, "")
@@ -142,10 +153,20 @@ class Mirror:
             # A file that is there stays until all others are.
             if name in self.listing:
                 staged[name] = f"{STAGED}/{found[name][1]}"
-            self.store.put(self.path / name, staged.get(name, name))
+            place = staged.get(name, name)
+            self.store.put(self.path / name, place)
+            if self._entry(name) != found[name]:
+                found[name] = self._put_copy(name, place)
         self._check()
         self._commit(found, staged, removed)
         self._finish()
+
+    def _put_copy(self, name, place):
+        """Store a file that something is added to all the time."""
+        with tempfile.TemporaryDirectory(prefix="align_keras-") as folder:
+            copy = shutil.copyfile(self.path / name, Path(folder, "copy"))
+            self.store.put(copy, place)
+            return [copy.stat().st_size, file_digest(copy)]
 
     def _commit(self, listing, staged, removed):
         contents = {"files": listing, "staged": staged, "removed": removed}
@@ -392,7 +413,9 @@ def _around(
     return decorate
 
 
-def local_copy(path: Any) -> Any:
+def local_copy(
+    path: Any, choose: Callable[[list[str]], list[str]] | None = None
+) -> Any:
     """Return a local path of what is to be read.
 
     Args:
@@ -400,6 +423,8 @@ def local_copy(path: Any) -> Any:
             an address, or of what a glob of a store matches, a copy is made
             in the cache, see `cache_directory`, and used again until the
             store's files change.
+        choose: callable. Takes the names of files below an address, and
+            returns those to copy. Defaults to `None`: all.
 
     Raises:
         FileNotFoundError: There is nothing at the address.
@@ -417,6 +442,7 @@ def local_copy(path: Any) -> Any:
         names = [n for n in store.sizes() if _is_content(n)]
     if not names:
         raise FileNotFoundError(f"There is nothing at `{path}`.")
+    names = names if choose is None else choose(names)
     copy = _copy_of(store, names) / name
     return str(copy) if isinstance(path, str) else copy
 
@@ -477,8 +503,10 @@ def without_cache(value: Any) -> Any:
 
 
 def _is_content(name):
-    first = name.partition("/")[0]
-    return first != STAGED and Path(name).name not in _LOCAL
+    parts = name.split("/")
+    # What another thread has begun to write is no file yet.
+    begun = any(p.startswith(".") and UNFINISHED in p for p in parts)
+    return parts[0] != STAGED and parts[-1] not in _LOCAL and not begun
 
 
 def _order(name):

@@ -4,7 +4,10 @@ import base64
 import copy
 import functools
 import inspect
+import os
+import tempfile
 import warnings
+from pathlib import Path
 
 import keras
 from keras import layers
@@ -18,6 +21,7 @@ from align_keras.models.carried import Carried
 from align_keras.models.lora import described_without_lora
 from align_keras.models.lora import lora_layers
 from align_keras.models.lora import merged_lora
+from align_keras.models.snapshot import Snapshot
 
 # What stands in a preset's config for a preprocessor with files of its own.
 BESIDE = "preprocessor.json"
@@ -249,22 +253,56 @@ class Saving:
             max_shard_size: int or float. Greatest size of a weight file in
                 GB. Defaults to `10`.
         """
+        self.begin_saving(preset_dir, max_shard_size)()
+
+    def begin_saving(self, preset_dir, max_shard_size=10):
+        """Take what `save_to_preset` would write now, to write it later.
+
+        Args:
+            preset_dir: string. See `save_to_preset`; a local directory.
+            max_shard_size: int or float. See `save_to_preset`.
+
+        Returns:
+            A callable that writes the directory, while the model may be
+            trained on.
+        """
         # Keras would write the optimizer's moments, thrice the weights' size,
         # into the weight file of a compiled model.
         optimizer = getattr(self, "optimizer", None)
         self.optimizer = None
-        self.__dict__["_saves_preset"] = True
+        weights = []
+
+        def save_weights(filepath, max_shard_size=None):
+            name = os.path.basename(filepath)
+            weights.append((Snapshot(self), name, max_shard_size))
+
+        self.__dict__.update(_saves_preset=True, save_weights=save_weights)
         try:
-            with atomic_directory(preset_dir) as temporary:
+            with tempfile.TemporaryDirectory(prefix="align_keras-") as folder:
                 with merged_lora(self):
-                    super().save_to_preset(str(temporary), max_shard_size)
+                    super().save_to_preset(folder, max_shard_size)
                 if self.preprocessor is not None:
-                    self.preprocessor.save_to_preset(str(temporary))
-                if self.carried is not None:
-                    self.carried.write(temporary)
+                    self.preprocessor.save_to_preset(folder)
+                files = {
+                    path.relative_to(folder): path.read_bytes()
+                    for path in Path(folder).rglob("*")
+                    if path.is_file()
+                }
         finally:
             self.optimizer = optimizer
-            del self.__dict__["_saves_preset"]
+            del self.__dict__["_saves_preset"], self.__dict__["save_weights"]
+
+        def write():
+            with atomic_directory(preset_dir) as temporary:
+                for name, contents in files.items():
+                    (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                    (temporary / name).write_bytes(contents)
+                for snapshot, name, size in weights:
+                    snapshot.write(temporary / name, size)
+                if self.carried is not None:
+                    self.carried.write(temporary)
+
+        return write
 
     def save(self, filepath, *args, **kwargs):
         """Save the model to a `.keras` file, as `keras.Model.save` does."""

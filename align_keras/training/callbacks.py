@@ -34,6 +34,8 @@ class TrainingLog(keras.callbacks.Callback):
         guard: `LossGuard`. Sees the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
+        writes: bool. Whether this process writes the logs. Defaults to
+            `True`.
         last_step: int. Where this part of the run ends, with a report and a
             checkpoint. Defaults to `None`: the steps of the recipe.
         trackers: list, see `opened_trackers`. Defaults to none.
@@ -47,11 +49,13 @@ class TrainingLog(keras.callbacks.Callback):
         guard,
         every=20,
         verbose=True,
+        writes=True,
         last_step=None,
         trackers=(),
     ):
         super().__init__()
         self.trackers = trackers
+        self.writes = writes
         self.workdir = Path(workdir)
         self.recipe = recipe
         self.checkpoints = checkpoints
@@ -67,6 +71,8 @@ class TrainingLog(keras.callbacks.Callback):
         self.first_metrics = {}
 
     def on_train_begin(self, logs=None):
+        if not self.writes:
+            return
         self._forget_later_steps()
         if self.verbose and self.step < self.last_step:
             logger.info("Compiling the first step.")
@@ -132,6 +138,8 @@ class TrainingLog(keras.callbacks.Callback):
 
     def write(self, metrics):
         """Append metrics of the current step to the logs."""
+        if not self.writes:
+            return
         path = self.workdir / "metrics.jsonl"
         line = json.dumps({"step": self.step, **metrics}, default=float)
         try:
@@ -212,7 +220,7 @@ def read_metrics(workdir):
 class SaveBest(keras.callbacks.Callback):
     """Checkpoints the run and keeps the best model as a preset directory.
 
-    Every `checkpoint_every` steps the run is saved, then the model evaluated
+    Every `checkpoint_every` steps the run is saved, and the model evaluated
     where there is something to evaluate it on. The model with the highest
     mean recall is kept; without evaluation, the newest. With a recipe's `ema`
     it has the averages of the weights. A run that was stopped between the two
@@ -225,11 +233,9 @@ class SaveBest(keras.callbacks.Callback):
             model.
         log: `TrainingLog`. Knows the step and takes the metrics.
         preemption: `Preemption`. Says when to save and leave.
+        workers: `Workers`. They must all ask at the same steps.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
-        sums: callable. Sums numbers up over the workers, which must all ask
-            at the same steps, see `sum_over_workers`. `None` where there is
-            one worker.
         diagnose: callable. Takes the model and returns a dict of numbers for
             the log. `None` for no diagnostics.
     """
@@ -240,8 +246,8 @@ class SaveBest(keras.callbacks.Callback):
         directory,
         log,
         preemption,
+        workers,
         evaluate=None,
-        sums=None,
         diagnose=None,
     ):
         super().__init__()
@@ -250,10 +256,12 @@ class SaveBest(keras.callbacks.Callback):
         self.log = log
         self.evaluate = evaluate
         self.preemption = preemption
-        self.sums = sums
+        self.workers = workers
         self.diagnose = diagnose
         self.best = checkpoints.state().get("best")
-        self.patience = Patience(log.recipe.patience, checkpoints.state(), sums)
+        self.patience = Patience(
+            log.recipe.patience, checkpoints.state(), workers.sums
+        )
         self._last_step = log.step
         self._next_question = log.step + 1
         self._asked = log.step
@@ -266,6 +274,7 @@ class SaveBest(keras.callbacks.Callback):
             self._choose()
 
     def on_train_batch_end(self, batch, logs=None):
+        self.checkpoints.check()
         before, self._last_step = self._last_step, self.log.step
         self.preemption.unsaved = True
         # Another callback may have ended the run.
@@ -277,30 +286,30 @@ class SaveBest(keras.callbacks.Callback):
             self._choose()
             self.log.start_clock()
             self.model.stop_training = stopped or self.patience.stopped
-        elif self.sums is None or self.log.step >= self._next_question:
+        elif self.workers.count == 1 or self.log.step >= self._next_question:
             if self._must_leave():
                 self._save(pending=False)
                 self.preemption.leave()
 
     def _must_leave(self):
         asked = self.preemption.asked
-        if self.sums is None:
+        if self.workers.count == 1:
             return asked
         # No worker's clock alone may say when all of them ask again.
         now = time.perf_counter()
         seconds = (now - self._asked_at) / max(1, self.log.step - self._asked)
-        workers, asked, seconds = self.sums(1.0, float(asked), seconds)
-        steps = int(PATIENCE * workers / seconds)
+        asked, seconds = self.workers.sums(float(asked), seconds)
+        steps = int(PATIENCE * self.workers.count / seconds)
         self._next_question = self.log.step + min(max(1, steps), self.log.every)
         self._asked, self._asked_at = self.log.step, now
         return asked > 0
 
     def _save(self, pending):
         # On JAX, `self.model` brings the state up to date.
-        self.log.guard.check(self.model)
         self.checkpoints.save(
             self.model,
             self.log.step,
+            inspect=self.log.guard.inspector(),
             best=self.best,
             reported_step=self.log.reported_step,
             pending=pending,
@@ -333,8 +342,16 @@ class SaveBest(keras.callbacks.Callback):
         improved = score is None or best is None or score > best
         self.patience.count(improved, step >= self.log.recipe.steps)
         if improved:
-            try:
-                self.model.save_to_preset(self.directory)
-            except (OSError, RuntimeError) as error:
-                raise self.checkpoints.explain(self.directory, error) from error
+            finish = self.model.begin_saving(self.directory)
+
+            def write():
+                try:
+                    finish()
+                except (OSError, RuntimeError) as error:
+                    raise self.checkpoints.explain(
+                        self.directory, error
+                    ) from error
+
+            # Not before the checkpoint, which may turn out to be the last.
+            self.checkpoints.after(write)
             self.best = {"step": step, "score": score, "metrics": metrics}

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,10 +13,12 @@ import ml_dtypes  # noqa: F401, makes NumPy know bfloat16
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.background import Background
 from align_keras.io.mirrors import publish
 from align_keras.io.paths import local_path
 from align_keras.models.lora import lora_variables
 from align_keras.models.lora import without_lora
+from align_keras.models.snapshot import Snapshot
 
 # Bytes that a file spends on a variable beside its values, rounded up.
 HDF5_OVERHEAD = 4096
@@ -34,17 +37,44 @@ class Checkpoints:
     of both, so that what is torn or damaged is found out, and the checkpoint
     before is taken instead.
 
+    Saving takes as long as copying the state to the memory of the host. A
+    thread of its own writes it, one checkpoint at a time; a context waits for
+    the last one.
+
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
         state: dict. What `state` returns until something is saved. Defaults
             to `None`: what the newest whole checkpoint says.
         keep: int. Number of checkpoints to keep. Defaults to `2`.
+        writes: bool. Whether this process writes them. One of several that
+            does not takes part in reading the model, and keeps nothing.
+            Defaults to `True`.
     """
 
-    def __init__(self, workdir, state=None, keep=2):
+    def __init__(self, workdir, state=None, keep=2, writes=True):
         self.directory = local_path(workdir) / "checkpoints"
         self.keep = keep
+        self.writes = writes
         self._state = state
+        # A file that another process sent, to be read once.
+        self._received = None
+        self._background = Background()
+        # Raises the error of what was to be written, without waiting for it.
+        self.check = self._background.check
+        # Waits until all is written, or for some seconds.
+        self.wait = self._background.wait
+        self.finish = self._background.finish
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            self.wait()
+        else:
+            # What ends the run is told, not what followed from it.
+            with contextlib.suppress(Exception):
+                self.wait()
 
     def state(self):
         """Return what the newest whole checkpoint says.
@@ -60,50 +90,44 @@ class Checkpoints:
             self._state = self._newest()
         return self._state
 
-    def agree(self, worker, workers, sums):
-        """Let all workers of a run go on from the newest step that all have.
+    def share(self, workers):
+        """Let all workers of a run resume from what the first one has.
 
-        Each may have checkpoints on a disk of its own, and one that was
-        killed while it saved has one less than the others.
+        One whose disk does not show the checkpoint gets it sent.
 
         Args:
-            worker: int. The number of this worker.
-            workers: int. How many there are.
-            sums: callable, see `sum_over_workers`; `None` for one worker.
+            workers: `Workers`.
 
         Raises:
-            ValueError: There is no such step. All workers raise it.
+            ValueError: No checkpoint is whole. All workers raise it.
         """
-        if sums is None:
+        if workers.count == 1:
             return
-        own = self.state()["step"]
-        steps = sums(*(own * (worker == n) for n in range(workers)))
-        first = int(min(steps))
-        lacking = False
-        if own != first and first:
+        found = {}
+        if workers.is_first:
             try:
-                self._state = self._read(self._path(first))
-            except ValueError:
-                lacking = True
-        (count,) = sums(float(lacking))
-        if count or (max(steps) and not first):
-            found = ", ".join(
-                f"worker {number}: step {step:.0f}"
-                for number, step in enumerate(steps)
-            )
-            raise ValueError(
-                "The workers have no checkpoint in common to resume from "
-                f"({found}; 0 is none). Copy `{self.directory}` of the worker "
-                "with the newest to the others, or put the working directory "
-                "on a disk that all of them share."
-            )
-        if own != first:
-            logger.warning(
-                "Going back from step %d to %d, the newest that all workers "
-                "have.",
-                own,
-                first,
-            )
+                found = {"state": self.state()}
+            except ValueError as error:
+                found = {"error": str(error)}
+        found = workers.send(found)
+        if "error" in found:
+            raise ValueError(found["error"])
+        self._state = found["state"]
+        if not self._state["step"]:
+            return
+        path = _weights(self._path(self._state["step"]))
+        digest = self._state["weights_sha256"]
+        lacks = not (path.is_file() and _digest(path) == digest)
+        (lacking,) = workers.sums(float(lacks))
+        if not lacking:
+            return
+        logger.info("Sending %s to %d workers.", path.name, lacking)
+        if not lacks:
+            workers.send_file(path)
+            return
+        with atomic_file(path) as temporary:
+            workers.send_file(path, temporary)
+        self._received = path
 
     def _path(self, step):
         return self.directory / f"step-{step:09d}"
@@ -158,40 +182,75 @@ class Checkpoints:
             raise ValueError(f"`{weights}` is damaged or not whole.")
         return state
 
-    def save(self, model, step, **state):
-        """Save the model and its optimizer after `step` steps.
+    def save(self, model, step, inspect=None, **state):
+        """Begin to save the model and its optimizer after `step` steps.
+
+        The model may be trained on as soon as this returns. What is being
+        saved is written first; until then, `state` returns what was before.
 
         Args:
             model: `keras.Model`, compiled.
             step: int.
+            inspect: callable. Takes the `Snapshot` before it is written, and
+                raises where it is not worth it. Defaults to `None`.
             **state: What `state` shall return with it; must fit into JSON.
 
         Raises:
-            OSError: It could not be written. The checkpoint before is kept.
+            OSError: There is no room, or what was saved before could not be
+                written. Later on, `check` and `wait` raise why this one
+                could not. The checkpoint before is kept.
         """
+        self.wait()
         path = self._path(step)
         try:
-            self._require_room(model)
-            # Keras chooses the format by the suffix.
-            with atomic_file(_weights(path), ".weights.h5") as temporary:
-                with without_lora(model):
-                    model.save_weights(temporary, overwrite=True)
-                _append_lora(temporary, model)
-                digest = _digest(temporary)
-            state = {
-                "step": step,
-                "weights_sha256": digest,
-                "random": _values(_random(model)),
-                "metrics": _values(model.metrics_variables),
-                **state,
-            }
-            self._write(path, state)
-        except (OSError, RuntimeError) as error:
+            if self.writes:
+                self._require_room(model)
+        except OSError as error:
             raise self.explain(path, error) from error
+        with without_lora(model):
+            snapshot = Snapshot(model)
+        lora = [keras.ops.convert_to_numpy(v) for v in lora_variables(model)]
+        state = {
+            "step": step,
+            "random": _values(_random(model)),
+            "metrics": _values(model.metrics_variables),
+            **state,
+        }
+        if not self.writes:
+            self._state = _as_read(state)
+            return
+
+        def write():
+            if inspect is not None:
+                inspect(snapshot)
+            try:
+                self._write_checkpoint(path, snapshot, lora, state)
+            except (OSError, RuntimeError) as error:
+                raise self.explain(path, error) from error
+
+        self._background.start(write)
+
+    def _write_checkpoint(self, path, snapshot, lora, state):
+        # Keras chooses the format by the suffix.
+        with atomic_file(_weights(path), ".weights.h5") as temporary:
+            snapshot.write(temporary)
+            _append_lora(temporary, lora)
+            digest = _digest(temporary)
+        self._write(path, {**state, "weights_sha256": digest})
         for old in self._all()[self.keep :]:
             # The other way round, it would seem damaged.
             _weights(old).unlink(missing_ok=True)
             _sidecar(old).unlink(missing_ok=True)
+
+    def after(self, job):
+        """Let something else be written after what is being saved.
+
+        Args:
+            job: callable. It is not called where the checkpoint fails, nor
+                by a process that does not write.
+        """
+        if self.writes:
+            self._background.start(job)
 
     def _require_room(self, model):
         """Fail before anything is written: HDF5 crashes on a full disk."""
@@ -227,13 +286,22 @@ class Checkpoints:
         )
 
     def update(self, **state):
-        """Change what the newest checkpoint says, and leave its weights."""
-        path = self._path(self.state()["step"])
-        self._write(path, {**self.state(), **state})
+        """Change what the newest checkpoint says, and leave its weights.
+
+        Like `save`, it does not wait, and comes after what was begun before.
+        """
+        if not self.writes:
+            self._state = _as_read({**self.state(), **state})
+            return
+
+        def write():
+            path = self._path(self.state()["step"])
+            self._write(path, {**self.state(), **state})
+
+        self._background.start(write)
 
     def _write(self, path, state):
-        # As it will be read: numbers of NumPy become plain ones.
-        state = json.loads(json.dumps(state, default=float))
+        state = _as_read(state)
         with atomic_file(_sidecar(path)) as temporary:
             signed = {**state, "sha256": _digest_of(state)}
             temporary.write_text(json.dumps(signed))
@@ -267,12 +335,19 @@ class Checkpoints:
             model.optimizer = optimizer
             _load_lora(path, model)
             _assign(_random(model), state["random"])
+            if self._received is not None:
+                self._received.unlink(missing_ok=True)
         return step
 
     def restore_metrics(self, model):
         """Give the metrics the states that they had at the checkpoint."""
         if self.state()["step"]:
             _assign(model.metrics_variables, self.state()["metrics"])
+
+
+def _as_read(state):
+    """Return a state as it will be read: with plain numbers for NumPy's."""
+    return json.loads(json.dumps(state, default=float))
 
 
 def _weights(path):
@@ -293,14 +368,12 @@ def _digest_of(state):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _append_lora(path, model):
+def _append_lora(path, values):
     """Add the factors of low-rank updates, which Keras only saves merged."""
-    variables = lora_variables(model)
-    if not variables:
+    if not values:
         return
     with h5py.File(path, "a") as file:
-        for number, variable in enumerate(variables):
-            value = keras.ops.convert_to_numpy(variable)
+        for number, value in enumerate(values):
             file[f"{LORA}/{number}"] = value
 
 

@@ -19,10 +19,10 @@ class Patience:
         state: dict, as `Checkpoints.state` returns it. A run that is resumed
             continues the count.
         sums: callable. Sums numbers up over the workers, so that all end
-            together. `None` where there is one worker.
+            together. Defaults to those of one worker.
     """
 
-    def __init__(self, patience, state, sums=None):
+    def __init__(self, patience, state, sums=lambda *values: values):
         self.patience = patience
         self.waited = state.get("waited", 0)
         self.stopped = state.get("stopped", False)
@@ -44,9 +44,8 @@ class Patience:
         if self.patience is None:
             return
         over = self.waited >= self.patience
-        if self.sums is not None:
-            # Evaluations of two workers may differ in the last digit.
-            (over,) = self.sums(float(over))
+        # Evaluations of two workers may differ in the last digit.
+        (over,) = self.sums(float(over))
         self.stopped = bool(over) and not last
 
 

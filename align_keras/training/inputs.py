@@ -226,8 +226,19 @@ def _captions(records):
             return
 
 
-def make_dataset(records, preprocessor, recipe, step, strategy, num_workers):
-    if num_workers == 1 and hosts_of(strategy) == 1:
+def make_dataset(records, preprocessor, recipe, step, strategy, workers):
+    """Make the batches of a run, those of this process where it has several."""
+    if not hasattr(strategy, "distribute_datasets_from_function"):
+        return load_dataset(
+            records,
+            preprocessor,
+            recipe.batch_size // workers.count,
+            seed=recipe.seed,
+            start_step=step,
+            shard_index=workers.index,
+            shard_count=workers.count,
+        )
+    if workers.count == 1 and hosts_of(strategy) == 1:
         return load_dataset(
             records,
             preprocessor,

@@ -10,7 +10,6 @@ import signal
 import threading
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
@@ -31,10 +30,15 @@ class Preemption:
 
     Args:
         alone: bool. Whether there is no other worker. Defaults to `True`.
+
+    Attributes:
+        finish: callable. What is done before the exit, such as to wait for
+            what is being written.
     """
 
     def __init__(self, alone=True):
         self.alone = alone
+        self.finish = lambda: None
         self.asked = False
         # Whether steps were taken since the last checkpoint.
         self.unsaved = False
@@ -55,12 +59,14 @@ class Preemption:
             raise SystemExit(0) from error
 
     def _on_signal(self, number, frame):
-        self.asked = True
-        if self.alone and not self.unsaved:
+        self.asked, again = True, self.asked
+        # Asked again, it goes on with what it does to leave.
+        if self.alone and not self.unsaved and not again:
             self.leave()
 
     def leave(self):
         """Exit with status 0."""
+        self.finish()
         logger.info("Stopped by SIGTERM. Run the same command to resume.")
         self._left = True
         raise SystemExit(0)
@@ -106,18 +112,27 @@ class LossGuard:
         if not math.isfinite(loss):
             raise self.blame(self._steps, f"the loss is {loss}")
 
-    def check(self, model):
-        """Make sure that a model is worth saving.
+    def inspector(self):
+        """Make what tells whether the model of this step is worth saving.
+
+        Returns:
+            A callable that takes a `Snapshot`, at any time and in any thread.
+            It raises a `FloatingPointError` where a value is not finite.
 
         Raises:
-            FloatingPointError: The last loss or a weight is not finite.
+            FloatingPointError: The last loss is not finite.
         """
         self.settle()
-        for variable in (*model.weights, *model.optimizer.variables):
-            value = keras.ops.convert_to_numpy(variable)
-            if value.dtype.kind not in "iub" and not np.isfinite(value).all():
-                reason = f"`{variable.path}` is no longer finite"
-                raise self.blame(self._steps, reason)
+        steps = self._steps
+
+        def inspect(snapshot):
+            for path, value in snapshot.arrays():
+                if value.dtype.kind in "iub" or np.isfinite(value).all():
+                    continue
+                reason = f"`{path}` is no longer finite"
+                raise self.blame(steps, reason)
+
+        return inspect
 
 
 @contextlib.contextmanager

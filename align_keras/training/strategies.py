@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from align_keras.training.processes import join_processes
+
 # The vendor of TPUs on the PCI bus.
 GOOGLE = "0x1ae0"
 STRATEGIES = ("auto", "one-device", "mirrored", "multi-worker", "tpu")
@@ -16,12 +18,16 @@ class _NoStrategy:
     """One device, with the interface of `tf.distribute.Strategy` we use."""
 
     num_replicas_in_sync = 1
+    # The number of this process, and how many share the run.
+    worker = 0, 1
 
     def scope(self):
         return contextlib.nullcontext()
 
 
-def make_strategy(name: str = "auto", tpu: str | None = None) -> Any:
+def make_strategy(
+    name: str = "auto", tpu: str | None = None, join: bool = False
+) -> Any:
     """Create the distribution strategy of a training run.
 
     Args:
@@ -32,6 +38,9 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> Any:
             batch over all devices; on torch there is one.
         tpu: string. Name or address of the TPU for the cluster resolver.
             `None` reads the environment variable `TPU_NAME`.
+        join: bool. Whether processes of JAX that were started together share
+            the work, see `align_keras.training.processes`. Defaults to
+            `False`.
 
     Returns:
         An object with `scope()` and `num_replicas_in_sync`, such as a
@@ -55,7 +64,7 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> Any:
             f"Received: strategy={name!r}"
         )
     if keras.config.backend() == "jax":
-        return _jax_strategy(name)
+        return _jax_strategy(name, join)
     if keras.config.backend() == "torch":
         if name not in ("auto", "one-device"):
             raise ValueError(
@@ -91,7 +100,7 @@ def worker_of(strategy):
         `(0, 1)` unless the strategy has several.
     """
     if isinstance(strategy, _NoStrategy):
-        return 0, 1
+        return strategy.worker
     import tensorflow as tf
 
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -111,34 +120,7 @@ def hosts_of(strategy):
     return getattr(extended, "num_hosts", 1)
 
 
-def sum_over_workers(strategy):
-    """Return a function that sums numbers up over the workers.
-
-    Args:
-        strategy: What `make_strategy` returned, or a `tf.distribute.Strategy`.
-
-    Returns:
-        A callable of floats that returns a list of floats, the same on all
-        workers, which must call it at the same time; `None` where there is
-        one worker.
-    """
-    if worker_of(strategy)[1] == 1:
-        return None
-    import tensorflow as tf
-
-    @tf.function(autograph=False)
-    def total(values):
-        # The identity lies on the device of its replica.
-        votes = strategy.run(tf.identity, args=(values,))
-        return strategy.reduce("SUM", votes, axis=None)
-
-    def sums(*values):
-        return total(tf.constant(values, "float32")).numpy().tolist()
-
-    return sums
-
-
-def _has_tpu(root="/"):
+def has_tpu(root="/"):
     """Tell whether TPU chips are attached to this machine.
 
     Up to v4 they are `/dev/accel*`. Later ones are `/dev/vfio/*`, as other
@@ -155,7 +137,7 @@ def _has_tpu(root="/"):
 
 
 def _detect(tf):
-    if os.environ.get("TPU_NAME") or _has_tpu():
+    if os.environ.get("TPU_NAME") or has_tpu():
         return "tpu"
     workers = _tf_config().get("cluster", {}).get("worker", [])
     if len(workers) > 1:
@@ -217,27 +199,34 @@ def _knock(address):
         socket.create_connection((host, int(port)), timeout=20).close()
 
 
-def _jax_strategy(name):
+def _jax_strategy(name, join):
     if name in ("multi-worker", "tpu"):
         raise ValueError(
             f"The strategy `{name}` belongs to the TensorFlow backend. On JAX "
-            "use `auto`, which takes all devices of a process."
+            "use `auto`, which takes all devices of all processes."
         )
+    if join:
+        join_processes(has_tpu())
     import jax
 
-    if jax.process_count() > 1:
-        raise ValueError(
-            "Several processes of JAX cannot share a run of `train`: they "
-            "would write the same files. Call `model.fit` in each of them, "
-            "with its own rows, or start one process for all devices. "
-            f"Received: {jax.process_count()} processes"
-        )
     strategy = _NoStrategy()
+    count = jax.process_count()
+    if count > 1 and (not join or name == "one-device"):
+        raise ValueError(
+            "Several processes of JAX share one run of `train`, with the "
+            "strategies `auto` and `mirrored`; all else runs in one process. "
+            f"Received: strategy={name!r}, {count} processes"
+        )
+    strategy.worker = jax.process_index(), count
     devices = keras.distribution.list_devices()
     if name != "one-device" and len(devices) > 1:
         # The program sees the global batch, yet it must divide evenly.
         strategy.num_replicas_in_sync = len(devices)
         keras.distribution.set_distribution(
-            keras.distribution.DataParallel(devices=devices)
+            keras.distribution.DataParallel(
+                devices=devices,
+                # Each process reads its own rows.
+                auto_shard_dataset=count == 1,
+            )
         )
     return strategy

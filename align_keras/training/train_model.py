@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 import functools
 import logging
 import numbers
+import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +13,15 @@ import keras
 
 from align_keras import registry
 from align_keras.data import skipped
+from align_keras.io.atomic import atomic_file
 from align_keras.io.atomic import remove_leftovers
 from align_keras.io.claims import check_claim
+from align_keras.io.json_files import to_json
 from align_keras.io.json_files import write_json
 from align_keras.io.locks import directory_lock
 from align_keras.io.messages import messages_shown
 from align_keras.io.mirrors import stored
+from align_keras.io.stores import Store
 from align_keras.io.stores import is_store
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
@@ -49,10 +54,13 @@ from align_keras.training.safety import nonfinite_error
 from align_keras.training.safety import unreadable_named
 from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import make_strategy
-from align_keras.training.strategies import sum_over_workers
-from align_keras.training.strategies import worker_of
 from align_keras.training.trackers import check_trackers
 from align_keras.training.trackers import opened_trackers
+from align_keras.training.watch import Watch
+from align_keras.training.workers import Workers
+
+# Seconds for which a process that was left alone goes on writing.
+FINISH = 30
 
 logger = logging.getLogger("align_keras")
 
@@ -87,6 +95,11 @@ def train(
     SIGTERM saves a checkpoint after the step at hand, and exits with status
     0. A step whose loss is not finite ends the run, and its records are
     named.
+
+    Several processes may share a run, see `make_strategy`: workers of
+    `TF_CONFIG` on TensorFlow, and on JAX those that the environment names, see
+    `align_keras.training.processes`. Each reads its own part of the data; the
+    first one writes. When one of them dies, the others exit with status 75.
 
     Args:
         model: string or callable. Name, directory or handle of a preset, or
@@ -135,7 +148,8 @@ def train(
     Returns:
         A dict with `"step"`, `"model"` (the preset directory), `"best"` (its
         step, score and metrics), `"stopped_early"` (bool, see `patience` in
-        `Recipe`) and `"skipped"` (records left out).
+        `Recipe`), `"skipped"` (records left out) and `"process"` (the number
+        of this process, 0 for the one that has written the model).
 
     Raises:
         ValueError: The recipe does not fit the model, the data or the
@@ -165,14 +179,8 @@ def train(
     towers = known_towers(image_weights, text_weights)
     _check_model(model, towers)
     if isinstance(strategy, str):
-        strategy = make_strategy(strategy)
+        strategy = make_strategy(strategy, join=True)
     _check_batch(recipe, strategy.num_replicas_in_sync)
-    if worker_of(strategy)[1] > 1 and is_store(workdir):
-        raise ValueError(
-            "The working directory of several workers lies on local or shared "
-            f"disks, not in a store. Received: workdir={str(workdir)!r}, "
-            f"{worker_of(strategy)[1]} workers"
-        )
     run = _Run(
         model=model,
         recipe=recipe,
@@ -180,6 +188,7 @@ def train(
         validation_data=validation_data,
         vocabulary=vocabulary,
         strategy=strategy,
+        workers=Workers(strategy),
         evaluate=evaluate,
         hold_out=hold_out,
         verbose=verbose,
@@ -202,6 +211,7 @@ class _Run:
     validation_data: Any
     vocabulary: Any
     strategy: Any
+    workers: Workers
     evaluate: Callable | None
     hold_out: float
     verbose: bool
@@ -212,23 +222,38 @@ class _Run:
     log: Sequence[str]
 
 
-@stored("workdir")
+@stored("workdir", but=lambda arguments: not arguments["run"].workers.is_first)
 def _train_parts(run, workdir):
     """Train one part after the other, in a directory that is held."""
-    worker, workers = worker_of(run.strategy)
-    # Every worker goes through the same motions, for reading a distributed
-    # variable may take them all; what the first writes is the result.
-    own = Path(workdir, f"worker-{worker}") if worker else Path(workdir)
-    with directory_lock(own):
+    workers = run.workers
+    with contextlib.ExitStack() as stack:
+        own = Path(workdir)
+        if not workers.is_first:
+            # What it makes for itself; what the first writes is the result.
+            if is_store(workdir):
+                own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            own = own / f"worker-{workers.index}"
+        stack.enter_context(directory_lock(own))
+        watch = stack.enter_context(Watch(workers))
         result = None
         while result is None:
-            begun = Checkpoints(workdir)
-            if worker and not begun.directory.is_dir():
-                # Its disk is not that of the first worker.
-                begun = Checkpoints(own)
-            begun.agree(worker, workers, sum_over_workers(run.strategy))
+            held = own if is_store(workdir) else workdir
+            begun = Checkpoints(held, writes=workers.is_first)
+            watch.finish = functools.partial(begun.finish, FINISH)
+            begun.share(workers)
             result = _train_part(run, own, begun)
-    return result
+            # None may read, or end, before the first has written.
+            workers.wait()
+        if not workers.is_first:
+            result["model"] = _joined(workdir, "model")
+    return {**result, "process": workers.index}
+
+
+def _joined(workdir, name):
+    """Return the path or address of something in a working directory."""
+    if is_store(workdir):
+        return f"{Store(workdir)}/{name}"
+    return str(Path(workdir, name))
 
 
 def _train_part(run, workdir, begun):
@@ -237,13 +262,16 @@ def _train_part(run, workdir, begun):
     Returns:
         What `train` returns; `None` where another part is to follow.
     """
-    strategy, recipe = run.strategy, run.recipe
-    worker, num_workers = worker_of(strategy)
+    strategy, recipe, workers = run.strategy, run.recipe, run.workers
     best_directory = workdir / "model"
     with (
-        messages_shown(progress=run.verbose and not worker),
-        Preemption(alone=num_workers == 1) as preemption,
+        messages_shown(progress=run.verbose and workers.is_first),
+        Preemption(alone=workers.count == 1) as preemption,
     ):
+        if workers.count > 1:
+            logger.info(
+                "This is process %d of %d.", workers.index, workers.count
+            )
         # The data is looked for before anything is written.
         records, validation_data = _find_data(
             run.data,
@@ -259,11 +287,13 @@ def _train_part(run, workdir, begun):
             "vocabulary": run.vocabulary and str(run.vocabulary),
             **{f"{kind}_weights": t.source for kind, t in run.towers.items()},
             # Workers share out the files, so another number is another order.
-            "workers": num_workers,
+            "workers": workers.count,
             "diagnostics": run.diagnostics,
             **dataclasses.asdict(recipe),
         }
-        _claim(workdir, asked, step)
+        if workers.is_first:
+            _claim(workdir, asked, step)
+        _compare(asked, workers.send(to_json(asked)))
         records = count_once(records, workdir, step)
         recipe = recipe.in_steps(records.total)
         part = part_at_hand(recipe, state)
@@ -271,20 +301,12 @@ def _train_part(run, workdir, begun):
             end = describe_end(state, recipe)
             logger.info("This run is finished: %s. See %s", end, best_directory)
             return _result(begun, best_directory)
-        if not worker:
-            readers = max(num_workers, hosts_of(strategy))
+        if workers.is_first:
+            readers = max(workers.count, hosts_of(strategy))
             warn(recipe, records, validation_data, step, readers)
             describe_work(recipe, records)
         keras.utils.set_random_seed(recipe.seed)
-        tokenizer = find_tokenizer(
-            run.model,
-            run.vocabulary,
-            records,
-            workdir,
-            step,
-            recipe,
-            run.towers.get("text"),
-        )
+        tokenizer = _find_tokenizer(run, records, workdir, step)
         if not step:
             advise(run.model, run.towers, records.total)
         with strategy.scope():
@@ -306,51 +328,84 @@ def _train_part(run, workdir, begun):
             "%s",
             describe_exclusions(model.optimizer, model.trainable_variables),
         )
-        checkpoints = Checkpoints(workdir, state) if worker else begun
         diagnose = None
         if run.diagnostics:
             diagnose = Diagnosis(validation_data or records, model, recipe)
         dataset = make_dataset(
-            records, model.preprocessor, recipe, step, strategy, num_workers
+            records, model.preprocessor, recipe, step, strategy, workers
         )
-        # Others than the first worker write for themselves alone.
-        trackers = [t for t in run.log if t == "tensorboard" or not worker]
+        preemption.finish = begun.wait
+        trackers = run.log if workers.is_first else ()
         with opened_trackers(trackers, workdir, asked) as trackers:
             log = TrainingLog(
                 workdir,
                 recipe,
-                checkpoints,
-                _guard(records, recipe, num_workers, workdir, checkpoints),
-                verbose=run.verbose and not worker,
+                begun,
+                _guard(records, recipe, workers.count, workdir, begun),
+                verbose=run.verbose and workers.is_first,
+                writes=workers.is_first,
                 last_step=part.last_step,
                 trackers=trackers,
             )
             save = SaveBest(
-                checkpoints,
+                begun,
                 best_directory,
                 log,
                 preemption,
+                workers,
                 _evaluation(run.evaluate, validation_data),
-                sum_over_workers(strategy),
                 diagnose,
             )
             # Where one of the caller's ends the run, it is saved.
             callbacks = [log, *run.callbacks, save]
-            _fit(model, dataset, recipe, part, checkpoints, callbacks)
-        state = checkpoints.state()
+            with begun:
+                _fit(model, dataset, recipe, part, begun, callbacks)
+        state = begun.state()
         if (
             state["step"] == part.last_step
             and not is_finished(state, recipe)
             and not model.stop_training
         ):
             logger.info("From step %d on, nothing is frozen.", part.last_step)
-            if num_workers > 1:
-                # None may read what the first has not written yet.
-                sum_over_workers(strategy)(1.0)
             return None
-        result = _result(checkpoints, best_directory)
+        result = _result(begun, best_directory)
         report(result, workdir, describe_end(state, recipe))
         return result
+
+
+def _find_tokenizer(run, records, workdir, step):
+    """Find the vocabulary, which the first worker sends to the others."""
+    path = workdir / "vocabulary.txt"
+    find = functools.partial(
+        find_tokenizer,
+        run.model,
+        run.vocabulary,
+        records,
+        workdir,
+        recipe=run.recipe,
+        text_tower=run.towers.get("text"),
+    )
+    if run.workers.count == 1:
+        return find(step=step)
+    tokenizer = find(step=step) if run.workers.is_first else None
+    tokens = path.read_text("utf-8") if path.is_file() else None
+    tokens = run.workers.send(tokens)
+    if tokenizer is None:
+        if tokens is not None:
+            with atomic_file(path) as temporary:
+                temporary.write_text(tokens, encoding="utf-8")
+        tokenizer = find(step=1)
+    return tokenizer
+
+
+def _compare(asked, first):
+    """Refuse a worker that was asked for another run than the first."""
+    for name, value in to_json(asked).items():
+        if value != first.get(name):
+            raise ValueError(
+                "All processes of a run must be started alike. Process 0 has "
+                f"{name}={first.get(name)!r}, and this one {name}={value!r}."
+            )
 
 
 def _fit(model, dataset, recipe, part, checkpoints, callbacks):
@@ -372,6 +427,7 @@ def _fit(model, dataset, recipe, part, checkpoints, callbacks):
                 callbacks=callbacks,
                 verbose=0,
             )
+        checkpoints.wait()
 
 
 def _find_data(data, validation_data, workdir, hold_out, allow_outside):

@@ -24,4 +24,10 @@ export TF_CONFIG="{\"cluster\": {\"worker\": [$WORKERS]},
 exec align-keras train --preset align_b7_bert_base --recipe align \
     --data "$DATA" --workdir "$WORKDIR" --vocabulary "$VOCABULARY" \
     --strategy multi-worker
-'
+' || status=$?
+# When a worker has died, all begin again from the last checkpoint. 2 is an error
+# in what was asked for.
+case ${status:=0} in
+0 | 2) exit "$status" ;;
+*) scontrol requeue "$SLURM_JOB_ID" ;;
+esac

@@ -142,6 +142,12 @@ def make_inputs(rows, broken=None):
     return inputs
 
 
+def batches_of(inputs):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(inputs).batch(BATCH)
+
+
 def image_encoder(case):
     images = keras.Input((16, 16, 3))
     # Names of our own: Keras counts those of a process.
@@ -223,7 +229,12 @@ def run(case, process=0, processes=1):
     model = make_model(case)
     inputs = make_inputs(case.rows, case.broken)
     size = BATCH // processes
-    if processes > 1:  # Each has its part of every batch.
+    shared = processes > 1 and case.rows % BATCH > 0
+    if processes > 1:
+        keras.distribution.distribution().auto_shard_dataset = shared
+    if shared:  # All have the whole of it, with a smaller last batch.
+        inputs, size = batches_of(inputs), None
+    elif processes > 1:  # Each has its part of every batch.
         inputs = {
             name: np.concatenate(
                 np.split(rows, case.rows // size)[process::processes]
@@ -241,9 +252,14 @@ def run(case, process=0, processes=1):
         return results
     inputs = make_inputs(case.rows)
     metrics = model.evaluate(
-        inputs, batch_size=BATCH, verbose=0, return_dict=True
+        batches_of(inputs) if shared else inputs,
+        batch_size=None if shared else BATCH,
+        verbose=0,
+        return_dict=True,
     )
     results |= {f"evaluated {k}": v for k, v in metrics.items()}
+    if shared:  # Nobody has all rows to return.
+        return results
     outputs = model.predict(inputs, batch_size=BATCH, verbose=0)
     results |= {f"predicted {k}": v for k, v in outputs.items()}
     return results

@@ -35,6 +35,7 @@ OF_WORKERS = [
 ]
 OF_PROCESSES = [
     "clipped",
+    "tail",
     "combined",
     "pairs cached",
     "frozen cached",

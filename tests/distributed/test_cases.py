@@ -122,7 +122,12 @@ def test_two_processes_equal_one_device(results, run_script, tmp_path):
     for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
-    one = results(1, run_script)
+    # Nobody has all rows to predict of.
+    one = {
+        name: value
+        for name, value in results(1, run_script).items()
+        if ": predicted" not in name
+    }
     for path in paths:
         found = dict(np.load(path))
         for case in OF_PROCESSES:

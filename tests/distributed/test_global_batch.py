@@ -30,6 +30,8 @@ def test_replicas_equal_one_device_on_the_global_batch(run_script, tmp_path):
         difference = np.linalg.norm(one[name] - many[name])
         norm = np.linalg.norm(one[name])
         assert difference <= 1e-6 * max(norm, 1e-2 * scale), name
+    assert one["encoded"].shape == many["encoded"].shape == (11, 24)
+    np.testing.assert_allclose(one["encoded"], many["encoded"], atol=1e-5)
     for name in one:
         if name.startswith("history"):
             np.testing.assert_allclose(one[name], many[name], rtol=1e-5)

@@ -75,25 +75,40 @@ def test_each_pod_is_a_worker(monkeypatch):
     assert make_strategy("one-device").num_replicas_in_sync == 1
 
 
-def test_each_task_of_slurm_is_a_worker(tmp_path):
+def run_slurm(folder, command):
+    """Run the script of Slurm with a stand-in for the command."""
+    nodes = "printf 'node0\\nnode1\\n'"
     for name, said in (
-        ("scontrol", "printf 'node0\\nnode1\\n'"),
-        ("srun", 'exec "$@"'),
-        ("align-keras", 'printf %s "$TF_CONFIG"'),
+        ("scontrol", f'[ $1 = show ] && {nodes} || echo "$@"'),
+        ("srun", '"$@"'),
+        ("align-keras", command),
     ):
-        (tmp_path / name).write_text(f"#!/bin/bash\n{said}\n")
-        (tmp_path / name).chmod(0o755)
-    result = subprocess.run(
+        (folder / name).write_text(f"#!/bin/bash\n{said}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run(
         ["bash", LAUNCH / "slurm.sh"],
         env={
-            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "PATH": f"{folder}:/usr/bin:/bin",
             "SLURM_JOB_NODELIST": "node[0-1]",
+            "SLURM_JOB_ID": "42",
             "SLURM_PROCID": "1",
         },
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "status, ends, said", [(0, 0, ""), (2, 2, ""), (75, 0, "requeue 42\n")]
+)
+def test_slurm_starts_again_what_was_left_alone(tmp_path, status, ends, said):
+    result = run_slurm(tmp_path, f"exit {status}")
+    assert (result.returncode, result.stdout) == (ends, said), result.stderr
+
+
+def test_each_task_of_slurm_is_a_worker(tmp_path):
+    result = run_slurm(tmp_path, 'printf %s "$TF_CONFIG"')
     config = json.loads(result.stdout)
     assert config["cluster"]["worker"] == ["node0:12345", "node1:12345"]
     assert config["task"]["index"] == 1

@@ -89,6 +89,33 @@ def test_what_is_published_stays_when_the_work_fails(address):
     assert contents(address) == {"a.txt": "a"}
 
 
+def test_a_file_may_grow_while_it_is_stored(address, monkeypatch):
+    """What is stored is what was there at some moment, and verifies."""
+    put = Store.put
+
+    def add_and_put(store, path, name):
+        if name.endswith("log") and Path(path).name == "log":
+            with open(path, "a") as file:
+                file.write("line\n")
+        put(store, path, name)
+        if Path(path).name == "log":
+            with open(path, "a") as file:
+                file.write("line\n")
+
+    monkeypatch.setattr(Store, "put", add_and_put)
+    with mirror(address) as path:
+        for _ in range(2):
+            write(path, {"log": "line\n" * 3, "other": "there"})
+            begun = path / "folder" / ".other.host.1.ab.unfinished.h5"
+            begun.parent.mkdir(exist_ok=True)
+            begun.write_text("half")
+            publish(path)
+            assert set(Store(address).read("log").decode().split()) == {"line"}
+    with mirror(address) as path:
+        assert "line" in (path / "log").read_text()
+        assert not (path / "folder").exists()
+
+
 def test_a_directory_of_this_machine_stands_for_itself(tmp_path):
     publish(tmp_path)
     assert local_copy(tmp_path) == tmp_path

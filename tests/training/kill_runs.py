@@ -23,9 +23,11 @@ from colors import write_vocabulary
 
 from align_keras.cli import main
 from align_keras.data import pack
+from align_keras.models.snapshot import Snapshot
 
-# All that a run imports, before the processes part.
-from align_keras.training import train as _  # noqa: F401
+# With all that a run imports, before the processes part.
+from align_keras.training import checkpoints
+from align_keras.training import train_model
 
 FOLDER = Path(sys.argv[1])
 STEPS = 80
@@ -63,7 +65,9 @@ def prepare():
     model.save_to_preset(str(FOLDER / "preset"))
 
 
-def train(name, replicas=1, measured=False, **fields):
+def train(name, replicas=1, measured=False, dies=None, **fields):
+    if dies is not None:
+        die(dies)
     if replicas > 1:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
@@ -127,14 +131,56 @@ def saving(step):
     return stop
 
 
-def choosing(step):
-    """The best model is being written."""
+# === Where to die ===
 
-    def stop(workdir):
-        saved = workdir / "checkpoints" / f"step-{step:09d}.json"
-        return saved.is_file() and any(workdir.glob(".model.*"))
+# What the thread that saves reaches in turn, and in which of its saves the run
+# dies there: the first have a checkpoint before to fall back on.
+PHASES = {
+    "before": 2,
+    "content": 2,
+    "between": 2,
+    "whole": 1,
+    "model": 1,
+}
 
-    return stop
+
+def die(phase):
+    """Have this process die in a phase of a save, while it trains on."""
+    saves = 0
+
+    def reach(name):
+        if saves == PHASES[phase] and name == phase:
+            # The run has a moment to do what will not count.
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Dying(checkpoints.Checkpoints):
+        def _write_checkpoint(self, *arguments):
+            nonlocal saves
+            saves += 1
+            reach("before")
+            super()._write_checkpoint(*arguments)
+            reach("whole")
+
+        def _write(self, path, state):
+            if "weights_sha256" in state:
+                reach("between")
+            super()._write(path, state)
+
+    write = Snapshot.write
+
+    def write_half(self, path, *arguments):
+        write(self, path, *arguments)
+        if "checkpoints" not in str(path):
+            reach("model")
+            return
+        whole = Path(path).read_bytes()
+        Path(path).write_bytes(whole[: len(whole) // 2])
+        reach("content")
+        Path(path).write_bytes(whole)
+
+    train_model.Checkpoints = Dying
+    Snapshot.write = write_half
 
 
 if __name__ == "__main__":
@@ -148,8 +194,7 @@ if __name__ == "__main__":
     report = {
         "whole": run("whole"),
         "killed": [
-            run("killed", saving(20)),
-            run("killed", choosing(40)),
+            *(run("killed", dies=phase) for phase in PHASES),
             run("killed"),
         ],
         "far": run("far", **far),

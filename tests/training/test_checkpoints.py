@@ -4,11 +4,15 @@ import collections
 import json
 import logging
 import os
+import threading
+import time
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
+from align_keras.models.snapshot import Snapshot
 from align_keras.training import checkpoints as module
 from align_keras.training.checkpoints import Checkpoints
 
@@ -30,6 +34,7 @@ def saved(tmp_path):
     for step in (10, 20, 30):
         model.weights[0].assign_add(np.ones((4, 3)))
         checkpoints.save(model, step, best={"step": step})
+        checkpoints.wait()
         kernels[step] = np.array(model.weights[0])
     return tmp_path, kernels
 
@@ -76,7 +81,8 @@ def test_a_damaged_one_is_passed_over(saved, caplog, suffix, damage):
     assert str(path) in caplog.text and len(caplog.records) == 1
     assert caplog.records[0].levelno == logging.WARNING
     # What is saved next counts again.
-    Checkpoints(workdir).save(build(), 30, best=None)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(build(), 30, best=None)
     assert Checkpoints(workdir).state()["step"] == 30
 
 
@@ -96,7 +102,8 @@ def test_a_first_one_that_was_cut_off_binds_nobody(tmp_path):
 
 def test_what_it_says_may_change(saved):
     workdir, kernels = saved
-    Checkpoints(workdir).update(best=None, pending=False)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.update(best=None, pending=False)
     state = Checkpoints(workdir).state()
     assert state["best"] is None and state["pending"] is False
     np.testing.assert_array_equal(restore(workdir)[1], kernels[30])
@@ -106,7 +113,8 @@ def test_metrics_go_on(tmp_path):
     model = build()
     data = np.ones((2, 4)), np.zeros((2, 3))
     model.train_on_batch(*data)
-    Checkpoints(tmp_path).save(model, 1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(model, 1)
     other = build()
     other.train_on_batch(*data)
     other.reset_metrics()
@@ -153,11 +161,13 @@ sys.path.insert(0, {str(os.path.dirname(__file__))!r})
 from test_checkpoints import Checkpoints, build
 checkpoints = Checkpoints(sys.argv[1])
 checkpoints.save(build(), 1)
+checkpoints.wait()
 model = build()
 with open(os.path.join(sys.argv[1], "other"), "wb") as file:
     file.write(bytes((os.statvfs(sys.argv[1]).f_bavail - 2) * 4096))
 try:
     checkpoints.save(model, 2)
+    checkpoints.wait()
 except OSError as error:
     print(error)
 step = Checkpoints(sys.argv[1]).restore(model)
@@ -177,7 +187,114 @@ print(step, sorted(os.listdir(checkpoints.directory)))
 
 def test_numbers_of_numpy_survive(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(build(), 5, best={"score": np.float32(0.1)})
+    with checkpoints:
+        checkpoints.save(build(), 5, best={"score": np.float32(0.1)})
     path = tmp_path / "checkpoints" / "step-000000005.json"
     assert json.loads(path.read_text())["best"]["score"] == np.float32(0.1)
     assert Checkpoints(tmp_path).state() == checkpoints.state()
+
+
+def contents(path):
+    """All that an HDF5 file holds: arrays and attributes."""
+    found = {}
+
+    def collect(name, item):
+        value = item[()] if isinstance(item, h5py.Dataset) else None
+        found[name] = value, dict(item.attrs)
+
+    with h5py.File(path) as file:
+        file.visititems(collect)
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shards", [None, 5e-6])
+def test_a_snapshot_is_the_file_that_keras_writes(tmp_path, dtype, shards):
+    layer = keras.layers.Dense(30, dtype=dtype, name="a_layer")
+    model = keras.Sequential([keras.Input((40,)), layer])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    model.optimizer.build(model.trainable_variables)
+    end = "h5" if shards is None else "json"
+    for folder in ("theirs", "ours"):
+        (tmp_path / folder).mkdir()
+    name = f"model.weights.{end}"
+    model.save_weights(tmp_path / "theirs" / name, max_shard_size=shards)
+    snapshot = Snapshot(model)
+    model.train_on_batch(np.ones((2, 40)), np.zeros((2, 30)))
+    snapshot.write(tmp_path / "ours" / name, shards)
+    theirs = sorted((tmp_path / "theirs").iterdir())
+    ours = sorted((tmp_path / "ours").iterdir())
+    assert [p.name for p in ours] == [p.name for p in theirs]
+    assert len(ours) == 1 if shards is None else len(ours) > 2
+    for one, other in zip(ours, theirs, strict=True):
+        if one.suffix == ".json":
+            assert one.read_text() == other.read_text()
+            continue
+        one, other = contents(one), contents(other)
+        assert one.keys() == other.keys() and one
+        for key, (value, attributes) in other.items():
+            np.testing.assert_array_equal(one[key][0], value)
+            assert one[key][1] == attributes
+
+
+def test_training_goes_on_while_it_is_written(tmp_path):
+    """What is restored is what was there when saving began."""
+    data = np.ones((2, 4)), np.zeros((2, 3))
+    model, gate = build(), threading.Event()
+    model.fit(*data, epochs=3, verbose=0)
+    before = [np.array(v) for v in (*model.weights, *model.optimizer.variables)]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(model, 1, inspect=lambda snapshot: gate.wait(60))
+        checkpoints.update(best={"step": 1})
+        model.fit(*data, epochs=3, verbose=0)
+        # Neither has to wait, and nothing has been written yet.
+        checkpoints.check()
+        assert checkpoints.state() == {"step": 0}
+        gate.set()
+        checkpoints.save(model, 2)
+        assert checkpoints.state()["step"] == 1
+        assert checkpoints.state()["best"] == {"step": 1}
+    assert checkpoints.state()["step"] == 2
+    (tmp_path / "checkpoints" / "step-000000002.json").unlink()
+    other = build()
+    assert Checkpoints(tmp_path).restore(other) == 1
+    after = [np.array(v) for v in (*other.weights, *other.optimizer.variables)]
+    for one, expected in zip(after, before, strict=True):
+        np.testing.assert_array_equal(one, expected)
+
+
+def fails(snapshot):
+    raise FloatingPointError("not worth it")
+
+
+@pytest.mark.parametrize("then", ["check", "wait", "save"])
+def test_an_error_comes_later_and_nothing_after_it(saved, then):
+    workdir, _ = saved
+    model, done = build(), []
+    checkpoints = Checkpoints(workdir)
+    checkpoints.state()
+    checkpoints.save(model, 40, inspect=fails)
+    checkpoints.after(lambda: done.append("preset"))
+    checkpoints.update(best={"step": 40})
+    with pytest.raises(FloatingPointError, match="not worth it"):
+        for _ in range(600):
+            getattr(checkpoints, then)(*[model, 50][: 2 * (then == "save")])
+            time.sleep(0.05)
+    assert not done and Checkpoints(workdir).state()["best"] == {"step": 30}
+    # It has been told, and the run may go on.
+    with checkpoints:
+        checkpoints.save(model, 60)
+    assert Checkpoints(workdir).state()["step"] == 60
+
+
+def test_what_ends_a_run_is_told_first(saved):
+    workdir, _ = saved
+    with pytest.raises(InterruptedError):
+        with Checkpoints(workdir) as checkpoints:
+            checkpoints.save(build(), 40, inspect=fails)
+            raise InterruptedError
+    with pytest.raises(InterruptedError):
+        with Checkpoints(workdir) as checkpoints:
+            checkpoints.save(build(), 40)
+            raise InterruptedError
+    assert Checkpoints(workdir).state()["step"] == 40

@@ -11,6 +11,7 @@ from align_keras import AlignTokenizer
 from align_keras.data import pack
 from align_keras.training import Recipe
 from align_keras.training import load_recipe
+from align_keras.training import make_strategy
 from align_keras.training import train
 from align_keras.training.assembly import build_model
 from align_keras.training.callbacks import SaveBest
@@ -18,6 +19,7 @@ from align_keras.training.inputs import check_resized
 from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.safety import Preemption
+from align_keras.training.workers import Workers
 
 
 def recipe(**fields):
@@ -188,8 +190,11 @@ def test_a_run_without_scores_can_go_on_with_them(tmp_path):
         def write(self, metrics):
             pass
 
-        def save_to_preset(self, directory):
-            pass
+        def begin_saving(self, directory):
+            return lambda: None
+
+        def after(self, job):
+            job()
 
     recorder = Recorder()
     callback = SaveBest(
@@ -197,6 +202,7 @@ def test_a_run_without_scores_can_go_on_with_them(tmp_path):
         tmp_path,
         recorder,
         Preemption(),
+        Workers(make_strategy("one-device")),
         lambda model: {"mean_recall": 0.25},
     )
     callback.set_model(recorder)

@@ -1,5 +1,6 @@
 """Losses that are not finite, and SIGTERM where there is nothing to save."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from runs import metrics_of
 from align_keras import AlignDualEncoder
 from align_keras.data import pack
 from align_keras.data import records_of_step
+from align_keras.models.snapshot import Snapshot
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.checkpoints import Checkpoints
@@ -144,9 +146,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         loss = model.train_on_batch(np.ones((2, 4)), np.ones((2, 3)))
         guard.watch([step], loss)
         if step < 7:
-            guard.check(model)
+            guard.inspector()(Snapshot(model))
+    inspect, snapshot = guard.inspector(), Snapshot(model)
+    # The run has gone on when it is looked at.
+    guard.watch([8], 0.5)
     with pytest.raises(FloatingPointError, match="kernel"):
-        guard.check(model)
+        inspect(snapshot)
     assert len(blamed) == 1 and blamed[0][0] == [7]
 
 
@@ -183,6 +188,36 @@ def test_sigterm_waits_for_what_is_unsaved():
         assert preemption.asked
         with pytest.raises(SystemExit):
             preemption.leave()
+
+
+def test_sigterm_hides_no_checkpoint_that_failed():
+    def fail():
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        with Preemption() as preemption:
+            preemption.finish = fail
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(
+    packed, tmp_path, monkeypatch
+):
+    """Some steps later, with the one before kept, and the run resumes."""
+    write = Checkpoints._write_checkpoint
+
+    def fail(self, path, *arguments):
+        if "step-000000010" in path.name:
+            raise OSError(28, "No space left on device")
+        write(self, path, *arguments)
+
+    recipe = dataclasses.replace(RECIPE, steps=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_write_checkpoint", fail)
+        with pytest.raises(OSError, match="No space left.*step 5 is kept"):
+            run(packed, tiny_model, tmp_path, recipe)
+    assert Checkpoints(tmp_path).state()["step"] == 5
+    assert run(packed, tiny_model, tmp_path, recipe)["step"] == 10
 
 
 def test_an_exit_that_was_replaced_by_an_error_is_one():

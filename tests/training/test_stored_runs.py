@@ -165,13 +165,3 @@ def test_a_folder_of_images_in_a_store_is_packed_first(server, inputs, cache):
     here = open_records(str(local / "packed"))
     assert {r["key"] for r in kept} <= {r["key"] for r in here}
     assert kept.total
-
-
-def test_several_workers_write_to_disks(monkeypatch):
-    from align_keras.training import train_model
-
-    monkeypatch.setattr(train_model, "worker_of", lambda strategy: (1, 2))
-    with pytest.raises(ValueError, match="not in a store.*2 workers"):
-        train_model.train(
-            "align_b0_bert_tiny", "small", "nowhere", "s3://bucket/run"
-        )

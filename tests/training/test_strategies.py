@@ -15,8 +15,9 @@ from align_keras.data import pack
 from align_keras.training import load_recipe
 from align_keras.training import make_strategy
 from align_keras.training.inputs import make_dataset
+from align_keras.training.processes import join_processes
 from align_keras.training.reports import warn
-from align_keras.training.strategies import _has_tpu
+from align_keras.training.strategies import has_tpu
 from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import worker_of
 
@@ -141,7 +142,7 @@ def attach(root, device, vendor):
 )
 def test_chips_are_found_by_their_devices(tmp_path, device, vendor, found):
     attach(tmp_path, device, vendor)
-    assert _has_tpu(tmp_path) is found
+    assert has_tpu(tmp_path) is found
 
 
 @tensorflow_only
@@ -169,7 +170,8 @@ def test_each_machine_of_a_slice_reads_its_part(tmp_path):
         )
 
     assert hosts_of(Slice()) == 2 and hosts_of(make_strategy("one-device")) == 1
-    parts = make_dataset(records, preprocessor, recipe, 0, Slice(), 1)
+    alone = SimpleNamespace(index=0, count=1)
+    parts = make_dataset(records, preprocessor, recipe, 0, Slice(), alone)
     keys = [
         {
             batch["images"].tobytes()
@@ -187,3 +189,64 @@ def test_fewer_files_than_readers_are_told(caplog):
         caplog.clear()
         warn(recipe, records, "data", 1, readers)
         assert ("2 files cannot be shared out to 64" in caplog.text) is told
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"PROCESS_ID": "0"}, "JOB_ADDRESSES is missing beside .*PROCESS_ID"),
+        ({"JOB_ADDRESSES": "a:1,b:1"}, "PROCESS_ID is missing"),
+        ({"JOB_ADDRESSES": "a:1", "PROCESS_ID": "0"}, "NUM_PROCESSES is mis"),
+        (
+            {
+                "JOB_ADDRESSES": "a:1",
+                "NUM_PROCESSES": "2",
+                "PROCESS_ID": "2",
+            },
+            "process 2 of 2, 1 addresses",
+        ),
+        (
+            {
+                "JOB_ADDRESSES": "a:1,b:1,c:1",
+                "NUM_PROCESSES": "2",
+                "PROCESS_ID": "1",
+            },
+            "process 1 of 2, 3 addresses",
+        ),
+        (
+            {
+                "JOB_ADDRESSES": "a:1",
+                "NUM_PROCESSES": "two",
+                "PROCESS_ID": "1",
+            },
+            "whole numbers. Received: 'two'",
+        ),
+    ],
+)
+def test_processes_that_are_named_in_part(monkeypatch, given, said):
+    pytest.importorskip("jax")
+    for name, value in given.items():
+        monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
+    with pytest.raises(ValueError, match=said):
+        join_processes()
+
+
+def test_who_is_not_one_of_several_joins_nobody(monkeypatch):
+    jax = pytest.importorskip("jax")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    join_processes()
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_tpu_host_of_its_own_needs_no_others(monkeypatch):
+    """A stand-in for a host whose metadata name nobody."""
+    jax = pytest.importorskip("jax")
+
+    def initialize(**arguments):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    join_processes(has_tpu=True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="did not find one another"):
+        join_processes()

@@ -1,8 +1,11 @@
 """Gradients, loops and recomputation of functions without side effects."""
 
 import jax
+import keras
+import numpy as np
 from keras import ops
 
+from align_keras.backend.jax.replicas import num_shards
 from align_keras.backend.stateless import stateless
 
 
@@ -102,10 +105,44 @@ def compile_inference(model, function):
         function: callable of one array, or dict of arrays.
 
     Returns:
-        A callable of the same input. Each new shape is compiled once.
+        A callable of the same input. Each new shape is compiled once. Where
+        there are several devices, each has some of the rows; several
+        processes must call it alike, and get all rows.
     """
     run = jax.jit(stateless(model, function))
-    return lambda inputs: run([w.value for w in model.weights], inputs)
+    if num_shards() == 1:
+        return lambda inputs: run([w.value for w in model.weights], inputs)
+    run = jax.jit(
+        stateless(model, function), out_shardings=_layout(batch=False)
+    )
+
+    def over_devices(inputs):
+        rows = len(jax.tree.leaves(inputs)[0])
+        missing = -rows % num_shards()
+
+        def lay_out(array):
+            array = np.asarray(array)
+            margins = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
+            array = np.pad(array, margins)
+            return jax.make_array_from_callback(
+                array.shape, _layout(batch=True), lambda place: array[place]
+            )
+
+        outputs = run(
+            [w.value for w in model.weights], jax.tree.map(lay_out, inputs)
+        )
+        return jax.tree.map(lambda x: np.asarray(x)[:rows], outputs)
+
+    return over_devices
+
+
+def _layout(batch):
+    """How rows are laid out: over the devices, or all of them on each."""
+    distribution = keras.distribution.distribution()
+    dimension = [distribution.batch_dim_name] if batch else []
+    return keras.distribution.TensorLayout(
+        dimension, distribution.device_mesh
+    ).backend_layout
 
 
 def require(condition, message):

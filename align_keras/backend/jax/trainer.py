@@ -7,6 +7,7 @@ import keras
 
 from align_keras.backend.jax.replicas import num_shards
 from align_keras.backend.padding import IS_EXAMPLE
+from align_keras.backend.padding import OwnRows
 from align_keras.backend.padding import PaddingMixin
 from align_keras.backend.padding import unpack
 
@@ -107,14 +108,21 @@ class Trainer(PaddingMixin):
         adapter = super()._padded(x, y, batch_size, microbatches, **kwargs)
         if jax.process_count() > 1 and _is_shared_out(x):
             if adapter.batch_size is None or adapter.has_partial_batch:
-                raise ValueError(
-                    "Keras shares this data set out among the processes, and "
-                    "would leave out or wait for a smaller last batch. Batch "
-                    "it with `drop_remainder=True`, or give each process its "
-                    "own rows and `DataParallel(auto_shard_dataset=False)`. "
-                    f"Received: {x}"
-                )
+                # Keras would leave out a smaller last batch, or wait for it.
+                return self._own_rows(x, y, batch_size, **kwargs)
         return adapter
+
+    def _own_rows(self, x, y, batch_size, **kwargs):
+        """Return the rows of this process of all batches of a data set."""
+        distribution = keras.distribution.distribution()
+        distribution.auto_shard_dataset = False
+        try:
+            whole = self._adapter(x, y, batch_size=batch_size, **kwargs)
+        finally:
+            distribution.auto_shard_dataset = True
+        return OwnRows(
+            whole, num_shards(), jax.process_index(), jax.process_count()
+        )
 
     def fit(self, *args, **kwargs):
         with self._values_kept():

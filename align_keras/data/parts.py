@@ -1,0 +1,236 @@
+"""Parts of a data set that several machines pack."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from align_keras.data.shuffle import random_place
+from align_keras.io.atomic import atomic_file
+from align_keras.io.file_names import is_archive
+from align_keras.io.file_names import is_image
+from align_keras.io.file_names import is_parquet
+from align_keras.io.file_names import is_records
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.stores import Store
+from align_keras.io.stores import is_store
+from align_keras.io.text import clean_text
+
+FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
+MANIFEST = "manifest.json"
+# Missing parts that are named; the others are counted.
+SHOWN = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the parts of a data set.
+
+    What is read in any order is divided by the random order: the parts, one
+    after the other, have the order of a single run. What is read as a stream
+    is divided by its files.
+
+    Attributes:
+        number: int. From 1.
+        count: int. How many there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, value):
+        """Read a part, such as `"3/64"` or `(3, 64)`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            pair = value.split("/") if isinstance(value, str) else value
+            number, count = (int(n) for n in pair)
+        except (TypeError, ValueError):
+            number, count = 0, 0
+        if not 1 <= number <= count:
+            raise ValueError(
+                "`part` must be the number of a part, from 1, and how many "
+                f"there are, such as 3/64. Received: {value!r}"
+            )
+        return cls(number, count)
+
+    @property
+    def is_first(self):
+        """Whether this is the part that counts what belongs to none."""
+        return self.number == 1
+
+    @property
+    def folder(self):
+        """The name of its directory within the output."""
+        return f"part-{self.number:05d}-of-{self.count:05d}"
+
+    def holds(self, key, seed):
+        """Tell whether a record belongs to this part, by its place."""
+        place, _ = random_place(key, seed)
+        place = int.from_bytes(place, "big") * self.count >> 64
+        return place == self.number - 1
+
+    def files(self, names):
+        """Return the files of a stream that belong to this part.
+
+        Raises:
+            ValueError: There are fewer files than parts.
+        """
+        if len(names) < self.count:
+            raise ValueError(
+                f"{len(names)} files cannot be divided into {self.count} "
+                f"parts: choose at most {len(names)} parts."
+            )
+        return names[self.number - 1 :: self.count]
+
+    def names(self, names):
+        """Return what this part needs of the files of a store."""
+        kinds = is_archive, is_parquet, is_records
+        streams = [n for n in sorted(names) if any(k(n) for k in kinds)]
+        others = set(names) - set(streams)
+        # Beside images, they are of no account.
+        strays = any(map(is_image, others))
+        return [*others, *(streams if strays else self.files(streams))]
+
+
+def commit_parts(output, count):
+    """Write the manifest of a whole data set, once all its parts are there.
+
+    Args:
+        output: string or `pathlib.Path`. The directory, or its address.
+        count: int. How many parts there are to be.
+
+    Returns:
+        A pair: the manifest, or `None`, and the list of missing numbers.
+
+    Raises:
+        ValueError: Parts were packed with different arguments, or hold no
+            record together.
+    """
+    parts = [Part(number, count) for number in range(1, count + 1)]
+    held = {part: _read(output, part) for part in parts}
+    missing = [part.number for part in parts if held[part] is None]
+    if missing:
+        return None, missing
+    first = _asked(held[parts[0]])
+    shards, reasons, skipped = [], {}, []
+    for part, manifest in held.items():
+        if _asked(manifest) != first:
+            raise ValueError(
+                f"`{output}` holds parts that were packed with different "
+                f"arguments: {part.folder} with {_asked(manifest)}, and "
+                f"{parts[0].folder} with {first}. Remove one of them, and pack "
+                "it again."
+            )
+        shards += [
+            {**shard, "file": f"{part.folder}/{shard['file']}"}
+            for shard in manifest["shards"]
+        ]
+        for reason, number in manifest["skipped_reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + number
+        skipped += manifest["skipped"]
+    sums = {
+        name: sum(manifest[name] for manifest in held.values())
+        for name in ("records", "captions", "skipped_count", "images")
+    }
+    if not sums["records"]:
+        raise ValueError(
+            f"No image of `{first['source']}` could be packed: "
+            f"{sums['skipped_count']} were left out ({reasons}), see the "
+            f"manifests in `{output}`."
+        )
+    whole = {
+        **sums,
+        "parts": count,
+        "held_out": 0,
+        "order": held[parts[0]]["order"],
+        "skipped_reasons": dict(sorted(reasons.items())),
+        "skipped": skipped[:1000],
+        "shards": shards,
+        "arguments": first,
+    }
+    # Two machines that end at once write the same.
+    _write(output, whole)
+    return whole, []
+
+
+def _asked(manifest):
+    arguments = manifest["arguments"]
+    return {name: v for name, v in arguments.items() if name != "part"}
+
+
+def _read(output, part):
+    """Return the manifest of a part, `None` where it is not packed."""
+    name = f"{part.folder}/{MANIFEST}"
+    if not is_store(output):
+        path = Path(output, name)
+        return read_json(path) if path.is_file() else None
+    if not Store(output).is_file(name):
+        return None
+    return read_json(local_copy(f"{Store(output)}/{name}"))
+
+
+def _write(output, manifest):
+    if not is_store(output):
+        write_json(Path(output, MANIFEST), manifest)
+        return
+    with atomic_file(f"{Store(output)}/{MANIFEST}") as temporary:
+        write_json(temporary, manifest)
+
+
+def other_divisions(output, count):
+    """Return the folders of parts of a data set that was divided otherwise."""
+    if is_store(output):
+        names = {name.partition("/")[0] for name in Store(output).sizes()}
+    else:
+        names = os.listdir(output) if os.path.isdir(output) else ()
+    found = ((name, FOLDER.fullmatch(name)) for name in sorted(names))
+    return [name for name, match in found if match and int(match[2]) != count]
+
+
+def describe_missing(missing, count):
+    """Name the parts that are still to be packed."""
+    shown = ", ".join(map(str, missing[:SHOWN]))
+    if len(missing) > SHOWN:
+        shown += f" and {len(missing) - SHOWN} more"
+    return (
+        f"{count - len(missing)} of {count} parts are packed. The manifest "
+        f"follows when all are; missing: {shown}."
+    )
+
+
+def shards_of_parts(folder, manifest):
+    """Return the files of a data set in parts, for whoever reads them.
+
+    Args:
+        folder: string. A directory, or its address.
+        manifest: dict, what it holds as `manifest.json`; empty where there is
+            none.
+
+    Returns:
+        list of strings.
+
+    Raises:
+        FileNotFoundError: Some parts have not been packed yet.
+    """
+    if manifest.get("parts"):
+        return [f"{folder}/{shard['file']}" for shard in manifest["shards"]]
+    if is_store(folder):
+        names = {name.partition("/")[0] for name in Store(folder).sizes()}
+    else:
+        names = os.listdir(folder)
+    found = [match for match in map(FOLDER.fullmatch, names) if match]
+    if found:
+        count = int(found[0][2])
+        there = {int(match[1]) for match in found}
+        missing = [n for n in range(1, count + 1) if n not in there]
+        raise FileNotFoundError(
+            f"`{clean_text(str(folder))}` holds a data set that is packed in "
+            f"parts, and is not whole. {describe_missing(missing, count)}"
+        )
+    return []
