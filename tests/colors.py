@@ -8,11 +8,13 @@ import csv
 
 import keras
 import numpy as np
+import yaml
 from PIL import Image
 from PIL import ImageColor
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
+from align_keras.data import pack
 
 COLORS = (
     "red orange yellow lime green teal cyan blue navy purple pink white gray "
@@ -66,3 +68,19 @@ def tiny_model(vocabulary_size, dropout=0.0, synchronized=False):
         BertTextEncoder(vocabulary_size, 1, 2, 16, 32, dropout=dropout),
         initial_temperature=0.1,
     )
+
+
+def write_training_inputs(folder):
+    """Write what a run needs: preset, recipe, packed images, vocabulary.
+
+    Args:
+        folder: `pathlib.Path`. It receives `preset`, `recipe.yaml`, `packed`
+            and `words.txt`.
+    """
+    write_images(folder / "photos")
+    write_vocabulary(folder / "words.txt")
+    keras.utils.set_random_seed(0)
+    tiny_model(len(VOCABULARY)).save_to_preset(str(folder / "preset"))
+    captions = folder / "photos" / "captions.csv"
+    pack(folder / "photos", folder / "packed", captions=captions)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(FIELDS))

@@ -270,11 +270,8 @@ class PresetMixin:
             max_shard_size: int or float. Greatest size of a weight file in
                 GB. Defaults to `10`.
         """
-        directory = local_path(preset_dir)
         super().save_to_preset(preset_dir, max_shard_size)
-        files = sorted(directory.glob("*.weights.*"))
-        digests = {file.name: file_digest(file) for file in files}
-        write_json(directory / CHECKSUMS, digests)
+        write_checksums(local_path(preset_dir))
 
     @stored("filepath")
     def export(self, filepath, format="tf_saved_model", **kwargs):
@@ -372,6 +369,13 @@ def described(path, file="config.json"):
             f"`{path}/{file}` does not describe what can be made: "
             f"{reason[:300]}"
         ) from error
+
+
+def write_checksums(directory):
+    """Write down the digests of the weight files that a directory holds."""
+    files = sorted(Path(directory).glob("*.weights.*"))
+    digests = {file.name: file_digest(file) for file in files}
+    write_json(Path(directory) / CHECKSUMS, digests)
 
 
 def check_weights(preset):

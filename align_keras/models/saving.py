@@ -299,6 +299,7 @@ class Saving:
                     (temporary / name).write_bytes(contents)
                 for snapshot, name, size in weights:
                     snapshot.write(temporary / name, size)
+                presets.write_checksums(temporary)
                 if self.carried is not None:
                     self.carried.write(temporary)
 

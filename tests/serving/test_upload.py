@@ -3,19 +3,13 @@
 import re
 
 import hub_server
-import keras
 import numpy as np
 import pytest
 import yaml
-from colors import FIELDS
-from colors import VOCABULARY
-from colors import tiny_model
-from colors import write_images
-from colors import write_vocabulary
+from colors import write_training_inputs
 
 from align_keras import AlignDualEncoder
 from align_keras.cli import main
-from align_keras.data import pack
 from align_keras.embedding import load_embedder
 from align_keras.embedding.loading import require_model
 from align_keras.serving import upload
@@ -27,17 +21,10 @@ from align_keras.training import train
 def run(tmp_path_factory):
     """A run of three steps, measured on what it trained on."""
     folder = tmp_path_factory.mktemp("published")
-    write_images(folder / "photos")
-    write_vocabulary(folder / "words.txt")
-    keras.utils.set_random_seed(0)
-    tiny_model(len(VOCABULARY)).save_to_preset(str(folder / "preset"))
-    captions = folder / "photos" / "captions.csv"
-    pack(folder / "photos", folder / "packed", captions=captions)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(FIELDS))
+    write_training_inputs(folder)
     train(
         str(folder / "preset"),
-        str(path),
+        str(folder / "recipe.yaml"),
         str(folder / "packed"),
         folder / "run",
         validation_data=str(folder / "packed"),

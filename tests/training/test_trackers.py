@@ -4,15 +4,9 @@ import json
 
 import keras
 import pytest
-import yaml
-from colors import FIELDS
-from colors import VOCABULARY
-from colors import tiny_model
-from colors import write_images
-from colors import write_vocabulary
+from colors import write_training_inputs
 
 from align_keras.cli import main
-from align_keras.data import pack
 from align_keras.training import train
 from align_keras.training.callbacks import read_metrics
 
@@ -22,13 +16,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tracked")
-    write_images(folder / "photos")
-    write_vocabulary(folder / "words.txt")
-    keras.utils.set_random_seed(0)
-    tiny_model(len(VOCABULARY)).save_to_preset(str(folder / "preset"))
-    captions = folder / "photos" / "captions.csv"
-    pack(folder / "photos", folder / "packed", captions=captions)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(FIELDS))
+    write_training_inputs(folder)
     return folder
 
 
