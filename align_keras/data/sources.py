@@ -5,7 +5,9 @@ inside the source, a function that reads its bytes, and its captions. A `Tally`
 counts each image of the source, those too that cannot be used.
 """
 
+import bz2
 import functools
+import gzip
 import json
 import lzma
 import os
@@ -311,7 +313,10 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
     header = _header_class()
     targets = _LinkTargets(archive)
     try:
-        with tarfile.open(archive, "r|*", tarinfo=header) as tar:
+        with (
+            _unpacked(archive) as file,
+            tarfile.open(fileobj=file, mode="r|", tarinfo=header) as tar,
+        ):
             for member in tar:
                 if member.isdir() or is_junk(member.name):
                     continue
@@ -328,8 +333,11 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 sample.add(name, _contents(tar, member, sample, name, targets))
                 # It would keep the headers of all files.
                 vars(tar)["members"] = []
-        if not header.ended:
-            raise tarfile.ReadError("it is cut off, so that files may be lost")
+            if not header.ended:
+                raise tarfile.ReadError(
+                    "it is cut off, so that files may be lost"
+                )
+            _check_end(tar)
     except (
         tarfile.TarError,
         OSError,
@@ -346,6 +354,31 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
         if isinstance(damage, FileNotFoundError):
             raise damage
         raise tarfile.ReadError(f"{damage}") from damage
+
+
+def _unpacked(archive):
+    """Open an archive, compressed or not.
+
+    `tarfile` ends behind the first part of what was compressed in parts, as
+    pbzip2, bgzip and pixz do, and joins of compressed archives are.
+    """
+    with open(archive, "rb") as file:
+        head = file.read(6)
+    for mark, opened in _COMPRESSIONS.items():
+        if head.startswith(mark):
+            return opened(archive)
+    return open(archive, "rb")
+
+
+def _check_end(tar):
+    """Refuse what follows the end, such as another archive, as of `cat`."""
+    while rest := tar.fileobj.read(tarfile.RECORDSIZE):
+        if any(rest):
+            raise tarfile.ReadError(
+                "something follows its end, perhaps another archive that was "
+                "joined to it, and is not read; unpack it with "
+                "`tar --ignore-zeros`"
+            )
 
 
 class _LinkTargets:
@@ -451,6 +484,13 @@ _LONG_HEADERS = (
 )
 MAX_HEADER_BYTES = 2**20
 _TEXT_SUFFIXES = (".txt", ".json")
+# What compressed files begin with. The last is that of the old form of xz.
+_COMPRESSIONS: dict[bytes, Callable] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x5d\0\0": lzma.open,
+}
 
 
 def _suffix(name):

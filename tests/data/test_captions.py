@@ -1,9 +1,12 @@
 """Captions in every command that reads them, and texts of every origin."""
 
 import argparse
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import shutil
 import tarfile
 
@@ -623,6 +626,38 @@ def test_compressed_archives(tmp_path, suffix):
     assert manifest["images"] == manifest["records"] + sum(
         manifest["skipped_reasons"].values()
     )
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz"])
+def test_archives_that_were_compressed_in_parts(tmp_path, suffix):
+    # As bgzip, pbzip2 and pixz do.
+    compress = {"tar.gz": gzip, "tar.bz2": bz2, "tar.xz": lzma}[suffix].compress
+    files = []
+    for number in range(9):
+        files += [(f"{number}.png", image(number)), (f"{number}.txt", b"text")]
+    write_archive(tmp_path / "x.tar", files)
+    whole = (tmp_path / "x.tar").read_bytes()
+    parts = [whole[n : n + 1000] for n in range(0, len(whole), 1000)]
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(b"".join(map(compress, parts)))
+    manifest = pack(path, tmp_path / "packed")
+    assert manifest["records"] == 9
+    assert not manifest["skipped"]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_what_follows_the_end_of_an_archive_is_told(tmp_path, compress):
+    joined = b""
+    for number in range(2):
+        files = [(f"{number}.png", image(number)), (f"{number}.txt", b"text")]
+        write_archive(tmp_path / "x.tar", files)
+        joined += compress((tmp_path / "x.tar").read_bytes())
+    (tmp_path / "joined.tar").write_bytes(joined)
+    manifest = pack(tmp_path / "joined.tar", tmp_path / "packed")
+    assert captions_of(tmp_path / "packed") == {"0": ["text"]}
+    (skipped,) = manifest["skipped"]
+    assert skipped["reason"] == "damaged archive"
+    assert "follows its end" in skipped["detail"]
 
 
 def test_what_is_whole_before_the_damage_is_kept(tmp_path):
