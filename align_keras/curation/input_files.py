@@ -30,6 +30,10 @@ _NOT_READ = (
     "archives, records and files of this compression are not read here; "
     "unpack it, or write its captions as a table"
 )
+_UNDERSCORE = (
+    "a name that begins with an underscore is one of those that engines write "
+    "beside their data; give it alone, or rename it"
+)
 _FOLDER = "a folder among the files of a glob; give it alone"
 
 
@@ -134,6 +138,9 @@ def _divide(names):
         for file, name in names.items()
         if _may_be_input(name) and _stem(file) not in tables
     }
+    for file, name in names.items():
+        if not (is_junk(name) or _is_input(name)) and _is_table(name):
+            rest[file] = _UNDERSCORE
     return found, rest
 
 
@@ -154,6 +161,10 @@ def _is_input(path):
     # Engines write files that begin with an underscore beside their data.
     if is_junk(path) or any(part[0] == "_" for part in path.split("/")):
         return False
+    return _is_table(path)
+
+
+def _is_table(path):
     # Other programs write reports and settings in JSON.
     if path.lower().endswith(".json"):
         return posixpath.basename(path).lower() == "captions.json"

@@ -565,6 +565,12 @@ class _Sample:
             _stem(name) in texts for name in images if not is_plain[name]
         )
         used = {_stem(name) for name in images} | self._released
+        unread = {
+            _stem(name): f"`{clean_text(name)}` is {_why_no_text(contents)}"
+            for name, contents in self.files.items()
+            if _suffix(name) in _TEXT_SUFFIXES
+            and not isinstance(contents, bytes)
+        }
         for name in images:
             if _stem(name) in texts:
                 stems = [_stem(name)]
@@ -582,7 +588,14 @@ class _Sample:
                 stems = [stem for stem in texts if stem in free]
             used.update(stems)
             captions = [text for stem in stems for text in texts[stem]]
-            yield from _pair(name, self.files[name], captions, tally)
+            contents = self.files[name]
+            lost = [unread[stem] for stem in stems if stem in unread]
+            if lost and not captions and isinstance(contents, bytes):
+                tally.leave_out(
+                    clean_text(name), "unreadable captions", lost[0]
+                )
+                continue
+            yield from _pair(name, contents, captions, tally)
         lost = [stem for stem in texts if stem not in used]
         if any(is_plain.values()):
             # Another text of the sample is not another image's.
@@ -617,6 +630,12 @@ def _pair(name, contents, captions, tally):
     else:
         tally.seen += 1
         yield name, _Contents(contents), captions
+
+
+def _why_no_text(contents):
+    if contents is None:
+        return "a link in an archive"
+    return f"too large, {contents} bytes"
 
 
 def _captions_of(files):

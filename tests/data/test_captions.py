@@ -23,6 +23,7 @@ from align_keras.curation.input_files import read_batches
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import read_captions
+from align_keras.data import sources
 from align_keras.data.sources import from_archive
 from align_keras.data.sources import from_folder
 from align_keras.data.tally import Tally
@@ -658,6 +659,27 @@ def test_what_follows_the_end_of_an_archive_is_told(tmp_path, compress):
     (skipped,) = manifest["skipped"]
     assert skipped["reason"] == "damaged archive"
     assert "follows its end" in skipped["detail"]
+
+
+def test_captions_of_an_archive_that_are_not_read_have_a_reason(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 100)
+    files = [("0.png", image()), ("0.txt", "nowhere.txt")]
+    files += [("1.txt", b"long " * 99), ("1.png", image(1))]
+    files += [("2.png", image(2)), ("2.json", b"[" * 101), ("2.txt", b"two")]
+    write_archive(tmp_path / "x.tar", files)
+    tally = Tally()
+    found = {
+        n: texts for n, _, texts in from_archive(tmp_path / "x.tar", tally)
+    }
+    assert found == {"2.png": ["two"]}
+    assert tally.seen == 3
+    told = {one["file"]: (one["reason"], one["detail"]) for one in tally.listed}
+    assert told == {
+        "0.png": ("unreadable captions", "`0.txt` is a link in an archive"),
+        "1.png": ("unreadable captions", "`1.txt` is too large, 495 bytes"),
+    }
 
 
 def test_what_is_whole_before_the_damage_is_kept(tmp_path):

@@ -307,6 +307,16 @@ def test_texts_beside_tables_are_told(tmp_path, caplog):
     assert made["texts"] == 2
 
 
+def test_tables_that_begin_with_an_underscore_are_told(tmp_path):
+    for name in ("a.csv", "_b.csv", "_c/d.jsonl.gz", "_SUCCESS", "._e.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text\none two")
+    made = learn_vocabulary([tmp_path], tmp_path / "v.txt")
+    assert made["texts"] == 1
+    names = ["_b.csv", "_c/d.jsonl.gz"]
+    assert made["damaged_files"] == [str(tmp_path / name) for name in names]
+
+
 def test_a_folder_and_a_dead_link_among_files_are_told(tmp_path):
     (tmp_path / "within").mkdir()
     (tmp_path / "a.csv").write_text("text\none two")
