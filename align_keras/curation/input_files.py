@@ -30,10 +30,15 @@ _NOT_READ = (
     "archives, records and files of this compression are not read here; "
     "unpack it, or write its captions as a table"
 )
+_UNDERSCORE = (
+    "a name that begins with an underscore is one of those that engines write "
+    "beside their data; give it alone, or rename it"
+)
+_FOLDER = "a folder among the files of a glob; give it alone"
 
 
 def find_inputs(
-    patterns: Iterable, allow_outside: bool = False
+    patterns: Iterable, allow_outside: bool = False, texts: bool = False
 ) -> tuple[list[str], list[dict]]:
     """List the input files that folders, files and globs name, sorted.
 
@@ -44,11 +49,13 @@ def find_inputs(
             `s3://bucket/folder` and `s3://bucket/*.parquet`.
         allow_outside: bool. Whether links may lead out of a folder. Defaults
             to `False`.
+        texts: bool. Whether local `.txt` files are taken, too; of a folder
+            only where it has no other. Defaults to `False`.
 
     Returns:
         Tuple of a list of strings without repetition, and of a list of what
-        leads out of its folder, or may hold captions in another form, dicts
-        of `"file"` and `"reason"`.
+        leads out of its folder, may hold captions in another form, or is a
+        folder among the files of a glob, dicts of `"file"` and `"reason"`.
 
     Raises:
         FileNotFoundError: A pattern names nothing.
@@ -57,15 +64,16 @@ def find_inputs(
     """
     files, outside, others = {}, {}, {}
     for pattern in map(str, patterns):
-        found, rest = _find(pattern)
+        found, rest = _find(pattern, texts)
         if not found:
-            told = f" `{rest[0]}` is not read." if rest else ""
+            told = f" `{next(iter(rest))}` is not read." if rest else ""
+            suffixes = sorted((*_SUFFIXES, *([".txt"] if texts else ())))
             raise FileNotFoundError(
                 f"No input matches `{pattern}`; give a file, a glob, or a "
-                f"folder of {', '.join(sorted(_SUFFIXES))} files.{told}"
+                f"folder of {', '.join(suffixes)} files.{told}"
             )
-        for file in rest:
-            others[file] = {"file": clean_text(file), "reason": _NOT_READ}
+        for file, reason in rest.items():
+            others[file] = {"file": clean_text(file), "reason": reason}
         for file in found:
             try:
                 check_member(pattern, file, allow_outside)
@@ -78,8 +86,8 @@ def find_inputs(
     return list(files), [told for file, told in left_out if file not in files]
 
 
-def _find(pattern):
-    """The inputs that a pattern names, and what may hold others."""
+def _find(pattern, texts):
+    """The inputs that a pattern names, and why others are not read."""
     if is_store(pattern):
         return _find_stored(Store(pattern))
     if os.path.isdir(pattern):
@@ -87,14 +95,27 @@ def _find(pattern):
             os.path.join(glob.escape(pattern), "**", "*"), recursive=True
         )
         # A link that leads nowhere will be counted as damaged.
-        # A link that leads nowhere will be counted as damaged.
         inside = [f for f in sorted(found) if not os.path.isdir(f)]
-        return _divide({f: os.path.relpath(f, pattern) for f in inside})
+        names = {f: os.path.relpath(f, pattern) for f in inside}
+        tables, rest = _divide(names)
+        beside = [f for f in inside if texts and is_text(f)]
+        beside = [f for f in beside if not is_junk(names[f])]
+        if beside and tables:
+            told = f"{len(beside)} text files beside tables are not read; "
+            rest[beside[0]] = told + "give them as a glob"
+        return tables or beside, rest
     found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-    found = [f for f in found if os.path.isfile(f)]
+    rest = {f: _FOLDER for f in found if os.path.isdir(f) and not is_junk(f)}
+    found = [f for f in found if not os.path.isdir(f)]
     for file in found:
-        check_format(file)
-    return found, []
+        if not (texts and is_text(file)):
+            check_format(file)
+    return found, rest
+
+
+def is_text(path: str) -> bool:
+    """Return whether a name is that of a file of one text a line."""
+    return path.lower().endswith(".txt")
 
 
 def _find_stored(store):
@@ -104,7 +125,7 @@ def _find_stored(store):
     found = find_files(store.address)
     for file in found:
         check_format(file)
-    return found, []
+    return found, {}
 
 
 def _divide(names):
@@ -112,11 +133,14 @@ def _divide(names):
     found = [file for file, name in names.items() if _is_input(name)]
     # img2dataset writes a table of what each of its archives holds.
     tables = {_stem(file) for file in found}
-    rest = [
-        file
+    rest = {
+        file: _NOT_READ
         for file, name in names.items()
         if _may_be_input(name) and _stem(file) not in tables
-    ]
+    }
+    for file, name in names.items():
+        if not (is_junk(name) or _is_input(name)) and _is_table(name):
+            rest[file] = _UNDERSCORE
     return found, rest
 
 
@@ -137,6 +161,10 @@ def _is_input(path):
     # Engines write files that begin with an underscore beside their data.
     if is_junk(path) or any(part[0] == "_" for part in path.split("/")):
         return False
+    return _is_table(path)
+
+
+def _is_table(path):
     # Other programs write reports and settings in JSON.
     if path.lower().endswith(".json"):
         return posixpath.basename(path).lower() == "captions.json"

@@ -1,7 +1,6 @@
 """A WordPiece vocabulary of kept texts."""
 
 import logging
-import os
 from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from align_keras.curation.ingest import choose_columns
 from align_keras.curation.ingest import one_text_each
 from align_keras.curation.ingest import read_strings
 from align_keras.curation.input_files import find_inputs
+from align_keras.curation.input_files import is_text
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
@@ -43,7 +43,8 @@ def learn_vocabulary(
 
     Args:
         inputs: list of strings: the directory that `curate` wrote, other
-            files that it reads, or `.txt` files of one text per line.
+            files that it reads, or `.txt` files of one text per line, also a
+            folder or a glob of these.
         output: string. The file to write.
         size: int. Number of tokens; few texts give fewer. Defaults to
             `100_000`.
@@ -121,12 +122,9 @@ def read_texts(
 def _find(inputs, allow_outside, counts):
     files = []
     for path in map(str, inputs):
-        kept = kept_folder(path)
-        if kept is None and _is_text(path) and os.path.isfile(path):
-            files.append(path)
-            continue
         # Beside `kept` lie ids of dropped rows, which have no text.
-        found, outside = find_inputs([kept or path], allow_outside)
+        path = kept_folder(path) or path
+        found, outside = find_inputs([path], allow_outside, texts=True)
         files += found
         for refused in outside:
             logger.warning("Left out `%(file)s`: %(reason)s", refused)
@@ -134,12 +132,8 @@ def _find(inputs, allow_outside, counts):
     return files
 
 
-def _is_text(path):
-    return path.lower().endswith(".txt")
-
-
 def _texts(file, text_column, counts):
-    if _is_text(file):
+    if is_text(file):
         with open_text(file, errors="replace") as lines:
             for line in read_lines(lines):
                 counts["unreadable_lines"] += line is None

@@ -5,7 +5,9 @@ inside the source, a function that reads its bytes, and its captions. A `Tally`
 counts each image of the source, those too that cannot be used.
 """
 
+import bz2
 import functools
+import gzip
 import json
 import lzma
 import os
@@ -319,7 +321,10 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
     header = _header_class()
     targets = _LinkTargets(archive)
     try:
-        with tarfile.open(archive, "r|*", tarinfo=header) as tar:
+        with (
+            _unpacked(archive) as file,
+            tarfile.open(fileobj=file, mode="r|", tarinfo=header) as tar,
+        ):
             for member in tar:
                 if member.isdir() or is_junk(member.name):
                     continue
@@ -336,8 +341,11 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 sample.add(name, _contents(tar, member, sample, name, targets))
                 # It would keep the headers of all files.
                 vars(tar)["members"] = []
-        if not header.ended:
-            raise tarfile.ReadError("it is cut off, so that files may be lost")
+            if not header.ended:
+                raise tarfile.ReadError(
+                    "it is cut off, so that files may be lost"
+                )
+            _check_end(tar)
     except (
         tarfile.TarError,
         OSError,
@@ -354,6 +362,31 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
         if isinstance(damage, FileNotFoundError):
             raise damage
         raise tarfile.ReadError(f"{damage}") from damage
+
+
+def _unpacked(archive):
+    """Open an archive, compressed or not.
+
+    `tarfile` ends behind the first part of what was compressed in parts, as
+    pbzip2, bgzip and pixz do, and joins of compressed archives are.
+    """
+    with open(archive, "rb") as file:
+        head = file.read(6)
+    for mark, opened in _COMPRESSIONS.items():
+        if head.startswith(mark):
+            return opened(archive)
+    return open(archive, "rb")
+
+
+def _check_end(tar):
+    """Refuse what follows the end, such as another archive, as of `cat`."""
+    while rest := tar.fileobj.read(tarfile.RECORDSIZE):
+        if any(rest):
+            raise tarfile.ReadError(
+                "something follows its end, perhaps another archive that was "
+                "joined to it, and is not read; unpack it with "
+                "`tar --ignore-zeros`"
+            )
 
 
 class _LinkTargets:
@@ -459,6 +492,13 @@ _LONG_HEADERS = (
 )
 MAX_HEADER_BYTES = 2**20
 _TEXT_SUFFIXES = (".txt", ".json")
+# What compressed files begin with. The last is that of the old form of xz.
+_COMPRESSIONS: dict[bytes, Callable] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x5d\0\0": lzma.open,
+}
 
 
 def _suffix(name):
@@ -533,6 +573,12 @@ class _Sample:
             _stem(name) in texts for name in images if not is_plain[name]
         )
         used = {_stem(name) for name in images} | self._released
+        unread = {
+            _stem(name): f"`{clean_text(name)}` is {_why_no_text(contents)}"
+            for name, contents in self.files.items()
+            if _suffix(name) in _TEXT_SUFFIXES
+            and not isinstance(contents, bytes)
+        }
         for name in images:
             if _stem(name) in texts:
                 stems = [_stem(name)]
@@ -550,7 +596,14 @@ class _Sample:
                 stems = [stem for stem in texts if stem in free]
             used.update(stems)
             captions = [text for stem in stems for text in texts[stem]]
-            yield from _pair(name, self.files[name], captions, tally)
+            contents = self.files[name]
+            lost = [unread[stem] for stem in stems if stem in unread]
+            if lost and not captions and isinstance(contents, bytes):
+                tally.leave_out(
+                    clean_text(name), "unreadable captions", lost[0]
+                )
+                continue
+            yield from _pair(name, contents, captions, tally)
         lost = [stem for stem in texts if stem not in used]
         if any(is_plain.values()):
             # Another text of the sample is not another image's.
@@ -585,6 +638,12 @@ def _pair(name, contents, captions, tally):
     else:
         tally.seen += 1
         yield name, _Contents(contents), captions
+
+
+def _why_no_text(contents):
+    if contents is None:
+        return "a link in an archive"
+    return f"too large, {contents} bytes"
 
 
 def _captions_of(files):

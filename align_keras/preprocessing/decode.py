@@ -16,6 +16,10 @@ from align_keras.preprocessing.image_parts import png_chunk
 from align_keras.preprocessing.orientation import orientation
 from align_keras.preprocessing.orientation import upright
 
+# The first marker, and what begins the next: libjpeg would look for this behind
+# other bytes, where other libraries see no JPEG.
+_JPEG = b"\xff\xd8\xff"
+
 # What says that the inks of a JPEG of four channels are inverted, behind the
 # two bytes that begin the file.
 _ADOBE_MARKER = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"
@@ -68,7 +72,7 @@ def decode_in_graph(contents):
     # beyond its buffer. An empty file is refused properly.
     # What Pillow refuses is not to be shown, either.
     odd |= tf.cond(
-        webp & extended,
+        webp,
         lambda: ends_within_a_chunk(contents),
         lambda: tf.constant(False),
     )
@@ -82,7 +86,7 @@ def decode_in_graph(contents):
     bmp &= begins(b"\x18\0", 28) | begins(b"\x20\0", 28)
     image = tf.case(
         [
-            (begins(b"\xff\xd8"), lambda: _decode_jpeg(contents)),
+            (begins(_JPEG), lambda: _decode_jpeg(contents)),
             (webp, lambda: _decode_webp(contents, opaque)),
             (begins(b"GIF8"), lambda: _decode_gif(contents)),
             (bmp, lambda: tf.io.decode_bmp(contents, channels=3)),
@@ -139,7 +143,8 @@ def is_upright_jpeg(contents):
     """
     import tensorflow as tf
 
-    jpeg = tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8")
+    head = tf.strings.substr(contents, 0, len(_JPEG))
+    jpeg = tf.equal(head, _JPEG)
     return jpeg & tf.equal(orientation(contents), 1)
 
 

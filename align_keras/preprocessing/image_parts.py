@@ -80,7 +80,7 @@ def png_chunk(contents, name, last=PNG_LAST, behind=8):
 
 
 def ends_within_a_chunk(contents):
-    """Whether an extended WebP is to end, as it says, elsewhere than a chunk.
+    """Whether a WebP is to end, as it says, elsewhere than a chunk.
 
     Args:
         contents: scalar string tensor, a WebP file.

@@ -117,7 +117,7 @@ def bounded(contents: Any, max_pixels: int) -> Any:
 
     contents, pixels = tf.case(
         [
-            (begins(b"\xff\xd8"), jpeg),
+            (begins(b"\xff\xd8\xff"), jpeg),
             (begins(b"RIFF"), webp),
             (begins(b"GIF8"), gif),
             (begins(b"BM"), bmp),

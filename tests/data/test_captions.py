@@ -1,9 +1,12 @@
 """Captions in every command that reads them, and texts of every origin."""
 
 import argparse
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import shutil
 import tarfile
 
@@ -20,6 +23,7 @@ from align_keras.curation.input_files import read_batches
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import read_captions
+from align_keras.data import sources
 from align_keras.data.sources import from_archive
 from align_keras.data.sources import from_folder
 from align_keras.data.tally import Tally
@@ -623,6 +627,59 @@ def test_compressed_archives(tmp_path, suffix):
     assert manifest["images"] == manifest["records"] + sum(
         manifest["skipped_reasons"].values()
     )
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz"])
+def test_archives_that_were_compressed_in_parts(tmp_path, suffix):
+    # As bgzip, pbzip2 and pixz do.
+    compress = {"tar.gz": gzip, "tar.bz2": bz2, "tar.xz": lzma}[suffix].compress
+    files = []
+    for number in range(9):
+        files += [(f"{number}.png", image(number)), (f"{number}.txt", b"text")]
+    write_archive(tmp_path / "x.tar", files)
+    whole = (tmp_path / "x.tar").read_bytes()
+    parts = [whole[n : n + 1000] for n in range(0, len(whole), 1000)]
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(b"".join(map(compress, parts)))
+    manifest = pack(path, tmp_path / "packed")
+    assert manifest["records"] == 9
+    assert not manifest["skipped"]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_what_follows_the_end_of_an_archive_is_told(tmp_path, compress):
+    joined = b""
+    for number in range(2):
+        files = [(f"{number}.png", image(number)), (f"{number}.txt", b"text")]
+        write_archive(tmp_path / "x.tar", files)
+        joined += compress((tmp_path / "x.tar").read_bytes())
+    (tmp_path / "joined.tar").write_bytes(joined)
+    manifest = pack(tmp_path / "joined.tar", tmp_path / "packed")
+    assert captions_of(tmp_path / "packed") == {"0": ["text"]}
+    (skipped,) = manifest["skipped"]
+    assert skipped["reason"] == "damaged archive"
+    assert "follows its end" in skipped["detail"]
+
+
+def test_captions_of_an_archive_that_are_not_read_have_a_reason(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 100)
+    files = [("0.png", image()), ("0.txt", "nowhere.txt")]
+    files += [("1.txt", b"long " * 99), ("1.png", image(1))]
+    files += [("2.png", image(2)), ("2.json", b"[" * 101), ("2.txt", b"two")]
+    write_archive(tmp_path / "x.tar", files)
+    tally = Tally()
+    found = {
+        n: texts for n, _, texts in from_archive(tmp_path / "x.tar", tally)
+    }
+    assert found == {"2.png": ["two"]}
+    assert tally.seen == 3
+    told = {one["file"]: (one["reason"], one["detail"]) for one in tally.listed}
+    assert told == {
+        "0.png": ("unreadable captions", "`0.txt` is a link in an archive"),
+        "1.png": ("unreadable captions", "`1.txt` is too large, 495 bytes"),
+    }
 
 
 def test_what_is_whole_before_the_damage_is_kept(tmp_path):

@@ -202,6 +202,31 @@ def test_a_webp_that_is_to_end_within_a_chunk_is_refused(mode, lossless):
     assert shown == {0: (30, 20), -len(exif) - 8: (20, 30)}
 
 
+@pytest.mark.parametrize(
+    # Encoders pad what is lossy themselves.
+    "lossless, padded",
+    [(False, False), (True, False), (True, True)],
+)
+def test_a_webp_of_one_chunk_ends_with_it(lossless, padded):
+    generator = np.random.default_rng(0)
+    contents = bytes(20)
+    while contents[8:15] != b"WEBPVP8" or contents[16] % 2 != padded:
+        file = io.BytesIO()
+        samples = generator.integers(0, 256, (20, 30, 3), "uint8")
+        Image.fromarray(samples).save(file, "WEBP", lossless=lossless)
+        contents = file.getvalue()
+    whole, shown = len(contents) - 8, []
+    for size in range(whole - 20, whole + 3):
+        short = contents[:4] + struct.pack("<I", size) + contents[8:]
+        pillow = attempt(with_pillow, short)
+        for decode in (in_graph, in_export):
+            graph = attempt(decode, short)
+            if graph is not None:
+                np.testing.assert_array_equal(graph, pillow)
+                shown.append(size - whole)
+    assert shown == [0, 0]
+
+
 # === What the export and records are refused, each with its reason ===
 
 

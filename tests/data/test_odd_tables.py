@@ -283,6 +283,50 @@ def test_vocabulary_of_texts_in_any_encoding(tmp_path, encoding, name):
     assert {"e", "t", "b"} <= set(output.read_text("utf-8").split())
 
 
+@pytest.mark.parametrize("form", ["", "/*.txt", "/**"])
+def test_vocabulary_of_a_folder_of_texts(tmp_path, form):
+    (tmp_path / "in").mkdir()
+    for name, text in {
+        "a.txt": "one\ntwo",
+        "b.TXT": "three",
+        "._a.txt": "x",
+    }.items():
+        (tmp_path / "in" / name).write_text(text)
+    made = learn_vocabulary([f"{tmp_path}/in{form}"], tmp_path / "v.txt")
+    assert made["texts"] == (2 if form == "/*.txt" else 3)
+
+
+def test_texts_beside_tables_are_told(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.csv").write_text("text\ntwo")
+    made = learn_vocabulary([tmp_path], tmp_path / "v.txt")
+    assert made["texts"] == 1
+    assert made["damaged_files"] == [str(tmp_path / "a.txt")]
+    assert "1 text files beside tables" in caplog.text
+    made = learn_vocabulary([f"{tmp_path}/[ab].*"], tmp_path / "v.txt")
+    assert made["texts"] == 2
+
+
+def test_tables_that_begin_with_an_underscore_are_told(tmp_path):
+    for name in ("a.csv", "_b.csv", "_c/d.jsonl.gz", "_SUCCESS", "._e.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text\none two")
+    made = learn_vocabulary([tmp_path], tmp_path / "v.txt")
+    assert made["texts"] == 1
+    names = ["_b.csv", "_c/d.jsonl.gz"]
+    assert made["damaged_files"] == [str(tmp_path / name) for name in names]
+
+
+def test_a_folder_and_a_dead_link_among_files_are_told(tmp_path):
+    (tmp_path / "within").mkdir()
+    (tmp_path / "a.csv").write_text("text\none two")
+    (tmp_path / "b.csv").symlink_to("nowhere.csv")
+    made = learn_vocabulary([f"{tmp_path}/*"], tmp_path / "v.txt")
+    assert made["texts"] == 1
+    names = ["within", "b.csv"]
+    assert made["damaged_files"] == [str(tmp_path / name) for name in names]
+
+
 # === Types of Parquet ===
 
 DAY = datetime.date(2020, 1, 1)

@@ -54,8 +54,9 @@ def test_members_of_any_size_are_passed_over(tmp_path, frugal, compressed):
     assert sorted(records) == ["a", "z"]
     assert manifest["skipped_reasons"] == {
         "file too large": 1,
-        "no caption": 2,
+        "no caption": 1,
         "no image": 1,
+        "unreadable captions": 1,
     }
     named = {e["file"]: e for e in manifest["skipped"]}
     assert named["huge.jpg"]["detail"] == f"{HUGE} bytes"

@@ -335,6 +335,11 @@ def test_palette_bmp_is_refused_by_the_graph():
     assert not graph_agrees
 
 
+def _with_bytes_before_segments(mode):
+    contents = _encode(Image.fromarray(_image()).convert(mode), "JPEG")
+    return contents[:2] + b"?" + contents[2:]
+
+
 @pytest.mark.parametrize(
     "contents",
     [
@@ -346,6 +351,7 @@ def test_palette_bmp_is_refused_by_the_graph():
         b"BM",
         _encode(Image.fromarray(_noise(64, 64, 3)), "JPEG")[:900],
         _encode(Image.fromarray(_noise(64, 64, 3)), "PNG")[:900],
+        *map(_with_bytes_before_segments, ("L", "RGB", "CMYK")),
     ],
 )
 def test_broken_files_raise(contents):
