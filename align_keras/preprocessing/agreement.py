@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from align_keras.io.image_parts import PNG_SIGNATURE
 from align_keras.io.image_parts import is_common
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import decode_and_orient
@@ -59,6 +60,8 @@ def _show(contents):
     """The graph's image of a file, or `None`."""
     import tensorflow as tf
 
+    if contents[:8] == PNG_SIGNATURE and contents[12:16] != b"IHDR":
+        return None  # Exports refuse it; Pillow takes chunks in any order.
     try:
         return _compiled()(contents).numpy()
     except tf.errors.InvalidArgumentError:

@@ -299,6 +299,21 @@ def test_animated_webp_is_left_to_pillow():
         _graph(contents)
 
 
+def test_a_png_whose_header_is_not_first_is_left_to_pillow():
+    file = io.BytesIO()
+    image = Image.fromarray(np.arange(75, dtype="uint8").reshape(5, 5, 3))
+    image.save(file, "PNG", dpi=(72, 72))
+    contents = file.getvalue()
+    # The note of the resolution, of 9 bytes, before the header.
+    note = contents.index(b"pHYs") - 4
+    moved = contents[note : note + 21]
+    contents = contents.replace(moved, b"")
+    contents = contents[:8] + moved + contents[8:]
+    pixels, graph_agrees = agreement.decode_for_graph(contents)
+    np.testing.assert_array_equal(pixels, image)
+    assert not graph_agrees
+
+
 def test_progressive_jpeg_without_all_scans_is_left_to_pillow():
     x = np.arange(400)
     waves = _image(300, 400) // 2 + (60 * np.sin(x / 9) ** 2)[:, None]
