@@ -104,7 +104,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             asked = json.loads(body)
             owner = asked.get("organization") or "me"
             name = f"{owner}/{asked['name']}"
-            hidden = asked.get("visibility") == "private" or asked.get("private")
+            hidden = asked.get("visibility") == "private" or asked.get(
+                "private"
+            )
             if hidden and name not in self.server.repositories:
                 self.server.private.add(name)
             self.server.repositories.setdefault(name, {})
