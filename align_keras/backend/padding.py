@@ -245,6 +245,11 @@ def _marks(y, sample_weight):
             "`sample_weight` must be one weight for each pair. "
             f"Received a dict of: {sorted(sample_weight)}"
         )
+    if not hasattr(sample_weight, "__len__"):
+        raise ValueError(
+            "`sample_weight` must be one weight for each pair. "
+            f"Received: sample_weight={sample_weight!r}"
+        )
     if isinstance(sample_weight, (list, tuple)):
         sample_weight = np.asarray(sample_weight)
     return pack(None, mask, sample_weight)[1]

@@ -1,16 +1,17 @@
 """`pytorch_model.bin`, read without running the program that a pickle is.
 
 PyTorch writes the tensors of a model as raw bytes, and a pickle that says how
-they are named and cut. Of all that a pickle may call, what is allowed here is
-what such a file needs: a dict, and the description of a tensor. That is what
+they are named and cut. It is followed here instruction by instruction, as far
+as such a file needs it: dicts, and the description of a tensor. That is what
 `torch.load(weights_only=True)` does, too; PyTorch is not needed for it.
+Python's own reader would let a few bytes take gigabytes, and look up keys that
+are nested so deep that the process dies.
 """
 
-import collections
 import dataclasses
 import io
 import math
-import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 
@@ -18,8 +19,10 @@ import ml_dtypes
 import numpy as np
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
-# The pickle of the largest models takes a hundredth.
-MAX_PICKLE_BYTES = 16 * 2**20
+# The pickle of the largest models takes a twentieth.
+MAX_PICKLE_BYTES = 4 * 2**20
+# As many as NumPy has.
+MAX_DIMENSIONS = 64
 # Storages of PyTorch, with the names that safetensors files have for them.
 _TYPES = {
     "DoubleStorage": ("F64", np.float64),
@@ -56,7 +59,7 @@ class PickledWeights:
                 found = self._open_archive()
             else:
                 found = self._open_legacy()
-        except pickle.UnpicklingError as error:
+        except _Refused as error:
             raise ValueError(f"{self.source} is refused: {error}.") from error
         except _DAMAGE as error:
             raise self._damaged(error) from error
@@ -76,15 +79,15 @@ class PickledWeights:
             values = np.frombuffer(self._bytes(storage), dtype)
             if len(values) != storage.size:
                 raise EOFError(f"{len(values)} of {storage.size} numbers")
+            view = np.lib.stride_tricks.as_strided(
+                values[tensor.offset :],
+                tensor.shape,
+                [step * dtype.itemsize for step in tensor.strides],
+                writeable=False,
+            )
+            return np.array(view)
         except _DAMAGE as error:
             raise self._damaged(error) from error
-        view = np.lib.stride_tricks.as_strided(
-            values[tensor.offset :],
-            tensor.shape,
-            [step * dtype.itemsize for step in tensor.strides],
-            writeable=False,
-        )
-        return np.array(view)
 
     # === Two layouts ===
 
@@ -105,7 +108,7 @@ class PickledWeights:
             raise EOFError("bytes in the order of another processor")
         if self._archive.getinfo(names[0]).file_size > MAX_PICKLE_BYTES:
             raise EOFError("too long a description")
-        return _Unpickler(io.BytesIO(self._member(names[0]))).load()
+        return _Description(io.BytesIO(self._member(names[0]))).read()
 
     def _member(self, name):
         if self._archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
@@ -115,19 +118,25 @@ class PickledWeights:
     def _open_legacy(self):
         self._archive = None
         with open(self._path, "rb") as file:
-            parts = [_Unpickler(file).load() for _ in range(3)]
+            head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+            parts = [_Description(head).read() for _ in range(3)]
             if parts[:2] != [_LEGACY_MAGIC, _LEGACY_VERSION]:
                 raise EOFError("neither of PyTorch's layouts")
             if parts[2].get("little_endian") is not True:
                 raise EOFError("bytes in the order of another processor")
-            unpickler = _Unpickler(file)
-            found = unpickler.load()
-            keys = _Unpickler(file).load()
-            if set(keys) != set(unpickler.storages):
+            description = _Description(head)
+            found = description.read()
+            keys = _Description(head).read()
+            if (
+                not isinstance(keys, list)
+                or not all(isinstance(key, str) for key in keys)
+                or set(keys) != set(description.storages)
+            ):
                 raise EOFError("other storages than it names")
+            file.seek(head.tell())
             self._places = {}
             for key in keys:
-                storage = unpickler.storages[key]
+                storage = description.storages[key]
                 size = int.from_bytes(file.read(8), "little")
                 if size != storage.size:
                     raise EOFError(f"{size} of {storage.size} numbers")
@@ -172,8 +181,7 @@ _DAMAGE = (
     EOFError,
     LookupError,
     MemoryError,
-    NotImplementedError,
-    RecursionError,
+    RuntimeError,  # Of an archive with a password.
     TypeError,
     UnicodeError,
     ValueError,
@@ -208,21 +216,6 @@ class _Kind:
         self.name = name
 
 
-class _Callable:
-    """A function that a pickle may call, and whose attributes it cannot set."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function):
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *args):
-        return self._function(*args)
-
-    def __setattr__(self, name, value):
-        raise AttributeError(name)
-
-
 def _is_count(value):
     return type(value) is int and value >= 0
 
@@ -232,6 +225,7 @@ def _tensor(storage, offset, shape, strides, *unused):
     shape, strides = tuple(shape), tuple(strides)
     if (
         not isinstance(storage, _Storage)
+        or len(shape) > MAX_DIMENSIONS
         or not all(map(_is_count, (offset, *shape, *strides)))
         or len(shape) != len(strides)
     ):
@@ -249,31 +243,165 @@ def _parameter(tensor, *unused):
     return tensor
 
 
+def _ordered_dict(pairs=()):
+    """An `OrderedDict`, which Python 2 fills by its argument."""
+    found = {}
+    for key, value in pairs:
+        _set(found, key, value)
+    return found
+
+
+def _set(found, key, value):
+    """Set an item; what is nested in a key could take for ever to look up."""
+    if type(found) is not dict or type(key) not in (str, int):
+        raise EOFError("a key that is no name")
+    found[key] = value
+
+
 _ALLOWED = {
-    ("torch._utils", "_rebuild_tensor_v2"): _Callable(_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Callable(_parameter),
-    ("collections", "OrderedDict"): _Callable(collections.OrderedDict),
-    **{("torch", name): _Kind(name) for name in _TYPES},
+    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": _parameter,
+    "collections OrderedDict": _ordered_dict,
+    **{f"torch {name}": _Kind(name) for name in _TYPES},
 }
+_FUNCTIONS = (_tensor, _parameter, _ordered_dict)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Refused(Exception):
+    """The pickle is a program, and no description of tensors."""
+
+
+class _Description:
+    """Follows a pickle as far as a description of tensors goes.
+
+    Args:
+        file: file. It is read up to the end of the pickle.
+    """
+
     def __init__(self, file):
-        super().__init__(file, encoding="utf-8")
         self.storages = {}
+        self._file = file
+        self._stack = []
+        self._below = []  # What lies under each mark.
+        self._memo = {}
 
-    def find_class(self, module, name):
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it calls `{module}.{name}`, which no file of weights needs "
-                "and which could do anything. Take the model from somebody "
-                "whom you trust, as safetensors"
-            ) from None
+    def read(self):
+        """Return what the pickle describes."""
+        for opcode, argument, _ in pickletools.genops(self._file):
+            run = _INSTRUCTIONS.get(opcode.name)
+            if run is None:
+                raise _Refused(
+                    f"it holds the instruction `{opcode.name}`, which no file "
+                    "of weights needs. Save the `state_dict()` of the model "
+                    "anew, or its safetensors"
+                )
+            run(self, argument)
+        return self._stack.pop()
 
-    def persistent_load(self, pid):
-        kind, storage_type, key, _, size, *view = pid
+    def _nothing(self, _):
+        pass
+
+    def _push(self, value):
+        self._stack.append(value)
+
+    def _push_none(self, _):
+        self._push(None)
+
+    def _push_true(self, _):
+        self._push(True)
+
+    def _push_false(self, _):
+        self._push(False)
+
+    def _push_dict(self, _):
+        self._push({})
+
+    def _push_list(self, _):
+        self._push([])
+
+    def _push_empty(self, _):
+        self._push(())
+
+    # === The stack ===
+
+    def _mark(self, _):
+        self._below.append(self._stack)
+        self._stack = []
+
+    def _marked(self):
+        values, self._stack = self._stack, self._below.pop()
+        return values
+
+    def _gather(self, count):
+        if len(self._stack) < count:
+            raise EOFError("fewer values than it gathers")
+        values = tuple(self._stack[-count:])
+        self._stack[-count:] = [values]
+
+    def _gather_marked(self, _):
+        values = tuple(self._marked())
+        self._push(values)
+
+    def _append(self, _):
+        value = self._stack.pop()
+        self._extend([value])
+
+    def _append_marked(self, _):
+        self._extend(self._marked())
+
+    def _extend(self, values):
+        if type(self._stack[-1]) is not list:
+            raise EOFError("values that are appended to no list")
+        self._stack[-1].extend(values)
+
+    def _set_one(self, _):
+        value, key = self._stack.pop(), self._stack.pop()
+        _set(self._stack[-1], key, value)
+
+    def _set_marked(self, _):
+        values = self._marked()
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            _set(self._stack[-1], key, value)
+
+    def _keep(self, place):
+        self._memo[place] = self._stack[-1]
+
+    def _keep_next(self, _):
+        self._keep(len(self._memo))
+
+    def _recall(self, place):
+        self._push(self._memo[place])
+
+    # === What is called ===
+
+    def _find(self, name):
+        if name not in _ALLOWED:
+            raise _Refused(
+                f"it calls `{name.replace(' ', '.')[:200]}`, which no file of "
+                "weights needs and which could do anything. Take the model "
+                "from somebody whom you trust, as safetensors"
+            )
+        self._push(_ALLOWED[name])
+
+    def _find_named(self, _):
+        name, module = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise EOFError("a function that has no name")
+        self._find(f"{module} {name}")
+
+    def _call(self, _):
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if function not in _FUNCTIONS or not isinstance(arguments, tuple):
+            raise EOFError("a call of no function")
+        self._push(function(*arguments))
+
+    def _build(self, _):
+        self._stack.pop()  # Versions of modules, which no tensor needs.
+        if type(self._stack[-1]) is not dict:
+            raise EOFError("attributes of what has none")
+
+    def _open_storage(self, _):
+        kind, storage_type, key, _, size, *view = self._stack.pop()
         if (
             kind != "storage"
             or not isinstance(storage_type, _Kind)
@@ -285,4 +413,41 @@ class _Unpickler(pickle.Unpickler):
         storage = _Storage(storage_type.name, key, size)
         if self.storages.setdefault(key, storage) != storage:
             raise EOFError("two storages of one name")
-        return storage
+        self._push(storage)
+
+
+_INSTRUCTIONS = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Description._nothing),
+    **dict.fromkeys(
+        (
+            *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+            *("BINUNICODE", "SHORT_BINUNICODE"),
+            # Strings of Python 2.
+            *("BINSTRING", "SHORT_BINSTRING"),
+        ),
+        _Description._push,
+    ),
+    "NONE": _Description._push_none,
+    "NEWTRUE": _Description._push_true,
+    "NEWFALSE": _Description._push_false,
+    "EMPTY_DICT": _Description._push_dict,
+    "EMPTY_LIST": _Description._push_list,
+    "EMPTY_TUPLE": _Description._push_empty,
+    "MARK": _Description._mark,
+    "TUPLE": _Description._gather_marked,
+    "TUPLE1": lambda self, _: self._gather(1),
+    "TUPLE2": lambda self, _: self._gather(2),
+    "TUPLE3": lambda self, _: self._gather(3),
+    "APPEND": _Description._append,
+    "APPENDS": _Description._append_marked,
+    "SETITEM": _Description._set_one,
+    "SETITEMS": _Description._set_marked,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Description._keep),
+    "MEMOIZE": _Description._keep_next,
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Description._recall),
+    "GLOBAL": _Description._find,
+    "STACK_GLOBAL": _Description._find_named,
+    "REDUCE": _Description._call,
+    "BUILD": _Description._build,
+    "BINPERSID": _Description._open_storage,
+}

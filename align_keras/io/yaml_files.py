@@ -10,6 +10,7 @@ from align_keras.io.text import read_text
 # More than any recipe or configuration needs, and less than what takes long.
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
+MAX_NUMBER = 64
 
 
 class _Loader(yaml.SafeLoader):
@@ -17,7 +18,8 @@ class _Loader(yaml.SafeLoader):
 
     Ten lines of aliases of aliases stand for a billion values, and nobody
     writes configurations with them. Repeated keys, of which YAML's parser
-    keeps the last in silence, are refused as well.
+    keeps the last in silence, are refused as well; and so are numbers of very
+    many digits, which take long to read and cannot be written in a message.
     """
 
     def compose_node(self, parent, index):
@@ -42,6 +44,14 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def construct_yaml_int(self, node):
+        _check_number(node)
+        return super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node):
+        _check_number(node)
+        return super().construct_yaml_float(node)
+
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
@@ -52,6 +62,24 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(name if isinstance(name, str) else id(key))
         return super().construct_mapping(node, deep)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(
+        f"tag:yaml.org,2002:{_kind}",
+        getattr(_Loader, f"construct_yaml_{_kind}"),
+    )
+
+
+def _check_number(node):
+    if isinstance(node.value, str) and len(node.value) > MAX_NUMBER:
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"a number of {len(node.value)} characters, where at most "
+            f"{MAX_NUMBER} are read",
+            node.start_mark,
+        )
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -443,6 +443,11 @@ class AlignDualEncoder(
             texts = [texts]
         if not isinstance(texts, dict):
             texts = self.require_preprocessor().tokenize(texts)
+        if sorted(texts) != ["padding_mask", "token_ids"]:
+            raise ValueError(
+                'A dict of tokens has `"token_ids"` and `"padding_mask"`, no '
+                f"less and no more. Received: {sorted(texts)}"
+            )
         tokens = {
             name: ops.cast(ops.convert_to_tensor(value), "int32")
             for name, value in texts.items()

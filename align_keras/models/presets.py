@@ -313,7 +313,36 @@ class StoredPart:
         Args:
             preset_dir: string. The directory, or its address.
         """
-        super().save_to_preset(str(local_path(preset_dir)))
+        directory = local_path(preset_dir)
+        super().save_to_preset(str(directory))
+        files = [directory / f"{part}.json" for part in _PARTS]
+        files += (directory / "assets").rglob("*")
+        _write_checksums(directory, files, lambda name: not _is_weights(name))
+
+
+_PARTS = ("image_converter", "preprocessor", "tokenizer")
+
+
+def _is_weights(name):
+    return ".weights." in name
+
+
+def write_checksums(directory):
+    """Write down the digests of the weight files that a directory holds."""
+    directory = Path(directory)
+    _write_checksums(directory, directory.glob("*.weights.*"), _is_weights)
+
+
+def _write_checksums(directory, files, own):
+    """Write the checksums of files; those that are not `own` stay."""
+    listed = directory / CHECKSUMS
+    digests = read_json(listed) if listed.is_file() else {}
+    digests = {name: d for name, d in digests.items() if not own(name)}
+    for file in sorted(files):
+        if file.is_file():
+            name = file.relative_to(directory).as_posix()
+            digests[name] = file_digest(file)
+    write_json(listed, digests)
 
 
 # Where the formats of an export can be made.
@@ -371,13 +400,6 @@ def described(path, file="config.json"):
         ) from error
 
 
-def write_checksums(directory):
-    """Write down the digests of the weight files that a directory holds."""
-    files = sorted(Path(directory).glob("*.weights.*"))
-    digests = {file.name: file_digest(file) for file in files}
-    write_json(Path(directory) / CHECKSUMS, digests)
-
-
 def check_weights(preset):
     """Refuse weights that are not those that were saved.
 
@@ -388,6 +410,11 @@ def check_weights(preset):
     Raises:
         ValueError: A weight file is damaged or missing; the message names it.
     """
+    _check_files(preset, _is_weights)
+
+
+def _check_files(preset, own):
+    """Refuse files of which `own` is true and that are not as saved."""
     if is_shipped(preset) or "://" in preset:
         return
     listed = Path(preset) / CHECKSUMS
@@ -397,10 +424,13 @@ def check_weights(preset):
     if not isinstance(digests, dict):
         raise ValueError(f"`{listed}` is damaged: it holds no checksums.")
     for name, digest in digests.items():
-        if Path(name).name != name:
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"`{listed}` is damaged: it names `{name}`.")
-        remedy = f"copy it again; if it was changed on purpose, remove {listed}"
-        check_digest(Path(preset) / name, digest, remedy)
+        if own(name):
+            remedy = f"if it was changed on purpose, remove {listed}"
+            remedy = f"copy it again; {remedy}"
+            check_digest(Path(preset) / name, digest, remedy)
 
 
 def is_quantized(dtype):
@@ -468,6 +498,8 @@ def load_part(cls, preset, part, **kwargs):
     if is_shipped(path):
         raise ValueError(_say_architecture(path))
     config = preset_file(path, file)
+    if config is not None:
+        _check_files(path, lambda name: not _is_weights(name))
     # Others have files of this name too.
     about = None if config is None else read_json(config)
     if not isinstance(about, dict) or "class_name" not in about:

@@ -87,11 +87,20 @@ class RawInputs:
 
         Returns:
             A dict of tensors.
+
+        Raises:
+            ValueError: There are texts twice, as strings and as tokens.
         """
         if isinstance(inputs, (tuple, list)):
             inputs = named_pair(inputs)
         if not is_raw(inputs):
             return inputs
+        twice = sorted({"token_ids", "padding_mask"} & set(inputs))
+        if "texts" in inputs and twice:
+            raise ValueError(
+                'Texts are either strings, `"texts"`, or tokens: one of both '
+                f"would be lost. Received, beside texts: {twice}"
+            )
         preprocessor = self.require_preprocessor()
         ready = {
             name: value

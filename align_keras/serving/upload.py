@@ -4,6 +4,7 @@ from pathlib import Path
 
 from align_keras.io.folders import check_links
 from align_keras.io.optional import OptionalModule
+from align_keras.io.text import read_text
 from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import no_network
 from align_keras.models.presets import check_weights
@@ -39,15 +40,16 @@ def upload(
             Defaults to `None`: the card says that none was stated.
         language: list of strings. Codes of the languages of its texts.
             Defaults to `None`.
-        private: bool. Whether a new repository is private. Defaults to
-            `False`.
+        private: bool. Whether a new repository is private. One that is
+            there and public is refused then. Defaults to `False`.
 
     Returns:
         string. The address of the commit.
 
     Raises:
         ValueError: The directory holds no weights, or damaged ones; the
-            handle is none of Hugging Face's; or the hub refuses.
+            handle is none of Hugging Face's; the repository is public and
+            should be private; or the hub refuses.
         ConnectionError: The hub does not answer.
 
     Example:
@@ -65,7 +67,7 @@ def upload(
     preset, run = _find(Path(directory))
     card = preset / CARD
     contents = (
-        card.read_text("utf-8")
+        read_text(card)
         if card.is_file()
         else model_card(handle, preset, run, license, language)
     )
@@ -94,6 +96,13 @@ def upload(
     hub = huggingface_hub.HfApi(library_name="align_keras")
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
+        # One that was there stays as it was.
+        if private and not hub.model_info(repository).private:
+            raise ValueError(
+                f"`{repository}` is there already and public, so that "
+                "everybody would see what is uploaded. Make it private in its "
+                "settings, choose another name, or leave `private` out."
+            )
         commit = hub.create_commit(
             repository, operations, commit_message="Upload an ALIGN model"
         )

@@ -22,6 +22,7 @@ class Hub(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = {}
+        self.private = set()
         self.asked = []
         self.tokens = set()
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
@@ -58,7 +59,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 )
                 return
             siblings = [{"rfilename": path} for path in files]
-            self._answer({"id": name, "sha": COMMIT, "siblings": siblings})
+            self._answer(
+                {
+                    "id": name,
+                    "sha": COMMIT,
+                    "siblings": siblings,
+                    "private": name in self.server.private,
+                }
+            )
         elif self.path.startswith("/api/"):
             self._answer({"name": "me", "type": "user"})
         else:
@@ -96,6 +104,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             asked = json.loads(body)
             owner = asked.get("organization") or "me"
             name = f"{owner}/{asked['name']}"
+            hidden = asked.get("visibility") == "private" or asked.get(
+                "private"
+            )
+            if hidden and name not in self.server.repositories:
+                self.server.private.add(name)
             self.server.repositories.setdefault(name, {})
             self._answer({"url": f"{self.server.address}/{name}"})
             return

@@ -1,7 +1,11 @@
 """`pytorch_model.bin`: PyTorch's values, and no program but the description."""
 
 import collections
+import io
 import pickle
+import re
+import resource
+import time
 import zipfile
 
 import ml_dtypes
@@ -200,6 +204,129 @@ def test_a_number_that_stands_for_many_is_refused(tmp_path):
     huge = torch.ones(1).expand(10**6, 10**6)
     with pytest.raises(ValueError, match="larger than its storage"):
         PickledWeights(save(tmp_path / "a.bin", {"a": huge}))
+
+
+def short(text):
+    """A string, as a pickle writes it."""
+    text = text.encode()
+    return b"X" + len(text).to_bytes(4, "little") + text
+
+
+def number(value):
+    contents = value.to_bytes(value.bit_length() // 8 + 1, "little")
+    return b"\x8a" + bytes([len(contents)]) + contents
+
+
+def tensor_of(shape, strides):
+    """The description of a tensor of 16 numbers."""
+    storage = short("storage") + b"ctorch\nFloatStorage\n" + short("0")
+    storage = b"(" + storage + short("cpu") + number(16) + b"tQ"
+    shape, strides = (
+        b"(" + b"".join(map(number, numbers)) + b"t"
+        for numbers in (shape, strides)
+    )
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    rest = b"\x89ccollections\nOrderedDict\n)R"
+    call = b"(" + storage + number(0) + shape + strides + rest + b"tR"
+    return b"}" + short("a") + rebuild + call + b"s."
+
+
+# Each is small, and took gigabytes, minutes or the process itself.
+HARM = {
+    "a key as deep as a file": b"})" + 300_000 * b"\x85" + b"Ns.",
+    "a key that doubles": b"})" + 60 * b"2\x86" + b"Ns.",
+    "a key of references": b"})q\x00"
+    + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))
+    + b"Ns.",
+    "a place far away": b"}r\xff\xff\xff\x7f(lK\x00as.",
+    "dimensions": tensor_of(100_000 * [255], 100_000 * [1]),
+    "too many dimensions": tensor_of(65 * [1], 65 * [1]),
+    "a step of a thousand bits": tensor_of([1], [2**1000]),
+    "nothing, very wide": tensor_of([0, 2**70], [1, 1]),
+    "a call of a tensor": b"}" + b"ctorch\nFloatStorage\n)Rs.",
+    "an item of no dict": b"]" + short("a") + b"Ns.",
+    "attributes of a function": b"ccollections\nOrderedDict\n}b.",
+    "an end without a mark": b"}u.",
+    "nothing at all": b".",
+    "a set": b"\x8f.",
+    "a class": b"ccollections\nOrderedDict\n)\x81.",
+}
+
+
+@LEGACY
+@pytest.mark.parametrize("name", list(HARM))
+def test_a_description_that_does_harm_is_named_at_once(tmp_path, name, legacy):
+    path = tmp_path / "a.bin"
+    if legacy:
+        head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+        head = b"".join(pickle.dumps(part, 2) for part in head)
+        keys = pickle.dumps(["0"], 2)
+        numbers = (16).to_bytes(8, "little") + bytes(64)
+        path.write_bytes(head + b"\x80\x02" + HARM[name] + keys + numbers)
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a/data.pkl", b"\x80\x02" + HARM[name])
+            file.writestr("a/data/0", bytes(64))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    with pytest.raises(ValueError, match="a.bin` is "):
+        found = PickledWeights(path)
+        for tensor in found.shapes:
+            found.read(tensor)
+    # Not measurements: they took minutes, and gigabytes.
+    assert time.process_time() - start < 20
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 500_000
+
+
+def test_the_descriptions_of_the_test_are_sound(tmp_path):
+    path = tmp_path / "a.bin"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", b"\x80\x02" + tensor_of([4, 4], [4, 1]))
+        file.writestr("a/data/0", np.arange(16, dtype="<f4").tobytes())
+    expected = np.arange(16.0).reshape(4, 4)
+    np.testing.assert_array_equal(PickledWeights(path).read("a"), expected)
+
+
+def test_an_archive_with_a_password_is_named(tmp_path):
+    path = save(tmp_path / "a.bin", {"a": torch.ones(300)})
+    contents = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        for found in re.finditer(re.escape(mark), bytes(contents)):
+            contents[found.start() + place] |= 1
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match="a.bin` is not a complete file"):
+        PickledWeights(path)
+
+
+def test_any_change_of_a_byte_is_read_or_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for legacy in (False, True):
+        path = save(tmp_path / "a.bin", every_kind_of_tensor(), legacy)
+        contents = path.read_bytes()
+        start = 0 if legacy else contents.index(b"\x80\x02")
+        for _ in range(300):
+            changed = bytearray(contents)
+            changed[start + rng.integers(2000)] = rng.integers(256)
+            # Checksums would tell it of an archive, and hide the reader.
+            if not legacy:
+                zipped = zipfile.ZipFile(io.BytesIO(contents))
+                size = zipped.getinfo("a/data.pkl").file_size
+                change = bytes(changed[start : start + size])
+                with zipfile.ZipFile(path, "w") as file:
+                    for name in zipped.namelist():
+                        own = name == "a/data.pkl"
+                        file.writestr(
+                            name, change if own else zipped.read(name)
+                        )
+            else:
+                path.write_bytes(changed)
+            try:
+                found = PickledWeights(path)
+                for name in found.shapes:
+                    found.read(name)
+            except ValueError as error:
+                assert "a.bin" in str(error)
 
 
 def test_compressed_members_are_refused(tmp_path):

@@ -44,6 +44,13 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("a:\n  b: 1\n  b: 2\n", "`b` is given twice"),
         ("x: !!python/object/apply:os.system [ls]", "python/object"),
         ("x" * 2_000_000, "at most"),
+        ("steps: " + "9" * 5000, "number of 5000 characters"),
+        # Python could not write them in any message.
+        ("steps: 0x" + "f" * 9000, "number of 9002 characters"),
+        ("steps: 0b" + "1" * 90_000, "number of 90002 characters"),
+        # Minutes and hours, which take as many squared.
+        ("steps: 1" + ":1" * 400_000, "number of 800001 characters"),
+        ("rate: 1" + ":1" * 300 + ".5", "number of 603 characters"),
     ],
 )
 def test_what_does_harm_is_named_at_once(tmp_path, text, reason):

@@ -1,4 +1,5 @@
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -239,6 +240,38 @@ def test_a_flipped_bit_of_weights_does_not_load(tmp_path, place):
         # Whoever changes weights on purpose says so.
         (preset / "checksums.json").unlink()
         cls.from_preset(str(preset))
+
+
+def test_a_flipped_bit_beside_the_weights_does_not_load(tmp_path):
+    """It would only change what is embedded: words, or the size of images."""
+    preset = tmp_path / "preset"
+    model = tiny_align()
+    model.save_to_preset(str(preset))
+    parts = {
+        "assets/tokenizer/vocabulary.txt": AlignTokenizer,
+        "tokenizer.json": AlignTokenizer,
+        "image_converter.json": AlignImageConverter,
+        "preprocessor.json": AlignPreprocessor,
+    }
+    for name, part in parts.items():
+        whole = (preset / name).read_bytes()
+        # The digit of a size, or the letter of a word, is still one.
+        place = re.search(rb"dog|: \d|true|false|null", whole).end() - 1
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        (preset / name).write_bytes(changed)
+        for cls in (part, AlignPreprocessor, AlignDualEncoder):
+            with pytest.raises(ValueError, match=f"`{preset / name}` is dam"):
+                cls.from_preset(str(preset))
+        (preset / name).write_bytes(whole)
+    # Another part may take its place, and the weights are known as before.
+    part = AlignTokenizer([*model.preprocessor.tokenizer.vocabulary, "cat"])
+    part.save_to_preset(str(preset))
+    again = AlignDualEncoder.from_preset(str(preset))
+    assert again.preprocessor.tokenizer.vocabulary[-1] == "cat"
+    hostile.flip(preset / "model.weights.h5")
+    with pytest.raises(ValueError, match="model.weights.h5` is damaged"):
+        AlignDualEncoder.from_preset(str(preset))
 
 
 CONFIGS = sorted(hostile.configs_that_run_programs(""))

@@ -221,6 +221,24 @@ def test_raw_inputs_without_a_preprocessor_are_refused(model, images, expected):
         model.preprocessor = preprocessor
 
 
+def test_nothing_of_the_inputs_is_left_out(model, images, expected):
+    tokens = {
+        name: ops.convert_to_numpy(value)
+        for name, value in model.preprocessor.tokenize(TEXTS[::-1]).items()
+    }
+    twice = {"images": images, "texts": TEXTS, **tokens}
+    for run in (model.fit, model.evaluate, model.predict, model.test_on_batch):
+        with pytest.raises(ValueError, match="beside texts: .'padding_mask'"):
+            run(twice)
+    with pytest.raises(ValueError, match="Received: .*'weights'"):
+        model.encode_text({**tokens, "weights": np.ones(6)})
+    with pytest.raises(ValueError, match=r"Received: \['token_ids'\]"):
+        model.encode_text({"token_ids": tokens["token_ids"]})
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="sample_weight=2.0"):
+            run((images, TEXTS), sample_weight=2.0)
+
+
 def test_grain_gets_numpy_arrays(model, images, expected):
     grain = pytest.importorskip("grain")
     ready, embeddings, _ = expected

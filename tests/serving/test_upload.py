@@ -117,6 +117,18 @@ def test_what_cannot_be_published_is_refused(run, hub, tmp_path, monkeypatch):
         upload(run, "hf://me/colors")
 
 
+def test_a_private_model_goes_to_no_public_repository(run, hub, capsys):
+    """The hub leaves a repository that is there as it is, and says nothing."""
+    assert main(["upload", str(run), "hf://me/secret", "--private"]) == 0
+    assert main(["upload", str(run), "hf://me/secret", "--private"]) == 0
+    assert "me/secret" in hub.private
+    hub.repositories["me/open"] = {}
+    capsys.readouterr()
+    assert main(["upload", str(run), "hf://me/open", "--private"]) != 0
+    assert "`me/open` is there already and public" in capsys.readouterr().err
+    assert hub.repositories["me/open"] == {}
+
+
 def test_intervals_are_wilsons():
     proportion = pytest.importorskip("scipy.stats").binomtest
     for hits, count in ((0, 7), (3, 7), (7, 7), (612, 1000)):
