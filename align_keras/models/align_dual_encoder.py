@@ -478,6 +478,9 @@ class AlignDualEncoder(
                 "text_pooling": self.text_pooling,
             }
         )
+        frozen = self.frozen_layers()
+        if frozen:
+            config["frozen_layers"] = frozen
         if self.preprocessor is not None:
             config["preprocessor"] = self.preprocessor_config()
         return config

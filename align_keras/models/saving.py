@@ -25,6 +25,7 @@ from align_keras.models.snapshot import Snapshot
 
 # What stands in a preset's config for a preprocessor with files of its own.
 BESIDE = "preprocessor.json"
+_TOWERS = ("image_encoder", "text_encoder")
 
 
 class _OfClone(dict):
@@ -64,6 +65,11 @@ def _unless_cloned(construct):
     return run
 
 
+def _layers_of(tower):
+    """All layers within an encoder, in an order that its config fixes."""
+    return list(tower._flatten_layers(include_self=False))
+
+
 class Saving:
     """Saves the towers and the preprocessor of a dual encoder with it."""
 
@@ -84,6 +90,29 @@ class Saving:
             if quantized:
                 policy = DTypePolicyMap(policy, quantized)
         return keras.dtype_policies.serialize(policy)
+
+    def frozen_layers(self):
+        """Tell which layers of encoders that are trained are not.
+
+        The config of an encoder tells whether it is trained as a whole.
+
+        Returns:
+            A dict from `"image_encoder"` or `"text_encoder"` to the places of
+            these layers among all layers of the encoder.
+        """
+        if lora_layers(self):
+            return {}  # What the updates froze, merging them sets free.
+        found = {}
+        for name in _TOWERS:
+            tower = getattr(self, name)
+            places = [
+                place
+                for place, layer in enumerate(_layers_of(tower))
+                if not layer.trainable
+            ]
+            if tower.trainable and places:
+                found[name] = places
+        return found
 
     def preprocessor_config(self):
         """Return the config of the preprocessor, its vocabulary included."""
@@ -107,7 +136,8 @@ class Saving:
         if config.get("trainable"):
             # Setting it would set free the layers that are frozen.
             del config["trainable"]
-        for name in ("image_encoder", "text_encoder"):
+        frozen = config.pop("frozen_layers", {})
+        for name in _TOWERS:
             tower = config[name]
             if not isinstance(tower, dict):
                 continue
@@ -136,7 +166,12 @@ class Saving:
             config["preprocessor"] = keras.saving.deserialize_keras_object(
                 copy.deepcopy(preprocessor), custom_objects
             )
-        return cls(**config)
+        model = cls(**config)
+        for name, places in frozen.items():
+            held = _layers_of(getattr(model, name))
+            for place in places:
+                held[place].trainable = False
+        return model
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -68,6 +68,26 @@ def assert_same(again, model, x):
     assert again.count_params() == model.count_params()
 
 
+def test_layers_that_are_frozen_stay_so(tmp_path, tiny_model):
+    """As people fine-tune: all but the last blocks of an encoder."""
+    model = tiny_model()
+    for layer in model.image_encoder.layers[:2]:
+        layer.trainable = False
+    model.text_encoder.token_embedding.trainable = False
+    paths = [variable.path for variable in model.trainable_variables]
+    assert len(paths) < len(model.variables)
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    for again in (
+        keras.saving.load_model(tmp_path / "model.keras"),
+        AlignDualEncoder.from_preset(tmp_path / "preset"),
+        keras.models.clone_model(model),
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        assert [v.path for v in again.trainable_variables] == paths
+
+
 @pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
 def test_a_model_with_frozen_towers_comes_back(frozen, pairs, tmp_path):
     x = pairs(4, size=8)
