@@ -413,3 +413,20 @@ def test_public_functions_have_type_hints(package):
             assert bare == [], place
             empty = inspect.Signature.empty
             assert signature.return_annotation is not empty, place
+
+
+def test_the_page_on_security_counts_its_cases():
+    """The number of cases of each file that docs/security.md names."""
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| `(\w+/test_\w+\.py)` \| (\d+) \|", page)
+    assert len(rows) > 10
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-q"]
+        + ["-p", "no:cacheprovider", *(f"tests/{name}" for name, _ in rows)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTEST_ADDOPTS": ""},
+    )
+    found = re.findall(r"^tests/(\S+): (\d+)$", collected.stdout, re.M)
+    assert sorted(found) == sorted(rows), collected.stdout[-2000:]
