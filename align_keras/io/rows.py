@@ -81,6 +81,10 @@ def read_rows(
     """
     path = Path(path)
     if not path.is_file():
+        if path.exists():
+            raise FileNotFoundError(
+                f"`{path}` is no file, but a folder, a pipe or a device."
+            )
         raise FileNotFoundError(f"There is no file `{path}`.")
     reader = ROW_READERS.get(suffix or path.suffix.lower())
     if reader is None:

@@ -29,6 +29,7 @@ from align_keras.data import read_captions
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
 from align_keras.evaluation.datasets import karpathy
+from align_keras.io.rows import read_rows
 
 EVERY_ROW = parse_config({"rules": [{"token_count": {"at_least": 0}}]})
 LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
@@ -469,3 +470,13 @@ def test_a_table_behind_a_link_that_leads_nowhere_is_named(tmp_path):
     assert [entry["file"] for entry in damaged] == [*map(str, links)]
     made = learn_vocabulary([folder], tmp_path / "vocabulary.txt")
     assert made["damaged_files"] == [*map(str, links)] and made["texts"] == 2
+
+
+def test_a_table_that_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("pipe.csv", "folder.csv"):
+        with pytest.raises(FileNotFoundError, match=f"{name}` is no file, but"):
+            list(read_rows(tmp_path / name))
+    with pytest.raises(FileNotFoundError, match="no file `.*nowhere.csv`"):
+        list(read_rows(tmp_path / "nowhere.csv"))
