@@ -1,5 +1,7 @@
 """Shared helpers of the tests: small models, and processes of their own."""
 
+import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -24,6 +26,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [WITHOUT_TRITON, os.environ.get("PYTHONPATH")])
 )
 DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back():
+    """Give the system back what the tests of a file have freed."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

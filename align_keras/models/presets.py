@@ -270,8 +270,9 @@ class PresetMixin:
             max_shard_size: int or float. Greatest size of a weight file in
                 GB. Defaults to `10`.
         """
+        directory = local_path(preset_dir)
         super().save_to_preset(preset_dir, max_shard_size)
-        write_checksums(local_path(preset_dir))
+        write_checksums(directory)
 
     @stored("filepath")
     def export(self, filepath, format="tf_saved_model", **kwargs):

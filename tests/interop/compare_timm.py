@@ -8,9 +8,12 @@ compared; of the others, the names and shapes of the tensors are.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import fake_torchvision
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 fake_torchvision.install()
 

@@ -17,9 +17,7 @@ from align_keras.training import train
 from align_keras.training.early_stopping import Patience
 from align_keras.training.early_stopping import describe_overfitting
 
-RECIPE = Recipe(
-    **{**FIELDS, "steps": 40, "checkpoint_every": 0.1, "patience": 3}
-)
+RECIPE = Recipe(**{**FIELDS, "steps": 40, "checkpoint_every": 4, "patience": 3})
 # Of the ten evaluations, the fifth is the third without a better one.
 SCORES = [0.1, 0.3, 0.2, 0.3, 0.25, 0.9, 0.9, 0.9, 0.9, 0.9]
 
@@ -129,7 +127,7 @@ def test_patience_needs_something_to_go_by(begin, tmp_path, caplog):
 def test_a_run_of_epochs_counts_its_data(begin, tmp_path):
     """Sixteen records in batches of eight."""
     fields = {**FIELDS, "epochs": 3, "warmup_steps": 0.5, "steps": None}
-    recipe = Recipe(**{**fields, "checkpoint_every": 0.5})
+    recipe = Recipe(**{**fields, "checkpoint_every": 3})
     result = begin(tmp_path, None, recipe, validation_data=None)
     assert result["step"] == 6
     training, _ = metrics_of(tmp_path)
