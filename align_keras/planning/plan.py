@@ -1,14 +1,13 @@
 """One plan: a model, a recipe and devices, compiled and calculated."""
 
 import dataclasses
-import resource
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import keras
 
+from align_keras.io.memory import peak_memory
 from align_keras.planning.chips import parse_topology
 from align_keras.planning.compile import DoesNotFit
 from align_keras.planning.compile import compile_step
@@ -136,7 +135,7 @@ def plan(
         ),
         "planning": {
             "compile_seconds": compiled.compile_seconds,
-            "host_peak_bytes": host_peak(),
+            "host_peak_bytes": peak_memory(),
             "jax": jax.__version__,
         },
     }
@@ -173,12 +172,6 @@ def _schedule(pairs, batch_size, step_seconds, cores):
         "days": hours / 24,
         "core_hours": hours * cores,
     }
-
-
-def host_peak() -> int:
-    """Return the most memory that this process ever held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _with_batch(recipe, batch_per_core, cores):

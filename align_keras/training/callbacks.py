@@ -1,13 +1,12 @@
 import json
 import logging
-import resource
-import sys
 import time
 from pathlib import Path
 
 import keras
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.memory import peak_memory
 from align_keras.io.messages import end_progress
 from align_keras.io.messages import print_progress
 from align_keras.training.early_stopping import Patience
@@ -193,12 +192,6 @@ def clock(seconds):
     if hours:
         return f"{hours}:{minutes:02d}:{seconds:02d}"
     return f"{minutes}:{seconds:02d}"
-
-
-def peak_memory():
-    """Return the most bytes of memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def read_metrics(workdir):

@@ -8,10 +8,10 @@ import sys
 import keras
 import pytest
 
+from align_keras.io.memory import peak_memory
 from align_keras.io.messages import messages_shown
 from align_keras.training.callbacks import TrainingLog
 from align_keras.training.callbacks import clock
-from align_keras.training.callbacks import peak_memory
 from align_keras.training.recipes import load_recipe
 
 
