@@ -89,75 +89,49 @@ def open_source(
         files = part.files(files)
         # The other parts look at theirs.
         tally.looked_at.update(set(found.files).difference(files))
+    counts_others = part is None or part.is_first
+    has_table = found.kind in ("listed", "table")
+    if not has_table and (hold_out or any(columns.values())):
+        raise ValueError(
+            "`split`, `image_column`, `caption_column` and `hold_out` speak "
+            "of a caption file; give one with `captions`."
+        )
     if found.kind == "listed":
         listed = _read_listed(captions, columns, holds, tally, part)
         opened = _open_listed(
             source, listed, hold_out, place, tally, allow_outside
         )
-    else:
-        opened = _open(
-            found,
-            files,
-            source,
-            captions,
-            columns,
-            hold_out,
-            tally,
-            allow_outside,
-            place,
-            holds,
-            part,
-        )
-    if part is not None and not part.is_first:
-        return opened
-
-    def pairs():
-        yield from opened.pairs
-        looked_at = tally.looked_at
-        for rest in left_over(found, source, looked_at, allow_outside):
-            tally.leave_out(*rest)
-
-    return opened._replace(pairs=pairs())
-
-
-def _open(
-    found,
-    files,
-    source,
-    captions,
-    columns,
-    hold_out,
-    tally,
-    allow_outside,
-    place,
-    holds,
-    part,
-):
-    if found.kind == "table":
+    elif found.kind == "table":
         named = captions or source
-        return _open_tables(
+        opened = _open_tables(
             files, tally, source, named, columns, hold_out, allow_outside
         )
-    if hold_out or any(columns.values()):
-        raise ValueError(
-            "`split`, `image_column`, `caption_column` and `hold_out` speak "
-            "of a caption file; give one with `captions`."
-        )
-    if found.kind == "folder":
-        return Source(
+    elif found.kind == "folder":
+        opened = Source(
             sources.from_folder(
                 source,
                 tally,
                 order=place,
                 allow_outside=allow_outside,
                 holds=holds,
-                counts_others=part is None or part.is_first,
+                counts_others=counts_others,
             )
         )
-    archives = found.kind == "archive"
-    read = sources.from_archive if archives else sources.from_records
-    pairs = read_files(source, files, read, tally, allow_outside)
-    return Source(pairs, stream_bytes=_size(files))
+    else:
+        archives = found.kind == "archive"
+        read = sources.from_archive if archives else sources.from_records
+        pairs = read_files(source, files, read, tally, allow_outside)
+        opened = Source(pairs, stream_bytes=_size(files))
+    if not counts_others:
+        return opened
+
+    def and_the_rest():
+        yield from opened.pairs
+        looked_at = tally.looked_at
+        for rest in left_over(found, source, looked_at, allow_outside):
+            tally.leave_out(*rest)
+
+    return opened._replace(pairs=and_the_rest())
 
 
 def _size(files):
