@@ -24,6 +24,7 @@ from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
+from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import handle_directory
 from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import is_shipped
@@ -242,6 +243,9 @@ class PresetMixin:
         foreign = foreign_weights(path)
         if foreign is not None:
             return foreign.load(cls, load_weights, **kwargs)
+        if load_weights and path.startswith(HUGGING_FACE):
+            # KerasHub would not compare what it downloads with any digest.
+            path = str(handle_directory(path))
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
             load_weights = False

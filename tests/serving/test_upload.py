@@ -80,6 +80,18 @@ def test_a_published_run_loads_again_with_its_card(run, hub, capsys):
     assert "No licence" not in text
 
 
+def test_a_bit_that_flips_after_the_download_is_noticed(run, hub, tmp_path):
+    upload(run, "hf://me/colors")
+    AlignDualEncoder.from_preset("hf://me/colors")
+    (weights,) = (tmp_path / "hub").rglob("model.weights.h5")
+    contents = bytearray(weights.read_bytes())
+    contents[-1] ^= 1
+    weights.resolve().write_bytes(contents)
+    hub_server.forget()
+    with pytest.raises(ValueError, match="model.weights.h5` is damaged"):
+        AlignDualEncoder.from_preset("hf://me/colors")
+
+
 def test_the_card_that_is_there_is_kept(run, hub, tmp_path):
     preset = tmp_path / "preset"
     AlignDualEncoder.from_preset(str(run / "model")).save_to_preset(str(preset))
