@@ -16,6 +16,7 @@ from align_keras.io.file_names import is_archive
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_packed
 from align_keras.io.file_names import is_records
+from align_keras.io.file_names import sample_key
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.stores import Store
@@ -132,21 +133,16 @@ def _divide(names):
     """Divide the files of a folder, given their names in it."""
     found = [file for file, name in names.items() if _is_input(name)]
     # img2dataset writes a table of what each of its archives holds.
-    tables = {_stem(file) for file in found}
+    tables = {sample_key(file) for file in found}
     rest = {
         file: _NOT_READ
         for file, name in names.items()
-        if _may_be_input(name) and _stem(file) not in tables
+        if _may_be_input(name) and sample_key(file) not in tables
     }
     for file, name in names.items():
         if not (is_junk(name) or _is_input(name)) and _is_table(name):
             rest[file] = _UNDERSCORE
     return found, rest
-
-
-def _stem(file):
-    folder, name = posixpath.split(file)
-    return posixpath.join(folder, name.partition(".")[0])
 
 
 def _may_be_input(path):

@@ -20,6 +20,7 @@ from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import may_hold_images
+from align_keras.io.file_names import sample_key
 from align_keras.io.file_names import walk_folder
 from align_keras.io.stores import scheme_of
 from align_keras.io.text import clean_text
@@ -47,9 +48,9 @@ class Found(NamedTuple):
             WebDatasets; `"records"`: TFRecord files; `"folder"`: images with
             text files beside them.
         files: list of strings: the table, or the files.
-        holds: list of strings: whatever in the source may hold images, and
-            the folders that are not looked into. Names are relative to a
-            folder; those of a glob are what it matches.
+        holds: list of strings: whatever in the source may hold images, by
+            its name, and the folders that are not looked into. Names are
+            relative to a folder; those of a glob are what it matches.
     """
 
     kind: str
@@ -90,8 +91,8 @@ def find_source(
             )
         inside = holds_images(captions, image_column)
         kind = "table" if inside else "listed"
-        return Found(kind, [str(captions)], held_in(folder, allow_outside))
-    holds = held_in(source, allow_outside)
+        return Found(kind, [str(captions)], _candidates(folder, allow_outside))
+    holds = _candidates(source, allow_outside)
     for kind, wanted in (("archive", is_archive), ("records", is_records)):
         if files := list_files(folder, wanted):
             return Found(kind, files, holds)
@@ -119,6 +120,17 @@ def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:
     Returns:
         List of strings, see `Found`.
     """
+    names = _candidates(source, allow_outside)
+    return _without_tables_of_texts(names, names, _folder_of(source))
+
+
+def _folder_of(source):
+    """What the names of `Found` are relative to."""
+    return source if os.path.isdir(source) else ""
+
+
+def _candidates(source, allow_outside):
+    """As `held_in`, with Parquet files that have not been looked into."""
     if os.path.isdir(source):
         files, closed = walk_folder(source, allow_outside)
     elif os.path.isfile(source) or scheme_of(source):
@@ -127,24 +139,25 @@ def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:
         found = [name for name in glob.glob(str(source)) if not is_junk(name)]
         files = [name for name in found if not os.path.isdir(name)]
         closed = [name for name in found if os.path.isdir(name)]
-    folder = source if os.path.isdir(source) else ""
+    return sorted((*filter(may_hold_images, files), *closed))
+
+
+def _without_tables_of_texts(names, candidates, folder):
+    """Leave out those of some candidates that are Parquet without images."""
     # img2dataset writes a table of what it has put into each of its files,
     # of which there may be thousands.
-    described = {_stem(n) for n in files if is_archive(n) or is_records(n)}
-    return sorted(
+    described = {
+        sample_key(n) for n in candidates if is_archive(n) or is_records(n)
+    }
+    return [
         name
-        for name in (*filter(may_hold_images, files), *closed)
+        for name in names
         if not is_parquet(name)
         or (
-            _stem(name) not in described
+            sample_key(name) not in described
             and _may_hold_images(os.path.join(folder, name))
         )
-    )
-
-
-def _stem(name):
-    folder, base = os.path.split(name)
-    return os.path.join(folder, base.partition(".")[0])
+    ]
 
 
 def left_over(
@@ -169,13 +182,14 @@ def left_over(
     Raises:
         RuntimeError: There is no reason, which is an error of this package.
     """
-    folder = source if os.path.isdir(source) else ""
+    folder = _folder_of(source)
     looked_at = set(looked_at)
     rest = [
         name
         for name in found.holds
         if looked_at.isdisjoint((name, os.path.join(folder, name)))
     ]
+    rest = _without_tables_of_texts(rest, found.holds, folder)
     # The same file may go by another name, that of a link.
     others = looked_at.difference(found.holds) if rest else ()
     others = {_real(folder, name) for name in others}

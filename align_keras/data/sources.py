@@ -31,6 +31,7 @@ from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import list_images
 from align_keras.io.file_names import records_stem
+from align_keras.io.file_names import sample_key
 from align_keras.io.file_names import walk_folder
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import OutsideFolder
@@ -332,8 +333,7 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
                 if member.isfile() and holds_several(name):
                     tally.leave_out(clean_text(name), "archive in an archive")
                     continue
-                folder, base = posixpath.split(name)
-                key = posixpath.join(folder, base.partition(".")[0])
+                key = sample_key(name)
                 if sample.ends_before(key, name):
                     yield from sample.pairs(tally)
                     sample = _Sample(key)

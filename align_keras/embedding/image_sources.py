@@ -55,14 +55,16 @@ def plan_sources(
             for path in found.files
         ]
         looked_at = found.files
-        if found.kind == "table" and Path(source).is_dir():
-            looked_at = [*found.files, *_listed(found.files)]
     else:
         parts = _plan_folder(
             Path(source), found.files, images_per_shard, allow_outside
         )
         looked_at = [*found.files, *(n for p in parts for n in p["names"])]
     beside = [*left_over(found, source, looked_at, allow_outside)]
+    if beside and found.kind == "table":
+        # The tables are read for it only where something else is there.
+        looked_at = [*looked_at, *_listed(found.files)]
+        beside = [*left_over(found, source, looked_at, allow_outside)]
     if beside and not parts:
         name, reason, detail = beside[0]
         raise FileNotFoundError(

@@ -140,6 +140,16 @@ def is_parquet(name: str | Path) -> bool:
     return str(name).lower().endswith(".parquet")
 
 
+def sample_key(path: str) -> str:
+    """Return a path up to the first dot of its name.
+
+    Files of one sample of a WebDataset share it, and those that img2dataset
+    writes of one shard.
+    """
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, name.partition(".")[0])
+
+
 def is_packed(name: str | Path) -> bool:
     """Return whether a name is that of an archive that is not read.
 
