@@ -36,10 +36,7 @@ class OptionalModule:
         # Special names are asked for by `copy`, `pickle` and `inspect`.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        value = getattr(require(self._name, self._extra), attribute)
-        # The next use does not come here.
-        self.__dict__[attribute] = value
-        return value
+        return getattr(require(self._name, self._extra), attribute)
 
     def __repr__(self):
         return f"OptionalModule({self._name!r}, extra={self._extra!r})"
