@@ -55,9 +55,10 @@ def add_arguments(parser):
         help="number of tokens; by default that of the preset",
     )
     parser.add_argument(
-        "--shard-optimizer",
+        "--shard-state",
         action="store_true",
-        help="what if each core held a part of the optimizer's state",
+        help="each core holds a part of the weights and of the optimizer's "
+        "state, as with `train --shard-state`",
     )
     parser.add_argument(
         "--price-per-core-hour",
@@ -110,7 +111,7 @@ def run(options):
         "recipe": _recipe(options),
         "topology": options.topology,
         "vocabulary_size": options.vocabulary_size,
-        "shard_optimizer": options.shard_optimizer,
+        "shard_state": options.shard_state,
         "price": options.price_per_core_hour,
     }
     common = options.preset, options.output

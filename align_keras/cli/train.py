@@ -60,6 +60,12 @@ def add_arguments(parser):
         choices=["auto", "one-device", "mirrored", "multi-worker", "tpu"],
     )
     parser.add_argument(
+        "--shard-state",
+        action="store_true",
+        help="let each device hold a part of the weights and of the "
+        "optimizer's state (several devices of JAX)",
+    )
+    parser.add_argument(
         "--export",
         type=output_path,
         metavar="DIR",
@@ -141,7 +147,9 @@ def run(options):
     if options.plan:
         from align_keras.training.plan_comparison import load_plan
 
-        plan = load_plan(options.plan, options.preset, recipe)
+        plan = load_plan(
+            options.plan, options.preset, recipe, options.shard_state
+        )
     result = train(
         options.preset,
         recipe,
@@ -157,6 +165,7 @@ def run(options):
         diagnostics=options.diagnostics,
         allow_outside=options.allow_outside,
         log=read_log(options.log),
+        shard_state=options.shard_state,
     )
     if options.plan and result["process"] == 0:
         from align_keras.training.plan_comparison import compare_with_plan

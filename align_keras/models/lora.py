@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+from align_keras.models.snapshot import to_host
+
 # Names of values in a weight file, beside those that Keras numbers.
 _KEPT = "low_rank_"
 _KINDS = (
@@ -130,7 +132,7 @@ class LowRank:
         # Keras merges an update into its weight, and loads zeros for its
         # factors, from which nothing is ever learnt.
         for index, variable in enumerate(lora_variables(self)):
-            store[f"{_KEPT}{index}"] = ops.convert_to_numpy(variable)
+            store[f"{_KEPT}{index}"] = to_host(variable)
 
     def load_own_variables(self, store):
         names = list(store.keys())
@@ -222,11 +224,8 @@ def merged_lora(model):
         model: `AlignDualEncoder`.
     """
     layers = lora_layers(model)
-    kept = [
-        (ops.convert_to_numpy(_kernel(layer)), layer.lora_rank)
-        for layer in layers
-    ]
-    merged = [ops.convert_to_numpy(_with_update(layer)) for layer in layers]
+    kept = [(to_host(_kernel(layer)), layer.lora_rank) for layer in layers]
+    merged = [to_host(_with_update(layer)) for layer in layers]
     try:
         for layer, value in zip(layers, merged, strict=True):
             _kernel(layer).assign(value)

@@ -80,10 +80,29 @@ class _Values(dict):
 
     def __setitem__(self, name, value):
         self.paths[name] = getattr(value, "path", name)
-        if keras.config.backend() == "torch":
-            array = ops.convert_to_numpy(value)
-        else:
-            # `convert_to_numpy` copies twice on TensorFlow.
-            array = np.asarray(value)
-        # Some backends lend the memory of the variable.
-        super().__setitem__(name, np.require(array, requirements="O"))
+        super().__setitem__(name, to_host(value))
+
+
+def to_host(value):
+    """Copy a variable to the memory of the host.
+
+    Where processes of JAX hold a part of it each, all of them must call this.
+
+    Args:
+        value: variable or tensor.
+
+    Returns:
+        NumPy array that nothing else changes.
+    """
+    backend = keras.config.backend()
+    if backend == "torch":
+        value = ops.convert_to_numpy(value)
+    if backend == "jax":
+        value = ops.convert_to_tensor(value)
+        if not (value.is_fully_addressable or value.is_fully_replicated):
+            from jax.experimental import multihost_utils
+
+            value = multihost_utils.process_allgather(value, tiled=True)
+    # On TensorFlow, `convert_to_numpy` copies twice. Some backends lend the
+    # memory of the variable.
+    return np.require(np.asarray(value), requirements="O")

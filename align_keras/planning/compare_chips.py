@@ -25,7 +25,7 @@ def compare_chips(
     topology: str | None = None,
     batch_per_core: int | None = None,
     vocabulary_size: int | None = None,
-    shard_optimizer: bool = False,
+    shard_state: bool = False,
     store: PlanStore | None = None,
     **overrides: Any,
 ) -> list[dict]:
@@ -40,7 +40,7 @@ def compare_chips(
         topology: string. See `topologies`. Defaults to one machine, of 4
             chips.
         batch_per_core: int. Number of pairs on each core of `topology`.
-        vocabulary_size, shard_optimizer: See `plan`.
+        vocabulary_size, shard_state: See `plan`.
         store: `PlanStore`. Keeps the plans. Defaults to `None`.
         **overrides: Fields of the recipe to replace.
 
@@ -79,7 +79,7 @@ def compare_chips(
                 name,
                 batch // count,
                 vocabulary_size,
-                shard_optimizer,
+                shard_state,
             )
         except (DoesNotFit, DoesNotDivide) as error:
             row["error"] = str(error)

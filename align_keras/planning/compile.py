@@ -39,7 +39,7 @@ class DoesNotFit(ValueError):
             f"{(needed - capacity) / 2**30:.2f} GiB more than the "
             f"{capacity / 2**30:.2f} GiB that there are. Lower "
             "`--batch-per-core`, or give `--remat`, `--microbatch N` or "
-            "`--shard-optimizer`; `--search` finds the largest batch that "
+            "`--shard-state`; `--search` finds the largest batch that "
             "fits.",
             needed,
             capacity,

@@ -179,8 +179,8 @@ def _ways(plan):
         ways.append("remat")
     if recipe["microbatch_size"]:
         ways.append(f"microbatches of {recipe['microbatch_size']}")
-    if plan["shard_optimizer"]:
-        ways.append("optimizer split over the cores")
+    if plan["shard_state"]:
+        ways.append("state split over the cores")
     return "".join(f", {way}" for way in ways)
 
 

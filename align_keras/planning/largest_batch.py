@@ -27,7 +27,7 @@ def find_largest_batch(
     microbatches: Sequence[int | None] = (None, 16),
     limit: int = 1024,
     vocabulary_size: int | None = None,
-    shard_optimizer: bool = False,
+    shard_state: bool = False,
     store: PlanStore | None = None,
     **overrides: Any,
 ) -> list[dict]:
@@ -40,7 +40,7 @@ def find_largest_batch(
         microbatches: sequence of ints. Sizes of microbatches to try, each
             with and without rematerialisation; `None` is the whole batch.
         limit: int. The largest batch to try. Defaults to `1024`.
-        vocabulary_size, shard_optimizer: See `plan`.
+        vocabulary_size, shard_state: See `plan`.
         store: `PlanStore`. Keeps the plans. Defaults to `None`.
         **overrides: Fields of the recipe to replace.
 
@@ -75,7 +75,7 @@ def find_largest_batch(
                     topology,
                     batch,
                     vocabulary_size,
-                    shard_optimizer,
+                    shard_state,
                 )
             except DoesNotFit:
                 plans[batch] = None

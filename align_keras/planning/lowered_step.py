@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from align_keras.backend.jax.sharded_state import ShardedState
+from align_keras.backend.jax.sharded_state import split_axes
 from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning.flops import count_flops
 from align_keras.training.assembly import build_network
@@ -52,20 +54,22 @@ def lower_step(
     recipe: Recipe,
     devices: list,
     vocabulary_size: int | None = None,
-    shard_optimizer: bool = False,
+    shard_state: bool = False,
 ) -> LoweredStep:
     """Lower the step that `align-keras train` runs on these devices.
 
     The model, its optimizer and the batch are shapes without values. The batch
-    is split over the devices, and each holds the weights.
+    is split over the devices.
 
     Args:
         model: string or callable. See `align_keras.training.train`.
         recipe: `Recipe`. Its batch is that of all devices.
         devices: list of JAX devices, which need not be there.
         vocabulary_size: int. Number of tokens; `None` takes the preset's.
-        shard_optimizer: bool. Whether each device holds a part of the
-            optimizer's state only. Defaults to `False`.
+        shard_state: bool. Whether each device holds a part of the weights
+            and of the optimizer's state, see
+            `align_keras.training.ShardedState`. Defaults to `False`: each
+            holds all of them.
 
     Returns:
         A `LoweredStep`.
@@ -76,14 +80,15 @@ def lower_step(
         )
     compile_model(network, recipe)
     places = np.array(devices)
-    distribution = keras.distribution.DataParallel(
+    kind = ShardedState if shard_state else keras.distribution.DataParallel
+    distribution = kind(
         device_mesh=keras.distribution.DeviceMesh(places.shape, [AXIS], places),
         auto_shard_dataset=False,
     )
     mesh = distribution.device_mesh.backend_mesh
     with distribution.scope(), abstract_variables():
         network.optimizer.build(network.trainable_variables)
-        state, batch = _abstract(network, recipe, mesh, shard_optimizer)
+        state, batch = _abstract(network, recipe, mesh, shard_state)
         whole = NamedSharding(mesh, PartitionSpec())
         step = jax.jit(
             network.train_step,
@@ -109,13 +114,16 @@ def lower_step(
     )
 
 
-def _abstract(model, recipe, mesh, shard_optimizer):
+def _abstract(model, recipe, mesh, shard_state):
     """Give each part of the state and the batch a shape and a place."""
     whole = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, PartitionSpec(AXIS))
 
-    def describe(variable, split=False):
-        sharding = _split(variable.shape, mesh) if split else whole
+    def describe(variable):
+        sharding = whole
+        if shard_state:
+            axes = split_axes(variable.shape, mesh.size, AXIS)
+            sharding = NamedSharding(mesh, PartitionSpec(*axes))
         return jax.ShapeDtypeStruct(
             variable.shape, variable.dtype, sharding=sharding
         )
@@ -123,7 +131,7 @@ def _abstract(model, recipe, mesh, shard_optimizer):
     state = (
         [describe(v) for v in model.trainable_variables],
         [describe(v) for v in model.non_trainable_variables],
-        [describe(v, shard_optimizer) for v in model.optimizer.variables],
+        [describe(v) for v in model.optimizer.variables],
         [describe(v) for v in model.metrics_variables],
     )
     size, length = recipe.image_size, recipe.sequence_length
@@ -139,15 +147,6 @@ def _abstract(model, recipe, mesh, shard_optimizer):
         for name, (shape, dtype) in shapes.items()
     }
     return state, batch
-
-
-def _split(shape, mesh):
-    """Split the longest axis that the devices divide, if there is one."""
-    axes = [None] * len(shape)
-    divisible = [i for i, size in enumerate(shape) if size % mesh.size == 0]
-    if divisible:
-        axes[max(divisible, key=lambda i: shape[i])] = AXIS
-    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def _bytes_of(tensors):

@@ -32,7 +32,7 @@ def plan(
     topology: str | None = None,
     batch_per_core: int | None = None,
     vocabulary_size: int | None = None,
-    shard_optimizer: bool = False,
+    shard_state: bool = False,
     **overrides: Any,
 ) -> dict:
     """Plan a training run: memory, time and cost, without the hardware.
@@ -52,9 +52,9 @@ def plan(
             the batch of the recipe, divided among the cores.
         vocabulary_size: int. Number of tokens. Defaults to `None`: that of
             the preset.
-        shard_optimizer: bool. Whether each core holds a part of the
-            optimizer's state. `train` does not offer that; the plan shows
-            what it would save. Defaults to `False`.
+        shard_state: bool. Whether each core holds a part of the weights and
+            of the optimizer's state, see `align_keras.training.train`.
+            Defaults to `False`.
         **overrides: Fields of the recipe to replace, such as `remat`.
 
     Returns:
@@ -93,9 +93,7 @@ def plan(
     else:
         devices = topology_devices(topology)
     settings = _with_batch(settings, batch_per_core, len(devices))
-    step = lower_step(
-        model, settings, devices, vocabulary_size, shard_optimizer
-    )
+    step = lower_step(model, settings, devices, vocabulary_size, shard_state)
     compiled = compile_step(step.lowered)
     machine = _Machine.of(topology, devices, settings)
     memory = _memory(step, compiled)
@@ -120,7 +118,7 @@ def plan(
         "batch_size": settings.batch_size,
         "recipe": dataclasses.asdict(settings),
         "vocabulary_size": vocabulary_size,
-        "shard_optimizer": shard_optimizer,
+        "shard_state": shard_state,
         "parameters": step.parameters,
         "memory": memory,
         "flops": {

@@ -38,7 +38,7 @@ class PlanStore:
         topology: str | None,
         batch_per_core: int | None,
         vocabulary_size: int | None = None,
-        shard_optimizer: bool = False,
+        shard_state: bool = False,
         **overrides: Any,
     ) -> dict:
         """Return what `align_keras.planning.plan` does, new or kept.
@@ -48,7 +48,7 @@ class PlanStore:
             recipe: string or `Recipe`.
             topology: string or `None`, for which nothing is kept either.
             batch_per_core: int or `None`.
-            vocabulary_size, shard_optimizer: See `plan`.
+            vocabulary_size, shard_state: See `plan`.
             **overrides: Fields of the recipe to replace.
 
         Returns:
@@ -60,7 +60,7 @@ class PlanStore:
         recipe = load_recipe(recipe, **overrides)
         arguments = (
             *(model, recipe, topology, batch_per_core),
-            *(vocabulary_size, shard_optimizer),
+            *(vocabulary_size, shard_state),
         )
         if self.directory is None or not isinstance(model, str) or not topology:
             return _plan(*arguments)

@@ -19,6 +19,7 @@ from align_keras.io.paths import local_path
 from align_keras.models.lora import lora_variables
 from align_keras.models.lora import without_lora
 from align_keras.models.snapshot import Snapshot
+from align_keras.models.snapshot import to_host
 
 # Bytes that a file spends on a variable beside its values, rounded up.
 HDF5_OVERHEAD = 4096
@@ -209,7 +210,7 @@ class Checkpoints:
             raise self.explain(path, error) from error
         with without_lora(model):
             snapshot = Snapshot(model)
-        lora = [keras.ops.convert_to_numpy(v) for v in lora_variables(model)]
+        lora = [to_host(v) for v in lora_variables(model)]
         state = {
             "step": step,
             "random": _values(_random(model)),

@@ -1,6 +1,6 @@
 import contextlib
 
-from keras import ops
+from align_keras.models.snapshot import to_host
 
 
 @contextlib.contextmanager
@@ -44,10 +44,10 @@ def averaged_weights(model):
         )
         if average is not None
     ]
-    own = [ops.convert_to_numpy(variable) for variable, _ in pairs]
+    own = [to_host(variable) for variable, _ in pairs]
     try:
         for variable, average in pairs:
-            value = ops.convert_to_numpy(average)
+            value = to_host(average)
             if variable.constraint is not None:
                 # Keras averages what the optimizer made, before constraints.
                 value = variable.constraint(value)

@@ -21,13 +21,14 @@ FIELDS = (
 )
 
 
-def load_plan(path, preset, recipe):
+def load_plan(path, preset, recipe, shard_state=False):
     """Read a plan and check that it is one of a run.
 
     Args:
         path: string. A JSON file that `align-keras plan` wrote.
         preset: string. The preset of the run.
         recipe: `Recipe`. That of the run.
+        shard_state: bool. That of the run. Defaults to `False`.
 
     Returns:
         A dict.
@@ -37,20 +38,22 @@ def load_plan(path, preset, recipe):
     """
     try:
         plan = read_json(path)
-        planned = {"preset": plan["preset"], **plan["recipe"]}
+        planned = {
+            **plan["recipe"],
+            **{name: plan[name] for name in ("preset", "shard_state")},
+        }
         float(plan["seconds"]["step"])
-        split, _ = plan["shard_optimizer"], plan["topology"]
+        plan["topology"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"`{path}` is no plan. Write one with `align-keras plan --output "
             f"DIR` and give its plan.json. Received: {error!r}"
         ) from None
-    if split:
-        raise ValueError(
-            f"The plan `{path}` has shard_optimizer=True, which training does "
-            "not offer. Plan again without `--shard-optimizer`."
-        )
-    asked = {"preset": preset, **{f: getattr(recipe, f) for f in FIELDS}}
+    asked = {
+        "preset": preset,
+        "shard_state": shard_state,
+        **{field: getattr(recipe, field) for field in FIELDS},
+    }
     for name, value in asked.items():
         if planned.get(name) != value:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from align_keras.backend.jax.sharded_state import ShardedState
 from align_keras.training.processes import join_processes
 
 # The vendor of TPUs on the PCI bus.
@@ -26,7 +27,10 @@ class _NoStrategy:
 
 
 def make_strategy(
-    name: str = "auto", tpu: str | None = None, join: bool = False
+    name: str = "auto",
+    tpu: str | None = None,
+    join: bool = False,
+    shard_state: bool = False,
 ) -> Any:
     """Create the distribution strategy of a training run.
 
@@ -41,6 +45,10 @@ def make_strategy(
         join: bool. Whether processes of JAX that were started together share
             the work, see `align_keras.training.processes`. Defaults to
             `False`.
+        shard_state: bool. Whether each device holds a part of the weights and
+            of the optimizer's state, see
+            `align_keras.training.ShardedState`. For several devices of the
+            JAX backend. Defaults to `False`.
 
     Returns:
         An object with `scope()` and `num_replicas_in_sync`, such as a
@@ -48,7 +56,8 @@ def make_strategy(
         the scope.
 
     Raises:
-        ValueError: The name is unknown, or there is no such hardware.
+        ValueError: The name is unknown, there is no such hardware, or there
+            is nothing to share the state with.
 
     Example:
 
@@ -64,7 +73,14 @@ def make_strategy(
             f"Received: strategy={name!r}"
         )
     if keras.config.backend() == "jax":
-        return _jax_strategy(name, join)
+        return _jax_strategy(name, join, shard_state)
+    if shard_state:
+        raise ValueError(
+            "On the JAX backend alone, devices hold parts of the state. Set "
+            "the environment variable KERAS_BACKEND to `jax`, or leave out "
+            "`shard_state`. Received: shard_state=True, "
+            f"backend={keras.config.backend()!r}"
+        )
     if keras.config.backend() == "torch":
         if name not in ("auto", "one-device"):
             raise ValueError(
@@ -199,7 +215,7 @@ def _knock(address):
         socket.create_connection((host, int(port)), timeout=20).close()
 
 
-def _jax_strategy(name, join):
+def _jax_strategy(name, join, shard_state):
     if name in ("multi-worker", "tpu"):
         raise ValueError(
             f"The strategy `{name}` belongs to the TensorFlow backend. On JAX "
@@ -219,11 +235,19 @@ def _jax_strategy(name, join):
         )
     strategy.worker = jax.process_index(), count
     devices = keras.distribution.list_devices()
-    if name != "one-device" and len(devices) > 1:
+    several = name != "one-device" and len(devices) > 1
+    if shard_state and not several:
+        raise ValueError(
+            "With one device, there is none to share the state with: leave "
+            f"out `shard_state`. Received: strategy={name!r}, {len(devices)} "
+            "devices"
+        )
+    if several:
         # The program sees the global batch, yet it must divide evenly.
         strategy.num_replicas_in_sync = len(devices)
+        kind = ShardedState if shard_state else keras.distribution.DataParallel
         keras.distribution.set_distribution(
-            keras.distribution.DataParallel(
+            kind(
                 devices=devices,
                 # Each process reads its own rows.
                 auto_shard_dataset=count == 1,

@@ -83,6 +83,7 @@ def train(
     allow_outside: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     log: Sequence[str] = ("tensorboard",),
+    shard_state: bool = False,
     **overrides: Any,
 ) -> dict:
     """Train ALIGN, or resume a run that was interrupted.
@@ -143,6 +144,9 @@ def train(
             weights. Defaults to `True`.
         allow_outside: bool. Whether a folder of images is followed to files
             outside of it, see `align_keras.data.pack`. Defaults to `False`.
+        shard_state: bool. Whether each device holds a part of the weights and
+            of the optimizer's state, see `make_strategy`. Defaults to
+            `False`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
     Returns:
@@ -179,7 +183,12 @@ def train(
     towers = known_towers(image_weights, text_weights)
     _check_model(model, towers)
     if isinstance(strategy, str):
-        strategy = make_strategy(strategy, join=True)
+        strategy = make_strategy(strategy, join=True, shard_state=shard_state)
+    elif shard_state:
+        raise ValueError(
+            "`shard_state` goes with a strategy that `train` makes: name one, "
+            f"such as 'auto'. Received: strategy={strategy!r}"
+        )
     _check_batch(recipe, strategy.num_replicas_in_sync)
     run = _Run(
         model=model,
@@ -197,6 +206,7 @@ def train(
         allow_outside=allow_outside,
         callbacks=callbacks,
         log=log,
+        shard_state=shard_state,
     )
     return _train_parts(run, workdir)
 
@@ -220,6 +230,7 @@ class _Run:
     allow_outside: bool
     callbacks: Sequence[keras.callbacks.Callback]
     log: Sequence[str]
+    shard_state: bool
 
 
 @stored("workdir", but=lambda arguments: not arguments["run"].workers.is_first)
@@ -293,7 +304,9 @@ def _train_part(run, workdir, begun):
         }
         if workers.is_first:
             _claim(workdir, asked, step)
-        _compare(asked, workers.send(to_json(asked)))
+        # A checkpoint is the same however its state was spread.
+        alike = {**asked, "shard_state": run.shard_state}
+        _compare(alike, workers.send(to_json(alike)))
         records = count_once(records, workdir, step)
         recipe = recipe.in_steps(records.total)
         part = part_at_hand(recipe, state)
@@ -322,6 +335,8 @@ def _train_part(run, workdir, begun):
                     check_resized(source, model.preprocessor.image_converter)
             compile_model(model, part.recipe, part.first_step, run.diagnostics)
             begun.restore(model, fresh_optimizer=step == part.first_step)
+            if run.shard_state:
+                _describe_state(model)
         if step:
             logger.info("Resuming after step %d.", step)
         logger.info(
@@ -396,6 +411,25 @@ def _find_tokenizer(run, records, workdir, step):
                 temporary.write_text(tokens, encoding="utf-8")
         tokenizer = find(step=1)
     return tokenizer
+
+
+def _describe_state(model):
+    """Tell how much of the state a device holds."""
+    from align_keras.backend.jax.sharded_state import bytes_of_a_device
+
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    devices = keras.distribution.distribution().device_mesh.devices
+    part, whole = bytes_of_a_device(
+        [*model.weights, *model.optimizer.variables]
+    )
+    logger.info(
+        "Each of %d devices holds %.1f MB of weights and optimizer's state; "
+        "together they take %.1f MB.",
+        devices.size,
+        part / 1e6,
+        whole / 1e6,
+    )
 
 
 def _compare(asked, first):

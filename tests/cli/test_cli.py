@@ -111,7 +111,7 @@ def test_train_beside_a_plan(folder, packed, tmp_path, capsys):
         "recipe": dataclasses.asdict(recipe),
         "seconds": {"step": 0.25},
         "topology": "v5e:2x2",
-        "shard_optimizer": False,
+        "shard_state": False,
     }
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(plan))

@@ -78,6 +78,7 @@ def main():
         workdir=workdir,
         evaluate=evaluate,
         diagnostics=False,
+        shard_state=NAME == "in parts",
     )
     print(json.dumps(result))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,12 +98,17 @@ def folder(tmp_path_factory):
         (folder / "two").symlink_to(copy, target_is_directory=True)
     (folder / "said.json").write_text(json.dumps(texts))
     said(one)
+    # It is told to stop after step 4, and stays in parts when it goes on.
+    for _ in range(2):
+        texts = [said(p) for p in together(folder, "in parts", named_by_us)]
+    (folder / "in_parts.txt").write_text(texts[0])
     return folder
 
 
-def test_two_processes_equal_one_with_two_devices(folder):
+@pytest.mark.parametrize("name", ["two", "in parts"])
+def test_two_processes_equal_one_with_two_devices(folder, name):
     """Weights, moments and metrics, though they were stopped meanwhile."""
-    one, two = checkpoint(folder / "one", 10), checkpoint(folder / "two", 10)
+    one, two = checkpoint(folder / "one", 10), checkpoint(folder / name, 10)
     assert one.keys() == two.keys() and len(one) > 20
     for name, value in one.items():
         np.testing.assert_allclose(
@@ -110,13 +116,21 @@ def test_two_processes_equal_one_with_two_devices(folder):
         )
     assert np.abs(one["optimizer/vars/2"]).max() > 0
     for ours, theirs in zip(
-        metrics_of(folder / "two"), metrics_of(folder / "one"), strict=True
+        metrics_of(folder / name), metrics_of(folder / "one"), strict=True
     ):
         assert [m["step"] for m in ours] == [m["step"] for m in theirs]
         for line, expected in zip(ours, theirs, strict=True):
             line.pop("images_per_second", None)
             expected.pop("images_per_second", None)
             assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_processes_tell_how_much_a_device_holds(folder):
+    text = (folder / "in_parts.txt").read_text()
+    part, whole = re.search(
+        r"Each of 2 devices holds ([\d.]+) MB .* take ([\d.]+) MB", text
+    ).groups()
+    assert 0.4 < float(part) / float(whole) < 0.7
 
 
 def test_they_stop_and_resume_together(folder):

@@ -206,7 +206,7 @@ def plans_of_tpus(directory, preset):
     return {
         "compared": command(*compared),
         "again": command(*compared),
-        "split": make(topology="v3:1x1", shard_optimizer=True),
+        "split": make(topology="v3:1x1", shard_state=True),
         "too_large": too_large("v5e:1x1"),
         "unread": unread(
             *("--preset", preset, "--output", f"{directory}/unread", *SIZES),

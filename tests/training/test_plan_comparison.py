@@ -22,7 +22,7 @@ def plan_file(tmp_path):
         "recipe": dataclasses.asdict(RECIPE),
         "seconds": {"step": 0.25},
         "topology": "v5e:2x2",
-        "shard_optimizer": False,
+        "shard_state": False,
     }
     path.write_text(json.dumps(plan))
     return path
@@ -62,11 +62,12 @@ def test_plan_of_another_run_is_refused(field, plan_file):
         load_plan(plan_file, "align_b0_bert_mini", RECIPE)
 
 
-def test_plan_of_a_split_optimizer_is_refused(plan_file):
+def test_plan_of_a_state_in_parts_is_for_such_a_run(plan_file):
     plan = json.loads(plan_file.read_text())
-    plan["shard_optimizer"] = True
+    plan["shard_state"] = True
     plan_file.write_text(json.dumps(plan))
-    with pytest.raises(ValueError, match="without `--shard-optimizer`"):
+    assert load_plan(plan_file, "align_b0_bert_mini", RECIPE, True) == plan
+    with pytest.raises(ValueError, match="has shard_state=True, and this run"):
         load_plan(plan_file, "align_b0_bert_mini", RECIPE)
 
 

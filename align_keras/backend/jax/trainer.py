@@ -6,6 +6,7 @@ import jax
 import keras
 
 from align_keras.backend.jax.replicas import num_shards
+from align_keras.backend.jax.sharded_state import gathered
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import OwnRows
 from align_keras.backend.padding import PaddingMixin
@@ -28,13 +29,14 @@ class Trainer(PaddingMixin):
 
     def train_step(self, state, data):
         trainable, others, optimizer_state, metrics = state
+        whole = gathered(trainable), gathered(others)
 
         def scale_loss(loss):
             pairs = zip(self.optimizer.variables, optimizer_state, strict=True)
             with keras.StatelessScope(pairs):
                 return self.optimizer.scale_loss(loss)
 
-        batch, step = self.take_gradients(data, trainable, others, scale_loss)
+        batch, step = self.take_gradients(data, *whole, scale_loss)
         new_trainable, new_optimizer_state = self.optimizer.stateless_apply(
             optimizer_state, step.gradients, trainable
         )
