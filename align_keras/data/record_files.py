@@ -61,6 +61,9 @@ class RecordFiles:
         if counts is not None:
             self.counts = counts
 
+    def __str__(self):
+        return str(self.source)
+
     @functools.cached_property
     def counts(self) -> dict[str, int]:
         """Dict from file to its number of records.

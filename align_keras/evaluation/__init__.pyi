@@ -1,5 +1,9 @@
 from .ablation import ablate as ablate
 from .compare import compare_results as compare_results
+from .composition import measure_composition as measure_composition
+from .composition import sugar_crepe as sugar_crepe
+from .composition import visual_genome as visual_genome
+from .composition import winoground as winoground
 from .cxc import measure_cxc as measure_cxc
 from .datasets import DataSet as DataSet
 from .finetune import measure_finetune as measure_finetune

@@ -10,6 +10,7 @@ from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.bootstrap import p_value
 from align_keras.evaluation.bootstrap import resample
+from align_keras.evaluation.composition import composition_scores
 from align_keras.evaluation.cxc import cxc_recalls
 from align_keras.evaluation.finetune import finetune_accuracies
 from align_keras.evaluation.knn import knn_accuracies
@@ -30,6 +31,7 @@ _TASKS = {
     "finetune-head": (finetune_accuracies, ("ks",), ("label",)),
     "knn": (knn_accuracies, (), ("label",)),
     "cxc": (cxc_recalls, ("ks", "drop_empty"), ("caption_image",)),
+    "composition": (composition_scores, ("categories", "each"), ("category",)),
     "words": (word_correlations, (), ("judgement",)),
 }
 SIGNIFICANCE = 0.05
@@ -43,6 +45,7 @@ DEFINITION = (
     "image_digest",
     "train_image_digest",
     "classes",
+    "categories",
     "prompts",
     "ensemble",
     "solver",

@@ -55,6 +55,8 @@ def describe_counts(result: Result) -> str:
         parts.append(f"{result['texts']} captions")
     if "train_images" in result:
         parts.append(f"{result['train_images']} training images")
+    if "examples" in result:
+        parts.append(f"{result['examples']} examples")
     if "classes" in result:
         parts.append(f"{result['classes']} classes")
     if result["task"] == "cxc":
@@ -71,6 +73,8 @@ def describe_counts(result: Result) -> str:
         notes.append(
             f"{result['classes_without_images']} classes without an image"
         )
+    if result.get("examples_skipped"):
+        notes.append(f"{result['examples_skipped']} examples left out")
     if result.get("images_skipped") is not None:
         notes.append(f"{result['images_skipped']} left out as not readable")
     line = f"{result['task']}, {result['dataset']}: " + ", ".join(parts)

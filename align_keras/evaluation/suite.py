@@ -14,6 +14,12 @@ from align_keras.embedding.loading import load_embedder
 from align_keras.embedding.vector_cache import file_name
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.composition import ARO
+from align_keras.evaluation.composition import SUGAR_CREPE
+from align_keras.evaluation.composition import measure_composition
+from align_keras.evaluation.composition import sugar_crepe
+from align_keras.evaluation.composition import visual_genome
+from align_keras.evaluation.composition import winoground
 from align_keras.evaluation.cxc import measure_cxc
 from align_keras.evaluation.cxc_data import COLUMNS as CXC_FILES
 from align_keras.evaluation.describe_results import describe_result
@@ -71,6 +77,7 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
         *_caption_jobs(root, allow_outside),
         *_imagenet_jobs(root, allow_outside),
         *_probe_jobs(root, allow_outside),
+        *_composition_jobs(root, allow_outside),
         *_own_jobs(root, allow_outside),
         *_tfds_jobs(root / "tfds"),
         Job(
@@ -184,6 +191,27 @@ def _probe_jobs(root, allow_outside):
             return measure_linear_probe(embedder, **data, **options)
 
         yield Job(f"linear-probe-{name}", tuple(folders.values()), run)
+
+
+def _composition_jobs(root, allow_outside):
+    def job(name, needs, read, *arguments):
+        def run(embedder, **options):
+            data = read(*arguments, allow_outside=allow_outside)
+            return measure_composition(embedder, data, **options)
+
+        return Job(f"composition-{name}", needs, run)
+
+    folder = root / "winoground"
+    needs = folder / "examples.jsonl", folder / "images"
+    yield job("winoground", needs, winoground, folder)
+    folder, images = root / "sugarcrepe", root / "mscoco" / "val2017"
+    files = [folder / f"{category}.json" for category in SUGAR_CREPE]
+    needs = *files, images
+    yield job("sugarcrepe", needs, sugar_crepe, folder, images)
+    folder = root / "aro"
+    for kind, file in ARO.items():
+        needs = folder / file, folder / "images"
+        yield job(f"vg_{kind}", needs, visual_genome, folder, kind)
 
 
 def _own_jobs(root, allow_outside):

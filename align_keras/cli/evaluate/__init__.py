@@ -8,6 +8,8 @@ EVALUATIONS = {
     "knn": "find the label of an image among its nearest training images",
     "linear-probe": "train a linear classifier on frozen vectors",
     "cxc": "Crisscrossed Captions: retrieval and correlation with ratings",
+    "composition": "tell apart captions of nearly the same words: Winoground, "
+    "SugarCrepe, ARO",
     "words": "compare the similarity of words with human judgement",
     "finetune": "fine-tune a classifier, head first and then all",
     "vtab": "fine-tune on VTAB-1k: a sweep for each of its 19 tasks",

@@ -1,0 +1,62 @@
+"""`align-keras evaluate composition`."""
+
+from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import add_allow_outside
+
+TESTS = ("winoground", "sugarcrepe", "vg-relation", "vg-attribution")
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
+    parser.add_argument(
+        "--test", required=True, choices=TESTS, help="whose form the data have"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FOLDER",
+        help="the published files: examples.jsonl, add_att.json and others, "
+        "or visual_genome_relation.json",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="MSCOCO's val2017 for sugarcrepe; of the others, `images` in "
+        "--data unless this says otherwise",
+    )
+    shared_options.add_name(parser)
+    add_allow_outside(parser)
+
+
+def run(args):
+    """Measure and print the result."""
+    from align_keras.evaluation import composition
+
+    options = {"allow_outside": args.allow_outside}
+    if args.name:
+        options["name"] = args.name
+    if args.test == "winoground":
+        if args.images:
+            shared_options.refuse(
+                "images", "is not for winoground: they lie in `--data`"
+            )
+        data = composition.winoground(args.data, **options)
+    elif args.test == "sugarcrepe":
+        if not args.images:
+            raise ValueError(
+                "sugarcrepe needs `--images`, the folder of MSCOCO's val2017."
+            )
+        data = composition.sugar_crepe(args.data, args.images, **options)
+    else:
+        kind = args.test.removeprefix("vg-")
+        data = composition.visual_genome(
+            args.data, kind, args.images, **options
+        )
+    result = composition.measure_composition(
+        shared_options.embedder(args),
+        data,
+        **shared_options.embedding_options(args),
+    )
+    shared_options.show(args, result)

@@ -1,0 +1,492 @@
+"""Whether a model hears how words are put together.
+
+Each example has captions of nearly the same words, of which one is right.
+Winoground pairs two images with two captions; SugarCrepe and ARO's Visual
+Genome tests have one image, its caption, and one that is wrong.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.datasets import DataSet
+from align_keras.evaluation.datasets import find_image
+from align_keras.evaluation.ranks import pair_scores
+from align_keras.evaluation.results import Result
+from align_keras.evaluation.results import summarize
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.folders import read_within
+from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import reads
+from align_keras.io.rows import RowError
+from align_keras.io.rows import read_rows
+
+# The files of SugarCrepe: what was done to a caption, and to which part of it.
+SUGAR_CREPE = (
+    *("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel"),
+    *("swap_att", "swap_obj"),
+)
+ARO = {
+    "relation": "visual_genome_relation.json",
+    "attribution": "visual_genome_attribution.json",
+}
+_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
+# What a random order of the four scores of an example reaches.
+_CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """Examples of images, and of captions of which each has its own image.
+
+    Args:
+        name: string. How results call it.
+        images: list of callables without arguments, each of which returns the
+            path or the bytes of an image.
+        keys: list of strings, one for each image and different from the
+            others.
+        examples: list of triples: a tuple of one or two places in `images`;
+            two captions, of which the first is that of the first image, and
+            the second that of the second image or of none; and the number of
+            a category.
+        categories: list of strings.
+        each: bool. Whether results tell each category, or their mean alone.
+    """
+
+    name: str
+    images: list[Callable[[], Any]]
+    keys: list[str]
+    examples: list[tuple[tuple[int, ...], tuple[str, str], int]]
+    categories: list[str]
+    each: bool = True
+
+
+# === Data ===
+
+
+@reads("folder")
+def winoground(
+    folder: str | Path, name: str = "winoground", allow_outside: bool = False
+) -> Composition:
+    """Read Winoground as it is published.
+
+    Args:
+        folder: string or `pathlib.Path`. Holds `examples.jsonl` and `images`.
+        name: string. Defaults to `"winoground"`.
+        allow_outside: bool. Whether links may lead out of the folder.
+            Defaults to `False`.
+
+    Returns:
+        `Composition` of two images and two captions each; categories are the
+        collapsed tags, such as `"object"`.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A row lacks a field.
+
+    Reference:
+        - [Thrush et al., 2022](https://arxiv.org/abs/2204.03162)
+    """
+    folder = Path(folder)
+    path = folder / "examples.jsonl"
+    made = _Builder(name)
+    for number, row in enumerate(read_rows(path), 1):
+        if isinstance(row, RowError):
+            raise ValueError(f"Row {number} of `{path}` is {row}.")
+        values = [
+            _text(path, f"row {number}", row, field)
+            for field in ("image_0", "image_1", "caption_0", "caption_1")
+        ]
+        tag = _text(path, f"row {number}", row, "collapsed_tag").lower()
+        places = [
+            made.image(
+                image,
+                partial(_find, folder / "images", image, allow_outside),
+            )
+            for image in values[:2]
+        ]
+        made.add(places, values[2:], tag)
+    return made.build(path)
+
+
+@reads("folder", "images")
+def sugar_crepe(
+    folder: str | Path,
+    images: str | Path,
+    name: str = "sugarcrepe",
+    allow_outside: bool = False,
+) -> Composition:
+    """Read SugarCrepe as it is published.
+
+    Args:
+        folder: string or `pathlib.Path`. Holds `add_att.json` and the six
+            others.
+        images: string or `pathlib.Path`. MSCOCO's `val2017`.
+        name: string. Defaults to `"sugarcrepe"`.
+        allow_outside: bool. Whether links may lead out of `images`. Defaults
+            to `False`.
+
+    Returns:
+        `Composition` of one image, its caption and a wrong one each;
+        categories are the files.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A row lacks a field.
+
+    Reference:
+        - [Hsieh et al., 2023](https://arxiv.org/abs/2306.14610)
+    """
+    made = _Builder(name)
+    for category in SUGAR_CREPE:
+        path = Path(folder) / f"{category}.json"
+        for number, row in _rows(path):
+            file, right, wrong = (
+                _text(path, number, row, field)
+                for field in ("filename", "caption", "negative_caption")
+            )
+            place = made.image(
+                file, partial(find_image, images, file, allow_outside)
+            )
+            made.add([place], [right, wrong], category)
+    return made.build(folder)
+
+
+@reads("folder", "images")
+def visual_genome(
+    folder: str | Path,
+    kind: str = "relation",
+    images: str | Path | None = None,
+    name: str | None = None,
+    allow_outside: bool = False,
+) -> Composition:
+    """Read Visual Genome Relation or Attribution of ARO as it is published.
+
+    Args:
+        folder: string or `pathlib.Path`. Holds
+            `visual_genome_relation.json` or `visual_genome_attribution.json`.
+        kind: string. `"relation"` or `"attribution"`. Defaults to
+            `"relation"`.
+        images: string or `pathlib.Path`. Defaults to `None`: `images` in
+            `folder`. Each is cropped to the box that its row tells.
+        name: string. Defaults to `None`: `"vg_relation"` or
+            `"vg_attribution"`.
+        allow_outside: bool. Whether links may lead out of `images`. Defaults
+            to `False`.
+
+    Returns:
+        `Composition` of one image, its caption and a wrong one each;
+        categories are relations, or pairs of attributes.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A row lacks a field, or `kind` is unknown.
+
+    Reference:
+        - [Yuksekgonul et al., 2023](https://arxiv.org/abs/2210.01936)
+    """
+    if kind not in ARO:
+        raise ValueError(
+            f"`kind` must be one of {', '.join(ARO)}. Received: kind={kind!r}"
+        )
+    path = Path(folder) / ARO[kind]
+    images = Path(folder) / "images" if images is None else images
+    made = _Builder(name or f"vg_{kind}", each=False)
+    for number, row in _rows(path):
+        file, right, wrong = (
+            _text(path, number, row, field)
+            for field in ("image_path", "true_caption", "false_caption")
+        )
+        if kind == "relation":
+            category = _text(path, number, row, "relation_name")
+        else:
+            category = "_".join(
+                map(str, _field(path, number, row, "attributes"))
+            )
+        x, y, width, height = box = [
+            _number(path, number, row, f"bbox_{side}") for side in "xywh"
+        ]
+        place = made.image(
+            f"{file} {box}",
+            partial(
+                _cropped,
+                *(images, file, allow_outside),
+                (x, y, x + width, y + height),
+            ),
+        )
+        made.add([place], [right, wrong], category)
+    return made.build(path)
+
+
+class _Builder:
+    """Collects examples, and names each image and category once."""
+
+    def __init__(self, name, each=True):
+        self.name, self.each = name, each
+        self.places, self.images = {}, []
+        self.numbers, self.examples = {}, []
+
+    def image(self, key, read):
+        if key not in self.places:
+            self.places[key] = len(self.places)
+            self.images.append(read)
+        return self.places[key]
+
+    def add(self, places, captions, category):
+        number = self.numbers.setdefault(category, len(self.numbers))
+        self.examples.append((tuple(places), tuple(captions), number))
+
+    def build(self, source):
+        if not self.examples:
+            raise ValueError(f"`{source}` has no examples.")
+        return Composition(
+            self.name,
+            self.images,
+            list(self.places),
+            self.examples,
+            list(self.numbers),
+            self.each,
+        )
+
+
+def _rows(path):
+    """Yield the rows of a JSON object or list, each with its name."""
+    rows = read_json(path)
+    if isinstance(rows, dict):
+        pairs = rows.items()
+    elif isinstance(rows, list):
+        pairs = enumerate(rows)
+    else:
+        raise ValueError(f"`{path}` must hold a list or an object of rows.")
+    for number, row in pairs:
+        yield f"row {number}", row
+
+
+def _field(path, place, row, name):
+    if not isinstance(row, dict) or row.get(name) is None:
+        raise ValueError(f"In `{path}`, {place} lacks the field `{name}`.")
+    return row[name]
+
+
+def _text(path, place, row, name):
+    value = _field(path, place, row, name)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"In `{path}`, {place}, the field `{name}` must be a text. "
+            f"Received: {value!r}"
+        )
+    return value
+
+
+def _number(path, place, row, name):
+    value = _field(path, place, row, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(
+            f"In `{path}`, {place}, the field `{name}` must be a number. "
+            f"Received: {value!r}"
+        )
+    return value
+
+
+def _find(folder, name, allow_outside):
+    """Find an image whose suffix is not told."""
+    for suffix in _SUFFIXES[:-1]:
+        try:
+            return find_image(folder, name + suffix, allow_outside)
+        except FileNotFoundError:
+            continue
+    return find_image(folder, name + _SUFFIXES[-1], allow_outside)
+
+
+def _cropped(folder, name, allow_outside, box):
+    path = find_image(folder, name, allow_outside)
+    contents = read_within(path.parent, path.name, allow_outside)
+    image = Image.open(io.BytesIO(contents)).convert("RGB").crop(box)
+    return np.asarray(image)
+
+
+# === Metrics ===
+
+
+def composition_scores(
+    outcomes: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
+    categories: list[str] | None = None,
+    each: bool = True,
+) -> dict[str, float]:
+    """Sum up which captions and images were told apart.
+
+    Equal scores are wrong, as in the published code of all three tests.
+
+    Args:
+        outcomes: dictionary of arrays: `"score"` `(count, images, 2)`, the
+            cosines of each image with both captions; and `"category"`
+            `(count,)`.
+        weights: integer array `(count,)`. How often each example counts.
+            Defaults to `None`, once each.
+        categories: list of strings, the names of the categories. Defaults to
+            `None`: their numbers.
+        each: bool. Whether to tell each category. Defaults to `True`.
+
+    Returns:
+        A dictionary of floats. With two images: `"text_score"`, the share of
+        examples in which each image prefers its caption; `"image_score"`, in
+        which each caption prefers its image; `"group_score"`, in which both
+        hold; and the three of each category. With one: `"accuracy"`, the
+        share in which the image prefers its caption; `"mean_per_category"`;
+        and that of each category. A category without examples is NaN, and
+        left out of the mean.
+    """
+    scores, category = outcomes["score"], outcomes["category"]
+    if weights is None:
+        weights = np.ones(len(scores), "int64")
+    names = categories or [str(n) for n in range(category.max() + 1)]
+    if scores.shape[1] == 2:
+        text = _all(
+            scores[:, 0, 0] > scores[:, 0, 1], scores[:, 1, 1] > scores[:, 1, 0]
+        )
+        image = _all(
+            scores[:, 0, 0] > scores[:, 1, 0], scores[:, 1, 1] > scores[:, 0, 1]
+        )
+        right = {
+            "text_score": text,
+            "image_score": image,
+            "group_score": _all(text, image),
+        }
+    else:
+        right = {"accuracy": scores[:, 0, 0] > scores[:, 0, 1]}
+    found = {
+        name: float(weights @ hits / weights.sum())
+        for name, hits in right.items()
+    }
+    counts = np.bincount(category, weights, len(names))
+    shares = {
+        name: _shares(np.bincount(category, weights * hits, len(names)), counts)
+        for name, hits in right.items()
+    }
+    if "accuracy" in shares:
+        found["mean_per_category"] = float(np.nanmean(shares["accuracy"]))
+    if each:
+        for name, values in shares.items():
+            for label, value in zip(names, values, strict=True):
+                found[f"{label}_{name}"] = float(value)
+    return found
+
+
+def _all(*conditions):
+    return np.logical_and.reduce(conditions)
+
+
+def _shares(part, whole):
+    return np.divide(part, whole, np.full(len(whole), np.nan), where=whole > 0)
+
+
+def measure_composition(
+    model: Embedder | keras.Model,
+    data: Composition,
+    batch_size: int = 64,
+    progress: bool = True,
+    cache: str | Path | None = None,
+    samples: int = SAMPLES,
+) -> Result:
+    """Measure whether a model tells captions of nearly the same words apart.
+
+    An image that does not decode is named in a warning, and its examples are
+    left out and counted.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
+            `Embedder`.
+        data: `Composition`, as `winoground`, `sugar_crepe` and
+            `visual_genome` return it.
+        batch_size, progress, cache, samples: See `measure_retrieval`; the
+            intervals draw examples.
+
+    Returns:
+        A `Result`: the metrics of `composition_scores`, chance, and the
+        numbers of examples and of those left out.
+
+    Raises:
+        ValueError: No example is whole.
+
+    Example:
+
+    ```python
+    data = sugar_crepe("sugar-crepe/data", "mscoco/val2017")
+    measure_composition(model, data)["accuracy"]
+    ```
+    """
+    embedder = as_embedder(model)
+    stream = DataSet(
+        data.name,
+        lambda: (
+            (key, read(), place)
+            for place, (key, read) in enumerate(
+                zip(data.keys, data.images, strict=True)
+            )
+        ),
+        len(data.images),
+    )
+    images, places, skipped, digest = embed_data_set(
+        embedder, stream, batch_size, progress, cache
+    )
+    row = {place: number for number, place in enumerate(places)}
+    whole = [
+        example
+        for example in data.examples
+        if all(place in row for place in example[0])
+    ]
+    if not whole:
+        raise ValueError(f"No example of `{data.name}` has all of its images.")
+    texts = sorted({text for _, captions, _ in whole for text in captions})
+    vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
+    line = {text: number for number, text in enumerate(texts)}
+    count = len(whole[0][0])
+    wanted = [
+        (row[place], line[caption])
+        for own, captions, _ in whole
+        for place in own
+        for caption in captions
+    ]
+    scores = pair_scores(images, vectors, *np.array(wanted).T)
+    outcomes = {
+        "score": scores.reshape(len(whole), count, 2),
+        "category": np.array([category for *_, category in whole]),
+    }
+    options: dict[str, Any] = {
+        "categories": data.categories,
+        "each": data.each,
+    }
+    result = summarize(
+        "composition",
+        partial(composition_scores, **options),
+        outcomes,
+        len(whole),
+        samples,
+        dataset=data.name,
+        model=embedder.name,
+        unit="example",
+        images=len(images),
+        examples=len(whole),
+        examples_skipped=len(data.examples) - len(whole),
+        image_digest=digest,
+        images_skipped=skipped,
+        prompts=fingerprint(data.examples),
+        **options,
+    )
+    for name in result.metrics:
+        chances = [v for k, v in _CHANCE.items() if name.endswith(k)]
+        result[f"chance_{name}"] = chances[0] if chances else 1 / 2
+    return result
