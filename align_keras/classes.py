@@ -105,8 +105,7 @@ def read_classes(path: str | Path, distinct: bool = False) -> Classes:
     brace or a quotation mark is JSON, whatever the file is called.
 
     Args:
-        path: string or `pathlib.Path`. UTF-8, or UTF-16 with a byte order
-            mark.
+        path: string or `pathlib.Path`. UTF-8, UTF-16 or UTF-32.
         distinct: bool. Whether no two classes may have the same first name,
             because answers call them by it. Defaults to `False`.
 

@@ -7,6 +7,7 @@ import posixpath
 import tarfile
 import typing
 
+from align_keras.data import archives as tars
 from align_keras.data import sources
 from align_keras.data.captions import NoUsableRow
 from align_keras.data.captions import read_captions
@@ -119,7 +120,7 @@ def open_source(
         )
     else:
         archives = found.kind == "archive"
-        read = sources.from_archive if archives else sources.from_records
+        read = tars.from_archive if archives else sources.from_records
         pairs = read_files(source, files, read, tally, allow_outside)
         opened = Source(pairs, stream_bytes=_size(files))
     if not counts_others:

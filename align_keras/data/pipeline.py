@@ -12,7 +12,6 @@ from align_keras.data.reading import read_in_order
 from align_keras.data.reading import read_shuffled
 from align_keras.data.record_files import open_records
 from align_keras.data.records import decode_record
-from align_keras.data.records import note_skipped
 from align_keras.data.records import parse_record
 from align_keras.data.records import read_record
 from align_keras.data.records import read_shard
@@ -63,9 +62,9 @@ def load_dataset(
     central crop.
 
     A record whose image does not decode, or that has no caption, is
-    skipped, logged once and listed by `align_keras.data.skipped()`. In
-    training its place in the batch is taken by another pair of the same
-    batch, which keeps the shapes static and the numbering of steps exact.
+    skipped, logged once and listed by `RecordFiles.skipped`. In training its
+    place in the batch is taken by another pair of the same batch, which keeps
+    the shapes static and the numbering of steps exact.
 
     Args:
         records: `RecordFiles`, or a folder, glob, file or list of these that
@@ -117,7 +116,7 @@ def load_dataset(
         dataset = read_in_order(shards, part).skip(start).enumerate()
     # Whole groups make up a batch, so that each record stays in its own.
     group = math.gcd(batch_size, GROUP)
-    dataset = _decode(dataset, preprocessor, training, seed, group)
+    dataset = _decode(dataset, preprocessor, training, seed, group, records)
     if not training:
         dataset = dataset.filter(lambda example: example["usable"])
     dataset = dataset.batch(
@@ -208,7 +207,7 @@ def _order(records, seed, shuffle_buffer, shard_index, shard_count):
 # === Decoding ===
 
 
-def _decode(dataset, preprocessor, training, seed, group):
+def _decode(dataset, preprocessor, training, seed, group, records):
     """Raw elements to examples; unusable ones are marked and reported."""
     import tensorflow as tf
 
@@ -235,7 +234,8 @@ def _decode(dataset, preprocessor, training, seed, group):
         }
 
     def report(place, raw):
-        usable = tf.numpy_function(_report, raw, tf.bool)
+        skip = functools.partial(_skip, records)
+        usable = tf.numpy_function(skip, raw, tf.bool)
         return {
             "images": tf.zeros((*converter.image_size, 3)),
             "text": "",
@@ -268,10 +268,10 @@ def _decode(dataset, preprocessor, training, seed, group):
     )
 
 
-def _report(shard, index, record):
+def _skip(records, shard, index, record):
     """Name an unusable record and the reason. Returns that it is not usable."""
     key, reason = _reason(record)
-    note_skipped(shard.decode(), int(index), key, reason)
+    records.skip(shard.decode(), int(index), key, reason)
     return np.False_
 
 

@@ -3,13 +3,13 @@
 import functools
 import glob
 import json
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from align_keras.data.parts import shards_of_parts
 from align_keras.data.records import decode_record
-from align_keras.data.records import note_skipped
 from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
 from align_keras.io.file_names import is_junk
@@ -26,6 +26,8 @@ from align_keras.io.stores import list_directory
 from align_keras.io.stores import read_range
 from align_keras.io.text import clean_text
 
+logger = logging.getLogger("align_keras")
+
 
 class RecordFiles:
     """TFRecord files, and how many records each of them holds.
@@ -33,7 +35,7 @@ class RecordFiles:
     Iterating reads the records one by one, in the order of the files, each as
     a dict with `"key"` (string), `"image"` (bytes, the encoded image) and
     `"captions"` (list of strings, at least one). Records without an image or
-    without a caption are skipped; `skipped()` names them. Images are not
+    without a caption are skipped, and named by `skipped`. Images are not
     decoded.
 
     Args:
@@ -41,6 +43,11 @@ class RecordFiles:
         counts: dict from file to its number of records. Defaults to `None`:
             they are counted when they are first asked for.
         source: string. What messages call the files. Defaults to their paths.
+
+    Attributes:
+        skipped: dict from the place of a record that whoever read these files
+            could not use, `"file.tfrecord[index] key"`, to the reason. A
+            record that comes again in a later epoch is listed once.
 
     Example:
 
@@ -58,6 +65,7 @@ class RecordFiles:
     ):
         self.paths = list(paths)
         self.source = self.paths if source is None else source
+        self.skipped: dict[str, str] = {}
         if counts is not None:
             self.counts = counts
 
@@ -107,9 +115,16 @@ class RecordFiles:
                 try:
                     example = decode_record(record)
                 except ValueError as error:
-                    note_skipped(path, index, error.key, str(error))
+                    self.skip(path, index, error.key, str(error))
                     continue
                 yield example
+
+    def skip(self, path: str, index: int, key: str, reason: str):
+        """Count and name a record that cannot be used, once per record."""
+        place = f"{path}[{index}] {key}".rstrip()
+        if place not in self.skipped:
+            self.skipped[place] = reason
+            logger.warning("Skipped record %s: %s", place, reason)
 
 
 def open_records(source: Any, allow_outside: bool = False) -> RecordFiles:

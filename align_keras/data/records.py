@@ -16,7 +16,6 @@ The image field may hold any format that the decoder knows, whatever its
 name.
 """
 
-import logging
 import os
 import struct
 
@@ -30,6 +29,7 @@ from align_keras.io.stores import is_store
 from align_keras.io.stores import open_file
 from align_keras.io.stores import read_range
 from align_keras.io.stores import scheme_of
+from align_keras.io.text import BLANKS
 
 crc32c = OptionalModule("google_crc32c", extra="stores")
 
@@ -38,14 +38,12 @@ AT_ONCE = 64
 
 # `decode_record` and `parse_record` follow the same rules. The image is the
 # first value of the first of its fields that is not empty. The captions are
-# the values of the first of their fields that are more than white space. Each
-# of these fields holds bytes, or the record is broken.
+# the values of the first of their fields that are more than white space,
+# without a byte order mark before them. Each of these fields holds bytes, or
+# the record is broken.
 IMAGE_FIELDS = ("jpg", "png", "webp")
 CAPTION_FIELDS = ("txt", "caption")
-SPACES = "".join(filter(str.isspace, map(chr, range(0x3001))))
-
-logger = logging.getLogger("align_keras")
-_skipped = {}
+_MARK = "\ufeff"
 
 
 def encode_record(key, image, captions, width, height):
@@ -143,7 +141,8 @@ def decode_record(record, require_captions=True):
     for name in CAPTION_FIELDS:
         values = _values(feature, name)
         captions = [text.decode("utf-8", "replace") for text in values]
-        captions = [text for text in captions if text.strip(SPACES)]
+        captions = [text.lstrip(_MARK) for text in captions]
+        captions = [text for text in captions if text.strip(BLANKS)]
         if captions:
             break
     if not captions and require_captions:
@@ -184,7 +183,8 @@ def parse_record(record):
     captions = tf.zeros((0,), tf.string)
     for name in reversed(CAPTION_FIELDS):
         texts = example[name]
-        blank = tf.strings.regex_full_match(texts, f"[{SPACES}]*")
+        texts = tf.strings.regex_replace(texts, f"^{_MARK}+", "")
+        blank = tf.strings.regex_full_match(texts, f"[{BLANKS}]*")
         # `tf.boolean_mask` would be twenty operations, which cost time where
         # `align_keras.data.pipeline` makes many small data sets.
         texts = tf.gather_nd(texts, tf.where(~blank))
@@ -342,24 +342,6 @@ def index_path(shard):
     form of DALI's `tfrecord2idx`.
     """
     return records_stem(shard) + ".idx"
-
-
-def skipped() -> dict[str, str]:
-    """The records that this process could not use.
-
-    Returns:
-        dict from a record's place, `"file.tfrecord[index] key"`, to the
-        reason. A record that comes again in a later epoch is listed once.
-    """
-    return dict(_skipped)
-
-
-def note_skipped(shard, index, key, reason):
-    """Count and name a record that cannot be used, once per record."""
-    place = f"{shard}[{index}] {key}".rstrip()
-    if place not in _skipped:
-        _skipped[place] = reason
-        logger.warning("Skipped record %s: %s", place, reason)
 
 
 def _broken(key, reason):

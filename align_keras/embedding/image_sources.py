@@ -5,6 +5,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
+from align_keras.data import archives
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
 from align_keras.data.find_source import find_source
@@ -137,7 +138,7 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
 
 def _pairs(part, path, tally):
     if part["kind"] == "archive":
-        return sources.from_archive(path, tally)
+        return archives.from_archive(path, tally)
     if part["kind"] == "records":
         found = sources.from_records(path, tally)
         return ((key_of(name), image, texts) for name, image, texts in found)

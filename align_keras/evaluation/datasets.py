@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align_keras.data import archives
 from align_keras.data import open_records
 from align_keras.data import sources
 from align_keras.data.captions import read_captions
@@ -134,7 +135,7 @@ def captioned(
                 file, tally, folder, allow_outside, split=split
             )
         if found.kind == "archive":
-            return sources.from_archive(file, tally)
+            return archives.from_archive(file, tally)
         return sources.from_folder(file, tally, allow_outside=allow_outside)
 
     def examples():

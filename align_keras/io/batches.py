@@ -7,7 +7,6 @@ before and this one. It raises where the file as a whole is damaged.
 
 import contextlib
 import csv
-import json
 import os
 import posixpath
 import re
@@ -19,6 +18,7 @@ from align_keras.io.columns import find_column
 from align_keras.io.columns import is_binary
 from align_keras.io.columns import value_type
 from align_keras.io.folders import MAX_FILE_BYTES
+from align_keras.io.json_files import parse_json
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import BATCH_BYTES
 from align_keras.io.rows import BATCH_ROWS
@@ -190,10 +190,10 @@ def _read_json_lines(path, wanted, text):
                 bad += 1
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line.rstrip())
                 if not isinstance(row, dict):
                     raise ValueError("no object")
-            except (ValueError, RecursionError):
+            except ValueError:
                 bad += bool(line.strip())
                 continue
             rows.append(_only(row, wanted))

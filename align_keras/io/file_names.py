@@ -140,6 +140,16 @@ def is_parquet(name: str | Path) -> bool:
     return str(name).lower().endswith(".parquet")
 
 
+def suffix_of(name: str) -> str:
+    """Return the suffix of a name, in lower case."""
+    return posixpath.splitext(name)[1].lower()
+
+
+def stem_of(name: str) -> str:
+    """Return a name, or a path, without its suffix."""
+    return posixpath.splitext(name)[0]
+
+
 def sample_key(path: str) -> str:
     """Return a path up to the first dot of its name.
 

@@ -1,5 +1,6 @@
-"""JSON files, read with their name in the error and written whole."""
+"""JSON, read without losing anything, and files of it written whole."""
 
+import collections
 import json
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,69 @@ from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.text import read_text
 
 
+class RepeatedKey(ValueError):
+    """An object of JSON with one key twice, of which parsers keep the last.
+
+    Args:
+        pairs: list of pairs of a key and a value, as the object has them.
+    """
+
+    def __init__(self, pairs: list[tuple[str, Any]]):
+        counts = collections.Counter(key for key, _ in pairs)
+        ((key, _),) = counts.most_common(1)
+        values = [value for other, value in pairs if other == key]
+        told = " and ".join(f"{value!r:.40}" for value in values[:2])
+        super().__init__(f"an object has the key {key!r} twice, with {told}")
+
+
+def _distinct(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RepeatedKey(pairs)
+    return found
+
+
+# `json.loads` would make one for each line.
+_decoder = json.JSONDecoder(object_pairs_hook=_distinct)
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: string.
+
+    Raises:
+        RepeatedKey: An object has a key twice.
+        ValueError: It is not JSON, or too deep.
+    """
+    try:
+        return _decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError(str(error) or "RecursionError") from None
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Args:
-        path: string or `pathlib.Path`. UTF-8, or UTF-16 with a byte order
-            mark.
+        path: string or `pathlib.Path`. UTF-8, UTF-16 or UTF-32.
 
     Returns:
         What the file holds.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not JSON; the message names the file and the place.
+        ValueError: It is not JSON, or has a key twice; the message names the
+            file, and the place or the key.
     """
+    text = read_text(path, MAX_FILE_BYTES)
     try:
-        return json.loads(read_text(path, MAX_FILE_BYTES))
-    except (ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"`{path}` is not valid JSON: {reason}.") from None
+        return parse_json(text)
+    except RepeatedKey as error:
+        raise ValueError(f"In `{path}` {error}: remove one.") from None
+    except ValueError as error:
+        raise ValueError(f"`{path}` is not valid JSON: {error}.") from None
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -23,6 +23,8 @@ import numpy as np
 from align_keras.io.columns import check_distinct
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import read_file
+from align_keras.io.json_files import RepeatedKey
+from align_keras.io.json_files import parse_json
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import MAX_LINE
 from align_keras.io.text import decode_text
@@ -294,7 +296,9 @@ def _read_jsonl(path):
                 yield _too_long()
             elif line.strip():
                 try:
-                    yield _object(_parse(line.rstrip()))
+                    yield _object(parse_json(line.rstrip()))
+                except RepeatedKey as error:
+                    yield RowError("repeated key", f"{error}")
                 except ValueError as error:
                     yield RowError("not valid JSON", f"{error}")
 
@@ -323,11 +327,16 @@ def read_json_rows(
         )
     text = decode_text(contents, "strict")
     try:
-        contents = _parse(text)
+        contents = parse_json(text)
+    except RepeatedKey:
+        # One by one, as it takes longer.
+        contents = _with_errors.decode(text)
     except ValueError as error:
         raise ValueError(
             f"The table `{path}` is not valid JSON: {error}."
         ) from error
+    if isinstance(contents, RowError):
+        raise ValueError(f"The table `{path}` has a {contents}.")
     if isinstance(contents, list):
         yield from map(_object, contents)
         return
@@ -347,6 +356,8 @@ def read_json_rows(
 
 
 def _karpathy_row(image):
+    if isinstance(image, RowError):
+        return image
     try:
         name = posixpath.join(image.get("filepath", ""), image["filename"])
         texts = [sentence["raw"] for sentence in image["sentences"]]
@@ -358,15 +369,24 @@ def _karpathy_row(image):
     return {"image": name, "caption": texts, "split": image.get("split")}
 
 
-def _parse(text):
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+def _error_if_repeated(pairs):
+    """An object; the error of one, or of one within, that has a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        return RowError("repeated key", f"{RepeatedKey(pairs)}")
+    for name, value in found.items():
+        for part in value if isinstance(value, list) else [value]:
+            # In Karpathy's form, `images` are the rows.
+            if isinstance(part, RowError) and name != "images":
+                return part
+    return found
+
+
+_with_errors = json.JSONDecoder(object_pairs_hook=_error_if_repeated)
 
 
 def _object(row):
-    if isinstance(row, dict):
+    if isinstance(row, (dict, RowError)):
         return row
     received = f"{type(row).__name__} {row!r}"[:80]
     return RowError("not a JSON object", received)

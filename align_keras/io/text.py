@@ -21,6 +21,13 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# Bytes at the beginning of a text that tell its encoding.
+_HEAD = 256
+# What texts do not have, unless they are read in the wrong encoding.
+_CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f]")
+# What is not seen at the ends of a text. Byte order marks come into texts
+# where files are joined.
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # `str.splitlines` also splits at form feeds, U+0085, U+2028 and others, which
 # stand within texts.
@@ -28,18 +35,36 @@ _LINE_ENDS = re.compile(r"\r\n|\n|\r")
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding that a byte order mark tells, UTF-8 without one."""
+    """Return the encoding of a text.
+
+    A byte order mark tells it. Without one, of UTF-16 and UTF-32 the high
+    bytes of most characters are no characters of UTF-8; those of Chinese and
+    Japanese are, but seldom form valid UTF-8.
+
+    Args:
+        head: bytes. The beginning of the text.
+    """
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
-    return "utf-8"
+    head = head[:_HEAD]
+    if len(head) < 4 or not _CONTROLS.search(head):
+        return "utf-8"
+    for encoding, zero, plane in (("utf-32-le", 3, 2), ("utf-32-be", 0, 1)):
+        planes = head[plane::4]
+        if len(head) >= 8 and not any(head[zero::4]) and max(planes) <= 16:
+            return encoding
+    big, little = (len(_CONTROLS.findall(head[n::2])) for n in (0, 1))
+    if big == little or max(big, little) <= len(head) // 4:
+        return "utf-8"
+    return "utf-16-be" if big > little else "utf-16-le"
 
 
 def decode_text(contents: bytes, errors: str = "replace") -> str:
     """Decode text, without its byte order mark.
 
     Args:
-        contents: bytes in UTF-8; or in UTF-16 or UTF-32 with a mark.
+        contents: bytes in UTF-8, UTF-16 or UTF-32, see `encoding_of`.
         errors: string. What becomes of wrong bytes. Defaults to
             `"replace"`, the character U+FFFD.
 
@@ -66,7 +91,7 @@ def split_lines(text: str) -> list[str]:
 def open_text(
     source: str | Path | io.RawIOBase, errors: str = "strict", newline: str = ""
 ) -> io.TextIOWrapper:
-    """Open a text file to be read, in the encoding that its mark tells.
+    """Open a text file to be read, in the encoding that its beginning tells.
 
     Args:
         source: string, `pathlib.Path`, or a stream of bytes.
@@ -78,7 +103,7 @@ def open_text(
     if isinstance(source, (str, os.PathLike)):
         source = open(source, "rb", buffering=0)
     buffer = io.BufferedReader(source, 2**20)
-    encoding = encoding_of(buffer.peek(4)[:4])
+    encoding = encoding_of(buffer.peek(_HEAD)[:_HEAD])
     if errors == "surrogateescape" and not encoding.startswith("utf-8"):
         errors = "replace"
     return io.TextIOWrapper(buffer, encoding, errors, newline=newline)
@@ -107,7 +132,7 @@ def read_lines(
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
-    """Read a text file whole, in the encoding that its mark tells.
+    """Read a text file whole, in the encoding that its beginning tells.
 
     Args:
         path: string or `pathlib.Path`.
@@ -161,8 +186,8 @@ def as_text(value) -> str | None:
 def as_texts(value) -> list[str]:
     """Return the texts of a field, or of a list of them, that are not blank.
 
-    White space around them is removed.
+    White space and byte order marks around them are removed.
     """
     values = value if isinstance(value, (list, tuple)) else [value]
-    texts = (as_text(value) for value in values)
-    return [text.strip() for text in texts if text and not text.isspace()]
+    texts = ((as_text(value) or "").strip(BLANKS) for value in values)
+    return [text for text in texts if text]

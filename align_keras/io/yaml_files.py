@@ -86,8 +86,7 @@ def read_yaml(path: str | Path) -> Any:
     """Read a YAML file of plain values.
 
     Args:
-        path: string or `pathlib.Path`. UTF-8, or UTF-16 with a byte order
-            mark.
+        path: string or `pathlib.Path`. UTF-8, UTF-16 or UTF-32.
 
     Returns:
         What the file holds: dicts, lists, strings, numbers, bools and `None`.

@@ -35,6 +35,7 @@ from align_keras.models.shipped_presets import shipped_configs
 
 # SHA-256 digests of the weight files, by name.
 CHECKSUMS = "checksums.json"
+_CONFIG = "config.json"
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
 # Any of these makes a directory a preset of ours or weights of others.
 CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
@@ -119,9 +120,10 @@ def load_config(preset):
     """Return the config of a preset, as Keras serialises a model."""
     if is_shipped(preset):
         return shipped_config(preset)
-    path = preset_file(preset, "config.json")
+    path = preset_file(preset, _CONFIG)
     if path is None:
-        raise ValueError(f"The preset `{preset}` has no config.json.")
+        raise ValueError(f"The preset `{preset}` has no {_CONFIG}.")
+    _check_files(str(preset), _CONFIG.__eq__)
     config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"`{path}` does not describe a model.")
@@ -322,7 +324,7 @@ class StoredPart:
         super().save_to_preset(str(directory))
         files = [directory / f"{part}.json" for part in _PARTS]
         files += (directory / "assets").rglob("*")
-        _write_checksums(directory, files, lambda name: not _is_weights(name))
+        _write_checksums(directory, files, _is_of_part)
 
 
 _PARTS = ("image_converter", "preprocessor", "tokenizer")
@@ -332,10 +334,19 @@ def _is_weights(name):
     return ".weights." in name
 
 
+def _is_of_model(name):
+    return _is_weights(name) or name == _CONFIG
+
+
+def _is_of_part(name):
+    return not _is_of_model(name)
+
+
 def write_checksums(directory):
-    """Write down the digests of the weight files that a directory holds."""
+    """Write down the digests of the weight files and config of a directory."""
     directory = Path(directory)
-    _write_checksums(directory, directory.glob("*.weights.*"), _is_weights)
+    files = [directory / _CONFIG, *directory.glob("*.weights.*")]
+    _write_checksums(directory, files, _is_of_model)
 
 
 def _write_checksums(directory, files, own):
@@ -504,7 +515,7 @@ def load_part(cls, preset, part, **kwargs):
         raise ValueError(_say_architecture(path))
     config = preset_file(path, file)
     if config is not None:
-        _check_files(path, lambda name: not _is_weights(name))
+        _check_files(path, _is_of_part)
     # Others have files of this name too.
     about = None if config is None else read_json(config)
     if not isinstance(about, dict) or "class_name" not in about:

@@ -13,6 +13,7 @@ from align_keras.preprocessing.image_parts import holds
 from align_keras.preprocessing.image_parts import lacks_scans
 from align_keras.preprocessing.image_parts import number
 from align_keras.preprocessing.image_parts import png_chunk
+from align_keras.preprocessing.image_parts import webp_pixels
 from align_keras.preprocessing.orientation import orientation
 from align_keras.preprocessing.orientation import upright
 
@@ -196,6 +197,7 @@ def decode_window(contents, corner, window_size, full_size):
 def _decode_webp(contents, opaque):
     import tensorflow as tf
 
+    contents = webp_pixels(contents)
     # Of a file with alpha that it does not announce, on which decoders differ,
     # three channels are refused.
     return tf.cond(

@@ -2,6 +2,10 @@
 
 # Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
 _MAX_GIF_BLOCKS = 1 << 14
+# Codes that are looked at together, as many as a table has, and how often: a
+# file with more tables than that compresses nothing.
+_MAX_CODES = 1 << 12
+_MAX_TABLES = 1 << 14
 
 
 def first_frame(contents):
@@ -16,8 +20,8 @@ def first_frame(contents):
     Returns:
         A pair: the file with that frame alone, a scalar string tensor, in
         which the transparent colour is white; and how many pixels its decoder
-        lays out. Where the frame does not fill the screen, or the chain is
-        broken, the file is empty.
+        lays out. Where the frame does not fill the screen, or the chain or
+        the code of its pixels is broken, the file is empty.
     """
     import tensorflow as tf
 
@@ -38,9 +42,12 @@ def first_frame(contents):
 
     none = tf.constant(0, tf.int64)
 
-    def follow(position, inside, frame, control, _):
+    def follow(position, inside, frame, control, blocks, _):
         """One step: (position, in a frame's data?, places, more?)."""
         length = at(position)
+        # Where lengths stand in a frame's data; 0 elsewhere.
+        place = tf.where(tf.equal(inside, 2), position, 0)
+        blocks = blocks.write(blocks.size(), place)
 
         def begin():
             # A frame's descriptor, or an extension's two bytes.
@@ -54,6 +61,7 @@ def first_frame(contents):
                 tf.where(is_frame, 2, 1),
                 tf.where(is_frame, position, frame),
                 tf.where(is_control, position, control),
+                blocks,
                 is_frame | tf.equal(length, 0x21),
             )
 
@@ -64,19 +72,21 @@ def first_frame(contents):
                 tf.where(ends, 0, inside),
                 frame,
                 control,
+                blocks,
                 ~(ends & tf.equal(inside, 2)),
             )
 
         return tf.cond(tf.equal(inside, 0), begin, skip)
 
-    end, inside, frame, control, _ = tf.while_loop(
-        lambda position, inside, frame, control, more: more & (position < size),
+    end, inside, frame, control, blocks, _ = tf.while_loop(
+        lambda position, *state: state[-1] & (position < size),
         follow,
         (
             13 + 3 * colours(at(tf.constant(10, tf.int64))),
             tf.constant(0),
             none,
             none,
+            tf.TensorArray(tf.int64, 0, dynamic_size=True, element_shape=()),
             tf.constant(True),
         ),
         maximum_iterations=_MAX_GIF_BLOCKS,
@@ -96,6 +106,8 @@ def first_frame(contents):
 
     clear = tf.equal(at(control + 3) % 2, 1) & (control > 0)
     own = at(frame + 9) >= 128
+    # The bits of a code, and then the sub-blocks.
+    data = frame + 10 + 3 * colours(at(frame + 9))
     table = tf.where(own, frame + 10, 13)
     flags = tf.where(own, at(frame + 9), at(none + 10))
     entry = at(control + 6)
@@ -107,10 +119,80 @@ def first_frame(contents):
 
     paintable = whole & clear & (entry < colours(flags))
     cut = tf.cond(paintable, paint, lambda: cut)
+
+    def known():
+        places = tf.range(size + 16, dtype=tf.int64)
+        inner = (places > data) & (places < end)
+        lengths = blocks.stack()[:, None]
+        no = tf.zeros_like(lengths[:, 0], tf.bool)
+        inner = tf.tensor_scatter_nd_update(inner, lengths, no)
+        return _names_known_codes(values[inner], at(data))
+
+    whole = tf.cond(whole, known, lambda: False)
     return (
         tf.where(whole & tf.equal(clear, paintable), cut, b""),
         tf.maximum(tf.reduce_prod(screen), tf.reduce_prod(sides)),
     )
+
+
+def _names_known_codes(data, bits):
+    """Whether all codes of a GIF's pixels are in the table when they come.
+
+    TensorFlow shows something in the place of others, which Pillow refuses.
+    A code has one bit more than a pixel, until the table outgrows it. It holds
+    the pixels, a code that clears it and one that ends the data, and gets an
+    entry with each code but the first.
+
+    Args:
+        data: uint8 tensor `(size,)`.
+        bits: scalar int64 tensor. The bits of a pixel.
+
+    Returns:
+        bool scalar tensor. False, too, where the table is cleared more often
+        than any encoder does.
+    """
+    import tensorflow as tf
+
+    size = 8 * tf.size(data, tf.int64)
+    # Read beyond the end of the last code.
+    data = tf.cast(tf.pad(data, [[0, 3]]), tf.int64)
+    clear = tf.bitwise.left_shift(tf.constant(1, tf.int64), bits % 16)
+    powers = tf.constant([2**power for power in range(12)], tf.int64)
+    going, ended, unknown = tf.unstack(tf.range(3))
+
+    def follow(position, count, _):
+        """One step: (first bit, codes of the table so far, how it is)."""
+        number = count + tf.range(_MAX_CODES, dtype=tf.int64)
+        entry = tf.minimum(clear + 1 + tf.maximum(number, 1), _MAX_CODES)
+        width = tf.searchsorted(powers, entry, "right", tf.int64)
+        end = position + tf.cumsum(width)
+        begin = tf.minimum(end - width, size)
+        code = sum(tf.gather(data, begin // 8 + n) * 256**n for n in range(3))
+        code = tf.bitwise.right_shift(code, begin % 8)
+        code %= tf.bitwise.left_shift(tf.ones_like(width), width)
+        # Only one after the first can be the entry that it makes itself.
+        most = tf.where(tf.equal(number, 0), clear + 1, entry)
+        clears = tf.equal(code, clear)
+        state = tf.where(code > most, unknown, going)
+        over = tf.equal(code, clear + 1) | (end > size)
+        state = tf.where(over, ended, state)
+        stops = clears | tf.not_equal(state, going)
+        place = tf.where(
+            tf.reduce_any(stops),
+            tf.argmax(stops, output_type=tf.int32),
+            _MAX_CODES - 1,
+        )
+        count = tf.where(clears[place], none, count + _MAX_CODES)
+        return end[place], count, state[place]
+
+    none = tf.constant(0, tf.int64)
+    _, _, state = tf.while_loop(
+        lambda position, count, state: tf.equal(state, going),
+        follow,
+        (none, none, going),
+        maximum_iterations=_MAX_TABLES,
+    )
+    return (bits >= 2) & (bits <= 8) & tf.equal(state, ended)
 
 
 def _replace(contents, position, part):

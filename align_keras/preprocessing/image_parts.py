@@ -105,11 +105,52 @@ def ends_within_a_chunk(contents):
     return tf.not_equal(position, end)
 
 
+def webp_pixels(contents):
+    """End a WebP with its pixels.
+
+    TensorFlow would go on reading pixels in what follows them where their own
+    chunk is damaged, which Pillow refuses.
+
+    Args:
+        contents: scalar string tensor, a WebP file.
+
+    Returns:
+        Scalar string tensor. A file that lacks some of it stays as it is.
+    """
+    import tensorflow as tf
+
+    length = _length(contents)
+    head = bytes_at(contents, tf.constant(0), 16)
+    # The first chunk of an extended file has ten bytes.
+    first = tf.where(_begins(head[12:], WEBP_EXTENDED), 30, 12)
+    place, size = _find(
+        contents, _read_webp_chunk, (b"VP8",), b"", first, length
+    )
+    end = place + size + size % 2
+    # Behind the length of what follows.
+    begin = tf.constant(8, tf.int64)
+
+    def cut():
+        digits = (end - begin) // [1, 256, 256**2, 256**3] % 256
+        digits = tf.gather([bytes([n]) for n in range(256)], digits)
+        pixels = tf.strings.substr(contents, begin, end - begin)
+        return tf.strings.join([b"RIFF", *tf.unstack(digits), pixels])
+
+    # A file that is cut off is to be refused as such.
+    whole = (place > 0) & (end <= length) & (_claimed_end(contents) <= length)
+    return tf.cond(whole, cut, lambda: contents)
+
+
 def _webp_end(contents):
     import tensorflow as tf
 
-    size = bytes_at(contents, tf.constant(4), 4)
-    return tf.minimum(_length(contents), 8 + number(size[::-1]))
+    return tf.minimum(_length(contents), _claimed_end(contents))
+
+
+def _claimed_end(contents):
+    import tensorflow as tf
+
+    return 8 + number(bytes_at(contents, tf.constant(4), 4)[::-1])
 
 
 def lacks_scans(contents):

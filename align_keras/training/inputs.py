@@ -5,7 +5,6 @@ import logging
 import os
 from pathlib import Path
 
-from align_keras.data import RecordFiles
 from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import pack
@@ -129,8 +128,8 @@ def count_once(records, workdir, step):
             "working directory."
         )
     counts = [count for _, count in listed]
-    counts = dict(zip(records.paths, counts, strict=True))
-    return RecordFiles(records.paths, counts, records.source)
+    records.counts = dict(zip(records.paths, counts, strict=True))
+    return records
 
 
 def check_resized(source, converter):

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 
 from align_keras import registry
-from align_keras.data import skipped
 from align_keras.io.atomic import atomic_file
 from align_keras.io.atomic import remove_leftovers
 from align_keras.io.claims import check_claim
@@ -213,7 +212,10 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What a run was asked for, see `train`; `towers` are known ones."""
+    """What a run was asked for, see `train`, and the records it skipped.
+
+    `towers` are known ones.
+    """
 
     model: Any
     recipe: Recipe
@@ -231,6 +233,7 @@ class _Run:
     callbacks: Sequence[keras.callbacks.Callback]
     log: Sequence[str]
     shard_state: bool
+    skipped: dict = dataclasses.field(default_factory=dict)
 
 
 @stored("workdir", but=lambda arguments: not arguments["run"].workers.is_first)
@@ -313,7 +316,7 @@ def _train_part(run, workdir, begun):
         if is_finished(state, recipe):
             end = describe_end(state, recipe)
             logger.info("This run is finished: %s. See %s", end, best_directory)
-            return _result(begun, best_directory)
+            return _result(run, begun, best_directory)
         if workers.is_first:
             readers = max(workers.count, hosts_of(strategy))
             warn(recipe, records, validation_data, step, readers)
@@ -375,6 +378,8 @@ def _train_part(run, workdir, begun):
             callbacks = [log, *run.callbacks, save]
             with begun:
                 _fit(model, dataset, recipe, part, begun, callbacks)
+        for source in (records, validation_data):
+            run.skipped.update(getattr(source, "skipped", {}))
         state = begun.state()
         if (
             state["step"] == part.last_step
@@ -383,7 +388,7 @@ def _train_part(run, workdir, begun):
         ):
             logger.info("From step %d on, nothing is frozen.", part.last_step)
             return None
-        result = _result(begun, best_directory)
+        result = _result(run, begun, best_directory)
         report(result, workdir, describe_end(state, recipe))
         return result
 
@@ -520,14 +525,14 @@ def _check_batch(recipe, replicas):
         )
 
 
-def _result(checkpoints, directory):
+def _result(run, checkpoints, directory):
     state = checkpoints.state()
     return {
         "step": state["step"],
         "best": state.get("best"),
         "model": str(directory),
         "stopped_early": state.get("stopped", False),
-        "skipped": skipped(),
+        "skipped": run.skipped,
     }
 
 

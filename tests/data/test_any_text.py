@@ -20,16 +20,16 @@ from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.vocabulary import read_texts
 from align_keras.data import read_captions
-from align_keras.data.records import SPACES
+from align_keras.data.archives import from_archive
 from align_keras.data.records import encode_record
 from align_keras.data.records import parse_record
-from align_keras.data.sources import from_archive
 from align_keras.data.sources import from_caption_file
 from align_keras.data.sources import from_folder
 from align_keras.data.sources import from_records
 from align_keras.data.sources import from_table
 from align_keras.data.tally import Tally
 from align_keras.evaluation.datasets import captioned
+from align_keras.io.text import BLANKS
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -96,7 +96,7 @@ def expected(pairs):
         if not names_image(name):
             continue
         kept = found.setdefault(posixpath.normpath(name), [])
-        kept += [clean(text).strip()] if clean(text).strip() else []
+        kept += [clean(text).strip(BLANKS)] if clean(text).strip(BLANKS) else []
     return found
 
 
@@ -256,8 +256,7 @@ def test_folders_and_archives(pairs):
         wanted = {
             clean(stem) + ".jpg": (
                 str(number).encode(),
-                # The mark at the start of a file is not a part of its text.
-                [clean(one_line(text)).removeprefix("\ufeff").strip()],
+                [clean(one_line(text)).strip(BLANKS)],
             )
             for number, (stem, text) in enumerate(
                 zip(stems, pairs.values(), strict=True)
@@ -309,7 +308,7 @@ def test_images_within_parquet(captions, paths):
         evaluated = [*captioned(path).examples()]
     assert found == evaluated
     assert found == [
-        (key, body, [text.strip()] if text.strip() else [])
+        (key, body, [text.strip(BLANKS)] if text.strip(BLANKS) else [])
         for key, body, text in zip(keys, bodies, captions, strict=True)
     ]
     assert tally.seen == len(captions)
@@ -335,7 +334,10 @@ def test_records(pairs):
         tally = Tally()
         found = [(n, read(), t) for n, read, t in from_records(path, tally)]
         evaluated = [*captioned(folder).examples()]
-    kept = {n: [t for t in c if t.strip(SPACES)] for n, c in pairs.items()}
+    kept = {
+        name: [t.lstrip("\ufeff") for t in texts if t.strip(BLANKS)]
+        for name, texts in pairs.items()
+    }
     assert found == [
         (
             f"{name or f'x-00000-of-00001[{number}]'}.jpg",

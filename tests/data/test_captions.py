@@ -20,11 +20,11 @@ from align_keras.curation.config import parse_config
 from align_keras.curation.ingest import find_columns
 from align_keras.curation.ingest import read_strings
 from align_keras.curation.input_files import read_batches
+from align_keras.data import archives
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import read_captions
-from align_keras.data import sources
-from align_keras.data.sources import from_archive
+from align_keras.data.archives import from_archive
 from align_keras.data.sources import from_folder
 from align_keras.data.tally import Tally
 from align_keras.embedding.image_sources import plan_sources
@@ -578,9 +578,10 @@ def test_links_in_an_archive(tmp_path, kind, mode):
         assert not manifest["skipped"]
     else:
         assert found == {"a/0": ["text"]}
-        assert manifest["skipped"] == [
-            {"file": "b/1.png", "reason": "link in an archive"}
-        ]
+        (skipped,) = manifest["skipped"]
+        assert skipped["file"] == "b/1.png"
+        assert skipped["reason"] == "link in an archive"
+        assert skipped["detail"].endswith("a/0.png")
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
@@ -664,7 +665,7 @@ def test_what_follows_the_end_of_an_archive_is_told(tmp_path, compress):
 def test_captions_of_an_archive_that_are_not_read_have_a_reason(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 100)
+    monkeypatch.setattr(archives, "MAX_TEXT_BYTES", 100)
     files = [("0.png", image()), ("0.txt", "nowhere.txt")]
     files += [("1.txt", b"long " * 99), ("1.png", image(1))]
     files += [("2.png", image(2)), ("2.json", b"[" * 101), ("2.txt", b"two")]
@@ -677,8 +678,11 @@ def test_captions_of_an_archive_that_are_not_read_have_a_reason(
     assert tally.seen == 3
     told = {one["file"]: (one["reason"], one["detail"]) for one in tally.listed}
     assert told == {
-        "0.png": ("unreadable captions", "`0.txt` is a link in an archive"),
-        "1.png": ("unreadable captions", "`1.txt` is too large, 495 bytes"),
+        "0.png": (
+            "unreadable captions",
+            "`0.txt`: link in an archive: nowhere.txt",
+        ),
+        "1.png": ("unreadable captions", "`1.txt`: file too large: 495 bytes"),
     }
 
 

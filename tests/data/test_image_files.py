@@ -87,6 +87,8 @@ def test_damage_never_makes_another_image(files):
         if pillow is not None and graph is not None:
             np.testing.assert_array_equal(graph, pillow, err_msg=file.kind)
             read_by_both += 1
+        if file.kind.split()[0] in ("gif", "webp"):
+            assert graph is None or pillow is not None, file.kind
     assert read_by_both > 100
 
 
@@ -356,3 +358,98 @@ def test_planes_of_16_bits_are_refused():
     image.tag_v2[284], image.tag_v2[258] = 2, (16, 16, 16)
     with pytest.raises(UnknownRange, match="planes"):
         decode_with_pillow(image)
+
+
+# === Damage among the pixels of GIF and WebP ===
+
+
+def gif_of_codes(generator, bits, count, mistakes):
+    """A GIF of any codes, some of them mistaken, as wide as its pixels."""
+    clear = 2**bits
+    known, lengths, last, pixels = clear + 2, [1] * clear + [0, 0], None, 0
+    data, place = 0, 0
+    for number in range(count):
+        code = int(generator.integers(known + (last is not None)))
+        if number == 0 or number % 5000 == 4999:
+            code = clear
+        elif number == count - 1:
+            code = clear + 1
+        elif code in (clear, clear + 1) or (last is None and code > clear):
+            code = 0
+        elif number in mistakes:
+            code = min(known + 1 + number % 3, 2 ** known.bit_length() - 1)
+        width = min(known.bit_length(), 12)
+        data, place = data | code << place, place + width
+        if code == clear:
+            known, lengths, last = clear + 2, [1] * clear + [0, 0], None
+        elif code != clear + 1:
+            length = lengths[code] if code < len(lengths) else lengths[last] + 1
+            pixels += length
+            if last is not None and known < 4096:
+                lengths.append(lengths[last] + 1)
+                known += 1
+            last = min(code, len(lengths) - 1)
+    data = data.to_bytes(-(-place // 8), "little")
+    size = struct.pack("<HH", pixels, 1)
+    size_of_block = int(generator.integers(1, 256))
+    blocks = [
+        data[n : n + size_of_block] for n in range(0, len(data), size_of_block)
+    ]
+    palette = generator.integers(0, 256, 3 * clear, "uint8").tobytes()
+    return (
+        b"GIF89a" + size + bytes([0xF0 | (bits - 1), 0, 0]) + palette
+        + b"," + bytes(4) + size + b"\0" + bytes([bits])
+        + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0;"
+    )  # fmt: skip
+
+
+def test_a_gif_names_no_code_that_its_table_lacks():
+    generator = np.random.default_rng(0)
+    answers = collections.Counter()
+    for number in range(120):
+        bits = int(generator.integers(2, 9))
+        count = [9, 90, 900, 6000][number % 4]
+        mistakes = set()
+        if number % 3 == 0:
+            mistakes.add(int(generator.integers(3, min(count - 1, 200))))
+        contents = gif_of_codes(generator, bits, count, mistakes)
+        pillow = attempt(lambda c: decode_with_pillow(c), contents)
+        graph = attempt(in_graph, contents)
+        answers[graph is not None] += 1
+        assert (graph is None) == (pillow is None), (bits, count, mistakes)
+        if graph is not None:
+            np.testing.assert_array_equal(graph, pillow)
+    assert min(answers.values()) > 20
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_pixels_of_a_webp_end_with_their_chunk(lossless, extended):
+    generator = np.random.default_rng(0)
+    samples = generator.integers(0, 256, (20, 30, 3), "uint8")
+    file = io.BytesIO()
+    options = {"xmp": b"<x/>"} if extended else {}
+    Image.fromarray(samples).save(file, "WEBP", lossless=lossless, **options)
+    whole = file.getvalue()
+    start = whole.index(b"VP8L" if lossless else b"VP8 ", 12)
+    length = int.from_bytes(whole[start + 4 : start + 8], "little")
+    refused = 0
+    for less in (2, 20, 100):
+        # What the chunk lacks follows the end of the file, or of the chunk.
+        for name in (b"", b"ZZZZ" + struct.pack("<I", less)):
+            body = whole[8:start] + whole[start : start + 4]
+            body += struct.pack("<I", length - less)
+            body += whole[start + 8 : start + 8 + length - less] + name
+            rest = whole[start + 8 + length - less : start + 8 + length]
+            size = len(body) + (less if name else 0)
+            short = b"RIFF" + struct.pack("<I", size) + body + rest
+            # Of two bytes, both may be none of the pixels'.
+            pillow = attempt(with_pillow, short)
+            refused += pillow is None
+            for decode in (in_graph, in_export):
+                graph = attempt(decode, short)
+                assert (graph is None) == (pillow is None), (less, name)
+                if graph is not None:
+                    np.testing.assert_array_equal(graph, pillow)
+    assert refused >= 4
+    np.testing.assert_array_equal(in_graph(whole), with_pillow(whole))

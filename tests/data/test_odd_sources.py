@@ -14,9 +14,9 @@ from align_keras.cli.evaluate import retrieval
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import sources
+from align_keras.data.archives import from_archive
 from align_keras.data.records import encode_record
 from align_keras.data.records import record_offsets
-from align_keras.data.sources import from_archive
 from align_keras.embedding import image_sources
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source

@@ -18,6 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.cli import pack as command
+from align_keras.data import archives
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import shuffle
@@ -204,14 +205,15 @@ def test_what_a_reader_loses_is_noticed(tmp_path, monkeypatch, kind):
         "listed": "from_caption_file",
         "table": "from_table",
     }[kind]
-    read = getattr(sources, reader)
+    module = archives if kind == "archive" else sources
+    read = getattr(module, reader)
 
     def lossy(*arguments, **options):
         pairs = read(*arguments, **options)
         next(pairs)
         yield from pairs
 
-    monkeypatch.setattr(sources, reader, lossy)
+    monkeypatch.setattr(module, reader, lossy)
     with pytest.raises(RuntimeError, match="does not add up"):
         pack(source, tmp_path / "out", captions)
     assert not (tmp_path / "out").exists()

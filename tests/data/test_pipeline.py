@@ -12,18 +12,12 @@ from PIL import Image
 from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import records
-from align_keras.data import skipped
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignPreprocessor
 from align_keras.preprocessing import AlignTokenizer
 
 WORDS = [f"w{number}" for number in range(40)] + [f"x{n}" for n in range(40)]
 FIRST = 5  # id of "w0"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counter(monkeypatch):
-    monkeypatch.setattr(records, "_skipped", {})
 
 
 @pytest.fixture(scope="module")
@@ -238,11 +232,12 @@ def test_img2dataset_files_train_without_packing(tmp_path, preprocessor):
     batch = next(iter(load_dataset(tmp_path, preprocessor, 13)))
     assert sorted(_numbers(batch)) == list(range(13))
     assert _captions(batch) == [f"w{number}" for number in _numbers(batch)]
-    found = list(open_records(tmp_path))
+    files = open_records(tmp_path)
+    found = list(files)
     assert [r["captions"] for r in found] == [[f"w{n}"] for n in range(13)]
     assert found[3]["key"] == "000000003"
     assert found[3]["image"] == _image(3)
-    assert not skipped()
+    assert not files.skipped
 
 
 def _broken_records():
@@ -272,10 +267,10 @@ def _broken_records():
     return contents, reasons
 
 
-def _assert_reported(path, reasons):
-    assert len(skipped()) == len(reasons)
+def _assert_reported(files, path, reasons):
+    assert len(files.skipped) == len(reasons)
     for place, reason in reasons.items():
-        assert reason in skipped()[f"{path}{place}"]
+        assert reason in files.skipped[f"{path}{place}"]
 
 
 def test_broken_records_are_skipped_counted_and_named(
@@ -284,10 +279,13 @@ def test_broken_records_are_skipped_counted_and_named(
     path = tmp_path / "a.tfrecord"
     contents, reasons = _broken_records()
     _write(path, contents)
-    dataset = load_dataset(tmp_path, preprocessor, 2, training=False)
-    assert not skipped()
+    files, others = open_records(tmp_path), open_records(tmp_path)
+    dataset = load_dataset(files, preprocessor, 2, training=False)
+    assert not files.skipped
     assert [_numbers(batch) for batch in dataset] == [[0, 4], [8]]
-    _assert_reported(path, reasons)
+    _assert_reported(files, path, reasons)
+    # What one reader skips is not another's.
+    assert not others.skipped
     for place in reasons:
         assert f"{path}{place}" in caplog.text
 
@@ -351,7 +349,8 @@ def test_broken_records_in_training(tmp_path, preprocessor):
     contents, reasons = _broken_records()
     _write(path, contents)
     seen = set()
-    for batch in load_dataset(tmp_path, preprocessor, 9).take(4):
+    files = open_records(tmp_path)
+    for batch in load_dataset(files, preprocessor, 9).take(4):
         assert batch["images"].shape == (9, 8, 8, 3)
         numbers = _numbers(batch)
         assert set(numbers) == {0, 4, 8}
@@ -360,7 +359,7 @@ def test_broken_records_in_training(tmp_path, preprocessor):
         seen.update(numbers)
     assert seen == {0, 4, 8}
     # Four epochs, and each record is listed once.
-    _assert_reported(path, reasons)
+    _assert_reported(files, path, reasons)
 
 
 def test_batches_without_any_usable_pair_are_left_out(tmp_path, preprocessor):
@@ -381,8 +380,10 @@ def test_data_without_a_usable_record_is_refused(tmp_path, preprocessor):
 def test_iterating_names_broken_records(tmp_path):
     path = tmp_path / "a.tfrecord"
     _write(path, [_record(0), _record(1, []), b"?"])
-    assert [r["key"] for r in open_records(path)] == ["key0"]
-    assert list(skipped().values()) == ["no caption", "no tf.train.Example"]
+    files = open_records(path)
+    assert [r["key"] for r in files] == ["key0"]
+    reasons = ["no caption", "no tf.train.Example"]
+    assert list(files.skipped.values()) == reasons
 
 
 def test_a_very_long_caption(tmp_path, preprocessor):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from align_keras.data import sources
-from align_keras.data.sources import from_archive
+from align_keras.data import archives
+from align_keras.data.archives import from_archive
 from align_keras.data.tally import Tally
 from align_keras.io.file_names import is_image
 
@@ -117,7 +117,7 @@ def test_any_image_has_its_own_text_or_is_counted(tmp_path, names, held):
     """Shuffled within each sample, which may be larger than is held."""
     names = sorted(names, key=key_of)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "HELD_BYTES", held)
+        patch.setattr(archives, "HELD_BYTES", held)
         found, left_out = found_in(tmp_path / "0.tar", members(*names))
     is_text = {name: name.endswith((".txt", ".json")) for name in names}
     texts = {stem_of(name) for name in names if is_text[name]}

@@ -6,6 +6,7 @@ import tarfile
 
 import pytest
 
+from align_keras.data import archives
 from align_keras.data import read_captions
 from align_keras.data import sources
 from align_keras.io import rows
@@ -176,7 +177,7 @@ def test_archive(tmp_path):
         ("3.json", b"[]"),
     ]
     _archive(path, files)
-    found = [(n, read(), t) for n, read, t in sources.from_archive(path)]
+    found = [(n, read(), t) for n, read, t in archives.from_archive(path)]
     assert found == [
         ("d/0.jpg", b"1", ["first", "ÿ"]),
         ("d/1.png", b"2", ["second"]),
@@ -188,7 +189,7 @@ def test_damaged_archive_gives_what_came_before(tmp_path):
     path = tmp_path / "0.tar"
     _archive(path, [("0.jpg", b"1"), ("1.jpg", b"2"), ("2.jpg", b"3" * 9999)])
     path.write_bytes(path.read_bytes()[:3000])
-    samples = sources.from_archive(path)
+    samples = archives.from_archive(path)
     assert next(samples)[0] == "0.jpg"
     with pytest.raises((tarfile.TarError, OSError)):
         list(samples)

@@ -274,6 +274,35 @@ def test_a_flipped_bit_beside_the_weights_does_not_load(tmp_path):
         AlignDualEncoder.from_preset(str(preset))
 
 
+def test_a_flipped_bit_of_a_config_does_not_load(tmp_path):
+    """It would make another network that the weights may fit as well."""
+    model = tiny_align()
+    for cls, part in (
+        (AlignDualEncoder, model),
+        (BertTextEncoder, model.text_encoder),
+        (EfficientNetBackbone, model.image_encoder),
+    ):
+        preset = tmp_path / cls.__name__
+        part.save_to_preset(str(preset))
+        config = preset / "config.json"
+        whole = config.read_bytes()
+        for match in list(re.finditer(rb": \d|e-\d", whole))[::9]:
+            changed = bytearray(whole)
+            changed[match.end() - 1] ^= 1
+            config.write_bytes(changed)
+            for load_weights in (True, False):
+                told = f"`{config}` is damaged: copy it again; if it was "
+                told += f"changed on purpose, remove {preset}/checksums.json"
+                with pytest.raises(ValueError, match=told):
+                    cls.from_preset(str(preset), load_weights)
+        config.write_bytes(whole)
+        cls.from_preset(str(preset))
+        # Whoever changes it on purpose does as the message says.
+        config.write_bytes(whole + b"\n")
+        (preset / "checksums.json").unlink()
+        cls.from_preset(str(preset))
+
+
 CONFIGS = sorted(hostile.configs_that_run_programs(""))
 
 

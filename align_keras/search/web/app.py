@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import math
 import secrets
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.embedding.embedder import Embedder
+from align_keras.io.json_files import parse_json
 from align_keras.io.optional import OptionalModule
 from align_keras.search.index import Index
 from align_keras.search.web.batcher import Overloaded
@@ -284,8 +284,8 @@ class _Handlers:
         if kind.partition(";")[0].strip() != "application/json":
             raise _Refusal(415, "Send JSON, with the type application/json.")
         try:
-            value = json.loads(contents)
-        except (ValueError, RecursionError):
+            value = parse_json(contents.decode("utf-8"))
+        except ValueError:
             raise _Refusal(400, "The request is not valid JSON.") from None
         if not isinstance(value, dict):
             raise _Refusal(422, "The request must be a JSON object.")
