@@ -1,6 +1,11 @@
 """An account of a run: what came in, what each rule dropped, and why."""
 
+import dataclasses
+import types
+
+from align_keras.curation.explain import Evidence
 from align_keras.curation.rule_parts import int64
+from align_keras.curation.rules import RULES
 from align_keras.io.optional import OptionalModule
 
 ibis = OptionalModule("ibis", extra="curation")
@@ -43,6 +48,7 @@ def audit_run(result, stages) -> dict:
                 "kind": rule.kind,
                 "parameters": rule.parameters,
                 "dropped": counted[number],
+                "account": _account(number, result, rows, stages),
                 "remaining": remaining,
                 "examples": examples[number],
             }
@@ -60,6 +66,22 @@ def audit_run(result, stages) -> dict:
         "seconds": result.seconds,
         "stages": _stage_times(stages, result),
     }
+
+
+def _account(number, result, rows, stages):
+    """What a rule itself tells of what it has dropped."""
+    account = RULES[result.rules[number].kind].account
+    if account is None:
+        return {}
+    manifest = {
+        "rules": [dataclasses.asdict(rule) for rule in result.rules],
+        "tables": stages.used,
+        "config": {"counted_rows": result.counted_rows},
+    }
+    run = types.SimpleNamespace(
+        engine=stages.engine, manifest=manifest, rows=rows, read=stages.read
+    )
+    return account(Evidence(run, number))
 
 
 def rule_counts(masks: dict[int, int], num_rules: int) -> list[dict]:

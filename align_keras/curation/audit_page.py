@@ -157,6 +157,11 @@ def _rules(audit):
             rule["remaining"],
         ]
         numbers = "".join(f"<td>{_count(cell)}" for cell in cells)
+        account = ", ".join(
+            f"{words}: {_setting(number)}"
+            for words, number in rule["account"].items()
+        )
+        settings += f"; {account}" if account else ""
         yield (
             f"<tr><td>{_escape(rule['name'])}<td><small>{_escape(settings)}"
             f"</small>{numbers}</tr>"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # Importing them declares the rules.
+from align_keras.curation import balance_rules  # noqa: F401
 from align_keras.curation import image_rules  # noqa: F401
 from align_keras.curation import row_rules  # noqa: F401
 from align_keras.curation import text_rules  # noqa: F401

@@ -18,9 +18,11 @@ from align_keras.curation.engine import open_engine
 from align_keras.curation.execute import RULES_VERSION
 from align_keras.curation.execute import describe_files
 from align_keras.curation.execute import execute
+from align_keras.curation.execute import rule_files
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
+from align_keras.curation.rules import named_paths
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
@@ -112,6 +114,7 @@ def curate(
     key = fingerprint(
         [*describe_files(files), *outside],
         dataclasses.asdict(config),
+        [rule_files(rule) for rule in config.rules],
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
     finished = _finished(target, key)
@@ -174,11 +177,13 @@ def _complete(config, test_images, image_folder, allow_outside):
             given = {**rule.parameters, "allow_outside": True}
             rule = dataclasses.replace(rule, parameters=given)
         # At once, and also for a rule that the input leaves out.
-        for path in rule.parameters.get("test_images", ()):
-            if not os.path.exists(path) and not glob.glob(path):
-                raise FileNotFoundError(
-                    f"Rule `{rule.name}`: no test images match `{path}`."
-                )
+        for name, paths in named_paths(rule).items():
+            for path in paths:
+                if not os.path.exists(path) and not glob.glob(path):
+                    raise FileNotFoundError(
+                        f"Rule `{rule.name}`: no {name.replace('_', ' ')} "
+                        f"match `{path}`."
+                    )
         if not rule.parameters.get("test_images", True) and not rule.optional:
             raise ValueError(
                 f"Rule `{rule.name}` needs `test_images`: folders, TFRecord "

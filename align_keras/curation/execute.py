@@ -16,8 +16,10 @@ from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.ingest import input_column
+from align_keras.curation.input_files import describe_paths
 from align_keras.curation.rule_parts import int64
 from align_keras.curation.rule_parts import union
+from align_keras.curation.rules import named_paths
 from align_keras.curation.storage import Storage
 from align_keras.io.atomic import OF_THE_MACHINE
 from align_keras.io.fingerprints import fingerprint
@@ -84,8 +86,8 @@ def execute(config, files, stages, outside=()):
             judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
-        keys.append(fingerprint(counted, setting))
-        drops.append(_drop(rule, judged, stages, keys[-1]))
+        keys.append(fingerprint(counted, setting, rule_files(rule)))
+        drops.append(_drop(rule, judged, stages, keys[-1], config.tokenizer))
     key = fingerprint(keys, config.extra_columns)
     verdicts = stages.table("verdicts", key, combine(drops))
     extra = {name: rows[input_column(name)] for name in config.extra_columns}
@@ -152,13 +154,18 @@ def drop(rule, rows, stage=None, files=None):
     return kind.function(rows, **given)
 
 
-def _drop(rule, rows, stages, key):
+def _drop(rule, rows, stages, key, tokenizer):
     """The stage of the ids that one rule drops."""
+
+    def files():
+        make = RULES[rule.kind].files.make
+        return make(rule, rows, stages, key, tokenizer)
+
     table = drop(
         rule,
         rows,
         lambda name, table: stages.table(f"{rule.name}-{name}", key, table),
-        lambda: RULES[rule.kind].files.make(rule, rows, stages, key),
+        files,
     )
     return stages.table(f"drop-{rule.name}", key, table)
 
@@ -232,6 +239,11 @@ def _remedy(name):
 
 
 # === Reading ===
+
+
+def rule_files(rule):
+    """What changes when a file changes that a rule reads."""
+    return list(map(describe_paths, named_paths(rule).values()))
 
 
 def describe_files(files):

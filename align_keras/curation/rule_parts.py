@@ -63,6 +63,38 @@ def _joined(words, length):
     return words[length - 1 :].map(join)
 
 
+def different_texts(rows):
+    """A row for each different text, so that it is cut into tokens once.
+
+    Args:
+        rows: Ibis table.
+
+    Returns:
+        Ibis table of `text_key`, `tokens`, `num_tokens` and `rows`, how many
+        have the text. Texts without a token are left out.
+    """
+    texts = rows.filter(rows.num_tokens > 0)
+    return texts.group_by("text_key").agg(
+        tokens=texts.tokens.arbitrary(),
+        num_tokens=texts.num_tokens.max(),
+        rows=texts.count(),
+    )
+
+
+def token_counts(texts, ngrams=(1, 2)):
+    """How often each token occurs in all rows.
+
+    Args:
+        texts: what `different_texts` returned.
+        ngrams: see `token_grams`.
+
+    Returns:
+        Ibis table of `gram` and `occurrences`.
+    """
+    grams = token_grams(texts, ngrams, ("rows",))
+    return grams.group_by("gram").agg(occurrences=int64_sum(grams.rows.sum()))
+
+
 def most_frequent(counts, keep, ties="keep"):
     """The tokens of the first ranks.
 
