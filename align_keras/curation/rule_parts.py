@@ -106,21 +106,37 @@ def most_frequent(counts, keep, ties="keep"):
     Returns:
         Ibis table of `gram`.
     """
-    # How many tokens occur how often: a small table, which can be sorted
-    # where all tokens cannot.
-    levels = counts.group_by("occurrences").agg(tokens=counts.count())
-    running = levels.tokens.sum().over(
-        ibis.cumulative_window(order_by=ibis.desc("occurrences"))
-    )
-    levels = levels.select("occurrences", "tokens", running=running)
-    reached = levels.running
-    if ties == "keep":
-        reached = levels.running - levels.tokens + 1
-    lowest = levels.filter(reached <= keep)
-    lowest = lowest.agg(lowest=lowest.occurrences.min())
+    lowest = first_ranks(counts, "occurrences", lambda r: r <= keep, ties)
     # Null, where not even the first rank fits, keeps nothing.
     kept = counts.filter(counts.occurrences >= lowest.lowest.as_scalar())
     return kept.select("gram")
+
+
+def first_ranks(table, by, fits, ties="keep"):
+    """The lowest value of the first ranks.
+
+    Args:
+        table: Ibis table.
+        by: string. The column that is ranked, the highest value first.
+        fits: callable of a rank from 1 on, an Ibis column of integers, which
+            tells whether it is one of the first.
+        ties: string. `"keep"` or `"drop"` all rows that tie at the last.
+
+    Returns:
+        Ibis table of one row, `lowest`, which is null where none fits.
+    """
+    # How many rows have which value: a small table, which can be sorted
+    # where all rows cannot.
+    levels = table.group_by(by).agg(rows=table.count())
+    running = levels.rows.sum().over(
+        ibis.cumulative_window(order_by=ibis.desc(by))
+    )
+    levels = levels.select(by, "rows", running=int64_sum(running))
+    reached = levels.running
+    if ties == "keep":
+        reached = levels.running - levels.rows + 1
+    first = levels.filter(fits(reached))
+    return first.agg(lowest=first[by].min())
 
 
 def bands(count):

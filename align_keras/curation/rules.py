@@ -7,11 +7,11 @@ runs here: the same definitions become DuckDB's, Spark's or BigQuery's SQL.
 Only what all three know alike is used; text reaches the rules in lower case,
 and everything is counted on the rows that are given.
 
-Its keyword parameters are what a configuration sets, except two that the run
+Its keyword parameters are what a configuration sets, except three that the run
 provides: with `stage` a rule stores an intermediate table under a name, which
 ends recomputation; `listed` is the table made of the files that its parameters
-name. Everything else that the run, the SQL and `explain` must know of it
-stands in `@rule(...)` beside it.
+name; `scores` is that of the rows' scores. Everything else that the run, the
+SQL and `explain` must know of it stands in `@rule(...)` beside it.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from align_keras.curation.ingest import input_column
 
 RULES = {}
 # What the run provides.
-_PROVIDED = ("stage", "listed")
+_PROVIDED = ("stage", "listed", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
