@@ -120,10 +120,13 @@ def skipped_images(about: dict) -> Callable:
     about |= {"skipped": 0, "skipped_images": []}
 
     def skip(key, reason, rows=1):
-        logger.warning("Image %s is left out: %s", key, reason)
         about["skipped"] += rows
-        if len(about["skipped_images"]) < _MAX_LISTED:
-            about["skipped_images"].append([str(key), reason])
+        listed = about["skipped_images"]
+        if len(listed) < _MAX_LISTED:
+            logger.warning("Image %s is left out: %s", key, reason)
+            listed.append([str(key), reason])
+            if len(listed) == _MAX_LISTED:
+                logger.warning("Further ones of this part are only counted.")
 
     return skip
 

@@ -1,4 +1,4 @@
-"""The rule `balanced` against loops over strings, on DuckDB and on Spark."""
+"""The rule `balanced` against loops over strings."""
 
 import collections
 import hashlib
@@ -14,7 +14,6 @@ pytest.importorskip("duckdb", reason="needs the extra `curation`")
 
 import duckdb
 import pyarrow.parquet as pq
-from test_rules import spark  # noqa: F401
 
 from align_keras.curation import curate
 from align_keras.curation import explain
@@ -110,13 +109,10 @@ def write(folder, rows, entries=()):
     (folder / "words.txt").write_text("\n".join([*entries, "", " "]), "utf-8")
 
 
-def run(folder, output="out", engine="duckdb", **rule):
+def run(folder, output="out", **rule):
     config = parse_config({"rules": [{"balanced": rule}]})
-    master = "local[2]" if engine == "spark" else None
-    given = {"engine": engine, "master": master, "stages": folder / "stages"}
-    if engine == "spark":
-        given["stages"] = folder / "stages-spark"
-    return curate([folder / "pairs.jsonl"], folder / output, config, **given)
+    source, stages = folder / "pairs.jsonl", folder / "stages"
+    return curate([source], folder / output, config, stages=stages)
 
 
 def kept_rows(folder, output="out"):
@@ -261,14 +257,3 @@ def test_printed_sql_gives_the_same_rows(tmp_path):
     assert sorted(row for (row,) in found) == kept_rows(tmp_path)
     for dialect in ("bigquery", "spark"):
         assert "balanced_matches" in print_sql(config, dialect)
-
-
-@pytest.mark.multiprocess
-def test_spark_draws_the_same(spark, tmp_path):  # noqa: F811
-    rows = make_rows(5)
-    entries = make_entries(5, rows)
-    write(tmp_path, rows, entries)
-    rule = {"at_most": 20, "metadata": str(tmp_path / "words.txt")}
-    normal = {oracle.normal(entry) for entry in entries}
-    manifest = run(tmp_path, engine="spark", **rule)
-    check(tmp_path, manifest, rows, survivors(rows, normal, 20))
