@@ -13,8 +13,8 @@ three numbers that come with the entry and the seed, and of the row's hashes of
 image and text, themselves modulo P. For one entry this is a permutation of what
 hashing has spread evenly, and the entries' numbers are independent; the power,
 which every residue has once, keeps the draws of three entries from adding up.
-All products are below 2**63, so that every engine computes the same; for the last
-one, by which the draw is compared, an entry may be in 2**32 rows.
+All products are below 2**63, so that every engine computes the same; for the
+last one, by which the draw is compared, an entry may be in 2**32 rows.
 
 Reference:
     - [Xu et al., 2023](https://arxiv.org/abs/2309.16671), algorithm 1.
