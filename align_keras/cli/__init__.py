@@ -33,6 +33,7 @@ COMMANDS = {
     "convert": "read weights of another library, or write for one",
     "upload": "publish a model with a card on Hugging Face's hub",
     "embed": "turn images into files of vectors",
+    "score": "tell how well captions fit their images",
     "index": "make a directory of vectors that can be searched",
     "search": "find images by words, by an image, or by both",
     "serve": "search on a web page",

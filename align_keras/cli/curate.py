@@ -37,6 +37,14 @@ def add_arguments(parser):
         "files, or files of perceptual hashes",
     )
     parser.add_argument(
+        "--scores",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="directories that `align-keras score` wrote, for the rule "
+        "similarity",
+    )
+    parser.add_argument(
         "--images",
         metavar="DIR",
         help="folder of the images, which are then measured and hashed",
@@ -102,6 +110,7 @@ def run(args):
         memory=args.memory,
         test_images=args.test_images,
         image_folder=args.images,
+        scores=args.scores,
         stages=args.stages,
         discard_stages=args.discard_stages,
         allow_outside=args.allow_outside,
@@ -120,6 +129,8 @@ def _describe(found):
     lines = []
     for row in found:
         name = row["id"] or row["row_id"]
+        if row.get("score") is not None:
+            name = f"{name} (score {row['score']:.6g})"
         if not row["rules"]:
             lines.append(f"Row {name} is kept.")
             continue

@@ -5,7 +5,9 @@ import json
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import add_parts
 from align_keras.cli.options import output_path
+from align_keras.cli.options import strategy_or_tasks
 
 
 def add_arguments(parser):
@@ -30,16 +32,6 @@ def add_arguments(parser):
         metavar="DIR",
         help="directory to write",
     )
-    parser.add_argument(
-        "--strategy",
-        help="auto, one-device, mirrored, multi-worker or tpu (default: auto); "
-        "not with --spark",
-    )
-    parser.add_argument(
-        "--spark",
-        metavar="MASTER",
-        help="embed on Spark instead, such as local[2] or yarn",
-    )
     add_batch_size(parser)
     parser.add_argument(
         "--thumbnail-size",
@@ -49,20 +41,7 @@ def add_arguments(parser):
         help="pixels of a thumbnail's shorter side, 0 for none "
         "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--images-per-shard",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="images of a folder in one file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=int,
-        default=64_000_000,
-        metavar="N",
-        help="leave out larger images (default: %(default)s)",
-    )
+    add_parts(parser)
     add_allow_outside(parser)
     add_json(parser)
 
@@ -70,34 +49,19 @@ def add_arguments(parser):
 def run(args):
     """Embed, and print a summary."""
     from align_keras.embedding import embed
+    from align_keras.embedding.embed_files import embed_task
 
-    if args.spark and args.strategy:
-        raise ValueError(
-            "On Spark each task has one device: leave out --strategy or "
-            f"--spark. Received: --strategy {args.strategy}"
-        )
-    strategy = run_tasks = None
-    if args.spark:
-        from align_keras.embedding.spark import make_session
-        from align_keras.embedding.spark import on_spark
-
-        run_tasks = on_spark(make_session(args.spark))
-    else:
-        from align_keras.training.strategies import make_strategy
-
-        strategy = make_strategy(args.strategy or "auto")
     manifest = embed(
         args.source,
         args.output,
         args.model,
-        strategy=strategy,
         batch_size=args.batch_size,
         thumbnail_size=args.thumbnail_size,
         images_per_shard=args.images_per_shard,
         max_pixels=args.max_pixels,
         allow_outside=args.allow_outside,
         progress=not args.json,
-        run_tasks=run_tasks,
+        **strategy_or_tasks(args, embed_task),
     )
     if args.json:
         print(json.dumps(manifest))

@@ -88,3 +88,48 @@ def add_qdrant(parser):
         help="server that holds the vectors, where the index was built with "
         "one",
     )
+
+
+def add_parts(parser):
+    """Declare where and how the parts of a source are worked on."""
+    parser.add_argument(
+        "--strategy",
+        help="auto, one-device, mirrored, multi-worker or tpu (default: auto); "
+        "not with --spark",
+    )
+    parser.add_argument(
+        "--spark",
+        metavar="MASTER",
+        help="work on Spark instead, such as local[2] or yarn",
+    )
+    parser.add_argument(
+        "--images-per-shard",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="images of a folder in one file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=64_000_000,
+        metavar="N",
+        help="leave out larger images (default: %(default)s)",
+    )
+
+
+def strategy_or_tasks(args, work):
+    """Return the argument `strategy` or `run_tasks` of `add_parts`' options."""
+    if args.spark and args.strategy:
+        raise ValueError(
+            "On Spark each task has one device: leave out --strategy or "
+            f"--spark. Received: --strategy {args.strategy}"
+        )
+    if args.spark:
+        from align_keras.embedding.spark import make_session
+        from align_keras.embedding.spark import on_spark
+
+        return {"run_tasks": on_spark(make_session(args.spark), work)}
+    from align_keras.training.strategies import make_strategy
+
+    return {"strategy": make_strategy(args.strategy or "auto")}

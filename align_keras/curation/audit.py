@@ -1,6 +1,13 @@
 """An account of a run: what came in, what each rule dropped, and why."""
 
+import dataclasses
+import math
+import types
+
+from align_keras.curation.explain import Evidence
 from align_keras.curation.rule_parts import int64
+from align_keras.curation.rules import RULES
+from align_keras.curation.similarity_rules import LOWEST
 from align_keras.io.optional import OptionalModule
 
 ibis = OptionalModule("ibis", extra="curation")
@@ -43,10 +50,15 @@ def audit_run(result, stages) -> dict:
                 "kind": rule.kind,
                 "parameters": rule.parameters,
                 "dropped": counted[number],
+                "account": _account(number, result, rows, stages),
                 "remaining": remaining,
                 "examples": examples[number],
             }
         )
+    scores = _scores(result, stages, total, kept, rules)
+    if scores:
+        found = stages.read(result.scores["stage"])
+        rows = rows.left_join(found, "row_id").drop("row_id_right")
     return {
         "rows": total,
         "kept": kept,
@@ -55,11 +67,65 @@ def audit_run(result, stages) -> dict:
         "rules": rules,
         "rules_left_out": result.left_out,
         "overlap": overlap(masks, len(result.rules)),
-        "histograms": _histograms(rows, verdicts, engine),
+        "scores": scores,
+        "histograms": _histograms(
+            rows, verdicts, engine, _score_edges(result, stages)
+        ),
         "engine": engine.name,
         "seconds": result.seconds,
         "stages": _stage_times(stages, result),
     }
+
+
+def _scores(result, stages, total, kept, rules):
+    """How many rows have a score, and where the rules cut; or `None`."""
+    if result.scores is None:
+        return None
+    scored = stages.notes(result.scores["stage"])["rows"]
+    table = stages.read(result.scores["stage"])
+    table = table.semi_join(stages.read(result.kept), "row_id")
+    (found,) = stages.engine.collect(table.agg(rows=table.count()))
+    cuts = {rule["name"]: rule["account"].get(LOWEST) for rule in rules}
+    return {
+        "models": result.scores["models"],
+        "rows": scored,
+        "rows_without": total - scored,
+        "kept_without": kept - found["rows"],
+        "lowest": {n: cut for n, cut in cuts.items() if cut is not None},
+    }
+
+
+def _score_edges(result, stages):
+    """Twenty or so round numbers between the lowest and the highest score."""
+    if result.scores is None:
+        return ()
+    table = stages.read(result.scores["stage"])
+    ends = table.agg(low=table.score.min(), high=table.score.max())
+    (ends,) = stages.engine.collect(ends)
+    if ends["low"] is None:
+        return (0,)
+    wanted = (ends["high"] - ends["low"]) / 20 or 1
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= wanted)
+    first = math.floor(ends["low"] / step) + 1
+    last = max(first, math.floor(ends["high"] / step))
+    return tuple(float(f"{n * step:.6g}") for n in range(first, last + 1))
+
+
+def _account(number, result, rows, stages):
+    """What a rule itself tells of what it has dropped."""
+    account = RULES[result.rules[number].kind].account
+    if account is None:
+        return {}
+    manifest = {
+        "rules": [dataclasses.asdict(rule) for rule in result.rules],
+        "tables": stages.used,
+        "config": {"counted_rows": result.counted_rows},
+    }
+    run = types.SimpleNamespace(
+        engine=stages.engine, manifest=manifest, rows=rows, read=stages.read
+    )
+    return account(Evidence(run, number))
 
 
 def rule_counts(masks: dict[int, int], num_rules: int) -> list[dict]:
@@ -123,8 +189,8 @@ def _examples(rules, rows, verdicts, engine):
     return [[found[row_id] for row_id in ids] for ids in chosen]
 
 
-def _histograms(rows, verdicts, engine):
-    """Numbers of rows before and after, in bars, of four measures."""
+def _histograms(rows, verdicts, engine, score_edges=()):
+    """Numbers of rows before and after, in bars, of each measure."""
     shorter = ibis.ifelse(rows.width < rows.height, rows.width, rows.height)
     longer = ibis.ifelse(rows.width < rows.height, rows.height, rows.width)
     measures = {
@@ -133,10 +199,12 @@ def _histograms(rows, verdicts, engine):
         "tokens": (rows.num_tokens, TOKENS),
         "characters": (rows.text_length, CHARACTERS),
     }
+    if score_edges:
+        measures["score"] = (rows.score, score_edges)
     bars = {n: _bar(value, edges) for n, (value, edges) in measures.items()}
     judged = rows.select("row_id", **bars).left_join(verdicts, "row_id")
     kept = judged.mask.isnull()
-    # Few combinations of bars occur, so all four are counted in one pass.
+    # Few combinations of bars occur, so all are counted in one pass.
     counted = engine.collect(
         judged.group_by(list(measures)).agg(
             before=judged.count(), after=judged.count(where=kept)

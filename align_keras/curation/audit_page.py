@@ -27,6 +27,7 @@ MEASURES = {
     "aspect_ratio": "Longer side / shorter side",
     "tokens": "Unigrams of a text",
     "characters": "Characters of a text",
+    "score": "Score of image and text",
 }
 
 _STYLE = """
@@ -53,6 +54,7 @@ svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);
 font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 .kept{fill:var(--kept)}.gone{fill:var(--gone)}.alone{fill:var(--alone)}
 .only{fill:var(--only)}.axis{stroke:var(--line)}
+.cut{stroke:var(--only);stroke-dasharray:4 3}
 svg .on{fill:var(--paper)}
 .plots{display:grid;gap:28px;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr))}
@@ -102,10 +104,16 @@ def write_audit_page(audit: dict) -> str:
         "without the value are left out.</p>",
         '<div class="plots">',
         *(
-            audit_plots.histogram(title, audit["histograms"][name])
+            audit_plots.histogram(
+                title,
+                audit["histograms"][name],
+                audit["scores"]["lowest"] if name == "score" else {},
+            )
             for name, title in MEASURES.items()
+            if name in audit["histograms"]
         ),
         "</div>",
+        *_scores(audit["scores"]),
         "<h2>Rules that drop the same rows</h2>",
         "<p>Of the rows that the rule on the left drops alone, how many in a "
         "hundred the rule above drops too.</p>",
@@ -157,6 +165,11 @@ def _rules(audit):
             rule["remaining"],
         ]
         numbers = "".join(f"<td>{_count(cell)}" for cell in cells)
+        account = ", ".join(
+            f"{words}: {_setting(number)}"
+            for words, number in rule["account"].items()
+        )
+        settings += f"; {account}" if account else ""
         yield (
             f"<tr><td>{_escape(rule['name'])}<td><small>{_escape(settings)}"
             f"</small>{numbers}</tr>"
@@ -167,6 +180,20 @@ def _rules(audit):
             f"{_escape(reason)}</small></tr>"
         )
     yield "</table></div>"
+
+
+def _scores(scores):
+    if scores is None:
+        return
+    models = ", ".join(
+        f"{_count(model['scores'])} by the model {_escape(model['model'])}"
+        for model in scores["models"]
+    )
+    yield (
+        f"<p>Scores: {models}. {_count(scores['rows'])} rows have one, "
+        f"{_count(scores['rows_without'])} have none; of these "
+        f"{_count(scores['kept_without'])} are kept.</p>"
+    )
 
 
 def _setting(value):

@@ -60,8 +60,15 @@ def rule_bars(rules):
     return _svg(WIDTH, len(rules) * 46, parts)
 
 
-def histogram(title, data):
-    """Bars of all rows, and before them those of the kept rows."""
+def histogram(title, data, lines=None):
+    """Bars of all rows, and before them those of the kept rows.
+
+    Args:
+        title: string.
+        data: dict of `"edges"`, `"before"` and `"after"`.
+        lines: dict from names to values at which to draw a line, where the
+            edges are evenly spaced.
+    """
     names = _ranges(data["edges"])
     tallest = max([*data["before"], 1])
     step = 440 / len(names)
@@ -82,6 +89,16 @@ def histogram(title, data):
             edge = f"{data['edges'][place - 1]:g}"
             parts.append(_text(x, 214, edge, "middle", "soft", 9))
     parts.append('<line class="axis" x1="0" x2="440" y1="200" y2="200"/>')
+    for name, value in (lines or {}).items():
+        edges = data["edges"]
+        width = (edges[-1] - edges[0]) / max(1, len(edges) - 1) or 1
+        place = 1 + (value - edges[0]) / width
+        x = step * min(max(place, 0), len(names))
+        parts += [
+            f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="30" y2="200">'
+            f"<title>{html.escape(name)}: {value:g}</title></line>",
+            _text(x + 4, 38, f"{name}: {value:.4g}", "start", "soft", 11),
+        ]
     return _svg(440, 224, parts)
 
 

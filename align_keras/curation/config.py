@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 # Importing them declares the rules.
+from align_keras.curation import balance_rules  # noqa: F401
 from align_keras.curation import image_rules  # noqa: F401
 from align_keras.curation import row_rules  # noqa: F401
+from align_keras.curation import similarity_rules  # noqa: F401
 from align_keras.curation import text_rules  # noqa: F401
 from align_keras.curation.ingest import USUAL_COLUMNS
 from align_keras.curation.rules import RULES
+from align_keras.curation.rules import Paths
 from align_keras.curation.text import TOKENIZERS
 from align_keras.io.mirrors import local_copy
 from align_keras.io.yaml_files import read_yaml
@@ -74,6 +77,7 @@ class CurationConfig:
             local; they are then measured and hashed.
         allow_outside: bool. Whether names and links may lead out of that
             folder.
+        scores: tuple of strings. Directories that `align-keras score` wrote.
     """
 
     rules: tuple
@@ -87,6 +91,7 @@ class CurationConfig:
     max_text_characters: int = 100_000
     image_folder: str | None = None
     allow_outside: bool = False
+    scores: tuple = ()
 
     def further_columns(self, kind):
         """Names of input columns that rules read, of a type."""
@@ -182,7 +187,7 @@ def parse_config(fields: Any, directory: str | Path = ".") -> CurationConfig:
 
 def _check_columns(config):
     """Refuse two columns of one name; engines compare without case."""
-    taken = list(OUTPUT_COLUMNS)
+    taken = [*OUTPUT_COLUMNS, *(["score"] if config.scores else [])]
     for name in config.extra_columns:
         if name.lower() in taken:
             raise ValueError(
@@ -223,6 +228,8 @@ def _field(name, value, directory):
         return {role: _convert(str, role, v) for role, v in value.items()}
     if name == "extra_columns":
         return _convert(tuple[str, ...], name, value)
+    if name == "scores":
+        return _convert(Paths, name, value, directory)
     if name == "max_text_characters":
         value = _convert(int, name, value)
         if value < 1:

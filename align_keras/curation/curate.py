@@ -18,9 +18,12 @@ from align_keras.curation.engine import open_engine
 from align_keras.curation.execute import RULES_VERSION
 from align_keras.curation.execute import describe_files
 from align_keras.curation.execute import execute
+from align_keras.curation.execute import rule_files
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
+from align_keras.curation.rules import named_paths
+from align_keras.curation.scores import describe_scores
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
@@ -51,6 +54,7 @@ def curate(
     memory: str | None = None,
     test_images: Iterable = (),
     image_folder: str | Path | None = None,
+    scores: Iterable = (),
     stages: str | Path | None = None,
     discard_stages: bool = False,
     progress: bool = False,
@@ -78,6 +82,8 @@ def curate(
             duplicates, in place of those that the configuration names.
         image_folder: string. Where the images lie, in place of the
             configuration's.
+        scores: list of strings. Directories that `align_keras.embedding.score`
+            wrote, in place of the configuration's.
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
         discard_stages: bool. Whether to remove in the end those that this
@@ -105,13 +111,15 @@ def curate(
     ```
     """
     config = load_config(config)
-    config = _complete(config, test_images, image_folder, allow_outside)
+    config = _complete(config, test_images, image_folder, allow_outside, scores)
     files, outside = find_inputs(inputs, config.allow_outside)
     target = Storage(output)
     work = Storage(stages or target.address(".stages"))
     key = fingerprint(
         [*describe_files(files), *outside],
         dataclasses.asdict(config),
+        [rule_files(rule) for rule in config.rules],
+        describe_scores(config.scores),
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
     finished = _finished(target, key)
@@ -155,7 +163,7 @@ def curate(
     return manifest
 
 
-def _complete(config, test_images, image_folder, allow_outside):
+def _complete(config, test_images, image_folder, allow_outside, scores):
     """Put the command line's paths in place of the configuration's."""
     rules = []
     takers = [r.name for r in config.rules if "test_images" in r.parameters]
@@ -174,11 +182,13 @@ def _complete(config, test_images, image_folder, allow_outside):
             given = {**rule.parameters, "allow_outside": True}
             rule = dataclasses.replace(rule, parameters=given)
         # At once, and also for a rule that the input leaves out.
-        for path in rule.parameters.get("test_images", ()):
-            if not os.path.exists(path) and not glob.glob(path):
-                raise FileNotFoundError(
-                    f"Rule `{rule.name}`: no test images match `{path}`."
-                )
+        for name, paths in named_paths(rule).items():
+            for path in paths:
+                if not os.path.exists(path) and not glob.glob(path):
+                    raise FileNotFoundError(
+                        f"Rule `{rule.name}`: no {name.replace('_', ' ')} "
+                        f"match `{path}`."
+                    )
         if not rule.parameters.get("test_images", True) and not rule.optional:
             raise ValueError(
                 f"Rule `{rule.name}` needs `test_images`: folders, TFRecord "
@@ -186,6 +196,8 @@ def _complete(config, test_images, image_folder, allow_outside):
             )
         rules.append(rule)
     changes = {"rules": tuple(rules)}
+    if scores:
+        changes["scores"] = tuple(map(os.fspath, scores))
     if allow_outside:
         changes["allow_outside"] = True
     if image_folder is not None:

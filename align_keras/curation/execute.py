@@ -16,8 +16,11 @@ from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.ingest import input_column
+from align_keras.curation.input_files import describe_paths
 from align_keras.curation.rule_parts import int64
 from align_keras.curation.rule_parts import union
+from align_keras.curation.rules import named_paths
+from align_keras.curation.scores import join_scores
 from align_keras.curation.storage import Storage
 from align_keras.io.atomic import OF_THE_MACHINE
 from align_keras.io.fingerprints import fingerprint
@@ -44,6 +47,7 @@ class RunResult:
         kept: string, of the stage of the rows that survive.
         seconds: float, of this run, without stages that were there before.
         counted_rows: string, see `CurationConfig`.
+        scores: dict of what `join_scores` returned, or `None`.
     """
 
     rules: list
@@ -54,6 +58,7 @@ class RunResult:
     kept: str
     seconds: float
     counted_rows: str = "raw"
+    scores: dict | None = None
 
 
 def execute(config, files, stages, outside=()):
@@ -77,6 +82,9 @@ def execute(config, files, stages, outside=()):
     rows = stages.read(f"rows-{rows_key}")
     _check_extra_columns(config, ingest["columns"])
     rules, left_out = _active_rules(config, ingest["columns"])
+    scores = None
+    if config.scores:
+        scores = join_scores(config.scores, rows, rows_key, stages)
     drops, keys = [], []
     for rule in rules:
         judged, counted = rows, [rows_key]
@@ -84,12 +92,18 @@ def execute(config, files, stages, outside=()):
             judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
-        keys.append(fingerprint(counted, setting))
-        drops.append(_drop(rule, judged, stages, keys[-1]))
+        files = rule_files(rule)
+        if "scores" in RULES[rule.kind].provided:
+            files.append(scores)
+        keys.append(fingerprint(counted, setting, files))
+        drops.append(_drop(rule, judged, stages, keys[-1], config.tokenizer))
     key = fingerprint(keys, config.extra_columns)
     verdicts = stages.table("verdicts", key, combine(drops))
     extra = {name: rows[input_column(name)] for name in config.extra_columns}
     kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
+    if scores:
+        found = stages.read(scores["stage"])
+        kept = kept.left_join(found, "row_id").drop("row_id_right")
     stages.table("kept", key, kept)
     return RunResult(
         rules=rules,
@@ -100,6 +114,7 @@ def execute(config, files, stages, outside=()):
         kept=f"kept-{key}",
         seconds=time.perf_counter() - begin,
         counted_rows=config.counted_rows,
+        scores=scores,
     )
 
 
@@ -131,7 +146,7 @@ def _bit_or():
     return bit_or
 
 
-def drop(rule, rows, stage=None, files=None):
+def drop(rule, rows, stage=None, files=None, scores=None):
     """Apply one rule.
 
     Args:
@@ -139,6 +154,7 @@ def drop(rule, rows, stage=None, files=None):
         rows: Ibis table.
         stage: callable of a name and a table, which stores it.
         files: callable that makes the table of the rule's files.
+        scores: callable that returns the table of the rows' scores.
 
     Returns:
         Ibis table of `row_id`.
@@ -149,16 +165,24 @@ def drop(rule, rows, stage=None, files=None):
         given["stage"] = stage
     if "listed" in kind.provided:
         given["listed"] = files()
+    if "scores" in kind.provided:
+        given["scores"] = scores()
     return kind.function(rows, **given)
 
 
-def _drop(rule, rows, stages, key):
+def _drop(rule, rows, stages, key, tokenizer):
     """The stage of the ids that one rule drops."""
+
+    def files():
+        make = RULES[rule.kind].files.make
+        return make(rule, rows, stages, key, tokenizer)
+
     table = drop(
         rule,
         rows,
         lambda name, table: stages.table(f"{rule.name}-{name}", key, table),
-        lambda: RULES[rule.kind].files.make(rule, rows, stages, key),
+        files,
+        lambda: stages.read(stages.used["row_scores"]),
     )
     return stages.table(f"drop-{rule.name}", key, table)
 
@@ -184,6 +208,8 @@ def _active_rules(config, columns):
     roles = {"text_key": "text", "tokens": "text"}
     roles |= {"image_key": image, "image": image}
     available = set(columns)
+    if config.scores:
+        available |= {"score"}
     if config.image_folder is not None:
         available |= {"phash", "width", "height"}
     for rule in config.rules:
@@ -221,6 +247,11 @@ def _own(name):
 
 def _remedy(name):
     leave = "set `optional: true` for the rule"
+    if name == "score":
+        return (
+            ": name directories that `align-keras score` wrote under `scores` "
+            f"or with `--scores`; or {leave}"
+        )
     if name in ("width", "height", "phash"):
         # Pairs from the web, before their images are there.
         return (
@@ -232,6 +263,11 @@ def _remedy(name):
 
 
 # === Reading ===
+
+
+def rule_files(rule):
+    """What changes when a file changes that a rule reads."""
+    return list(map(describe_paths, named_paths(rule).values()))
 
 
 def describe_files(files):
@@ -276,6 +312,7 @@ def read_rows(config, files, stages):
         "max_text_characters": config.max_text_characters,
         "image_folder": config.image_folder,
         "allow_outside": config.allow_outside,
+        "scored": bool(config.scores),
     }
     versions = [VERSION, unicodedata.unidata_version]
     key = fingerprint(describe_files(files), settings, versions)

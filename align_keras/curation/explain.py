@@ -21,8 +21,9 @@ def explain(output: str | Path, row_id: str | int) -> list[dict]:
 
     Returns:
         list of dicts, one for each row of that id: `"row_id"`, `"id"`,
-        `"url"`, `"text"`, and `"rules"`, a list of dicts of `"name"` and
-        `"why"`, which is empty for a row that is kept.
+        `"url"`, `"text"`, where there are scores `"score"`, a float or
+        `None`, and `"rules"`, a list of dicts of `"name"` and `"why"`, which
+        is empty for a row that is kept.
 
     Raises:
         FileNotFoundError: `output` holds no finished result, or its
@@ -77,6 +78,7 @@ class _Result:
         return [
             {
                 **{name: row[name] for name in ("row_id", "id", "url", "text")},
+                **self._score(row),
                 "rules": [
                     {"name": rule["name"], "why": self._reason(number, row)}
                     for number, rule in enumerate(self.manifest["rules"])
@@ -85,6 +87,11 @@ class _Result:
             }
             for row in sorted(found, key=lambda row: row["row_id"])
         ]
+
+    def _score(self, row):
+        if "row_scores" not in self.manifest["tables"]:
+            return {}
+        return {"score": Evidence(self, 0).score(row)}
 
     def _find(self, row_id):
         wanted = self.rows.id == row_id
@@ -133,6 +140,16 @@ class Evidence:
         """Return what the rule stored, or took from files, under a name."""
         tables = self._result.manifest["tables"]
         return self._result.read(tables[f"{self._rule['name']}-{name}"])
+
+    def scores(self):
+        """Return the rows' scores, a table of `row_id` and `score`."""
+        return self._result.read(self._result.manifest["tables"]["row_scores"])
+
+    def score(self, row: dict) -> float | None:
+        """Return the score of a row, `None` where it has none."""
+        scores = self.scores()
+        found = self.collect(scores.filter(scores.row_id == row["row_id"]))
+        return found[0]["score"] if found else None
 
     def counted(self):
         """Return the rows on which the rule took its counts."""

@@ -1,9 +1,6 @@
 """Rules of images: their size, what is in them, and test images."""
 
 import functools
-import glob
-import os
-from pathlib import Path
 from typing import Annotated
 from typing import Literal
 
@@ -34,7 +31,6 @@ from align_keras.curation.rules import needs_bound
 from align_keras.curation.rules import rule
 from align_keras.curation.rules import shows
 from align_keras.curation.rules import shows_input
-from align_keras.io.fingerprints import fingerprint
 
 
 @rule("width", "height", check=needs_bound, why=shows("width", "height"))
@@ -98,20 +94,7 @@ def texts_per_image(
 # === Near-duplicates of test images ===
 
 
-def _state(paths):
-    """Names, sizes and times of change of files, those in folders too."""
-    described = []
-    for path in map(str, paths):
-        found = [path] if os.path.isfile(path) else sorted(glob.glob(path))
-        if os.path.isdir(path):
-            found = sorted(str(f) for f in Path(path).rglob("*") if f.is_file())
-        for file in found:
-            state = os.stat(file)
-            described.append([file, state.st_size, state.st_mtime_ns])
-    return described
-
-
-def _test_hashes(configured, rows, stages, key):
+def _test_hashes(configured, rows, stages, key, tokenizer):
     given = configured.parameters
 
     def hashes():
@@ -121,7 +104,6 @@ def _test_hashes(configured, rows, stages, key):
             phash=integers(found.keys()), test_image=strings(found.values())
         )
 
-    key = fingerprint(key, _state(given["test_images"]))
     return stages.arrow(f"{configured.name}-test_hashes", key, hashes)
 
 
@@ -161,8 +143,7 @@ def near_duplicate(
     return union(found).distinct()
 
 
-def _near_images(configured, rows, stages, key):
-    key = fingerprint(key, _state(configured.parameters["test_images"]))
+def _near_images(configured, rows, stages, key, tokenizer):
     return find_near_images(configured, rows, stages, key)
 
 

@@ -17,6 +17,8 @@ A row is what the rules see, and all they see:
 | `image_key`   | int64  | hash of what identifies an image                |
 | `text_key`    | int64  | hash of what identifies a text; null when empty  |
 | `phash`       | int64  | perceptual hash of the image, or null          |
+| `pair_key`    | int64  | hash of `url` and `text`, where there are scores |
+| `id_pair_key` | int64  | hash of `id` and `text`, likewise                |
 
 and the columns that rules or `extra_columns` name, strings or float64, each
 under its own name after `input_`: COYO's `text_length` is not ours.
@@ -31,6 +33,7 @@ import numpy as np
 
 from align_keras.curation.input_files import column_types
 from align_keras.curation.input_files import read_batches
+from align_keras.curation.scores import pair_key
 from align_keras.curation.text import normalize_text
 from align_keras.curation.text import signed_hash
 from align_keras.curation.text import tokenize
@@ -48,6 +51,7 @@ from align_keras.io.optional import OptionalModule
 arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
+SCORE_KEYS = ("pair_key", "id_pair_key")
 ROWS_PER_FILE = 10**12
 # Rows of one row group: what engines read at once.
 GROUP_ROWS = 122_880
@@ -85,6 +89,7 @@ class IngestTask:
         image_folder: string or `None`. Where the images lie; they are
             then read for their size and perceptual hash.
         allow_outside: bool. Whether to read images outside of that folder.
+        scored: bool. Whether scores are looked up for the rows.
     """
 
     number: int
@@ -98,14 +103,20 @@ class IngestTask:
     max_text_characters: int = 100_000
     image_folder: str | None = None
     allow_outside: bool = False
+    scored: bool = False
 
 
-def rows_schema(numbers: Iterable[str] = (), strings: Iterable[str] = ()):
+def rows_schema(
+    numbers: Iterable[str] = (),
+    strings: Iterable[str] = (),
+    scored: bool = False,
+):
     """Return the Arrow schema of normalised rows.
 
     Args:
         numbers: further columns of type float64.
         strings: further columns of type string.
+        scored: bool. Whether scores are looked up for them.
     """
     fields = [
         ("row_id", arrow.int64()),
@@ -122,6 +133,8 @@ def rows_schema(numbers: Iterable[str] = (), strings: Iterable[str] = ()):
         ("text_key", arrow.int64()),
         ("phash", arrow.int64()),
     ]
+    if scored:
+        fields += [(name, arrow.int64()) for name in SCORE_KEYS]
     fields += [(input_column(name), arrow.float64()) for name in numbers]
     fields += [(input_column(name), arrow.string()) for name in strings]
     return arrow.schema(fields)
@@ -195,7 +208,7 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
             a whole or not at all.
     """
     counts = collections.Counter(rows=0)
-    schema = rows_schema(task.numbers, task.strings)
+    schema = rows_schema(task.numbers, task.strings, task.scored)
     names, found = choose_columns(task.path, task.columns)
     if names and found["text"] is None:
         raise ValueError(f"no column of texts among {', '.join(names)}")
@@ -275,6 +288,12 @@ def _normalize(task, columns, found, schema, counts):
         "text_key": _keys(identity),
         "phash": phash,
     }
+    if task.scored:
+        for name, values in zip(SCORE_KEYS, (urls, ids), strict=True):
+            data[name] = [
+                pair_key(value, text) if value else None
+                for value, text in zip(values, texts, strict=True)
+            ]
     for name in task.numbers:
         numbers = _numbers(columns.get(name), size, counts)
         data[input_column(name)] = numbers

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Generator
 from collections.abc import Iterable
+from pathlib import Path
 
 from align_keras.curation.web_archives import read_archive
 from align_keras.io.batches import BATCH_READERS
@@ -175,6 +176,23 @@ def check_format(path: str):
             f"must be one of {', '.join(sorted(_SUFFIXES))}, and may be "
             f"followed by one of {', '.join(COMPRESSIONS)}."
         )
+
+
+def describe_paths(paths: Iterable[str]) -> list[list]:
+    """Names, sizes and times of change of files, those in folders too.
+
+    Args:
+        paths: list of strings: files, folders or globs.
+    """
+    described = []
+    for path in map(str, paths):
+        found = [path] if os.path.isfile(path) else sorted(glob.glob(path))
+        if os.path.isdir(path):
+            found = sorted(str(f) for f in Path(path).rglob("*") if f.is_file())
+        for file in found:
+            state = os.stat(file)
+            described.append([file, state.st_size, state.st_mtime_ns])
+    return described
 
 
 def column_types(path: str) -> dict:

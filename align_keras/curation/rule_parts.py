@@ -63,6 +63,38 @@ def _joined(words, length):
     return words[length - 1 :].map(join)
 
 
+def different_texts(rows):
+    """A row for each different text, so that it is cut into tokens once.
+
+    Args:
+        rows: Ibis table.
+
+    Returns:
+        Ibis table of `text_key`, `tokens`, `num_tokens` and `rows`, how many
+        have the text. Texts without a token are left out.
+    """
+    texts = rows.filter(rows.num_tokens > 0)
+    return texts.group_by("text_key").agg(
+        tokens=texts.tokens.arbitrary(),
+        num_tokens=texts.num_tokens.max(),
+        rows=texts.count(),
+    )
+
+
+def token_counts(texts, ngrams=(1, 2)):
+    """How often each token occurs in all rows.
+
+    Args:
+        texts: what `different_texts` returned.
+        ngrams: see `token_grams`.
+
+    Returns:
+        Ibis table of `gram` and `occurrences`.
+    """
+    grams = token_grams(texts, ngrams, ("rows",))
+    return grams.group_by("gram").agg(occurrences=int64_sum(grams.rows.sum()))
+
+
 def most_frequent(counts, keep, ties="keep"):
     """The tokens of the first ranks.
 
@@ -74,21 +106,37 @@ def most_frequent(counts, keep, ties="keep"):
     Returns:
         Ibis table of `gram`.
     """
-    # How many tokens occur how often: a small table, which can be sorted
-    # where all tokens cannot.
-    levels = counts.group_by("occurrences").agg(tokens=counts.count())
-    running = levels.tokens.sum().over(
-        ibis.cumulative_window(order_by=ibis.desc("occurrences"))
-    )
-    levels = levels.select("occurrences", "tokens", running=running)
-    reached = levels.running
-    if ties == "keep":
-        reached = levels.running - levels.tokens + 1
-    lowest = levels.filter(reached <= keep)
-    lowest = lowest.agg(lowest=lowest.occurrences.min())
+    lowest = first_ranks(counts, "occurrences", lambda r: r <= keep, ties)
     # Null, where not even the first rank fits, keeps nothing.
     kept = counts.filter(counts.occurrences >= lowest.lowest.as_scalar())
     return kept.select("gram")
+
+
+def first_ranks(table, by, fits, ties="keep"):
+    """The lowest value of the first ranks.
+
+    Args:
+        table: Ibis table.
+        by: string. The column that is ranked, the highest value first.
+        fits: callable of a rank from 1 on, an Ibis column of integers, which
+            tells whether it is one of the first.
+        ties: string. `"keep"` or `"drop"` all rows that tie at the last.
+
+    Returns:
+        Ibis table of one row, `lowest`, which is null where none fits.
+    """
+    # How many rows have which value: a small table, which can be sorted
+    # where all rows cannot.
+    levels = table.group_by(by).agg(rows=table.count())
+    running = levels.rows.sum().over(
+        ibis.cumulative_window(order_by=ibis.desc(by))
+    )
+    levels = levels.select(by, "rows", running=int64_sum(running))
+    reached = levels.running
+    if ties == "keep":
+        reached = levels.running - levels.rows + 1
+    first = levels.filter(fits(reached))
+    return first.agg(lowest=first[by].min())
 
 
 def bands(count):

@@ -7,11 +7,11 @@ runs here: the same definitions become DuckDB's, Spark's or BigQuery's SQL.
 Only what all three know alike is used; text reaches the rules in lower case,
 and everything is counted on the rows that are given.
 
-Its keyword parameters are what a configuration sets, except two that the run
+Its keyword parameters are what a configuration sets, except three that the run
 provides: with `stage` a rule stores an intermediate table under a name, which
 ends recomputation; `listed` is the table made of the files that its parameters
-name. Everything else that the run, the SQL and `explain` must know of it
-stands in `@rule(...)` beside it.
+name; `scores` is that of the rows' scores. Everything else that the run, the
+SQL and `explain` must know of it stands in `@rule(...)` beside it.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from align_keras.curation.ingest import input_column
 
 RULES = {}
 # What the run provides.
-_PROVIDED = ("stage", "listed")
+_PROVIDED = ("stage", "listed", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,9 @@ class FileTable:
         name: string. The stage in which it lies ends with it.
         columns: dict from names of columns to Ibis types.
         make: callable of the `ConfiguredRule`, the rows to be judged, the
-            `Stages` that keep tables and a fingerprint of the rule and the
-            rows; it returns an Ibis table.
+            `Stages` that keep tables, a fingerprint of the rule, its files
+            and the rows, and the name of the tokenizer; it returns an Ibis
+            table.
     """
 
     name: str
@@ -61,6 +62,8 @@ class RuleKind:
         why: callable of an `Evidence` and a dropped row, which returns what
             the rule has found in it.
         always: bool. Whether it is applied without being configured.
+        account: callable of an `Evidence`, which returns a dict from words to
+            numbers for the audit; or `None`.
         parameters: dict from the names that a configuration may set to
             `inspect.Parameter`.
         provided: tuple of strings. Parameters that the run provides.
@@ -74,6 +77,7 @@ class RuleKind:
     files: FileTable | None
     why: Callable
     always: bool
+    account: Callable | None
     parameters: dict
     provided: tuple
 
@@ -85,6 +89,7 @@ def rule(
     check: Callable | None = None,
     files: FileTable | None = None,
     always: bool = False,
+    account: Callable | None = None,
 ) -> Callable:
     """Declare a function as a rule under its own name; see `RuleKind`."""
 
@@ -101,6 +106,7 @@ def rule(
             files,
             why,
             always,
+            account,
             {k: v for k, v in parameters.items() if k not in provided},
             provided,
         )
@@ -131,6 +137,16 @@ def relative_path(name, value, directory):
     if isinstance(value, tuple):
         return tuple(relative_path(name, one, directory) for one in value)
     return value if not value or "://" in value else str(directory / value)
+
+
+def named_paths(rule) -> dict:
+    """Return the paths that a `ConfiguredRule` reads, by its parameters."""
+    parameters = RULES[rule.kind].parameters.items()
+    return {
+        name: rule.parameters[name]
+        for name, parameter in parameters
+        if parameter.annotation == Paths
+    }
 
 
 Count = Annotated[int, Limits("not be negative", 0)]

@@ -23,7 +23,8 @@ def print_sql(
     """Write a configuration's rules as SQL, a statement for each stage.
 
     The table `rows` has the columns of normalised rows; the tables of files,
-    such as `near_duplicate_test_hashes`, are to be loaded. The last two
+    such as `near_duplicate_test_hashes`, are to be loaded, and so is
+    `row_scores` where a rule takes scores. The last two
     tables, `verdicts` and `kept`, are the result.
 
     Args:
@@ -48,6 +49,7 @@ def print_sql(
     dialect = "databricks" if dialect == "spark" else dialect
     numbers, strings = further_columns(config)
     rows = ibis.table(ibis.schema(rows_schema(numbers, strings)), name="rows")
+    scores = ibis.table({"row_id": "int64", "score": "float64"}, "row_scores")
     statements = []
 
     def stage(name, table):
@@ -66,6 +68,7 @@ def print_sql(
             judged,
             lambda name, table, rule=rule: stage(f"{rule.name}_{name}", table),
             lambda rule=rule: _file_table(rule),
+            lambda: scores,
         )
         drops.append(stage(f"drop_{rule.name}", table))
     verdicts = stage("verdicts", combine(drops))

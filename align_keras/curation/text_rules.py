@@ -5,12 +5,13 @@ from typing import Literal
 
 from align_keras.curation.arrow_tables import strings
 from align_keras.curation.arrow_tables import table_of
+from align_keras.curation.rule_parts import different_texts
 from align_keras.curation.rule_parts import drop_crowded
 from align_keras.curation.rule_parts import drop_if
 from align_keras.curation.rule_parts import drop_matching
 from align_keras.curation.rule_parts import drop_unless
-from align_keras.curation.rule_parts import int64_sum
 from align_keras.curation.rule_parts import most_frequent
+from align_keras.curation.rule_parts import token_counts
 from align_keras.curation.rule_parts import token_grams
 from align_keras.curation.rule_parts import within
 from align_keras.curation.rules import Bound
@@ -22,6 +23,7 @@ from align_keras.curation.rules import Positive
 from align_keras.curation.rules import rule
 from align_keras.curation.rules import shows
 from align_keras.curation.text import normalize_text
+from align_keras.curation.text import tokenize
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
@@ -102,17 +104,8 @@ def rare_tokens(
     bigrams stand in one ranking by how often they occur. Of the tokens that
     tie at rank `keep`, all are frequent with `ties: keep`, none with `drop`.
     """
-    # Many rows share a text: each is cut into tokens once.
-    texts = rows.filter(rows.num_tokens > 0)
-    texts = texts.group_by("text_key").agg(
-        tokens=texts.tokens.arbitrary(),
-        num_tokens=texts.num_tokens.max(),
-        rows=texts.count(),
-    )
-    texts = stage("texts", texts)
-    grams = token_grams(texts, ngrams, ("text_key", "rows"))
-    counts = grams.group_by("gram").agg(occurrences=int64_sum(grams.rows.sum()))
-    counts = stage("token_counts", counts)
+    texts = stage("texts", different_texts(rows))
+    counts = stage("token_counts", token_counts(texts, ngrams))
     frequent = stage("frequent_tokens", most_frequent(counts, keep, ties))
     # A token occurs at least as often as any longer one that it is part of: of
     # a frequent bigram both words are frequent, and need no look.
@@ -152,11 +145,11 @@ def repeated_tokens(rows, *, at_most: Bound = 0.2):
     return drop_if(tokens, repeated > tokens.num_tokens * at_most)
 
 
-def _listed_words(configured, rows, stages, key):
+def _listed_words(configured, rows, stages, key, tokenizer):
     words, paths = set(), configured.parameters["words"]
     for path in paths:
         lines = split_lines(read_text(path))
-        words |= {normalize_text(line) for line in lines}
+        words |= {tokenize(normalize_text(line), tokenizer) for line in lines}
     words = sorted(words - {""})
     if not words:
         raise ValueError(f"There are no words in {', '.join(paths)}.")

@@ -1,8 +1,6 @@
 """Images of any number to Parquet files of vectors."""
 
-import contextlib
 import io
-import logging
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -15,38 +13,21 @@ from align_keras.embedding.embed_streams import embed_stream
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.image_sources import plan_sources
 from align_keras.embedding.image_sources import read_source
-from align_keras.embedding.loading import load_embedder
-from align_keras.embedding.loading import require_model
-from align_keras.embedding.replicas import local_replicas
-from align_keras.embedding.vector_files import VectorWriter
-from align_keras.embedding.vector_files import claim_vectors
-from align_keras.embedding.vector_files import write_manifest
+from align_keras.embedding.parts import has_executors
+from align_keras.embedding.parts import skipped_images
+from align_keras.embedding.parts import work_on_parts
+from align_keras.embedding.vector_files import record_batch
+from align_keras.embedding.vector_files import vector_writer
 from align_keras.io.atomic import atomic_file
-from align_keras.io.fingerprints import directory_fingerprint
-from align_keras.io.fingerprints import fingerprint
 from align_keras.io.images import decode_with_pillow
-from align_keras.io.locks import directory_lock
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
-from align_keras.io.mirrors import without_cache
-from align_keras.io.optional import require
-from align_keras.io.paths import local_path
-from align_keras.io.progress import progress_bar
 from align_keras.io.stores import absolute
 
 MAX_PIXELS = 64_000_000
-# Skipped images that a file names; it counts all.
-_MAX_LISTED = 100
-
-logger = logging.getLogger("align_keras")
 
 
-def _has_executors(arguments):
-    # A directory of this machine that stands for a store is none of theirs.
-    return arguments.get("run_tasks") is not None
-
-
-@stored("output", but=_has_executors)
+@stored("output", but=has_executors)
 def embed(
     source: str | Path,
     output: str | Path,
@@ -116,82 +97,28 @@ def embed(
     embed("photos", "vectors", model="run/model")
     ```
     """
-    require("pyarrow.parquet", extra="search")
-    if batch_size < local_replicas(strategy):
-        raise ValueError(
-            f"`batch_size` must be at least {local_replicas(strategy)}, the "
-            f"number of replicas here. Received: batch_size={batch_size}"
-        )
-    output = local_path(output)
-    path = require_model(model)
-    named = source
-    source = local_copy(source)
-    parts = plan_sources(source, images_per_shard, allow_outside)
-    arguments = {
-        "source": absolute(named),
-        "inputs": fingerprint(
-            without_cache(parts), [_states(part) for part in parts]
-        ),
-        "fingerprint": directory_fingerprint(path),
-        "thumbnail_size": thumbnail_size,
-        "max_pixels": max_pixels,
-    }
-    worker, workers = _worker_of(strategy)
-    # The workers of one run write into one directory, for which the first
-    # stands.
-    with contextlib.nullcontext() if worker else directory_lock(output):
-        claim_vectors(output, arguments)
-        name = f"vectors-{{:05d}}-of-{len(parts):05d}.parquet"
-        files = [output / name.format(number) for number in range(len(parts))]
-        missing = [
-            {
-                "part": part,
-                "file": str(file),
-                "model": str(path.resolve()),
-                "batch_size": batch_size,
-                **arguments,
-            }
-            for part, file in zip(parts, files, strict=True)
-            if not file.is_file()
-        ]
-        made = {task["file"] for task in missing}
-        if missing and run_tasks is not None:
-            run_tasks(missing)
-        elif missing:
-            embedder = load_embedder(path, strategy)
-            _run_here(missing[worker::workers], embedder, progress)
-        new = [file for file in files if str(file) in made]
-        return write_manifest(files, arguments, new)
 
+    def plan():
+        place = local_copy(source)
+        return plan_sources(place, images_per_shard, allow_outside)
 
-def _worker_of(strategy):
-    if strategy is None:
-        return 0, 1
-    from align_keras.training.strategies import worker_of
-
-    return worker_of(strategy)
-
-
-def _states(part):
-    """Return what changes when a source does."""
-
-    def state(path):
-        try:
-            about = path.stat()
-        except (OSError, ValueError):
-            # Not on this machine, or no name of a file at all.
-            return None
-        return [about.st_size, about.st_mtime_ns]
-
-    path = Path(part["path"])
-    return [state(path / name) for name in part.get("names", [""])]
-
-
-def _run_here(tasks, embedder, progress):
-    with progress_bar("Embedding images", shown=progress) as advance:
-        for number, task in enumerate(tasks, 1):
-            advance(0, f"Embedding images, file {number} of {len(tasks)}")
-            embed_task(task, embedder, advance)
+    return work_on_parts(
+        embed_task,
+        plan,
+        output,
+        model,
+        {
+            "source": absolute(source),
+            "thumbnail_size": thumbnail_size,
+            "max_pixels": max_pixels,
+        },
+        what="vectors",
+        title="Embedding images",
+        strategy=strategy,
+        batch_size=batch_size,
+        progress=progress,
+        run_tasks=run_tasks,
+    )
 
 
 def embed_task(
@@ -207,12 +134,8 @@ def embed_task(
     Returns:
         A pair of ints: images that were embedded, and skipped.
     """
-    skipped = []
-
-    def skip(key, reason):
-        logger.warning("Image %s is left out: %s", key, reason)
-        skipped.append([str(key), reason])
-
+    about = {"fingerprint": task["fingerprint"]}
+    skip = skipped_images(about)
     rows = embed_images_with_thumbnails(
         read_source(task["part"], skip),
         embedder,
@@ -223,16 +146,13 @@ def embed_task(
     )
     count = 0
     with atomic_file(task["file"]) as temporary:
-        about = {"fingerprint": task["fingerprint"]}
         dim = np.shape(embedder.texts([""]))[1]
-        with VectorWriter(temporary, dim, about) as writer:
+        with vector_writer(temporary, dim, about) as writer:
             for batch in rows:
-                writer.write(*batch)
+                writer.write(record_batch(writer.schema, *batch))
                 count += len(batch[0])
                 advance(len(batch[0]))
-            about["skipped"] = len(skipped)
-            about["skipped_images"] = skipped[:_MAX_LISTED]
-    return count, len(skipped)
+    return count, about["skipped"]
 
 
 def embed_images_with_thumbnails(

@@ -21,6 +21,9 @@ def plan_sources(
     source: str | Path,
     images_per_shard: int = 4096,
     allow_outside: bool = False,
+    captions: str | Path | None = None,
+    columns: dict | None = None,
+    listed_only: bool = False,
 ) -> list[dict]:
     """Divide a source into parts that are embedded one by one.
 
@@ -33,6 +36,13 @@ def plan_sources(
             `4096`.
         allow_outside: bool. Whether to read what names and links call outside
             the source. Defaults to `False`.
+        captions: string or `pathlib.Path`. The table of captions of a folder.
+            Defaults to the one in it that is called `captions`.
+        columns: dict of `"image_column"` and `"caption_column"`, see
+            `read_captions`. Defaults to the usual names.
+        listed_only: bool. Whether images that a table does not list, and rows
+            of it that cannot be used, are among what is not read. Defaults to
+            `False`: those images have no caption.
 
     Returns:
         list of dicts: `"kind"`, which is records, archive, table or folder;
@@ -42,26 +52,45 @@ def plan_sources(
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: `images_per_shard` is not positive.
+        ValueError: `images_per_shard` is not positive, or `columns` are given
+            where there is no table.
     """
     if images_per_shard < 1:
         raise ValueError(
             f"`images_per_shard` must be positive. Received: {images_per_shard}"
         )
-    found = find_source(source, allow_outside=allow_outside)
+    columns = columns or {}
+    image_column = columns.get("image_column")
+    found = find_source(source, captions, image_column, allow_outside)
+    if columns and found.kind not in ("listed", "table"):
+        raise ValueError(
+            f"{' and '.join(f'`{name}`' for name in columns)} speak of a "
+            "caption file; give one with `captions`."
+        )
+    lost: list = []
     if found.kind not in ("listed", "folder"):
         parts = [
             _part(found.kind, path, allow_outside)
-            | {"source": absolute(source)}
+            | {"source": absolute(captions or source)}
+            | ({"columns": columns} if columns else {})
             for path in found.files
         ]
         looked_at = found.files
     else:
+        listed = None
+        if found.kind == "listed":
+            tally = Tally(lambda *told: lost.append((*told, None)))
+            tally = tally if listed_only else None
+            listed = read_captions(found.files[0], **columns, tally=tally)
+        names = {*(listed or {})}
+        if listed is None or not listed_only:
+            # Those that the table lists are of unknown suffixes, too.
+            names |= {*list_images(source, allow_outside)}
         parts = _plan_folder(
-            Path(source), found.files, images_per_shard, allow_outside
+            Path(source), sorted(names), listed, images_per_shard, allow_outside
         )
         looked_at = [*found.files, *(n for p in parts for n in p["names"])]
-    beside = [*left_over(found, source, looked_at, allow_outside)]
+    beside = [*lost, *left_over(found, source, looked_at, allow_outside)]
     if beside and found.kind == "table":
         # The tables are read for it only where something else is there.
         looked_at = [*looked_at, *_listed(found.files)]
@@ -95,18 +124,15 @@ def _part(kind, path, allow_outside):
     return {**part, "allow_outside": True} if allow_outside else part
 
 
-def _plan_folder(folder, tables, size, allow_outside):
-    """Parts of a folder; its table of captions is read once, and here."""
-    captions = read_captions(tables[0]) if tables else {}
-    # Those that the table lists beside images of unknown suffixes, too.
-    names = sorted({*captions, *list_images(folder, allow_outside)})
+def _plan_folder(folder, names, captions, size, allow_outside):
+    """Parts of a folder; its table of captions is read once, before this."""
     parts = []
     for start in range(0, len(names), size):
         chosen = names[start : start + size]
         part = _part("folder", folder, allow_outside)
         part["names"] = chosen
-        if tables:
-            part["captions"] = [captions.get(name, [])[:1] for name in chosen]
+        if captions is not None:
+            part["captions"] = [captions.get(name, []) for name in chosen]
         parts.append(part)
     return parts
 
@@ -123,6 +149,12 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
         Tuples of the key, a string; a callable that reads the image's
         bytes; and the image's first caption, `""` without one.
     """
+    for name, image, texts in read_pairs(part, skip):
+        yield name, image, texts[0] if texts else ""
+
+
+def read_pairs(part: dict, skip: Callable) -> Iterator[tuple]:
+    """Read the images of a part with all their captions, see `read_source`."""
 
     def read(path, tally):
         return _pairs(part, path, tally)
@@ -131,9 +163,7 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
         skip(name, f"{reason}: {detail}" if detail else reason)
     outside = part.get("allow_outside", False)
     source = part.get("source", part["path"])
-    found = read_files(source, [part["path"]], read, Tally(skip), outside)
-    for name, image, texts in found:
-        yield name, image, texts[0] if texts else ""
+    yield from read_files(source, [part["path"]], read, Tally(skip), outside)
 
 
 def _pairs(part, path, tally):
@@ -144,7 +174,8 @@ def _pairs(part, path, tally):
         return ((key_of(name), image, texts) for name, image, texts in found)
     outside = {"allow_outside": part.get("allow_outside", False)}
     if part["kind"] == "table":
-        return sources.from_table(path, tally, **outside)
+        columns = part.get("columns", {})
+        return sources.from_table(path, tally, **outside, **columns)
     if "captions" in part:
         listed = zip(part["names"], part["captions"], strict=True)
         return sources.from_caption_file(path, dict(listed), **outside)

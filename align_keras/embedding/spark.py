@@ -47,15 +47,16 @@ def make_session(master: str, name: str = "align-keras embed") -> Any:
     return builder.getOrCreate()
 
 
-def on_spark(spark: Any) -> Callable:
-    """Return what lets `embed` work on Spark, each file a task.
+def on_spark(spark: Any, work: Callable = embed_task) -> Callable:
+    """Return what lets `embed` or `score` work on Spark, each file a task.
 
     Args:
         spark: a `pyspark.sql.SparkSession`. Its executors must see source,
             output and model under the same paths as this process.
+        work: callable, `embed_task` or `score_task`. Defaults to `embed_task`.
 
     Returns:
-        A callable for `embed`'s argument `run_tasks`.
+        A callable for the argument `run_tasks`.
 
     Example:
 
@@ -69,7 +70,8 @@ def on_spark(spark: Any) -> Callable:
         # One task for each part, so that a lost executor costs no more.
         parts = spark.sparkContext.parallelize(rows, len(rows))
         frame = spark.createDataFrame(parts, "task string")
-        frame.mapInArrow(_embed_tasks, "done long, skipped long").collect()
+        run = functools.partial(_run_tasks, work)
+        frame.mapInArrow(run, "done long, skipped long").collect()
 
     return run_tasks
 
@@ -153,12 +155,12 @@ def _load(path):
     return load_embedder(path)
 
 
-def _embed_tasks(batches):
+def _run_tasks(work, batches):
     for batch in batches:
         counts = []
         for row in batch.to_pylist():
             task = json.loads(row["task"])
-            counts.append(embed_task(task, _load(task["model"])))
+            counts.append(work(task, _load(task["model"])))
         counts = np.array(counts, "int64").reshape(-1, 2)
         yield pyarrow.record_batch(
             [pyarrow.array(counts[:, 0]), pyarrow.array(counts[:, 1])],

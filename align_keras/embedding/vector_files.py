@@ -31,34 +31,24 @@ ARGUMENTS, MANIFEST = "arguments.json", "manifest.json"
 # === Files ===
 
 
-class VectorWriter:
-    """Writes a Parquet file of vectors, one row group after the other.
+class RowWriter:
+    """Writes a Parquet file, one row group after the other.
 
     Args:
         path: string or `pathlib.Path`.
-        dim: int.
+        schema: Arrow schema.
         about: dict. Goes into the file's metadata when it is closed.
+        **options: of `pyarrow.parquet.ParquetWriter`.
     """
 
     # Rows of one group: 10 MiB of vectors of 640 values.
     GROUP = 4096
 
-    def __init__(self, path: str | Path, dim: int, about: dict):
+    def __init__(self, path: str | Path, schema: Any, about: dict, **options):
         self.about = about
-        self._schema = schema(dim)
+        self.schema = schema
         self._pending: list = []
-        self._writer = parquet.ParquetWriter(
-            path,
-            self._schema,
-            compression={
-                "key": "zstd",
-                "text": "zstd",
-                "vector.list.element": "none",
-                "thumbnail": "none",
-            },
-            use_dictionary=False,
-            write_statistics=False,
-        )
+        self._writer = parquet.ParquetWriter(path, schema, **options)
 
     def __enter__(self):
         return self
@@ -70,13 +60,9 @@ class VectorWriter:
             self._writer.add_key_value_metadata({METADATA: about})
         self._writer.close()
 
-    def write(
-        self, keys: list, texts: list, vectors: np.ndarray, thumbnails: list
-    ) -> None:
-        """Add rows."""
-        self._pending.append(
-            record_batch(self._schema, keys, texts, vectors, thumbnails)
-        )
+    def write(self, batch: Any) -> None:
+        """Add rows, an Arrow record batch."""
+        self._pending.append(batch)
         if sum(len(batch) for batch in self._pending) >= self.GROUP:
             self._flush()
 
@@ -85,6 +71,24 @@ class VectorWriter:
             table = pyarrow.Table.from_batches(self._pending)
             self._writer.write_table(table, row_group_size=len(table))
             self._pending = []
+
+
+def vector_writer(path: str | Path, dim: int, about: dict) -> RowWriter:
+    """Return the writer of a file of vectors of `dim` values."""
+    compression = {
+        "key": "zstd",
+        "text": "zstd",
+        "vector.list.element": "none",
+        "thumbnail": "none",
+    }
+    return RowWriter(
+        path,
+        schema(dim),
+        about,
+        compression=compression,
+        use_dictionary=False,
+        write_statistics=False,
+    )
 
 
 def read_vectors(
@@ -130,8 +134,8 @@ def _about(path, metadata):
         return json.loads(metadata.metadata[METADATA])
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"`{path}` is no file of `align-keras embed`: choose another "
-            "directory, or remove it."
+            f"`{path}` is no file of `align-keras`: choose another directory, "
+            "or remove it."
         ) from None
 
 
@@ -155,8 +159,8 @@ def record_batch(
     values = np.ascontiguousarray(vectors, "float32").reshape(-1)
     return pyarrow.record_batch(
         [
-            pyarrow.array(list(map(_text, keys)), pyarrow.string()),
-            pyarrow.array(list(map(_text, texts)), pyarrow.string()),
+            string_array(keys),
+            string_array(texts),
             pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), dim),
             pyarrow.array(thumbnails, pyarrow.binary()),
         ],
@@ -164,20 +168,28 @@ def record_batch(
     )
 
 
-def _text(value):
+def string_array(values: list) -> Any:
+    """Return an Arrow array of strings, of which some may be `None`."""
     # Names on disk may hold bytes that are not text.
-    return value.encode("utf-8", "replace").decode("utf-8")
+    values = [
+        value and value.encode("utf-8", "replace").decode("utf-8")
+        for value in values
+    ]
+    return pyarrow.array(values, pyarrow.string())
 
 
 # === Directories ===
 
 
-def claim_vectors(directory: Path, arguments: dict) -> None:
+def claim_vectors(
+    directory: Path, arguments: dict, what: str = "vectors"
+) -> None:
     """Write down what a directory of vectors depends on, or check it.
 
     Args:
         directory: `pathlib.Path`.
         arguments: dict of JSON values.
+        what: string. What error messages call the contents.
 
     Raises:
         FileExistsError: it holds Parquet files of another origin.
@@ -189,7 +201,7 @@ def claim_vectors(directory: Path, arguments: dict) -> None:
             f"`{directory}` holds Parquet files but no {ARGUMENTS}: choose "
             "another directory."
         )
-    claim(path, arguments, "vectors")
+    claim(path, arguments, what)
 
 
 def write_manifest(
@@ -256,7 +268,7 @@ def read_manifest(directory: Path) -> dict:
     """
     if (directory / MANIFEST).is_file():
         manifest = read_json(directory / MANIFEST)
-        if "fingerprint" in manifest.get("arguments", {}):
+        if "thumbnail_size" in manifest.get("arguments", {}):
             if all("sha256" in shard for shard in manifest["shards"]):
                 return manifest
             raise ValueError(

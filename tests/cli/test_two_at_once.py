@@ -47,6 +47,7 @@ WRITERS = {
     "export into it": ("within", "export --model PRESET --output OUT"),
     "convert": ("beside", "convert PRESET OUT --to huggingface"),
     "embed": ("within", "embed PHOTOS --model PRESET --output OUT"),
+    "score": ("within", "score PHOTOS --model PRESET --output OUT"),
     "index": ("beside", "index VECTORS --model PRESET --output OUT"),
     "curate": ("within", "curate PAIRS --output OUT"),
     "download": ("within", "download KEPT --output OUT"),

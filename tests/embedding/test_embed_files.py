@@ -11,6 +11,7 @@ from align_keras.cli import main
 from align_keras.data import pack
 from align_keras.embedding import embed
 from align_keras.embedding import embed_files
+from align_keras.embedding import parts
 from align_keras.embedding.embed_files import thumbnail
 
 
@@ -103,7 +104,7 @@ def test_changed_sources_are_noticed(tmp_path, kind):
         part = {"kind": kind, "path": str(tmp_path), "names": ["a"]}
 
     def digest():
-        return str(embed_files._states(part))
+        return str(parts._states(part))
 
     first = digest()
     assert digest() == first

@@ -5,6 +5,8 @@ import pyarrow.parquet
 import pytest
 
 from align_keras.embedding import embed
+from align_keras.embedding import score
+from align_keras.embedding.score_files import score_task
 
 pytest.importorskip("pyspark")
 
@@ -52,6 +54,18 @@ def test_executors_give_the_models_vectors(
     assert [row["key"] for row in rows] == library.names
     found = np.array([row["vector"] for row in rows], "float32")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+    output = tmp_path / "scores"
+    run_tasks = on_spark(spark, score_task)
+    score(library.images, output, saved_model, run_tasks=run_tasks)
+    (path,) = output.glob("*.parquet")
+    scored = pyarrow.parquet.read_table(path).to_pylist()
+    assert [row["key"] for row in scored] == ["02.jpg", "02.jpg"]
+    texts = dual_encoder.encode_text([row["text"] for row in scored])
+    cosines = np.asarray(texts) @ expected[library.names.index("02.jpg")]
+    np.testing.assert_allclose(
+        [row["score"] for row in scored], cosines, rtol=0, atol=1e-5
+    )
 
     files = spark.read.format("binaryFile").load(str(library.images))
     files = files.selectExpr("path as key", "content as image")

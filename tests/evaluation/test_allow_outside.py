@@ -30,6 +30,7 @@ CASES = {
     "classify": ("photos", "1.png", "classify photos red blue --model MODEL"),
     "pack": ("photos", "1.png", "pack photos --output OUT"),
     "embed": ("photos", "1.png", "embed photos --model MODEL --output OUT"),
+    "score": ("photos", "1.png", "score photos --model MODEL --output OUT"),
     "train": (
         "photos",
         "1.png",

@@ -11,6 +11,7 @@ from align_keras import AlignTokenizer
 from align_keras.cli import make_parser
 from align_keras.data import pack
 from align_keras.embedding import embed
+from align_keras.embedding import score
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.atomic import atomic_file
 from align_keras.io.locks import directory_lock
@@ -49,6 +50,7 @@ WRITERS = {
     "pack": lambda path: pack("nowhere", path),
     "train": train_there,
     "embed": lambda path: embed("nowhere", path, "align_b0_bert_tiny"),
+    "score": lambda path: score("nowhere", path, "align_b0_bert_tiny"),
     "index": lambda path: write_index([], 1, path, None),
     "export": lambda path: export_saved_model(None, path),
     "scenes": lambda path: write_scenes(path, 1),
@@ -123,6 +125,7 @@ def test_options_that_are_written_to_refuse_addresses():
         "export",
         "convert",
         "embed",
+        "score",
         "index",
         "search",
     }

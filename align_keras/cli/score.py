@@ -1,0 +1,89 @@
+"""`align-keras score`: how well captions fit their images, to Parquet."""
+
+import json
+
+from align_keras.cli.options import add_allow_outside
+from align_keras.cli.options import add_batch_size
+from align_keras.cli.options import add_json
+from align_keras.cli.options import add_parts
+from align_keras.cli.options import output_path
+from align_keras.cli.options import strategy_or_tasks
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument(
+        "source",
+        metavar="PAIRS",
+        help="TFRecord files, .tar archives or Parquet files with images: "
+        "folder, file or glob; or a folder of images with captions; or a table "
+        "of the images beside it",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="preset directory of a trained model, a SavedModel, or the name "
+        "or handle of a preset with weights",
+    )
+    parser.add_argument(
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="directory to write",
+    )
+    parser.add_argument(
+        "--captions",
+        metavar="FILE",
+        help="table of the images of the folder PAIRS (default: the captions "
+        "file in it)",
+    )
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="column of images in a table"
+    )
+    parser.add_argument(
+        "--caption-column", metavar="NAME", help="column of captions in a table"
+    )
+    parser.add_argument(
+        "--block-size",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="pairs among which the nearest other caption and image are "
+        "looked for (default: %(default)s)",
+    )
+    add_parts(parser)
+    add_batch_size(parser)
+    add_allow_outside(parser)
+    add_json(parser)
+
+
+def run(args):
+    """Score, and print a summary."""
+    from align_keras.embedding import score
+    from align_keras.embedding.score_files import score_task
+
+    manifest = score(
+        args.source,
+        args.output,
+        args.model,
+        captions=args.captions,
+        image_column=args.image_column,
+        caption_column=args.caption_column,
+        block_size=args.block_size,
+        batch_size=args.batch_size,
+        images_per_shard=args.images_per_shard,
+        max_pixels=args.max_pixels,
+        allow_outside=args.allow_outside,
+        progress=not args.json,
+        **strategy_or_tasks(args, score_task),
+    )
+    if args.json:
+        print(json.dumps(manifest))
+        return
+    print(
+        f"{manifest['records']} pairs have a score, in "
+        f"{len(manifest['shards'])} files in `{args.output}`; "
+        f"{manifest['skipped']} are left out."
+    )

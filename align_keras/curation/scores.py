@@ -1,0 +1,217 @@
+"""Scores of pairs that `align-keras score` wrote, and the rows they belong to.
+
+A score belongs to the rows whose text it has and whose image, or else whose own
+id, its image is called by. Both are compared without the suffix, for packed
+records have none, and with white space made single. Of several scores of one
+pair by one model, the highest counts.
+
+Scores of several models are made comparable and combined by the mean of what
+each gives, less the mean of all its scores and divided by their standard
+deviation. Both are taken from whole numbers, scores times 2**15 rounded down,
+so that every engine finds the same. A pair that one of them did not score has
+no score.
+"""
+
+import functools
+import math
+import posixpath
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from align_keras.curation.rule_parts import int64_sum
+from align_keras.curation.text import signed_hash
+from align_keras.io.fingerprints import check_digest
+from align_keras.io.fingerprints import fingerprint
+from align_keras.io.folders import resolve_within
+from align_keras.io.json_files import read_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.optional import OptionalModule
+
+arrow = OptionalModule("pyarrow", extra="curation")
+parquet = OptionalModule("pyarrow.parquet", extra="curation")
+ibis = OptionalModule("ibis", extra="curation")
+
+MANIFEST = "manifest.json"
+# Of a text; `curate` may cut it.
+KEY_CHARACTERS = 1000
+SCALE = 2**15
+
+
+def scores_schema() -> Any:
+    """Return the Arrow schema of files of scores."""
+    return arrow.schema(
+        [
+            ("key", arrow.string()),
+            ("text", arrow.string()),
+            ("pair_key", arrow.int64()),
+            ("score", arrow.float32()),
+            ("nearest_text", arrow.string()),
+            ("nearest_text_score", arrow.float32()),
+            ("nearest_image", arrow.string()),
+            ("nearest_image_score", arrow.float32()),
+            ("compared", arrow.int32()),
+        ]
+    )
+
+
+def pair_key(name: str, text: str) -> int:
+    """Return by what a pair is found among scores.
+
+    Args:
+        name: string. The image's path or address, or an id.
+        text: string. Its caption.
+
+    Returns:
+        int of 64 bits, the same for names that differ in their suffix, and
+        for texts that differ in white space, Unicode's form, or behind their
+        first 1000 characters.
+    """
+    stem = posixpath.splitext(posixpath.normpath(name.strip()))[0]
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    return signed_hash(f"{stem}\n{words[:KEY_CHARACTERS]}")
+
+
+def find_scores(paths: Iterable[str]) -> dict[str, list[dict]]:
+    """Find the files of scores.
+
+    Args:
+        paths: list of strings. Directories that `align-keras score` wrote, of
+            one model or of several.
+
+    Returns:
+        dict from the fingerprint of a model to its files, dicts of `"path"`,
+        `"sha256"` and `"records"`; sorted.
+
+    Raises:
+        FileNotFoundError: A directory holds no scores.
+        ValueError: It is not finished.
+    """
+    models: dict[str, list[dict]] = {}
+    for path in paths:
+        directory = Path(local_copy(path))
+        if not (directory / MANIFEST).is_file():
+            begun = (directory / "arguments.json").is_file()
+            raise FileNotFoundError(
+                f"`{path}` has no {MANIFEST} of scores: "
+                + (
+                    "run `align-keras score` again, which resumes."
+                    if begun
+                    else "give a directory that `align-keras score` wrote."
+                )
+            )
+        manifest = read_json(directory / MANIFEST)
+        if "block_size" not in manifest.get("arguments", {}):
+            raise ValueError(
+                f"`{directory / MANIFEST}` is not one of scores: give a "
+                "directory that `align-keras score` wrote."
+            )
+        files = models.setdefault(manifest["arguments"]["fingerprint"], [])
+        for shard in manifest["shards"]:
+            file = resolve_within(directory, shard["file"], None)
+            known = {name: shard[name] for name in ("sha256", "records")}
+            files.append({"path": str(file), **known})
+    for files in models.values():
+        files.sort(key=lambda file: file["sha256"])
+    return dict(sorted(models.items()))
+
+
+def describe_scores(paths: Iterable[str]) -> list:
+    """Return what changes when scores do."""
+    return [
+        [model, [file["sha256"] for file in files]]
+        for model, files in find_scores(paths).items()
+    ]
+
+
+def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
+    """Make the stage of the rows' scores.
+
+    Args:
+        paths: list of strings, see `find_scores`.
+        rows: Ibis table with `pair_key` and `id_pair_key`.
+        rows_key: string. The key of their stage.
+        stages: `Stages`.
+
+    Returns:
+        dict for the audit: `"models"`, and `"stage"`, the name of that of
+        `row_id` and `score` (float64), of the rows that have one.
+    """
+    models = find_scores(paths)
+    tables = []
+    for number, files in enumerate(models.values()):
+        key = fingerprint([file["sha256"] for file in files])
+        name = f"scores_{number}"
+        table = stages.store(
+            name,
+            key,
+            lambda directory, files=files: _copy(stages, files, directory),
+        )
+        best = table.group_by("pair_key").agg(score=table.score.max())
+        tables.append(stages.table(f"{name}_best", key, best))
+    scores = tables[0] if len(tables) == 1 else _combined(tables, stages)
+    # Each row once, by its image's name if that is among them.
+    found = rows.select("row_id", "pair_key", "id_pair_key")
+    found = found.left_join(scores, "pair_key")
+    found = found.select("row_id", "id_pair_key", by_name="score")
+    by_id = scores.select(id_pair_key="pair_key", by_id="score")
+    found = found.left_join(by_id, "id_pair_key")
+    score = ibis.coalesce(found.by_name, found.by_id)
+    found = found.select("row_id", score=score.cast("float64"))
+    key = fingerprint(rows_key, describe_scores(paths))
+    stages.table("row_scores", key, found.filter(found.score.notnull()))
+    about = [
+        {"model": model, "scores": sum(file["records"] for file in files)}
+        for model, files in models.items()
+    ]
+    return {"models": about, "stage": f"row_scores-{key}"}
+
+
+def _copy(stages, files, directory):
+    """Copy keys and scores of files to where the engine reads."""
+    stages.storage.make_directory(directory)
+    schema = scores_schema()
+    schema = arrow.schema([schema.field(n) for n in ("pair_key", "score")])
+    with (
+        stages.storage.open_output(f"{directory}/0.stage") as target,
+        parquet.ParquetWriter(target, schema) as writer,
+    ):
+        for file in files:
+            check_digest(file["path"], file["sha256"], "score the pairs again")
+            source = parquet.ParquetFile(file["path"])
+            for batch in source.iter_batches(columns=schema.names):
+                writer.write_batch(batch)
+
+
+def _combined(tables, stages):
+    """The mean of what models give, each standardised."""
+    parts = []
+    for number, table in enumerate(tables):
+        whole = (table.score.cast("float64") * SCALE).floor().cast("int64")
+        sums = table.select(whole=whole, square=whole * whole)
+        (sums,) = stages.engine.collect(
+            sums.agg(
+                count=sums.count(),
+                total=int64_sum(sums.whole.sum()),
+                squares=int64_sum(sums.square.sum()),
+            )
+        )
+        count, total = sums["count"], sums["total"] or 0
+        # In whole numbers, of which only the last step is rounded.
+        spread = count * (sums["squares"] or 0) - total**2
+        deviation = math.sqrt(spread) / max(count, 1) / SCALE
+        if not deviation:
+            raise ValueError(
+                "Scores of a model that are all equal cannot be combined with "
+                "those of others; leave that model out of `scores`."
+            )
+        mean = total / count / SCALE
+        score = (table.score.cast("float64") - mean) / deviation
+        parts.append(table.select("pair_key", **{f"s{number}": score}))
+    joined = functools.reduce(lambda a, b: a.join(b, "pair_key"), parts)
+    total = functools.reduce(
+        lambda a, b: a + b, [joined[f"s{n}"] for n in range(len(parts))]
+    )
+    score = (total / float(len(parts))).cast("float32")
+    return joined.select("pair_key", score=score)
