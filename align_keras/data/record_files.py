@@ -119,7 +119,7 @@ class RecordFiles:
                     continue
                 yield example
 
-    def skip(self, path: str, index: int, key: str, reason: str):
+    def skip(self, path: str, index: int, key: str, reason: str) -> None:
         """Count and name a record that cannot be used, once per record."""
         place = f"{path}[{index}] {key}".rstrip()
         if place not in self.skipped:

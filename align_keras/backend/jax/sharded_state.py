@@ -1,6 +1,7 @@
 """A model's state in parts, one on each device."""
 
 import math
+from typing import Any
 
 import keras
 from keras.distribution import TensorLayout
@@ -32,8 +33,8 @@ class ShardedState(keras.distribution.DataParallel):
     ```
     """
 
-    def get_variable_layout(self, variable):
-        """Return the layout of a variable, a `TensorLayout`."""
+    def get_variable_layout(self, variable: Any) -> TensorLayout:
+        """Return the layout of a variable."""
         if getattr(variable, "_layout", None) is not None:
             return variable._layout
         mesh = self.device_mesh
