@@ -54,16 +54,13 @@ ABLATIONS = {
     "text dropout 0.1": {"text_dropout": 0.1},
     "drop connect 0.2": {"drop_connect": 0.2},
     "no label smoothing": {"label_smoothing": 0.0},
-    "label smoothing 0.1": {"label_smoothing": 0.1},
     "temperature 0.07": {"initial_temperature": 0.07},
-    "temperature 0.1": {"initial_temperature": 0.1},
+    "images mirrored at random": {"mirror": True},
     "images whole": {"resize_ratio": 1.0},
     "crops of the paper's share": {"resize_ratio": 346 / 289},
     "learning rate 2e-3": {"learning_rate": 2e-3},
-    "learning rate 1e-3": {"learning_rate": 1e-3},
     "learning rate 5e-4": {"learning_rate": 5e-4},
     "weight decay 0.2": {"weight_decay": 0.2},
-    "weight decay 1e-5": {"weight_decay": 1e-5},
 }
 
 
