@@ -52,9 +52,13 @@ test: lint
 	@$(MAKE) --no-print-directory test-torch
 	@$(MAKE) --no-print-directory test-tensorflow
 
-# JAX spends most of a test on optimising what runs once.
+# JAX spends most of a test on optimising what runs once; what it has compiled
+# is kept for other tests, and the next time.
 test-jax: $(VENV)/installed-for-tests
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
+		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled-for-tests \
+		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+		JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 		$(PYTEST) $(JAX_TESTS)
 
 test-torch: $(VENV)/installed-for-tests
