@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from align_keras.backend.jax.sharded_state import ShardedState
-from align_keras.backend.jax.sharded_state import split_axes
+from align_keras.backend.sharded_state import ShardedState
+from align_keras.backend.sharded_state import split_axes
 from align_keras.keras_hub_internals import abstract_variables
 from align_keras.planning.flops import count_flops
 from align_keras.training.assembly import build_network

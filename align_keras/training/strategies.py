@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from align_keras.backend.jax.sharded_state import ShardedState
+from align_keras.backend.sharded_state import ShardedState
 from align_keras.training.processes import join_processes
 
 # The vendor of TPUs on the PCI bus.

@@ -420,7 +420,7 @@ def _find_tokenizer(run, records, workdir, step):
 
 def _describe_state(model):
     """Tell how much of the state a device holds."""
-    from align_keras.backend.jax.sharded_state import bytes_of_a_device
+    from align_keras.backend.sharded_state import bytes_of_a_device
 
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)

@@ -6,11 +6,11 @@ import jax
 import keras
 
 from align_keras.backend.jax.replicas import num_shards
-from align_keras.backend.jax.sharded_state import gathered
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import OwnRows
 from align_keras.backend.padding import PaddingMixin
 from align_keras.backend.padding import unpack
+from align_keras.backend.sharded_state import gathered
 
 
 def _is_shared_out(data):
