@@ -72,13 +72,20 @@ def main():
     workdir = os.environ.get("WORKDIR") or FOLDER / NAME
     result = train(
         lambda size: tiny_model(size, dropout=0.1),
-        Recipe(**{**FIELDS, "steps": 10, "checkpoint_every": 4}),
+        Recipe(
+            **{
+                **FIELDS,
+                "steps": 10,
+                "checkpoint_every": 4,
+                "optimizer": "sgd" if "sgd" in NAME else "adam",
+            }
+        ),
         data=str(FOLDER / "packed"),
         validation_data=str(FOLDER / "packed"),
         workdir=workdir,
         evaluate=evaluate,
         diagnostics=False,
-        shard_state=NAME == "in parts",
+        shard_state="in parts" in NAME,
     )
     print(json.dumps(result))
 
