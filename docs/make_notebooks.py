@@ -2,8 +2,8 @@
 
     python docs/make_notebooks.py
 
-A page is cut at its blocks of `shell`, which become cells to run. Links lead to
-the pages of the site.
+A page is cut at its blocks of `shell`, which become cells to run. Links and
+plots are those of the site.
 """
 
 import json
@@ -66,6 +66,7 @@ def _absolute(text):
         place = name if folder else f"tutorials/{name}"
         return f"]({SITE}/{place}/{anchor or ''})"
 
+    text = re.sub(r"\]\(\.\./(\w+\.png)\)", rf"]({SITE}/\1)", text)
     return re.sub(r"\]\((\.\./)?(\w+)\.md(#[\w-]+)?\)", link, text)
 
 

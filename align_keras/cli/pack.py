@@ -18,9 +18,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--captions",
         metavar="FILE",
-        help="CSV, TSV, JSONL, JSON (Karpathy's form) or Parquet file; "
-        "without it, DIR/captions.csv or the like, else .txt files beside the "
-        "images",
+        help="CSV, TSV, JSONL, JSON (Karpathy's form) or Parquet file, or the "
+        "directory that `align-keras curate` wrote; without it, "
+        "DIR/captions.csv or the like, else .txt files beside the images",
     )
     parser.add_argument(
         "--output",

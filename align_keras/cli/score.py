@@ -36,8 +36,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--captions",
         metavar="FILE",
-        help="table of the images of the folder PAIRS (default: the captions "
-        "file in it)",
+        help="table of the images of the folder PAIRS, or the directory that "
+        "`align-keras curate` wrote (default: the captions file in PAIRS)",
     )
     parser.add_argument(
         "--image-column", metavar="NAME", help="column of images in a table"

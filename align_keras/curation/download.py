@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from align_keras.curation.addresses import refusal
-from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.kept_rows import kept_folder
 from align_keras.io.mirrors import locked
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path

@@ -28,6 +28,7 @@ from align_keras.io.folders import resolve_within
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.optional import OptionalModule
+from align_keras.io.rows import iterate_parquet
 
 arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
@@ -160,12 +161,35 @@ def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
     score = ibis.coalesce(found.by_name, found.by_id)
     found = found.select("row_id", score=score.cast("float64"))
     key = fingerprint(rows_key, describe_scores(paths))
+    stage = f"row_scores-{key}"
     stages.table("row_scores", key, found.filter(found.score.notnull()))
+    if not stages.notes(stage)["rows"]:
+        _check_names(models, rows_key, stages)
     about = [
         {"model": model, "scores": sum(file["records"] for file in files)}
         for model, files in models.items()
     ]
-    return {"models": about, "stage": f"row_scores-{key}"}
+    return {"models": about, "stage": stage}
+
+
+def _check_names(models, rows_key, stages):
+    """Refuse scores of which none is of any row, unless there is none."""
+    row = next(stages.values(f"rows-{rows_key}", ("url", "text")), None)
+    files = [file for found in models.values() for file in found]
+    file = next((file for file in files if file["records"]), None)
+    if row is None or file is None:
+        return
+    (batch, *_) = iterate_parquet(file["path"], ["key", "text"])
+    names = [f"`{name}`: {text[:60]!r}" for name, text in (row, _first(batch))]
+    raise ValueError(
+        "No row of the input has a score, for which image and text must be "
+        f"called alike in both. The first row is {names[0]}; the first score "
+        f"is of {names[1]}."
+    )
+
+
+def _first(batch):
+    return [column[0].as_py() for column in batch.columns]
 
 
 def _copy(stages, files, directory):

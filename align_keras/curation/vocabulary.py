@@ -11,9 +11,9 @@ from align_keras.curation.ingest import read_strings
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.input_files import is_text
 from align_keras.curation.input_files import read_batches
-from align_keras.curation.storage import kept_folder
 from align_keras.io.atomic import atomic_file
 from align_keras.io.columns import UnfitColumn
+from align_keras.io.kept_rows import kept_folder
 from align_keras.io.mirrors import reads
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text

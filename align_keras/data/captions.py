@@ -17,6 +17,7 @@ from align_keras.io.columns import holds_texts
 from align_keras.io.columns import image_kind
 from align_keras.io.columns import is_path
 from align_keras.io.folders import resolve_within
+from align_keras.io.kept_rows import kept_folder
 from align_keras.io.mirrors import reads
 from align_keras.io.text import as_text
 from align_keras.io.text import as_texts
@@ -97,7 +98,9 @@ def read_captions(
             and `.tsv` with a header line, `.jsonl` with one object per line,
             `.json` (Karpathy's form, or a list of objects), or `.parquet`
             (needs `align-keras[parquet]`). Text is UTF-8, or UTF-16 with a
-            byte order mark.
+            byte order mark. Or a directory that
+            `align_keras.curation.curate` wrote, of which the kept rows are
+            read.
         image_column: string. The column of image paths. Defaults to the first
             that exists of image, file_name, filename, filepath, image_path,
             image_name, path, file, url, image_url, ignoring case.
@@ -168,10 +171,37 @@ def iterate_captions(
         ValueError: See `read_captions`; also where no row can be used, as none
             has such a column.
     """
-    path = Path(path)
+    given = {"image": image_column, "caption": caption_column}
+    tables = caption_tables(path)
+    if tables != [Path(path)]:
+        # Of kept rows these are the ones, whatever extra columns are called.
+        given = {"image": image_column or "url"}
+        given["caption"] = caption_column or "text"
     tally = Tally() if tally is None else tally
     wanted = set(split.split(",")) if split else None
-    given = {"image": image_column, "caption": caption_column}
+    for table in tables:
+        yield from _iterate_table(table, given, wanted, tally, images)
+
+
+def caption_tables(path: str | Path) -> list[Path]:
+    """List the files of a table of captions.
+
+    Args:
+        path: string or `pathlib.Path`, see `read_captions`.
+
+    Returns:
+        list of `pathlib.Path`: those of the kept rows where `path` is the
+        output of `curate`; `path` alone elsewhere, whether it exists or not.
+
+    Raises:
+        FileNotFoundError: `curate` has not ended there.
+    """
+    kept = kept_folder(path)
+    return [Path(path)] if kept is None else sorted(kept.glob("*.parquet"))
+
+
+def _iterate_table(path, given, wanted, tally, images):
+    """Read one file, see `iterate_captions`."""
     columns = functools.partial(_find_columns, **given)
     parts = None
     if path.suffix.lower() == ".parquet" and path.is_file():

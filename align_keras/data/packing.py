@@ -3,11 +3,11 @@
 import collections
 import concurrent.futures
 import contextlib
-import hashlib
 import logging
 import os
 from pathlib import Path
 
+from align_keras.data.captions import caption_tables
 from align_keras.data.captions import find_caption_file
 from align_keras.data.open_source import key_of
 from align_keras.data.open_source import open_source
@@ -27,6 +27,7 @@ from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import walk_folder
+from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import UnknownRange
@@ -103,9 +104,10 @@ def pack(
             `data-00000-of-00004.tfrecord` and so on, an index of each
             (`.idx`, lines of `offset size`), and `manifest.json`.
         captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
-            file, see `read_captions`. Image paths in it are relative to
-            `source`. Held in memory as a whole; images never are. Defaults to
-            the one in `source` that is called `captions`, if there is one.
+            file, or a directory that `align_keras.curation.curate` wrote, see
+            `read_captions`. Image paths in it are relative to `source`. Held
+            in memory as a whole; images never are. Defaults to the one in
+            `source` that is called `captions`, if there is one.
         split: string. Only these splits of the caption file, separated by
             commas. Defaults to `None`, all.
         records_per_shard: int. Defaults to 1000.
@@ -233,10 +235,11 @@ def _pack(
         arguments["allow_outside"] = True
     if part:
         arguments["part"] = [part.number, part.count]
-    if captions and os.path.isfile(captions):
-        with open(captions, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        arguments["captions_sha256"] = digest
+    if captions:
+        # What is missing will be an error when it is read.
+        tables = filter(os.path.isfile, caption_tables(captions))
+        digests = [file_digest(table) for table in tables]
+        arguments["captions_sha256"] = digests
     finished = _finished(local_path(output), arguments)
     if finished:
         logger.warning(
@@ -441,9 +444,7 @@ def _write(records, directory, records_per_shard, tally):
         path = _shard_path(directory, number)
         os.rename(index_path(path), index_path(directory / name))
         path = path.rename(directory / name)
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shard.update(file=name, sha256=digest)
+        shard.update(file=name, sha256=file_digest(path))
     return {
         "records": sum(shard["records"] for shard in shards),
         "captions": caption_count,

@@ -36,8 +36,9 @@ def plan_sources(
             `4096`.
         allow_outside: bool. Whether to read what names and links call outside
             the source. Defaults to `False`.
-        captions: string or `pathlib.Path`. The table of captions of a folder.
-            Defaults to the one in it that is called `captions`.
+        captions: string or `pathlib.Path`. The table of captions of a folder,
+            see `read_captions`. Defaults to the one in it that is called
+            `captions`.
         columns: dict of `"image_column"` and `"caption_column"`, see
             `read_captions`. Defaults to the usual names.
         listed_only: bool. Whether images that a table does not list, and rows

@@ -87,8 +87,9 @@ def score(
         model: string or `pathlib.Path`. A preset directory with weights, or a
             SavedModel.
         captions: string or `pathlib.Path`. A table that lists images of the
-            folder `source`. Defaults to the one in it that is called
-            `captions`.
+            folder `source`, or a directory that
+            `align_keras.curation.curate` wrote. Defaults to the table in it
+            that is called `captions`.
         image_column: string. The column of images in a table. Defaults to the
             first of the usual names.
         caption_column: string. The column of captions, likewise.

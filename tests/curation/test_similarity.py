@@ -287,6 +287,21 @@ def test_a_rule_without_scores_is_refused(pairs):
         assert "row_scores" in print_sql(config, dialect)
 
 
+def test_scores_of_other_names_are_refused(pairs):
+    """With none of them, everything would go for a reason that is not one."""
+    folder, rows, scores = pairs
+    write_scores(folder / "other", [(f"a/{n}", t, s) for n, t, s in scores])
+    with pytest.raises(ValueError) as error:
+        run(folder, {"keep_share": 0.5}, scores=["other"])
+    assert f"The first row is `{rows[0]['url']}`" in str(error.value)
+    assert f"first score is of `a/{scores[0][0]}`" in str(error.value)
+    assert not (folder / "out" / "manifest.json").exists()
+    # One is enough.
+    write_scores(folder / "one", [(rows[3]["url"], rows[3]["text"], 0.5)], "n")
+    run(folder, {"keep_share": 1}, scores=["one"])
+    assert kept_rows(folder) == [3]
+
+
 @pytest.mark.multiprocess
 def test_spark_keeps_the_same(tmp_path, spark):  # noqa: F811
     """Ids and scores to the last bit; the loops have judged DuckDB's."""

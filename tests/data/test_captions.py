@@ -138,6 +138,54 @@ def test_a_folder_is_read_the_same_by_every_command(tmp_path):
 # === Text ===
 
 
+def test_kept_rows_go_into_every_command(tmp_path):
+    """An extra column of a usual name takes nothing's place."""
+    folder, output = tmp_path / "photos", tmp_path / "clean"
+    (folder / "in").mkdir(parents=True)
+    for seed, name in enumerate("abc"):
+        (folder / "in" / f"{name}.jpg").write_bytes(image(seed))
+    rows = [
+        {"url": f"in/{name}.jpg", "text": text, "image": "x", "caption": "y"}
+        for name, text in [
+            ("a", "a red bus"),
+            ("b", "bus"),
+            ("a", "one more red bus"),
+            ("c", "a house"),
+            ("c", "a green house"),
+        ]
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rule = {"token_count": {"at_least": 3, "at_most": 20}}
+    fields = {"rules": [rule], "extra_columns": ["image", "caption"]}
+    fields["columns"] = {"text": "text"}
+    curate([tmp_path / "p.jsonl"], output, parse_config(fields))
+    expected = {
+        "in/a.jpg": ["a red bus", "one more red bus"],
+        "in/c.jpg": ["a green house"],
+    }
+    assert read_captions(output) == expected
+    assert read_captions(output / "kept") == expected
+    manifest = pack(folder, tmp_path / "packed", output)
+    assert (manifest["records"], manifest["captions"]) == (2, 3)
+    assert manifest["skipped_reasons"] == {
+        "no usable row in the caption file": 1
+    }
+    assert pack(folder, tmp_path / "packed", output) == manifest
+    (part,) = plan_sources(folder, captions=output, listed_only=True)
+    found = zip(part["names"], part["captions"], strict=True)
+    assert dict(found) == expected
+    examples = captioned(folder, output).examples()
+    assert {key: texts for key, _, texts in examples} == expected
+    # Another result is another data set.
+    with pytest.raises(FileExistsError, match="other arguments or captions"):
+        pack(folder, tmp_path / "packed", tmp_path / "p.jsonl")
+    (output / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has not ended"):
+        pack(folder, tmp_path / "unfinished", output)
+    with pytest.raises(FileNotFoundError, match="is no file, but a folder"):
+        read_captions(folder)
+
+
 def test_what_cannot_be_encoded_is_replaced_and_the_rest_is_kept(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import hub_server
 import pytest
+from tiny_align import tiny_align
+from without_xla import disable_xla
 
 from align_keras.cli import main
 from align_keras.cli import make_parser
@@ -132,6 +134,59 @@ def test_curate_a_crawl(tmp_path, monkeypatch, capsys):
     kept = parquet.read_table("clean/kept").column("text").to_pylist()
     assert kept == ["a red bus on a street in the rain"]
     assert "[CLS]" in Path("vocabulary.txt").read_text().split()
+
+
+def test_cleaner_data(photos, capsys, monkeypatch):
+    """Each pair has a score, and those with the best are packed again."""
+    pytest.importorskip("ibis", reason="It is the extra curation")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    page = (TUTORIALS / "cleaner_data.md").read_text("utf-8")
+    (rules,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    example = (ROOT / "examples" / "two_passes.yaml").read_text("utf-8")
+    assert example.partition("rules:\n")[2] == rules.partition("rules:\n")[2]
+    Path("two_passes.yaml").write_text(rules)
+    write_scenes("test", 8, split="evaluation")
+    tiny_align().save_to_preset("tiny")
+    disable_xla(monkeypatch)
+    trained = []
+    for words in commands("cleaner_data"):
+        if words[0] == "train":
+            options = vars(make_parser().parse_args(words))
+            trained.append(options)
+            if len(trained) == 2:
+                # It is the same command with other data, and takes as long.
+                shutil.copytree("first", "second")
+                continue
+            # The same run, over in seconds.
+            words[words.index("--preset") + 1] = "tiny"
+            words = [*words, "--set", "steps=2", "--set", "image_size=33"]
+            words += ["--set", "batch_size=4", "--no-diagnostics"]
+        capsys.readouterr()
+        run(words)
+        if "--explain" in words:
+            assert "score" in capsys.readouterr().out
+    assert "mean recall" in capsys.readouterr().out
+
+    def rows_of(folder):
+        (path,) = Path(folder).glob("*.parquet")
+        return parquet.read_table(path).to_pylist()
+
+    one, other = trained
+    differ = {name for name in one if one[name] != other[name]}
+    assert differ == {"data", "workdir"}
+    assert other["data"] == "packed_again"
+    first, second = rows_of("clean/kept"), rows_of("cleaner/kept")
+    assert 15 < len(first) < 20
+    scores = {row["key"]: row["score"] for row in rows_of("scores")}
+    named = {Path(row["url"]).with_suffix("").as_posix() for row in first}
+    assert scores.keys() == named
+    best = sorted(scores, key=scores.get)[-int(0.6 * len(scores)) :]
+    assert {Path(row["url"]).with_suffix("").as_posix() for row in second} == (
+        set(best)
+    )
+    for folder, rows in (("packed", first), ("packed_again", second)):
+        manifest = json.loads(Path(folder, "manifest.json").read_text())
+        assert manifest["records"] == len(rows)
 
 
 def test_train_on_a_cluster(photos):

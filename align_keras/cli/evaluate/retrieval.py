@@ -20,7 +20,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--captions",
         metavar="FILE",
-        help="caption file, such as dataset_coco.json of Karpathy's splits",
+        help="caption file, such as dataset_coco.json of Karpathy's splits, "
+        "or the directory that `align-keras curate` wrote",
     )
     parser.add_argument(
         "--split",
