@@ -429,8 +429,8 @@ def _describe_state(model):
         [*model.weights, *model.optimizer.variables]
     )
     logger.info(
-        "Each of %d devices holds %.1f MB of weights and optimizer's state; "
-        "together they take %.1f MB.",
+        "Each of %d devices holds %.2f MB of weights and optimizer's state; "
+        "together they take %.2f MB.",
         devices.size,
         part / 1e6,
         whole / 1e6,
