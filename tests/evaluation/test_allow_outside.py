@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shutil
 
 import keras
@@ -78,6 +79,12 @@ CASES = {
         "evaluate cxc --model MODEL --data cxc --images mscoco/images "
         "--captions mscoco/dataset_coco.json --bootstrap 0",
     ),
+    "evaluate composition": (
+        "words",
+        "images/1.png",
+        "evaluate composition --model MODEL --test winoground --data words "
+        "--bootstrap 0",
+    ),
     "evaluate all": (
         "mscoco",
         "images/val2014/COCO_val2014_000000000001.jpg",
@@ -112,6 +119,14 @@ def inputs(tmp_path_factory):
     write_root(folder)
     for number, color in enumerate(COLORS.values()):
         paint(folder / "photos" / f"{number}.png", color, number)
+        paint(folder / "words" / "images" / f"{number}.png", color, number)
+    example = {
+        "caption_0": "red",
+        "caption_1": "green",
+        "collapsed_tag": "Object",
+    }
+    example |= {"image_0": "0", "image_1": "1"}
+    (folder / "words" / "examples.jsonl").write_text(json.dumps(example) + "\n")
     names = [f"{number}.png" for number in range(len(COLORS))]
     captions = write_captions(folder / "photos" / "captions.csv", names)
     (folder / "pairs").mkdir()
