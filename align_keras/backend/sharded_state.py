@@ -23,6 +23,9 @@ class ShardedState(keras.distribution.DataParallel):
     Args:
         **kwargs: See `keras.distribution.DataParallel`.
 
+    Raises:
+        ValueError: The backend is not JAX.
+
     Example:
 
     ```python
@@ -32,6 +35,15 @@ class ShardedState(keras.distribution.DataParallel):
     model.fit(dataset)
     ```
     """
+
+    def __init__(self, **kwargs: Any):
+        if keras.config.backend() != "jax":
+            raise ValueError(
+                "On the JAX backend alone, devices hold parts of the state. "
+                "Set the environment variable KERAS_BACKEND to `jax`. "
+                f"Received: backend={keras.config.backend()!r}"
+            )
+        super().__init__(**kwargs)
 
     def get_variable_layout(self, variable: Any) -> TensorLayout:
         """Return the layout of a variable."""

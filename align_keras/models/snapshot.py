@@ -1,5 +1,8 @@
 """The weights of a model at one moment, in the memory of the host."""
 
+import contextlib
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -29,7 +32,8 @@ class Snapshot:
 
     def __init__(self, model):
         recorder = _Recorder()
-        save_state(model, recorder, None, "", set())
+        with _handing_over(getattr(model, "optimizer", None)):
+            save_state(model, recorder, None, "", set())
         self._entries = recorder.entries
 
     def write(self, path, max_shard_size=None):
@@ -55,6 +59,31 @@ class Snapshot:
         for place, _, values in self._entries:
             for name, value in values.items():
                 yield values.paths.get(name, f"{place}/{name}"), value
+
+
+@contextlib.contextmanager
+def _handing_over(optimizer):
+    """Let an optimizer save variables in the place of NumPy arrays of them.
+
+    A process cannot make an array of a variable that it holds a part of.
+    """
+    optimizers = []
+    while optimizer is not None:
+        optimizers.append(optimizer)
+        # Mixed precision wraps the optimizer.
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+    def save(optimizer, store):
+        for index, variable in enumerate(optimizer.variables):
+            store[str(index)] = variable
+
+    for one in optimizers:
+        one.save_own_variables = functools.partial(save, one)
+    try:
+        yield
+    finally:
+        for one in optimizers:
+            del one.save_own_variables
 
 
 class _Recorder(H5IOStore):
@@ -97,9 +126,11 @@ def to_host(value):
     backend = keras.config.backend()
     if backend == "torch":
         value = ops.convert_to_numpy(value)
-    if backend == "jax":
-        value = ops.convert_to_tensor(value)
-        if not (value.is_fully_addressable or value.is_fully_replicated):
+    if backend == "jax" and isinstance(value, keras.Variable):
+        value = value.value
+    # What is no array of JAX lies here whole.
+    if not getattr(value, "is_fully_addressable", True):
+        if not value.is_fully_replicated:
             from jax.experimental import multihost_utils
 
             value = multihost_utils.process_allgather(value, tiled=True)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from align_keras import registry
+from align_keras.backend.sharded_state import bytes_of_a_device
 from align_keras.io.atomic import atomic_file
 from align_keras.io.atomic import remove_leftovers
 from align_keras.io.claims import check_claim
@@ -420,8 +421,6 @@ def _find_tokenizer(run, records, workdir, step):
 
 def _describe_state(model):
     """Tell how much of the state a device holds."""
-    from align_keras.backend.sharded_state import bytes_of_a_device
-
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     devices = keras.distribution.distribution().device_mesh.devices

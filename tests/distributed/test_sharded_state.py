@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from align_keras.training import ShardedState
 from align_keras.training import make_strategy
 
 SCRIPT = Path(__file__).with_name("sharded_state.py")
@@ -57,5 +58,8 @@ def test_what_cannot_be_shared_is_refused():
     words = "Set the environment variable KERAS_BACKEND"
     if keras.config.backend() == "jax":
         words = "With one device, there is none"
+    else:
+        with pytest.raises(ValueError, match=words):
+            ShardedState()
     with pytest.raises(ValueError, match=words):
         make_strategy("one-device", shard_state=True)

@@ -57,7 +57,7 @@ def test_json_files_are_read_as_people_write_them(tmp_path):
 def test_a_file_that_is_not_json_is_named(tmp_path, contents):
     path = tmp_path / "manifest.json"
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match="manifest.json` is not"):
+    with pytest.raises(ValueError, match="manifest.json` is not valid JSON"):
         read_json(path)
 
 

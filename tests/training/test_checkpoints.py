@@ -207,12 +207,15 @@ def contents(path):
     return found
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("shards", [None, 5e-6])
 def test_a_snapshot_is_the_file_that_keras_writes(tmp_path, dtype, shards):
     layer = keras.layers.Dense(30, dtype=dtype, name="a_layer")
     model = keras.Sequential([keras.Input((40,)), layer])
-    model.compile(keras.optimizers.Adam(0.1), "mse")
+    optimizer = keras.optimizers.Adam(0.1)
+    if dtype == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, "mse")
     model.optimizer.build(model.trainable_variables)
     end = "h5" if shards is None else "json"
     for folder in ("theirs", "ours"):
@@ -220,6 +223,7 @@ def test_a_snapshot_is_the_file_that_keras_writes(tmp_path, dtype, shards):
     name = f"model.weights.{end}"
     model.save_weights(tmp_path / "theirs" / name, max_shard_size=shards)
     snapshot = Snapshot(model)
+    assert "save_own_variables" not in vars(model.optimizer)
     model.train_on_batch(np.ones((2, 40)), np.zeros((2, 30)))
     snapshot.write(tmp_path / "ours" / name, shards)
     theirs = sorted((tmp_path / "theirs").iterdir())
