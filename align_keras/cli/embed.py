@@ -2,12 +2,8 @@
 
 import json
 
-from align_keras.cli.options import add_allow_outside
-from align_keras.cli.options import add_batch_size
-from align_keras.cli.options import add_json
 from align_keras.cli.options import add_parts
-from align_keras.cli.options import output_path
-from align_keras.cli.options import strategy_or_tasks
+from align_keras.cli.options import parts_options
 
 
 def add_arguments(parser):
@@ -19,21 +15,6 @@ def add_arguments(parser):
         "file or glob",
     )
     parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="preset directory of a trained model, a SavedModel, or the name "
-        "or handle of a preset with weights",
-    )
-    parser.add_argument(
-        "--output",
-        type=output_path,
-        required=True,
-        metavar="DIR",
-        help="directory to write",
-    )
-    add_batch_size(parser)
-    parser.add_argument(
         "--thumbnail-size",
         type=int,
         default=256,
@@ -42,8 +23,6 @@ def add_arguments(parser):
         "(default: %(default)s)",
     )
     add_parts(parser)
-    add_allow_outside(parser)
-    add_json(parser)
 
 
 def run(args):
@@ -53,15 +32,8 @@ def run(args):
 
     manifest = embed(
         args.source,
-        args.output,
-        args.model,
-        batch_size=args.batch_size,
         thumbnail_size=args.thumbnail_size,
-        images_per_shard=args.images_per_shard,
-        max_pixels=args.max_pixels,
-        allow_outside=args.allow_outside,
-        progress=not args.json,
-        **strategy_or_tasks(args, embed_task),
+        **parts_options(args, embed_task),
     )
     if args.json:
         print(json.dumps(manifest))

@@ -91,7 +91,22 @@ def add_qdrant(parser):
 
 
 def add_parts(parser):
-    """Declare where and how the parts of a source are worked on."""
+    """Declare what works on the parts of a source, where and how."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="preset directory of a trained model, a SavedModel, or the name "
+        "or handle of a preset with weights",
+    )
+    parser.add_argument(
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="directory to write",
+    )
+    add_batch_size(parser)
     parser.add_argument(
         "--strategy",
         help="auto, one-device, mirrored, multi-worker or tpu (default: auto); "
@@ -116,10 +131,30 @@ def add_parts(parser):
         metavar="N",
         help="leave out larger images (default: %(default)s)",
     )
+    add_allow_outside(parser)
+    add_json(parser)
 
 
-def strategy_or_tasks(args, work):
-    """Return the argument `strategy` or `run_tasks` of `add_parts`' options."""
+def parts_options(args, work):
+    """Return the keyword arguments that the options of `add_parts` stand for.
+
+    Args:
+        args: the parsed options.
+        work: callable that works on a part, for Spark.
+    """
+    return {
+        "output": args.output,
+        "model": args.model,
+        "batch_size": args.batch_size,
+        "images_per_shard": args.images_per_shard,
+        "max_pixels": args.max_pixels,
+        "allow_outside": args.allow_outside,
+        "progress": not args.json,
+        **_strategy_or_tasks(args, work),
+    }
+
+
+def _strategy_or_tasks(args, work):
     if args.spark and args.strategy:
         raise ValueError(
             "On Spark each task has one device: leave out --strategy or "

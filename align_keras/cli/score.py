@@ -2,12 +2,8 @@
 
 import json
 
-from align_keras.cli.options import add_allow_outside
-from align_keras.cli.options import add_batch_size
-from align_keras.cli.options import add_json
 from align_keras.cli.options import add_parts
-from align_keras.cli.options import output_path
-from align_keras.cli.options import strategy_or_tasks
+from align_keras.cli.options import parts_options
 
 
 def add_arguments(parser):
@@ -18,20 +14,6 @@ def add_arguments(parser):
         help="TFRecord files, .tar archives or Parquet files with images: "
         "folder, file or glob; or a folder of images with captions; or a table "
         "of the images beside it",
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="preset directory of a trained model, a SavedModel, or the name "
-        "or handle of a preset with weights",
-    )
-    parser.add_argument(
-        "--output",
-        type=output_path,
-        required=True,
-        metavar="DIR",
-        help="directory to write",
     )
     parser.add_argument(
         "--captions",
@@ -54,9 +36,6 @@ def add_arguments(parser):
         "looked for (default: %(default)s)",
     )
     add_parts(parser)
-    add_batch_size(parser)
-    add_allow_outside(parser)
-    add_json(parser)
 
 
 def run(args):
@@ -66,18 +45,11 @@ def run(args):
 
     manifest = score(
         args.source,
-        args.output,
-        args.model,
         captions=args.captions,
         image_column=args.image_column,
         caption_column=args.caption_column,
         block_size=args.block_size,
-        batch_size=args.batch_size,
-        images_per_shard=args.images_per_shard,
-        max_pixels=args.max_pixels,
-        allow_outside=args.allow_outside,
-        progress=not args.json,
-        **strategy_or_tasks(args, score_task),
+        **parts_options(args, score_task),
     )
     if args.json:
         print(json.dumps(manifest))
