@@ -192,6 +192,24 @@ def test_visual_genome_crops_to_the_box(genome, kind):
     assert set(result.metrics) == {"accuracy", "mean_per_category"}
 
 
+def test_a_crop_of_what_does_not_decode_is_left_out(genome):
+    """Its file is named when it is embedded, as a whole image's would be."""
+    path = genome / "visual_genome_relation.json"
+    rows = json.loads(path.read_text())
+    rows[0]["image_path"] = "2.png"
+    path.write_text(json.dumps(rows))
+    whole = (genome / "images" / "1.png").read_bytes()
+    (genome / "images" / "2.png").write_bytes(whole[:40])
+    result = measure_composition(
+        Seer().embedder(), visual_genome(genome), progress=False, samples=0
+    )
+    assert (result["examples"], result["examples_skipped"]) == (1, 1)
+    rows[1]["bbox_w"] = 0
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="row 1, `bbox_w` and `bbox_h` must"):
+        visual_genome(genome)
+
+
 def test_two_models_are_compared(crepe, tmp_path):
     class Blind(Seer):
         def texts(self, texts):
