@@ -24,6 +24,7 @@ from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.rules import named_paths
 from align_keras.curation.scores import describe_scores
+from align_keras.curation.scores import find_scores
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
@@ -119,7 +120,7 @@ def curate(
         [*describe_files(files), *outside],
         dataclasses.asdict(config),
         [rule_files(rule) for rule in config.rules],
-        describe_scores(config.scores),
+        describe_scores(find_scores(config.scores)),
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
     finished = _finished(target, key)

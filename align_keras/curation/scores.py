@@ -118,11 +118,11 @@ def find_scores(paths: Iterable[str]) -> dict[str, list[dict]]:
     return dict(sorted(models.items()))
 
 
-def describe_scores(paths: Iterable[str]) -> list:
-    """Return what changes when scores do."""
+def describe_scores(models: dict[str, list[dict]]) -> list:
+    """Return what changes when scores do, which `find_scores` returned."""
     return [
         [model, [file["sha256"] for file in files]]
-        for model, files in find_scores(paths).items()
+        for model, files in models.items()
     ]
 
 
@@ -160,7 +160,7 @@ def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
     found = found.left_join(by_id, "id_pair_key")
     score = ibis.coalesce(found.by_name, found.by_id)
     found = found.select("row_id", score=score.cast("float64"))
-    key = fingerprint(rows_key, describe_scores(paths))
+    key = fingerprint(rows_key, describe_scores(models))
     stage = f"row_scores-{key}"
     stages.table("row_scores", key, found.filter(found.score.notnull()))
     if not stages.notes(stage)["rows"]:
