@@ -66,9 +66,8 @@ def read_json(path: str | Path) -> Any:
         ValueError: It is not JSON, or has a key twice; the message names the
             file, and the place or the key.
     """
-    text = read_text(path, MAX_FILE_BYTES)
     try:
-        return parse_json(text)
+        return parse_json(read_text(path, MAX_FILE_BYTES))
     except RepeatedKey as error:
         raise ValueError(f"In `{path}` {error}: remove one.") from None
     except ValueError as error:

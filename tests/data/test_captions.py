@@ -11,6 +11,7 @@ import shutil
 import tarfile
 
 import pytest
+from archive_files import write_archive
 from PIL import Image
 
 from align_keras.cli import main
@@ -424,18 +425,6 @@ def test_the_same_caption_in_text_and_json_is_one(tmp_path):
 
 
 # === Containers ===
-
-
-def write_archive(path, files, mode="w"):
-    with tarfile.open(path, mode) as tar:
-        for name, contents in files:
-            member = tarfile.TarInfo(name)
-            if isinstance(contents, str):
-                member.type, member.linkname = tarfile.LNKTYPE, contents
-                tar.addfile(member)
-                continue
-            member.size = len(contents)
-            tar.addfile(member, io.BytesIO(contents))
 
 
 def test_what_systems_leave_behind_is_no_sample(tmp_path):

@@ -1,12 +1,11 @@
 """Sources with odd files: each is read, or counted, or one clear error."""
 
 import argparse
-import io
 import json
 import os
-import tarfile
 
 import pytest
+from archive_files import write_archive
 from tiny_align import image_file
 
 from align_keras.cli import main
@@ -55,14 +54,6 @@ def embedded(source):
         for key, read, text in read_source(part, reasons.__setitem__):
             texts[key] = text, read
     return texts, reasons
-
-
-def write_archive(path, files):
-    with tarfile.open(path, "w") as tar:
-        for name, contents in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(contents)
-            tar.addfile(member, io.BytesIO(contents))
 
 
 # === Images that are not read ===

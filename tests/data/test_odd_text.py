@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 import tensorflow as tf
+from archive_files import write_archive
 from tiny_align import image_file
 
 from align_keras.classes import read_classes
@@ -33,14 +34,6 @@ def packed(source, output, *arguments):
     manifest = pack(source, output, *arguments)
     captions = {r["key"]: r["captions"] for r in open_records(output)}
     return captions, manifest["skipped"]
-
-
-def write_archive(path, files):
-    with tarfile.open(path, "w") as tar:
-        for name, contents in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(contents)
-            tar.addfile(member, io.BytesIO(contents))
 
 
 # === A key that is given twice ===
