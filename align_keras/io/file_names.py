@@ -72,6 +72,8 @@ _ANY_IMAGE = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
 # Of archives that are not read, and of compressed files of any kind.
 _UNREAD_ARCHIVES = (".zip", ".rar", ".7z", ".tar.z", ".tar.lzma", ".arrow")
 _COMPRESSIONS = (".zst", ".lz4", ".gz", ".bz2", ".xz")
+# What programs call a file that they have not received whole.
+_DOWNLOADS = (".part", ".partial", ".crdownload", ".download", ".filepart")
 # Numbers may follow, as TensorFlow and TFDS call the shards of a data set.
 _RECORDS = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?", re.IGNORECASE)
 # Suffixes of files that are no TFRecord file, and what to do with each.
@@ -108,6 +110,12 @@ def is_image(name: str | Path) -> bool:
     Those count, too, of which none is read.
     """
     return _last_suffix(name).lower() in _ANY_IMAGE
+
+
+def is_unfinished_image(name: str | Path) -> bool:
+    """Return whether a name is that of an image that is not yet received."""
+    inner, suffix = os.path.splitext(str(name))
+    return suffix.lower() in _DOWNLOADS and is_image(inner)
 
 
 def is_archive(name: str | Path) -> bool:

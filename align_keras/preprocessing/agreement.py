@@ -1,7 +1,5 @@
 """Whether Pillow and TensorFlow's graph show the same image for a file."""
 
-import functools
-
 import numpy as np
 
 from align_keras.io.image_parts import PNG_SIGNATURE
@@ -63,20 +61,7 @@ def _show(contents):
     if contents[:8] == PNG_SIGNATURE and contents[12:16] != b"IHDR":
         return None  # Exports refuse it; Pillow takes chunks in any order.
     try:
-        return _compiled()(contents).numpy()
+        with tf.device("cpu"):
+            return decode_in_graph(contents).numpy()
     except tf.errors.InvalidArgumentError:
         return None
-
-
-@functools.cache
-def _compiled():
-    import tensorflow as tf
-
-    @tf.function(
-        input_signature=[tf.TensorSpec((), tf.string)], autograph=False
-    )
-    def decode(contents):
-        with tf.device("cpu"):
-            return decode_in_graph(contents)
-
-    return decode

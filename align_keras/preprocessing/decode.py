@@ -4,6 +4,7 @@ Built from TensorFlow operations, so that it runs in tf.data and inside an
 exported SavedModel. `align_keras.io.images` does the same with Pillow.
 """
 
+import functools
 import sys
 
 from align_keras.preprocessing.gif import first_frame
@@ -57,6 +58,19 @@ def decode_in_graph(contents):
         uint8 tensor `(height, width, 3)`, upright. Anything else raises
         `tf.errors.InvalidArgumentError` when the operation runs.
     """
+    return _traced()(contents)
+
+
+@functools.cache
+def _traced():
+    """Hundreds of operations, traced once for all data sets and exports."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((), tf.string)]
+    return tf.function(_decode, input_signature=signature, autograph=False)
+
+
+def _decode(contents):
     import tensorflow as tf
 
     # Zeros behind the end, because positions beyond it would be errors.

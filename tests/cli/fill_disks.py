@@ -32,6 +32,10 @@ COMMANDS = {
         *("embed", FOLDER / "photos", "--model", FOLDER / "preset"),
         *("--output", OUT),
     ],
+    "score": [
+        *("score", FOLDER / "photos", "--model", FOLDER / "preset"),
+        *("--output", OUT),
+    ],
     "index": [
         *("index", FOLDER / "vectors", "--model", FOLDER / "preset"),
         *("--output", OUT),
@@ -47,6 +51,7 @@ COMMANDS = {
 PAGES = {
     "pack": (3,),
     "embed": (3,),
+    "score": (1,),
     "index": (8, 60),
     "curate": (8, 150),
 }

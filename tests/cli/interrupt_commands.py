@@ -47,6 +47,10 @@ COMMANDS = {
         *("embed", FOLDER / "photos", "--model", FOLDER / "preset"),
         *("--images-per-shard", 2),
     ],
+    "score": [
+        *("score", FOLDER / "photos", "--model", FOLDER / "preset"),
+        *("--images-per-shard", 2),
+    ],
 }
 # What none of them has before it is finished; but `train` keeps its best.
 FINISHED = {"index": "index.json", "train": "model/config.json"}

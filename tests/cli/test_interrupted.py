@@ -31,7 +31,7 @@ def run_all(run_script, inputs, tmp_path, tries, commands, **environment):
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
     "commands",
-    [("pack", "index", "curate"), ("embed",), ("train",)],
+    [("pack", "index", "curate"), ("embed", "score"), ("train",)],
     ids=" ".join,
 )
 def test_interrupted_commands_end_as_if_nothing_had_been(
@@ -48,7 +48,7 @@ def test_interrupted_commands_end_as_if_nothing_had_been(
 
 @pytest.mark.multiprocess
 def test_clocks_that_jump_change_nothing(inputs, tmp_path, run_script):
-    commands = ("pack", "embed", "index", "curate", "train")
+    commands = ("pack", "embed", "score", "index", "curate", "train")
     tries = run_all(
         run_script, inputs, tmp_path, 1, commands, JUMPING_CLOCK="1"
     )

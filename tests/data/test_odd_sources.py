@@ -307,9 +307,14 @@ def test_what_evaluation_leaves_out_is_named(tmp_path, folder, caplog):
     (folder / "b.png").symlink_to("nowhere")
     os.mkdir(folder / "sub")
     (folder / "sub" / "c.txt").write_text("of no image")
+    for name in ("d.png.part", "D.JPG.crdownload", "notes.part"):
+        (folder / "sub" / name).write_bytes(PNG[:90])
     assert examples(folder) == {"a.png": ["a text"]}
     assert "Left out b.png: missing file" in caplog.text
     assert "Left out sub/c.txt: no image of that name" in caplog.text
+    for name in ("d.png.part", "D.JPG.crdownload"):
+        assert f"Left out sub/{name}: unfinished download" in caplog.text
+    assert "notes.part" not in caplog.text
 
 
 # === Names ===

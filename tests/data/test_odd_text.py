@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import random
 import tarfile
 
 import pytest
@@ -25,6 +26,7 @@ from align_keras.data.tally import Tally
 from align_keras.io.json_files import parse_json
 from align_keras.io.json_files import read_json
 from align_keras.io.text import decode_text
+from align_keras.io.text import encoding_of
 from align_keras.models.presets import load_config
 
 PNG = image_file(0, form="PNG")
@@ -135,6 +137,11 @@ LANGUAGES = [
     "κόκκινο λεωφορείο",
     "autobus 🚌 rosso",
     "รถบัสสีแดง",
+    "सड़क पर एक लाल बस",
+    "빨간 버스가 길가에 서 있다",
+    # A tenth of the low bytes of ideographs are control characters.
+    "一只红色的公共汽车停在路边",
+    "赤いバスが 東京の道路に 止まっています",
 ]
 
 
@@ -185,6 +192,18 @@ def test_text_without_a_mark_is_read(tmp_path, encoding):
 )
 def test_utf_8_stays_utf_8(text):
     assert decode_text(text.encode()) == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_damaged_text_is_not_taken_for_another_alphabet(encoding):
+    """Two letters of ASCII are one of Chinese, wherever a zero has come in."""
+    words = "a cat on the sofa a red bus café naïve schön Straße".split()
+    rng = random.Random(0)
+    for _ in range(2000):
+        letters = list(" ".join(rng.choices(words, k=rng.randint(6, 40))))
+        for _ in range(rng.randint(1, 3)):
+            letters[rng.randrange(len(letters))] = rng.choice("\0\x01\x04\x1b")
+        assert encoding_of("".join(letters).encode(encoding)) == "utf-8"
 
 
 # === Byte order marks within containers ===

@@ -29,8 +29,6 @@ OF_WORKERS = [
     "steps tail",
     "cached tail",
     "combined",
-    "frozen cached",
-    "sigmoid cached",
     "bfloat16",
 ]
 OF_PROCESSES = [
