@@ -28,6 +28,20 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def graphs_as_they_are():
+    """Leave graphs as they are traced.
+
+    To optimise one takes longer than to run it a few times. Processes that
+    tests start do so, as those of users.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory_given_back():
     """Give the system back what the tests of a file have freed."""

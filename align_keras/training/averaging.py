@@ -129,10 +129,12 @@ def require_alike(first, second):
     Raises:
         ValueError: They differ; the message says in what.
     """
-    # What images are cropped to does not matter for weights.
+    # What images are cropped to does not matter for weights, nor which of
+    # them were trained.
     configs = [m.get_config() for m in (first, second)]
     for config in configs:
         config.pop("preprocessor", None)
+        config.pop("frozen_layers", None)
     one, other = (dict(_flat(config)) for config in configs)
     for name in sorted(one.keys() | other.keys()):
         if one.get(name) != other.get(name):

@@ -28,7 +28,21 @@ def arrays(model):
     return {w.path: ops.convert_to_numpy(w) for w in model.weights}
 
 
-def test_equals_numpy(models):
+@pytest.mark.parametrize("frozen", ["nothing", "layers", "towers"])
+def test_equals_numpy(models, frozen):
+    """Whatever of the second was left as it was."""
+    models = models[0], tiny_align(seed=1)
+    image_encoder, text_encoder = (
+        models[1].image_encoder,
+        models[1].text_encoder,
+    )
+    parts = {
+        "nothing": [],
+        "layers": [image_encoder.blocks[0], text_encoder.token_embedding],
+        "towers": [image_encoder, text_encoder],
+    }
+    for part in parts[frozen]:
+        part.trainable = False
     one, other = map(arrays, models)
     mixed = arrays(average(*models, 0.4))
     assert mixed.keys() == one.keys()
