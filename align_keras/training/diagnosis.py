@@ -1,13 +1,18 @@
 """Diagnostics of a run: a batch that is embedded in several ways."""
 
+import functools
+import itertools
 import logging
 
 import keras
 import numpy as np
 from keras import ops
 
-from align_keras.data import load_dataset
 from align_keras.data import open_records
+from align_keras.data.order import RecordOrder
+from align_keras.data.records import decode_record
+from align_keras.data.records import read_span
+from align_keras.data.records import record_offsets
 from align_keras.training import diagnostics
 
 logger = logging.getLogger("align_keras")
@@ -41,13 +46,16 @@ class Diagnosis:
     def batch(self):
         """Return images and tokens, NumPy arrays; they are read once."""
         if self._batch is None:
-            records = open_records(self._data)
-            size = min(PAIRS, records.total)
-            size -= size % RUN if size > RUN else 0
-            batches = load_dataset(
-                records, self._preprocessor, size, seed=self._seed
-            )
-            batch = {k: np.asarray(v) for k, v in next(iter(batches)).items()}
+            examples = list(itertools.islice(self._examples(), PAIRS))
+            if not examples:
+                raise ValueError(
+                    f"None of the records in `{self._data}` can be used."
+                )
+            whole = len(examples) // RUN * RUN or len(examples)
+            images, captions = zip(*examples[:whole], strict=True)
+            tokens = self._preprocessor.tokenize(captions)
+            batch = {"images": np.concatenate(images)}
+            batch |= {k: ops.convert_to_numpy(v) for k, v in tokens.items()}
             # Two images may have the same words.
             _, places = np.unique(batch["token_ids"], axis=0, return_index=True)
             tokens = {
@@ -56,6 +64,29 @@ class Diagnosis:
             }
             self._batch = {"images": batch["images"], **tokens}
         return self._batch
+
+    def _examples(self):
+        """Yield images and captions of the records of an epoch of its own.
+
+        One after the other, for tracing a pipeline takes longer.
+        """
+        records = open_records(self._data)
+        counts = {file: n for file, n in records.counts.items() if n}
+        order = RecordOrder(counts, self._seed, 2048)
+        places = itertools.chain.from_iterable(
+            window.records() for window in order.windows(0)
+        )
+        offsets = functools.cache(record_offsets)
+        for file, i in itertools.islice(places, records.total):
+            begin, end = offsets(file)[i : i + 2]
+            (record,) = read_span(file, begin, end, 1)
+            try:
+                example = decode_record(record)
+                converter = self._preprocessor.image_converter
+                image = converter.load(example["image"])
+            except ValueError:
+                continue  # Training counts and names it.
+            yield image, example["captions"][0]
 
     def of_fresh(self, model):
         """Look at a model before its first step.
