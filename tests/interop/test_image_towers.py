@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import keras
@@ -14,6 +13,7 @@ from compare_keras_applications import before_the_head
 from compare_keras_applications import grey_levels
 from compare_keras_applications import randomize
 from keras import ops
+from towers import towers
 
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
@@ -59,8 +59,7 @@ def test_keras_applications_of_any_size(application):
 
 
 @pytest.mark.parametrize(
-    "size",
-    SIZES if os.environ.get("ALIGN_ALL_TOWERS") else ["B2"],
+    "size", [size.upper() for size in towers("b2") if size != "l2"]
 )
 def test_keras_applications_of_known_size(size):
     """The stem and each strided block see odd maps and even ones."""
@@ -123,7 +122,7 @@ def test_other_networks_are_refused():
     reason="timm is not installed: pip install --no-deps timm",
 )
 def test_timm(tmp_path, run_script):
-    names = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2"]
+    names = towers("b4", "l2")
     output = run_script(TIMM_SCRIPT, tmp_path, "--names", *names).stdout
     found = json.loads(output.splitlines()[-1])
     for difference, scale in found["differences"]:

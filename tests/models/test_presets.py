@@ -9,6 +9,8 @@ import keras_hub
 import numpy as np
 import pytest
 from tiny_align import tiny_align
+from towers import IMAGE_SIZES
+from towers import towers
 
 from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
@@ -31,7 +33,6 @@ once = pytest.mark.skipif(
     reason="Sizes do not depend on the backend",
 )
 
-IMAGE_SIZES = [f"b{i}" for i in range(8)] + ["l2"]
 TEXT_SIZES = ["tiny", "mini", "small", "medium", "base", "large"]
 
 
@@ -56,7 +57,8 @@ def test_paper_widths():
 
 
 def test_every_preset_composes_the_presets_of_its_towers():
-    # Each tower is built once below; composing them is checked in full here.
+    # Towers are built below, and in test_efficientnet_backbone.py; composing
+    # them is checked in full here.
     for name, row in list_presets().items():
         config = load_config(name)["config"]
         for kind in ("image_encoder", "text_encoder"):
@@ -72,7 +74,7 @@ def test_a_tower_is_one_file():
 
 
 @once
-@pytest.mark.parametrize("size", IMAGE_SIZES)
+@pytest.mark.parametrize("size", towers("b0", "b3", "b5", "l2"))
 def test_presets_build_by_name(size):
     """Each size of image encoder, with the sizes of text encoder in turn."""
     text_size = TEXT_SIZES[IMAGE_SIZES.index(size) % len(TEXT_SIZES)]

@@ -1,6 +1,7 @@
 """Plans of a small model, as JSON; runs on the JAX backend in its own process.
 
-Arguments: the directory to write to, and `tpu` where libtpu is there.
+Arguments: the directory to write to, names of image towers, and `tpu` where
+libtpu is there.
 """
 
 import dataclasses
@@ -93,10 +94,12 @@ def too_large(topology):
 
 
 @abstract_variables()
-def tower_flops():
+def tower_flops(names):
     """Operations of towers, forward, for images and texts of these sizes."""
     counts = {}
     for name, size in SIDES.items():
+        if name not in names:
+            continue
         # Odd maps are padded as in the published networks.
         tower = EfficientNetBackbone(*coefficients(name), padding="same")
         images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
@@ -179,10 +182,10 @@ def refusals(directory, preset):
     return {name: command(*line) for name, line in lines.items()}
 
 
-def plans_of_this_machine(directory, preset):
+def plans_of_this_machine(directory, preset, names):
     local = ["--preset", preset, "--output", f"{directory}/plan", *SIZES]
     return {
-        "towers": tower_flops(),
+        "towers": tower_flops(names),
         "products": plan_of_products(),
         "command": command(
             *local, "--batch-per-core", "8", "--price-per-core-hour", "2.5"
@@ -223,11 +226,11 @@ def plans_of_tpus(directory, preset):
     }
 
 
-def main(directory, tpu=None):
+def main(directory, *names):
     preset = f"{directory}/preset"
     small_model(50).save_to_preset(preset)
-    results = plans_of_this_machine(directory, preset)
-    if tpu:
+    results = plans_of_this_machine(directory, preset, names)
+    if "tpu" in names:
         results |= plans_of_tpus(directory, preset)
     with open(f"{directory}/plans.json", "w") as file:
         json.dump(results, file)

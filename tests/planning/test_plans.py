@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from towers import towers
 
 pytest.importorskip("jax")
 
@@ -46,12 +47,16 @@ PUBLISHED = {
 }
 
 
+TOWERS = towers("b0", "b3", "l2")
+
+
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory, run_once):
     directory = tmp_path_factory.mktemp("plans")
     run_once(
         "small_plans.py",
         directory,
+        *TOWERS,
         *["tpu"] * HAS_LIBTPU,
         KERAS_BACKEND="jax",
         JAX_PLATFORMS="cpu",
@@ -82,7 +87,7 @@ def check_schedule(plan):
     assert seconds["step"] == max(seconds.values())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", TOWERS)
 def test_flops_of_towers(name, plans):
     """Against published counts of multiplications.
 

@@ -7,18 +7,16 @@ its memory back.
 """
 
 import json
-import os
 
 import keras
 import pytest
+from towers import towers
 
-IMAGE_SIZES = ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")
 TEXT_SIZES = ("mini", "small", "medium", "base", "large", "tiny")
 OTHERS = [
     f"{image}-{TEXT_SIZES[i % len(TEXT_SIZES)]}:whole"
-    for i, image in enumerate(IMAGE_SIZES)
+    for i, image in enumerate(towers("b0")[1:])
 ]
-ALL = OTHERS if os.environ.get("ALIGN_ALL_TOWERS") else []
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="It is about TensorFlow"
@@ -42,7 +40,7 @@ def lower(run_once):
     "steps",
     [
         ["b0-tiny:whole", "small:whole", "small:microbatch"],
-        *([step] for step in ALL),
+        *([step] for step in OTHERS),
     ],
     ids=lambda steps: steps[0],
 )
