@@ -25,8 +25,13 @@ from align_keras.io.stores import is_store
 from align_keras.io.stores import list_directory
 from align_keras.io.stores import read_range
 from align_keras.io.text import clean_text
+from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
+
+# Files of a store that are asked for their records at the same time: what each
+# answer waits for is the way to the store and back.
+COUNTERS = 32
 
 
 class RecordFiles:
@@ -77,10 +82,12 @@ class RecordFiles:
         """Dict from file to its number of records.
 
         What `pack` or img2dataset wrote beside the files answers at once;
-        otherwise the files' framing is walked.
+        otherwise the files' framing is walked, of many remote files at once.
         """
-        listed = functools.cache(_read_counts)
-        return {path: _count(path, listed) for path in self.paths}
+        count = functools.partial(_count, functools.cache(_read_counts))
+        remote = any(map(is_store, self.paths))
+        counts = map_ahead(count, self.paths, COUNTERS if remote else 1)
+        return dict(zip(self.paths, counts, strict=True))
 
     @property
     def in_random_order(self) -> bool:
@@ -225,7 +232,7 @@ def _read_counts(folder):
     return {entry["file"]: entry["records"] for entry in shards}
 
 
-def _count(path, listed):
+def _count(listed, path):
     folder, name = os.path.split(path)
     count = listed(folder).get(name)
     if count is None:

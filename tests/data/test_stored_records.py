@@ -1,6 +1,7 @@
 """Records of an object store are those of the same files on a disk."""
 
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import reading
+from align_keras.data import record_files
 from align_keras.data import records
 from align_keras.data.order import RecordOrder
 from align_keras.data.reading import read_in_order
@@ -59,6 +61,20 @@ def test_they_are_counted_without_what_pack_wrote_beside(packed):
     address = f"{store}/one.tfrecord"
     np.testing.assert_array_equal(record_offsets(address), record_offsets(path))
     assert open_records(address).total == open_records(path).total
+
+
+def test_many_are_counted_at_the_same_time(monkeypatch):
+    paths = [f"memory://bucket/{n}.tfrecord" for n in range(64)]
+    # None goes on before sixteen are there.
+    together = threading.Barrier(16, timeout=60)
+
+    def offsets(path):
+        together.wait()
+        return np.arange(2 + paths.index(path) % 5)
+
+    monkeypatch.setattr(record_files, "record_offsets", offsets)
+    counts = record_files.RecordFiles(paths).counts
+    assert counts == {p: 1 + n % 5 for n, p in enumerate(paths)}
 
 
 @pytest.mark.parametrize("start", [0, 3])

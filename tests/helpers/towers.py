@@ -1,0 +1,14 @@
+"""Sizes of image encoders that a test goes through."""
+
+import os
+
+IMAGE_SIZES = ["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2"]
+
+
+def towers(*some):
+    """Return some sizes; all of them where ALIGN_ALL_TOWERS is set.
+
+    The largest take minutes to build, and what is shown of one seldom differs
+    for its neighbours.
+    """
+    return IMAGE_SIZES if os.environ.get("ALIGN_ALL_TOWERS") else list(some)
