@@ -231,7 +231,8 @@ class BalancedOrder(RecordOrder):
         super().__init__(counts, seed, window_records)
         self.round_of_part = part
         names = sorted({languages[file] for file in counts})
-        number = np.array([names.index(languages[f]) for f in counts])
+        places = {name: place for place, name in enumerate(names)}
+        number = np.array([places[languages[file]] for file in counts])
         self.files_of = [np.flatnonzero(number == n) for n in range(len(names))]
         records = [int(self.counts[files].sum()) for files in self.files_of]
         records = {

@@ -249,12 +249,12 @@ def tell_languages(records, exponent):
     """Log how much each language is favoured, if languages are weighed."""
     if exponent is None:
         return
+    as_they_are = _shares(records, 1.0)
     for language, share in _shares(records, exponent).items():
-        own = _shares(records, 1.0)[language]
         logger.info(
             "%.3g%% of the pairs come from the %.3g%% of the records in %s.",
             100 * share,
-            100 * own,
+            100 * as_they_are[language],
             language,
         )
 

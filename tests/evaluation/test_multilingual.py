@@ -10,9 +10,11 @@ from PIL import Image
 
 from align_keras.cli import main
 from align_keras.embedding import Embedder
+from align_keras.evaluation import DataSet
 from align_keras.evaluation import compare_results
 from align_keras.evaluation import crossmodal3600
 from align_keras.evaluation import measure_multilingual
+from align_keras.evaluation import measure_retrieval
 from align_keras.evaluation import multi30k
 from align_keras.evaluation import suite
 from align_keras.evaluation.results import Result
@@ -167,6 +169,26 @@ def test_languages_are_measured_by_the_definition(seed, xm3600):
     assert row["chance_text_to_image_recall@5"] == pytest.approx(5 / 14)
     # Nothing but means, and the mean recall of each, stands at the top.
     assert len(result["intervals"]) == 7 + 3
+
+
+def test_one_language_has_the_intervals_of_plain_retrieval(xm3600):
+    def plain():
+        found = crossmodal3600(xm3600, languages=["th"]).examples()
+        return ((key, image, note["th"]) for key, image, note in found)
+
+    options = {"progress": False, "samples": 50}
+    expected = measure_retrieval(
+        embedder(0), DataSet("plain", plain, COUNT), **options
+    )
+    result = measure_multilingual(
+        embedder(0), crossmodal3600(xm3600), **options
+    )
+    row = result["by_language"]["th"]
+    assert row["intervals"] == expected["intervals"]
+    for name in (*expected["intervals"], "texts", "images_without_text"):
+        assert row[name] == expected[name]
+    for name in (n for n in expected if n.startswith("chance_")):
+        assert row[name] == expected[name]
 
 
 def test_results_are_shown_kept_and_compared(xm3600, tmp_path, capsys):
