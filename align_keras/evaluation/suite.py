@@ -139,7 +139,9 @@ def _multilingual_jobs(root, allow_outside):
 
     folder, images = root / "multi30k", root / "flickr30k" / "images"
     read = functools.partial(multi30k, folder, images)
-    yield job("multi30k", read, folder / "data", images)
+    listed = folder / "data/task1/image_splits/test_2016_flickr.txt"
+    files = sorted(folder.glob("data/task[12]/raw/test_2016*"))
+    yield job("multi30k", read, listed, *files, images)
     folder = root / "xm3600"
     read = functools.partial(crossmodal3600, folder)
     yield job("xm3600", read, folder / "captions.jsonl", folder / "images")

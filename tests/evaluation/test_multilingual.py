@@ -327,6 +327,9 @@ def test_commands_and_the_suite(xm3600, flickr, tmp_path, monkeypatch, capsys):
         samples=9,
     )
     assert [r["dataset"] for r in found["results"]] == ["multi30k", "xm3600"]
+    # Each file of captions tells whether it has changed.
+    needs = {job.name: job.needs for job in suite.list_jobs(tmp_path)}
+    assert len(needs["multilingual-multi30k"]) == 1 + 2 * 5 + 2 + 1
     report = (tmp_path / "out" / "report.md").read_text()
     assert "## multilingual: xm3600" in report and "| mi | 6 |" in report
     (row,) = [s for s in report.splitlines() if s.startswith("| cs mean")]
