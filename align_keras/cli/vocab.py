@@ -33,7 +33,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--multilingual",
         action="store_true",
-        help="the paper's size for many languages",
+        help="the paper's size for many languages, and accents and vowel "
+        "signs kept, as the recipe align_multilingual reads them",
     )
     parser.add_argument(
         "--text-column", metavar="NAME", help="column of the texts"
@@ -56,6 +57,7 @@ def run(args):
         text_column=args.text_column,
         allow_outside=args.allow_outside,
         progress=not args.json,
+        strip_accents=not args.multilingual,
     )
     if args.json:
         print(json.dumps(result))

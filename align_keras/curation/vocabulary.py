@@ -35,6 +35,7 @@ def learn_vocabulary(
     text_column: str | None = None,
     progress: bool = False,
     allow_outside: bool = False,
+    strip_accents: bool = True,
 ) -> dict:
     """Learn a vocabulary from files of texts and write it, a token per line.
 
@@ -53,6 +54,8 @@ def learn_vocabulary(
         progress: bool. Show a progress bar on standard error.
         allow_outside: bool. Whether links may lead out of a folder. Defaults
             to `False`.
+        strip_accents: bool. Whether words lose their accents, which is wrong
+            for many scripts; see `AlignTokenizer`. Defaults to `True`.
 
     Returns:
         dict of `"output"`, `"tokens"`, `"texts"`, `"unreadable_lines"` and
@@ -72,7 +75,8 @@ def learn_vocabulary(
     files = _find(inputs, allow_outside, counts)
     texts = read_texts(files, text_column, counts)
     with progress_steps(progress) as step:
-        vocabulary = learn_word_pieces(_show(texts, counts, step), size)
+        shown = _show(texts, counts, step)
+        vocabulary = learn_word_pieces(shown, size, strip_accents)
     if not counts["texts"]:
         raise ValueError(
             f"There is no text in the {len(files)} input files, the first of "

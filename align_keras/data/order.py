@@ -13,6 +13,9 @@ well all the same. So the order is computed, not drawn from a buffer:
 Neighbours in a file are often alike. Small pieces that are spread keep them
 out of one batch; `align_keras.data.mixing` tells how well.
 
+`BalancedOrder` draws from several languages with shares of its own: a round has
+as many records as a group, so many of each language, and is mixed like one.
+
 All of it follows from the seed, the number of the epoch, and how many records
 each file holds. Resuming from a position reads again, at most, the part of
 one window that lies before it: one file's worth of records. Files that have
@@ -96,7 +99,10 @@ class RecordOrder:
         self.records_of_window = self.piece * self.pieces_of_window
         self._count_of = counts
         # Those of a group, and of the next one.
-        self._borders = functools.lru_cache(2 * MIXED_FILES)(self._read_borders)
+        self._keep_borders(MIXED_FILES)
+
+    def _keep_borders(self, files):
+        self._borders = functools.lru_cache(2 * files)(self._read_borders)
 
     def windows(self, start=0):
         """Yield windows without end, from a record of the stream on.
@@ -152,16 +158,20 @@ class RecordOrder:
             end = begin + self.counts[group].sum()
             if end > position:
                 draw = np.random.default_rng((self.seed, epoch, number))
-                yield from self._windows_of_group(group, begin, position, draw)
+                pieces = self._pieces(group, 0 * group, self.counts[group])
+                yield from self._windows_of(pieces, begin, position, draw)
             begin = end
 
-    def _windows_of_group(self, group, begin, position, draw):
-        pieces = draw.permutation(self._pieces(group))
+    def _windows_of(self, pieces, begin, position, draw):
+        pieces = draw.permutation(pieces)
         for first in range(0, len(pieces), self.pieces_of_window):
-            files, firsts, counts = pieces[
+            files, firsts, counts, left_out, taken = pieces[
                 first : first + self.pieces_of_window
             ].T
-            order = _spread(counts, draw)
+            order = _spread(taken, draw)
+            # Pieces are read whole, whatever is taken of them.
+            moved = np.cumsum(counts) - counts - np.cumsum(taken) + taken
+            order += np.repeat(moved + left_out, taken)[order]
             # Where each of them stands in the epoch.
             places = begin + np.arange(len(order))
             index, count = self.part
@@ -170,15 +180,120 @@ class RecordOrder:
                 yield Window(self.files[files], firsts, counts, order[wanted])
             begin += len(order)
 
-    def _pieces(self, group):
-        """File, first record and number of records of each piece."""
-        sizes = self.counts[group]
-        numbers = -(-sizes // self.piece)
-        files = np.repeat(group, numbers)
-        before = np.repeat(np.cumsum(numbers) - numbers, numbers)
-        firsts = (np.arange(len(files)) - before) * self.piece
-        counts = np.minimum(self.piece, self.counts[files] - firsts)
-        return np.stack([files, firsts, counts], axis=1)
+    def _pieces(self, files, begins, ends):
+        """Cut runs of records of files into pieces.
+
+        Returns:
+            int64 array `(pieces, 5)`: file, first record, number of records,
+            and how many of these to leave out before how many to take.
+        """
+        first = begins // self.piece
+        numbers = -(-ends // self.piece) - first
+        run = np.repeat(np.arange(len(files)), numbers)
+        before = np.cumsum(numbers) - numbers - first
+        firsts = (np.arange(len(run)) - before[run]) * self.piece
+        counts = np.minimum(self.piece, self.counts[files[run]] - firsts)
+        left_out = np.maximum(begins[run] - firsts, 0)
+        taken = np.minimum(ends[run] - firsts, counts) - left_out
+        return np.stack([files[run], firsts, counts, left_out, taken], axis=1)
+
+
+class BalancedOrder(RecordOrder):
+    """An endless stream of records in which languages have given shares.
+
+    A language is a stream of its own: pass after pass over its files, each in
+    random order. A round takes the next records of every language, as many as
+    its share says, and mixes them. Rounds are dealt to the parts in turn, so
+    that a part reads nothing of the others', but a piece that both have.
+
+    Args:
+        counts: dict from file to its number of records.
+        languages: dict from file to its language.
+        exponent: float from 0 to 1. See `language_shares`.
+        seed: int.
+        window_records: int. See `RecordOrder`.
+        part: pair of ints, index and count. The stream takes every `count`-th
+            round. Defaults to `(0, 1)`, all.
+
+    Example:
+
+    ```python
+    counts = {"de.tfrecord": 9000, "cs.tfrecord": 1000}
+    languages = {"de.tfrecord": "de", "cs.tfrecord": "cs"}
+    order = BalancedOrder(counts, languages, 0.5, 0, 2048)
+    order.size, order.taken  # 10000, [2500, 7500]
+    ```
+    """
+
+    def __init__(
+        self, counts, languages, exponent, seed, window_records, part=(0, 1)
+    ):
+        super().__init__(counts, seed, window_records)
+        self.round_of_part = part
+        names = sorted({languages[file] for file in counts})
+        places = {name: place for place, name in enumerate(names)}
+        number = np.array([places[languages[file]] for file in counts])
+        self.files_of = [np.flatnonzero(number == n) for n in range(len(names))]
+        records = [int(self.counts[files].sum()) for files in self.files_of]
+        records = {
+            name: int(self.counts[files].sum())
+            for name, files in zip(names, self.files_of, strict=True)
+        }
+        shares = language_shares(records, exponent)
+        most = min(MIXED_RECORDS, MIXED_FILES * int(self.counts.mean()))
+        most = min(most, self.size)
+        self.taken = [max(1, round(most * shares[name])) for name in names]
+        self.size = sum(self.taken)
+        self._keep_borders(
+            sum(map(self._most_files, self.files_of, self.taken))
+        )
+
+    def _most_files(self, files, taken):
+        """How many files a round may need of a language."""
+        smallest = np.cumsum(np.sort(self.counts[files]))
+        return min(len(files), int(np.searchsorted(smallest, taken)) + 2)
+
+    def _windows_of_epoch(self, epoch, position):
+        index, count = self.round_of_part
+        number = epoch * count + index
+        runs = [
+            np.array(list(self._runs(language, number * taken, taken))).T
+            for language, taken in enumerate(self.taken)
+        ]
+        pieces = self._pieces(*np.concatenate(runs, axis=1))
+        draw = np.random.default_rng((self.seed, number))
+        yield from self._windows_of(pieces, 0, position, draw)
+
+    def _runs(self, language, begin, length):
+        """Yield file, first and last record of a run of a language's stream."""
+        files = self.files_of[language]
+        size = int(self.counts[files].sum())
+        for number in range(begin // size, -(-(begin + length) // size)):
+            draw = np.random.default_rng((self.seed, language, number))
+            shown = draw.permutation(files)
+            ends = number * size + np.cumsum(self.counts[shown])
+            starts = ends - self.counts[shown]
+            first = np.maximum(begin, starts) - starts
+            last = np.minimum(begin + length, ends) - starts
+            part = first < last
+            yield from zip(shown[part], first[part], last[part], strict=True)
+
+
+def language_shares(records, exponent):
+    """Tell how large a part of the training pairs each language is.
+
+    Args:
+        records: dict from language to its number of records.
+        exponent: float from 0, by which all languages have equal shares, to
+            1, by which these are those of the records.
+
+    Returns:
+        dict from language to its share, which is proportional to
+        `records ** exponent`.
+    """
+    weights = {name: count**exponent for name, count in records.items()}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def _spread(counts, draw):

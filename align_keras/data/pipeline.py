@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.data.order import BalancedOrder
 from align_keras.data.order import RecordOrder
 from align_keras.data.reading import read_in_order
 from align_keras.data.reading import read_shuffled
@@ -50,6 +51,7 @@ def load_dataset(
     start_step: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
+    language_exponent: float | None = None,
 ) -> Any:
     """Make batches of images and token ids out of TFRecord files.
 
@@ -81,6 +83,9 @@ def load_dataset(
         shard_index: int. Which part of the records to read, for training
             with several input workers. Defaults to 0.
         shard_count: int. The number of parts. Defaults to 1.
+        language_exponent: float or `None`. In training, how far languages
+            with few records are favoured, see `Recipe`; a language is the
+            folder of a file. Defaults to `None`: records are as they are.
 
     Returns:
         `tf.data.Dataset` of dicts: `"images"` float32 `(batch_size, height,
@@ -89,7 +94,8 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: No file matches `records`.
-        ValueError: No record is usable, or the preprocessor is incomplete.
+        ValueError: No record is usable, the preprocessor is incomplete, or
+            there is one language alone to be balanced.
 
     Example:
 
@@ -109,7 +115,8 @@ def load_dataset(
     _check_usable(records, preprocessor.image_converter)
     start = start_step * batch_size
     if training:
-        order = _order(records, seed, shuffle_buffer, shard_index, shard_count)
+        part = shard_index, shard_count
+        order = _order(records, seed, shuffle_buffer, part, language_exponent)
         dataset = read_shuffled(order, start)
     else:
         shards, part = _part(records.paths, shard_index, shard_count)
@@ -153,6 +160,7 @@ def records_of_step(
     shuffle_buffer: int = 2048,
     shard_index: int = 0,
     shard_count: int = 1,
+    language_exponent: float | None = None,
 ) -> list:
     """Name the records of one training batch.
 
@@ -173,7 +181,8 @@ def records_of_step(
     ```
     """
     records = open_records(records)
-    order = _order(records, seed, shuffle_buffer, shard_index, shard_count)
+    part = shard_index, shard_count
+    order = _order(records, seed, shuffle_buffer, part, language_exponent)
     windows = order.windows(step * batch_size)
     found = itertools.chain.from_iterable(w.records() for w in windows)
     return [
@@ -197,11 +206,23 @@ def _part(shards, index, count):
     return shards, (index, count)
 
 
-def _order(records, seed, shuffle_buffer, shard_index, shard_count):
-    shards, part = _part(records.paths, shard_index, shard_count)
+def _order(records, seed, shuffle_buffer, part, language_exponent):
     counts = records.counts
-    counts = {shard: counts[shard] for shard in shards if counts[shard]}
-    return RecordOrder(counts, seed, shuffle_buffer, part)
+    if language_exponent is None:
+        shards, part = _part(records.paths, *part)
+        counts = {shard: counts[shard] for shard in shards if counts[shard]}
+        return RecordOrder(counts, seed, shuffle_buffer, part)
+    languages = records.languages()
+    if len(set(languages.values())) < 2:
+        raise ValueError(
+            "`language_exponent` weighs languages, and a language is a folder "
+            f"of records: all of `{records.source}` lie in one. Give a glob "
+            "such as packed/*/*.tfrecord, or leave the field out."
+        )
+    counts = {shard: count for shard, count in counts.items() if count}
+    return BalancedOrder(
+        counts, languages, language_exponent, seed, shuffle_buffer, part
+    )
 
 
 # === Decoding ===

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from align_keras.data.parts import FOLDER as PART
 from align_keras.data.parts import shards_of_parts
 from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
@@ -110,6 +111,16 @@ class RecordFiles:
     def _manifests(self):
         folders = {os.path.dirname(path) for path in self.paths}
         return {folder: _read_manifest(folder) for folder in folders}
+
+    def languages(self) -> dict[str, str]:
+        """Return the language of each file: the folder that holds it.
+
+        A folder of a part that `pack` wrote is of the folder around it.
+
+        Returns:
+            dict from file to folder.
+        """
+        return {path: _folder_of(path) for path in self.paths}
 
     @property
     def total(self) -> int:
@@ -221,6 +232,11 @@ def _find(pattern, allow_outside):
                 f"rename `{clean_text(path)}`."
             )
     return sorted(paths)
+
+
+def _folder_of(path):
+    folder, name = os.path.split(os.path.dirname(path))
+    return folder if PART.fullmatch(name) else os.path.join(folder, name)
 
 
 def _read_manifest(folder):

@@ -9,6 +9,9 @@ from .datasets import DataSet as DataSet
 from .finetune import measure_finetune as measure_finetune
 from .knn import measure_knn as measure_knn
 from .linear_probe import measure_linear_probe as measure_linear_probe
+from .multilingual import crossmodal3600 as crossmodal3600
+from .multilingual import measure_multilingual as measure_multilingual
+from .multilingual import multi30k as multi30k
 from .ranks import best_positive_ranks as best_positive_ranks
 from .results import Result as Result
 from .retrieval import measure_retrieval as measure_retrieval

@@ -14,6 +14,7 @@ from align_keras.evaluation.composition import composition_scores
 from align_keras.evaluation.cxc import cxc_recalls
 from align_keras.evaluation.finetune import finetune_accuracies
 from align_keras.evaluation.knn import knn_accuracies
+from align_keras.evaluation.multilingual import multilingual_recalls
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import plain
 from align_keras.evaluation.retrieval import retrieval_recalls
@@ -25,6 +26,11 @@ from align_keras.evaluation.words import word_correlations
 # value for each unit that a bootstrap draws.
 _TASKS = {
     "retrieval": (retrieval_recalls, ("ks",), ("fold", "text_image")),
+    "multilingual": (
+        multilingual_recalls,
+        ("languages", "ks"),
+        ("captions", "text_image", "text_language"),
+    ),
     "zero-shot": (classification_accuracies, ("ks",), ("label",)),
     "linear-probe": (classification_accuracies, ("ks",), ("label",)),
     "finetune": (finetune_accuracies, ("ks",), ("label",)),
@@ -46,6 +52,7 @@ DEFINITION = (
     "train_image_digest",
     "classes",
     "categories",
+    "languages",
     "prompts",
     "ensemble",
     "solver",

@@ -2,7 +2,8 @@
 
 Every data set has a name, perhaps a length, and a function that yields
 `(key, image, note)`: the image as a path, bytes or an array, and its list of
-captions or its label. It can be read many times, in the same order.
+captions, a dictionary from languages to such lists, or its label. It can be
+read many times, in the same order.
 """
 
 import dataclasses
@@ -36,8 +37,6 @@ from align_keras.io.mirrors import reads
 from align_keras.io.optional import OptionalModule
 from align_keras.io.rows import read_rows
 from align_keras.io.text import clean_text
-from align_keras.io.text import read_text
-from align_keras.io.text import split_lines
 
 tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
 
@@ -285,62 +284,6 @@ def records(
         ),
         opened.total,
     )
-
-
-@reads("folder", "images")
-def multi30k(
-    folder: str | Path,
-    language: str,
-    images: str | Path,
-    split: str = "test",
-    allow_outside: bool = False,
-) -> DataSet:
-    """Images of Multi30k with captions of one language.
-
-    Args:
-        folder: string or `pathlib.Path`. Holds `{split}_images.txt`, the file
-            name of an image in each line, and either `{split}.{language}`
-            with the caption of that image in the same line, or
-            `{split}.1.{language}` to `{split}.5.{language}`.
-        language: string, such as `"de"`.
-        images: string or `pathlib.Path`. The images of Flickr30k.
-        split: string. Defaults to `"test"`.
-        allow_outside: bool. See `captioned`.
-
-    Returns:
-        `DataSet` with lists of captions.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the files differ in length.
-    """
-    folder = Path(folder)
-    names = _lines(folder / f"{split}_images.txt")
-    files = sorted(folder.glob(f"{split}.[1-5].{language}"))
-    files = files or [folder / f"{split}.{language}"]
-    columns = [_lines(file) for file in files]
-    for file, column in zip(files, columns, strict=True):
-        if len(column) != len(names):
-            raise ValueError(
-                f"`{file}` has {len(column)} lines, but there are "
-                f"{len(names)} images in `{split}_images.txt`."
-            )
-    captions = list(zip(*columns, strict=True))
-    return DataSet(
-        f"multi30k_{language}",
-        lambda: (
-            (name, find_image(images, name, allow_outside), list(texts))
-            for name, texts in zip(names, captions, strict=True)
-        ),
-        len(names),
-    )
-
-
-def _lines(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file `{path}`.")
-    lines = split_lines(read_text(path))
-    return "\n".join(lines).strip("\n").split("\n")
 
 
 def tfds_captions(

@@ -43,7 +43,41 @@ def describe_result(result: Result) -> str:
             text = "–" if value is None else f"{value:.1f}%"
             line += "  " + text.rjust(len(heading))
         lines.append(line.rstrip())
-    return "\n".join(lines)
+    return "\n".join(lines + _describe_languages(result))
+
+
+def _describe_languages(result):
+    """A line for each language, where they were measured by themselves."""
+    languages = result.get("by_language")
+    if not languages:
+        return []
+    names = language_metrics(result)
+    width = max(map(len, ("language", *languages)))
+    header = f"{'language':{width}}{'captions':>10}"
+    header += "".join(title.rjust(13) for title in names)
+    lines = ["", f"{header}{'95% interval':>18}"]
+    for language, row in languages.items():
+        line = f"{language:{width}}{row['texts']:10}"
+        line += "".join(_number(row[name], "13.1%") for name in names.values())
+        lines.append(line + _interval(row, "mean_recall").rjust(18))
+    return lines
+
+
+def language_metrics(result: Result) -> dict[str, str]:
+    """Return what a table of languages shows of each.
+
+    Args:
+        result: `Result` with `"by_language"`.
+
+    Returns:
+        A dictionary from short titles, as in `"text @5"`, to the names of
+        recalls, and of their mean.
+    """
+    return {
+        **{f"text @{k}": f"image_to_text_recall@{k}" for k in result["ks"]},
+        **{f"image @{k}": f"text_to_image_recall@{k}" for k in result["ks"]},
+        "mean recall": "mean_recall",
+    }
 
 
 def describe_counts(result: Result) -> str:
@@ -64,7 +98,15 @@ def describe_counts(result: Result) -> str:
             f"{count} queries {task.replace('_', ' ')}"
             for task, count in result["queries"].items()
         ]
+    if "by_language" in result:
+        parts.append(f"{len(result['by_language'])} languages")
     notes = []
+    for language, row in result.get("by_language", {}).items():
+        if row["images_without_text"]:
+            notes.append(
+                f"{row['images_without_text']} images without a caption in "
+                f"{language}"
+            )
     if result.get("images_without_text") is not None:
         notes.append(
             f"{result['images_without_text']} images without a caption"

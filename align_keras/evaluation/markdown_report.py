@@ -6,6 +6,7 @@ from pathlib import Path
 
 from align_keras.evaluation.describe_results import RANKS
 from align_keras.evaluation.describe_results import describe_counts
+from align_keras.evaluation.describe_results import language_metrics
 from align_keras.evaluation.paper import paper_rows_of
 from align_keras.evaluation.results import Result
 from align_keras.io.atomic import atomic_file
@@ -56,6 +57,8 @@ def write_markdown_report(
         lines += [f"## {task}: {dataset}", ""]
         lines += [describe_counts(result) for result in group[:1]] + [""]
         lines += _table(group) + [""]
+        for result in group:
+            lines += _table_of_languages(result)
         if drawn:
             name = f"{task}-{dataset}".replace("/", "-") + ".png"
             _plot(group, directory / "plots" / name)
@@ -89,6 +92,24 @@ def _table(group):
             cells.append("" if value is None else f"{100 * value:.2f}")
         rows[name.replace("_", " ")] = cells
     return markdown_table(headings, rows)
+
+
+def _table_of_languages(result):
+    """A row for each language, where they were measured by themselves."""
+    languages = result.get("by_language")
+    if not languages:
+        return []
+    names = language_metrics(result)
+    rows = {
+        language: [
+            str(row["texts"]),
+            *(metric_cell(row, name) for name in names.values()),
+        ]
+        for language, row in languages.items()
+    }
+    title = f"`{result['model']}` in each language, from images to text and "
+    title += "from texts to images:"
+    return [title, "", *markdown_table(["captions", *names], rows), ""]
 
 
 def markdown_table(

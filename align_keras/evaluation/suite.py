@@ -26,6 +26,9 @@ from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.knn import measure_knn
 from align_keras.evaluation.linear_probe import measure_linear_probe
 from align_keras.evaluation.markdown_report import write_markdown_report
+from align_keras.evaluation.multilingual import crossmodal3600
+from align_keras.evaluation.multilingual import measure_multilingual
+from align_keras.evaluation.multilingual import multi30k
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
@@ -36,7 +39,6 @@ from align_keras.io.mirrors import reads
 
 logger = logging.getLogger("align_keras")
 
-LANGUAGES = ("en", "de", "fr", "cs")
 FINE_GRAINED = ("flowers102", "pets", "cars", "food101")
 # Data sets of TFDS: their labels are classified, with these splits.
 TFDS_SPLITS: dict[str, tuple[str, str | None, str]] = {
@@ -75,6 +77,7 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
     root = Path(root)
     return [
         *_caption_jobs(root, allow_outside),
+        *_multilingual_jobs(root, allow_outside),
         *_imagenet_jobs(root, allow_outside),
         *_probe_jobs(root, allow_outside),
         *_composition_jobs(root, allow_outside),
@@ -108,22 +111,6 @@ def _caption_jobs(root, allow_outside):
     coco_file = coco / "dataset_coco.json"
     yield captions(coco_file, coco / "images", "mscoco")
     yield captions(coco_file, coco / "images", "mscoco", folds=5)
-    folder = root / "multi30k"
-    for language in LANGUAGES:
-
-        def run(embedder, language=language, **options):
-            data = datasets.multi30k(
-                folder,
-                language,
-                flickr / "images",
-                allow_outside=allow_outside,
-            )
-            return measure_retrieval(embedder, data, **options)
-
-        files = sorted(folder.glob(f"test.[1-5].{language}"))
-        files = files or [folder / f"test.{language}"]
-        needs = (folder / "test_images.txt", *files, flickr / "images")
-        yield Job(f"retrieval-multi30k_{language}", needs, run)
     yield Job(
         "cxc",
         (
@@ -140,6 +127,24 @@ def _caption_jobs(root, allow_outside):
             **options,
         ),
     )
+
+
+def _multilingual_jobs(root, allow_outside):
+    def job(name, read, *needs):
+        def run(embedder, **options):
+            data = read(allow_outside=allow_outside)
+            return measure_multilingual(embedder, data, **options)
+
+        return Job(f"multilingual-{name}", needs, run)
+
+    folder, images = root / "multi30k", root / "flickr30k" / "images"
+    read = functools.partial(multi30k, folder, images)
+    listed = folder / "data/task1/image_splits/test_2016_flickr.txt"
+    files = sorted(folder.glob("data/task[12]/raw/test_2016*"))
+    yield job("multi30k", read, listed, *files, images)
+    folder = root / "xm3600"
+    read = functools.partial(crossmodal3600, folder)
+    yield job("xm3600", read, folder / "captions.jsonl", folder / "images")
 
 
 def _imagenet_jobs(root, allow_outside):

@@ -42,12 +42,15 @@ def read_vocabulary(path: str | Path) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def learn_word_pieces(texts: Iterable[str], vocabulary_size: int) -> list[str]:
+def learn_word_pieces(
+    texts: Iterable[str], vocabulary_size: int, strip_accents: bool = True
+) -> list[str]:
     """Learn a WordPiece vocabulary; see `AlignTokenizer.learn_vocabulary`.
 
     Args:
         texts: iterable of strings.
         vocabulary_size: int.
+        strip_accents: bool. Defaults to `True`.
 
     Returns:
         list of strings. `SPECIAL_TOKENS` come first.
@@ -67,7 +70,7 @@ def learn_word_pieces(texts: Iterable[str], vocabulary_size: int) -> list[str]:
     from tokenizers import pre_tokenizers
     from tokenizers import trainers
 
-    counts = count_words(texts)
+    counts = count_words(texts, strip_accents)
     characters = _characters(counts, max(1000, vocabulary_size // 20))
     room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
     characters = sorted(characters[: max(room, 1)])
@@ -98,20 +101,26 @@ def _fits(word):
     return short and len(word.encode()) <= MAX_PIECE_BYTES
 
 
-def count_words(texts: Iterable[str]) -> collections.Counter:
+def count_words(
+    texts: Iterable[str], strip_accents: bool = True
+) -> collections.Counter:
     """Count the words of texts, cut as BERT cuts them.
 
     Args:
         texts: iterable of strings; read once.
+        strip_accents: bool. Whether words lose their accents. Defaults to
+            `True`.
 
     Returns:
-        `collections.Counter` of words in lower case, without accents, with
-        every punctuation mark and every ideograph a word of its own.
+        `collections.Counter` of words in lower case, with every punctuation
+        mark and every ideograph a word of its own.
     """
     from tokenizers import normalizers
     from tokenizers import pre_tokenizers
 
-    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    normalizer = normalizers.BertNormalizer(
+        lowercase=True, strip_accents=strip_accents
+    )
     cutter = pre_tokenizers.BertPreTokenizer()
     counts = collections.Counter()
     texts = iter(texts)

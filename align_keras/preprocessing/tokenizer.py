@@ -33,8 +33,10 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
             line. It must hold `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and
             `[MASK]`.
         lowercase: bool. Defaults to `True`.
-        strip_accents: bool. Whether "café" and "cafe" are one word. Defaults
-            to `True`.
+        strip_accents: bool. Whether "café" and "cafe" are one word. With the
+            accents go the vowel signs of scripts such as those of Hindi and
+            Thai, and Korean syllables come apart: `False` is for many
+            languages. Defaults to `True`.
         split_on_cjk: bool. Whether Chinese characters are words of their own.
             Defaults to `True`.
         special_tokens_in_strings: bool. Whether `"[MASK]"` and the like in a
@@ -212,7 +214,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         return config
 
     @staticmethod
-    def learn_vocabulary(texts, vocabulary_size):
+    def learn_vocabulary(texts, vocabulary_size, strip_accents=True):
         """Learn a WordPiece vocabulary from captions.
 
         The same texts give the same vocabulary, in whatever order they come.
@@ -226,6 +228,8 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
                 texts give fewer. Of the characters, the most frequent ones
                 are taken, at most a twentieth of the vocabulary or 1000,
                 whichever is more.
+            strip_accents: bool. Whether words lose their accents before, as
+                in a tokenizer of that setting. Defaults to `True`.
 
         Returns:
             list of strings. `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]` come
@@ -234,4 +238,4 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         Raises:
             ValueError: `vocabulary_size` leaves no room for words.
         """
-        return learn_word_pieces(texts, vocabulary_size)
+        return learn_word_pieces(texts, vocabulary_size, strip_accents)

@@ -1,5 +1,6 @@
 """What a training run reads: records, a vocabulary, batches."""
 
+import collections
 import json
 import logging
 import os
@@ -13,7 +14,9 @@ from align_keras.data.captions import find_caption_file
 from align_keras.data.find_source import Found
 from align_keras.data.find_source import held_in
 from align_keras.data.find_source import left_over
+from align_keras.data.order import language_shares
 from align_keras.data.packing import HELD_OUT
+from align_keras.data.record_files import RecordFiles
 from align_keras.data.record_files import local_source
 from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_image
@@ -172,6 +175,7 @@ def name_records(records, recipe, steps, num_workers):
             seed=recipe.seed,
             shard_index=worker,
             shard_count=num_workers,
+            language_exponent=recipe.language_exponent,
         )
     ]
 
@@ -205,24 +209,54 @@ def find_tokenizer(
         tokens = read_vocabulary(path)
     else:
         tokens = AlignTokenizer.learn_vocabulary(
-            _captions(records), recipe.vocabulary_size
+            _captions(records, recipe.language_exponent),
+            recipe.vocabulary_size,
+            recipe.strip_accents,
         )
         logger.info(
             "Learned a vocabulary of %d tokens from the captions.", len(tokens)
         )
-    tokenizer = AlignTokenizer(tokens)
+    tokenizer = AlignTokenizer(tokens, strip_accents=recipe.strip_accents)
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return tokenizer
 
 
-def _captions(records):
-    read = 0
-    for record in records:
-        yield from record["captions"]
-        read += len(record["captions"])
-        if read >= VOCABULARY_SAMPLE:
-            return
+def _captions(records, exponent):
+    """Yield captions of each language, as many as its share says."""
+    shares = _shares(records, 1.0 if exponent is None else exponent)
+    languages = records.languages()
+    for language, share in shares.items():
+        paths = [p for p in records.paths if languages[p] == language]
+        files, read = RecordFiles(paths, records.counts), 0
+        files.skipped = records.skipped
+        for record in files:
+            yield from record["captions"]
+            read += len(record["captions"])
+            if read >= VOCABULARY_SAMPLE * share:
+                break
+
+
+def _shares(records, exponent):
+    """Tell the share of each language, see `language_shares`."""
+    counts = collections.Counter()
+    for path, language in records.languages().items():
+        counts[language] += records.counts[path]
+    return language_shares(counts, exponent)
+
+
+def tell_languages(records, exponent):
+    """Log how much each language is favoured, if languages are weighed."""
+    if exponent is None:
+        return
+    as_they_are = _shares(records, 1.0)
+    for language, share in _shares(records, exponent).items():
+        logger.info(
+            "%.3g%% of the pairs come from the %.3g%% of the records in %s.",
+            100 * share,
+            100 * as_they_are[language],
+            language,
+        )
 
 
 def make_dataset(records, preprocessor, recipe, step, strategy, workers):
@@ -236,6 +270,7 @@ def make_dataset(records, preprocessor, recipe, step, strategy, workers):
             start_step=step,
             shard_index=workers.index,
             shard_count=workers.count,
+            language_exponent=recipe.language_exponent,
         )
     if workers.count == 1 and hosts_of(strategy) == 1:
         return load_dataset(
@@ -244,6 +279,7 @@ def make_dataset(records, preprocessor, recipe, step, strategy, workers):
             recipe.batch_size,
             seed=recipe.seed,
             start_step=step,
+            language_exponent=recipe.language_exponent,
         )
 
     def of_worker(context):
@@ -257,6 +293,7 @@ def make_dataset(records, preprocessor, recipe, step, strategy, workers):
             start_step=step * local,
             shard_index=context.input_pipeline_id,
             shard_count=context.num_input_pipelines,
+            language_exponent=recipe.language_exponent,
         )
 
     return strategy.distribute_datasets_from_function(of_worker)

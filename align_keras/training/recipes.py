@@ -112,6 +112,17 @@ class Recipe:
             `EfficientNetBackbone`.
         vocabulary_size: int. Greatest number of tokens of a vocabulary that
             is learned from the captions because none was given.
+        strip_accents: bool. Whether the tokenizer of a vocabulary that is
+            given or learned removes accents, and with them the vowel signs of
+            scripts such as those of Hindi and Thai. The vocabulary must have
+            been learned in the same way. Trained presets and towers keep
+            their own tokenizer.
+        language_exponent: float or `None`. How far languages with few
+            records are favoured: the share of a language in training is
+            proportional to its number of records to this power. 1 takes
+            records as they are, 0 takes as much of each language, and 0.3 to
+            0.7 is usual. Each language has a folder of records of its own.
+            `None` looks at no folders.
 
     Reference:
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 5.
@@ -152,6 +163,8 @@ class Recipe:
     text_dropout: float | None = None
     drop_connect: float | None = None
     vocabulary_size: int = 100_000
+    strip_accents: bool = True
+    language_exponent: float | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -211,6 +224,8 @@ class Recipe:
         for name in ("text_dropout", "drop_connect"):
             holds = 0 <= (getattr(self, name) or 0) < 1
             self._require(name, holds, "in [0, 1)")
+        holds = 0 <= (self.language_exponent or 0) <= 1
+        self._require("language_exponent", holds, "from 0 to 1")
         self._check_freeze()
         self._require(
             "layer_decay",
@@ -378,9 +393,10 @@ def load_recipe(recipe: str | Path | Recipe, /, **overrides: Any) -> Recipe:
 
     Args:
         recipe: string or `Recipe`. The name of a shipped recipe (`"small"`,
-            `"finetune"`, `"align"`, `"coyo700m"`, `"cc3m"`,
-            `"finetune_flickr30k"`, `"finetune_coco"`, `"quickstart"`), or the
-            path of a YAML file with the fields of `Recipe`.
+            `"finetune"`, `"align"`, `"align_multilingual"`, `"coyo700m"`,
+            `"cc3m"`, `"finetune_flickr30k"`, `"finetune_coco"`,
+            `"quickstart"`), or the path of a YAML file with the fields of
+            `Recipe`.
         **overrides: Fields that replace those of the recipe, where not
             `None`.
 

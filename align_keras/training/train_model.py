@@ -38,6 +38,7 @@ from align_keras.training.inputs import find_records
 from align_keras.training.inputs import find_tokenizer
 from align_keras.training.inputs import make_dataset
 from align_keras.training.inputs import name_records
+from align_keras.training.inputs import tell_languages
 from align_keras.training.known_towers import known_towers
 from align_keras.training.parts import describe_end
 from align_keras.training.parts import is_finished
@@ -350,6 +351,7 @@ def _train_part(run, workdir, begun):
         diagnose = None
         if run.diagnostics:
             diagnose = Diagnosis(validation_data or records, model, recipe)
+        tell_languages(records, recipe.language_exponent)
         dataset = make_dataset(
             records, model.preprocessor, recipe, step, strategy, workers
         )

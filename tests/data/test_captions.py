@@ -918,13 +918,15 @@ def test_csv_of_the_module_comes_back(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_what_a_file_holds(tmp_path):
     from align_keras.classes import read_classes
     from align_keras.evaluation.cxc_data import read_sentences
-    from align_keras.evaluation.datasets import multi30k
+    from align_keras.evaluation.multilingual import multi30k
     from align_keras.io.word_pieces import SPECIAL_TOKENS
     from align_keras.models import presets
 
     def write(name, text):
-        (tmp_path / name).write_text(text, "utf-8-sig")
-        return tmp_path / name
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8-sig")
+        return path
 
     classes = write("classes.json", '["cat", "dog"]')
     assert read_classes(classes).names == [["cat"], ["dog"]]
@@ -934,11 +936,12 @@ def test_a_byte_order_mark_is_no_part_of_what_a_file_holds(tmp_path):
     images = {"images": [{"sentences": [sentence]}]}
     sentences = write("dataset.json", json.dumps(images))
     assert read_sentences(sentences, ["x:7"]) == ["a red bus"]
-    write("test_images.txt", "a.png\n")
-    write("test.de", "ein roter Bus\n")
+    task = "data/task1"
+    write(f"{task}/image_splits/test_2016_flickr.txt", "a.png\n")
+    write(f"{task}/raw/test_2016_flickr.fr", "un bus rouge\n")
     (tmp_path / "a.png").write_bytes(image())
-    (example,) = multi30k(tmp_path, "de", tmp_path).examples()
-    assert example[0] == "a.png" and example[2] == ["ein roter Bus"]
+    (example,) = multi30k(tmp_path, tmp_path, ["fr"]).examples()
+    assert example[0] == "a.png" and example[2] == {"fr": ["un bus rouge"]}
     write("config.json", '{"class_name": "X"}')
     assert presets.load_config(str(tmp_path)) == {"class_name": "X"}
     words = write("words.txt", "bus\n")

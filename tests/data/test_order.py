@@ -1,5 +1,6 @@
 """The order of training, against what it promises; what resuming reads."""
 
+import collections
 import itertools
 import json
 import shutil
@@ -11,7 +12,9 @@ import tensorflow as tf
 from align_keras.data import open_records
 from align_keras.data import records
 from align_keras.data import records_of_step
+from align_keras.data.order import BalancedOrder
 from align_keras.data.order import RecordOrder
+from align_keras.data.order import language_shares
 from align_keras.data.reading import read_shuffled
 
 # Files of many sizes, in two groups.
@@ -90,6 +93,97 @@ def test_neighbours_part():
     assert np.mean([len(files) for files in batches]) > 8
 
 
+# Some files of each of three languages, of which one is rare.
+LANGUAGES = {
+    file: "aab"[n % 3] if n < 28 else "c" for n, file in enumerate(COUNTS)
+}
+RECORDS = {
+    name: sum(COUNTS[f] for f in COUNTS if LANGUAGES[f] == name)
+    for name in "abc"
+}
+
+
+@pytest.mark.parametrize("exponent", [0, 0.3, 1])
+def test_shares_of_languages_are_as_asked(exponent):
+    order = BalancedOrder(COUNTS, LANGUAGES, exponent, 3, 100)
+    rounds = 5
+    stream = _take(order, 0, rounds * order.size)
+    weights = {name: RECORDS[name] ** exponent for name in "abc"}
+    shares = language_shares(RECORDS, exponent)
+    for number in range(rounds):
+        part = stream[number * order.size : (number + 1) * order.size]
+        found = collections.Counter(LANGUAGES[file] for file, _ in part)
+        for name, taken in zip("abc", order.taken, strict=True):
+            share = weights[name] / sum(weights.values())
+            assert shares[name] == pytest.approx(share)
+            assert found[name] == taken
+            assert taken == pytest.approx(share * order.size, abs=1.5)
+    # In any part of a round too, as far as chance lets it be.
+    if exponent == 0:
+        half = stream[: order.size // 2]
+        found = collections.Counter(LANGUAGES[file] for file, _ in half)
+        for count in found.values():
+            assert count / len(half) == pytest.approx(1 / 3, abs=0.1)
+    # Every record of a language comes as often as all its others, but one.
+    seen = collections.Counter(stream)
+    for name, taken in zip("abc", order.taken, strict=True):
+        own = [
+            seen[file, n]
+            for file, count in COUNTS.items()
+            for n in range(count)
+            if LANGUAGES[file] == name
+        ]
+        passes = rounds * taken / RECORDS[name]
+        assert sum(own) == rounds * taken
+        assert set(own) <= {int(passes), int(passes) + 1}
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 3)])
+def test_any_position_of_balanced_languages_is_a_place_to_start(part):
+    order = BalancedOrder(COUNTS, LANGUAGES, 0.3, 3, 100, part)
+    stream = _take(order, 0, 2 * order.size + 20)
+    again = BalancedOrder(COUNTS, LANGUAGES, 0.3, 3, 100, part)
+    assert _take(again, 0, len(stream)) == stream
+    for start in (1, 99, order.size - 1, order.size, order.size + 777):
+        rest = stream[start : start + 300]
+        assert _take(again, start, len(rest)) == rest
+    other = BalancedOrder(COUNTS, LANGUAGES, 0.3, 4, 100, part)
+    assert _take(other, 0, 50) != stream[:50]
+
+
+def test_parts_take_rounds_in_turn():
+    """So that together they see what one alone would see."""
+    whole = BalancedOrder(COUNTS, LANGUAGES, 0.3, 3, 100)
+    stream = _take(whole, 0, 6 * whole.size)
+    for index in range(3):
+        part = BalancedOrder(COUNTS, LANGUAGES, 0.3, 3, 100, (index, 3))
+        found = _take(part, 0, 2 * whole.size)
+        for turn in range(2):
+            begin = (3 * turn + index) * whole.size
+            assert (
+                found[turn * whole.size :][: whole.size]
+                == stream[begin : begin + whole.size]
+            )
+
+
+def test_windows_of_languages_are_small_and_files_few():
+    """A round opens about as many files as a group, whatever there is."""
+    counts = {f"{n % 7}/{n}": 100 + n % 13 for n in range(7000)}
+    languages = {file: file[0] for file in counts}
+    order = BalancedOrder(counts, languages, 0.5, 0, 100)
+    windows, shown = [], 0
+    for window in order.windows():
+        windows.append(window)
+        shown += len(window.order)
+        if shown >= order.size:
+            break
+    assert order.size < 64 * 113
+    assert all(len(w.order) <= w.counts.sum() <= 100 for w in windows)
+    files = set(itertools.chain.from_iterable(w.files for w in windows))
+    assert 64 <= len(files) <= 64 + 2 * 7
+    assert np.median([len(set(w.files)) for w in windows]) >= 8
+
+
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
     """Fifty files of forty records of about a kilobyte, with indexes."""
@@ -132,6 +226,22 @@ def test_the_pipeline_follows_the_order(big):
     assert [(r["file"], r["index"]) for r in named] == [
         r[:2] for r in read[:10]
     ]
+
+
+def test_the_pipeline_follows_the_order_of_languages(big):
+    """Pieces of which a part is taken, at the ends of rounds, are read too."""
+    counts = open_records(big).counts
+    languages = {file: file[-10] for file in counts}
+    order = BalancedOrder(counts, languages, 0, 5, 64)
+    start, count = order.size - 50, 300
+    read = read_shuffled(order, start).take(count).as_numpy_iterator()
+    found = [
+        (file.decode(), int(index), records.record_key(record))
+        for _, (file, index, record) in read
+    ]
+    assert [r[:2] for r in found] == _take(order, start, count)
+    for file, index, key in found:
+        assert key == f"{int(file[-14:-9])}/{index}"
 
 
 @pytest.mark.parametrize("index", [True, False])

@@ -12,6 +12,7 @@ from PIL import Image
 from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import records
+from align_keras.data import records_of_step
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignPreprocessor
 from align_keras.preprocessing import AlignTokenizer
@@ -184,6 +185,30 @@ def test_parts_are_disjoint_and_complete(packed, preprocessor, by_file):
         assert len(set(_numbers(batch))) == size
     resumed = load_dataset(packed, preprocessor, size, start_step=2, **options)
     _assert_equal(_batches(whole.skip(2), 1), _batches(resumed, 1))
+
+
+def test_languages_are_balanced_by_their_folders(tmp_path, preprocessor):
+    """A folder of parts is one language."""
+    for folder, numbers in (
+        ("de", range(30)),
+        ("fr/part-00001-of-00002", range(30, 32)),
+        ("fr/part-00002-of-00002", range(32, 34)),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        path = tmp_path / folder / "data.tfrecord"
+        _write(path, [_record(number) for number in numbers])
+    found = open_records([tmp_path / "de", *sorted(tmp_path.glob("fr/*"))])
+    options = {"seed": 3, "shuffle_buffer": 16, "language_exponent": 0}
+    whole = load_dataset(found, preprocessor, 17, **options)
+    batches = list(whole.take(6))
+    numbers = sum(map(_numbers, batches), [])
+    assert sum(number >= 30 for number in numbers) == len(numbers) / 2
+    resumed = load_dataset(found, preprocessor, 17, start_step=4, **options)
+    _assert_equal(_batches(whole.skip(4), 2), _batches(resumed, 2))
+    named = records_of_step(found, 5, 17, **options)
+    assert [int(r["key"].removeprefix("key")) for r in named] == numbers[-17:]
+    with pytest.raises(ValueError, match="lie in one. Give a glob"):
+        load_dataset(tmp_path / "de", preprocessor, 17, **options)
 
 
 def _img2dataset_record(number):

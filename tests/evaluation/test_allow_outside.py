@@ -85,6 +85,12 @@ CASES = {
         "evaluate composition --model MODEL --test winoground --data words "
         "--bootstrap 0",
     ),
+    "evaluate multilingual": (
+        "languages",
+        "images/1.jpg",
+        "evaluate multilingual --model MODEL --test xm3600 --data languages "
+        "--bootstrap 0",
+    ),
     "evaluate all": (
         "mscoco",
         "images/val2014/COCO_val2014_000000000001.jpg",
@@ -120,6 +126,7 @@ def inputs(tmp_path_factory):
     for number, color in enumerate(COLORS.values()):
         paint(folder / "photos" / f"{number}.png", color, number)
         paint(folder / "words" / "images" / f"{number}.png", color, number)
+        paint(folder / "languages/images" / f"{number}.jpg", color, number)
     example = {
         "caption_0": "red",
         "caption_1": "green",
@@ -127,6 +134,12 @@ def inputs(tmp_path_factory):
     }
     example |= {"image_0": "0", "image_1": "1"}
     (folder / "words" / "examples.jsonl").write_text(json.dumps(example) + "\n")
+    rows = [
+        {"image/key": str(number), "en": {"caption": [color]}}
+        for number, color in enumerate(COLORS)
+    ]
+    lines = "\n".join(map(json.dumps, rows))
+    (folder / "languages" / "captions.jsonl").write_text(lines)
     names = [f"{number}.png" for number in range(len(COLORS))]
     captions = write_captions(folder / "photos" / "captions.csv", names)
     (folder / "pairs").mkdir()

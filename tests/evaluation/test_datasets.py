@@ -54,22 +54,6 @@ def test_karpathy_takes_five_captions_and_finds_images(root, tmp_path):
     assert two["chance_text_to_image_recall@1"] == 0.5
 
 
-def test_multi30k(root, tmp_path):
-    names = ["COCO_val2014_000000000000.jpg", "COCO_val2014_000000000001.jpg"]
-    (tmp_path / "test_images.txt").write_text("\n".join(names) + "\n")
-    (tmp_path / "test.fr").write_text("rouge\nvert\n")
-    for number in range(1, 6):
-        (tmp_path / f"test.{number}.de").write_text("rot\ngrün\n")
-    images = root / "mscoco" / "images" / "val2014"
-    french = datasets.multi30k(tmp_path, "fr", images)
-    assert [texts for _, _, texts in french.examples()] == [["rouge"], ["vert"]]
-    german = list(datasets.multi30k(tmp_path, "de", images).examples())
-    assert german[1][2] == ["grün"] * 5
-    (tmp_path / "test.fr").write_text("rouge\n")
-    with pytest.raises(ValueError, match="test.fr` has 1 lines.* 2 images"):
-        datasets.multi30k(tmp_path, "fr", images)
-
-
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -1,6 +1,7 @@
 """What a run reads: lists of files, odd vocabularies, trained presets."""
 
 import pytest
+import tensorflow as tf
 from colors import tiny_model as tiny_colors
 from colors import write_images
 
@@ -9,7 +10,9 @@ from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
 from align_keras.data import pack
+from align_keras.data.records import encode_record
 from align_keras.training import Recipe
+from align_keras.training import inputs
 from align_keras.training import load_recipe
 from align_keras.training import make_strategy
 from align_keras.training import train
@@ -98,6 +101,37 @@ def test_preprocessing_of_a_preset_is_kept(preset):
     assert converter.antialias is True
     assert (converter.scale, converter.offset) == (1 / 255, 0.0)
     assert converter.image_size == (24, 24)
+
+
+def test_a_vocabulary_is_learned_from_every_language(
+    tmp_path, monkeypatch, caplog
+):
+    """However many captions of the first one there are."""
+    monkeypatch.setattr(inputs, "VOCABULARY_SAMPLE", 8)
+    for language, caption, count in (("de", "ein Bus", 20), ("hi", "की", 4)):
+        folder = tmp_path / "packed" / language
+        folder.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(folder / "all.tfrecord")) as writer:
+            for n in range(count):
+                writer.write(encode_record(str(n), b"image", [caption], 1, 1))
+    pattern = str(tmp_path / "packed" / "*" / "*.tfrecord")
+    records, _ = find_records(pattern, tmp_path / "unused")
+    asked = recipe(language_exponent=0.5, strip_accents=False)
+    tokenizer = find_tokenizer(
+        lambda size: None, None, records, tmp_path, 0, asked
+    )
+    assert tokenizer.strip_accents is False
+    unknown = tokenizer.token_to_id("[UNK]")
+    assert unknown not in [*tokenizer("ein Bus"), *tokenizer("की")]
+    # The run resumes with the same tokenizer.
+    again = find_tokenizer(lambda size: None, None, records, tmp_path, 1, asked)
+    assert again.strip_accents is False
+    assert again.get_vocabulary() == tokenizer.get_vocabulary()
+    with caplog.at_level("INFO", "align_keras"):
+        inputs.tell_languages(records, 0.5)
+    told = [record.getMessage() for record in caplog.records]
+    assert told[1].startswith("30.9% of the pairs come from the 16.7%")
+    assert told[1].endswith("packed/hi.")
 
 
 def test_initial_temperature_replaces_that_of_the_weights(preset):

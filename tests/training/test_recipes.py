@@ -23,6 +23,8 @@ COMMON = {
     "precision": "mixed_bfloat16",
     "vocabulary_size": 100_000,
     "seed": 0,
+    "strip_accents": True,
+    "language_exponent": None,
     # As the presets, and so the paper, have them.
     "text_pooling": None,
     "text_dropout": None,
@@ -40,6 +42,16 @@ FIGURES = {
         "warmup_steps": 10000,
         "initial_temperature": 1.0,
         "batch_norm": None,
+    },
+    "align_multilingual": {
+        "steps": 1_200_000,
+        "batch_size": 16384,
+        "learning_rate": 0.001,
+        "warmup_steps": 10000,
+        "initial_temperature": 1.0,
+        "batch_norm": None,
+        "vocabulary_size": 250_000,
+        "strip_accents": False,
     },
     "coyo700m": {
         "steps": 300_000,
@@ -306,6 +318,9 @@ def test_a_missing_field_is_named(write_recipe, field):
         ("text_dropout", 1.0),
         ("drop_connect", -0.1),
         ("vocabulary_size", 0),
+        ("strip_accents", "no"),
+        ("language_exponent", -0.1),
+        ("language_exponent", 1.1),
     ],
 )
 def test_wrong_types_and_ranges_name_field_and_value(field, value):

@@ -4,6 +4,7 @@ from align_keras.cli.options import add_commands
 
 EVALUATIONS = {
     "retrieval": "find the captions of images, and the image of a caption",
+    "multilingual": "the same in many languages: Crossmodal-3600, Multi30k",
     "zero-shot": "classify images by the names of the classes",
     "knn": "find the label of an image among its nearest training images",
     "linear-probe": "train a linear classifier on frozen vectors",

@@ -1,0 +1,80 @@
+"""`align-keras evaluate multilingual`."""
+
+from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import add_allow_outside
+
+TESTS = ("xm3600", "multi30k")
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    shared_options.add_model(parser)
+    shared_options.add_embedding(parser)
+    parser.add_argument(
+        "--test", required=True, choices=TESTS, help="whose form the data have"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FOLDER",
+        help="the published files: a folder with captions.jsonl, or the "
+        "repository of Multi30k",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="images of Flickr30k for multi30k; of xm3600, `images` in --data "
+        "unless this says otherwise",
+    )
+    parser.add_argument(
+        "--languages",
+        nargs="+",
+        metavar="CODE",
+        help="such as de th; all by default",
+    )
+    parser.add_argument(
+        "--captions-per-image",
+        type=int,
+        metavar="N",
+        help="take the first N of xm3600 in each language (default: all)",
+    )
+    shared_options.add_name(parser)
+    add_allow_outside(parser)
+    shared_options.add_depths(parser, [1, 5, 10])
+
+
+def run(args):
+    """Measure and print the result."""
+    from align_keras.evaluation import multilingual
+
+    result = multilingual.measure_multilingual(
+        shared_options.embedder(args),
+        _open(args, multilingual),
+        ks=args.k,
+        **shared_options.embedding_options(args),
+    )
+    shared_options.show(args, result)
+
+
+def _open(args, multilingual):
+    options = {
+        "languages": args.languages,
+        "name": args.name or args.test,
+        "allow_outside": args.allow_outside,
+    }
+    if args.test == "xm3600":
+        return multilingual.crossmodal3600(
+            args.data,
+            args.images,
+            captions_per_image=args.captions_per_image,
+            **options,
+        )
+    if not args.images:
+        raise ValueError(
+            "multi30k needs `--images`, the folder of Flickr30k's images."
+        )
+    if args.captions_per_image is not None:
+        shared_options.refuse(
+            "captions_per_image", "is for xm3600: of multi30k all are taken"
+        )
+    return multilingual.multi30k(args.data, args.images, **options)
