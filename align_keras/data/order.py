@@ -234,7 +234,6 @@ class BalancedOrder(RecordOrder):
         places = {name: place for place, name in enumerate(names)}
         number = np.array([places[languages[file]] for file in counts])
         self.files_of = [np.flatnonzero(number == n) for n in range(len(names))]
-        records = [int(self.counts[files].sum()) for files in self.files_of]
         records = {
             name: int(self.counts[files].sum())
             for name, files in zip(names, self.files_of, strict=True)
