@@ -48,8 +48,8 @@ def write_audit_page(audit: dict) -> str:
     share = percent(kept, rows)
     body = [
         "<h1>Curation audit</h1>",
-        f"<p>{thousands(kept)} of {thousands(rows)} pairs are kept; every other row "
-        "is accounted for below and in <code>dropped/</code>.</p>",
+        f"<p>{thousands(kept)} of {thousands(rows)} pairs are kept; every "
+        "other row is accounted for below and in <code>dropped/</code>.</p>",
         '<div class="tiles">',
         tile(thousands(rows), "pairs came in"),
         tile(thousands(kept), f"pairs are kept, {share}"),
