@@ -207,21 +207,28 @@ def _thumbnails(data, wanted):
         wanted: dict from the place of an image in `data` to its index.
 
     Returns:
-        dict from the index to a string.
+        dict from the index to a string. An image that only the model can read
+        is named in a warning.
     """
-    small = {}
+    small, lost = {}, {}
     with _warned_before():
         last = max(wanted, default=-1)
         rows = itertools.islice(data.examples(), last + 1)
-        for place, (_, image, _) in enumerate(rows):
+        for place, (key, image, _) in enumerate(rows):
             if place not in wanted:
                 continue
-            pixels = read_pixels(image)
+            try:
+                pixels = read_pixels(image)
+            except (ValueError, OSError) as error:
+                lost[key] = error
+                continue
             if pixels.dtype.kind == "f":
                 # Preprocessed already, to what the network takes.
                 pixels = np.clip((pixels + 1) * 127.5, 0, 255).astype("uint8")
             contents = base64.b64encode(thumbnail(pixels, _PIXELS)).decode()
             small[wanted[place]] = f"data:image/jpeg;base64,{contents}"
+    for key, error in lost.items():
+        logger.warning("Image %s is not shown: %s", key, error)
     return small
 
 

@@ -64,9 +64,9 @@ def measures(found: dict) -> list[tuple[str, str, str]]:
             (
                 f"uniformity of {kind}s",
                 _number(found[f"{kind}_uniformity"]),
-                "log of the mean of exp(−2 d²) over two of "
+                "log of the mean of exp(−2‖x − x′‖²) over every two of "
                 f"{thousands(found['uniformity_rows'][kind])}{_of(found, kind)}"
-                ": 0 all the same, −4 evenly spread",
+                ": 0 in one place, −4 evenly spread",
             )
             for kind in ("image", "text")
         ),
@@ -148,6 +148,7 @@ def write_diagnosis_page(
         keys: sequence of strings. What images are called.
         texts: sequence of strings.
         small: dict from the index of an image to the address of its data.
+            One that is not there is named only.
 
     Returns:
         string, a whole HTML page without links to anything.
@@ -199,8 +200,8 @@ def _softmax(softmax):
         '<p class="key"><i style="background:var(--kept)"></i>images → texts'
         '<i style="background:var(--gone)"></i>texts → images: the '
         "probability that the softmax gives the true match among "
-        f"{thousands(softmax['batch'])}, in {thousands(softmax['batches'])} "
-        "batches</p>"
+        f"{thousands(softmax['batch'])}; batches: "
+        f"{thousands(softmax['batches'])}</p>"
     )
     styles = zip(("kept", "gone"), _WAYS.items(), strict=True)
     yield scrolling(
@@ -228,7 +229,7 @@ def _hubs(hubness, keys, texts, small):
         )
         for row in hubs["hubs"]:
             index, image = row["index"], ""
-            if way == "text_to_image":
+            if way == "text_to_image" and index in small:
                 image = f'<img class="hub" alt="" src="{small[index]}">'
             name = escape((texts if way == "image_to_text" else keys)[index])
             yield (
@@ -246,10 +247,11 @@ def _sheet(rows, keys, texts, small):
         '<div class="sheet">'
     )
     for row in rows:
-        yield (
-            f'<figure><img alt="{escape(keys[row["image"]])}" '
-            f'src="{small[row["image"]]}"><figcaption>'
-        )
+        name = escape(keys[row["image"]])
+        image = f"<small>{name}</small>"
+        if row["image"] in small:
+            image = f'<img alt="{name}" src="{small[row["image"]]}">'
+        yield f"<figure>{image}<figcaption>"
         for style, text, cosine in (
             ("own", "text", "cosine"),
             ("wrong", "wrong_text", "wrong_cosine"),

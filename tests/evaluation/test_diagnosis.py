@@ -23,6 +23,7 @@ from align_keras.evaluation import diagnose
 from align_keras.evaluation import diagnosis
 from align_keras.evaluation import geometry
 from align_keras.evaluation import geometry_metrics
+from align_keras.evaluation import pair_cosines
 from align_keras.evaluation.diagnosis_page import describe_diagnosis
 from align_keras.evaluation.diagnosis_page import measures
 from align_keras.evaluation.results import plain
@@ -89,7 +90,9 @@ def brute_force(images, texts, pairs, k):
     wins = [(p > n) + (p == n) / 2 for p in own for n in others]
     found["auc"] = np.mean(wins)
     found["counts"] = [
-        np.histogram(np.clip(values, -1, 1), geometry.COSINE_EDGES)[0].tolist()
+        np.histogram(np.clip(values, -1, 1), pair_cosines.COSINE_EDGES)[
+            0
+        ].tolist()
         for values in (own, others)
     ]
     found["means"] = np.mean(own, dtype=float), np.mean(others, dtype=float)
@@ -180,7 +183,7 @@ def test_the_size_of_blocks_changes_nothing(block, monkeypatch):
     for name in ("hubness", "wrong_texts", "cosines", "uniformity_rows"):
         assert found.pop(name) == expected.pop(name)
     softmax = found.pop("softmax"), expected.pop("softmax")
-    for way in geometry.WAYS:
+    for way in pair_cosines.WAYS:
         probability = [part.pop(way)["mean_probability"] for part in softmax]
         assert probability[0] == pytest.approx(probability[1], rel=1e-12)
     assert found == pytest.approx(expected, rel=1e-12)
@@ -201,7 +204,7 @@ def test_the_softmax_is_that_of_a_batch(temperature, monkeypatch):
         own = np.diag(shares / shares.sum(axis, keepdims=True))
         part = found[way]
         assert part["mean_probability"] == pytest.approx(own.mean(), rel=1e-9)
-        bins = np.histogram(own, geometry.PROBABILITY_EDGES)[0]
+        bins = np.histogram(own, pair_cosines.PROBABILITY_EDGES)[0]
         assert part["histogram"] == bins.tolist()
 
 
@@ -217,7 +220,7 @@ def test_batches_hold_each_image_once():
     owners = np.arange(8)
     copies = images[:1].repeat(8, 0), texts[:1].repeat(8, 0), owners
     found = geometry_metrics(*copies, 0.01, 4)["softmax"]
-    for way in geometry.WAYS:
+    for way in pair_cosines.WAYS:
         assert found[way]["mean_probability"] == pytest.approx(1 / 4)
 
 
@@ -230,7 +233,7 @@ def test_samples_are_drawn_by_a_seed_and_told(monkeypatch):
     assert whole["uniformity_rows"] == {"image": 300, "text": 600}
     assert whole["cosines"]["non_pairs_compared"] == 300 * 600 - 600
     monkeypatch.setattr(geometry, "ROWS", 200)
-    monkeypatch.setattr(geometry, "NON_PAIRS", 5000)
+    monkeypatch.setattr(pair_cosines, "NON_PAIRS", 5000)
     found = [geometry_metrics(*case, seed=seed) for seed in (1, 1, 2)]
     assert found[0] == found[1]
     assert found[0]["uniformity_rows"] == {"image": 200, "text": 200}
@@ -475,6 +478,23 @@ def test_a_temperature_that_is_not_known_is_said(
         blind, str(photos), tmp_path / "out", temperature=0.2, progress=False
     )
     assert given["softmax"]["temperature"] == 0.2
+
+
+def test_what_only_the_model_can_read_is_named(tmp_path, seer, caplog):
+    rows = [("a", b"red", ["red"]), ("b", b"blue", ["blue"])]
+
+    def read(contents):
+        return np.full((4, 4, 3), COLORS[contents.decode()], "uint8")
+
+    embedder = dataclasses.replace(seer, read=read)
+    data = DataSet("words", lambda: iter(rows))
+    found = diagnose(embedder, data, tmp_path / "out", progress=False)
+    assert {row["image"] for row in found["wrong_texts"]} == {"a", "b"}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<figure><small>a</small>" in page and "<img" not in page
+    assert {"Image a is not shown", "Image b is not shown"} == {
+        message.split(":")[0] for message in caplog.messages
+    }
 
 
 def test_data_without_captions_are_refused(tmp_path, seer, capsys):
