@@ -92,9 +92,11 @@ class _MeanOverTwo(keras.metrics.Mean):
         weights = _weights(rows, sample_weight, mask)
         columns = cross_replica_gather(rows)
         count = ops.shape(rows)[0]
-        own = backend.replica_index() * count + ops.arange(count)
+        # With `floatx` of 64 bits, `arange` would give integers of 64 bits.
+        own = backend.replica_index() * count + ops.arange(count, dtype="int32")
+        others = ops.arange(ops.shape(columns)[0], dtype="int32")
         # Each two once, on the replica of the first.
-        later = ops.arange(ops.shape(columns)[0]) > ops.expand_dims(own, 1)
+        later = others > ops.expand_dims(own, 1)
         both = ops.expand_dims(weights, 1) * cross_replica_gather(weights)
         super().update_state(
             ops.reshape(self.compare(rows, columns), (-1,)),
