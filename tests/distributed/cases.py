@@ -20,9 +20,13 @@ import keras
 import numpy as np
 
 from align_keras import AlignDualEncoder
+from align_keras import Alignment
 from align_keras import BertTextEncoder
 from align_keras import ContrastiveLoss
+from align_keras import ModalityGap
+from align_keras import PairRecall
 from align_keras import SigmoidLoss
+from align_keras import Uniformity
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
 from align_keras.optimizers import SGD
@@ -214,10 +218,23 @@ def make_model(case):
     model.compile(
         optimizer,
         case.make_loss(),
+        # Rows that only fill up a smaller last batch must not count.
+        metrics=make_metrics() if case.rows % BATCH else None,
         jit_compile=BACKEND == "jax",
         **case.compile,
     )
     return model
+
+
+def make_metrics():
+    return [
+        PairRecall(3),
+        PairRecall(3, "text_to_image"),
+        Alignment(),
+        Uniformity("image"),
+        Uniformity("text"),
+        ModalityGap(),
+    ]
 
 
 def run(case, process=0, processes=1):
