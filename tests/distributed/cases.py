@@ -96,9 +96,6 @@ CASES = {
     ),
     "pairs": Case("ghost", run=2),
     "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
-    "blocks": Case(blocks=True),
-    "remat": Case(blocks=True, compile={"remat": True}),
-    "clipped": Case(optimizer=CLIPPED),
     "rates": Case(rates=True, compile={"gradient_norms": True}),
     "skipped": Case(
         rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
