@@ -295,15 +295,10 @@ def test_files_that_hold_no_scores_are_named(tmp_path, fault):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     about["shards"][0]["sha256"] = digest
     manifest.write_text(json.dumps(about))
-    (tmp_path / "rows.jsonl").write_text('{"url": "a.jpg", "text": "a bus"}\n')
-    config = parse_config({"rules": [{"similarity": {"at_least": 0.0}}]})
+    row = '{"url": "a.jpg", "text": "a bus"}'
+    (tmp_path / "pairs.jsonl").write_text(row)
     with pytest.raises(ValueError, match=f"`{path}`"):
-        curate(
-            str(tmp_path / "rows.jsonl"),
-            tmp_path / "out",
-            config,
-            scores=[str(tmp_path / "scores")],
-        )
+        run(tmp_path, {"at_least": 0.0})
 
 
 def test_a_rule_without_scores_is_refused(pairs):
