@@ -20,10 +20,12 @@ from align_keras.io.file_names import is_records
 from align_keras.io.file_names import sample_key
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
+from align_keras.io.folders import require_regular
 from align_keras.io.stores import Store
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
 from align_keras.io.stores import is_store
+from align_keras.io.stores import scheme_of
 from align_keras.io.text import clean_text
 
 _ARCHIVES = (".warc", ".wat")
@@ -223,6 +225,8 @@ def read_batches(
         OSError, ValueError: The file is damaged or of an unknown format.
     """
     check_format(path)
+    if not scheme_of(path):
+        require_regular(path)
     if table_suffix(path) in _ARCHIVES:
         return read_archive(path, wanted)
     return read_table_batches(path, wanted, text)

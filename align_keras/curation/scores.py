@@ -20,14 +20,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from align_keras.curation.rule_parts import int64_sum
 from align_keras.curation.text import signed_hash
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.folders import resolve_within
-from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.optional import OptionalModule
+from align_keras.io.part_files import check_manifest
 from align_keras.io.rows import iterate_parquet
 
 arrow = OptionalModule("pyarrow", extra="curation")
@@ -102,8 +104,8 @@ def find_scores(paths: Iterable[str]) -> dict[str, list[dict]]:
                     else "give a directory that `align-keras score` wrote."
                 )
             )
-        manifest = read_json(directory / MANIFEST)
-        if "block_size" not in manifest.get("arguments", {}):
+        manifest = check_manifest(directory / MANIFEST)
+        if "block_size" not in manifest["arguments"]:
             raise ValueError(
                 f"`{directory / MANIFEST}` is not one of scores: give a "
                 "directory that `align-keras score` wrote."
@@ -111,7 +113,7 @@ def find_scores(paths: Iterable[str]) -> dict[str, list[dict]]:
         files = models.setdefault(manifest["arguments"]["fingerprint"], [])
         for shard in manifest["shards"]:
             file = resolve_within(directory, shard["file"], None)
-            known = {name: shard[name] for name in ("sha256", "records")}
+            known = {name: shard.get(name) for name in ("sha256", "records")}
             files.append({"path": str(file), **known})
     for files in models.values():
         files.sort(key=lambda file: file["sha256"])
@@ -203,9 +205,22 @@ def _copy(stages, files, directory):
     ):
         for file in files:
             check_digest(file["path"], file["sha256"], "score the pairs again")
-            source = parquet.ParquetFile(file["path"])
-            for batch in source.iter_batches(columns=schema.names):
+            for batch in iterate_parquet(file["path"], schema.names):
+                _check_scores(file["path"], batch, schema)
                 writer.write_batch(batch)
+
+
+def _check_scores(path, batch, schema):
+    if not batch.schema.equals(schema):
+        raise ValueError(
+            f"`{path}` has not the columns `pair_key` and `score` of scores: "
+            "score the pairs again."
+        )
+    if not np.isfinite(batch["score"].to_numpy(zero_copy_only=False)).all():
+        raise ValueError(
+            f"`{path}` holds scores that are not finite numbers: its model "
+            "gives vectors that are none, so leave it out of `scores`."
+        )
 
 
 def _combined(tables, stages):

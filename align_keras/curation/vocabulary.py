@@ -13,6 +13,7 @@ from align_keras.curation.input_files import is_text
 from align_keras.curation.input_files import read_batches
 from align_keras.io.atomic import atomic_file
 from align_keras.io.columns import UnfitColumn
+from align_keras.io.folders import require_regular
 from align_keras.io.kept_rows import kept_folder
 from align_keras.io.mirrors import reads
 from align_keras.io.progress import progress_steps
@@ -138,6 +139,7 @@ def _find(inputs, allow_outside, counts):
 
 def _texts(file, text_column, counts):
     if is_text(file):
+        require_regular(file)
         with open_text(file, errors="replace") as lines:
             for line in read_lines(lines):
                 counts["unreadable_lines"] += line is None

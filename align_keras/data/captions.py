@@ -195,9 +195,15 @@ def caption_tables(path: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: `curate` has not ended there.
+        OutsideFolder: A link in its output leads out of it.
     """
     kept = kept_folder(path)
-    return [Path(path)] if kept is None else sorted(kept.glob("*.parquet"))
+    if kept is None:
+        return [Path(path)]
+    tables = sorted(kept.glob("*.parquet"))
+    for table in tables:
+        resolve_within(kept.parent, f"kept/{table.name}", None)
+    return tables
 
 
 def _iterate_table(path, given, wanted, tally, images):

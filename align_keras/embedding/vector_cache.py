@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -40,8 +41,17 @@ class VectorCache:
         if self.directory is None or not is_file(self._path(number)):
             return None
         path = local_copy(self._path(number))
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = dict(arrays)
+            if "vectors" not in found:
+                raise ValueError
+            return found
+        except (EOFError, KeyError, TypeError, ValueError, BadZipFile):
+            raise ValueError(
+                f"`{self._path(number)}` is damaged: remove it, and its "
+                "vectors are made again."
+            ) from None
 
     def save(self, number: int, **arrays: Any) -> dict[str, np.ndarray]:
         """Keep the arrays of a chunk, and return them."""
@@ -53,7 +63,7 @@ class VectorCache:
 
     def check(self, number: int, chunk: dict, names: list) -> None:
         """Raise `ValueError` where a chunk is of images of other names."""
-        if str(chunk["names"]) != names_digest(names):
+        if str(chunk.get("names")) != names_digest(names):
             raise ValueError(
                 f"`{self._path(number)}` holds the vectors of other images: "
                 "the data have changed. Remove that directory, or choose "

@@ -12,9 +12,10 @@ from align_keras.io.claims import claim
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import resolve_within
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import parse_json
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import OptionalModule
+from align_keras.io.part_files import check_manifest
 from align_keras.io.rows import open_parquet
 
 pyarrow = OptionalModule("pyarrow", extra="search")
@@ -131,8 +132,11 @@ def read_vectors(
 
 def _about(path, metadata):
     try:
-        return json.loads(metadata.metadata[METADATA])
-    except (KeyError, TypeError, ValueError):
+        about = parse_json(metadata.metadata[METADATA].decode())
+        if not {"fingerprint", "skipped"} <= about.keys():
+            raise ValueError
+        return about
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(
             f"`{path}` is no file of `align-keras`: choose another directory, "
             "or remove it."
@@ -225,7 +229,7 @@ def write_manifest(
     if manifest_path.is_file():
         known = {
             shard["file"]: shard["sha256"]
-            for shard in read_json(manifest_path)["shards"]
+            for shard in check_manifest(manifest_path)["shards"]
             if "sha256" in shard
         }
     for path in written:
@@ -267,8 +271,8 @@ def read_manifest(directory: Path) -> dict:
         ValueError: some of them are missing.
     """
     if (directory / MANIFEST).is_file():
-        manifest = read_json(directory / MANIFEST)
-        if "thumbnail_size" in manifest.get("arguments", {}):
+        manifest = check_manifest(directory / MANIFEST)
+        if "thumbnail_size" in manifest["arguments"]:
             if all("sha256" in shard for shard in manifest["shards"]):
                 return manifest
             raise ValueError(

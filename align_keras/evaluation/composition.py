@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from align_keras.embedding.embed_files import MAX_PIXELS
 from align_keras.embedding.embed_streams import embed_data_set
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
@@ -23,6 +24,7 @@ from align_keras.embedding.embedder import read_pixels
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.datasets import find_image
+from align_keras.evaluation.datasets import path_within
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
@@ -41,6 +43,8 @@ ARO = {
     "relation": "visual_genome_relation.json",
     "attribution": "visual_genome_attribution.json",
 }
+# Of a box; no image that can be decoded is wider or higher.
+_MAX_SIDE = 1_000_000
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 # What a random order of the four scores of an example reaches.
 _CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
@@ -98,8 +102,8 @@ def winoground(
     Reference:
         - [Thrush et al., 2022](https://arxiv.org/abs/2204.03162)
     """
-    folder = Path(folder)
-    path = folder / "examples.jsonl"
+    path = path_within(folder, "examples.jsonl", allow_outside)
+    images = path_within(folder, "images", allow_outside)
     made = _Builder(name)
     for number, row in enumerate(read_rows(path), 1):
         if isinstance(row, RowError):
@@ -112,7 +116,7 @@ def winoground(
         places = [
             made.image(
                 image,
-                partial(_find, folder / "images", image, allow_outside),
+                partial(_find, images, image, allow_outside),
             )
             for image in values[:2]
         ]
@@ -134,8 +138,8 @@ def sugar_crepe(
             others.
         images: string or `pathlib.Path`. MSCOCO's `val2017`.
         name: string. Defaults to `"sugarcrepe"`.
-        allow_outside: bool. Whether links may lead out of `images`. Defaults
-            to `False`.
+        allow_outside: bool. Whether links may lead out of `folder` and
+            `images`. Defaults to `False`.
 
     Returns:
         `Composition` of one image, its caption and a wrong one each;
@@ -150,7 +154,7 @@ def sugar_crepe(
     """
     made = _Builder(name)
     for category in SUGAR_CREPE:
-        path = Path(folder) / f"{category}.json"
+        path = path_within(folder, f"{category}.json", allow_outside)
         for number, row in _rows(path):
             file, right, wrong = (
                 _text(path, number, row, field)
@@ -182,8 +186,8 @@ def visual_genome(
             `folder`. Each is cropped to the box that its row tells.
         name: string. Defaults to `None`: `"vg_relation"` or
             `"vg_attribution"`.
-        allow_outside: bool. Whether links may lead out of `images`. Defaults
-            to `False`.
+        allow_outside: bool. Whether links may lead out of `folder` and
+            `images`. Defaults to `False`.
 
     Returns:
         `Composition` of one image, its caption and a wrong one each;
@@ -200,8 +204,9 @@ def visual_genome(
         raise ValueError(
             f"`kind` must be one of {', '.join(ARO)}. Received: kind={kind!r}"
         )
-    path = Path(folder) / ARO[kind]
-    images = Path(folder) / "images" if images is None else images
+    path = path_within(folder, ARO[kind], allow_outside)
+    if images is None:
+        images = path_within(folder, "images", allow_outside)
     made = _Builder(name or f"vg_{kind}", each=False)
     for number, row in _rows(path):
         file, right, wrong = (
@@ -211,16 +216,15 @@ def visual_genome(
         if kind == "relation":
             category = _text(path, number, row, "relation_name")
         else:
-            category = "_".join(
-                map(str, _field(path, number, row, "attributes"))
-            )
+            category = _attributes(path, number, row)
         x, y, width, height = box = [
             _number(path, number, row, f"bbox_{side}") for side in "xywh"
         ]
-        if width < 1 or height < 1:
+        if width < 1 or height < 1 or width * height > MAX_PIXELS:
             raise ValueError(
                 f"In `{path}`, {number}, `bbox_w` and `bbox_h` must be at "
-                f"least 1. Received: {width} and {height}"
+                f"least 1, and their product at most {MAX_PIXELS:,}. "
+                f"Received: {width} and {height}"
             )
         place = made.image(
             f"{file} {box}",
@@ -289,17 +293,29 @@ def _text(path, place, row, name):
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
             f"In `{path}`, {place}, the field `{name}` must be a text. "
-            f"Received: {value!r}"
+            f"Received: {value!r:.80}"
         )
     return value
 
 
+def _attributes(path, place, row):
+    value = _field(path, place, row, "attributes")
+    if not isinstance(value, list):
+        raise ValueError(
+            f"In `{path}`, {place}, the field `attributes` must be a list. "
+            f"Received: {value!r:.80}"
+        )
+    return "_".join(map(str, value))
+
+
 def _number(path, place, row, name):
     value = _field(path, place, row, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # So that NaN is refused, too.
+    if not is_number or not abs(value) <= _MAX_SIDE:
         raise ValueError(
-            f"In `{path}`, {place}, the field `{name}` must be a number. "
-            f"Received: {value!r}"
+            f"In `{path}`, {place}, the field `{name}` must be a number of at "
+            f"most {_MAX_SIDE:,}. Received: {value!r:.80}"
         )
     return value
 

@@ -259,6 +259,18 @@ def find_image(
     )
 
 
+def path_within(
+    folder: str | Path, name: str, allow_outside: bool = False
+) -> Path:
+    """Return the path of a file or folder that a published data set holds.
+
+    Raises:
+        OutsideFolder: It is a link that leads out of the folder.
+    """
+    resolve_within(folder, name, allow_outside)
+    return Path(folder) / name
+
+
 def records(
     pattern: Any, name: str | None = None, allow_outside: bool = False
 ) -> DataSet:

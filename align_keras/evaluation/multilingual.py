@@ -72,29 +72,28 @@ def multi30k(
     """
     folder = Path(folder) / "data"
     chosen = _choose_languages(languages, _TASK_OF, folder)
-    first = folder / "task1/image_splits/test_2016_flickr.txt"
-    names = _lines(first)
+    read = partial(_lines, folder, allow_outside=allow_outside)
+    first = "task1/image_splits/test_2016_flickr.txt"
+    names = read(first)
     captions: dict[str, dict] = {key: {} for key in names}
     for language in chosen:
         listed, files = first, [f"task1/raw/test_2016_flickr.{language}"]
         if _TASK_OF[language] == 2:
-            listed = folder / "task2/image_splits/test_2016_images.txt"
+            listed = "task2/image_splits/test_2016_images.txt"
             files = [f"task2/raw/test_2016.{n}.{language}" for n in range(1, 6)]
-        keys, columns = (
-            _lines(listed),
-            [_lines(folder / file) for file in files],
-        )
+        keys, columns = read(listed), [read(file) for file in files]
         for file, column in zip(files, columns, strict=True):
             if len(column) != len(keys):
                 raise ValueError(
                     f"`{folder / file}` has {len(column)} lines, but there are "
-                    f"{len(keys)} images in `{listed}`."
+                    f"{len(keys)} images in `{folder / listed}`."
                 )
         odd = set(keys) ^ set(names)
         if odd:
             raise ValueError(
-                f"`{first}` and `{listed}` must list the same images. Only "
-                f"one of them has: {', '.join(sorted(odd)[:5])}"
+                f"`{folder / first}` and `{folder / listed}` must list the "
+                "same images. Only one of them has: "
+                f"{', '.join(sorted(odd)[:5])}"
             )
         for key, texts in zip(keys, zip(*columns, strict=True), strict=True):
             captions[key][language] = as_texts(texts)
@@ -153,8 +152,9 @@ def crossmodal3600(
             f"Received: captions_per_image={captions_per_image}"
         )
     folder = Path(folder)
-    images = folder / "images" if images is None else images
-    path = folder / "captions.jsonl"
+    if images is None:
+        images = datasets.path_within(folder, "images", allow_outside)
+    path = datasets.path_within(folder, "captions.jsonl", allow_outside)
     found: dict[str, dict] = {}
     for number, row in enumerate(read_rows(path), 1):
         if isinstance(row, RowError):
@@ -163,7 +163,7 @@ def crossmodal3600(
         if not isinstance(key, str) or not key or key in found:
             raise ValueError(
                 f"In `{path}`, row {number}, the field `image/key` must be a "
-                f"text of its own. Received: {key!r}"
+                f"text of its own. Received: {key!r:.80}"
             )
         found[key] = {
             language: _captions_of(path, number, language, value)
@@ -203,7 +203,8 @@ def _captions_of(path, number, language, value):
 
 def _choose_languages(wanted, known, source):
     chosen = list(known) if wanted is None else list(dict.fromkeys(wanted))
-    unknown = [language for language in chosen if language not in known]
+    # A set, for a file may claim any number of languages.
+    unknown = sorted({*chosen} - {*known})
     if unknown or not chosen:
         raise ValueError(
             f"`languages` must be of those that `{source}` has: "
@@ -212,9 +213,12 @@ def _choose_languages(wanted, known, source):
     return chosen
 
 
-def _lines(path):
+def _lines(folder, name, allow_outside):
     """The lines of a text file, or of the one that gzip made of it."""
-    packed = path.with_name(f"{path.name}.gz")
+    path, packed = (
+        datasets.path_within(folder, file, allow_outside)
+        for file in (name, f"{name}.gz")
+    )
     if not path.is_file() and packed.is_file():
         text = _unzip(packed)
     elif path.is_file():

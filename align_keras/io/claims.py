@@ -46,6 +46,11 @@ def check_claim(path: str | Path, settings: dict, what: str = "work") -> None:
     path = Path(path)
     # As they would be read again: tuples are lists.
     asked, held = to_json(settings), read_json(path)
+    if not isinstance(held, dict):
+        raise ValueError(
+            f"`{path}` is damaged: it holds {held!r:.80}, not an object. Use "
+            "another directory, or remove the file."
+        )
     for name in (*asked, *held):
         if held.get(name) != asked.get(name):
             raise ValueError(

@@ -56,6 +56,19 @@ def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     raise OSError(errno.EFBIG, f"It has more than {max_bytes} bytes", str(path))
 
 
+def require_regular(path: str | Path) -> None:
+    """Refuse a device, a pipe or a directory, which may never end.
+
+    Args:
+        path: string or `pathlib.Path`. Links are followed.
+
+    Raises:
+        OSError: It is none of the files that can be read, or there is none.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+
+
 def read_within(
     folder: str | Path,
     name: str | Path,

@@ -276,6 +276,31 @@ def test_refused_settings(fields, message):
         parse_config(fields)
 
 
+@pytest.mark.parametrize("fault", ["NaN", "text", "missing", "no Parquet"])
+def test_files_that_hold_no_scores_are_named(tmp_path, fault):
+    write_scores(tmp_path / "scores", [("a.jpg", "a bus", math.nan)])
+    manifest = tmp_path / "scores" / "manifest.json"
+    about = json.loads(manifest.read_text())
+    (path,) = (tmp_path / "scores").glob("*.parquet")
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("score")
+    if fault == "text":
+        table = table.set_column(place, "score", pa.array(["high"]))
+    if fault == "missing":
+        table = table.remove_column(place)
+    pq.write_table(table, path)
+    if fault == "no Parquet":
+        path.write_bytes(b"x" * 999)
+    # The checksum is that of the file as it is.
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    about["shards"][0]["sha256"] = digest
+    manifest.write_text(json.dumps(about))
+    row = '{"url": "a.jpg", "text": "a bus"}'
+    (tmp_path / "pairs.jsonl").write_text(row)
+    with pytest.raises(ValueError, match=f"`{path}`"):
+        run(tmp_path, {"at_least": 0.0})
+
+
 def test_a_rule_without_scores_is_refused(pairs):
     folder, _, _ = pairs
     with pytest.raises(ValueError, match="under `scores` or with `--scores`"):

@@ -296,3 +296,19 @@ def test_curate_measures_images_outside_where_that_is_meant(tmp_path, caplog):
     assert str(ways.secret) in caplog.text
     both = hash_evaluation_images([ways.data], False, True)
     assert len(both) == len(mine) + 1
+
+
+@pytest.mark.parametrize("linked", ["kept", "kept/0.parquet"])
+def test_kept_rows_that_lead_out_are_refused(tmp_path, linked):
+    images, output = tmp_path / "images", tmp_path / "curated"
+    for folder in (images, output / "kept", output / "dropped"):
+        folder.mkdir(parents=True)
+    (images / "a.png").write_bytes(image_file(1, form="PNG"))
+    (output / "manifest.json").write_text("{}")
+    rows = pa.table({"url": ["a.png"], "text": ["a secret"]})
+    pq.write_table(rows, output / "kept" / "0.parquet")
+    assert pack(images, tmp_path / "good", output)["records"] == 1
+    target = (output / linked).rename(tmp_path / "elsewhere")
+    (output / linked).symlink_to(target)
+    with pytest.raises(OutsideFolder, match=linked):
+        pack(images, tmp_path / "out", output)

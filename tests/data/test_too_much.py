@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import threading
 import time
 import tracemalloc
 
@@ -288,3 +289,38 @@ def test_recipes_are_read_with_the_limits_of_all_yaml(tmp_path):
     with pytest.raises(ValueError, match="recipe.yaml"):
         load_recipe(str(path))
     assert time.perf_counter() - begin < 5
+
+
+@pytest.fixture
+def pipe(tmp_path, request):
+    """A pipe of the suffix that is asked for, which ends after a while."""
+    path = tmp_path / f"pipe{request.param}"
+    os.mkfifo(path)
+
+    def end():
+        # Nobody may be reading, which is what is wanted.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    timer = threading.Timer(5, end)
+    timer.start()
+    yield path
+    timer.cancel()
+
+
+@pytest.mark.parametrize(
+    "pipe",
+    [".txt", ".csv", ".jsonl.gz", ".parquet", ".warc"],
+    indirect=True,
+)
+def test_pipes_among_tables_are_named_and_passed_over(pipe, tmp_path, caplog):
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"text": "a red bus"}\n')
+    counts = {"texts": 0, "unreadable_lines": 0, "damaged_files": []}
+    texts = read_texts([str(pipe), str(good)], None, counts)
+    assert list(texts) == ["a red bus"]
+    assert counts["damaged_files"] == [str(pipe)]
+    assert "not a regular file" in caplog.text
+    if pipe.suffix != ".txt":
+        with pytest.raises(OSError, match="not a regular file"):
+            list(read_batches(str(pipe)))

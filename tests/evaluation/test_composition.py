@@ -17,6 +17,7 @@ from align_keras.evaluation import measure_composition
 from align_keras.evaluation import sugar_crepe
 from align_keras.evaluation import visual_genome
 from align_keras.evaluation import winoground
+from align_keras.evaluation.composition import ARO
 from align_keras.evaluation.composition import SUGAR_CREPE
 from align_keras.evaluation.composition import composition_scores
 from align_keras.evaluation.suite import list_jobs
@@ -244,6 +245,58 @@ def test_rows_that_lack_something_are_refused_by_name(crepe, change, words):
     with pytest.raises(ValueError, match=words) as error:
         sugar_crepe(*crepe)
     assert str(path) in str(error.value)
+
+
+BOX = dict.fromkeys(("bbox_w", "bbox_h"), 30_000)
+
+
+@pytest.mark.parametrize(
+    "kind, change, words",
+    [
+        ("relation", BOX, "their product at most"),
+        ("relation", {"bbox_w": float("inf")}, "`bbox_w` must be a number"),
+        ("relation", {"bbox_x": float("nan")}, "`bbox_x` must be a number"),
+        ("relation", {"bbox_y": -1e300}, "`bbox_y` must be a number"),
+        ("relation", {"bbox_h": 10**400}, "`bbox_h` must be a number"),
+        ("relation", {"true_caption": [1] * 10**5}, "`true_caption` must be"),
+        ("attribution", {"attributes": 5}, "`attributes` must be a list"),
+    ],
+)
+def test_hostile_boxes_are_refused_by_name(genome, kind, change, words):
+    path = genome / ARO[kind]
+    rows = json.loads(path.read_text())
+    rows[0].update(change)
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=words) as error:
+        visual_genome(genome, kind)
+    assert f"`{path}`, row 0" in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tables_and_images_that_are_links_are_refused(
+    crepe, pairs, genome, tmp_path, allowed
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for number, (path, read) in enumerate(
+        [
+            (pairs / "examples.jsonl", lambda **o: winoground(pairs, **o)),
+            (pairs / "images", lambda **o: winoground(pairs, **o)),
+            (crepe[0] / "add_obj.json", lambda **o: sugar_crepe(*crepe, **o)),
+            (genome / ARO["relation"], lambda **o: visual_genome(genome, **o)),
+            (genome / "images", lambda **o: visual_genome(genome, **o)),
+        ]
+    ):
+        target = path.rename(elsewhere / f"{number}{path.suffix}")
+        path.symlink_to(target)
+        if allowed:
+            assert read(allow_outside=True).examples
+        else:
+            with pytest.raises(PermissionError, match=path.name):
+                read()
+        path.unlink()
+        target.rename(path)
 
 
 def test_images_outside_of_the_folder_are_refused(crepe, tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 import zlib
 
 import numpy as np
@@ -282,6 +283,38 @@ def test_files_that_do_not_fit_are_named(flickr, xm3600):
     image.unlink()
     with pytest.raises(FileNotFoundError, match=image.name):
         list(crossmodal3600(xm3600).examples())
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tables_that_are_links_are_refused(xm3600, flickr, tmp_path, allowed):
+    folder, images = flickr
+    raw = folder / "data" / "task1" / "raw" / "test_2016_flickr.fr.gz"
+    for path, read in [
+        (xm3600 / "captions.jsonl", lambda **o: crossmodal3600(xm3600, **o)),
+        (xm3600 / "images", lambda **o: crossmodal3600(xm3600, **o)),
+        (raw, lambda **o: multi30k(folder, images, **o)),
+    ]:
+        target = path.rename(tmp_path / f"elsewhere-{path.name}")
+        path.symlink_to(target)
+        if allowed:
+            assert read(allow_outside=True).total == COUNT
+        else:
+            with pytest.raises(PermissionError, match=path.name):
+                read()
+        path.unlink()
+        target.rename(path)
+
+
+def test_any_number_of_languages_is_read(xm3600):
+    path = xm3600 / "captions.jsonl"
+    row = json.loads(path.read_text().splitlines()[0])
+    row |= {str(number): {"caption": ["a"]} for number in range(100_000)}
+    path.write_text(json.dumps(row))
+    start = time.perf_counter()
+    (example,) = crossmodal3600(xm3600).examples()
+    # Compared with each other, they take minutes.
+    assert time.perf_counter() - start < 20
+    assert len(example[2]) == 100_000 + len(LACKING)
 
 
 def test_a_language_without_any_caption_is_named(xm3600):

@@ -417,6 +417,33 @@ INDEX_CHANGES = [
 ]
 
 
+# The same of a manifest of vectors or scores: where, and what.
+MANIFEST_CHANGES = [
+    *[((), value) for value in ([], 3, None, "a")],
+    *[(("arguments",), value) for value in (MISSING, [], "thumbnail_size", 1)],
+    *[(("arguments", "fingerprint"), value) for value in (MISSING, [1], 3)],
+    *[(("shards",), value) for value in (MISSING, 3, "a", {}, ["sha256"], [1])],
+    *[(("shards", 0, "file"), value) for value in (MISSING, [], 3, None)],
+    *[(("shards", 0, "records"), value) for value in (MISSING, "3", -1, True)],
+    *[(("shards", 0, "sha256"), value) for value in (3, [], None)],
+]
+
+
+def change_manifest(manifest, place, value):
+    """Return what JSON holds with another value in a place, or without it."""
+    if not place:
+        return value
+    *above, last = place
+    inner = manifest
+    for name in above:
+        inner = inner[name]
+    if value is MISSING:
+        del inner[last]
+    else:
+        inner[last] = value
+    return manifest
+
+
 class Program:
     """Unpickled, it would run a command."""
 

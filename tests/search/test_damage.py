@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+from types import SimpleNamespace
 
 import hostile
 import numpy as np
@@ -15,7 +16,14 @@ import pytest
 pytest.importorskip("pyarrow", reason="needs the extra `search`")
 
 from align_keras.cli import main
+from align_keras.curation.scores import find_scores
 from align_keras.embedding import embed
+from align_keras.embedding.vector_cache import VectorCache
+from align_keras.embedding.vector_cache import names_digest
+from align_keras.embedding.vector_files import parquet
+from align_keras.embedding.vector_files import read_manifest
+from align_keras.embedding.vector_files import write_manifest
+from align_keras.io.claims import claim
 from align_keras.io.folders import OutsideFolder
 from align_keras.search import Index
 from align_keras.search import build_index
@@ -57,6 +65,58 @@ def test_lost_files_and_files_of_others_are_named(library, vectors, tmp_path):
     second.unlink()
     with pytest.raises(ValueError, match=f"`{second}` is missing"):
         build()
+
+
+@pytest.mark.parametrize("change", hostile.MANIFEST_CHANGES)
+def test_a_hostile_manifest_is_refused_by_name(library, vectors, change):
+    path = vectors / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(hostile.change_manifest(manifest, *change)))
+    for read in (read_manifest, lambda folder: find_scores([folder])):
+        with pytest.raises(ValueError, match="is no manifest of") as error:
+            read(vectors)
+        assert f"`{path}`" in str(error.value)
+    # What is written beside it has to read it, too.
+    with pytest.raises(ValueError, match="is no manifest of"):
+        write_manifest(sorted(vectors.glob("*.parquet")), {})
+
+
+@pytest.mark.parametrize("about", ["[]", "3", "{}", hostile.DEEP])
+def test_a_file_with_hostile_metadata_is_named(vectors, about):
+    path = sorted(vectors.glob("*.parquet"))[0]
+    table = parquet.read_table(path)
+    metadata = {"align_keras": about}
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(ValueError, match=f"`{path}` is no file of"):
+        write_manifest([path], {})
+
+
+@pytest.mark.parametrize("held", ["[1]", "3", "null", hostile.DEEP])
+def test_a_hostile_claim_is_named(tmp_path, held):
+    path = tmp_path / "arguments.json"
+    path.write_text(held)
+    with pytest.raises(ValueError, match=f"`{path}` is "):
+        claim(path, {"model": "a"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        hostile.flip,
+        hostile.cut,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"[]"),
+        lambda path: np.savez(path, other=1),
+    ],
+)
+def test_damaged_vectors_in_a_cache_are_named(tmp_path, damage):
+    owner = SimpleNamespace(fingerprint="f")
+    cache = VectorCache(tmp_path, owner, "data")
+    cache.save(0, names=np.array(names_digest(["a"])), vectors=np.ones((9, 99)))
+    (path,) = tmp_path.rglob("*.npz")
+    damage(path)
+    with pytest.raises(ValueError, match=f"`{path}` is damaged"):
+        cache.check(0, cache.load(0), ["a"])
 
 
 def test_half_a_file_is_named_and_its_checksum_stays(library, vectors):
