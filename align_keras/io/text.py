@@ -73,6 +73,11 @@ def _order_of_letters(head):
     # Two letters of ASCII are one of Chinese, and few letters prove nothing.
     if len(head) < 10 or len(_ASCII_LETTERS.findall(head)) > 0.6 * len(head):
         return None
+    # Any other letter of UTF-8 is several bytes that fit each other.
+    text = head.decode("utf-8", "replace")
+    wrong = text.count("\ufffd") + len(_CONTROLS.findall(head))
+    if sum(letter > "\x7f" for letter in text) - text.count("\ufffd") > wrong:
+        return None
     scripts = {}
     for encoding, first in (("utf-16-le", 1), ("utf-16-be", 0)):
         high = head[first : len(head) // 2 * 2 : 2]

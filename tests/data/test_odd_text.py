@@ -206,6 +206,18 @@ def test_damaged_text_is_not_taken_for_another_alphabet(encoding):
         assert encoding_of("".join(letters).encode(encoding)) == "utf-8"
 
 
+@pytest.mark.parametrize("text", LANGUAGES)
+def test_a_control_character_makes_no_utf_16_of_utf_8(text):
+    """Bytes of an alphabet in UTF-8 are ideographs in UTF-16."""
+    for control in "\0\x01\x04\x1b":
+        for place in range(len(text) + 1):
+            damaged = text[:place] + control + text[place:]
+            assert decode_text(damaged.encode()) == damaged
+            # Nor does a wrong byte that comes along.
+            damaged = damaged.encode() + b" caf\xe9 " + text.encode()
+            assert encoding_of(damaged) == "utf-8"
+
+
 # === Byte order marks within containers ===
 
 
