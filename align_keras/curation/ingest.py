@@ -47,6 +47,7 @@ from align_keras.io.columns import is_binary
 from align_keras.io.columns import is_path
 from align_keras.io.columns import value_type
 from align_keras.io.optional import OptionalModule
+from align_keras.io.text import BLANKS
 
 arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
@@ -265,9 +266,7 @@ def _normalize(task, columns, found, schema, counts):
         tokens = [tokenize(text, task.tokenizer) for text in normal]
     identity = normal
     if task.text_identity == "exact":
-        # Of white space alone is no text either way.
-        pairs = zip(texts, normal, strict=True)
-        identity = [text if words else "" for text, words in pairs]
+        identity = texts
     urls = _strings(_paths(column("url"), task.path, counts), size, counts)
     urls = [url and url.strip() for url in urls]
     counts["without_image"] += sum(not url for url in urls)
@@ -363,9 +362,9 @@ def _paths(column, path, counts):
 def _texts(column, size, longest, counts):
     texts = _strings(column, size, counts, "invalid_utf8_texts")
     counts["null_texts"] += sum(text is None for text in texts)
-    counts["blank_texts"] += sum(
-        text is not None and not text.strip() for text in texts
-    )
+    # What other commands remove, too, so that scores find their texts.
+    texts = [text and text.strip(BLANKS) for text in texts]
+    counts["blank_texts"] += sum(text == "" for text in texts)
     counts["cut_texts"] += sum(len(text or "") > longest for text in texts)
     return [
         unicodedata.normalize("NFC", text[:longest]) if text else ""

@@ -17,12 +17,17 @@ IMAGE_SUFFIXES = (
     ".jpeg",
     ".jpe",
     ".jfif",
+    ".jif",
+    ".jfi",
+    ".pjpeg",
+    ".pjp",
     ".mpo",
     ".png",
     ".apng",
     ".webp",
     ".gif",
     ".bmp",
+    ".dib",
     ".tif",
     ".tiff",
     ".avif",
@@ -43,7 +48,19 @@ UNREAD_SUFFIXES = (
     ".heic",
     ".heif",
     ".hif",
+    ".heics",
+    ".avci",
     ".jxl",
+    ".jxr",
+    ".wdp",
+    ".hdp",
+    ".qoi",
+    ".dds",
+    ".pcx",
+    ".pfm",
+    ".pam",
+    ".hdr",
+    ".icns",
     ".psd",
     ".svg",
     ".ico",
@@ -69,6 +86,8 @@ ARCHIVE_SUFFIXES = (
     ".txz",
 )
 _ANY_IMAGE = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
+# Addresses and programs append to it.
+_IMAGE_SUFFIX = re.compile(r"\.[A-Za-z0-9]+")
 # Of archives that are not read, and of compressed files of any kind.
 _UNREAD_ARCHIVES = (".zip", ".rar", ".7z", ".tar.z", ".tar.lzma", ".arrow")
 _COMPRESSIONS = (".zst", ".lz4", ".gz", ".bz2", ".xz")
@@ -107,9 +126,11 @@ _JUNK = frozenset(
 def is_image(name: str | Path) -> bool:
     """Return whether the suffix of a name, in any case, is that of an image.
 
-    Those count, too, of which none is read.
+    Those count, too, of which none is read. What follows the suffix without a
+    dot, as in `a.jpg?w=100`, `a.jpg_large` or `a.jpg~`, does not change it.
     """
-    return _last_suffix(name).lower() in _ANY_IMAGE
+    suffix = _IMAGE_SUFFIX.match(_last_suffix(name))
+    return suffix is not None and suffix[0].lower() in _ANY_IMAGE
 
 
 def is_unfinished_image(name: str | Path) -> bool:

@@ -73,15 +73,25 @@ def _order_of_letters(head):
     # Two letters of ASCII are one of Chinese, and few letters prove nothing.
     if len(head) < 10 or len(_ASCII_LETTERS.findall(head)) > 0.6 * len(head):
         return None
+    # Any other letter of UTF-8 is several bytes that fit each other.
+    text = head.decode("utf-8", "replace")
+    wrong = text.count("\ufffd") + len(_CONTROLS.findall(head))
+    if sum(letter > "\x7f" for letter in text) - text.count("\ufffd") > wrong:
+        return None
     scripts = {}
     for encoding, first in (("utf-16-le", 1), ("utf-16-be", 0)):
         high = head[first : len(head) // 2 * 2 : 2]
-        text = head[: 2 * len(high)].decode(encoding, "replace")
-        if len(_LETTERS.findall(text)) >= 0.9 * len(text):
+        read = head[: 2 * len(high)].decode(encoding, "replace")
+        if len(_LETTERS.findall(read)) >= 0.9 * len(read):
             scripts[encoding] = len(set(high))
     # Letters of an alphabet have few high bytes, and many low ones.
     fewest = [e for e, n in scripts.items() if n == min(scripts.values())]
-    return fewest[0] if len(fewest) == 1 else None
+    if len(fewest) != 1:
+        return None
+    # Pairs of ASCII would be of many alphabets, where ideographs are seldom
+    # whole characters of UTF-8.
+    is_utf_8 = "\ufffd" not in text.rstrip("\ufffd")
+    return None if is_utf_8 and scripts[fewest[0]] > 3 else fewest[0]
 
 
 def decode_text(contents: bytes, errors: str = "replace") -> str:

@@ -273,14 +273,14 @@ def test_stray_quotation_mark_in_csv_costs_its_line_alone(tmp_path, stray):
 def test_blank_texts_are_unusable_whatever_tells_texts_apart(
     tmp_path, identity
 ):
-    texts = ["One two", "one  two", " ", "\u00a0\t", "", None]
-    write(tmp_path / "in.parquet", url=list("abcdef"), text=texts)
+    texts = ["One two", "one  two", " ", "\u00a0\t", "\ufeff \ufeff", "", None]
+    write(tmp_path / "in.parquet", url=list("abcdefg"), text=texts)
     fields = {"rules": [], "text_identity": identity}
     manifest = curate(
         [tmp_path / "in.parquet"], tmp_path / "out", parse_config(fields)
     )
     assert [row["text"] for row in kept(tmp_path / "out")] == texts[:2]
-    assert manifest["dropped"] == 4
+    assert manifest["dropped"] == 5
     fields["rules"] = [{"shared_text": {"at_most": 1}}]
     manifest = curate(
         [tmp_path / "in.parquet"], tmp_path / "2", parse_config(fields)

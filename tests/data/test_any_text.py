@@ -201,7 +201,8 @@ def _check_curation(path, pairs):
     assert counts["rows"] == len(pairs) and not counts["unreadable_lines"]
     rows = pq.read_table(file).to_pylist()
     assert [row["text"] for row in rows] == [
-        unicodedata.normalize("NFC", clean(text)) for text in pairs.values()
+        unicodedata.normalize("NFC", clean(text).strip(BLANKS))
+        for text in pairs.values()
     ]
     assert [row["url"] or "" for row in rows] == [
         clean(name).strip() for name in pairs

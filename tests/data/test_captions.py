@@ -474,7 +474,8 @@ def test_class_folders_are_in_natural_order(tmp_path):
 SUFFIXES = {
     "AVIF": [".avif", ".AVIF"],
     "JPEG2000": [".jp2", ".j2k"],
-    "JPEG": [".jfif", ".jpe", ".JPE", ".Jpeg"],
+    "BMP": [".bmp", ".dib"],
+    "JPEG": [".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".JPE", ".Jpeg"],
     "PPM": [".ppm"],
     "PNG": [".PNG"],
     "TIFF": [".Tif"],

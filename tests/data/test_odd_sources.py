@@ -75,6 +75,21 @@ def test_images_of_other_formats_are_named(tmp_path, folder, suffix):
     assert captions == {"a": ["a text"]} and left_out == expected
 
 
+@pytest.mark.parametrize("behind", ["?w=100", "_large", ":large", "~", " "])
+def test_what_stands_behind_a_suffix_hides_no_image(tmp_path, folder, behind):
+    (folder / f"b.PNG{behind}").write_bytes(PNG)
+    (folder / "b.txt").write_text("another")
+    (folder / f"c.jpg{behind}").write_bytes(b"not one")
+    texts, _ = embedded(folder)
+    assert texts.keys() == {"a.png", f"b.PNG{behind}", f"c.jpg{behind}"}
+    expected = {"a": ["a text"], "b": ["another"]}
+    left_out = {f"c.jpg{behind}": "no caption"}
+    assert packed(folder, tmp_path / "1") == (expected, left_out)
+    members = {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+    write_archive(tmp_path / "0.tar", members)
+    assert packed(tmp_path / "0.tar", tmp_path / "2") == (expected, left_out)
+
+
 # === Links that lead nowhere ===
 
 

@@ -206,6 +206,27 @@ def test_damaged_text_is_not_taken_for_another_alphabet(encoding):
         assert encoding_of("".join(letters).encode(encoding)) == "utf-8"
 
 
+@pytest.mark.parametrize("text", LANGUAGES)
+def test_a_control_character_makes_no_utf_16_of_utf_8(text):
+    """Bytes of an alphabet in UTF-8 are ideographs in UTF-16."""
+    for control in "\0\x01\x04\x1b":
+        for place in range(len(text) + 1):
+            damaged = text[:place] + control + text[place:]
+            assert decode_text(damaged.encode()) == damaged
+            # Nor does a wrong byte that comes along.
+            damaged = damaged.encode() + b" caf\xe9 " + text.encode()
+            assert encoding_of(damaged) == "utf-8"
+
+
+@pytest.mark.parametrize("control", "\0\x01\x04\x1b")
+def test_a_control_character_makes_no_utf_16_of_signs(control):
+    """A table of few letters and many numbers is ASCII none the less."""
+    for name in ("____", "000123.png", "2024-01-02_03:04.png", "é_12", "%41%"):
+        for text in ("", "12,5 + 7 = 19.5", "50 % (1:2)"):
+            table = f"image\tcaption\n{control}{name}\t{text}\n"
+            assert decode_text(table.encode()) == table
+
+
 # === Byte order marks within containers ===
 
 
