@@ -39,6 +39,7 @@ COMMANDS = (
     "export_latency.py --batch 8",
     "start.py",
     "growth.py --rounds 3",
+    "stores.py --rounds 1",
     "checkpoints.py",
 )
 WITH_PHOTOS = (

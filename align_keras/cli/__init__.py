@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a model, or resume an interrupted run",
     "average": "average a model with what it was fine-tuned from",
     "evaluate": "measure a model",
+    "diagnose": "show what happens inside a model, on one page",
     "ablate": "train and measure variants of a model, side by side",
     "export": "write a SavedModel that takes files and strings",
     "convert": "read weights of another library, or write for one",

@@ -3,18 +3,10 @@
 import html
 import itertools
 
+from align_keras.io import svg
+
 WIDTH = 960
 LABEL = 190
-
-
-def percent(part, whole):
-    """A share in words that never rounds something to nothing or all."""
-    if not whole or part in (0, whole):
-        return "0 %" if not part else "100 %"
-    share = 100 * part / whole
-    if share < 0.1:
-        return "<0.1 %"
-    return ">99.9 %" if share > 99.9 else f"{share:.1f} %"
 
 
 def funnel(rows, rules):
@@ -28,14 +20,14 @@ def funnel(rows, rules):
     for line, (name, left, dropped) in enumerate(steps):
         top = line * 30
         parts += [
-            _text(LABEL - 12, top + 17, name, "end"),
-            _bar(LABEL, top + 2, left * scale, 22, "kept"),
-            _bar(LABEL + left * scale, top + 2, dropped * scale, 22, "gone"),
+            svg.text(LABEL - 12, top + 17, name, "end"),
+            svg.bar(LABEL, top + 2, left * scale, 22, "kept"),
+            svg.bar(LABEL + left * scale, top + 2, dropped * scale, 22, "gone"),
         ]
         note = f"{left:,}" + (f"  (−{dropped:,})" if dropped else "")
         end = LABEL + (left + dropped) * scale + 10
-        parts.append(_text(end, top + 17, note, "start", "soft"))
-    return _svg(WIDTH, len(steps) * 30, parts)
+        parts.append(svg.text(end, top + 17, note, "start", "soft"))
+    return svg.drawing(WIDTH, len(steps) * 30, parts)
 
 
 def rule_bars(rules):
@@ -45,19 +37,19 @@ def rule_bars(rules):
     parts = []
     for line, rule in enumerate(rules):
         top = line * 46
-        parts.append(_text(LABEL - 12, top + 24, rule["name"], "end"))
+        parts.append(svg.text(LABEL - 12, top + 24, rule["name"], "end"))
         for place, (name, style) in enumerate(
             (("alone", "alone"), ("in_sequence", "kept"), ("only", "only"))
         ):
             count = rule["dropped"][name]
             y = top + 4 + place * 12
-            parts.append(_bar(LABEL, y, count * scale, 10, style))
+            parts.append(svg.bar(LABEL, y, count * scale, 10, style))
             parts.append(
-                _text(LABEL + count * scale + 8, y + 9, f"{count:,}")
+                svg.text(LABEL + count * scale + 8, y + 9, f"{count:,}")
                 if name == "alone"
                 else ""
             )
-    return _svg(WIDTH, len(rules) * 46, parts)
+    return svg.drawing(WIDTH, len(rules) * 46, parts)
 
 
 def histogram(title, data, lines=None):
@@ -72,22 +64,24 @@ def histogram(title, data, lines=None):
     names = _ranges(data["edges"])
     tallest = max([*data["before"], 1])
     step = 440 / len(names)
-    parts = [_text(0, 18, title)]
+    parts = [svg.text(0, 18, title)]
     for place, name in enumerate(names):
         x = place * step
         before, after = data["before"][place], data["after"][place]
         tip = f"{name}: {before:,} before, {after:,} after"
         for count, style in ((before, "gone"), (after, "kept")):
             height = 156 * count / tallest
-            bar = _bar(x + 1, 200 - height, step - 2, height, style, tip)
+            bar = svg.bar(x + 1, 200 - height, step - 2, height, style, tip)
             parts.append(bar)
         if before:
             share = f"{100 * after / before:.0f}"
             top = 196 - 156 * before / tallest
-            parts.append(_text(x + step / 2, top, share, "middle", "soft", 9))
+            parts.append(
+                svg.text(x + step / 2, top, share, "middle", "soft", 9)
+            )
         if place:
             edge = f"{data['edges'][place - 1]:g}"
-            parts.append(_text(x, 214, edge, "middle", "soft", 9))
+            parts.append(svg.text(x, 214, edge, "middle", "soft", 9))
     parts.append('<line class="axis" x1="0" x2="440" y1="200" y2="200"/>')
     for name, value in (lines or {}).items():
         edges = data["edges"]
@@ -97,9 +91,9 @@ def histogram(title, data, lines=None):
         parts += [
             f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="30" y2="200">'
             f"<title>{html.escape(name)}: {value:g}</title></line>",
-            _text(x + 4, 38, f"{name}: {value:.4g}", "start", "soft", 11),
+            svg.text(x + 4, 38, f"{name}: {value:.4g}", "start", "soft", 11),
         ]
-    return _svg(440, 224, parts)
+    return svg.drawing(440, 224, parts)
 
 
 def _ranges(edges):
@@ -128,7 +122,7 @@ def heat_map(names, overlap):
         )
     for row, name in enumerate(names):
         y = 112 + row * 34
-        parts.append(_text(LABEL - 12, y + 22, name, "end"))
+        parts.append(svg.text(LABEL - 12, y + 22, name, "end"))
         for column in range(len(names)):
             total = overlap[row][row]
             share = overlap[row][column] / total if total else 0
@@ -142,30 +136,7 @@ def heat_map(names, overlap):
                 shown = f"{100 * share:.0f}"
                 middle = x + cell / 2 - 2
                 style = "on" if share > 0.75 else ""
-                parts.append(_text(middle, y + 20, shown, "middle", style, 12))
-    return _svg(WIDTH + 60, 120 + 34 * len(names), parts)
-
-
-def _bar(x, y, width, height, style, tip=""):
-    if width <= 0 or height <= 0:
-        return ""
-    title = f"<title>{html.escape(tip)}</title>" if tip else ""
-    return (
-        f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" rx="2" '
-        f'width="{max(width, 1):.1f}" height="{height:.1f}">{title}</rect>'
-    )
-
-
-def _text(x, y, text, anchor="start", style="soft", size=13):
-    return (
-        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" '
-        f'style="font-size:{size}px" text-anchor="{anchor}">'
-        f"{html.escape(text)}</text>"
-    )
-
-
-def _svg(width, height, parts):
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">'
-        f"{''.join(parts)}</svg>"
-    )
+                parts.append(
+                    svg.text(middle, y + 20, shown, "middle", style, 12)
+                )
+    return svg.drawing(WIDTH + 60, 120 + 34 * len(names), parts)

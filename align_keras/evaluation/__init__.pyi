@@ -6,7 +6,9 @@ from .composition import visual_genome as visual_genome
 from .composition import winoground as winoground
 from .cxc import measure_cxc as measure_cxc
 from .datasets import DataSet as DataSet
+from .diagnosis import diagnose as diagnose
 from .finetune import measure_finetune as measure_finetune
+from .geometry import geometry_metrics as geometry_metrics
 from .knn import measure_knn as measure_knn
 from .linear_probe import measure_linear_probe as measure_linear_probe
 from .multilingual import crossmodal3600 as crossmodal3600

@@ -108,7 +108,7 @@ def retrieval_outcomes(
     images, texts = check_pair(
         image_embeddings, text_embeddings, "image_embeddings", "text_embeddings"
     )
-    pairs = _check_owners(text_to_image, len(texts), len(images))
+    pairs = check_owners(text_to_image, len(texts), len(images))
     if not 1 <= folds <= len(images) or len(images) % folds:
         raise ValueError(
             f"`folds` must divide the {len(images)} images evenly. "
@@ -234,7 +234,7 @@ def retrieval_chance(
     ```
     """
     num_texts = len(np.asarray(text_to_image))
-    pairs = _check_owners(text_to_image, num_texts, num_images)
+    pairs = check_owners(text_to_image, num_texts, num_images)
     _, counts = np.unique(pairs[:, 1], return_counts=True)
     sizes, images_of_size = np.unique(counts, return_counts=True)
     chance = {}
@@ -252,8 +252,8 @@ def retrieval_chance(
     return {**chance, "mean_recall": sum(chance.values()) / len(chance)}
 
 
-def _check_owners(text_to_image, num_texts, num_images):
-    """Return pairs `(num_pairs, 2)` of a text and an image."""
+def check_owners(text_to_image, num_texts, num_images):
+    """Return pairs `(num_pairs, 2)` of a text and an image, as int64."""
     owners = np.asarray(text_to_image)
     if num_texts == 0:
         raise ValueError("`text_to_image` must name at least one text.")

@@ -7,6 +7,9 @@ from .efficientnet_l2_backbone import (
 from .ghost_batch_normalization import (
     GhostBatchNormalization as GhostBatchNormalization,
 )
+from .pair_geometry import Alignment as Alignment
+from .pair_geometry import ModalityGap as ModalityGap
+from .pair_geometry import Uniformity as Uniformity
 from .pair_recall import PairRecall as PairRecall
 from .shipped_presets import list_presets as list_presets
 from .shipped_presets import list_pretrained_presets as list_pretrained_presets

@@ -76,11 +76,11 @@ class PairRecall(keras.metrics.Mean):
                 weight = weight * ops.cast(sample_weight, "float32")
             sample_weight = weight
         count = ops.shape(rows)[0]
-        own = ops.expand_dims(
-            backend.replica_index() * count + ops.arange(count), 1
-        )
+        # With `floatx` of 64 bits, `arange` would give integers of 64 bits.
+        place = ops.arange(count, dtype="int32")
+        own = ops.expand_dims(backend.replica_index() * count + place, 1)
         best = ops.take_along_axis(scores, own, axis=1)
-        earlier = ops.arange(ops.shape(scores)[1]) < own
+        earlier = ops.arange(ops.shape(scores)[1], dtype="int32") < own
         before = (scores > best) | ((scores == best) & earlier)
         rank = ops.sum(ops.cast(before, "int32"), axis=1)
         super().update_state(ops.cast(rank < self.k, "float32"), sample_weight)

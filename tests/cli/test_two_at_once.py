@@ -66,6 +66,10 @@ WRITERS = {
         "within",
         "evaluate all --model PRESET --data-root ROOT --output OUT",
     ),
+    "diagnose": (
+        "within",
+        "diagnose --model PRESET --data PACKED --output OUT",
+    ),
     "evaluate finetune": (
         "within",
         "evaluate finetune --model PRESET --train CLASSES --data CLASSES "

@@ -14,9 +14,7 @@ TWINS = {
     "pairs cached": "pairs",
     "frozen cached": "frozen",
     "sigmoid cached": "sigmoid",
-    "remat": "blocks",
     "skipped": "skipped",
-    "clipped": "clipped",
     "rates": "rates",
     "combined": "blocks at once",
     "bfloat16": "bfloat16",
@@ -32,11 +30,8 @@ OF_WORKERS = [
     "bfloat16",
 ]
 OF_PROCESSES = [
-    "clipped",
     "tail",
     "combined",
-    "pairs cached",
-    "frozen cached",
     "sigmoid cached",
     "bfloat16",
 ]

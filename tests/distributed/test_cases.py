@@ -25,7 +25,7 @@ SAME = {"dropout remat": "dropout", "dropout cached": "dropout"}
 if BACKEND == "jax":
     COUNTS = {8: [*TWINS]}
 else:
-    # Each of these contains one that is left out.
+    # What is left out for two, these contain.
     of_four = ["steps tail", "combined", "sigmoid cached"]
     left_out = ("tail", "pairs cached", *of_four[1:])
     COUNTS = {2: [n for n in TWINS if n not in left_out], 4: of_four}

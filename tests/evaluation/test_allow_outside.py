@@ -20,6 +20,7 @@ from align_keras import embedding
 from align_keras.cli import main
 from align_keras.cli import make_parser
 from align_keras.data import pack
+from align_keras.evaluation import diagnosis
 from align_keras.evaluation import suite
 from align_keras.models import AlignDualEncoder
 
@@ -48,6 +49,11 @@ CASES = {
         "photos",
         "1.png",
         "evaluate retrieval --model MODEL --data photos --bootstrap 0",
+    ),
+    "diagnose": (
+        "photos",
+        "1.png",
+        "diagnose --model MODEL --data photos --output OUT",
     ),
     "evaluate zero-shot": (
         "imagenet",
@@ -194,7 +200,7 @@ def test_what_leads_out_is_named_and_read_where_that_is_meant(
     way.symlink_to(elsewhere / way.name)
     monkeypatch.chdir(work)
     seer = dataclasses.replace(Seer().embedder(), temperature=0.1)
-    for module in (embedding, suite):
+    for module in (embedding, diagnosis, suite):
         monkeypatch.setattr(module, "load_embedder", lambda _: seer)
 
     def reached(*args, **kwargs):

@@ -162,6 +162,21 @@ def test_evaluate(both):
         assert {"result.json", "result.npz"} <= names(out)
 
 
+def test_diagnose(both):
+    (here, there), outputs = both(
+        ["diagnose", "--model", "{root}/preset", "--data", "{root}/photos"]
+        + ["--captions", "{root}/photos/captions.csv"]
+        + ["--output", "{out}", "--json"]
+    )
+    numbers = json.loads(here), json.loads(there)
+    assert numbers[0]["alignment"] == numbers[1]["alignment"]
+    assert numbers[0]["wrong_texts"] == numbers[1]["wrong_texts"]
+    for out, expected in zip(outputs, numbers, strict=True):
+        assert {"diagnosis.json", "index.html"} <= names(out)
+        written = Path(local_copy(out), "diagnosis.json").read_text()
+        assert json.loads(written) == expected
+
+
 def test_export_and_convert(both):
     import tensorflow as tf
     import tensorflow_text  # noqa: F401

@@ -9,6 +9,7 @@ from align_keras import AlignDualEncoder
 from align_keras import AlignImageConverter
 from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
+from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data.records import encode_record
 from align_keras.training import Recipe
@@ -62,7 +63,9 @@ def test_resized_images_follow_the_size_of_the_crop():
 
 def test_unusual_line_ends_in_captions_survive_a_resume(tmp_path):
     texts = ["bus\u2028by\u2029the\x85sea"] * 30
-    records = [{"captions": texts}]
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as file:
+        file.write(encode_record("a", b"image", texts, 1, 1))
+    records = open_records(tmp_path)
     first, again = (
         find_tokenizer(len, None, records, tmp_path, step, recipe())
         for step in (0, 3)

@@ -13,6 +13,18 @@ from align_keras.io.fingerprints import directory_fingerprint
 
 def add_model(parser):
     """Declare the model and where its result goes."""
+    add_named_model(parser)
+    parser.add_argument(
+        "--output",
+        type=_result_file,
+        metavar="FILE.json",
+        help="write the result as JSON, and what `compare` needs beside it",
+    )
+    add_bootstrap(parser)
+
+
+def add_named_model(parser):
+    """Declare the model."""
     add_json(parser)
     parser.add_argument(
         "--model",
@@ -21,13 +33,6 @@ def add_model(parser):
         help="preset directory or handle, SavedModel, or a preset of "
         "KerasHub's CLIP or SigLIP",
     )
-    parser.add_argument(
-        "--output",
-        type=_result_file,
-        metavar="FILE.json",
-        help="write the result as JSON, and what `compare` needs beside it",
-    )
-    add_bootstrap(parser)
 
 
 def _result_file(name):
@@ -88,6 +93,37 @@ def add_name(parser):
     parser.add_argument("--name", help="what to call the data set")
 
 
+def add_captioned(parser):
+    """Declare images with captions."""
+    parser.add_argument(
+        "--data",
+        metavar="GLOB",
+        help="TFRecord files that `align-keras pack` or img2dataset wrote; "
+        "a folder of images, with --captions, a captions.csv or .txt files in "
+        "it; or archives or Parquet files, as for `pack`",
+    )
+    parser.add_argument(
+        "--captions",
+        metavar="FILE",
+        help="caption file, such as dataset_coco.json of Karpathy's splits, "
+        "or the directory that `align-keras curate` wrote",
+    )
+    parser.add_argument(
+        "--split",
+        help="splits of the caption file or of TFDS (default: test, where "
+        "TFDS or a JSON file tells splits)",
+    )
+    parser.add_argument(
+        "--captions-per-image",
+        type=int,
+        metavar="N",
+        help="take the first N of a caption file or of TFDS (default: 5)",
+    )
+    add_tfds(parser, "coco_captions")
+    add_name(parser)
+    add_allow_outside(parser)
+
+
 def add_labelled(parser, *parts):
     """Declare labelled images; `parts` are train, data, validation."""
     for part in parts:
@@ -119,6 +155,33 @@ def add_runs(parser, default):
         help="seeds of which the mean counts (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0)
+
+
+def captioned(args):
+    """Return the captioned images that the options name, a `DataSet`."""
+    from align_keras.evaluation import datasets
+
+    if (args.tfds is None) == (args.data is None):
+        raise ValueError("Give either `--data` or `--tfds`.")
+    refuse_without_tfds(args)
+    if args.tfds and args.captions:
+        refuse("captions", "is for files: a TFDS data set has its own")
+    if not args.tfds:
+        return datasets.captioned(
+            args.data,
+            args.captions,
+            args.split,
+            args.name,
+            args.captions_per_image,
+            args.allow_outside,
+        )
+    data = datasets.tfds_captions(
+        args.tfds,
+        args.split or "test",
+        args.tfds_directory,
+        args.captions_per_image or datasets.CAPTIONS_PER_IMAGE,
+    )
+    return dataclasses.replace(data, name=args.name or data.name)
 
 
 def labelled(args, part):

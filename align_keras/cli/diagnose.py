@@ -1,0 +1,74 @@
+"""`align-keras diagnose`: what happens inside a dual encoder."""
+
+import json
+
+from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import output_path
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    shared_options.add_named_model(parser)
+    parser.add_argument(
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="directory for diagnosis.json and the page, index.html",
+    )
+    shared_options.add_embedding(parser)
+    shared_options.add_captioned(parser)
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="what cosines are divided by (default: that of the model)",
+    )
+    parser.add_argument(
+        "--softmax-batch",
+        type=int,
+        metavar="N",
+        help="images among which the true match has its probability (default: "
+        "the batch size of the run that the model lies in, or 256)",
+    )
+    parser.add_argument(
+        "--k",
+        type=int,
+        default=10,
+        metavar="K",
+        help="neighbours that count for hubs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=24,
+        metavar="N",
+        help="images to show with a wrong caption (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of samples (default: %(default)s)"
+    )
+
+
+def run(args):
+    """Diagnose, and print the numbers."""
+    from align_keras.evaluation import diagnose
+    from align_keras.evaluation.diagnosis_page import describe_diagnosis
+
+    found = diagnose(
+        args.model,
+        shared_options.captioned(args),
+        args.output,
+        temperature=args.temperature,
+        softmax_batch=args.softmax_batch,
+        k=args.k,
+        examples=args.examples,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        progress=not args.json,
+        cache=args.cache,
+    )
+    if args.json:
+        print(json.dumps(found))
+        return
+    print(f"{describe_diagnosis(found)}\nThe page is {args.output}/index.html")

@@ -1,0 +1,259 @@
+"""What happens inside a dual encoder, as numbers and as a page."""
+
+import base64
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from align_keras.embedding.embed_files import thumbnail
+from align_keras.embedding.embed_streams import embed_data_set
+from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embedder import Embedder
+from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.embedder import read_pixels
+from align_keras.embedding.loading import load_embedder
+from align_keras.evaluation import datasets
+from align_keras.evaluation.diagnosis_page import write_diagnosis_page
+from align_keras.evaluation.geometry import NEIGHBOURS
+from align_keras.evaluation.geometry import check_options
+from align_keras.evaluation.geometry import geometry_metrics
+from align_keras.evaluation.results import plain
+from align_keras.io.atomic import atomic_file
+from align_keras.io.json_files import read_json
+from align_keras.io.json_files import write_json
+from align_keras.io.mirrors import local_copy
+from align_keras.io.mirrors import locked
+from align_keras.io.progress import progress_bar
+from align_keras.io.stores import is_directory
+from align_keras.io.stores import is_file
+from align_keras.io.text import clean_text
+
+logger = logging.getLogger("align_keras")
+
+# Images of a softmax where nothing is known of the training.
+BATCH = 256
+# Shorter side of the images on the page.
+_PIXELS = 160
+
+
+@locked("output")
+def diagnose(
+    model: Embedder | keras.Model | str | Path,
+    data: datasets.DataSet | str | list[str],
+    output: str | Path,
+    temperature: float | None = None,
+    softmax_batch: int | None = None,
+    k: int = NEIGHBOURS,
+    examples: int = 24,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+    cache: str | Path | None = None,
+) -> dict:
+    """Describe how a model places images and texts, with a page to look at.
+
+    Writes `diagnosis.json` and `index.html` into `output`. Captions that are
+    equal, letter by letter, are one text, so that none of them is wrong for
+    the image of another. An image that does not decode is left out together
+    with its captions, named in a warning, and counted.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, an
+            `Embedder`, or a string for `load_embedder`.
+        data: a `DataSet` with captions; or a string or list of strings, see
+            `align_keras.evaluation.datasets.captioned`.
+        output: string or `pathlib.Path`. Directory to write, or its address.
+        temperature: float. What cosines are divided by before the softmax.
+            Defaults to `None`, that of the model, if it is known.
+        softmax_batch: int. Images among which the true match has its
+            probability. Defaults to `None`: the batch size of the run in
+            whose directory the model lies, and 256 elsewhere.
+        k: int. Neighbours that count as occurrences of hubs. Defaults to
+            `10`.
+        examples: int. Images to show that are nearest to a wrong caption.
+            Defaults to `24`.
+        seed: int. Of what is estimated from samples. Defaults to `0`.
+        batch_size: int. Images in one call of the network. Defaults to
+            `64`.
+        progress: bool. Whether to draw progress bars on the standard error
+            stream. Defaults to `True`.
+        cache: string or `pathlib.Path`. A directory for vectors, see
+            `embed_readable`. Defaults to `None`.
+
+    Returns:
+        A dictionary, as in `diagnosis.json`: that of `geometry_metrics`, with
+        keys of images and captions in the place of indices, and `None` for
+        what has no value; and `"images"`, `"captions"`, `"texts"`,
+        `"images_without_text"` and `"images_skipped"`, which are counts.
+
+    Raises:
+        BlockingIOError: Another process writes to `output`.
+        FileNotFoundError: No file matches `data`.
+        ValueError: The model has no preprocessor, no image is readable, none
+            has a caption, or an option is out of its range.
+
+    Example:
+
+    ```python
+    diagnose("run/model", "packed/*.tfrecord", "diagnosis")["modality_gap"]
+    ```
+    """
+    named = isinstance(model, (str, Path))
+    if softmax_batch is None:
+        run = _batch_of_run(str(model)) if named else None
+        softmax_batch = run or BATCH
+    check_options(temperature, softmax_batch, k, examples)
+    if not isinstance(data, datasets.DataSet):
+        data = datasets.captioned(data)
+    embedder = load_embedder(str(model)) if named else as_embedder(model)
+    images, notes, skipped, digest = embed_data_set(
+        embedder, _numbered(data), batch_size, progress, cache
+    )
+    places, keys, captions = zip(*notes, strict=True)
+    texts, pairs = _distinct(captions)
+    if not texts:
+        raise ValueError(
+            f"None of the {len(images)} images of `{data.name}` has a caption."
+        )
+    vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
+    if temperature is None:
+        temperature = embedder.temperature
+    total = len(images) + len(texts)
+    with progress_bar("Searching neighbours", total, progress) as advance:
+        found = geometry_metrics(
+            images,
+            vectors,
+            pairs,
+            temperature,
+            softmax_batch,
+            k,
+            examples,
+            seed,
+            advance,
+        )
+    shown = _indices_of_images(found)
+    small = _thumbnails(data, {places[n]: n for n in shown})
+    found = plain(
+        {
+            "task": "diagnose",
+            "dataset": data.name,
+            "model": embedder.name,
+            "captions": sum(map(len, captions)),
+            "images_without_text": len(images) - len({*pairs[:, 1].tolist()}),
+            "images_skipped": skipped,
+            "image_digest": digest,
+            **found,
+        }
+    )
+    page = write_diagnosis_page(found, keys, texts, small)
+    with atomic_file(Path(output, "index.html")) as temporary:
+        temporary.write_text(page, "utf-8")
+    _name(found, keys, texts)
+    write_json(Path(output, "diagnosis.json"), found)
+    return found
+
+
+def _batch_of_run(model):
+    """The batch size of the run that a model lies in, `None` for none."""
+    if not is_directory(model):
+        return None
+    recipe = os.path.join(os.path.dirname(model.rstrip("/")), "recipe.json")
+    if not is_file(recipe):
+        return None
+    asked = read_json(local_copy(recipe))
+    return asked.get("batch_size") if isinstance(asked, dict) else None
+
+
+def _numbered(data):
+    """The same data, whose notes tell the place and key of each image."""
+
+    def examples():
+        for place, (key, image, captions) in enumerate(data.examples()):
+            yield key, image, (place, str(key), captions)
+
+    return dataclasses.replace(data, examples=examples)
+
+
+def _distinct(captions: Iterable[list[str]]) -> tuple[list[str], np.ndarray]:
+    """Different captions in their order, and pairs of one and its image."""
+    numbers: dict[str, int] = {}
+    pairs = [
+        (numbers.setdefault(clean_text(text), len(numbers)), image)
+        for image, group in enumerate(captions)
+        for text in group
+    ]
+    return list(numbers), np.array(pairs, "int64").reshape(-1, 2)
+
+
+def _indices_of_images(found):
+    hubs = found["hubness"]["text_to_image"]["hubs"]
+    return {row["image"] for row in found["wrong_texts"]} | {
+        row["index"] for row in hubs
+    }
+
+
+def _thumbnails(data, wanted):
+    """Read some images again and make them small, as addresses of data.
+
+    Args:
+        data: `DataSet`.
+        wanted: dict from the place of an image in `data` to its index.
+
+    Returns:
+        dict from the index to a string. An image that only the model can read
+        is named in a warning.
+    """
+    small, lost = {}, {}
+    with _warned_before():
+        last = max(wanted, default=-1)
+        rows = itertools.islice(data.examples(), last + 1)
+        for place, (key, image, _) in enumerate(rows):
+            if place not in wanted:
+                continue
+            try:
+                pixels = read_pixels(image)
+            except (ValueError, OSError) as error:
+                lost[key] = error
+                continue
+            if pixels.dtype.kind == "f":
+                # Preprocessed already, to what the network takes.
+                pixels = np.clip((pixels + 1) * 127.5, 0, 255).astype("uint8")
+            contents = base64.b64encode(thumbnail(pixels, _PIXELS)).decode()
+            small[wanted[place]] = f"data:image/jpeg;base64,{contents}"
+    for key, error in lost.items():
+        logger.warning("Image %s is not shown: %s", key, error)
+    return small
+
+
+@contextlib.contextmanager
+def _warned_before():
+    """Keep quiet while data are read for the second time."""
+
+    def quiet(record):
+        return False
+
+    logger.addFilter(quiet)
+    try:
+        yield
+    finally:
+        logger.removeFilter(quiet)
+
+
+def _name(found, keys, texts):
+    """Put keys of images and captions in the place of indices."""
+    for row in found["wrong_texts"]:
+        row["image"] = keys[row["image"]]
+        row["caption"] = texts[row.pop("text")]
+        row["wrong_caption"] = texts[row.pop("wrong_text")]
+    names = {"image_to_text": ("caption", texts)}
+    names["text_to_image"] = ("image", keys)
+    for way, (kind, values) in names.items():
+        for row in found["hubness"][way]["hubs"]:
+            row[kind] = values[row.pop("index")]
