@@ -15,6 +15,8 @@ from align_keras.embedding.similarity import as_vectors
 from align_keras.embedding.similarity import exact_scores
 from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
+from align_keras.io.lists import check_list
+from align_keras.io.lists import path_list
 from align_keras.io.mirrors import reads
 from align_keras.io.text import clean_text
 from align_keras.io.text import read_text
@@ -255,6 +257,8 @@ def class_vectors(
             f"`ensemble` must be one of {ENSEMBLES}. "
             f"Received: ensemble={ensemble!r}"
         )
+    check_list(names, "names")
+    check_list(templates, "templates")
     templates = check_templates(list(templates), "templates")
     names = [[name] if isinstance(name, str) else name for name in names]
     prompts = [
@@ -335,11 +339,13 @@ def classify(
     classify(model, ["photo.jpg"], ["a cat", "a dog"])
     ```
     """
+    check_list(names, "names")
     if len(names) < 2:
         raise ValueError(
             "`names` must hold at least two classes, for probabilities are "
             f"among classes. Received: {list(names)!r}"
         )
+    images = path_list(images)
     embedder = as_embedder(model)
     if embedder.temperature is None:
         raise ValueError(

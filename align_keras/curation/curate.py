@@ -30,6 +30,7 @@ from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.lists import path_list
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.mirrors import stored
 from align_keras.io.progress import progress_steps
@@ -47,15 +48,15 @@ def _written_by_the_engine(arguments):
 
 @stored("output", but=_written_by_the_engine)
 def curate(
-    inputs: Iterable,
+    inputs: str | Path | Iterable,
     output: str | Path,
     config: str | Path | CurationConfig = "align",
     engine: str = "duckdb",
     master: str | None = None,
     memory: str | None = None,
-    test_images: Iterable = (),
+    test_images: str | Path | Iterable = (),
     image_folder: str | Path | None = None,
-    scores: Iterable = (),
+    scores: str | Path | Iterable = (),
     stages: str | Path | None = None,
     discard_stages: bool = False,
     progress: bool = False,
@@ -71,20 +72,21 @@ def curate(
     one that is finished is not repeated.
 
     Args:
-        inputs: list of strings: files, folders, globs or addresses of
-            Parquet, CSV, TSV, JSONL, WARC or WAT files. A damaged file is
+        inputs: string or list of strings: files, folders, globs or addresses
+            of Parquet, CSV, TSV, JSONL, WARC or WAT files. A damaged file is
             left out, named and counted.
         output: string. The directory to write.
         config: string, path or `CurationConfig`, see `load_config`.
         engine: string. `"duckdb"` or `"spark"`.
         master: string. Spark's master, such as `"yarn"` or `"local[4]"`.
         memory: string. What the engine may use, such as `"2GiB"`.
-        test_images: list of strings. Test sets for the rules of near
+        test_images: string or list of strings. Test sets for the rules of near
             duplicates, in place of those that the configuration names.
         image_folder: string. Where the images lie, in place of the
             configuration's.
-        scores: list of strings. Directories that `align_keras.embedding.score`
-            wrote, in place of the configuration's.
+        scores: string or list of strings. Directories that
+            `align_keras.embedding.score` wrote, in place of the
+            configuration's.
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
         discard_stages: bool. Whether to remove in the end those that this
@@ -176,7 +178,7 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
         )
     for rule in config.rules:
         if test_images and "test_images" in rule.parameters:
-            paths = tuple(os.fspath(path) for path in test_images)
+            paths = tuple(os.fspath(path) for path in path_list(test_images))
             given = {**rule.parameters, "test_images": paths}
             rule = dataclasses.replace(rule, parameters=given)
         if allow_outside and "allow_outside" in rule.parameters:
@@ -198,7 +200,7 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
         rules.append(rule)
     changes = {"rules": tuple(rules)}
     if scores:
-        changes["scores"] = tuple(map(os.fspath, scores))
+        changes["scores"] = tuple(map(os.fspath, path_list(scores)))
     if allow_outside:
         changes["allow_outside"] = True
     if image_folder is not None:

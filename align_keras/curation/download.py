@@ -18,6 +18,8 @@ from pathlib import Path
 
 from align_keras.curation.addresses import refusal
 from align_keras.io.atomic import atomic_file
+from align_keras.io.file_names import is_parquet
+from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.kept_rows import kept_folder
@@ -251,7 +253,7 @@ def write_download_list(
     """
     folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
-    files = sorted(folder.glob("*.parquet"))
+    files = [Path(file) for file in list_files(folder, is_parquet)]
     if files:
         with open_parquet(files[0]) as first:
             found = set(first.schema_arrow.names)
@@ -305,7 +307,7 @@ def read_downloads(folder: str | Path) -> dict:
     """
     folder = Path(folder)
     failures, pairs, good = {}, 0, 0
-    files = sorted(folder.glob("*.parquet"))
+    files = [Path(file) for file in list_files(folder, is_parquet)]
     finished = {_shard(file) for file in folder.glob(STATISTICS)}
     files = [file for file in files if _shard(file) in finished]
     if not files:

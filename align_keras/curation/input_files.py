@@ -21,6 +21,7 @@ from align_keras.io.file_names import sample_key
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.folders import require_regular
+from align_keras.io.lists import path_list
 from align_keras.io.stores import Store
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
@@ -42,15 +43,17 @@ _FOLDER = "a folder among the files of a glob; give it alone"
 
 
 def find_inputs(
-    patterns: Iterable, allow_outside: bool = False, texts: bool = False
+    patterns: str | Path | Iterable,
+    allow_outside: bool = False,
+    texts: bool = False,
 ) -> tuple[list[str], list[dict]]:
     """List the input files that folders, files and globs name, sorted.
 
     Args:
-        patterns: list of strings: a file, a folder (taken with all its files
-            of a known format, hidden ones excepted, and JSON alone where it
-            is called `captions.json`), a glob, or an address such as
-            `s3://bucket/folder` and `s3://bucket/*.parquet`.
+        patterns: string or list of strings: a file, a folder (taken with all
+            its files of a known format, hidden ones excepted, and JSON alone
+            where it is called `captions.json`), a glob, or an address such
+            as `s3://bucket/folder` and `s3://bucket/*.parquet`.
         allow_outside: bool. Whether links may lead out of a folder. Defaults
             to `False`.
         texts: bool. Whether local `.txt` files are taken, too; of a folder
@@ -67,7 +70,7 @@ def find_inputs(
         ValueError: A file's suffix is not known.
     """
     files, outside, others = {}, {}, {}
-    for pattern in map(str, patterns):
+    for pattern in map(str, path_list(patterns)):
         found, rest = _find(pattern, texts)
         if not found:
             told = f" `{next(iter(rest))}` is not read." if rest else ""

@@ -27,6 +27,7 @@ from align_keras.curation.text import signed_hash
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.folders import resolve_within
+from align_keras.io.lists import path_list
 from align_keras.io.mirrors import local_copy
 from align_keras.io.optional import OptionalModule
 from align_keras.io.part_files import check_manifest
@@ -76,12 +77,12 @@ def pair_key(name: str, text: str) -> int:
     return signed_hash(f"{stem}\n{words[:KEY_CHARACTERS]}")
 
 
-def find_scores(paths: Iterable[str]) -> dict[str, list[dict]]:
+def find_scores(paths: str | Path | Iterable) -> dict[str, list[dict]]:
     """Find the files of scores.
 
     Args:
-        paths: list of strings. Directories that `align-keras score` wrote, of
-            one model or of several.
+        paths: string or list of strings. Directories that `align-keras score`
+            wrote, of one model or of several.
 
     Returns:
         dict from the fingerprint of a model to its files, dicts of `"path"`,
@@ -92,7 +93,7 @@ def find_scores(paths: Iterable[str]) -> dict[str, list[dict]]:
         ValueError: It is not finished.
     """
     models: dict[str, list[dict]] = {}
-    for path in paths:
+    for path in path_list(paths):
         directory = Path(local_copy(path))
         if not (directory / MANIFEST).is_file():
             begun = (directory / "arguments.json").is_file()

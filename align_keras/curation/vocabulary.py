@@ -15,6 +15,7 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.folders import require_regular
 from align_keras.io.kept_rows import kept_folder
+from align_keras.io.lists import path_list
 from align_keras.io.mirrors import reads
 from align_keras.io.progress import progress_steps
 from align_keras.io.text import open_text
@@ -30,7 +31,7 @@ logger = logging.getLogger("align_keras")
 
 @reads("inputs")
 def learn_vocabulary(
-    inputs: Iterable,
+    inputs: str | Path | Iterable,
     output: str | Path,
     size: int = SIZE,
     text_column: str | None = None,
@@ -44,9 +45,9 @@ def learn_vocabulary(
     of different words. The same texts give the same file.
 
     Args:
-        inputs: list of strings: the directory that `curate` wrote, other
-            files that it reads, or `.txt` files of one text per line, also a
-            folder or a glob of these.
+        inputs: string or list of strings: the directory that `curate` wrote,
+            other files that it reads, or `.txt` files of one text per line,
+            also a folder or a glob of these.
         output: string. The file to write.
         size: int. Number of tokens; few texts give fewer. Defaults to
             `100_000`.
@@ -126,7 +127,7 @@ def read_texts(
 
 def _find(inputs, allow_outside, counts):
     files = []
-    for path in map(str, inputs):
+    for path in map(str, path_list(inputs)):
         # Beside `kept` lie ids of dropped rows, which have no text.
         path = kept_folder(path) or path
         found, outside = find_inputs([path], allow_outside, texts=True)

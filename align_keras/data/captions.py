@@ -16,6 +16,8 @@ from align_keras.io.columns import find_column
 from align_keras.io.columns import holds_texts
 from align_keras.io.columns import image_kind
 from align_keras.io.columns import is_path
+from align_keras.io.file_names import is_parquet
+from align_keras.io.file_names import list_files
 from align_keras.io.folders import resolve_within
 from align_keras.io.kept_rows import kept_folder
 from align_keras.io.mirrors import reads
@@ -200,7 +202,7 @@ def caption_tables(path: str | Path) -> list[Path]:
     kept = kept_folder(path)
     if kept is None:
         return [Path(path)]
-    tables = sorted(kept.glob("*.parquet"))
+    tables = [Path(file) for file in list_files(kept, is_parquet)]
     for table in tables:
         resolve_within(kept.parent, f"kept/{table.name}", None)
     return tables

@@ -14,6 +14,7 @@ from align_keras.data.open_source import open_source
 from align_keras.data.parts import Part
 from align_keras.data.parts import commit_parts
 from align_keras.data.parts import other_divisions
+from align_keras.data.parts import read_manifest
 from align_keras.data.records import encode_record
 from align_keras.data.records import index_path
 from align_keras.data.records import join_records
@@ -31,7 +32,6 @@ from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.images import TooManyPixels
 from align_keras.io.images import UnknownRange
-from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
@@ -335,7 +335,7 @@ def _finished(output, arguments):
     """The manifest of an earlier run with the same arguments, or `None`."""
     path = output / "manifest.json"
     if path.is_file():
-        manifest = read_json(path)
+        manifest = read_manifest(path)
         files = [entry["file"] for entry in manifest["shards"]]
         if manifest.get("arguments") == arguments and all(
             (output / file).is_file() for file in files

@@ -11,7 +11,8 @@ from align_keras.io.file_names import is_archive
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import Store
@@ -169,10 +170,38 @@ def _read(output, part):
     name = f"{part.folder}/{MANIFEST}"
     if not is_store(output):
         path = Path(output, name)
-        return read_json(path) if path.is_file() else None
+        return read_manifest(path) if path.is_file() else None
     if not Store(output).is_file(name):
         return None
-    return read_json(local_copy(f"{Store(output)}/{name}"))
+    return read_manifest(local_copy(f"{Store(output)}/{name}"))
+
+
+def read_manifest(path):
+    """Read the manifest of what `pack` wrote, of a part or of all.
+
+    Raises:
+        ValueError: It is damaged, or another program's; the message names the
+            file and the field.
+    """
+    counts = ("records", "captions", "skipped_count", "images", "held_out")
+    return read_object(
+        path,
+        {
+            **dict.fromkeys(counts, is_count),
+            "arguments": {"source": str},
+            "order": str,
+            "shards": [{"file": str, "records": is_count}],
+            "skipped": list,
+            "skipped_reasons": _are_counts,
+        },
+        "manifest of packed records",
+        "Remove it and what it lies among, and pack again, or choose another "
+        "directory.",
+    )
+
+
+def _are_counts(value):
+    return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
 def _write(output, manifest):

@@ -19,6 +19,9 @@ from align_keras.io.file_names import list_files
 from align_keras.io.file_names import records_stem
 from align_keras.io.file_names import refuse_others
 from align_keras.io.folders import check_member
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import unfit_field
+from align_keras.io.lists import path_list
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_directory
@@ -33,6 +36,12 @@ logger = logging.getLogger("align_keras")
 # Files of a store that are asked for their records at the same time: what each
 # answer waits for is the way to the store and back.
 COUNTERS = 32
+
+# Of what is used of a manifest; see `read_object`.
+_MANIFEST = {
+    "shards?": [{"file": str, "records": is_count}],
+    "arguments?": dict,
+}
 
 
 class RecordFiles:
@@ -65,11 +74,11 @@ class RecordFiles:
 
     def __init__(
         self,
-        paths: Iterable[str],
+        paths: str | Iterable[str],
         counts: dict[str, int] | None = None,
         source: Any = None,
     ):
-        self.paths = list(paths)
+        self.paths = path_list(paths)
         self.source = self.paths if source is None else source
         self.skipped: dict[str, str] = {}
         if counts is not None:
@@ -240,7 +249,8 @@ def _folder_of(path):
 
 
 def _read_manifest(folder):
-    return _read_json(os.path.join(folder, "manifest.json"))
+    manifest = _read_json(os.path.join(folder, "manifest.json"))
+    return manifest if unfit_field(manifest, _MANIFEST) is None else {}
 
 
 def _read_counts(folder):
@@ -254,7 +264,7 @@ def _count(listed, path):
     if count is None:
         stats = _read_json(f"{records_stem(path)}_stats.json")
         count = stats.get("successes")
-    if count is None:
+    if not is_count(count):
         count = len(record_offsets(path)) - 1
     return count
 

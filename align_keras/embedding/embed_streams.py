@@ -20,6 +20,7 @@ from align_keras.embedding.similarity import unit_rows
 from align_keras.embedding.vector_cache import VectorCache
 from align_keras.embedding.vector_cache import names_digest
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.lists import check_list
 from align_keras.io.progress import progress_bar
 from align_keras.io.text import clean_text
 from align_keras.io.threads import map_ahead
@@ -70,6 +71,8 @@ def embed_images(
     ```
     """
     embedder = as_embedder(model)
+    if isinstance(images, (str, bytes, os.PathLike)):
+        images = [images]
     if total is None and isinstance(images, Sized):
         total = len(images)
 
@@ -119,6 +122,7 @@ def embed_texts(
     vectors = embed_texts(model, ["a red bus", "boats in a harbour"])
     ```
     """
+    check_list(texts, "texts")
     embedder = as_embedder(model)
     # Half a character, which JSON and arguments can hold, is in no vocabulary.
     texts = [clean_text(text) for text in texts]
@@ -173,7 +177,7 @@ def embed_readable(
     rows, readable = [], []
     with progress_bar("Embedding images", total, progress) as advance:
         for number in itertools.count():
-            chunk = files.load(number)
+            chunk = files.load(number, {"readable": 1})
             if chunk is not None:
                 count = len(chunk["readable"])
                 names = [n for n, _ in itertools.islice(images, count)]

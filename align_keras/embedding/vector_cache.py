@@ -36,16 +36,28 @@ class VectorCache:
     def _path(self, number):
         return f"{self.directory}/{number:05d}.npz"
 
-    def load(self, number: int) -> dict[str, np.ndarray] | None:
-        """Return the arrays of a chunk, or `None` where it is not there."""
+    def load(
+        self, number: int, axes: dict[str, int] | None = None
+    ) -> dict[str, np.ndarray] | None:
+        """Return the arrays of a chunk, or `None` where it is not there.
+
+        Args:
+            number: int.
+            axes: dict from an array that it must hold beside `"vectors"` to
+                the number of its axes.
+
+        Raises:
+            ValueError: It is damaged; the message names the file.
+        """
         if self.directory is None or not is_file(self._path(number)):
             return None
         path = local_copy(self._path(number))
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = dict(arrays)
-            if "vectors" not in found:
-                raise ValueError
+            for field, number_of_axes in {"vectors": 2, **(axes or {})}.items():
+                if found[field].ndim != number_of_axes:
+                    raise ValueError
             return found
         except (EOFError, KeyError, TypeError, ValueError, BadZipFile):
             raise ValueError(

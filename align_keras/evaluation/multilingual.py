@@ -23,6 +23,7 @@ from align_keras.evaluation.retrieval import KS
 from align_keras.evaluation.retrieval import retrieval_chance
 from align_keras.evaluation.retrieval import retrieval_outcomes
 from align_keras.evaluation.retrieval import retrieval_recalls
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import reads
 from align_keras.io.rows import RowError
 from align_keras.io.rows import read_rows
@@ -202,6 +203,7 @@ def _captions_of(path, number, language, value):
 
 
 def _choose_languages(wanted, known, source):
+    check_list(wanted, "languages")
     chosen = list(known) if wanted is None else list(dict.fromkeys(wanted))
     # A set, for a file may claim any number of languages.
     unknown = sorted({*chosen} - {*known})

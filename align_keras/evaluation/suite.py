@@ -34,6 +34,7 @@ from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
 from align_keras.evaluation.zero_shot import measure_zero_shot
 from align_keras.io.fingerprints import file_digest
+from align_keras.io.lists import path_list
 from align_keras.io.mirrors import locked
 from align_keras.io.mirrors import reads
 
@@ -265,7 +266,7 @@ def _tfds_jobs(folder):
 @reads("data_root")
 @locked("output")
 def measure_all(
-    models: list[Embedder | keras.Model | str],
+    models: str | list[Embedder | keras.Model | str],
     data_root: str | Path,
     output: str | Path,
     batch_size: int = 64,
@@ -309,7 +310,7 @@ def measure_all(
         raise FileNotFoundError(f"There is no directory `{root}`.")
     jobs, results, skipped = list_jobs(root, allow_outside), [], {}
     state = functools.cache(_state)
-    for model in models:
+    for model in path_list(models):
         named = isinstance(model, (str, Path))
         embedder = load_embedder(str(model)) if named else as_embedder(model)
         # A model that was named is known by its name where it is not a

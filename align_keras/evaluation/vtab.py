@@ -24,8 +24,10 @@ from align_keras.evaluation.vtab_tasks import TRAIN
 from align_keras.evaluation.vtab_tasks import VALIDATION
 from align_keras.evaluation.vtab_tasks import load_task
 from align_keras.io.claims import claim
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import is_number
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import locked
 
 logger = logging.getLogger("align_keras")
@@ -126,6 +128,7 @@ def measure_vtab(
             raise ValueError(
                 f"`{option}` must be positive. Received: {option}={value}"
             )
+    check_list(tasks, "tasks")
     identity = identity or encoder_fingerprint(make_model())
     asked = {
         "model": identity,
@@ -178,7 +181,13 @@ def _best_trial(make_model, data, sweep, folder, seed, progress, identity):
                 identity=identity,
             )
             write_json(path, {"top1": result["top1"]})
-        scores.append(read_json(path)["top1"])
+        trial = read_object(
+            path,
+            {"top1": is_number},
+            "trial of a sweep",
+            "Remove it, and the trial is run again.",
+        )
+        scores.append(trial["top1"])
     best = int(np.argmax(scores))
     return sweep.draw(seed, best), scores[best]
 

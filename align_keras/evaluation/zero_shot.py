@@ -27,6 +27,7 @@ from align_keras.evaluation.ranks import check_pair
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.lists import check_list
 
 
 def classification_outcomes(
@@ -106,6 +107,7 @@ def measure_zero_shot(
         classes = Classes(keys, [[name] for name in names])
     elif not isinstance(classes, Classes):
         classes = read_classes(classes)
+    check_list(templates, "templates")
     templates = check_templates(templates, "templates")
     templates = templates or classes.templates or list(TEMPLATES)
     images, notes, skipped, digest = embed_data_set(

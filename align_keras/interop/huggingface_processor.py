@@ -6,6 +6,10 @@ import numpy as np
 
 from align_keras.interop.foreign_weights import read_json
 from align_keras.interop.foreign_weights import require_values
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import is_number
+from align_keras.io.json_files import read_object
+from align_keras.io.json_files import unfit_field
 from align_keras.io.json_files import write_json
 from align_keras.io.word_pieces import read_vocabulary
 from align_keras.preprocessing import AlignImageConverter
@@ -23,6 +27,7 @@ _SPECIAL = {
 }
 _BILINEAR = 2
 # The defaults of `EfficientNetImageProcessor`, which files may leave out.
+_DOWNLOAD = "Download it anew."
 _IMAGE_DEFAULTS = {
     "do_resize": True,
     "size": {"height": 346, "width": 346},
@@ -108,7 +113,8 @@ def read_tokenizer(directory, **kwargs):
 
 def _read_fast_tokenizer(path, settings):
     """Return the vocabulary of a tokenizer.json; its settings win."""
-    content = read_json(path)
+    form = {"model": {"vocab": _are_ids}, "added_tokens?": _are_tokens}
+    content = read_object(path, form, "tokenizer of BERT's kind", _DOWNLOAD)
     model, normalizer, pre_tokenizer = (
         _part(content, name, path)
         for name in ("model", "normalizer", "pre_tokenizer")
@@ -144,7 +150,7 @@ def _read_fast_tokenizer(path, settings):
     ):
         if theirs in normalizer:
             settings[ours] = normalizer[theirs]
-    ids = dict(_part(model, "vocab", path))
+    ids = dict(model["vocab"])
     for token in content.get("added_tokens") or ():
         if token["content"] not in _SPECIAL.values():
             raise ValueError(
@@ -161,6 +167,15 @@ def _read_fast_tokenizer(path, settings):
     return vocabulary
 
 
+def _are_ids(value):
+    return isinstance(value, dict) and all(map(is_count, value.values()))
+
+
+def _are_tokens(value):
+    form = [{"content": str, "id": is_count}]
+    return unfit_field(value or [], form) is None
+
+
 def _part(content, name, path):
     part = content.get(name)
     if not isinstance(part, dict) or not part:
@@ -172,6 +187,18 @@ def _part(content, name, path):
 
 
 # === Image processors ===
+
+# Of what is calculated with here; the converter checks the rest.
+_IMAGE_FORM = {
+    "image_processor_type?": str,
+    "rescale_factor?": is_number,
+    "image_mean?": [is_number, ...],
+    "image_std?": [is_number, ...],
+}
+_IMAGE_ABOUT = (
+    "description of how images are prepared",
+    _DOWNLOAD,
+)
 
 
 def read_image_converter(directory, **kwargs):
@@ -236,11 +263,13 @@ def _image_settings(directory):
     directory = Path(directory)
     path = directory / "preprocessor_config.json"
     if path.is_file():
-        return path, read_json(path)
+        return path, read_object(path, _IMAGE_FORM, *_IMAGE_ABOUT)
     # Since its version 5, transformers writes one file for both parts.
     path = directory / "processor_config.json"
     if path.is_file():
-        return path, read_json(path).get("image_processor")
+        form = {"image_processor?": _IMAGE_FORM}
+        content = read_object(path, form, *_IMAGE_ABOUT)
+        return path, content.get("image_processor")
     return path, None
 
 

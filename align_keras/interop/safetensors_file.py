@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from align_keras.io.atomic import atomic_file
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import read_object
 from align_keras.io.optional import OptionalModule
 
 safetensors = OptionalModule("safetensors", extra="huggingface")
@@ -95,13 +95,13 @@ def shard_of_each_tensor(index):
     Returns:
         A dict from the name of a tensor to the name of its file.
     """
-    try:
-        shards = read_json(index)["weight_map"]
-        names = {str(name) for name in shards.values()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"`{index}` is no index of safetensors files: {error!r}."
-        ) from error
+    shards = read_object(
+        index,
+        {"weight_map": _are_names},
+        "index of safetensors files",
+        "Download it anew.",
+    )["weight_map"]
+    names = set(shards.values())
     strange = sorted(
         name
         for name in names
@@ -113,6 +113,11 @@ def shard_of_each_tensor(index):
             f"{', '.join(strange[:5])}."
         )
     return shards
+
+
+def _are_names(value):
+    names = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(name, str) for name in names)
 
 
 def write_safetensors(path, arrays):

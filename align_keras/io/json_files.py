@@ -2,6 +2,8 @@
 
 import collections
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,86 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"In `{path}` {error}: remove one.") from None
     except ValueError as error:
         raise ValueError(f"`{path}` is not valid JSON: {error}.") from None
+
+
+def read_object(
+    path: str | Path, form: dict[str, Any], what: str, remedy: str
+) -> dict:
+    """Read a JSON object whose fields are what is made of them.
+
+    Args:
+        path: string or `pathlib.Path`.
+        form: dict from field to its form: a type, a callable that tells
+            whether a value fits, a dict of the forms of an object's fields,
+            or a list of the one form of a list's items, followed by `...`
+            where there has to be one. A name that ends in `?` is that of a
+            field that may be missing; others may hold anything.
+        what: string. What error messages call the file.
+        remedy: string. What error messages tell to do.
+
+    Returns:
+        dict.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or another program's; the message names the
+            file and the field.
+    """
+    value = read_json(path)
+    told = unfit_field(value, form)
+    if told is not None:
+        raise ValueError(
+            f"`{path}` is no {what}, or damaged: it {told}. {remedy}"
+        )
+    return value
+
+
+def unfit_field(value: Any, form: Any, name: str = "") -> str | None:
+    """Tell which part of a JSON value has not its form, see `read_object`.
+
+    Returns:
+        string such as `"has shards[0].file=None"`, or `None`.
+    """
+    found: Iterator[str | None] = iter(())
+    if isinstance(form, dict) and isinstance(value, dict):
+        begin = f"{name}." if name else ""
+        found = (
+            unfit_field(value.get(field), inner, f"{begin}{field}")
+            for field, inner in _expected(form, value)
+        )
+    elif isinstance(form, list) and isinstance(value, list):
+        found = (
+            unfit_field(item, form[0], f"{name}[{number}]")
+            for number, item in enumerate(value)
+        )
+        if not value and form[1:]:
+            return f"has {name}=[]"
+    elif isinstance(form, (dict, list)) or not _fits(value, form):
+        return f"has {name}={value!r:.80}" if name else f"holds {value!r:.80}"
+    return next((told for told in found if told), None)
+
+
+def _expected(form, value):
+    """The fields that an object must have, or has."""
+    for field, inner in form.items():
+        if not field.endswith("?"):
+            yield field, inner
+        elif field[:-1] in value:
+            yield field[:-1], inner
+
+
+def _fits(value, form):
+    return isinstance(value, form) if isinstance(form, type) else form(value)
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a JSON value is a whole number that is not negative."""
+    return type(value) is int and value >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import reads
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
@@ -56,8 +57,10 @@ def learn_word_pieces(
         list of strings. `SPECIAL_TOKENS` come first.
 
     Raises:
-        ValueError: `vocabulary_size` leaves no room for words.
+        ValueError: `vocabulary_size` leaves no room for words, or `texts` is
+            a string.
     """
+    check_list(texts, "texts")
     if vocabulary_size <= len(SPECIAL_TOKENS):
         raise ValueError(
             "`vocabulary_size` must be larger than the "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
+from align_keras.io.lists import check_list
 from align_keras.planning.chips import CHIPS
 from align_keras.planning.chips import parse_topology
 from align_keras.planning.chips import slice_of
@@ -58,6 +59,7 @@ def compare_chips(
                 "the batch of all as `--set batch_size=N`."
             )
         batch = batch_per_core * len(topology_devices(topology))
+    check_list(topologies, "topologies")
     chips = parse_topology(topology)[1] if topology else 4
     names = topologies or [slice_of(chip, chips) for chip in CHIPS]
     cores = {name: len(topology_devices(name)) for name in names}

@@ -10,7 +10,9 @@ import jax
 
 import align_keras
 from align_keras.io.fingerprints import fingerprint
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import is_number
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 from align_keras.models import presets
 from align_keras.planning.compile import DoesNotFit
@@ -18,6 +20,9 @@ from align_keras.planning.plan import plan
 from align_keras.planning.topology import topology_devices
 from align_keras.training.recipes import Recipe
 from align_keras.training.recipes import load_recipe
+
+# What error messages say of a kept plan.
+_ABOUT = "plan", "Remove it, and the plan is made again."
 
 
 class PlanStore:
@@ -68,7 +73,7 @@ class PlanStore:
         topology_devices(topology)
         path = self.directory / f"{_fingerprint(*arguments)}.json"
         if path.is_file():
-            found = read_json(path)
+            found = _read(path)
         else:
             try:
                 found = _plan(*arguments)
@@ -78,6 +83,21 @@ class PlanStore:
         if "needed" in found:
             raise DoesNotFit.by(found["needed"], found["capacity"])
         return found
+
+
+def _read(path):
+    form = {"needed": is_number, "capacity": is_number}
+    if "needed" not in read_object(path, {}, *_ABOUT):
+        form = {
+            **dict.fromkeys(
+                ("cores", "batch_size", "batch_per_core"), is_count
+            ),
+            "recipe": dict,
+            "memory": {"total": is_number, "capacity": is_number},
+            "seconds": {"step": is_number},
+            "schedule": dict,
+        }
+    return read_object(path, form, *_ABOUT)
 
 
 def _plan(*arguments):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.io.json_files import write_json
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import locked
 from align_keras.io.optional import require
 from align_keras.io.progress import progress_steps
@@ -106,6 +107,7 @@ def write_comparison(
         A pair of a list of dicts and a string.
     """
     check_price(price)
+    check_list(topologies, "topologies")
     require("matplotlib", extra="plan")
     for topology in topologies:
         parse_topology(topology)

@@ -236,6 +236,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
             first.
 
         Raises:
-            ValueError: `vocabulary_size` leaves no room for words.
+            ValueError: `vocabulary_size` leaves no room for words, or `texts`
+                is a string.
         """
         return learn_word_pieces(texts, vocabulary_size, strip_accents)

@@ -19,6 +19,7 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
@@ -139,6 +140,8 @@ def write_index(
         raise ValueError(
             f"`kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}"
         )
+    check_list(labels, "labels")
+    check_list(templates, "templates")
     _check_qdrant(kind, qdrant, collection)
     templates = check_templates(list(templates), "templates")
     if kind == "auto":

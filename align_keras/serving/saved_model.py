@@ -13,6 +13,7 @@ from align_keras.io.atomic import atomic_directory
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import stored
 from align_keras.io.paths import local_path
 from align_keras.serving.towers import at_precision
@@ -112,6 +113,8 @@ def export_saved_model(
     )["embeddings"]
     ```
     """
+    check_list(classes, "classes")
+    check_list(templates, "templates")
     path = local_path(path)
     model.require_preprocessor()
     if keras.config.backend() == "torch":

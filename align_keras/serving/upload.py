@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from align_keras.io.folders import check_links
+from align_keras.io.lists import check_list
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import read_text
 from align_keras.models.handles import HUGGING_FACE
@@ -58,6 +59,7 @@ def upload(
     upload("run", "hf://me/birds", license="apache-2.0", language=["en"])
     ```
     """
+    check_list(language, "language")
     repository = handle.removeprefix(HUGGING_FACE)
     if repository == handle or repository.count("/") != 1:
         raise ValueError(

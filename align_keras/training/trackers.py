@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import require
 
@@ -157,11 +157,21 @@ def _closing(tracker):
 
 
 def _known_run(workdir, tracker):
+    return _known_runs(workdir).get(tracker)
+
+
+def _known_runs(workdir):
     path = Path(workdir) / RUNS
-    return read_json(path).get(tracker) if path.is_file() else None
+    if not path.is_file():
+        return {}
+    return read_object(
+        path,
+        {f"{tracker}?": str for tracker in TRACKERS},
+        "list of the runs of trackers",
+        "Remove it, and the run is a new one there.",
+    )
 
 
 def _keep_run(workdir, tracker, identity):
-    path = Path(workdir) / RUNS
-    known = read_json(path) if path.is_file() else {}
-    write_json(path, {**known, tracker: identity})
+    known = _known_runs(workdir)
+    write_json(Path(workdir) / RUNS, {**known, tracker: identity})

@@ -422,7 +422,7 @@ MANIFEST_CHANGES = [
     *[((), value) for value in ([], 3, None, "a")],
     *[(("arguments",), value) for value in (MISSING, [], "thumbnail_size", 1)],
     *[(("arguments", "fingerprint"), value) for value in (MISSING, [1], 3)],
-    *[(("shards",), value) for value in (MISSING, 3, "a", {}, ["sha256"], [1])],
+    *[(("shards",), v) for v in (MISSING, 3, "a", {}, [], ["sha256"], [1])],
     *[(("shards", 0, "file"), value) for value in (MISSING, [], 3, None)],
     *[(("shards", 0, "records"), value) for value in (MISSING, "3", -1, True)],
     *[(("shards", 0, "sha256"), value) for value in (3, [], None)],

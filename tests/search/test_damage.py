@@ -119,6 +119,18 @@ def test_damaged_vectors_in_a_cache_are_named(tmp_path, damage):
         cache.check(0, cache.load(0), ["a"])
 
 
+@pytest.mark.parametrize("readable", [None, 1.0, np.ones((1, 1))])
+def test_a_cache_of_images_tells_which_are_readable(tmp_path, readable):
+    owner = SimpleNamespace(fingerprint="f")
+    cache = VectorCache(tmp_path, owner, "data")
+    cache.save(0, vectors=np.ones((1, 9)), readable=np.ones(1))
+    assert cache.load(0, {"readable": 1})["readable"] == 1
+    kept = {} if readable is None else {"readable": readable}
+    cache.save(0, vectors=np.ones((1, 9)), **kept)
+    with pytest.raises(ValueError, match="00000.npz` is damaged"):
+        cache.load(0, {"readable": 1})
+
+
 def test_half_a_file_is_named_and_its_checksum_stays(library, vectors):
     def again():
         return embed(

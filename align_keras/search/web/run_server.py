@@ -7,6 +7,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from align_keras.io.lists import check_list
 from align_keras.io.optional import OptionalModule
 from align_keras.search.index import Index
 from align_keras.search.web.app import make_app
@@ -55,6 +56,7 @@ def serve(
         raise ValueError(
             f"`port` must lie between 0 and 65535. Received: port={port}"
         )
+    check_list(hosts, "hosts")
     index = Index(directory, qdrant, verify)
     # A port that is taken is better known before the model is loaded.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
