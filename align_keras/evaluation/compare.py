@@ -140,7 +140,16 @@ def compare_results(
 
 
 def _loaded(result: Result | str | Path) -> Result:
-    return result if isinstance(result, Result) else Result.load(result)
+    if isinstance(result, Result):
+        return result
+    loaded = Result.load(result)
+    for name in ("dataset", "model"):
+        if name not in loaded:
+            raise ValueError(
+                f"`{result}` does not tell its `{name}`, so nothing can be "
+                "compared with it: evaluate again."
+            )
+    return loaded
 
 
 def _require_same(first, second):
@@ -163,6 +172,11 @@ def _require_same(first, second):
                 "file must lie beside the JSON file."
             )
     for name in _given(first):
+        if {name} - {*first.outcomes} or {name} - {*second.outcomes}:
+            raise ValueError(
+                f"The outcomes of one of the results lack `{name}`: evaluate "
+                "both models again."
+            )
         if not np.array_equal(first.outcomes[name], second.outcomes[name]):
             raise ValueError(
                 "The two results are not of the same queries: they differ in "

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,11 +15,34 @@ from align_keras.evaluation.bootstrap import resample
 from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import is_number
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 
 # What the JSON file says of the outcomes.
 _DIGEST = "outcomes_sha256"
+
+
+# What error messages say of a result.
+_ABOUT = "result of `align-keras evaluate`", "Evaluate again."
+
+
+def _is_metric(value):
+    # What has no value is `null`.
+    return value is None or is_number(value)
+
+
+# Of the fields that are used of a result.
+_FORM = {
+    "task": str,
+    "dataset?": str,
+    "model?": str,
+    "intervals?": dict,
+    "ks?": [is_count],
+    **dict.fromkeys(("tasks?", "languages?", "categories?"), [str]),
+    f"{_DIGEST}?": lambda digest: digest is None or isinstance(digest, str),
+}
 
 
 class Result(dict):
@@ -76,12 +100,9 @@ class Result(dict):
                 outcomes beside it are those of another.
         """
         path = check_name(path)
-        values = read_json(path)
-        if not isinstance(values, dict) or "task" not in values:
-            raise ValueError(
-                f"`{path}` holds no result of `align-keras evaluate`: it "
-                "lacks the field `task`."
-            )
+        values = read_object(path, _FORM, *_ABOUT)
+        measured = dict.fromkeys(values.get("intervals", ()), _is_metric)
+        read_object(path, measured, *_ABOUT)
         outcomes = path.with_suffix(".npz")
         # Before there were digests, any file of that name was taken.
         digest = values.pop(_DIGEST, "")
@@ -89,8 +110,13 @@ class Result(dict):
             return cls(values)
         if digest:
             check_digest(outcomes, digest, f"evaluate anew into `{path}`")
-        with np.load(outcomes, allow_pickle=False) as arrays:
-            return cls(values, dict(arrays))
+        try:
+            with np.load(outcomes, allow_pickle=False) as arrays:
+                return cls(values, dict(arrays))
+        except (EOFError, TypeError, ValueError, BadZipFile):
+            raise ValueError(
+                f"`{outcomes}` is damaged: evaluate anew into `{path}`."
+            ) from None
 
     @property
     def metrics(self) -> dict[str, float]:

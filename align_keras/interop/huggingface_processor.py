@@ -113,7 +113,7 @@ def read_tokenizer(directory, **kwargs):
 
 def _read_fast_tokenizer(path, settings):
     """Return the vocabulary of a tokenizer.json; its settings win."""
-    form = {"model": {"vocab": _are_ids}, "added_tokens?": _are_tokens}
+    form = {"added_tokens?": _are_tokens}
     content = read_object(path, form, "tokenizer of BERT's kind", _DOWNLOAD)
     model, normalizer, pre_tokenizer = (
         _part(content, name, path)
@@ -150,7 +150,7 @@ def _read_fast_tokenizer(path, settings):
     ):
         if theirs in normalizer:
             settings[ours] = normalizer[theirs]
-    ids = dict(model["vocab"])
+    ids = dict(_part(model, "vocab", path))
     for token in content.get("added_tokens") or ():
         if token["content"] not in _SPECIAL.values():
             raise ValueError(
@@ -159,16 +159,13 @@ def _read_fast_tokenizer(path, settings):
                 f"by its vocabulary alone. Received: {token['content']!r}."
             )
         ids.setdefault(token["content"], token["id"])
-    vocabulary = sorted(ids, key=ids.get)
+    are_counts = all(map(is_count, ids.values()))
+    vocabulary = sorted(ids, key=ids.get) if are_counts else []
     if [ids[token] for token in vocabulary] != list(range(len(ids))):
         raise ValueError(
             f"The token ids in `{path}` must be 0 to {len(ids) - 1}, each once."
         )
     return vocabulary
-
-
-def _are_ids(value):
-    return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
 def _are_tokens(value):

@@ -11,6 +11,7 @@ from align_keras.data import open_records
 from align_keras.data.captions import caption_tables
 from align_keras.data.packing import _finished
 from align_keras.data.parts import commit_parts
+from align_keras.evaluation import compare_results
 from align_keras.evaluation.cxc_data import read_sentences
 from align_keras.evaluation.vtab import _best_trial
 from align_keras.interop.huggingface_processor import read_image_converter
@@ -113,7 +114,18 @@ FILES = {
     "tokenizer.json": (
         lambda path: read_tokenizer(path.parent),
         None,
-        [((), []), ((), {"model": []}), ((), {"model": {"vocab": {"a": []}}})],
+        [((), []), ((), 3), ((), {"added_tokens": [3]})],
+    ),
+    "result.json": (
+        lambda path: compare_results(path, path),
+        None,
+        [
+            *[((), value) for value in ([], 3, {}, {"task": []})],
+            *[((), {"task": "knn", name: 3}) for name in ("intervals", "ks")],
+            *[((), {"task": "knn", name: [3]}) for name in ("model", "tasks")],
+            ((), {"task": "knn", "intervals": {"top1": []}, "top1": "1"}),
+            ((), {"task": "knn", "intervals": {"top1": []}, "top1": [1]}),
+        ],
     ),
     "plan.json": (
         plan_store._read,
