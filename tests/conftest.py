@@ -35,10 +35,22 @@ def graphs_as_they_are():
     To optimise one takes longer than to run it a few times. Processes that
     tests start do so, as those of users.
     """
+    _optimise_graphs(False)
+
+
+@pytest.fixture
+def optimised_graphs():
+    """Optimise graphs, to give the same bits as a process of its own."""
+    _optimise_graphs(True)
+    yield
+    _optimise_graphs(False)
+
+
+def _optimise_graphs(do):
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": True}
+        {"disable_meta_optimizer": not do}
     )
 
 

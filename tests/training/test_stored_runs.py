@@ -100,6 +100,7 @@ def killed_at(step, words, workdir, environment):
     run.communicate()
 
 
+@pytest.mark.usefixtures("optimised_graphs")
 def test_a_killed_run_ends_with_the_weights_of_a_local_one(
     server, inputs, cache, tmp_path, capsys
 ):
