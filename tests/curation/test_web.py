@@ -656,9 +656,11 @@ def test_command_learns_a_vocabulary(
 ):
     learn, asked = vocabulary_of_texts.learn_word_pieces, []
 
-    def learn_word_pieces(texts, size):
+    def learn_word_pieces(texts, size, strip_accents):
+        # The signs of many scripts would go with the accents.
+        assert strip_accents == ("--multilingual" not in options)
         asked.append(size)
-        return learn(texts, size)
+        return learn(texts, size, strip_accents)
 
     monkeypatch.setattr(
         vocabulary_of_texts, "learn_word_pieces", learn_word_pieces

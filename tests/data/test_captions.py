@@ -16,6 +16,7 @@ from PIL import Image
 
 from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
+from align_keras.cli.evaluate import shared_options
 from align_keras.curation import curate
 from align_keras.curation.config import parse_config
 from align_keras.curation.ingest import find_columns
@@ -90,7 +91,7 @@ def test_columns_have_the_same_names_in_every_command(tmp_path, header):
         arguments = ["--model", "m", "--data", str(photos), *given]
         parser = argparse.ArgumentParser()
         retrieval.add_arguments(parser)
-        data = retrieval.open_captioned(parser.parse_args(arguments))
+        data = shared_options.captioned(parser.parse_args(arguments))
         assert [texts for _, _, texts in data.examples()] == [["a red bus"]]
     curate([captions], tmp_path / "clean", parse_config(COLUMNS))
     (row,) = pq.read_table(tmp_path / "clean" / "kept").to_pylist()

@@ -10,6 +10,7 @@ from tiny_align import image_file
 
 from align_keras.cli import main
 from align_keras.cli.evaluate import retrieval
+from align_keras.cli.evaluate import shared_options
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import sources
@@ -263,7 +264,7 @@ def options(*words):
 
 
 def examples(*words):
-    data = retrieval.open_captioned(options("--data", *words))
+    data = shared_options.captioned(options("--data", *words))
     found = [*data.examples()]
     # They are read more than once.
     assert [*data.examples()] == found
