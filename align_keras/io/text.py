@@ -26,6 +26,8 @@ _HEAD = 256
 # What texts do not have, unless they are read in the wrong encoding.
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f]")
 _ASCII_LETTERS = re.compile(rb"[ A-Za-z]")
+# Every other of so many bytes would be the high one of an ideograph.
+_ASCII_WORDS = re.compile(rb"[\t\n\r ,\":A-Za-z]{9}")
 # Letters from Cyrillic to Khmer, Japanese, Chinese and Korean, and what stands
 # among them.
 _LETTERS = re.compile(
@@ -72,6 +74,8 @@ def _order_of_letters(head):
     """Return the UTF-16 whose order of bytes makes letters of a text."""
     # Two letters of ASCII are one of Chinese, and few letters prove nothing.
     if len(head) < 10 or len(_ASCII_LETTERS.findall(head)) > 0.6 * len(head):
+        return None
+    if _ASCII_WORDS.search(head):
         return None
     # Any other letter of UTF-8 is several bytes that fit each other.
     text = head.decode("utf-8", "replace")

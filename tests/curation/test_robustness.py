@@ -80,7 +80,7 @@ def test_every_blemish_is_counted_and_has_an_outcome(tmp_path):
         "caf\ufffd au lait",
         "חתול על גדר",
         "猫 坐在 墙上",
-        " Same\tTEXT\xa0here ",
+        "Same\tTEXT\xa0here",
     ]
     assert kept(output)[0]["width"] is None
     assert kept(output)[-1]["url"] == "u10"
