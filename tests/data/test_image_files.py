@@ -14,7 +14,6 @@ from image_agreement import assert_shows
 from image_agreement import attempt
 from image_agreement import examine
 from image_agreement import in_export
-from image_agreement import in_graph
 from image_agreement import with_pillow
 from image_files import draw_file
 from PIL import Image
@@ -27,6 +26,7 @@ from align_keras.io.image_parts import MAX_PARTS
 from align_keras.io.images import UnknownRange
 from align_keras.io.images import decode_with_pillow
 from align_keras.preprocessing.agreement import decode_for_graph
+from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.serving.untrusted_images import read_images
 
 # Pillow says much of broken tags of TIFF.
@@ -144,7 +144,7 @@ def test_a_jpeg_that_lacks_scans_is_no_image_of_the_graph():
         pixels, kept = decode_for_graph(ended, MAX_PIXELS)
         np.testing.assert_array_equal(pixels, pillow)
         assert kept == whole
-        for decode in (in_graph, in_export):
+        for decode in (decode_in_graph, in_export):
             assert attempt(decode, contents) is None
             assert (attempt(decode, ended) is not None) == whole
         # Another whole image behind the end does not make up for it.
@@ -173,7 +173,7 @@ def test_what_is_lost_of_high_frequencies_alone_is_shown_by_all():
     narrow = scans[place][:4] + b"\1\x0a" + scans[place][6:]
     changed = [*scans[:place], narrow, *scans[place + 1 :]]
     pillow = attempt(with_pillow, b"\xff\xda\0".join(changed))
-    graph = attempt(in_graph, b"\xff\xda\0".join(changed))
+    graph = attempt(decode_in_graph, b"\xff\xda\0".join(changed))
     assert pillow is not None
     np.testing.assert_array_equal(graph, pillow)
 
@@ -194,7 +194,7 @@ def test_a_webp_that_is_to_end_within_a_chunk_is_refused(mode, lossless):
     for size in range(whole - len(exif) - 20, whole + 3):
         short = contents[:4] + struct.pack("<I", size) + contents[8:]
         pillow = attempt(with_pillow, short)
-        for decode in (in_graph, in_export):
+        for decode in (decode_in_graph, in_export):
             graph = attempt(decode, short)
             assert (graph is None) == (pillow is None), size - whole
             if pillow is not None:
@@ -221,7 +221,7 @@ def test_a_webp_of_one_chunk_ends_with_it(lossless, padded):
     for size in range(whole - 20, whole + 3):
         short = contents[:4] + struct.pack("<I", size) + contents[8:]
         pillow = attempt(with_pillow, short)
-        for decode in (in_graph, in_export):
+        for decode in (decode_in_graph, in_export):
             graph = attempt(decode, short)
             if graph is not None:
                 np.testing.assert_array_equal(graph, pillow)
@@ -274,7 +274,7 @@ def test_records_hold_what_was_made(tmp_path):
             record = decode_record(record)
             found.add(record["key"])
             file = made[record["key"]]
-            pixels = in_graph(record["image"]).numpy()
+            pixels = decode_in_graph(record["image"]).numpy()
             if file.pixels is not None:
                 assert_shows(file, pixels)
     for key, file in made.items():
@@ -308,9 +308,9 @@ def test_a_key_on_which_decoders_differ_is_refused(colour, channels, keys):
     palette = chunk(b"PLTE", bytes(9)) if colour == 3 else b""
     contents = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette
     end = chunk(b"IDAT", zlib.compress(row * 4)) + chunk(b"IEND", b"")
-    assert attempt(in_graph, contents + end) is not None
+    assert attempt(decode_in_graph, contents + end) is not None
     contents += b"".join(chunk(b"tRNS", key) for key in keys)
-    assert attempt(in_graph, contents + end) is None
+    assert attempt(decode_in_graph, contents + end) is None
     assert attempt(in_export, contents + end) is None
 
 
@@ -414,7 +414,7 @@ def test_a_gif_names_no_code_that_its_table_lacks():
             mistakes.add(int(generator.integers(3, min(count - 1, 200))))
         contents = gif_of_codes(generator, bits, count, mistakes)
         pillow = attempt(lambda c: decode_with_pillow(c), contents)
-        graph = attempt(in_graph, contents)
+        graph = attempt(decode_in_graph, contents)
         answers[graph is not None] += 1
         assert (graph is None) == (pillow is None), (bits, count, mistakes)
         if graph is not None:
@@ -446,10 +446,10 @@ def test_the_pixels_of_a_webp_end_with_their_chunk(lossless, extended):
             # Of two bytes, both may be none of the pixels'.
             pillow = attempt(with_pillow, short)
             refused += pillow is None
-            for decode in (in_graph, in_export):
+            for decode in (decode_in_graph, in_export):
                 graph = attempt(decode, short)
                 assert (graph is None) == (pillow is None), (less, name)
                 if graph is not None:
                     np.testing.assert_array_equal(graph, pillow)
     assert refused >= 4
-    np.testing.assert_array_equal(in_graph(whole), with_pillow(whole))
+    np.testing.assert_array_equal(decode_in_graph(whole), with_pillow(whole))

@@ -25,11 +25,6 @@ FATES = ("kept", "encoded", "skipped")
 
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-def in_graph(contents):
-    return decode_in_graph(contents)
-
-
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 def in_export(contents):
     return decode_in_graph(bounded(contents, MAX_PIXELS))
 
@@ -60,7 +55,7 @@ def examine(file):
         assert pillow is not None, file.kind
     if file.pixels is not None and pillow is not None:
         assert_shows(file, pillow)
-    for decode in (in_graph, in_export):
+    for decode in (decode_in_graph, in_export):
         pixels = attempt(decode, file.contents)
         if pixels is not None:
             np.testing.assert_array_equal(pixels, pillow, err_msg=file.kind)
@@ -72,7 +67,7 @@ def examine(file):
         return "skipped", exported
     assert pillow is not None, file.kind
     assert tuple(size[::-1]) == pillow.shape[:2], file.kind
-    pixels = in_graph(contents)
+    pixels = decode_in_graph(contents)
     np.testing.assert_array_equal(pixels, pillow, err_msg=file.kind)
     again = with_pillow(contents)
     np.testing.assert_array_equal(again, pillow, err_msg=file.kind)

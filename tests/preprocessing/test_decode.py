@@ -16,9 +16,7 @@ from align_keras.io.image_parts import exif_orientation
 from align_keras.preprocessing import agreement
 from align_keras.preprocessing import decode
 
-_graph = tf.function(
-    decode.decode_in_graph, input_signature=[tf.TensorSpec((), tf.string)]
-)
+_graph = decode.decode_in_graph
 
 
 def _encode(image, form, **options):
