@@ -117,6 +117,15 @@ class RecordOrder:
             yield from self._windows_of_epoch(epoch, position)
             position = index
 
+    def places(self, start=0):
+        """Yield the file, and the number in it, of each record of the stream.
+
+        Args:
+            start: int. The number of the first record.
+        """
+        for window in self.windows(start):
+            yield from window.records()
+
     def spans(self, window):
         """Tell where the pieces of a window lie in their files.
 

@@ -183,8 +183,7 @@ def records_of_step(
     records = open_records(records)
     part = shard_index, shard_count
     order = _order(records, seed, shuffle_buffer, part, language_exponent)
-    windows = order.windows(step * batch_size)
-    found = itertools.chain.from_iterable(w.records() for w in windows)
+    found = order.places(step * batch_size)
     return [
         {
             "file": file,

@@ -15,6 +15,7 @@ from align_keras.evaluation.bootstrap import resample
 from align_keras.io.atomic import atomic_file
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
+from align_keras.io.json_files import check_form
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import is_number
 from align_keras.io.json_files import read_object
@@ -102,7 +103,7 @@ class Result(dict):
         path = check_name(path)
         values = read_object(path, _FORM, *_ABOUT)
         measured = dict.fromkeys(values.get("intervals", ()), _is_metric)
-        read_object(path, measured, *_ABOUT)
+        check_form(values, measured, path, *_ABOUT)
         outcomes = path.with_suffix(".npz")
         # Before there were digests, any file of that name was taken.
         digest = values.pop(_DIGEST, "")

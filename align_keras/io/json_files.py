@@ -100,12 +100,30 @@ def read_object(
             file and the field.
     """
     value = read_json(path)
+    check_form(value, form, path, what, remedy)
+    return value
+
+
+def check_form(
+    value: Any, form: Any, path: str | Path, what: str, remedy: str
+) -> None:
+    """Refuse what was read from a file and is not what is made of it.
+
+    Args:
+        value: what the file holds.
+        form: see `read_object`; also a list of one form.
+        path: string or `pathlib.Path`, for the message.
+        what: string. What error messages call the file.
+        remedy: string. What error messages tell to do.
+
+    Raises:
+        ValueError: It has not that form; the message names the field.
+    """
     told = unfit_field(value, form)
     if told is not None:
         raise ValueError(
             f"`{path}` is no {what}, or damaged: it {told}. {remedy}"
         )
-    return value
 
 
 def unfit_field(value: Any, form: Any, name: str = "") -> str | None:

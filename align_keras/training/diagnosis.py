@@ -72,10 +72,7 @@ class Diagnosis:
         """
         records = open_records(self._data)
         counts = {file: n for file, n in records.counts.items() if n}
-        order = RecordOrder(counts, self._seed, 2048)
-        places = itertools.chain.from_iterable(
-            window.records() for window in order.windows(0)
-        )
+        places = RecordOrder(counts, self._seed, 2048).places()
         offsets = functools.cache(record_offsets)
         for file, i in itertools.islice(places, records.total):
             begin, end = offsets(file)[i : i + 2]

@@ -22,9 +22,9 @@ from align_keras.io.atomic import atomic_file
 from align_keras.io.file_names import is_image
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import list_files
+from align_keras.io.json_files import check_form
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import read_json
-from align_keras.io.json_files import unfit_field
 from align_keras.io.mirrors import local_copy
 from align_keras.io.word_pieces import read_vocabulary
 from align_keras.models import presets
@@ -125,12 +125,13 @@ def count_once(records, workdir, step):
             temporary.write_text(json.dumps(listed))
         return records
     listed = read_json(path)
-    told = unfit_field(listed, [_is_counted])
-    if told is not None:
-        raise ValueError(
-            f"`{path}` is no list of the files of a run, or damaged: it "
-            f"{told}. Remove it, and the records are counted anew."
-        )
+    check_form(
+        listed,
+        [_is_counted],
+        path,
+        "list of the files of a run",
+        "Remove it, and the records are counted anew.",
+    )
     if [name for name, _ in listed] != names:
         raise ValueError(
             f"`{workdir}` holds a run on {len(listed)} files of other names "
