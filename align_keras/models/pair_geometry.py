@@ -9,12 +9,13 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.losses import cross_replica_gather
+from align_keras.models.pair_metric import PairMetric
 
 EMBEDDINGS = ("image", "text")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class Alignment(keras.metrics.Mean):
+class Alignment(PairMetric):
     """Mean squared distance of an image and its text.
 
     0 where every text lies on its image, 2 where they are orthogonal.
@@ -36,58 +37,28 @@ class Alignment(keras.metrics.Mean):
         - [Wang and Isola, 2020](https://arxiv.org/abs/2005.10242)
     """
 
-    # `AlignDualEncoder` passes its mask to metrics that say so.
-    takes_mask = True
-
     def __init__(self, name="alignment", dtype=None):
         super().__init__(name, dtype)
 
-    def update_state(
-        self, image_embeddings, text_embeddings, sample_weight=None, mask=None
-    ):
-        """Count the pairs of a batch.
-
-        Args:
-            image_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            text_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            sample_weight: Optional tensor of shape `(batch,)`.
-            mask: Optional bool tensor of shape `(batch,)`, False for rows
-                that only fill up the batch.
-        """
-        images, texts = (
-            ops.cast(rows, self.dtype)
-            for rows in (image_embeddings, text_embeddings)
-        )
-        super().update_state(
+    def measure(self, images, texts, sample_weight, mask):
+        images, texts = (ops.cast(rows, self.dtype) for rows in (images, texts))
+        return (
             ops.sum(ops.square(images - texts), axis=1),
             _weights(images, sample_weight, mask),
         )
 
 
-class _MeanOverTwo(keras.metrics.Mean):
+class _MeanOverTwo(PairMetric):
     """A mean over every two rows of the global batch.
 
     Two rows weigh the product of their weights. It takes the matrix of all of
     them.
     """
 
-    takes_mask = True
-
-    def update_state(
-        self, image_embeddings, text_embeddings, sample_weight=None, mask=None
-    ):
-        """Count every two pairs of a batch.
-
-        Args:
-            image_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            text_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            sample_weight: Optional tensor of shape `(batch,)`.
-            mask: Optional bool tensor of shape `(batch,)`, False for rows
-                that only fill up the batch.
-        """
+    def measure(self, images, texts, sample_weight, mask):
         rows = self.rows(
-            ops.cast(image_embeddings, self.dtype),
-            ops.cast(text_embeddings, self.dtype),
+            ops.cast(images, self.dtype),
+            ops.cast(texts, self.dtype),
         )
         weights = _weights(rows, sample_weight, mask)
         columns = cross_replica_gather(rows)
@@ -98,7 +69,7 @@ class _MeanOverTwo(keras.metrics.Mean):
         # Each two once, on the replica of the first.
         later = others > ops.expand_dims(own, 1)
         both = ops.expand_dims(weights, 1) * cross_replica_gather(weights)
-        super().update_state(
+        return (
             ops.reshape(self.compare(rows, columns), (-1,)),
             ops.reshape(both * ops.cast(later, self.dtype), (-1,)),
         )

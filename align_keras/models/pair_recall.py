@@ -5,12 +5,13 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.losses import cross_replica_gather
+from align_keras.models.pair_metric import PairMetric
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class PairRecall(keras.metrics.Mean):
+class PairRecall(PairMetric):
     """How often the own text of an image is among the best `k` of the batch.
 
     Ranks are those of the cosines within the global batch; of equal scores,
@@ -35,9 +36,6 @@ class PairRecall(keras.metrics.Mean):
     ```
     """
 
-    # `AlignDualEncoder` passes its mask to metrics that say so.
-    takes_mask = True
-
     def __init__(self, k=5, direction="image_to_text", name=None, dtype=None):
         if direction not in DIRECTIONS:
             raise ValueError(
@@ -52,19 +50,8 @@ class PairRecall(keras.metrics.Mean):
         self.k = k
         self.direction = direction
 
-    def update_state(
-        self, image_embeddings, text_embeddings, sample_weight=None, mask=None
-    ):
-        """Count the pairs of a batch.
-
-        Args:
-            image_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            text_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            sample_weight: Optional tensor of shape `(batch,)`.
-            mask: Optional bool tensor of shape `(batch,)`, False for rows
-                that only fill up the batch.
-        """
-        rows, columns = image_embeddings, text_embeddings
+    def measure(self, images, texts, sample_weight, mask):
+        rows, columns = images, texts
         if self.direction == "text_to_image":
             rows, columns = columns, rows
         scores = ops.matmul(rows, ops.transpose(cross_replica_gather(columns)))
@@ -83,7 +70,7 @@ class PairRecall(keras.metrics.Mean):
         earlier = ops.arange(ops.shape(scores)[1], dtype="int32") < own
         before = (scores > best) | ((scores == best) & earlier)
         rank = ops.sum(ops.cast(before, "int32"), axis=1)
-        super().update_state(ops.cast(rank < self.k, "float32"), sample_weight)
+        return ops.cast(rank < self.k, "float32"), sample_weight
 
     def get_config(self):
         config = super().get_config()
