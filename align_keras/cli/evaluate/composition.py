@@ -1,33 +1,20 @@
 """`align-keras evaluate composition`."""
 
 from align_keras.cli.evaluate import shared_options
-from align_keras.cli.options import add_allow_outside
 
 TESTS = ("winoground", "sugarcrepe", "vg-relation", "vg-attribution")
 
 
 def add_arguments(parser):
     """Declare the options."""
-    shared_options.add_model(parser)
-    shared_options.add_embedding(parser)
-    parser.add_argument(
-        "--test", required=True, choices=TESTS, help="whose form the data have"
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="the published files: examples.jsonl, add_att.json and others, "
+    shared_options.add_published(
+        parser,
+        TESTS,
+        data="the published files: examples.jsonl, add_att.json and others, "
         "or visual_genome_relation.json",
-    )
-    parser.add_argument(
-        "--images",
-        metavar="FOLDER",
-        help="MSCOCO's val2017 for sugarcrepe; of the others, `images` in "
+        images="MSCOCO's val2017 for sugarcrepe; of the others, `images` in "
         "--data unless this says otherwise",
     )
-    shared_options.add_name(parser)
-    add_allow_outside(parser)
 
 
 def run(args):

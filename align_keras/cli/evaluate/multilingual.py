@@ -1,30 +1,19 @@
 """`align-keras evaluate multilingual`."""
 
 from align_keras.cli.evaluate import shared_options
-from align_keras.cli.options import add_allow_outside
 
 TESTS = ("xm3600", "multi30k")
 
 
 def add_arguments(parser):
     """Declare the options."""
-    shared_options.add_model(parser)
-    shared_options.add_embedding(parser)
-    parser.add_argument(
-        "--test", required=True, choices=TESTS, help="whose form the data have"
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="the published files: a folder with captions.jsonl, or the "
+    shared_options.add_published(
+        parser,
+        TESTS,
+        data="the published files: a folder with captions.jsonl, or the "
         "repository of Multi30k",
-    )
-    parser.add_argument(
-        "--images",
-        metavar="FOLDER",
-        help="images of Flickr30k for multi30k; of xm3600, `images` in --data "
-        "unless this says otherwise",
+        images="images of Flickr30k for multi30k; of xm3600, `images` in "
+        "--data unless this says otherwise",
     )
     parser.add_argument(
         "--languages",
@@ -38,8 +27,6 @@ def add_arguments(parser):
         metavar="N",
         help="take the first N of xm3600 in each language (default: all)",
     )
-    shared_options.add_name(parser)
-    add_allow_outside(parser)
     shared_options.add_depths(parser, [1, 5, 10])
 
 

@@ -93,6 +93,26 @@ def add_name(parser):
     parser.add_argument("--name", help="what to call the data set")
 
 
+def add_published(parser, tests, data, images):
+    """Declare the model, and a test whose files are as they are published.
+
+    Args:
+        parser: `argparse.ArgumentParser`.
+        tests: tuple of strings. Names of the tests.
+        data: string. What the help says of the folder of the files.
+        images: string. What it says of the folder of the images.
+    """
+    add_model(parser)
+    add_embedding(parser)
+    parser.add_argument(
+        "--test", required=True, choices=tests, help="whose form the data have"
+    )
+    parser.add_argument("--data", required=True, metavar="FOLDER", help=data)
+    parser.add_argument("--images", metavar="FOLDER", help=images)
+    add_name(parser)
+    add_allow_outside(parser)
+
+
 def add_captioned(parser):
     """Declare images with captions."""
     parser.add_argument(
