@@ -10,7 +10,9 @@ from typing import NamedTuple
 from align_keras.data.captions import find_caption_file
 from align_keras.data.captions import holds_images
 from align_keras.data.record_files import open_records
+from align_keras.data.sources import UNNAMED
 from align_keras.data.sources import why_closed
+from align_keras.io.file_names import OTHER_SUFFIXES
 from align_keras.io.file_names import is_archive
 from align_keras.io.file_names import is_arrow
 from align_keras.io.file_names import is_image
@@ -18,10 +20,16 @@ from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_packed
 from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import is_records
+from align_keras.io.file_names import is_unfinished_image
 from align_keras.io.file_names import list_files
 from align_keras.io.file_names import may_hold_images
 from align_keras.io.file_names import sample_key
+from align_keras.io.file_names import suffix_of
 from align_keras.io.file_names import walk_folder
+from align_keras.io.folders import require_regular
+from align_keras.io.folders import resolve_within
+from align_keras.io.image_parts import HEAD_BYTES
+from align_keras.io.image_parts import begins_as_image
 from align_keras.io.stores import scheme_of
 from align_keras.io.text import clean_text
 
@@ -37,6 +45,7 @@ _BESIDE = {
 NOT_LISTED = "no usable row in the caption file"
 WITHIN = "archive or records in a folder within"
 PACKED = "archive of a kind that is not read"
+UNFINISHED = "unfinished download"
 
 
 class Found(NamedTuple):
@@ -133,13 +142,32 @@ def _candidates(source, allow_outside):
     """As `held_in`, with Parquet files that have not been looked into."""
     if os.path.isdir(source):
         files, closed = walk_folder(source, allow_outside)
-    elif os.path.isfile(source) or scheme_of(source):
+        found = [
+            name
+            for name in files
+            if may_hold_images(name) or _is_unnamed(source, name, allow_outside)
+        ]
+        return sorted((*found, *closed))
+    if os.path.isfile(source) or scheme_of(source):
         return []
-    else:
-        found = [name for name in glob.glob(str(source)) if not is_junk(name)]
-        files = [name for name in found if not os.path.isdir(name)]
-        closed = [name for name in found if os.path.isdir(name)]
-    return sorted((*filter(may_hold_images, files), *closed))
+    found = [name for name in glob.glob(str(source)) if not is_junk(name)]
+    return sorted(n for n in found if os.path.isdir(n) or may_hold_images(n))
+
+
+def _is_unnamed(folder, name, allow_outside):
+    """Whether a file is an image whose name does not end as images do."""
+    if is_unfinished_image(name):
+        return True
+    if suffix_of(name) in OTHER_SUFFIXES:
+        return False
+    try:
+        path = resolve_within(folder, name, allow_outside)
+        require_regular(path)
+        with open(path, "rb") as file:
+            return begins_as_image(file.read(HEAD_BYTES))
+    except OSError:
+        # Whoever reads it will say so.
+        return False
 
 
 def _without_tables_of_texts(names, candidates, folder):
@@ -231,6 +259,10 @@ def _why(found, path, name, folder, allow_outside):
             )
         listed = found.kind == "listed"
         return NOT_LISTED if listed else _BESIDE[found.kind], None
+    if is_unfinished_image(name):
+        return UNFINISHED, None
+    if not may_hold_images(name):
+        return UNNAMED, "rename it, as in `0.jpg`"
     if is_arrow(name):
         return PACKED, "write it as Parquet"
     if is_packed(name):

@@ -28,6 +28,28 @@ def key_of(name):
     return posixpath.splitext(name)[0]
 
 
+def keep_apart(pairs):
+    """Give images of one key names of their own, where a stream holds them.
+
+    Names in archives, tables and records are often none: `image.jpg` in each
+    row, `0.jpg` in each archive. The first image keeps its name, others have
+    a digest of their bytes in it; copies of an image share theirs.
+    """
+    first = {}
+    for name, read, captions in pairs:
+        if isinstance(read, sources.Contents):
+            # 100 bytes for each key: ten million of them are a gigabyte.
+            own = _digest(read.contents)
+            if first.setdefault(_digest(key_of(name).encode()), own) != own:
+                stem, suffix = posixpath.splitext(name)
+                name = f"{stem}-{own:016x}{suffix}"
+        yield name, read, captions
+
+
+def _digest(contents):
+    return int.from_bytes(hashlib.blake2b(contents, digest_size=8).digest())
+
+
 class Source(typing.NamedTuple):
     """Pairs to pack, as `sources` yields them.
 
@@ -121,7 +143,9 @@ def open_source(
     else:
         archives = found.kind == "archive"
         read = tars.from_archive if archives else sources.from_records
-        pairs = read_files(source, files, read, tally, allow_outside)
+        pairs = keep_apart(
+            read_files(source, files, read, tally, allow_outside)
+        )
         opened = Source(pairs, stream_bytes=_size(files))
     if not counts_others:
         return opened
@@ -181,7 +205,9 @@ def _open_tables(
         )
 
     def pairs(tally):
-        return read_files(named, tables, read_table, tally, allow_outside)
+        return keep_apart(
+            read_files(named, tables, read_table, tally, allow_outside)
+        )
 
     if not hold_out:
         return Source(pairs(tally), stream_bytes=size)

@@ -18,7 +18,6 @@ from align_keras.data.captions import iterate_captions
 from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
 from align_keras.data.tally import Tally
-from align_keras.io.file_names import is_unfinished_image
 from align_keras.io.file_names import list_images
 from align_keras.io.file_names import records_stem
 from align_keras.io.file_names import stem_of
@@ -34,6 +33,8 @@ from align_keras.io.text import split_lines
 
 # Why a file is left out that is not where it should be.
 OUTSIDE = "outside the folder"
+# An image that is not taken for one.
+UNNAMED = "image without its suffix"
 # Captions of one image.
 MAX_TEXT_BYTES = 8 * 2**20
 
@@ -142,9 +143,8 @@ def from_folder(
         allow_outside: bool. See `from_caption_file`.
         holds: callable. Takes a name and tells whether to take the image.
             Defaults to all.
-        counts_others: bool. Whether text files without an image, and
-            unfinished downloads, are counted where `names` are not given.
-            Defaults to `True`.
+        counts_others: bool. Whether text files without an image are counted
+            where `names` are not given. Defaults to `True`.
 
     Yields:
         `(name, image, captions)`, see the module.
@@ -169,8 +169,6 @@ def from_folder(
         for name in walk_folder(folder, allow_outside)[0]:
             if suffix_of(name) == ".txt" and stem_of(name) not in stems:
                 tally.leave_out(clean_text(name), "no image of that name")
-            elif is_unfinished_image(name):
-                tally.leave_out(clean_text(name), "unfinished download")
 
 
 def why_closed(

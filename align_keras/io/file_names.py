@@ -85,6 +85,18 @@ ARCHIVE_SUFFIXES = (
     ".tar.xz",
     ".txz",
 )
+# Of what there may be as much as there are images or records.
+OTHER_SUFFIXES = (
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".xml",
+    ".html",
+    ".idx",
+    ".npy",
+)
 _ANY_IMAGE = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
 # Addresses and programs append to it.
 _IMAGE_SUFFIX = re.compile(r"\.[A-Za-z0-9]+")

@@ -5,6 +5,7 @@ colour profile or a text is passed over. `align_keras.preprocessing.orientation`
 does the same in a graph.
 """
 
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -27,6 +28,14 @@ WEBP_HAS_EXIF = 0x08
 MAX_PARTS = 1 << 14
 MAX_EXIF_BYTES = 1 << 20
 MAX_EXIF_ENTRIES = 128
+
+# What files of images begin with, of which no other kind of file is likely to.
+HEAD_BYTES = 16
+_IMAGES_BEGIN = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*"
+    rb"|....ftypavi[fs]|\0\0\0\x0cjP  \r\n|BM....\0\0\0\0",
+    re.DOTALL,
+)
 
 ORIENTATION_TAG = 0x0112
 # Types of numbers in EXIF that have four bytes, signed or not.
@@ -117,6 +126,14 @@ def _read_webp_chunk(head):
     length = int.from_bytes(head[4:], "little")
     # The next begins at an even place.
     return head[:4], 8, length, 8 + length + length % 2
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Return whether the first `HEAD_BYTES` of a file are those of an image.
+
+    Netpbm and bare JPEG 2000 say too little there.
+    """
+    return _IMAGES_BEGIN.match(head) is not None
 
 
 def is_common(contents: bytes) -> bool:

@@ -1,11 +1,13 @@
 """Sources with odd files: each is read, or counted, or one clear error."""
 
 import argparse
+import io
 import json
 import os
 
 import pytest
 from archive_files import write_archive
+from PIL import Image
 from tiny_align import image_file
 
 from align_keras.cli import main
@@ -89,6 +91,52 @@ def test_what_stands_behind_a_suffix_hides_no_image(tmp_path, folder, behind):
     members = {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
     write_archive(tmp_path / "0.tar", members)
     assert packed(tmp_path / "0.tar", tmp_path / "2") == (expected, left_out)
+
+
+def pictures():
+    """An image of each format that begins as no other file does."""
+    image = Image.new("RGB", (8, 8))
+    Image.init()
+    for kind in (
+        "JPEG",
+        "PNG",
+        "GIF",
+        "WEBP",
+        "TIFF",
+        "BMP",
+        "JPEG2000",
+        "AVIF",
+    ):
+        if kind in Image.SAVE:
+            body = io.BytesIO()
+            image.save(body, kind)
+            yield kind, body.getvalue()
+
+
+@pytest.mark.parametrize("name", ["0001", "b.1", "b.png.bak", "b.thm"])
+def test_images_without_their_suffix_are_named(tmp_path, folder, name):
+    reason = "image without its suffix"
+    named = dict(pictures())
+    assert len(named) >= 7
+    for kind, body in named.items():
+        (folder / kind).mkdir()
+        (folder / kind / name).write_bytes(body)
+    (folder / "nothing").mkdir()
+    (folder / "nothing" / name).write_bytes(b"MMII RIFF no image at all")
+    expected = {f"{kind}/{name}": reason for kind in named}
+    captions, left_out = packed(folder, tmp_path / "1")
+    assert captions == {"a": ["a text"]} and left_out == expected
+    assert embedded(folder)[1].keys() == expected.keys()
+    members = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    write_archive(tmp_path / "0.tar", members)
+    # Samples have the names of their files up to the first dot.
+    samples = [f"{kind}/{name.split('.')[0]}" for kind in (*named, "nothing")]
+    left_out = dict.fromkeys(samples, "no image")
+    assert packed(tmp_path / "0.tar", tmp_path / "2") == (captions, left_out)
 
 
 # === Links that lead nowhere ===
@@ -323,8 +371,9 @@ def test_what_evaluation_leaves_out_is_named(tmp_path, folder, caplog):
     (folder / "b.png").symlink_to("nowhere")
     os.mkdir(folder / "sub")
     (folder / "sub" / "c.txt").write_text("of no image")
-    for name in ("d.png.part", "D.JPG.crdownload", "notes.part"):
+    for name in ("d.png.part", "D.JPG.crdownload"):
         (folder / "sub" / name).write_bytes(PNG[:90])
+    (folder / "sub" / "notes.part").write_text("no image")
     assert examples(folder) == {"a.png": ["a text"]}
     assert "Left out b.png: missing file" in caplog.text
     assert "Left out sub/c.txt: no image of that name" in caplog.text
@@ -466,6 +515,10 @@ def fill(folder):
         (folder / name).write_bytes(b"anything")
     for name in ("notes.csv.gz", "notes.md", "sub/.h.tar", "0_stats.json"):
         (folder / name).write_bytes(b"nothing of ours")
+    # Whether they are images, their contents tell.
+    unnamed = ("scan", "sub/0001", "i.png.1", "sub/i.png.bak", "j.part")
+    for name in (*unnamed, "k.png.part"):
+        (folder / name).write_bytes(PNG)
     packed = "archive of a kind that is not read"
     within = "archive or records in a folder within"
     return {
@@ -477,6 +530,8 @@ def fill(folder):
         "sub/e.tar.gz": within,
         "sub/g.tfrecord-00000-of-00002": within,
         "sub/p.parquet": within,
+        **dict.fromkeys(unnamed, "image without its suffix"),
+        "k.png.part": "unfinished download",
     }
 
 
