@@ -30,6 +30,7 @@ from align_keras.curation.stages import unfinished_name
 from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.json_files import is_count
 from align_keras.io.lists import path_list
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.mirrors import stored
@@ -210,7 +211,12 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
 
 def _finished(target, key):
     """The manifest of an earlier run of the same, or `None`."""
-    manifest = target.read_json("manifest.json")
+    manifest = target.read_object(
+        "manifest.json",
+        {"key": str, "rows": is_count, "kept": is_count, "dropped": is_count},
+        "manifest of curated rows",
+        "Choose another directory or remove it.",
+    )
     if manifest and manifest["key"] == key:
         return manifest
     others = set(target.list()) - {".stages", LOCK_NAME}

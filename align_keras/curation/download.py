@@ -18,11 +18,13 @@ from pathlib import Path
 
 from align_keras.curation.addresses import refusal
 from align_keras.io.atomic import atomic_file
+from align_keras.io.file_names import glob_visible
 from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import list_files
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.kept_rows import kept_folder
+from align_keras.io.lists import check_list
 from align_keras.io.mirrors import locked
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
@@ -119,6 +121,7 @@ def download(
             f"`output_format` must be one of {', '.join(OUTPUT_FORMATS)}. "
             f"Received: {output_format!r}"
         )
+    check_list(extra_arguments, "extra_arguments")
     program = find_program(command)
     output = local_path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -308,7 +311,7 @@ def read_downloads(folder: str | Path) -> dict:
     folder = Path(folder)
     failures, pairs, good = {}, 0, 0
     files = [Path(file) for file in list_files(folder, is_parquet)]
-    finished = {_shard(file) for file in folder.glob(STATISTICS)}
+    finished = {_shard(file) for file in glob_visible(folder, STATISTICS)}
     files = [file for file in files if _shard(file) in finished]
     if not files:
         raise FileNotFoundError(
@@ -325,8 +328,10 @@ def read_downloads(folder: str | Path) -> dict:
             else:
                 reason = _reason(row)
                 failures[reason] = failures.get(reason, 0) + 1
-    begun = {path.name.split(".")[0] for path in folder.glob("*.tar")}
-    begun |= {path.name.split(".")[0] for path in folder.glob("*.tfrecord")}
+    begun = {path.name.split(".")[0] for path in glob_visible(folder, "*.tar")}
+    begun |= {
+        path.name.split(".")[0] for path in glob_visible(folder, "*.tfrecord")
+    }
     return {
         "pairs": pairs,
         "downloaded": good,
@@ -402,7 +407,7 @@ def _wait(process, folder, pairs, progress):
 def _attempted(folder):
     """Number of pairs in finished shards."""
     total = 0
-    for file in Path(folder).glob(STATISTICS):
+    for file in glob_visible(folder, STATISTICS):
         try:
             total += read_json(file)["count"]
         except (ValueError, KeyError, OSError):

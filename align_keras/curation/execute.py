@@ -24,6 +24,8 @@ from align_keras.curation.scores import join_scores
 from align_keras.curation.storage import Storage
 from align_keras.io.atomic import OF_THE_MACHINE
 from align_keras.io.fingerprints import fingerprint
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import unfit_field
 from align_keras.io.optional import OptionalModule
 
 ibis = OptionalModule("ibis", extra="curation")
@@ -345,7 +347,12 @@ def _read_part(root, stage, task):
     """
     storage = Storage(root)
     part = f"part-{task.number:06d}.stage"
-    notes = storage.read_json(f"{stage}/.{part}.json")
+    notes = storage.read_object(
+        f"{stage}/.{part}.json",
+        _are_notes_of_a_part,
+        "note of a file that was read",
+        "Remove it, and run `align-keras curate` again.",
+    )
     if notes is None:
         # A killed run's helper may still be writing its own.
         unfinished = f"{stage}/.{part}.{secrets.token_hex(4)}.unfinished"
@@ -364,6 +371,12 @@ def _read_part(root, stage, task):
             storage.move(unfinished, f"{stage}/{part}")
         storage.write_json(f"{stage}/.{part}.json", notes)
     return task.number, notes
+
+
+def _are_notes_of_a_part(value):
+    whole = {"counts": {"*": is_count}, "columns": [str]}
+    forms = ({"damaged": str}, whole)
+    return any(unfit_field(value, form) is None for form in forms)
 
 
 def _summarize(files, parts):

@@ -6,6 +6,7 @@ from align_keras.curation.config import RULES
 from align_keras.curation.config import sees_remaining
 from align_keras.curation.engine import open_engine
 from align_keras.curation.rule_parts import token_grams
+from align_keras.curation.stages import read_notes
 from align_keras.curation.storage import Storage
 
 # Of what a rule objects to in one row.
@@ -37,7 +38,7 @@ def explain(output: str | Path, row_id: str | int) -> list[dict]:
     ```
     """
     target = Storage(output)
-    manifest = target.read_json("manifest.json")
+    manifest = read_manifest(target)
     if manifest is None:
         raise FileNotFoundError(
             f"`{output}` holds no finished result; run `align-keras curate`."
@@ -47,6 +48,31 @@ def explain(output: str | Path, row_id: str | int) -> list[dict]:
         return _Result(target, manifest, engine).explain(str(row_id))
     finally:
         engine.close()
+
+
+def read_manifest(target):
+    """Read what `curate` wrote about its result, or `None`.
+
+    Raises:
+        ValueError: It is damaged; the message names the file and the field.
+    """
+    return target.read_object(
+        "manifest.json",
+        _MANIFEST,
+        "manifest of curated rows",
+        "Remove what lies with it, and run `align-keras curate` again.",
+    )
+
+
+# What is made of it.
+_MANIFEST = {
+    "stages": str,
+    "rows_stage": str,
+    "files": {"dropped": [str]},
+    "rules": [{"name": str, "kind": str, "parameters": dict}],
+    "tables": {"*": str},
+    "config": {"counted_rows": str},
+}
 
 
 class _Result:
@@ -62,7 +88,7 @@ class _Result:
         self.verdicts = engine.read(target.root, manifest["files"]["dropped"])
 
     def read(self, stage):
-        notes = self.stages.read_json(f"{stage}.json")
+        notes = read_notes(self.stages, stage)
         if notes is None:
             raise FileNotFoundError(
                 "The intermediate tables of this result have been discarded; "

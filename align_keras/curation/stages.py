@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 
+from align_keras.io.json_files import is_count
 from align_keras.io.optional import OptionalModule
 
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
@@ -101,7 +102,7 @@ class Stages:
 
     def notes(self, stage):
         """What `finish` has written about a stage, or `None`."""
-        return self.storage.read_json(f"{stage}.json")
+        return read_notes(self.storage, stage)
 
     def read(self, stage):
         """A finished stage as an Ibis table."""
@@ -127,3 +128,17 @@ class Stages:
     def _rows(self, name):
         with self.storage.open_input(name) as file:
             return parquet.read_metadata(file).num_rows
+
+
+def read_notes(storage, stage):
+    """What was written about a finished stage, or `None`.
+
+    Raises:
+        ValueError: It is damaged; the message names the file and the field.
+    """
+    return storage.read_object(
+        f"{stage}.json",
+        {"files": [str], "rows": is_count, "ingest?": dict},
+        "note of a stage",
+        "Remove it, and run `align-keras curate` again.",
+    )

@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 
 from align_keras.io.atomic import atomic_file
-from align_keras.io.json_files import read_json
+from align_keras.io.folders import MAX_FILE_BYTES
+from align_keras.io.json_files import check_form
+from align_keras.io.json_files import parse_json
+from align_keras.io.json_files import read_object
 from align_keras.io.locks import directory_lock
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import clean_text
@@ -87,14 +90,26 @@ class Storage:
         """Open a file to be read, in bytes."""
         return self.system.open_input_file(self._path(name))
 
-    def read_json(self, name):
-        """The contents of a JSON file, or `None` where there is none."""
+    def read_object(self, name, form, what, remedy):
+        """A JSON object of a certain form, or `None` where there is none.
+
+        See `align_keras.io.json_files.read_object`.
+        """
         if not self.exists(name):
             return None
         if self.local:
-            return read_json(self._path(name))
+            return read_object(self._path(name), form, what, remedy)
         with self.open_input(name) as file:
-            return json.loads(file.read())
+            text = file.read(MAX_FILE_BYTES)
+        address = self.address(name)
+        try:
+            value = parse_json(text.decode())
+        except ValueError as error:
+            raise ValueError(
+                f"`{address}` is no {what}, or damaged: {error}. {remedy}"
+            ) from None
+        check_form(value, form, address, what, remedy)
+        return value
 
     def write_text(self, name, text):
         """Write a file that appears as a whole."""

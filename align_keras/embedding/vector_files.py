@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.io.claims import claim
+from align_keras.io.file_names import glob_visible
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import resolve_within
@@ -200,7 +201,7 @@ def claim_vectors(
         ValueError: it holds vectors of other arguments.
     """
     path = directory / ARGUMENTS
-    if not path.is_file() and any(directory.glob("*.parquet")):
+    if not path.is_file() and glob_visible(directory, "*.parquet"):
         raise FileExistsError(
             f"`{directory}` holds Parquet files but no {ARGUMENTS}: choose "
             "another directory."

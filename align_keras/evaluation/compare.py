@@ -172,16 +172,24 @@ def _require_same(first, second):
                 "file must lie beside the JSON file."
             )
     for name in _given(first):
-        if {name} - {*first.outcomes} or {name} - {*second.outcomes}:
-            raise ValueError(
-                f"The outcomes of one of the results lack `{name}`: evaluate "
-                "both models again."
-            )
-        if not np.array_equal(first.outcomes[name], second.outcomes[name]):
+        if not np.array_equal(_Outcomes(first)[name], _Outcomes(second)[name]):
             raise ValueError(
                 "The two results are not of the same queries: they differ in "
                 f"`{name}`. Measure both models on the same files."
             )
+
+
+class _Outcomes(dict):
+    """Arrays by their names, which say of what others they should be."""
+
+    def __init__(self, result):
+        super().__init__(result.outcomes)
+        self.model = result["model"]
+
+    def __missing__(self, name):
+        raise ValueError(
+            f"The outcomes of {self.model!r} lack `{name}`: evaluate it again."
+        )
 
 
 def _given(result):
@@ -193,7 +201,7 @@ def _given(result):
 
 def _replicates(result, samples):
     """Resampled values of each metric, on draws that are the same for all."""
-    outcomes = result.outcomes
+    outcomes = _Outcomes(result)
     if result["task"] == "vtab":
         return vtab_draws(outcomes, samples)
     metrics, options, (units, *_) = _TASKS[result["task"]]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from align_keras.io.folders import resolve_within
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import reads
 from align_keras.io.rows import read_numbers
@@ -64,11 +65,12 @@ def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
 
     Raises:
         FileNotFoundError: a file is missing.
+        OutsideFolder: a file is a link that leads out of the directory.
         ValueError: a file has other columns or a score that is not a number, or
             a caption has no image of its own.
     """
     rows = {
-        task: _read_rows(Path(directory) / f"{task}_{split}.csv", columns)
+        task: _read_rows(directory, f"{task}_{split}.csv", columns)
         for task, columns in COLUMNS.items()
     }
     originals = {
@@ -104,7 +106,8 @@ def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
     )
 
 
-def _read_rows(path, columns):
+def _read_rows(directory, name, columns):
+    path = resolve_within(directory, name, None)
     wanted = (*columns, "agg_score", "sampling_method")
     rows = read_table(path, ".csv", wanted)
     scores = read_numbers(path, rows, "agg_score")

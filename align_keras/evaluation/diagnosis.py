@@ -26,7 +26,8 @@ from align_keras.evaluation.geometry import check_options
 from align_keras.evaluation.geometry import geometry_metrics
 from align_keras.evaluation.results import plain
 from align_keras.io.atomic import atomic_file
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import is_count
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import locked
@@ -167,8 +168,10 @@ def _batch_of_run(model):
     recipe = os.path.join(os.path.dirname(model.rstrip("/")), "recipe.json")
     if not is_file(recipe):
         return None
-    asked = read_json(local_copy(recipe))
-    return asked.get("batch_size") if isinstance(asked, dict) else None
+    form = {"batch_size?": is_count}
+    return read_object(
+        local_copy(recipe), form, "recipe of a run", "Copy the run again."
+    ).get("batch_size")
 
 
 def _numbered(data):

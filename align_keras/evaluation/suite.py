@@ -33,6 +33,7 @@ from align_keras.evaluation.results import Result
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
 from align_keras.evaluation.zero_shot import measure_zero_shot
+from align_keras.io.file_names import glob_visible
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.lists import path_list
 from align_keras.io.mirrors import locked
@@ -141,7 +142,7 @@ def _multilingual_jobs(root, allow_outside):
     folder, images = root / "multi30k", root / "flickr30k" / "images"
     read = functools.partial(multi30k, folder, images)
     listed = folder / "data/task1/image_splits/test_2016_flickr.txt"
-    files = sorted(folder.glob("data/task[12]/raw/test_2016*"))
+    files = glob_visible(folder, "data/task[12]/raw/test_2016*")
     yield job("multi30k", read, listed, *files, images)
     folder = root / "xm3600"
     read = functools.partial(crossmodal3600, folder)
@@ -222,7 +223,7 @@ def _composition_jobs(root, allow_outside):
 
 def _own_jobs(root, allow_outside):
     """Data sets of the user's own names."""
-    for folder in sorted((root / "retrieval").glob("*/")):
+    for folder in glob_visible(root / "retrieval", "*/"):
 
         def run(embedder, folder=folder, **options):
             data = datasets.captioned(
@@ -231,7 +232,7 @@ def _own_jobs(root, allow_outside):
             return measure_retrieval(embedder, data, **options)
 
         yield Job(f"retrieval-{folder.name}", (folder,), run)
-    for folder in sorted((root / "zero_shot").glob("*/")):
+    for folder in glob_visible(root / "zero_shot", "*/"):
         names = folder / "classes.json"
         yield _zero_shot(folder.name, folder, names, allow_outside)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from align_keras.interop.foreign_weights import read_json
 from align_keras.interop.foreign_weights import require_values
+from align_keras.io.json_files import check_form
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import is_number
 from align_keras.io.json_files import read_object
@@ -24,6 +25,13 @@ _SPECIAL = {
     "pad_token": "[PAD]",
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
+}
+# What `tokenizer_config.json` may say, where it says anything.
+_SETTINGS = {
+    "do_lower_case?": bool,
+    "strip_accents?": lambda value: value in (None, True, False),
+    "tokenize_chinese_chars?": bool,
+    "split_special_tokens?": bool,
 }
 _BILINEAR = 2
 # The defaults of `EfficientNetImageProcessor`, which files may leave out.
@@ -76,6 +84,9 @@ def read_tokenizer(directory, **kwargs):
     path = directory / "tokenizer_config.json"
     if path.is_file():
         settings.update(read_json(path))
+        check_form(
+            settings, _SETTINGS, path, "config of a tokenizer", "Copy it again."
+        )
     for name, token in _SPECIAL.items():
         # Older files hold a dict for a token.
         given = settings.get(name, token)

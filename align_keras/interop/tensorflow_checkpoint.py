@@ -1,6 +1,6 @@
 """Checkpoints in TensorFlow's own format, read by TensorFlow."""
 
-from pathlib import Path
+from align_keras.io.file_names import glob_visible
 
 
 class TensorFlowCheckpoint:
@@ -33,7 +33,7 @@ def find_prefix(directory):
     Raises:
         ValueError: There is none, or several and none is named the latest.
     """
-    found = sorted(Path(directory).glob("*.index"))
+    found = glob_visible(directory, "*.index")
     if len(found) == 1:
         return str(found[0].with_suffix(""))
     import tensorflow as tf

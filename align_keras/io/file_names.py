@@ -267,6 +267,21 @@ def is_junk(name: str | Path) -> bool:
     )
 
 
+def glob_visible(folder: str | Path, pattern: str) -> list[Path]:
+    """List what matches a pattern, but for what `is_junk` tells of.
+
+    Args:
+        folder: string or `pathlib.Path`.
+        pattern: string, relative to the folder, as `pathlib` takes it.
+
+    Returns:
+        Sorted list of `pathlib.Path`.
+    """
+    folder = Path(folder)
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if not is_junk(path.relative_to(folder))]
+
+
 def list_images(
     folder: str | Path, allow_outside: bool, place: str = ""
 ) -> list[str]:

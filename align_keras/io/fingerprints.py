@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from align_keras.io.locks import LOCK_NAME
+from align_keras.io.file_names import glob_visible
 
 # Hexadecimal digits of a fingerprint: 64 bits tell all inputs of one user
 # apart. What protects a file from damage keeps all 64 digits.
@@ -64,9 +64,9 @@ def directory_fingerprint(path: str | Path) -> str | None:
     if not path.is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        # Who writes there, or was killed, does not change what it is.
-        if file.is_file() and file.name != LOCK_NAME:
+    for file in glob_visible(path, "**/*"):
+        # Hidden files, such as locks, do not change what it is.
+        if file.is_file():
             digest.update(file.relative_to(path).as_posix().encode())
             digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()[:LENGTH]

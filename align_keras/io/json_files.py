@@ -87,7 +87,8 @@ def read_object(
             whether a value fits, a dict of the forms of an object's fields,
             or a list of the one form of a list's items, followed by `...`
             where there has to be one. A name that ends in `?` is that of a
-            field that may be missing; others may hold anything.
+            field that may be missing, and `*` stands for all that are not
+            named, which may hold anything where it is not given.
         what: string. What error messages call the file.
         remedy: string. What error messages tell to do.
 
@@ -154,7 +155,10 @@ def unfit_field(value: Any, form: Any, name: str = "") -> str | None:
 def _expected(form, value):
     """The fields that an object must have, or has."""
     for field, inner in form.items():
-        if not field.endswith("?"):
+        if field == "*":
+            named = {name.removesuffix("?") for name in form}
+            yield from ((name, inner) for name in value.keys() - named)
+        elif not field.endswith("?"):
             yield field, inner
         elif field[:-1] in value:
             yield field[:-1], inner

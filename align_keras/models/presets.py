@@ -14,10 +14,12 @@ import keras
 
 from align_keras import keras_hub_internals
 from align_keras import registry
+from align_keras.io.file_names import glob_visible
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
 from align_keras.io.json_files import read_json
+from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import local_copy
 from align_keras.io.mirrors import stored
@@ -124,10 +126,8 @@ def load_config(preset):
     if path is None:
         raise ValueError(f"The preset `{preset}` has no {_CONFIG}.")
     _check_files(str(preset), _CONFIG.__eq__)
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"`{path}` does not describe a model.")
-    return config
+    form = {"class_name?": str, "config?": dict}
+    return read_object(path, form, "config of a model", "Copy it again.")
 
 
 def require_class(preset, cls):
@@ -323,7 +323,7 @@ class StoredPart:
         directory = local_path(preset_dir)
         super().save_to_preset(str(directory))
         files = [directory / f"{part}.json" for part in _PARTS]
-        files += (directory / "assets").rglob("*")
+        files += glob_visible(directory / "assets", "**/*")
         _write_checksums(directory, files, _is_of_part)
 
 
@@ -345,14 +345,14 @@ def _is_of_part(name):
 def write_checksums(directory):
     """Write down the digests of the weight files and config of a directory."""
     directory = Path(directory)
-    files = [directory / _CONFIG, *directory.glob("*.weights.*")]
+    files = [directory / _CONFIG, *glob_visible(directory, "*.weights.*")]
     _write_checksums(directory, files, _is_of_model)
 
 
 def _write_checksums(directory, files, own):
     """Write the checksums of files; those that are not `own` stay."""
     listed = directory / CHECKSUMS
-    digests = read_json(listed) if listed.is_file() else {}
+    digests = _read_checksums(listed) if listed.is_file() else {}
     digests = {name: d for name, d in digests.items() if not own(name)}
     for file in sorted(files):
         if file.is_file():
@@ -429,6 +429,15 @@ def check_weights(preset):
     _check_files(preset, _is_weights)
 
 
+def _read_checksums(path):
+    return read_object(
+        path,
+        {"*": str},
+        "list of checksums",
+        "Copy it again; if files were changed on purpose, remove it.",
+    )
+
+
 def _check_files(preset, own):
     """Refuse files of which `own` is true and that are not as saved."""
     if is_shipped(preset) or "://" in preset:
@@ -436,10 +445,7 @@ def _check_files(preset, own):
     listed = Path(preset) / CHECKSUMS
     if not listed.is_file():
         return
-    digests = read_json(listed)
-    if not isinstance(digests, dict):
-        raise ValueError(f"`{listed}` is damaged: it holds no checksums.")
-    for name, digest in digests.items():
+    for name, digest in _read_checksums(listed).items():
         path = Path(name)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"`{listed}` is damaged: it names `{name}`.")

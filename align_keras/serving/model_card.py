@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from align_keras.io.json_files import read_json
+from align_keras.data.parts import read_manifest
+from align_keras.io.json_files import read_object
 from align_keras.models.presets import load_config
 from align_keras.training.checkpoints import Checkpoints
 
@@ -97,7 +98,9 @@ def _architecture(preset):
 
 
 def _training(run):
-    asked = read_json(run / "recipe.json")
+    asked = read_object(
+        run / "recipe.json", {}, "recipe of a run", "Copy the run again."
+    )
     lines = ["## Training", "", "| | |", "|---|---|"]
     lines += [
         f"| `{name}` | {asked[name]} |"
@@ -106,7 +109,7 @@ def _training(run):
     ]
     manifest = run / "packed" / "manifest.json"
     if manifest.is_file():
-        held = read_json(manifest)
+        held = read_manifest(manifest)
         lines.append(f"| images | {held['records']} |")
         lines.append(f"| captions | {held['captions']} |")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from align_keras.io.file_names import glob_visible
 from align_keras.io.folders import check_links
 from align_keras.io.lists import check_list
 from align_keras.io.optional import OptionalModule
@@ -78,10 +79,8 @@ def upload(
         raise ConnectionError(f"The hub cannot be reached: {reason}.")
     files = [
         path
-        for path in sorted(preset.rglob("*"))
-        if path.is_file()
-        and path != card
-        and not any(p.startswith(".") for p in path.relative_to(preset).parts)
+        for path in glob_visible(preset, "**/*")
+        if path.is_file() and path != card
     ]
     operations = [
         huggingface_hub.CommitOperationAdd(

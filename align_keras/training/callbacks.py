@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import time
@@ -6,6 +7,7 @@ from pathlib import Path
 import keras
 
 from align_keras.io.atomic import atomic_file
+from align_keras.io.json_files import parse_json
 from align_keras.io.memory import peak_memory
 from align_keras.io.messages import end_progress
 from align_keras.io.messages import print_progress
@@ -203,10 +205,10 @@ def read_metrics(workdir):
     path = Path(workdir, "metrics.jsonl")
     pairs = []
     for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            pairs.append((line, json.loads(line)))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            metrics = parse_json(line)
+            if isinstance(metrics, dict):
+                pairs.append((line, metrics))
     return pairs
 
 

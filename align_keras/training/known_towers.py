@@ -6,7 +6,7 @@ import keras
 import keras_hub
 
 from align_keras import models
-from align_keras.io.json_files import read_json
+from align_keras.io.json_files import read_object
 from align_keras.models import presets
 from align_keras.models.towers import declared
 
@@ -144,7 +144,9 @@ class KnownTower:
         path = presets.preset_file(self.path, "1_Pooling/config.json")
         if path is None:
             return None
-        config = read_json(path)
+        config = read_object(
+            path, {}, "config of how a tower is pooled", "Copy it again."
+        )
         if config.get("pooling_mode_mean_tokens"):
             return "average"
         if config.get("pooling_mode_cls_token"):

@@ -140,6 +140,17 @@ def test_outcomes_of_another_result_are_refused(models, tmp_path):
     assert not Result.load(mine).outcomes
 
 
+@pytest.mark.parametrize("name", ["rank", "label"])
+def test_outcomes_that_lack_some_are_refused(models, tmp_path, name):
+    first, second, _ = models
+    lacking = Result(second, dict(second.outcomes))
+    del lacking.outcomes[name]
+    lacking.save(tmp_path / "b.json")
+    for pair in ((first, lacking), (tmp_path / "b.json", first)):
+        with pytest.raises(ValueError, match=f"of 'B' lack `{name}`"):
+            compare_results(*pair)
+
+
 def test_result_survives_the_disk(models, tmp_path):
     models[0]["nothing"] = float("nan")
     models[0].save(tmp_path / "a.json")

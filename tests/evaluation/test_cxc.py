@@ -273,6 +273,14 @@ def test_model_scores_are_cosines(ratings, embeddings):
         cxc.rating_correlations(rated, broken)
 
 
+def test_files_that_are_links_out_are_refused(tmp_path):
+    (tmp_path / "private").touch()
+    (tmp_path / "cxc").mkdir()
+    (tmp_path / "cxc" / "sts_test.csv").symlink_to(tmp_path / "private")
+    with pytest.raises(PermissionError, match="sts_test.csv` leads out of"):
+        cxc.read_ratings(tmp_path / "cxc")
+
+
 def test_broken_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="sts_test.csv"):
         cxc.read_ratings(tmp_path)

@@ -10,6 +10,7 @@ from align_keras.classes import class_vectors
 from align_keras.classes import classify
 from align_keras.curation.config import load_config
 from align_keras.curation.curate import _complete
+from align_keras.curation.download import download
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.vocabulary import learn_vocabulary
 from align_keras.data import RecordFiles
@@ -63,6 +64,7 @@ REFUSED = {
         lambda v: write_index([], 1, "out", None, templates=v),
         lambda v: export_saved_model(None, "out", templates=v),
     ],
+    "extra_arguments": [lambda v: download("kept", "out", extra_arguments=v)],
     "labels": [lambda v: write_index([], 1, "out", None, labels=v)],
     "classes": [lambda v: export_saved_model(None, "out", classes=v)],
     "languages": [lambda v: _choose_languages(v, ["en"], "data")],

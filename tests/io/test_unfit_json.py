@@ -7,21 +7,34 @@ from types import SimpleNamespace
 import hostile
 import pytest
 
+from align_keras.curation.curate import _finished as _curated
+from align_keras.curation.execute import _read_part
+from align_keras.curation.explain import read_manifest
+from align_keras.curation.ingest import IngestTask
+from align_keras.curation.stages import read_notes
+from align_keras.curation.storage import Storage
 from align_keras.data import open_records
 from align_keras.data.captions import caption_tables
 from align_keras.data.packing import _finished
 from align_keras.data.parts import commit_parts
 from align_keras.evaluation import compare_results
 from align_keras.evaluation.cxc_data import read_sentences
+from align_keras.evaluation.diagnosis import _batch_of_run
 from align_keras.evaluation.vtab import _best_trial
 from align_keras.interop.huggingface_processor import read_image_converter
 from align_keras.interop.huggingface_processor import read_tokenizer
 from align_keras.interop.safetensors_file import shard_of_each_tensor
+from align_keras.interop.tensorflow_checkpoint import find_prefix
+from align_keras.io.file_names import glob_visible
+from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import is_number
 from align_keras.io.json_files import read_object
+from align_keras.models.presets import load_config
+from align_keras.models.presets import write_checksums
 from align_keras.planning import plan_store
 from align_keras.training.inputs import count_once
+from align_keras.training.known_towers import KnownTower
 from align_keras.training.trackers import _keep_run
 
 MISSING = hostile.MISSING
@@ -42,6 +55,36 @@ PLAN = {
     "seconds": {"step": 0.5},
     "schedule": {},
 }
+
+
+CURATED = {
+    **dict.fromkeys(("rows", "kept", "dropped"), 1),
+    **dict.fromkeys(("key", "stages", "rows_stage"), "a"),
+    "files": {"dropped": ["dropped/a.parquet"]},
+    "rules": [{"name": "a", "kind": "empty", "parameters": {}}],
+    "tables": {"a": "b"},
+    "config": {"counted_rows": "all"},
+}
+
+
+def _ingest(path):
+    task = IngestTask(0, str(path.parent / "none.csv"), {})
+    _read_part(str(path.parent.parent), path.parent.name, task)
+
+
+def _batch(path):
+    (path.parent / "model").mkdir()
+    assert _batch_of_run(str(path.parent / "model")) == 8
+
+
+def _pooling(path):
+    (path.parents[1] / "config.json").write_text('{"model_type": "bert"}')
+    KnownTower(str(path.parents[1]), "text").pooling()
+
+
+def _checksums(path):
+    (path.parent / "config.json").write_text("{}")
+    write_checksums(path.parent)
 
 
 def _trial(path):
@@ -127,6 +170,59 @@ FILES = {
             ((), {"task": "knn", "intervals": {"top1": []}, "top1": [1]}),
         ],
     ),
+    "curated/manifest.json": (
+        lambda path: _curated(Storage(path.parent), "a"),
+        CURATED,
+        [((), []), *[((n,), MISSING) for n in ("key", "rows", "kept")]],
+    ),
+    "explained/manifest.json": (
+        lambda path: read_manifest(Storage(path.parent)),
+        CURATED,
+        [
+            *[((), []), (("rules",), 3), (("rules", 0, "kind"), MISSING)],
+            *[((n,), MISSING) for n in ("files", "tables", "stages", "config")],
+            *[(("files", "dropped"), "a"), (("tables", "a"), 3)],
+        ],
+    ),
+    "stage.json": (
+        lambda path: read_notes(Storage(path.parent), "stage"),
+        {"files": ["a"], "rows": 1},
+        [((), []), (("files",), MISSING), (("files",), [3]), (("rows",), "1")],
+    ),
+    "rows/.part-000000.stage.json": (
+        _ingest,
+        {"counts": {"rows": 1}, "columns": ["url"]},
+        [((), []), ((), {}), (("counts", "rows"), "1"), (("columns",), 3)],
+    ),
+    "1_Pooling/config.json": (
+        _pooling,
+        {"pooling_mode_mean_tokens": True},
+        [((), []), ((), 3)],
+    ),
+    "checksums.json": (
+        _checksums,
+        {"a.weights.h5": "0"},
+        [((), []), ((), 3), (("a.weights.h5",), None)],
+    ),
+    "config.json": (
+        lambda path: load_config(str(path.parent)),
+        {"class_name": "AlignDualEncoder", "config": {}},
+        [((), []), (("config",), 3), (("class_name",), [])],
+    ),
+    "recipe.json": (
+        _batch,
+        {"batch_size": 8},
+        [((), []), (("batch_size",), "8")],
+    ),
+    "tokenizer_config.json": (
+        lambda path: read_tokenizer(path.parent),
+        None,
+        [
+            *[((), {"do_lower_case": value}) for value in ("false", None)],
+            ((), {"strip_accents": "no"}),
+            ((), {"tokenize_chinese_chars": "yes"}),
+        ],
+    ),
     "plan.json": (
         plan_store._read,
         PLAN,
@@ -190,6 +286,20 @@ def test_records_beside_an_unfit_manifest_are_counted(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     records = open_records(tmp_path)
     assert records.total == 0 and records.resized() == {}
+
+
+def test_hidden_files_match_no_pattern(tmp_path):
+    for place in ("a", ".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / place).mkdir()
+        for name in ("a.index", "._a.index", ".DS_Store"):
+            (tmp_path / place / name).touch()
+    found = glob_visible(tmp_path / "a", "*.index")
+    assert found == [tmp_path / "a" / "a.index"]
+    assert glob_visible(tmp_path, "**/*") == [tmp_path / "a", *found]
+    assert find_prefix(tmp_path / "a") == str(tmp_path / "a" / "a")
+    before = directory_fingerprint(tmp_path)
+    (tmp_path / "a" / ".DS_Store").write_text("changed")
+    assert directory_fingerprint(tmp_path) == before
 
 
 def test_hidden_files_are_no_kept_rows(tmp_path):
