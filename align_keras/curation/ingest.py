@@ -192,6 +192,25 @@ def choose_columns(
     return list(types), found
 
 
+def usual_names(
+    found: dict[str, str | None], given: dict | None = None
+) -> dict[str, tuple]:
+    """Tell under which other names an object of a JSON file may have a column.
+
+    Args:
+        found: dict of `find_columns`.
+        given: dict. Columns that the user names, which have no others.
+
+    Returns:
+        dict from the columns to tuples of strings, see `read_batches`.
+    """
+    return {
+        name: () if (given or {}).get(role) else USUAL_COLUMNS[role]
+        for role, name in found.items()
+        if name is not None
+    }
+
+
 def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     """Write the normalised rows of one file.
 
@@ -214,7 +233,7 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     if names and found["text"] is None:
         raise ValueError(f"no column of texts among {', '.join(names)}")
     further = {*task.numbers, *task.strings} & set(names)
-    wanted = (set(found.values()) - {None}) | further
+    wanted = {**dict.fromkeys(further, ()), **usual_names(found, task.columns)}
     with parquet.ParquetWriter(target, schema, compression="snappy") as writer:
         waiting, rows, size = [], 0, 0
         for columns, bad_lines in read_batches(

@@ -212,13 +212,14 @@ def column_types(path: str) -> dict:
 
 
 def read_batches(
-    path: str, wanted: set | None = None, text: str | None = None
+    path: str, wanted: set | dict | None = None, text: str | None = None
 ) -> Generator[tuple[dict, int], None, None]:
     """Read one file in batches of bounded size.
 
     Args:
         path: string.
-        wanted: set of column names to read. Defaults to all.
+        wanted: set or dict of column names to read, see
+            `read_table_batches`. Defaults to all.
         text: string. The column of captions, see `read_table_batches`.
 
     Yields:

@@ -8,6 +8,7 @@ from pathlib import Path
 from align_keras.curation.ingest import choose_columns
 from align_keras.curation.ingest import one_text_each
 from align_keras.curation.ingest import read_strings
+from align_keras.curation.ingest import usual_names
 from align_keras.curation.input_files import find_inputs
 from align_keras.curation.input_files import is_text
 from align_keras.curation.input_files import read_batches
@@ -146,7 +147,8 @@ def _texts(file, text_column, counts):
                 counts["unreadable_lines"] += line is None
                 yield line and line.rstrip("\r\n")
         return
-    names, found = choose_columns(file, {"text": text_column})
+    given = {"text": text_column}
+    names, found = choose_columns(file, given)
     column = found["text"]
     if not names:
         raise ValueError("none of its lines can be read")
@@ -156,9 +158,10 @@ def _texts(file, text_column, counts):
             f"`{Path(file)}` has no column `{wanted}`; name one with "
             f"`text_column`. Its columns are: {', '.join(names)}."
         )
-    for columns, bad_lines in read_batches(file, {column}, column):
+    wanted = usual_names({"text": column}, given)
+    for columns, bad_lines in read_batches(file, wanted, column):
         counts["unreadable_lines"] += bad_lines
-        if columns:
+        if column in columns:
             yield from read_strings(one_text_each(columns, column)[column])
 
 

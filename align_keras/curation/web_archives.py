@@ -34,7 +34,7 @@ BATCH_CHARACTERS = 32 * 2**20
 
 
 def read_archive(
-    path: str, wanted: set | None = None
+    path: str, wanted: set | dict | None = None
 ) -> Generator[tuple[dict, int], None, None]:
     """Read the pairs of a WARC or WAT file.
 

@@ -52,14 +52,16 @@ def table_suffix(path: str) -> str:
 
 
 def read_table_batches(
-    path: str, wanted: set | None = None, text: str | None = None
+    path: str, wanted: set | dict | None = None, text: str | None = None
 ) -> Generator[tuple[dict, int], None, None]:
     """Read one table in batches of bounded size.
 
     Args:
         path: string. A local path, or an address that Arrow's file systems
             know.
-        wanted: set of column names to read. Defaults to all.
+        wanted: set of column names to read; or a dict from them to those
+            under which a row of JSON may have one that it lacks. Defaults to
+            all.
         text: string. The column of captions. Defaults to the first that has
             one of their usual names.
 
@@ -216,7 +218,15 @@ def _read_json(path, wanted, text):
 
 
 def _only(row, wanted):
-    return {k: v for k, v in row.items() if wanted is None or k in wanted}
+    if wanted is None:
+        return row
+    taken = {name: row[name] for name in wanted if name in row}
+    if isinstance(wanted, dict):
+        for name in wanted.keys() - row.keys():
+            other = find_column(row, wanted[name])
+            if other is not None:
+                taken[name] = row[other]
+    return taken
 
 
 def columns_of(rows: list[dict], text: str | None = None) -> dict:

@@ -247,6 +247,30 @@ def test_a_table_whose_name_is_not_utf8(tmp_path, photos, form):
         curate([folder], folder / "out", EVERY_ROW)
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_objects_of_one_file_under_several_names(tmp_path, photos, form, first):
+    rows = [
+        {"image": "a.png", "caption": "an x"},
+        {"file_name": "b.png", "text": "a y"},
+        {"URL": "c.png", "Alt": ["a z", "its w"]},
+    ]
+    rows = rows[first:] + rows[:first]
+    path = tmp_path / f"pairs.{form}"
+    lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) if form == "jsonl" else json.dumps(rows))
+    pack(photos, tmp_path / "out", path)
+    expected = {"a": ["an x"], "b": ["a y"], "c": ["a z", "its w"]}
+    assert packed(tmp_path / "out") == expected
+    found, counts = curated(path, tmp_path / "clean")
+    pairs = [(f"{n}.png", t) for n, texts in expected.items() for t in texts]
+    assert sorted(found) == pairs and "null_texts" not in counts
+    assert sorted(read_texts([str(path)])) == sorted(t for _, t in pairs)
+    # A column that is named is the only one.
+    counts = curated(path, tmp_path / "2", columns={"text": "caption"})[1]
+    assert counts["rows"] == 3 and counts["null_texts"] == 2
+
+
 MARKED = {
     "utf-8-sig": b"",
     "utf-16": b"",
