@@ -101,4 +101,6 @@ def _meant(address):
 
 
 def _is_global(address):
-    return address.is_global and not address.is_multicast
+    # Of version 6, an old kind of private ones counts as global.
+    private = address.is_multicast or getattr(address, "is_site_local", False)
+    return address.is_global and not private

@@ -201,6 +201,7 @@ ADDRESSES = {
         "http://[::]/a.jpg",
         "http://[fe80::1%25eth0]/a.jpg",
         "http://[fd00:ec2::254]/a.jpg",
+        "http://[fec0::1]/a.jpg",
         "http://[::ffff:127.0.0.1]/a.jpg",
         "http://[::ffff:a9fe:a9fe]/a.jpg",
         "http://[::127.0.0.1]/a.jpg",
