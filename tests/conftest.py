@@ -18,6 +18,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "helpers"))
+from towers import THOROUGH
+
 # Two copies of LLVM, Triton's and TensorFlow's, end in a segmentation fault.
 # PyTorch needs Triton on GPUs alone, and brings it everywhere.
 WITHOUT_TRITON = str(ROOT / "tests" / "helpers" / "without_triton")
@@ -26,6 +28,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [WITHOUT_TRITON, os.environ.get("PYTHONPATH")])
 )
 DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    if THOROUGH:
+        return
+    reason = "takes long, and joins what others show; ALIGN_THOROUGH=1 runs it"
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -426,7 +426,7 @@ def test_the_page_on_security_counts_its_cases():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTEST_ADDOPTS": "", "ALIGN_ALL_TOWERS": ""},
+        env={**os.environ, "PYTEST_ADDOPTS": "", "ALIGN_THOROUGH": ""},
     )
     found = re.findall(r"^tests/(\S+): (\d+)$", collected.stdout, re.M)
     assert sorted(found) == sorted(rows), collected.stdout[-2000:]

@@ -31,7 +31,11 @@ def run_all(run_script, inputs, tmp_path, tries, commands, **environment):
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
     "commands",
-    [("pack", "index", "curate"), ("embed", "score"), ("train",)],
+    [
+        ("pack", "index", "curate"),
+        pytest.param(("embed", "score"), marks=pytest.mark.thorough),
+        pytest.param(("train",), marks=pytest.mark.thorough),
+    ],
     ids=" ".join,
 )
 def test_interrupted_commands_end_as_if_nothing_had_been(
@@ -46,6 +50,7 @@ def test_interrupted_commands_end_as_if_nothing_had_been(
     assert any(status for _, _, status, *_ in tries)
 
 
+@pytest.mark.thorough
 @pytest.mark.multiprocess
 def test_clocks_that_jump_change_nothing(inputs, tmp_path, run_script):
     commands = ("pack", "embed", "score", "index", "curate", "train")

@@ -56,6 +56,7 @@ def run(words):
     assert main(words) == 0, words
 
 
+@pytest.mark.thorough
 def test_train_on_your_photos(photos):
     ran = []
     for words in commands("train_on_your_photos"):
@@ -107,6 +108,7 @@ def test_search_your_photos(photos, pretrained, capsys):
     assert "one.jpg" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_fine_tune(photos, pretrained):
     ran = []
     for words in commands("fine_tune"):
@@ -136,6 +138,7 @@ def test_curate_a_crawl(tmp_path, monkeypatch, capsys):
     assert "[CLS]" in Path("vocabulary.txt").read_text().split()
 
 
+@pytest.mark.thorough
 def test_cleaner_data(photos, capsys, monkeypatch):
     """Each pair has a score, and those with the best are packed again."""
     pytest.importorskip("ibis", reason="It is the extra curation")
@@ -189,6 +192,7 @@ def test_cleaner_data(photos, capsys, monkeypatch):
         assert manifest["records"] == len(rows)
 
 
+@pytest.mark.thorough
 def test_train_on_a_cluster(photos):
     ran = []
     for words in commands("train_on_a_cluster"):

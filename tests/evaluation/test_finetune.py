@@ -41,6 +41,7 @@ def finetune(folders, workdir, **options):
     )
 
 
+@pytest.mark.thorough
 def test_learns_and_resumes_after_an_interruption(
     folders, tmp_path, monkeypatch
 ):

@@ -31,6 +31,7 @@ def test_labels_of_vtab():
     assert len(vtab.TASKS) == 19
 
 
+@pytest.mark.thorough
 def test_vtab_on_mock_data(tmp_path, caplog):
     import tensorflow_datasets as tfds
 

@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_train_on_your_photos(folder, tmp_path, capsys):
     model = AlignDualEncoder.from_preset(folder / "preset")
     model.preprocessor = AlignPreprocessor(

@@ -54,7 +54,12 @@ def image_files():
 @pytest.mark.parametrize(
     ("towers", "jit_compile"),
     # XLA takes its time over ConvNeXt's hundreds of layers.
-    [(keras_hub_towers, "auto"), (keras_applications_tower, PLAIN)],
+    [
+        (keras_hub_towers, "auto"),
+        pytest.param(
+            *(keras_applications_tower, PLAIN), marks=pytest.mark.thorough
+        ),
+    ],
 )
 def test_foreign_towers(towers, jit_compile, tmp_path):
     keras.utils.set_random_seed(0)

@@ -62,6 +62,7 @@ def handle(small, monkeypatch):
     return "hf://kakaobrain/align-base"
 
 
+@pytest.mark.thorough
 def test_runs_start_from_a_checkpoint_and_resume(
     small, handle, packed, tmp_path, monkeypatch, capsys
 ):

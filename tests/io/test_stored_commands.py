@@ -177,6 +177,7 @@ def test_diagnose(both):
         assert json.loads(written) == expected
 
 
+@pytest.mark.thorough
 def test_export_and_convert(both):
     import tensorflow as tf
     import tensorflow_text  # noqa: F401

@@ -220,7 +220,10 @@ def test_padding_of_unknown_size_is_refused_where_it_appears(tiny_model, pairs):
     "devices, compiled",
     [
         (1, "compiled"),
-        pytest.param(2, "auto", marks=pytest.mark.multiprocess),
+        pytest.param(
+            *(2, "auto"),
+            marks=[pytest.mark.multiprocess, pytest.mark.thorough],
+        ),
     ],
 )
 def test_only_what_is_smaller_is_refused(devices, compiled, run_script):

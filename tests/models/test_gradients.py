@@ -155,7 +155,9 @@ def test_microbatches_replay_their_dropout(make_model):
     assert max(differences) > 1e-3
 
 
-@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize(
+    "size", [pytest.param(None, marks=pytest.mark.thorough), 4]
+)
 def test_rematerialised_blocks_change_nothing(size, make_model):
     """The same masks of dropout, and statistics that moved once."""
     inputs = inputs_of(8)

@@ -9,8 +9,8 @@ import keras_hub
 import numpy as np
 import pytest
 from tiny_align import tiny_align
-from towers import ALL
 from towers import IMAGE_SIZES
+from towers import THOROUGH
 from towers import towers
 
 from align_keras import AlignDualEncoder
@@ -107,7 +107,7 @@ def test_presets_build_by_name(size):
 
 @once
 @pytest.mark.skipif(
-    not ALL, reason="takes a minute and 14 GB; ALIGN_ALL_TOWERS=1 runs it"
+    not THOROUGH, reason="takes a minute and 14 GB; ALIGN_THOROUGH=1 runs it"
 )
 def test_largest_model_runs_within_16_gib(run_script):
     script = Path(__file__).with_name("largest_model.py")

@@ -2,7 +2,7 @@
 
 By default the whole step of the smallest towers is lowered, optimizer and
 metrics included, and that of a small model at once and in microbatches.
-ALIGN_ALL_TOWERS=1 lowers the step of every size, each in a process that gives
+ALIGN_THOROUGH=1 lowers the step of every size, each in a process that gives
 its memory back.
 """
 

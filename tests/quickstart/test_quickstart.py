@@ -54,6 +54,7 @@ def embed(model, workdir, texts):
     return paths, images, np.asarray(model.encode_text(texts))
 
 
+@pytest.mark.thorough
 def test_report_agrees_with_the_model_and_the_data(finished):
     workdir, report = finished
     assert json.loads((workdir / "report.json").read_text()) == report
@@ -77,6 +78,7 @@ def test_report_agrees_with_the_model_and_the_data(finished):
     assert report["passed"] == (40 * worse >= 20)
 
 
+@pytest.mark.thorough
 def test_the_other_process_answers_like_the_model(finished):
     workdir, report = finished
     answers = report["answers"]
@@ -91,6 +93,7 @@ def test_the_other_process_answers_like_the_model(finished):
         assert scores[place] == pytest.approx(scores.max(), abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_client_needs_tensorflow_alone(finished, tmp_path):
     workdir, _ = finished
     client = (workdir / CLIENT).read_text()
@@ -103,6 +106,7 @@ def test_client_needs_tensorflow_alone(finished, tmp_path):
     assert imported == standard | {"tensorflow", "tensorflow_text"}
 
 
+@pytest.mark.thorough
 def test_contact_sheet_shows_the_queries(finished):
     workdir, report = finished
     sheet = Image.open(report["files"]["contact sheet"])
@@ -116,6 +120,7 @@ def test_contact_sheet_shows_the_queries(finished):
         assert Path(path).exists()
 
 
+@pytest.mark.thorough
 def test_it_makes_an_index_of_what_it_trained(finished):
     workdir, report = finished
     index = Index(report["files"]["index"])
@@ -130,6 +135,7 @@ def test_it_makes_an_index_of_what_it_trained(finished):
     assert "a red star" in index.labels
 
 
+@pytest.mark.thorough
 def test_running_again_repeats_no_training(finished, caplog):
     workdir, report = finished
     kept = [
@@ -150,6 +156,7 @@ def test_running_again_repeats_no_training(finished, caplog):
     ]
 
 
+@pytest.mark.thorough
 def test_other_settings_need_another_directory(finished):
     workdir, _ = finished
     with pytest.raises(ValueError, match="seed=0, but seed=1"):

@@ -133,7 +133,9 @@ def test_what_is_frozen_learns_after_some_steps(folder, unfrozen):
     assert np.abs(tables[2] - start).max() > 1e-3
 
 
-@pytest.mark.parametrize("stop_at", [2, 3])
+@pytest.mark.parametrize(
+    "stop_at", [2, pytest.param(3, marks=pytest.mark.thorough)]
+)
 def test_a_run_resumes_across_the_end_of_what_is_frozen(
     stop_at, folder, unfrozen, tmp_path
 ):

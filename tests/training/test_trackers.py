@@ -67,6 +67,7 @@ def test_callbacks_see_every_step_and_change_none(inputs, tmp_path):
     assert losses(tmp_path / "seen") == losses(tmp_path / "plain")
 
 
+@pytest.mark.thorough
 def test_a_callback_that_ends_the_run_saves_it(inputs, tmp_path):
     first = run(inputs, tmp_path / "run", callbacks=[Seen(end=2)])
     assert first["step"] == 2

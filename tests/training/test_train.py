@@ -378,6 +378,7 @@ def test_an_attempt_without_checkpoint_binds_nobody(begin, inputs, tmp_path):
         begin(tmp_path, steps=1, warmup_steps=0, batch_size=16)
 
 
+@pytest.mark.thorough
 @pytest.mark.multiprocess
 @pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="a strategy of TensorFlow"
