@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
+
 from align_keras.data import load_dataset
 from align_keras.data import open_records
 from align_keras.data import pack
@@ -30,6 +32,7 @@ from align_keras.io.word_pieces import read_vocabulary
 from align_keras.models import presets
 from align_keras.preprocessing import AlignTokenizer
 from align_keras.training.strategies import hosts_of
+from align_keras.training.workers import BLOCK
 
 logger = logging.getLogger("align_keras")
 
@@ -99,27 +102,33 @@ def _warn_of_rest(folder, files, allow_outside):
         )
 
 
-def count_once(records, workdir, step):
+def count_once(records, workdir, step, workers):
     """Count the records of each file, once in the life of a run.
 
     The order of the data follows from the counts, and counting may take as
-    long as reading, so a run that resumes takes those of its beginning.
+    long as reading, so a run that resumes takes those of its beginning, and
+    of several workers each counts its share.
 
     Args:
         records: `RecordFiles`.
         workdir: `pathlib.Path`. Keeps the counts, in `records.json`.
         step: int. The number of steps done before.
+        workers: `Workers`. They must all ask at the same time.
 
     Returns:
         `RecordFiles` that are counted.
 
     Raises:
-        ValueError: The run began with other files.
+        ValueError: The run began with other files, or the first worker has
+            others.
     """
     path = workdir / "records.json"
     names = [os.path.basename(shard) for shard in records.paths]
-    if not (step and path.is_file()):
-        counts = [records.counts[shard] for shard in records.paths]
+    is_counted = bool(step and path.is_file())
+    if workers.sums(float(not is_counted))[0]:
+        counts = _count_together(records, names, workers)
+    if not is_counted:
+        records.counts = dict(zip(records.paths, counts, strict=True))
         with atomic_file(path) as temporary:
             listed = list(zip(names, counts, strict=True))
             temporary.write_text(json.dumps(listed))
@@ -142,6 +151,28 @@ def count_once(records, workdir, step):
     counts = [count for _, count in listed]
     records.counts = dict(zip(records.paths, counts, strict=True))
     return records
+
+
+def _count_together(records, names, workers):
+    """Count the records of each file; each worker counts some of them."""
+    first = workers.send(names)
+    others = workers.sums(float(first != names))[0]
+    if others:
+        told = f"{others:.0f} workers have others"
+        if first != names:
+            told = f"the first worker {len(first)} of other names"
+        raise ValueError(
+            f"`{records.source}` has {len(names)} files here, and {told}. All "
+            "must find the same."
+        )
+    own = RecordFiles(records.paths[workers.index :: workers.count])
+    counts = np.zeros((2, len(names)))
+    # What is summed up is float32.
+    counts[:, workers.index :: workers.count] = np.divmod(
+        [own.counts[path] for path in own.paths], BLOCK
+    )
+    high, low = np.reshape(workers.sums(*counts.ravel()), counts.shape)
+    return [int(count) for count in high * BLOCK + low]
 
 
 def _is_counted(entry):

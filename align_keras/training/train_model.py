@@ -312,7 +312,7 @@ def _train_part(run, workdir, begun):
         # A checkpoint is the same however its state was spread.
         alike = {**asked, "shard_state": run.shard_state}
         _compare(alike, workers.send(to_json(alike)))
-        records = count_once(records, workdir, step)
+        records = count_once(records, workdir, step, workers)
         recipe = recipe.in_steps(records.total)
         part = part_at_hand(recipe, state)
         if is_finished(state, recipe):

@@ -38,6 +38,7 @@ from align_keras.training.known_towers import KnownTower
 from align_keras.training.trackers import _keep_run
 
 MISSING = hostile.MISSING
+ALONE = SimpleNamespace(sums=lambda *values: [*values])
 RECORDS = SimpleNamespace(paths=["a.tfrecord"], source="packed")
 PACKED = {
     **dict.fromkeys(("records", "captions", "skipped_count", "images"), 1),
@@ -95,7 +96,7 @@ def _trial(path):
 # For each file: who reads it, what it may hold, and what it may not.
 FILES = {
     "records.json": (
-        lambda path: count_once(RECORDS, path.parent, 1),
+        lambda path: count_once(RECORDS, path.parent, 1, ALONE),
         [["a.tfrecord", 1]],
         [((), 3), ((), {}), ((0,), 3), ((0,), ["a"]), ((0, 1), "1")],
     ),

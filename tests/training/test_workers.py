@@ -6,8 +6,11 @@ import threading
 import numpy as np
 import pytest
 
+from align_keras.data import RecordFiles
+from align_keras.data import record_files
 from align_keras.training import make_strategy
 from align_keras.training import workers as module
+from align_keras.training.inputs import count_once
 from align_keras.training.workers import Workers
 
 
@@ -70,3 +73,45 @@ def test_sums():
     found = each(make(2), lambda one: one.sums(one.index, 0.5))
     assert found == [[1.0, 1.0]] * 2
     assert Workers(make_strategy("one-device")).sums(3.0) == [3.0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_workers_count_each_file_once_together(monkeypatch, tmp_path, count):
+    """Those that resume take part; one whose disk is new counts anew."""
+    # More than float32 holds, and none.
+    sizes = {f"{n}.tfrecord": n * (2**33 + 12_345) for n in range(5)}
+    asked = []
+
+    def count_file(listed, path):
+        asked.append(path)
+        return sizes[path]
+
+    monkeypatch.setattr(record_files, "_count", count_file)
+    workers = make(count)
+    for one in workers:
+        (tmp_path / str(one.index)).mkdir()
+
+    def run(step):
+        def one(worker):
+            workdir = tmp_path / str(worker.index)
+            return count_once(RecordFiles(sizes), workdir, step, worker).counts
+
+        return each(workers, one)
+
+    assert run(0) == [sizes] * count and sorted(asked) == sorted(sizes)
+    assert run(1) == [sizes] * count and len(asked) == 5
+    (tmp_path / "0" / "records.json").unlink()
+    assert run(1) == [sizes] * count and len(asked) == 10
+
+
+def test_a_worker_that_finds_other_files_says_so(tmp_path):
+    def run(worker):
+        files = [f"{name}.tfrecord" for name in ("a", "b"[: worker.index])]
+        with pytest.raises(ValueError, match="must find the same") as error:
+            count_once(RecordFiles(files), tmp_path, 0, worker)
+        return str(error.value)
+
+    workers = make(2)
+    told = each(workers, run)
+    assert "has 2 files here, and 1 workers have others" in told[0]
+    assert "has 2 files here, and the first worker 2 of other names" in told[1]
