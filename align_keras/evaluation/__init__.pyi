@@ -14,6 +14,7 @@ from .linear_probe import measure_linear_probe as measure_linear_probe
 from .multilingual import crossmodal3600 as crossmodal3600
 from .multilingual import measure_multilingual as measure_multilingual
 from .multilingual import multi30k as multi30k
+from .objectnet_data import objectnet as objectnet
 from .ranks import best_positive_ranks as best_positive_ranks
 from .results import Result as Result
 from .retrieval import measure_retrieval as measure_retrieval

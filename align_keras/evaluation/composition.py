@@ -331,12 +331,7 @@ def _find(folder, name, allow_outside):
 
 
 def _cropped(folder, name, allow_outside, box):
-    path = find_image(folder, name, allow_outside)
-    try:
-        pixels = read_pixels(path)
-    except ValueError:
-        # No image either: whoever embeds it names and counts it.
-        return b""
+    pixels = read_pixels(find_image(folder, name, allow_outside))
     # What lies beyond the edges is black, as in the published code.
     return np.asarray(Image.fromarray(pixels).crop(box))
 
@@ -456,7 +451,7 @@ def measure_composition(
     stream = DataSet(
         data.name,
         lambda: (
-            (key, read(), place)
+            (key, read, place)
             for place, (key, read) in enumerate(
                 zip(data.keys, data.images, strict=True)
             )

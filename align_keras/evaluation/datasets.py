@@ -1,9 +1,9 @@
 """Data sets that are on disk, as streams of images with what belongs to them.
 
 Every data set has a name, perhaps a length, and a function that yields
-`(key, image, note)`: the image as a path, bytes or an array, and its list of
-captions, a dictionary from languages to such lists, or its label. It can be
-read many times, in the same order.
+`(key, image, note)`: the image as a path, bytes or an array, or a function that
+returns one of these; and its list of captions, a dictionary from languages to
+such lists, or its label. It can be read many times, in the same order.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align_keras.classes import Classes
 from align_keras.data import archives
 from align_keras.data import open_records
 from align_keras.data import sources
@@ -56,12 +57,16 @@ class DataSet:
         total: integer or `None`. Number of examples.
         class_names: list of strings, or `None`. What labels stand for: names
             of folders, or those of a TFDS data set.
+        answers: callable of `Classes`, or `None`. Returns for each label a
+            list of the positions there that are right, where that is not the
+            one class of the label's name.
     """
 
     name: str
     examples: Callable[[], Iterator[tuple[str, Any, Any]]]
     total: int | None = None
     class_names: list[str] | None = None
+    answers: Callable[[Classes], list[list[int]]] | None = None
 
 
 # === Captions ===

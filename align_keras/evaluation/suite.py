@@ -29,6 +29,7 @@ from align_keras.evaluation.markdown_report import write_markdown_report
 from align_keras.evaluation.multilingual import crossmodal3600
 from align_keras.evaluation.multilingual import measure_multilingual
 from align_keras.evaluation.multilingual import multi30k
+from align_keras.evaluation.objectnet_data import objectnet
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
@@ -152,12 +153,22 @@ def _multilingual_jobs(root, allow_outside):
 def _imagenet_jobs(root, allow_outside):
     train, test = root / "imagenet" / "train", root / "imagenet" / "val"
     folders = {"imagenet": test}
-    for name in ("imagenet_v2", "imagenet_r", "imagenet_a"):
-        folders[name] = root / name
+    for name in ("v2", "r", "a", "sketch"):
+        folders[f"imagenet_{name}"] = root / f"imagenet_{name}"
     for name, folder in folders.items():
         own = root / name / "classes.json"
         names = own if own.is_file() else root / "imagenet" / "classes.json"
         yield _zero_shot(name, folder, names, allow_outside)
+    folder, names = root / "objectnet", root / "imagenet" / "classes.json"
+
+    def objects(embedder, **options):
+        data = objectnet(folder, allow_outside=allow_outside)
+        # All of ImageNet's classes compete, as its authors have it.
+        return measure_zero_shot(
+            embedder, data, names, all_classes=True, **options
+        )
+
+    yield Job("zero-shot-objectnet", (folder, names), objects)
 
     def knn(embedder, **options):
         rows = datasets.class_folders(train, "imagenet_train", allow_outside)
