@@ -5,6 +5,7 @@ from .composition import sugar_crepe as sugar_crepe
 from .composition import visual_genome as visual_genome
 from .composition import winoground as winoground
 from .cxc import measure_cxc as measure_cxc
+from .datacomp import measure_datacomp as measure_datacomp
 from .datasets import DataSet as DataSet
 from .diagnosis import diagnose as diagnose
 from .finetune import measure_finetune as measure_finetune

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ logger = logging.getLogger("align_keras")
 
 # What the literature takes of an image's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
+# Of images whose suffix a published file does not tell.
+SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,15 +249,29 @@ def karpathy(
 
 
 def find_image(
-    folder: str | Path, name: str, allow_outside: bool = False
+    folder: str | Path,
+    name: str,
+    allow_outside: bool = False,
+    suffixes: Sequence[str] = ("",),
 ) -> Path:
     """Find an image in the subfolder that its name says, or without it.
+
+    Args:
+        folder: string or `pathlib.Path`.
+        name: string.
+        allow_outside: bool. Defaults to `False`.
+        suffixes: tuple of strings. What may follow the name, such as
+            `SUFFIXES`. Defaults to nothing.
 
     Raises:
         FileNotFoundError: There is none.
         OutsideFolder: The name, or a link, leads out of the folder.
     """
-    for candidate in (name, Path(name).name):
+    for candidate in (
+        found + suffix
+        for suffix in suffixes
+        for found in (name, Path(name).name)
+    ):
         resolve_within(folder, candidate, allow_outside)
         if is_file_within(folder, candidate, allow_outside):
             return Path(folder) / candidate

@@ -22,6 +22,8 @@ from align_keras.evaluation.composition import visual_genome
 from align_keras.evaluation.composition import winoground
 from align_keras.evaluation.cxc import measure_cxc
 from align_keras.evaluation.cxc_data import COLUMNS as CXC_FILES
+from align_keras.evaluation.datacomp import find_sources
+from align_keras.evaluation.datacomp import measure_datacomp
 from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.knn import measure_knn
 from align_keras.evaluation.linear_probe import measure_linear_probe
@@ -84,6 +86,7 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
         *_imagenet_jobs(root, allow_outside),
         *_probe_jobs(root, allow_outside),
         *_composition_jobs(root, allow_outside),
+        _datacomp_job(root, allow_outside),
         *_own_jobs(root, allow_outside),
         *_tfds_jobs(root / "tfds"),
         Job(
@@ -232,6 +235,19 @@ def _composition_jobs(root, allow_outside):
         yield job(f"vg_{kind}", needs, visual_genome, folder, kind)
 
 
+def _datacomp_job(root, allow_outside):
+    def run(embedder, **options):
+        return measure_datacomp(
+            embedder, root, allow_outside=allow_outside, **options
+        )
+
+    folder, needs = root / "datacomp", ()
+    if folder.is_dir():
+        found, _ = find_sources(root, allow_outside)
+        needs = dict.fromkeys(path for s in found.values() for path in s.needs)
+    return Job("datacomp", (folder, *needs), run)
+
+
 def _own_jobs(root, allow_outside):
     """Data sets of the user's own names."""
     for folder in glob_visible(root / "retrieval", "*/"):
@@ -336,7 +352,10 @@ def measure_all(
             identity = {
                 "fingerprint": embedder.fingerprint,
                 "samples": samples,
-                "data": {path.name: state(path) for path in job.needs},
+                "data": {
+                    path.relative_to(root).as_posix(): state(path)
+                    for path in job.needs
+                },
             }
             try:
                 result = _run(
@@ -378,7 +397,8 @@ def _run(job, embedder, known, output, batch_size, progress, identity):
     path = output / name / f"{job.name}.json"
     if known and path.is_file():
         result = Result.load(path)
-        if all(result.get(key) == value for key, value in identity.items()):
+        same = all(result.get(key) == value for key, value in identity.items())
+        if same and not result.get("tasks_failed"):
             return result
     result = job.run(
         embedder,
