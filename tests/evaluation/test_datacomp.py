@@ -387,3 +387,28 @@ def test_tfds_stands_in_where_archives_are_missing(tmp_path):
     assert found["tasks"] == ["cifar10"]
     assert found["sources"] == {"cifar10": "tfds"}
     assert found["images"] == 5
+
+
+def test_folders_stand_in_and_others_of_their_name_are_refused(tmp_path):
+    for n in range(200):
+        folder = tmp_path / "imagenet_r" / f"n{n:08d}"
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(png(n))
+    # Of the 1,000 names those of the folders compete.
+    names = {f"n{n:08d}": f"thing {n}" for n in range(1000)}
+    (tmp_path / "imagenet" / "val" / "n00000001").mkdir(parents=True)
+    (tmp_path / "imagenet" / "val" / "n00000001" / "0.png").write_bytes(png(1))
+    (tmp_path / "imagenet" / "classes.json").write_text(
+        json.dumps({"classes": names, "templates": ["{}"]})
+    )
+    embedder = model(2)
+    found = measure_datacomp(embedder, tmp_path, 50, False, samples=0)
+    assert found["tasks"] == ["imagenet_r"]
+    assert found["sources"] == {"imagenet_r": "folder"}
+    reason = found["tasks_failed"]["imagenet"]
+    assert "val` has 1 classes, and the task has 1000" in reason
+    shown = [np.full((1, 1, 3), n) for n in range(200)]
+    prompts = unit(embedder.texts([f"thing {n}" for n in range(200)]))
+    best = np.argmax(unit(embedder.images(shown)) @ prompts.T, axis=1)
+    expected = np.mean(best == np.arange(200))
+    assert found["task_imagenet_r"] == pytest.approx(expected)
