@@ -365,6 +365,9 @@ def _summary(embedder, found, outcomes, values, missing, failed, samples):
             "images_of_task": {name: values[name]["images"] for name in tasks},
             "images": sum(values[name]["images"] for name in tasks),
             "images_skipped": sum(values[n]["images_skipped"] for n in tasks),
+            "examples_skipped": sum(
+                values[name].get("examples_skipped", 0) for name in tasks
+            ),
             "image_digest": fingerprint(
                 [values[name]["image_digest"] for name in tasks]
             ),

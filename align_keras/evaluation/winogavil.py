@@ -199,6 +199,7 @@ def associate(
     values = {
         "images": len(vectors),
         "images_skipped": skipped,
+        "examples_skipped": len(examples) - len(whole),
         "image_digest": digest,
         "prompts": [[each.cue, each.candidates] for each in whole],
     }

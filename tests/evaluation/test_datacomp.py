@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -412,3 +413,18 @@ def test_folders_stand_in_and_others_of_their_name_are_refused(tmp_path):
     best = np.argmax(unit(embedder.images(shown)) @ prompts.T, axis=1)
     expected = np.mean(best == np.arange(200))
     assert found["task_imagenet_r"] == pytest.approx(expected)
+
+
+def test_an_example_with_an_unreadable_image_is_counted(root, tmp_path):
+    shutil.copytree(root / "winogavil", tmp_path / "winogavil")
+    # Of the second example alone; the third is too short to be taken.
+    (tmp_path / "winogavil" / "images" / "thing 12.png").write_bytes(b"")
+    found = measure_datacomp(model(0), tmp_path, 8, False, samples=0)
+    assert (found["images_skipped"], found["examples_skipped"]) == (1, 1)
+    assert len(found.outcomes["winogavil.score"]) == 1
+    text = describe_result(found)
+    assert "1 examples left out, 1 left out as not readable" in text
+    names = tmp_path / "winogavil" / "winogavil_dataset.csv"
+    names.write_text("cue,candidates,associations\ncue,[],not JSON\n")
+    with pytest.raises(ValueError, match="In row 1 of .*`associations` must"):
+        measure_datacomp(model(0), tmp_path, 8, False, samples=0)
