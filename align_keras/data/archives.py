@@ -7,6 +7,7 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,49 +61,68 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
     tally = Tally() if tally is None else tally
     sample = _Sample("")
     damage = None
-    header = _header_class()
     targets = _LinkTargets(archive)
     try:
-        with (
-            _unpacked(archive) as file,
-            tarfile.open(fileobj=file, mode="r|", tarinfo=header) as tar,
-        ):
-            for member in tar:
-                if member.isdir() or is_junk(member.name):
-                    continue
-                name = posixpath.normpath(member.name)
-                if member.isfile() and holds_several(name):
-                    tally.leave_out(clean_text(name), "archive in an archive")
-                    continue
-                key = sample_key(name)
-                if sample.ends_before(key, name):
-                    yield from sample.pairs(tally)
-                    sample = _Sample(key)
-                yield from sample.release(tally, member.size)
-                sample.add(name, _contents(tar, member, sample, name, targets))
-                # It would keep the headers of all files.
-                vars(tar)["members"] = []
-            if not header.ended:
-                raise tarfile.ReadError(
-                    "it is cut off, so that files may be lost"
-                )
-            _check_end(tar)
-    except (
-        tarfile.TarError,
-        OSError,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        # Of headers whose numbers are none.
-        ValueError,
-        OverflowError,
-    ) as error:
+        for tar, member in read_members(archive):
+            name = posixpath.normpath(member.name)
+            if member.isfile() and holds_several(name):
+                tally.leave_out(clean_text(name), "archive in an archive")
+                continue
+            key = sample_key(name)
+            if sample.ends_before(key, name):
+                yield from sample.pairs(tally)
+                sample = _Sample(key)
+            yield from sample.release(tally, member.size)
+            sample.add(name, _contents(tar, member, sample, name, targets))
+    except DAMAGES as error:
         damage = error
     yield from sample.pairs(tally)
     if damage is not None:
         if isinstance(damage, FileNotFoundError):
             raise damage
         raise tarfile.ReadError(f"{damage}") from damage
+
+
+def read_members(
+    archive: str | Path,
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Read an archive as a stream, and notice where it is cut off.
+
+    Args:
+        archive: string or `pathlib.Path`. A `.tar`, compressed or not.
+
+    Yields:
+        The archive, and a file in it that is to be read before the next.
+
+    Raises:
+        One of `DAMAGES`: it is damaged, or not there.
+    """
+    header = _header_class()
+    with (
+        _unpacked(archive) as file,
+        tarfile.open(fileobj=file, mode="r|", tarinfo=header) as tar,
+    ):
+        for member in tar:
+            if not (member.isdir() or is_junk(member.name)):
+                yield tar, member
+            # It would keep the headers of all files.
+            vars(tar)["members"] = []
+        if not header.ended:
+            raise tarfile.ReadError("it is cut off, so that files may be lost")
+        _check_end(tar)
+
+
+# What reading a damaged archive raises.
+DAMAGES = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    # Of headers whose numbers are none.
+    ValueError,
+    OverflowError,
+)
 
 
 def _unpacked(archive):

@@ -268,7 +268,8 @@ def embed_stream(
         batch_size: int. See `encode_batches`.
         read: callable of an item, called in threads. Returns what
             `embedder.images` takes, and raises `ValueError` where the image
-            is not readable. Defaults to `None`: the second entry is read.
+            is not readable. Defaults to `None`: the second entry is read, or
+            what it returns if it is a function.
 
     Yields:
         As `encode_batches`, of the readable items.
@@ -276,9 +277,12 @@ def embed_stream(
 
     def attempt(item):
         try:
-            return item, read(item) if read else embedder.read(item[1]), None
+            return item, read(item) if read else _opened(item[1]), None
         except ValueError as error:
             return item, None, error
+
+    def _opened(image):
+        return embedder.read(image() if callable(image) else image)
 
     def readable():
         for item, image, error in map_ahead(attempt, items):

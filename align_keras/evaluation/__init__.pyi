@@ -5,6 +5,7 @@ from .composition import sugar_crepe as sugar_crepe
 from .composition import visual_genome as visual_genome
 from .composition import winoground as winoground
 from .cxc import measure_cxc as measure_cxc
+from .datacomp import measure_datacomp as measure_datacomp
 from .datasets import DataSet as DataSet
 from .diagnosis import diagnose as diagnose
 from .finetune import measure_finetune as measure_finetune
@@ -14,6 +15,7 @@ from .linear_probe import measure_linear_probe as measure_linear_probe
 from .multilingual import crossmodal3600 as crossmodal3600
 from .multilingual import measure_multilingual as measure_multilingual
 from .multilingual import multi30k as multi30k
+from .objectnet_data import objectnet as objectnet
 from .ranks import best_positive_ranks as best_positive_ranks
 from .results import Result as Result
 from .retrieval import measure_retrieval as measure_retrieval

@@ -12,6 +12,8 @@ from align_keras.evaluation.bootstrap import p_value
 from align_keras.evaluation.bootstrap import resample
 from align_keras.evaluation.composition import composition_scores
 from align_keras.evaluation.cxc import cxc_recalls
+from align_keras.evaluation.datacomp import datacomp_draws
+from align_keras.evaluation.datacomp import given_outcomes
 from align_keras.evaluation.finetune import finetune_accuracies
 from align_keras.evaluation.knn import knn_accuracies
 from align_keras.evaluation.multilingual import multilingual_recalls
@@ -39,6 +41,11 @@ _TASKS = {
     "cxc": (cxc_recalls, ("ks", "drop_empty"), ("caption_image",)),
     "composition": (composition_scores, ("categories", "each"), ("category",)),
     "words": (word_correlations, (), ("judgement",)),
+}
+# Of several tasks: their draws, and the names of the outcomes of the data.
+_SEVERAL = {
+    "vtab": (vtab_draws, lambda tasks: [f"{name}_label" for name in tasks]),
+    "datacomp": (datacomp_draws, given_outcomes),
 }
 SIGNIFICANCE = 0.05
 # What a result says of the question, not of the model that answered it. The
@@ -161,7 +168,7 @@ def _require_same(first, second):
                 "Only results of the same evaluation can be compared. Received "
                 f"{name}={values[0]!r} and {values[1]!r}."
             )
-    if first["task"] not in (*_TASKS, "vtab"):
+    if first["task"] not in (*_TASKS, *_SEVERAL):
         raise ValueError(
             f"Results of `{first['task']}` cannot be compared query by query."
         )
@@ -194,16 +201,16 @@ class _Outcomes(dict):
 
 def _given(result):
     """Names of the outcomes that are of the data."""
-    if result["task"] == "vtab":
-        return [f"{name}_label" for name in result["tasks"]]
+    if result["task"] in _SEVERAL:
+        return _SEVERAL[result["task"]][1](result["tasks"])
     return _TASKS[result["task"]][2]
 
 
 def _replicates(result, samples):
     """Resampled values of each metric, on draws that are the same for all."""
     outcomes = _Outcomes(result)
-    if result["task"] == "vtab":
-        return vtab_draws(outcomes, samples)
+    if result["task"] in _SEVERAL:
+        return _SEVERAL[result["task"]][0](outcomes, samples)
     metrics, options, (units, *_) = _TASKS[result["task"]]
     options = {name: result[name] for name in options if name in result}
     if result["task"] == "cxc":

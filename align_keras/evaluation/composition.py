@@ -22,6 +22,7 @@ from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
 from align_keras.embedding.embedder import read_pixels
 from align_keras.evaluation.bootstrap import SAMPLES
+from align_keras.evaluation.datasets import SUFFIXES
 from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.datasets import find_image
 from align_keras.evaluation.datasets import path_within
@@ -45,7 +46,6 @@ ARO = {
 }
 # Of a box; no image that can be decoded is wider or higher.
 _MAX_SIDE = 1_000_000
-_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 # What a random order of the four scores of an example reaches.
 _CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
 
@@ -116,7 +116,7 @@ def winoground(
         places = [
             made.image(
                 image,
-                partial(_find, images, image, allow_outside),
+                partial(find_image, images, image, allow_outside, SUFFIXES),
             )
             for image in values[:2]
         ]
@@ -320,23 +320,8 @@ def _number(path, place, row, name):
     return value
 
 
-def _find(folder, name, allow_outside):
-    """Find an image whose suffix is not told."""
-    for suffix in _SUFFIXES[:-1]:
-        try:
-            return find_image(folder, name + suffix, allow_outside)
-        except FileNotFoundError:
-            continue
-    return find_image(folder, name + _SUFFIXES[-1], allow_outside)
-
-
 def _cropped(folder, name, allow_outside, box):
-    path = find_image(folder, name, allow_outside)
-    try:
-        pixels = read_pixels(path)
-    except ValueError:
-        # No image either: whoever embeds it names and counts it.
-        return b""
+    pixels = read_pixels(find_image(folder, name, allow_outside))
     # What lies beyond the edges is black, as in the published code.
     return np.asarray(Image.fromarray(pixels).crop(box))
 
@@ -456,7 +441,7 @@ def measure_composition(
     stream = DataSet(
         data.name,
         lambda: (
-            (key, read(), place)
+            (key, read, place)
             for place, (key, read) in enumerate(
                 zip(data.keys, data.images, strict=True)
             )

@@ -1,9 +1,9 @@
 """Data sets that are on disk, as streams of images with what belongs to them.
 
 Every data set has a name, perhaps a length, and a function that yields
-`(key, image, note)`: the image as a path, bytes or an array, and its list of
-captions, a dictionary from languages to such lists, or its label. It can be
-read many times, in the same order.
+`(key, image, note)`: the image as a path, bytes or an array, or a function that
+returns one of these; and its list of captions, a dictionary from languages to
+such lists, or its label. It can be read many times, in the same order.
 """
 
 import dataclasses
@@ -11,9 +11,11 @@ import logging
 import os
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from align_keras.classes import Classes
 from align_keras.data import archives
 from align_keras.data import open_records
 from align_keras.data import sources
@@ -44,6 +46,8 @@ logger = logging.getLogger("align_keras")
 
 # What the literature takes of an image's captions; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
+# Of images whose suffix a published file does not tell.
+SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +60,16 @@ class DataSet:
         total: integer or `None`. Number of examples.
         class_names: list of strings, or `None`. What labels stand for: names
             of folders, or those of a TFDS data set.
+        answers: callable of `Classes`, or `None`. Returns for each label a
+            list of the positions there that are right, where that is not the
+            one class of the label's name.
     """
 
     name: str
     examples: Callable[[], Iterator[tuple[str, Any, Any]]]
     total: int | None = None
     class_names: list[str] | None = None
+    answers: Callable[[Classes], list[list[int]]] | None = None
 
 
 # === Captions ===
@@ -241,15 +249,29 @@ def karpathy(
 
 
 def find_image(
-    folder: str | Path, name: str, allow_outside: bool = False
+    folder: str | Path,
+    name: str,
+    allow_outside: bool = False,
+    suffixes: Sequence[str] = ("",),
 ) -> Path:
     """Find an image in the subfolder that its name says, or without it.
+
+    Args:
+        folder: string or `pathlib.Path`.
+        name: string.
+        allow_outside: bool. Defaults to `False`.
+        suffixes: tuple of strings. What may follow the name, such as
+            `SUFFIXES`. Defaults to nothing.
 
     Raises:
         FileNotFoundError: There is none.
         OutsideFolder: The name, or a link, leads out of the folder.
     """
-    for candidate in (name, Path(name).name):
+    for candidate in (
+        found + suffix
+        for suffix in suffixes
+        for found in (name, Path(name).name)
+    ):
         resolve_within(folder, candidate, allow_outside)
         if is_file_within(folder, candidate, allow_outside):
             return Path(folder) / candidate

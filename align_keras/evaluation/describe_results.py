@@ -43,7 +43,22 @@ def describe_result(result: Result) -> str:
             text = "–" if value is None else f"{value:.1f}%"
             line += "  " + text.rjust(len(heading))
         lines.append(line.rstrip())
-    return "\n".join(lines + _describe_languages(result))
+    lines += _describe_languages(result)
+    if missing := tasks_left_out(result):
+        lines += ["", "Not measured:"]
+        lines += [f"{name}: {reason}" for name, reason in missing.items()]
+    return "\n".join(lines)
+
+
+def tasks_left_out(result: Result) -> dict[str, str]:
+    """Return why tasks of an evaluation of several were not measured."""
+    return {
+        **result.get("tasks_missing", {}),
+        **{
+            name: f"failed: {reason}"
+            for name, reason in result.get("tasks_failed", {}).items()
+        },
+    }
 
 
 def _describe_languages(result):
@@ -93,6 +108,9 @@ def describe_counts(result: Result) -> str:
         parts.append(f"{result['examples']} examples")
     if "classes" in result:
         parts.append(f"{result['classes']} classes")
+    if left := len(tasks_left_out(result)):
+        done = len(result["tasks"])
+        parts.append(f"{done} of {done + left} tasks")
     if result["task"] == "cxc":
         parts += [
             f"{count} queries {task.replace('_', ' ')}"

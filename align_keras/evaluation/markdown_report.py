@@ -7,6 +7,7 @@ from pathlib import Path
 from align_keras.evaluation.describe_results import RANKS
 from align_keras.evaluation.describe_results import describe_counts
 from align_keras.evaluation.describe_results import language_metrics
+from align_keras.evaluation.describe_results import tasks_left_out
 from align_keras.evaluation.paper import paper_rows_of
 from align_keras.evaluation.results import Result
 from align_keras.io.atomic import atomic_file
@@ -59,6 +60,7 @@ def write_markdown_report(
         lines += _table(group) + [""]
         for result in group:
             lines += _table_of_languages(result)
+            lines += _list_of_tasks(result)
         if drawn:
             name = f"{task}-{dataset}".replace("/", "-") + ".png"
             _plot(group, directory / "plots" / name)
@@ -110,6 +112,15 @@ def _table_of_languages(result):
     title = f"`{result['model']}` in each language, from images to text and "
     title += "from texts to images:"
     return [title, "", *markdown_table(["captions", *names], rows), ""]
+
+
+def _list_of_tasks(result):
+    """A line for each task that was not measured."""
+    missing = tasks_left_out(result)
+    if not missing:
+        return []
+    lines = [f"- {name}: {reason}" for name, reason in missing.items()]
+    return [f"`{result['model']}` was not measured on:", "", *lines, ""]
 
 
 def markdown_table(

@@ -42,6 +42,7 @@ _FORM = {
     "intervals?": dict,
     "ks?": [is_count],
     **dict.fromkeys(("tasks?", "languages?", "categories?"), [str]),
+    **dict.fromkeys(("tasks_missing?", "tasks_failed?"), {"*": str}),
     f"{_DIGEST}?": lambda digest: digest is None or isinstance(digest, str),
 }
 

@@ -22,6 +22,8 @@ from align_keras.evaluation.composition import visual_genome
 from align_keras.evaluation.composition import winoground
 from align_keras.evaluation.cxc import measure_cxc
 from align_keras.evaluation.cxc_data import COLUMNS as CXC_FILES
+from align_keras.evaluation.datacomp import find_sources
+from align_keras.evaluation.datacomp import measure_datacomp
 from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.knn import measure_knn
 from align_keras.evaluation.linear_probe import measure_linear_probe
@@ -29,6 +31,7 @@ from align_keras.evaluation.markdown_report import write_markdown_report
 from align_keras.evaluation.multilingual import crossmodal3600
 from align_keras.evaluation.multilingual import measure_multilingual
 from align_keras.evaluation.multilingual import multi30k
+from align_keras.evaluation.objectnet_data import objectnet
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.retrieval import measure_retrieval
 from align_keras.evaluation.words import measure_words
@@ -83,6 +86,7 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
         *_imagenet_jobs(root, allow_outside),
         *_probe_jobs(root, allow_outside),
         *_composition_jobs(root, allow_outside),
+        _datacomp_job(root, allow_outside),
         *_own_jobs(root, allow_outside),
         *_tfds_jobs(root / "tfds"),
         Job(
@@ -152,12 +156,22 @@ def _multilingual_jobs(root, allow_outside):
 def _imagenet_jobs(root, allow_outside):
     train, test = root / "imagenet" / "train", root / "imagenet" / "val"
     folders = {"imagenet": test}
-    for name in ("imagenet_v2", "imagenet_r", "imagenet_a"):
-        folders[name] = root / name
+    for name in ("v2", "r", "a", "sketch"):
+        folders[f"imagenet_{name}"] = root / f"imagenet_{name}"
     for name, folder in folders.items():
         own = root / name / "classes.json"
         names = own if own.is_file() else root / "imagenet" / "classes.json"
         yield _zero_shot(name, folder, names, allow_outside)
+    folder, names = root / "objectnet", root / "imagenet" / "classes.json"
+
+    def objects(embedder, **options):
+        data = objectnet(folder, allow_outside=allow_outside)
+        # All of ImageNet's classes compete, as its authors have it.
+        return measure_zero_shot(
+            embedder, data, names, all_classes=True, **options
+        )
+
+    yield Job("zero-shot-objectnet", (folder, names), objects)
 
     def knn(embedder, **options):
         rows = datasets.class_folders(train, "imagenet_train", allow_outside)
@@ -219,6 +233,19 @@ def _composition_jobs(root, allow_outside):
     for kind, file in ARO.items():
         needs = folder / file, folder / "images"
         yield job(f"vg_{kind}", needs, visual_genome, folder, kind)
+
+
+def _datacomp_job(root, allow_outside):
+    def run(embedder, **options):
+        return measure_datacomp(
+            embedder, root, allow_outside=allow_outside, **options
+        )
+
+    folder, needs = root / "datacomp", ()
+    if folder.is_dir():
+        found, _ = find_sources(root, allow_outside)
+        needs = dict.fromkeys(path for s in found.values() for path in s.needs)
+    return Job("datacomp", (folder, *needs), run)
 
 
 def _own_jobs(root, allow_outside):
@@ -325,7 +352,10 @@ def measure_all(
             identity = {
                 "fingerprint": embedder.fingerprint,
                 "samples": samples,
-                "data": {path.name: state(path) for path in job.needs},
+                "data": {
+                    path.relative_to(root).as_posix(): state(path)
+                    for path in job.needs
+                },
             }
             try:
                 result = _run(
@@ -367,7 +397,8 @@ def _run(job, embedder, known, output, batch_size, progress, identity):
     path = output / name / f"{job.name}.json"
     if known and path.is_file():
         result = Result.load(path)
-        if all(result.get(key) == value for key, value in identity.items()):
+        same = all(result.get(key) == value for key, value in identity.items())
+        if same and not result.get("tasks_failed"):
             return result
     result = job.run(
         embedder,

@@ -1,8 +1,12 @@
 """Zero-shot classification: images by the names of the classes."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -31,14 +35,21 @@ from align_keras.io.lists import check_list
 
 
 def classification_outcomes(
-    image_embeddings: ArrayLike, class_vectors: ArrayLike, labels: ArrayLike
+    image_embeddings: ArrayLike,
+    class_vectors: ArrayLike,
+    labels: ArrayLike,
+    answers: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Rank the right class of each image among all classes.
+
+    Where several classes are right, the best of them counts.
 
     Args:
         image_embeddings: float array `(num_images, dim)`.
         class_vectors: float array `(num_classes, dim)`.
         labels: integer array `(num_images,)`.
+        answers: list of lists of integers. The classes that are right for
+            each label. Defaults to `None`, the class of the same number.
 
     Returns:
         A dictionary of int64 arrays `(num_images,)`: `"label"`, and `"rank"`
@@ -50,12 +61,55 @@ def classification_outcomes(
     images, classes = check_pair(
         image_embeddings, class_vectors, "image_embeddings", "class_vectors"
     )
-    labels = check_labels(labels, len(images), len(classes))
-    pairs = np.stack([np.arange(len(images)), labels], axis=1)
+    if answers is None:
+        answers = [[number] for number in range(len(classes))]
+    labels = check_labels(labels, len(images), len(answers))
+    pairs = [
+        (image, position)
+        for image, label in enumerate(labels)
+        for position in answers[label]
+    ]
     return {
         "label": labels,
-        "rank": best_positive_ranks(images, classes, pairs),
+        "rank": best_positive_ranks(images, classes, np.array(pairs)),
     }
+
+
+def classification_chance(
+    labels: np.ndarray,
+    answers: Sequence[Sequence[int]],
+    num_classes: int,
+    ks: Sequence[int] = (1, 5),
+) -> dict[str, float]:
+    """Give the accuracies that a random order of the classes reaches.
+
+    With m right classes among C, one of them is among the first K with
+    probability `1 - C(C - m, K) / C(C, K)`.
+
+    Args:
+        labels: integer array `(num_images,)`.
+        answers: list of lists of integers. The classes that are right for
+            each label.
+        num_classes: integer. How many compete.
+        ks: tuple of integers. Defaults to `(1, 5)`.
+
+    Returns:
+        A dictionary with the names of `classification_accuracies`.
+    """
+    counts = np.bincount(labels, minlength=len(answers))
+    chance = {}
+    for k in ks:
+        orders = math.comb(num_classes, k)
+        shares = np.array(
+            [
+                (orders - math.comb(num_classes - len(right), k)) / orders
+                for right in answers
+            ]
+        )
+        chance[f"top{k}"] = float(counts @ shares / counts.sum())
+    right = np.array([len(a) for a in answers]) / num_classes
+    chance["mean_per_class"] = float(right[counts > 0].mean())
+    return chance
 
 
 def measure_zero_shot(
@@ -76,7 +130,8 @@ def measure_zero_shot(
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        data: a `DataSet` with labels.
+        data: a `DataSet` with labels. Where it says that several classes are
+            right for a label, as of `objectnet`, any of them counts.
         classes: `Classes`, or the path of a file for `read_classes`. Defaults
             to `None`: the names in the metadata or the folders of the data
             set.
@@ -84,8 +139,8 @@ def measure_zero_shot(
             or else to our own eight.
         ensemble: string. See `class_vectors`. Defaults to `"normalized"`.
         all_classes: bool. Whether all of `classes` compete, or only those
-            that the data set has, as is usual for the 200 classes of
-            ImageNet-R and -A. Defaults to `False`.
+            that are right for a label of the data set, as is usual for the
+            200 classes of ImageNet-R and -A. Defaults to `False`.
         ks: tuple of ints. Defaults to `(1, 5)`.
         batch_size, progress, cache, samples: See `measure_retrieval`.
 
@@ -95,16 +150,84 @@ def measure_zero_shot(
     Raises:
         ValueError: a class has no name, or no image is readable.
     """
+    found = embed_named(
+        *(model, data, classes, templates, ensemble, all_classes),
+        *(batch_size, progress, cache),
+    )
+    outcomes = classification_outcomes(
+        found.images, found.classes, found.labels, found.answers
+    )
+    num_classes = len(found.classes)
+    ks = useful_depths(ks, num_classes)
+    chance = classification_chance(found.labels, found.answers, num_classes, ks)
+    return summarize(
+        "zero-shot",
+        partial(classification_accuracies, ks=ks),
+        outcomes,
+        len(found.images),
+        samples,
+        **found.values,
+        ensemble=ensemble,
+        ks=ks,
+        **{f"chance_{name}": value for name, value in chance.items()},
+    )
+
+
+class Named(NamedTuple):
+    """Images with labels, and the names of classes, as vectors.
+
+    Attributes:
+        images: float32 array `(num_images, dim)`.
+        classes: float32 array `(num_classes, dim)`.
+        labels: int64 array `(num_images,)`.
+        answers: list of lists of integers. The classes that are right for
+            each label.
+        notes: integer array `(num_images, ...)`. What the data set says of
+            each image beside its label.
+        values: dictionary. What a result says of the images and the names.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    labels: np.ndarray
+    answers: list[list[int]]
+    notes: np.ndarray
+    values: dict[str, Any]
+
+
+def embed_named(
+    model: Embedder | keras.Model,
+    data: DataSet,
+    classes: Classes | str | Path | None,
+    templates: list[str] | None,
+    ensemble: str,
+    all_classes: bool,
+    batch_size: int,
+    progress: bool,
+    cache: str | Path | None,
+) -> Named:
+    """Embed labelled images, and the names of the classes that compete.
+
+    Args:
+        model, data, classes, templates, ensemble, all_classes, batch_size,
+            progress, cache: See `measure_zero_shot`. Of `data`, a label may
+            be the first of several integers.
+
+    Returns:
+        `Named`.
+    """
     embedder = as_embedder(model)
     if classes is None:
-        if data.class_names is None:
+        labels = data.class_names
+        if labels is None:
             raise ValueError(
                 f"The data set `{data.name}` does not name its classes: give "
                 "their names in a file."
             )
-        names = [name.replace("_", " ") for name in data.class_names]
-        keys = list(data.class_names)
-        classes = Classes(keys, [[name] for name in names])
+        # Labels are what they are called.
+        data = dataclasses.replace(data, answers=None)
+        names = [name.replace("_", " ") for name in labels]
+        classes = Classes(list(labels), [[name] for name in names])
     elif not isinstance(classes, Classes):
         classes = read_classes(classes)
     check_list(templates, "templates")
@@ -113,8 +236,10 @@ def measure_zero_shot(
     images, notes, skipped, digest = embed_data_set(
         embedder, data, batch_size, progress, cache
     )
-    labels = np.array(notes, "int64")
-    labels, chosen = _match_classes(data, labels, classes, all_classes)
+    table = np.array(notes, "int64").reshape(len(notes), -1)
+    labels, answers, chosen = _match_classes(
+        data, table[:, 0], classes, all_classes
+    )
     names = [classes.names[position] for position in chosen]
     vectors = class_vectors(
         partial(embed_texts, embedder, progress=progress, cache=cache),
@@ -122,37 +247,39 @@ def measure_zero_shot(
         templates,
         ensemble,
     )
-    outcomes = classification_outcomes(images, vectors, labels)
-    ks = useful_depths(ks, len(chosen))
-    return summarize(
-        "zero-shot",
-        partial(classification_accuracies, ks=ks),
-        outcomes,
-        len(images),
-        samples,
-        dataset=data.name,
-        model=embedder.name,
-        unit="image",
-        images=len(images),
-        classes=len(chosen),
-        classes_without_images=int(len(chosen) - len(np.unique(labels))),
-        image_digest=digest,
-        images_skipped=skipped,
-        templates=len(templates),
-        prompts=fingerprint(names, templates),
-        ensemble=ensemble,
-        ks=ks,
-        **{f"chance_top{k}": min(1.0, k / len(chosen)) for k in ks},
-    )
+    used = {n for label in np.unique(labels) for n in answers[label]}
+    values = {
+        "dataset": data.name,
+        "model": embedder.name,
+        "unit": "image",
+        "images": len(images),
+        "classes": len(chosen),
+        "classes_without_images": len(chosen) - len(used),
+        "image_digest": digest,
+        "images_skipped": skipped,
+        "templates": len(templates),
+        "prompts": fingerprint(names, templates),
+    }
+    return Named(images, vectors, labels, answers, table[:, 1:], values)
 
 
 def _match_classes(data, labels, classes, all_classes):
-    """Labels among the classes that compete, and which those are."""
+    """Labels, the classes that are right for each, and those that compete."""
     names = data.class_names
     if names is None:
         names = [
             str(n) for n in range(max(len(classes.keys), labels.max() + 1))
         ]
-    found = np.array(classes.find(names))
-    chosen = np.arange(len(classes.keys)) if all_classes else np.unique(found)
-    return np.searchsorted(chosen, found[labels]), chosen
+    if data.answers is None:
+        found = np.array(classes.find(names))
+        chosen = (
+            np.arange(len(classes.keys)) if all_classes else np.unique(found)
+        )
+        answers = [[number] for number in range(len(chosen))]
+        return np.searchsorted(chosen, found[labels]), answers, chosen
+    right = data.answers(classes)
+    chosen = np.unique(np.concatenate(right))
+    if all_classes:
+        chosen = np.arange(len(classes.keys))
+    answers = [np.searchsorted(chosen, row).tolist() for row in right]
+    return labels, answers, chosen

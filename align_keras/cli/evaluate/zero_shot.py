@@ -20,6 +20,11 @@ def add_arguments(parser):
         help="compete with all named classes, not with those of the data",
     )
     parser.add_argument(
+        "--objectnet",
+        action="store_true",
+        help="the folder is ObjectNet as it is published, with its mappings",
+    )
+    parser.add_argument(
         "--ensemble",
         choices=["normalized", "plain"],
         default="normalized",
@@ -32,7 +37,7 @@ def run(args):
     """Measure zero-shot classification and print the result."""
     from align_keras.evaluation import measure_zero_shot
 
-    data = shared_options.labelled(args, "data")
+    data = _open(args)
     result = measure_zero_shot(
         shared_options.embedder(args),
         data,
@@ -43,3 +48,15 @@ def run(args):
         **shared_options.embedding_options(args),
     )
     shared_options.show(args, result)
+
+
+def _open(args):
+    if not args.objectnet:
+        return shared_options.labelled(args, "data")
+    from align_keras.evaluation import objectnet
+
+    if args.tfds or args.tfds_directory:
+        shared_options.refuse("objectnet", "is for files, not for TFDS")
+    return objectnet(
+        args.data, args.name or "objectnet", allow_outside=args.allow_outside
+    )
