@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import torch
 
 
@@ -21,6 +22,14 @@ class Module:
     not tell a model of what is added to its layers later, as low-rank updates
     are: `zero_grad`, `to` or an optimizer of torch would pass over them.
     """
+
+    def __init__(self, *args, **kwargs):
+        held = keras.tree.flatten(list(vars(self).values()))
+        super().__init__(*args, **kwargs)
+        # In the order of a constructor, as on other backends: files number
+        # the state of an optimizer by it.
+        places = {id(layer): place for place, layer in enumerate(held)}
+        self._layers.sort(key=lambda x: places.get(id(x), len(places)))
 
     named_parameters = _with_all_variables(torch.nn.Module.named_parameters)
     state_dict = _with_all_variables(torch.nn.Module.state_dict)
