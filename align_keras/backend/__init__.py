@@ -25,6 +25,7 @@ OFFERED = {
         "wait_for",
         "without_gradients",
     ),
+    "modules": ("Module",),
     "normalization": ("normalize_and_silu", "normalize_batch", "silu"),
     "optimizer": ("ReplicaClipping",),
     "replicas": (

@@ -132,6 +132,7 @@ class PaddingMixin:
         steps=None,
         **kwargs,
     ):
+        self._assert_compile_called("evaluate")  # Keras does not on torch.
         # What `fit` has padded comes with `_use_cached_eval_dataset`.
         x = self._padded(
             x, _marks(y, sample_weight), batch_size, steps_per_epoch=steps
@@ -159,14 +160,14 @@ class PaddingMixin:
         return_dict=False,
     ):
         refuse_class_weight(class_weight)
-        unpack((x, y))
-        return super().train_on_batch(
-            x, y, sample_weight, return_dict=return_dict
-        )
+        y = _marks(y, sample_weight)
+        _check_rows(x, y)
+        return super().train_on_batch(x, y, return_dict=return_dict)
 
-    def test_on_batch(self, x, y=None, *args, **kwargs):
-        unpack((x, y))
-        return super().test_on_batch(x, y, *args, **kwargs)
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        y = _marks(y, sample_weight)
+        _check_rows(x, y)
+        return super().test_on_batch(x, y, return_dict=return_dict)
 
     def _adapter(self, x, y, **kwargs):
         """Return what turns `x` into batches."""
@@ -240,18 +241,15 @@ def _marks(y, sample_weight):
     _, mask, _ = unpack((None, y))
     if sample_weight is None:
         return y
-    if isinstance(sample_weight, dict):
-        raise ValueError(
-            "`sample_weight` must be one weight for each pair. "
-            f"Received a dict of: {sorted(sample_weight)}"
-        )
-    if not hasattr(sample_weight, "__len__"):
-        raise ValueError(
-            "`sample_weight` must be one weight for each pair. "
-            f"Received: sample_weight={sample_weight!r}"
-        )
     if isinstance(sample_weight, (list, tuple)):
         sample_weight = np.asarray(sample_weight)
+    dtype = getattr(sample_weight, "dtype", None)
+    is_text = getattr(dtype, "kind", "") in ("O", "S", "U")
+    if is_text or np.ndim(sample_weight) == 0:
+        raise ValueError(
+            "`sample_weight` must be one number for each pair. "
+            f"Received: sample_weight={sample_weight!r}"
+        )
     return pack(None, mask, sample_weight)[1]
 
 

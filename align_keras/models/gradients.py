@@ -13,6 +13,7 @@ from keras import ops
 
 from align_keras import backend
 from align_keras.backend.padding import IS_EXAMPLE
+from align_keras.backend.padding import SAMPLE_WEIGHT
 from align_keras.backend.padding import unpack
 from align_keras.models.step_scope import step_scope
 
@@ -37,8 +38,11 @@ class Batch:
     def of(cls, data):
         """Take apart what a data set yields, a tuple or the inputs alone."""
         inputs, mask, sample_weight = unpack(data)
+        rows = dict(inputs) if isinstance(inputs, dict) else {}
         if sample_weight is not None:
             sample_weight = _one_for_each_row(sample_weight)
+            rows[SAMPLE_WEIGHT] = sample_weight
+        _require_equal_counts(rows)
         return cls(inputs, mask, sample_weight)
 
     @property
@@ -81,8 +85,30 @@ class Batch:
         return weights
 
 
+def _require_equal_counts(rows):
+    """Refuse arrays of a batch of which one row would spread over the rest."""
+    known = {name: array.shape[:1] for name, array in rows.items()}
+    message = (
+        "All inputs of a batch, and weights, must have one row for each pair. "
+        f"Received: {known}"
+    )
+    first, *others = rows.values() or [None]
+    for other in others:
+        sizes = first.shape[0], other.shape[0]
+        if None in sizes:
+            sizes = ops.shape(first)[0], ops.shape(other)[0]
+            backend.require(sizes[0] == sizes[1], message)
+        elif sizes[0] != sizes[1]:
+            raise ValueError(message)
+
+
 def _one_for_each_row(weights):
     """Return weights of shape `(batch,)`; `(batch, 1)` would spread out."""
+    if isinstance(weights, dict):
+        raise ValueError(
+            "`sample_weight` must be one number for each pair. "
+            f"Received a dict of: {sorted(weights)}"
+        )
     try:
         rank = len(weights.shape)
     except ValueError:  # A generator's tensors are of unknown rank.

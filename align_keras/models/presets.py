@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 
+from align_keras import backend
 from align_keras import keras_hub_internals
 from align_keras import registry
 from align_keras.io.file_names import glob_visible
@@ -195,7 +196,7 @@ def preset_directory(preset):
 _OF_MODELS = {"inputs", "outputs", "dtype", "name", "trainable"}
 
 
-class PresetMixin:
+class PresetMixin(backend.Module):
     """Adds the shipped presets to a KerasHub `Backbone`."""
 
     def __init__(self, *args, **kwargs):

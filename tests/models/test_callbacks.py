@@ -302,3 +302,12 @@ def test_a_lamb_resumes_from_a_checkpoint(x, tmp_path):
     again = keras.saving.load_model(path)
     losses = [fit(m, x, epochs=2)["loss"] for m in (model, again)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_variables_have_one_order_on_all_backends():
+    """Files number the state of an optimizer by it."""
+    towers = ["kernel", "bias", "embeddings"]
+    projection = ["kernel", "bias"]
+    model = build()
+    names = [v.path.rpartition("/")[2] for v in model.trainable_variables]
+    assert names == [*towers, *projection, "log_temperature"]

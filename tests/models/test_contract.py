@@ -379,6 +379,18 @@ def test_trainable_is_read_when_it_matters(name, built):
         assert np.mean(moved) > 0.9 if free else not any(moved)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="is about torch's modules")
+def test_torch_sees_all_variables(case, built):
+    """KerasHub's backbones have no parameters for it."""
+    model = copy.deepcopy(built(case)[0])
+    text_encoder = getattr(model, "text_encoder", model)
+    if isinstance(text_encoder, BertTextEncoder):
+        text_encoder.enable_lora(2)  # The dual encoder is not told of it.
+    values = {id(variable.value) for variable in model.variables}
+    assert {id(parameter) for parameter in model.parameters()} == values
+    assert {id(v) for v in model.state_dict(keep_vars=True).values()} == values
+
+
 # === Exports ===
 
 

@@ -177,6 +177,46 @@ def test_a_mistake_in_the_inputs_is_named(mistake, still_model, pairs):
                 method(**given, verbose=0)
 
 
+UNEVEN = {
+    "one weight": lambda x: (x, None, np.ones(1, "float32")),
+    "few weights": lambda x: (x, None, WEIGHTS[:4]),
+    "named weights": lambda x: (x, None, {"a": WEIGHTS}),
+    "images": lambda x: ({**x, "images": x["images"][:4]},),
+    "one text": lambda x: (
+        {**x, **{k: x[k][:1] for k in ("token_ids", "padding_mask")}},
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", UNEVEN)
+def test_no_row_of_a_batch_spreads_over_others(mistake, still_model, pairs):
+    """Broadcasting would take one weight, or one text, for all pairs."""
+    model, batch = still_model(), UNEVEN[mistake](pairs(8))
+    told = "row for each pair|number for each pair"
+    for call in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=told):
+            call(*batch)
+    # TensorFlow learns of sizes when a step runs, and may fail of others first.
+    if keras.config.backend() == "tensorflow" and mistake != "one weight":
+        told = ""
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(Exception, match=told):
+            call((rows for rows in [batch]), verbose=0)
+
+
+@pytest.mark.parametrize("weights", [["a"] * 8, 2.0, np.array([None] * 8)])
+def test_weights_are_numbers(weights, still_model, pairs):
+    model, x = still_model(), pairs(8)
+    for call in (
+        model.fit,
+        model.evaluate,
+        model.train_on_batch,
+        model.test_on_batch,
+    ):
+        with pytest.raises(ValueError, match="one number for each pair"):
+            call(x, sample_weight=weights)
+
+
 def test_lists_do_as_well_as_tuples(still_model, pairs):
     model, x = still_model(), pairs(8)
     expected = pytest.approx(weighted_loss(model, x), rel=1e-5)
@@ -190,6 +230,14 @@ def test_lists_do_as_well_as_tuples(still_model, pairs):
     assert history["loss"][0] == history["val_loss"][0] == expected
     loss = model.evaluate(x, sample_weight=tuple(WEIGHTS), **options)[0]
     assert loss == expected
+
+
+def test_a_model_that_is_not_compiled_says_so(still_model, pairs):
+    model, x = still_model(), pairs(8)
+    model = AlignDualEncoder.from_config(model.get_config())
+    for call in (model.fit, model.evaluate, model.train_on_batch):
+        with pytest.raises(ValueError, match="must call `compile"):
+            call(x)
 
 
 def foreign_statistics(tiny_model):

@@ -135,6 +135,35 @@ def test_overridden_methods_count_in_fit(size, pairs):
     assert history["loss"][0] == pytest.approx(loss, rel=1e-5)
 
 
+class StepOfTorch(AlignDualEncoder):
+    """A step from scratch, as Keras' guide for torch has it."""
+
+    def train_step(self, data):
+        self.zero_grad()
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        y = self(x, training=True)
+        loss = self.compute_loss(x, None, y)
+        loss.backward()
+        gradients = [v.value.grad for v in self.trainable_weights]
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return {"loss": loss.detach()}
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="is about torch's gradients"
+)
+def test_a_step_from_scratch_forgets_the_gradients_of_the_last(pairs):
+    """`zero_grad` passes over what torch does not see."""
+    found = []
+    for cls in (AlignDualEncoder, StepOfTorch):
+        model = build(cls)
+        model.optimizer.learning_rate = 0.1
+        losses = fit(model, pairs(8, size=4), epochs=3)["loss"]
+        found.append([*losses, *map(np.sum, model.get_weights())])
+    assert found[0][2] != pytest.approx(found[0][0], rel=1e-3)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
 def test_logs_that_would_be_lost_are_refused(pairs):
     x = pairs(8, size=4)
     for options in ({"steps_per_execution": 2}, {"skip_nonfinite": True}):
