@@ -7,6 +7,8 @@ import posixpath
 import tarfile
 import typing
 
+import numpy as np
+
 from align_keras.data import archives as tars
 from align_keras.data import sources
 from align_keras.data.captions import NoUsableRow
@@ -22,6 +24,9 @@ from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.text import clean_text
 
+# Keys whose first value has no settled place yet.
+LATEST = 1 << 18
+
 
 def key_of(name):
     """Return the key of a record: the path of its image without the suffix."""
@@ -35,19 +40,46 @@ def keep_apart(pairs):
     row, `0.jpg` in each archive. The first image keeps its name, others have
     a digest of their bytes in it; copies of an image share theirs.
     """
-    first = {}
+    first = _FirstValues()
     for name, read, captions in pairs:
         if isinstance(read, sources.Contents):
-            # 100 bytes for each key: ten million of them are a gigabyte.
-            own = _digest(read.contents)
-            if first.setdefault(_digest(key_of(name).encode()), own) != own:
+            key, own = _digest(key_of(name).encode()), _digest(read.contents)
+            if first.of(key, own) != own:
                 stem, suffix = posixpath.splitext(name)
                 name = f"{stem}-{own:016x}{suffix}"
         yield name, read, captions
 
 
 def _digest(contents):
-    return int.from_bytes(hashlib.blake2b(contents, digest_size=8).digest())
+    digest = hashlib.blake2b(contents, digest_size=8).digest()
+    return np.frombuffer(digest, "uint64")[0]
+
+
+class _FirstValues:
+    """The first value of each key, in 16 bytes for most of them.
+
+    A dict of them would take 100, of as many as there may be images.
+    """
+
+    def __init__(self):
+        self._keys = self._values = np.zeros(0, "uint64")
+        self._latest = {}
+
+    def of(self, key, value):
+        """Return the first value of a key, which may be this one."""
+        if len(self._latest) == LATEST:
+            self._settle()
+        place = np.searchsorted(self._keys, key)
+        if place < len(self._keys) and self._keys[place] == key:
+            return self._values[place]
+        return self._latest.setdefault(key, value)
+
+    def _settle(self):
+        new = np.array(sorted(self._latest.items()), "uint64")
+        places = np.searchsorted(self._keys, new[:, 0])
+        self._keys = np.insert(self._keys, places, new[:, 0])
+        self._values = np.insert(self._values, places, new[:, 1])
+        self._latest.clear()
 
 
 class Source(typing.NamedTuple):

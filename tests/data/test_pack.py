@@ -21,6 +21,7 @@ from PIL import Image
 from align_keras.cli import pack as command
 from align_keras.data import archives
 from align_keras.data import open_records
+from align_keras.data import open_source
 from align_keras.data import pack
 from align_keras.data import shuffle
 from align_keras.data import sources
@@ -650,3 +651,27 @@ def test_how_many_are_set_aside(tmp_path, count, share, expected):
     assert not choose_held_out(tmp_path, names, 0)
     with pytest.raises(ValueError, match="hold_out=0.6"):
         choose_held_out(tmp_path, names, 0.6)
+
+
+@pytest.mark.parametrize("latest", [1, 7, 1000])
+def test_the_first_value_of_each_key_is_kept(monkeypatch, latest):
+    monkeypatch.setattr(open_source, "LATEST", latest)
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 60, 300).astype("uint64") << np.uint64(58)
+    keys += rng.integers(0, 3, 300).astype("uint64")
+    values = rng.integers(0, 2**64, 300, dtype="uint64")
+    first, expected = open_source._FirstValues(), {}
+    for key, value in zip(keys, values, strict=True):
+        assert first.of(key, value) == expected.setdefault(int(key), value)
+
+
+def test_keys_take_little_memory(monkeypatch):
+    monkeypatch.setattr(open_source, "LATEST", 1000)
+    keys = np.random.default_rng(0).permutation(100_000).astype("uint64")
+    tracemalloc.start()
+    first = open_source._FirstValues()
+    for key in keys:
+        first.of(key, key)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 20 * len(keys)
