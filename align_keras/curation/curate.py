@@ -14,6 +14,7 @@ from align_keras.curation.audit import audit_run
 from align_keras.curation.audit_page import write_audit_page
 from align_keras.curation.config import CurationConfig
 from align_keras.curation.config import load_config
+from align_keras.curation.engine import is_local
 from align_keras.curation.engine import open_engine
 from align_keras.curation.execute import RULES_VERSION
 from align_keras.curation.execute import describe_files
@@ -41,10 +42,11 @@ logger = logging.getLogger("align_keras")
 
 
 def _written_by_the_engine(arguments):
-    # Spark's executors are elsewhere, and no directory of this machine is
-    # theirs. `Storage` refuses what cannot be renamed.
+    # The executors of a cluster are elsewhere, and no directory of this
+    # machine is theirs. `Storage` refuses what cannot be renamed.
     remote = scheme_of(arguments["output"]) in ("hdfs", "viewfs")
-    return remote or arguments.get("engine") == "spark"
+    on_spark = arguments.get("engine") == "spark"
+    return remote or (on_spark and not is_local(arguments.get("master")))
 
 
 @stored("output", but=_written_by_the_engine)

@@ -218,6 +218,11 @@ while True:
         self.process.stdout.close()
 
 
+def is_local(master: str | None) -> bool:
+    """Return whether a master of Spark's is this machine, by its name."""
+    return (master or "").startswith("local")
+
+
 class SparkEngine:
     """Spark, on this machine or a cluster.
 
@@ -230,7 +235,7 @@ class SparkEngine:
     name = "spark"
 
     def __init__(self, master=None, memory=None):
-        local = (master or "").startswith("local")
+        local = is_local(master)
         if local:
             # Otherwise its workers take the first python3 of the path.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

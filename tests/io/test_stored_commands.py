@@ -216,7 +216,22 @@ def test_curate(both):
     assert kept[0] == kept[1] and len(kept[0]) == 10
 
 
-def test_spark_writes_to_no_store_of_objects(inputs):
+@pytest.mark.thorough
+def test_curate_on_spark_of_this_machine(both):
+    _, outputs = both(
+        ["curate", "{root}/tables/*.csv", "--config", "{root}/rules.yaml"]
+        + ["--output", "{out}", "--engine", "spark", "--master", "local[2]"]
+    )
+    import pyarrow.parquet as pq
+
+    here, there = (
+        pq.read_table(Path(local_copy(out)) / "kept").sort_by("url")
+        for out in outputs
+    )
+    assert here.equals(there) and len(here) == 10
+
+
+def test_a_cluster_writes_to_no_store_of_objects(inputs):
     from align_keras.curation import curate
 
     with pytest.raises(ValueError, match="rename a.*s3://bucket"):
