@@ -178,8 +178,9 @@ def _require_same(first, second):
                 f"The outcomes of {result['model']!r} are missing: the `.npz` "
                 "file must lie beside the JSON file."
             )
+    one, other = _Outcomes(first), _Outcomes(second)
     for name in _given(first):
-        if not np.array_equal(_Outcomes(first)[name], _Outcomes(second)[name]):
+        if not np.array_equal(one[name], other[name]):
             raise ValueError(
                 "The two results are not of the same queries: they differ in "
                 f"`{name}`. Measure both models on the same files."

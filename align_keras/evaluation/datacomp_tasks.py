@@ -175,9 +175,7 @@ def _folders(root, name, links):
             lambda: (objectnet(root / name, **links), None),
         )
     elif name.startswith("imagenet"):
-        folder = root / name / "val" if name == "imagenet" else root / name
-        own = root / name / "classes.json"
-        names = own if own.is_file() else root / "imagenet" / "classes.json"
+        folder, names = datasets.imagenet_files(root, name)
         yield Source(
             "folder",
             (folder, names),

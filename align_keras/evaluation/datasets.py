@@ -248,6 +248,22 @@ def karpathy(
     )
 
 
+def imagenet_files(root: Path, name: str) -> tuple[Path, Path]:
+    """Tell where a data root holds ImageNet or a variant, and the names.
+
+    Args:
+        root: `pathlib.Path`. A directory in the layout of docs/evaluation.md.
+        name: string such as `"imagenet"` or `"imagenet_v2"`.
+
+    Returns:
+        Paths of the folder of classes, and of the names: its own, or else
+        ImageNet's.
+    """
+    own = root / name / "classes.json"
+    names = own if own.is_file() else root / "imagenet" / "classes.json"
+    return root / name / "val" if name == "imagenet" else root / name, names
+
+
 def find_image(
     folder: str | Path,
     name: str,

@@ -155,13 +155,10 @@ def _multilingual_jobs(root, allow_outside):
 
 def _imagenet_jobs(root, allow_outside):
     train, test = root / "imagenet" / "train", root / "imagenet" / "val"
-    folders = {"imagenet": test}
-    for name in ("v2", "r", "a", "sketch"):
-        folders[f"imagenet_{name}"] = root / f"imagenet_{name}"
-    for name, folder in folders.items():
-        own = root / name / "classes.json"
-        names = own if own.is_file() else root / "imagenet" / "classes.json"
-        yield _zero_shot(name, folder, names, allow_outside)
+    for variant in ("", "_v2", "_r", "_a", "_sketch"):
+        name = f"imagenet{variant}"
+        files = datasets.imagenet_files(root, name)
+        yield _zero_shot(name, *files, allow_outside)
     folder, names = root / "objectnet", root / "imagenet" / "classes.json"
 
     def objects(embedder, **options):
