@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -31,6 +32,7 @@ from align_keras import EfficientNetBackbone
 from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.data import records
+from align_keras.io import optional
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.checkpoints import Checkpoints
@@ -69,11 +71,21 @@ def begin(inputs):
 
 @pytest.fixture(scope="module")
 def run(begin, inputs, tmp_path_factory):
-    """A run from the first step to the last: directory, result, what it saw."""
+    """A run from the first step to the last: directory, result, what it saw.
+
+    It needs no package of an extra.
+    """
     workdir = tmp_path_factory.mktemp("run")
     seen = Seen()
     data = str(inputs / "packed")
-    result = begin(workdir, validation_data=data, evaluate=seen)
+
+    def none(name):
+        raise ImportError(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        missing = SimpleNamespace(import_module=none)
+        patch.setattr(optional, "importlib", missing)
+        result = begin(workdir, validation_data=data, evaluate=seen)
     return workdir, result, seen
 
 
