@@ -8,8 +8,10 @@ must keep the same ids. For each: CPU seconds of the process and its children,
 wall seconds, and the peak of the memory of all of them together. `audit` in a
 name means that every rule judges every row and that each row's verdict is
 kept, as `align-keras curate` does; the others only find the survivors. With
-`--keep` rows that lie in the directory are taken and left there, so that a long
-measurement can be cut into calls.
+`--only` a configuration has that rule alone, and just ours run; what a rule
+costs is the difference from `--only token_count`, which hardly costs anything.
+With `--keep` rows that lie in the directory are taken and left there, so that a
+long measurement can be cut into calls.
 """
 
 import argparse
@@ -114,8 +116,16 @@ def _repeating(draw, size, count, first):
     return np.where(draw.random(size) < 0.7, own, shared)
 
 
-def rules(folder, count):
-    """The paper's rules, with a K that cuts this many rows."""
+def rules(folder, count, only=None):
+    """The paper's rules, with a K that cuts this many rows, or one rule."""
+    rare = {"rare_tokens": {"keep": count // 10}}
+    alone = {
+        "token_count": {"token_count": {"at_least": 3}},
+        "rare_tokens": rare,
+        "balanced": {"balanced": {"at_most": count // 1000}},
+    }
+    if only:
+        return {"rules": [alone[only]]}
     return {
         "rules": [
             {"shorter_side": {"above": 200}},
@@ -124,7 +134,7 @@ def rules(folder, count):
             {"near_duplicate": {"test_images": [str(folder / "hashes.txt")]}},
             {"shared_text": {"at_most": 10}},
             {"token_count": {"at_least": 3, "at_most": 20}},
-            {"rare_tokens": {"keep": count // 10}},
+            rare,
         ]
     }
 
@@ -156,7 +166,7 @@ def job_ours(args, engine="duckdb", master=None):
     curate(
         [str(raw)],
         args.workdir / f"ours-{engine}",
-        parse_config(rules(raw, args.rows)),
+        parse_config(rules(raw, args.rows, args.only)),
         engine=engine,
         master=master,
         memory=args.memory,
@@ -385,6 +395,7 @@ def measure(name, args):
     python = args.polars_python if name == "polars" else sys.executable
     command = [python, __file__, "--job", name, "--rows", str(args.rows)]
     command += ["--workdir", str(args.workdir), "--memory", args.memory]
+    command += ["--only", args.only] if args.only else []
     begin = time.perf_counter()
     process = subprocess.Popen(command, start_new_session=True)
     peak, cpu = [0], {}
@@ -451,7 +462,10 @@ def main():
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--memory", default="2GiB", help="of each engine")
     parser.add_argument("--polars-python", help="a Python that has polars")
-    parser.add_argument("--jobs", nargs="*", default=list(JOBS))
+    parser.add_argument("--jobs", nargs="*")
+    parser.add_argument(
+        "--only", choices=["token_count", "rare_tokens", "balanced"]
+    )
     parser.add_argument("--keep", action="store_true", help="see above")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -462,8 +476,9 @@ def main():
         shutil.rmtree(args.workdir, ignore_errors=True)
     if not args.workdir.exists():
         generate(args.workdir / "raw", args.rows)
+    ours = ["read", "ours-duckdb", "ours-spark"]
     reference = None
-    for name in args.jobs:
+    for name in args.jobs or (ours if args.only else list(JOBS)):
         if name == "polars" and not args.polars_python:
             continue
         clear(args.workdir, name)

@@ -145,8 +145,8 @@ def _frequent_tokens(configured, rows, stages, key):
     texts = stages.table(f"{configured.name}-texts", key, texts)
     counts = token_counts(texts)
     frequent = counts.filter(counts.occurrences >= least).select("gram")
-    stages.table(name, key, frequent)
-    return sorted(gram for (gram,) in stages.values(f"{name}-{key}", ["gram"]))
+    found = stages.engine.collect(stages.table(name, key, frequent))
+    return sorted(row["gram"] for row in found)
 
 
 def _table(entries, seed):
@@ -245,11 +245,14 @@ def balanced(
     rarest = rarest.group_by("text_key").agg(rows=rarest.rows.min())
     rarest = stage("rarest", rarest)
     unsure = rarest.filter(rarest.rows > at_most).select("text_key")
-    unsure_rows = rows.semi_join(unsure, "text_key")
-    unsure_rows = unsure_rows.select("row_id", "image_key", "text_key")
+    unsure_rows = rows.semi_join(unsure, "text_key").select(
+        "row_id", "text_key", image=_residue(rows.image_key)
+    )
     numbers = ("first", "second", "offset", "rows")
     tried = found.semi_join(unsure, "text_key")
     tried = tried.join(counts.select("number", *numbers), "number")
+    text = tried["second"] * _residue(tried.text_key) + tried.offset
+    tried = tried.select("text_key", "first", "rows", text=text % PRIME)
     tried = unsure_rows.join(tried, "text_key")
     drawn = tried.filter(_draw(tried) * tried.rows < int64(at_most * PRIME))
     unlucky = unsure_rows.anti_join(drawn.select("row_id"), "row_id")
@@ -289,15 +292,13 @@ def _once(numbers):
     return ibis.ifelse(numbers.length() <= SHORT, first, numbers.unique())
 
 
+def _residue(key):
+    # Engines give a negative number the residue of its size.
+    return (key.fill_null(0) % PRIME + PRIME) % PRIME
+
+
 def _draw(pairs):
     """The draw of a row by an entry, see the module."""
-
-    def residue(key):
-        # Engines give a negative number the residue of its size.
-        return (key.fill_null(0) % PRIME + PRIME) % PRIME
-
-    image, text = residue(pairs.image_key), residue(pairs.text_key)
-    mixed = pairs["first"] * image + pairs["second"] * text
-    mixed = (mixed % PRIME + pairs.offset) % PRIME
+    mixed = (pairs["first"] * pairs.image + pairs.text) % PRIME
     square = mixed * mixed % PRIME
     return square * square % PRIME * mixed % PRIME

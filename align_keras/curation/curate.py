@@ -1,7 +1,9 @@
 """From raw pairs to kept ones, with an account of every row."""
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import glob
 import logging
 import os
@@ -27,7 +29,7 @@ from align_keras.curation.rules import named_paths
 from align_keras.curation.scores import describe_scores
 from align_keras.curation.scores import find_scores
 from align_keras.curation.stages import Stages
-from align_keras.curation.stages import unfinished_name
+from align_keras.curation.stages import attempt_name
 from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
@@ -43,7 +45,7 @@ logger = logging.getLogger("align_keras")
 
 def _written_by_the_engine(arguments):
     # The executors of a cluster are elsewhere, and no directory of this
-    # machine is theirs. `Storage` refuses what cannot be renamed.
+    # machine is theirs.
     remote = scheme_of(arguments["output"]) in ("hdfs", "viewfs")
     on_spark = arguments.get("engine") == "spark"
     return remote or (on_spark and not is_local(arguments.get("master")))
@@ -132,17 +134,18 @@ def curate(
     if finished:
         logger.warning("`%s` holds this result already.", output)
         return finished
-    if engine == "duckdb" and not target.local:
-        raise ValueError(
-            "DuckDB writes to local directories; use `--engine spark`, or "
-            f"another output. Received: {output}"
-        )
     _check_columns(files[0], config)
     with (
         progress_steps(progress) as step,
         contextlib.ExitStack() as stack,
     ):
-        for storage in {work.root: work, target.root: target}.values():
+        spill = work.address(attempt_name(f"spill-{key}"))
+        backend = open_engine(engine, master, memory, spill)
+        stack.callback(backend.close)
+        places = {work.root: work, target.root: target}
+        for place in places:
+            backend.check(place)
+        for storage in places.values():
             stack.enter_context(storage.lock())
         # Another run may have ended since.
         finished = _finished(target, key)
@@ -152,9 +155,6 @@ def curate(
         def show(stage):
             step(stage.replace("-", ": ", 1).replace("_", " "))
 
-        spill = work.address(unfinished_name(f"spill-{key}"))
-        backend = open_engine(engine, master, memory, spill)
-        stack.callback(backend.close)
         run = Stages(work, backend, show)
         result = execute(config, files, run, outside)
         show("audit")
@@ -263,11 +263,17 @@ def _publish(stages, result, audit, target, key, about):
         target.remove(name)
     target.write_json("audit.json", audit)
     target.write_text("audit.html", write_audit_page(audit))
+    places = {
+        name: f".stages/{name}.unfinished" if target.renames else name
+        for name in published
+    }
     for name, stage in published.items():
-        _copy_stage(stages, stage, target, name)
+        _copy_stage(stages, stage, target, places[name])
     # At the very end, so that whoever looks for kept rows finds all or none.
-    for name in published:
-        target.move(f".stages/{name}.unfinished", name)
+    # In a store of objects, the manifest tells.
+    for name, place in places.items():
+        if place != name:
+            target.move(place, name)
     files = {
         name: [f"{name}/{file}" for file in target.data_files(name)]
         for name in published
@@ -293,13 +299,23 @@ def _publish(stages, result, audit, target, key, about):
     return manifest
 
 
-def _copy_stage(stages, stage, target, name):
-    """Copy a stage's files, as links where possible, out of sight."""
-    unfinished = f".stages/{name}.unfinished"
-    target.remove(unfinished)
-    target.make_directory(unfinished)
+def _copy_stage(stages, stage, target, directory):
+    """Copy a stage's files, as links where possible."""
+    target.remove(directory)
+    target.make_directory(directory)
     # Empty files would only be noise, but one tells the columns.
-    files = stages.notes(stage)["files"]
-    for number, file in enumerate(files):
-        new = f"data-{number:05d}-of-{len(files):05d}.parquet"
-        target.copy(stages.storage, f"{stage}/{file}", f"{unfinished}/{new}")
+    files = stages.paths(stage)
+    copies = [
+        (file, f"{directory}/data-{number:05d}-of-{len(files):05d}.parquet")
+        for number, file in enumerate(files)
+    ]
+    copy = functools.partial(_copy_file, stages.storage.root, target.root)
+    if target.local:
+        collections.deque(map(copy, copies), maxlen=0)
+    else:
+        # Rows pass through the executors alone.
+        collections.deque(stages.engine.map(copy, copies), maxlen=0)
+
+
+def _copy_file(source, target, names):
+    Storage(target).copy(Storage(source), *names)

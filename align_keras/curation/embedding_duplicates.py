@@ -9,21 +9,25 @@ Reference:
     - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), appendix A.
 """
 
+import contextlib
+import functools
 import itertools
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 
 import numpy as np
 
 from align_keras import registry
 from align_keras.curation.evaluation_images import read_evaluation_images
+from align_keras.curation.storage import Storage
 from align_keras.io.folders import read_within
 from align_keras.io.images import decode_with_pillow
 from align_keras.io.optional import OptionalModule
 
 arrow = OptionalModule("pyarrow", extra="curation")
+parquet = OptionalModule("pyarrow.parquet", extra="curation")
 faiss = OptionalModule("faiss", extra="curation")
 
 # k-means wants at least so many images for each cluster, and uses no more
@@ -70,45 +74,65 @@ def embedding_near_duplicates(
     found, tests, cosines = embedding_near_duplicates(train, test)
     ```
     """
-    count = len(vectors)
-    if not count or not len(test_vectors):
+    if not len(vectors) or not len(test_vectors):
         empty = np.zeros(0, "int64")
         return empty, empty, np.zeros(0, "float32")
-    clusters = max(1, min(clusters, count // MIN_PER_CLUSTER))
-    nearest = min(nearest, clusters)
-    shared = min(shared, nearest)
-    if clusters**shared >= 2**63:
-        raise ValueError(
-            f"{clusters} clusters in buckets of {shared} are too many; lower "
-            "`clusters` or `shared`."
-        )
-    centroids = _cluster(vectors, clusters, seed)
-    tests = _buckets(test_vectors, centroids, nearest, shared)
-    owners = np.repeat(np.arange(len(test_vectors)), tests.shape[1])
-    order = np.argsort(tests.ravel(), kind="stable")
-    keys, owners = tests.ravel()[order], owners[order]
-    found = []
-    for start in range(0, count, LOOK_UP):
-        part = np.asarray(vectors[start : start + LOOK_UP], "float32")
-        buckets = _buckets(part, centroids, nearest, shared)
-        rows, partners = _candidates(buckets, keys, owners)
-        cosines = np.einsum("ij,ij->i", part[rows], test_vectors[partners])
-        near = cosines > cosine
-        found.append(_best(rows[near] + start, partners[near], cosines[near]))
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
-
-
-def _cluster(vectors, clusters, seed):
-    """Centroids of k-means on a sample of the vectors."""
-    limit = clusters * MAX_PER_CLUSTER
+    clusters = _cluster_count(clusters, len(vectors))
     chosen = np.arange(len(vectors))
+    limit = clusters * MAX_PER_CLUSTER
     if len(vectors) > limit:
         generator = np.random.default_rng(seed)
         chosen = np.sort(generator.choice(len(vectors), limit, False))
-    sample = np.ascontiguousarray(vectors[chosen], "float32")
+    centroids = _centroids(vectors[chosen], clusters, seed)
+    tests = _TestVectors(test_vectors, centroids, nearest, shared, cosine)
+    found = []
+    for start in range(0, len(vectors), LOOK_UP):
+        rows, *near = tests.near(vectors[start : start + LOOK_UP])
+        found.append((rows + start, *near))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _cluster_count(clusters, count):
+    return max(1, min(clusters, count // MIN_PER_CLUSTER))
+
+
+def _centroids(sample, clusters, seed=0):
+    """Centroids of k-means on a sample of the vectors."""
+    sample = np.ascontiguousarray(sample, "float32")
     kmeans = faiss.Kmeans(sample.shape[1], clusters, seed=seed)
     kmeans.train(sample)
     return kmeans.centroids
+
+
+class _TestVectors:
+    """Test vectors in their buckets; see `embedding_near_duplicates`."""
+
+    def __init__(self, vectors, centroids, nearest, shared, cosine):
+        self.vectors, self.centroids = vectors, centroids
+        self.nearest = min(nearest, len(centroids))
+        self.shared = min(shared, self.nearest)
+        self.cosine = cosine
+        if len(centroids) ** self.shared >= 2**63:
+            raise ValueError(
+                f"{len(centroids)} clusters in buckets of {self.shared} are "
+                "too many; lower `clusters` or `shared`."
+            )
+        buckets = self._buckets(vectors)
+        owners = np.repeat(np.arange(len(vectors)), buckets.shape[1])
+        order = np.argsort(buckets.ravel(), kind="stable")
+        self._keys, self._owners = buckets.ravel()[order], owners[order]
+
+    def near(self, vectors):
+        """Find vectors near a test vector: rows, tests and cosines."""
+        vectors = np.asarray(vectors, "float32")
+        buckets = self._buckets(vectors)
+        rows, tests = _candidates(buckets, self._keys, self._owners)
+        cosines = np.einsum("ij,ij->i", vectors[rows], self.vectors[tests])
+        near = cosines > self.cosine
+        return _best(rows[near], tests[near], cosines[near])
+
+    def _buckets(self, vectors):
+        return _buckets(vectors, self.centroids, self.nearest, self.shared)
 
 
 def _buckets(vectors, centroids, nearest, shared):
@@ -182,29 +206,6 @@ def load_embedder(model) -> Callable:
     return embed
 
 
-def embed_images(images, embedder, path):
-    """Embed any number of images into a file of float32 rows.
-
-    Args:
-        images: iterable of uint8 arrays.
-        embedder: as `load_embedder` returns it.
-        path: string. The file to write.
-
-    Returns:
-        float32 array `(count, dim)`, memory-mapped.
-    """
-    count, width = 0, 0
-    images = iter(images)
-    with open(path, "wb") as file:
-        while batch := list(itertools.islice(images, BATCH)):
-            vectors = embedder(batch)
-            vectors.tofile(file)
-            count, width = count + len(vectors), vectors.shape[1]
-    if not count:
-        return np.zeros((0, 1), "float32")
-    return np.memmap(path, "float32", "r", shape=(count, width))
-
-
 def find_near_images(rule, rows, stages, key):
     """Make the table of near-duplicates, as a stage.
 
@@ -216,69 +217,187 @@ def find_near_images(rule, rows, stages, key):
 
     Returns:
         Ibis table of `image_key`, and of the nearest test image's name and
-        `cosine`.
+        `cosine`. On Spark, executors embed the images and compare them; this
+        process embeds the test images, and clusters a sample.
     """
     given = rule.parameters
     for name in ("model", "images"):
         if not given[name]:
             raise ValueError(f"Rule `{rule.name}` lacks `{name}`.")
+    embedder = _Embedder(given["model"])
+    names, test_vectors = _embed_tests(given, embedder)
     # A hash may identify an image that has no name to find it by.
     named = rows.filter(rows.image_key.notnull() & rows.url.notnull())
     images = named.group_by("image_key").agg(url=named.url.min())
     stages.table(f"{rule.name}-images", key, images)
+    files = stages.paths(f"{rule.name}-images-{key}")
 
-    def near():
-        embedder = load_embedder(given["model"])
-        keys, names = [], []
-        with tempfile.TemporaryDirectory() as folder:
-            images = _row_images(
-                stages,
-                f"{rule.name}-images-{key}",
+    def embed(directory):
+        stages.storage.make_directory(directory)
+        work = functools.partial(
+            _embed_part, stages.storage.root, directory, given, embedder
+        )
+        missing = sum(stages.engine.map_whole(work, list(enumerate(files))))
+        if missing:
+            logger.warning(
+                "%d images are not in `%s` or not readable.",
+                missing,
                 given["images"],
-                keys,
-                given["allow_outside"],
             )
-            vectors = embed_images(images, embedder, f"{folder}/rows")
-            tests = _test_images(
-                given["test_images"], names, given["allow_outside"]
-            )
-            test_vectors = embed_images(tests, embedder, f"{folder}/tests")
-            settings = ("clusters", "nearest", "shared", "cosine")
-            found, nearest, cosines = embedding_near_duplicates(
-                vectors, test_vectors, **{n: given[n] for n in settings}
-            )
-        return arrow.table(
-            {
-                "image_key": np.asarray(keys, "int64")[found],
-                "test_image": [names[number] for number in nearest],
-                "cosine": cosines,
-            }
+
+    stage = stages.make(f"{rule.name}-vectors", key, embed)
+    rows, parts = stages.notes(stage)["rows"], stages.paths(stage)
+
+    def compare(directory):
+        stages.storage.make_directory(directory)
+        place = stages.storage.root, directory
+        if not rows or not len(test_vectors):
+            _write_near(*place, 0, [])
+            return
+        clusters = _cluster_count(given["clusters"], rows)
+        share = clusters * MAX_PER_CLUSTER / rows
+        take = functools.partial(_sample, stages.storage.root, share)
+        samples = list(stages.engine.map_whole(take, parts))
+        keys, sample = map(np.concatenate, zip(*samples, strict=True))
+        # The same centroids, in whichever order rows were written.
+        centroids = _centroids(sample[np.argsort(keys)], clusters)
+        settings = (given[n] for n in ("nearest", "shared", "cosine"))
+        tests = _TestVectors(test_vectors, centroids, *settings)
+        work = functools.partial(_compare, *place, tests, names)
+        list(stages.engine.map_whole(work, list(enumerate(parts))))
+
+    return stages.store(f"{rule.name}-near_images", key, compare)
+
+
+class _Embedder:
+    """A model that a process loads when it first embeds, once for a run."""
+
+    _loaded: dict[str, Callable] = {}
+
+    def __init__(self, model):
+        self.model, self.run = model, secrets.token_hex()
+
+    def __call__(self, images):
+        if self.run not in self._loaded:
+            self._loaded.clear()
+            self._loaded[self.run] = load_embedder(self.model)
+        return self._loaded[self.run](images)
+
+
+def _embed_tests(given, embedder):
+    """Names and vectors of the test images."""
+    names, vectors = [], []
+    images = (
+        image
+        for path in given["test_images"]
+        for image in read_evaluation_images(path, given["allow_outside"])
+    )
+    for batch in _batched(images):
+        names += [name for name, _ in batch]
+        vectors.append(embedder([pixels for _, pixels in batch]))
+    return names, np.concatenate(vectors or [np.zeros((0, 1), "float32")])
+
+
+def _batched(images):
+    while batch := list(itertools.islice(images, BATCH)):
+        yield batch
+
+
+def _embed_part(root, directory, given, embedder, part):
+    """Embed the images that one file names; returns how many are missing."""
+    number, file = part
+    storage, missing = Storage(root), 0
+
+    def images():
+        nonlocal missing
+        for key, url in _rows(storage, file, ("image_key", "url")):
+            try:
+                contents = read_within(
+                    given["images"], url, given["allow_outside"]
+                )
+                yield key, decode_with_pillow(contents)
+            except (OSError, ValueError):
+                missing += 1
+
+    writer = None
+    with contextlib.ExitStack() as stack:
+        for batch in _batched(images()):
+            vectors = embedder([pixels for _, pixels in batch])
+            if writer is None:
+                output = storage.whole_file(f"{directory}/{number:06d}.stage")
+                schema = _vector_schema(vectors.shape[1])
+                writer = stack.enter_context(
+                    parquet.ParquetWriter(stack.enter_context(output), schema)
+                )
+            keys = [key for key, _ in batch]
+            columns = [arrow.array(keys), _vector_array(vectors)]
+            writer.write_batch(arrow.record_batch(columns, schema=schema))
+    return missing
+
+
+def _vector_schema(dim):
+    vector = arrow.list_(arrow.float32(), dim)
+    return arrow.schema({"image_key": arrow.int64(), "vector": vector})
+
+
+def _vector_array(vectors):
+    flat = arrow.array(vectors.ravel())
+    return arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def _rows(storage, file, columns):
+    """Yield the rows of a stage's file as tuples of some columns."""
+    for batch in _batches(storage, file, columns):
+        lists = (batch[name].to_pylist() for name in columns)
+        yield from zip(*lists, strict=True)
+
+
+def _batches(storage, file, columns):
+    with storage.open_input(file) as source:
+        yield from parquet.ParquetFile(source).iter_batches(
+            LOOK_UP, columns=list(columns)
         )
 
-    return stages.arrow(f"{rule.name}-near_images", key, near)
+
+def _vectors(root, file):
+    """Yield keys and vectors of a file that `_embed_part` wrote."""
+    for batch in _batches(Storage(root), file, ("image_key", "vector")):
+        vectors = batch["vector"].flatten().to_numpy()
+        yield batch["image_key"].to_numpy(), vectors.reshape(len(batch), -1)
 
 
-def _test_images(paths, names, allow_outside):
-    """Decode test images; `names` grows by what they are called."""
-    for path in paths:
-        for name, pixels in read_evaluation_images(path, allow_outside):
-            names.append(name)
-            yield pixels
+def _sample(root, share, file):
+    """Keys and vectors of a share of a file, the same in whichever order."""
+    found = []
+    for keys, vectors in _vectors(root, file):
+        # The keys are hashes; one bit of theirs may choose what is clustered.
+        mixed = keys.astype("uint64") * np.uint64(0x9E3779B97F4A7C15)
+        chosen = (mixed >> np.uint64(11)) * 2.0**-53 < share
+        found.append((keys[chosen], vectors[chosen]))
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
-def _row_images(stages, stage, folder, keys, allow_outside):
-    """Decode the images of rows; `keys` grows by those that could be."""
-    missing = 0
-    for image_key, url in stages.values(stage, ("image_key", "url")):
-        try:
-            contents = read_within(folder, url, allow_outside)
-            pixels = decode_with_pillow(contents)
-        except (OSError, ValueError):
-            missing += 1
-            continue
-        keys.append(image_key)
-        yield pixels
-    if missing:
-        logger.warning(
-            "%d images are not in `%s` or not readable.", missing, folder
-        )
+def _compare(root, directory, tests, names, part):
+    """Write which images of a file are near a test image."""
+    number, file = part
+    found = []
+    for keys, vectors in _vectors(root, file):
+        rows, nearest, cosines = tests.near(vectors)
+        tested = [names[test] for test in nearest]
+        found += zip(keys[rows].tolist(), tested, cosines, strict=True)
+    _write_near(root, directory, number, found)
+
+
+def _write_near(root, directory, number, found):
+    schema = arrow.schema(
+        {
+            "image_key": arrow.int64(),
+            "test_image": arrow.string(),
+            "cosine": arrow.float32(),
+        }
+    )
+    rows = [dict(zip(schema.names, row, strict=True)) for row in found]
+    table = arrow.Table.from_pylist(rows, schema)
+    name = f"{directory}/{number:06d}.stage"
+    with Storage(root).whole_file(name) as file:
+        parquet.write_table(table, file)

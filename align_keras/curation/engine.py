@@ -6,11 +6,16 @@ import os
 import pickle
 import queue
 import re
+import secrets
 import subprocess
 import sys
 
 from align_keras.io.optional import OptionalModule
+from align_keras.io.stores import Store
+from align_keras.io.stores import is_store
 
+dataset = OptionalModule("pyarrow.dataset", extra="curation")
+fs = OptionalModule("pyarrow.fs", extra="curation")
 ibis = OptionalModule("ibis", extra="curation")
 spark_sql = OptionalModule("pyspark.sql", extra="spark")
 
@@ -103,8 +108,19 @@ class DuckDBEngine:
 
     def read(self, directory, files):
         """A table of the Parquet files of a directory."""
+        if is_store(directory):
+            return self._read_stored(Store(directory), files)
         paths = [os.path.join(directory, file) for file in files]
         return self.connection.read_parquet(paths)
+
+    def _read_stored(self, store, files):
+        # DuckDB's own reading of `s3://` needs an extension to download.
+        system = fs.PyFileSystem(fs.FSSpecHandler(store.files))
+        paths = [f"{store.root}/{file}" for file in files]
+        found = dataset.dataset(paths, filesystem=system, format="parquet")
+        name = f"stored_{secrets.token_hex(8)}"
+        self.connection.con.register(name, found)
+        return self.connection.table(name)
 
     def write(self, table, directory):
         """Write a table as Parquet files into a new directory."""
@@ -122,6 +138,18 @@ class DuckDBEngine:
         found = self.connection.raw_sql(self.connection.compile(table))
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def check(self, address):
+        """Refuse where this engine cannot write."""
+        if "://" in address:
+            raise ValueError(
+                "DuckDB writes to local directories; use `--engine spark`, or "
+                f"another output. Received: {address}"
+            )
+
+    def map_whole(self, function, items):
+        """Apply a function that uses all of a machine to items, in order."""
+        return map(function, items)
 
     def map(self, function, items):
         """Apply a function to items in processes; yield as they finish."""
@@ -257,14 +285,37 @@ class SparkEngine:
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
 
+    def check(self, address):
+        """Refuse where this engine cannot write."""
+        address = self._address(address)
+        context = self.session.sparkContext
+        path = context._jvm.org.apache.hadoop.fs.Path(address)
+        try:
+            path.getFileSystem(context._jsc.hadoopConfiguration())
+        except Exception as error:
+            reason = str(error).strip().split("\n")[1:2] or [str(error)]
+            raise ValueError(
+                f"This Spark cannot write to `{address}`: {reason[0]}. Give it "
+                "the connector of that store, such as hadoop-aws for s3a://, "
+                "and its settings, or choose another output."
+            ) from error
+
+    def _address(self, address):
+        """What Hadoop calls an address: its connector for S3 is s3a."""
+        scheme, separator, rest = address.partition("://")
+        hadoop = self.session.sparkContext._jsc.hadoopConfiguration()
+        if scheme == "s3" and hadoop.get("fs.s3.impl") is None:
+            scheme = "s3a"
+        return f"{scheme}{separator}{rest}"
+
     def read(self, directory, files):
         """A table of the Parquet files of a directory."""
         del files  # Spark lists a directory itself.
-        return self.connection.read_parquet(directory)
+        return self.connection.read_parquet(self._address(directory))
 
     def write(self, table, directory):
         """Write a table as Parquet files into a new directory."""
-        self.connection.to_parquet(table, directory)
+        self.connection.to_parquet(table, self._address(directory))
 
     def collect(self, table):
         """A small table as a list of dicts."""
@@ -272,10 +323,14 @@ class SparkEngine:
 
     def map(self, function, items):
         """Apply a function to items, one task each, on the cluster."""
-        context = self.session.sparkContext
-        yield from (
-            context.parallelize(items, len(items)).map(function).collect()
-        )
+        if items:
+            context = self.session.sparkContext
+            tasks = context.parallelize(items, len(items))
+            yield from tasks.map(function).collect()
+
+    def map_whole(self, function, items):
+        """The same: a cluster's executors are told what they may use."""
+        return self.map(function, items)
 
     def close(self):
         """Stop the session."""

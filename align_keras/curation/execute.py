@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 import os
-import secrets
 import time
 import unicodedata
 
@@ -334,7 +333,8 @@ def read_rows(config, files, stages):
             if name.endswith(".unfinished"):
                 stages.storage.remove(f"{stage}/{name}")
         summary = _summarize(files, dict(parts))
-        stages.finish(stage, time.perf_counter() - begin, ingest=summary)
+        seconds = time.perf_counter() - begin
+        stages.finish(stage, stage, seconds, ingest=summary)
         notes = stages.notes(stage)
     stages.used["rows"] = stage
     return key, notes["ingest"]
@@ -354,23 +354,29 @@ def _read_part(root, stage, task):
         "Remove it, and run `align-keras curate` again.",
     )
     if notes is None:
-        # A killed run's helper may still be writing its own.
-        unfinished = f"{stage}/.{part}.{secrets.token_hex(4)}.unfinished"
         try:
-            with storage.open_output(unfinished) as file:
-                counts, columns = ingest_file(task, file)
+            with storage.whole_file(f"{stage}/{part}") as file:
+                counts, columns = _ingest(task, file, f"{root}/{stage}")
             notes = {"counts": counts, "columns": columns}
-        except (OSError, ValueError) as error:
-            storage.remove(unfinished)
-            if getattr(error, "errno", None) in OF_THE_MACHINE:
-                # The file is not to blame, and the next run may have room.
-                raise OSError(f"`{root}/{stage}`: {error}") from error
-            reason = " ".join(str(error).split())[:300]
-            notes = {"damaged": reason or type(error).__name__}
-        else:
-            storage.move(unfinished, f"{stage}/{part}")
+        except _Damaged as error:
+            notes = {"damaged": str(error)}
         storage.write_json(f"{stage}/.{part}.json", notes)
     return task.number, notes
+
+
+class _Damaged(Exception):
+    """An input file cannot be read."""
+
+
+def _ingest(task, file, place):
+    try:
+        return ingest_file(task, file)
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in OF_THE_MACHINE:
+            # The file is not to blame, and the next run may have room.
+            raise OSError(f"`{place}`: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise _Damaged(reason or type(error).__name__) from error
 
 
 def _are_notes_of_a_part(value):

@@ -7,6 +7,7 @@ from align_keras.curation.config import sees_remaining
 from align_keras.curation.engine import open_engine
 from align_keras.curation.rule_parts import token_grams
 from align_keras.curation.stages import read_notes
+from align_keras.curation.stages import read_stage
 from align_keras.curation.storage import Storage
 
 # Of what a rule objects to in one row.
@@ -94,7 +95,7 @@ class _Result:
                 "The intermediate tables of this result have been discarded; "
                 "run `align-keras curate` again without `--discard-stages`."
             )
-        return self.engine.read(self.stages.address(stage), notes["files"])
+        return read_stage(self.stages, self.engine, notes)
 
     def explain(self, row_id):
         found = self._find(row_id)

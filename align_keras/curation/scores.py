@@ -177,13 +177,15 @@ def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
 
 def _check_names(models, rows_key, stages):
     """Refuse scores of which none is of any row, unless there is none."""
-    row = next(stages.values(f"rows-{rows_key}", ("url", "text")), None)
+    rows = stages.read(f"rows-{rows_key}").order_by("row_id").limit(1)
+    rows = stages.engine.collect(rows.select("url", "text"))
     files = [file for found in models.values() for file in found]
     file = next((file for file in files if file["records"]), None)
-    if row is None or file is None:
+    if not rows or file is None:
         return
     (batch, *_) = iterate_parquet(file["path"], ["key", "text"])
-    names = [f"`{name}`: {text[:60]!r}" for name, text in (row, _first(batch))]
+    both = (rows[0]["url"], rows[0]["text"]), _first(batch)
+    names = [f"`{name}`: {text[:60]!r}" for name, text in both]
     raise ValueError(
         "No row of the input has a score, for which image and text must be "
         f"called alike in both. The first row is {names[0]}; the first score "

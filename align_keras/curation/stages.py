@@ -1,11 +1,13 @@
 """Stages: tables that are computed once, and survive a killed run.
 
-A stage is a directory of Parquet files, and a JSON file of the same name
-beside it that is written when all of them are. Without that file the directory
-counts for nothing and is made anew. The name holds a hash of all that the
-contents depend on, so that another input or setting makes another stage.
+A stage is a directory of Parquet files, and a JSON file that names it and is
+written when all of them are. What no such file names counts for nothing, so
+that nothing is renamed, which stores of objects cannot do. A stage's name holds
+a hash of all that the contents depend on: another input or setting makes
+another stage.
 """
 
+import os
 import re
 import secrets
 import time
@@ -16,12 +18,12 @@ from align_keras.io.optional import OptionalModule
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 # The directory may be the user's own: nothing else there is touched.
-_OURS = re.compile(r"\w.*-[0-9a-f]{16}\.[0-9a-f]{8}\.unfinished")
+_OURS = re.compile(r"(\w.*-[0-9a-f]{16})\.[0-9a-f]{8}")
 
 
-def unfinished_name(stage):
-    """A new name for what becomes a stage, or goes with the run."""
-    return f"{stage}.{secrets.token_hex(4)}.unfinished"
+def attempt_name(stage):
+    """A new name for what may become a stage, or goes with the run."""
+    return f"{stage}.{secrets.token_hex(4)}"
 
 
 class Stages:
@@ -43,8 +45,13 @@ class Stages:
         self.used = {}
         storage.make_directory()
         for name in storage.list():
-            if _OURS.fullmatch(name):
+            ours = _OURS.fullmatch(name)
+            if ours and not self._is_used(ours[1], name):
                 storage.remove(name)
+
+    def _is_used(self, stage, directory):
+        notes = self.notes(stage)
+        return notes is not None and notes["directory"] == directory
 
     def table(self, name, key, table):
         """Store an Ibis table; see `store`."""
@@ -65,7 +72,11 @@ class Stages:
         return self.store(name, key, write)
 
     def store(self, name, key, write):
-        """Run a stage unless it is finished, and read it.
+        """Run a stage unless it is finished, and read it; see `make`."""
+        return self.read(self.make(name, key, write))
+
+    def make(self, name, key, write):
+        """Run a stage unless it is finished.
 
         Args:
             name: string.
@@ -74,30 +85,30 @@ class Stages:
                 storage, given by its name, which does not exist yet.
 
         Returns:
-            Ibis table.
+            The stage's name.
         """
         stage = self.used[name] = f"{name}-{key}"
         if self.notes(stage) is None:
             self.progress(name)
-            # What a killed run may have left.
-            self.storage.remove(stage)
-            unfinished = unfinished_name(stage)
+            # An executor of a killed run may still write to an earlier one.
+            directory = attempt_name(stage)
             begin = time.perf_counter()
             try:
-                write(unfinished)
-                self.storage.move(unfinished, stage)
+                write(directory)
+                self.storage.sync(directory)
             except BaseException:
                 # On a full disk, whatever makes room is welcome.
-                self.storage.remove(unfinished)
+                self.storage.remove(directory)
                 raise
-            self.finish(stage, time.perf_counter() - begin)
-        return self.read(stage)
+            self.finish(stage, directory, time.perf_counter() - begin)
+        return stage
 
-    def finish(self, stage, seconds=None, **notes):
-        """Declare a stage's directory complete."""
-        files = self.storage.data_files(stage)
-        rows = sum(self._rows(f"{stage}/{file}") for file in files)
-        notes |= {"files": files, "rows": rows, "seconds": seconds}
+    def finish(self, stage, directory, seconds=None, **notes):
+        """Declare a directory to be a stage, complete."""
+        files = self.storage.data_files(directory)
+        rows = self._count(directory, files)
+        notes |= {"directory": directory, "files": files}
+        notes |= {"rows": rows, "seconds": seconds}
         self.storage.write_json(f"{stage}.json", notes)
 
     def notes(self, stage):
@@ -106,28 +117,28 @@ class Stages:
 
     def read(self, stage):
         """A finished stage as an Ibis table."""
-        files = self.notes(stage)["files"]
-        return self.engine.read(self.storage.address(stage), files)
+        return read_stage(self.storage, self.engine, self.notes(stage))
 
     def discard(self):
         """Remove the stages that this run has made or read, and no others."""
         for stage in self.used.values():
             # The declaration first: what is half removed counts for nothing.
+            directory = self.notes(stage)["directory"]
             self.storage.remove(f"{stage}.json")
-            self.storage.remove(stage)
+            self.storage.remove(directory)
 
-    def values(self, stage, columns):
-        """Yield the rows of a finished stage as tuples of some columns."""
-        for file in self.notes(stage)["files"]:
-            with self.storage.open_input(f"{stage}/{file}") as source:
-                reader = parquet.ParquetFile(source)
-                for batch in reader.iter_batches(columns=list(columns)):
-                    lists = (batch[name].to_pylist() for name in columns)
-                    yield from zip(*lists, strict=True)
+    def paths(self, stage):
+        """Names of a finished stage's files within the storage."""
+        notes = self.notes(stage)
+        return [f"{notes['directory']}/{file}" for file in notes["files"]]
 
-    def _rows(self, name):
-        with self.storage.open_input(name) as file:
-            return parquet.read_metadata(file).num_rows
+    def _count(self, directory, files):
+        """Count rows as the engine does: a cluster opens no file here."""
+        if not files:
+            return 0
+        table = self.engine.read(self.storage.address(directory), files)
+        (found,) = self.engine.collect(table.agg(rows=table.count()))
+        return found["rows"]
 
 
 def read_notes(storage, stage):
@@ -138,7 +149,22 @@ def read_notes(storage, stage):
     """
     return storage.read_object(
         f"{stage}.json",
-        {"files": [str], "rows": is_count, "ingest?": dict},
+        {
+            "directory": _is_name,
+            "files": [_is_name],
+            "rows": is_count,
+            "ingest?": dict,
+        },
         "note of a stage",
         "Remove it, and run `align-keras curate` again.",
     )
+
+
+def read_stage(storage, engine, notes):
+    """A stage as an Ibis table, from its notes."""
+    return engine.read(storage.address(notes["directory"]), notes["files"])
+
+
+def _is_name(value):
+    # Not a path: what it names is read, and removed.
+    return isinstance(value, str) and value == os.path.basename(value) != ".."

@@ -1,10 +1,12 @@
-"""Where a run writes: a local directory, or one of Arrow's file systems."""
+"""Where a run writes: a local directory, one of HDFS, or one of a store."""
 
 import contextlib
 import json
 import os
 import posixpath
+import secrets
 import shutil
+import tempfile
 from pathlib import Path
 
 from align_keras.io.atomic import atomic_file
@@ -12,14 +14,16 @@ from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.json_files import check_form
 from align_keras.io.json_files import parse_json
 from align_keras.io.json_files import read_object
+from align_keras.io.leases import Lease
 from align_keras.io.locks import directory_lock
 from align_keras.io.optional import OptionalModule
+from align_keras.io.stores import Store
 from align_keras.io.text import clean_text
 
 fs = OptionalModule("pyarrow.fs", extra="curation")
 
-# Inputs may lie there.
-OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "az")
+# File systems that rename a directory at once. Stores of objects do not.
+HADOOP = ("hdfs", "viewfs")
 
 
 class Storage:
@@ -27,19 +31,18 @@ class Storage:
 
     Args:
         root: string or `pathlib.Path`. A local path, or an address such as
-            `hdfs://…`. What is there only as a whole is renamed, so stores
-            of objects, which cannot rename directories, are refused.
+            `hdfs://…` or `s3a://…`.
+
+    Attributes:
+        local: bool. Whether it is a path of this machine.
+        renames: bool. Whether a directory appears at once under a new name.
+
+    Raises:
+        ValueError: It is the address of no file system that is known.
     """
 
     def __init__(self, root):
         self.root = os.fspath(root)
-        scheme = self.root.partition("://")[0].lower()
-        if scheme in OBJECT_STORES:
-            raise ValueError(
-                "Output and stages need a file system that can rename a "
-                "directory, such as hdfs:// or a local or NFS path; object "
-                f"stores cannot. Received: {self.root}"
-            )
         self.local = "://" not in self.root
         if clean_text(self.root) != self.root:
             raise ValueError(
@@ -49,8 +52,14 @@ class Storage:
         if self.local:
             self.root = os.path.abspath(self.root)
             self.system, self.base = fs.LocalFileSystem(), self.root
-        else:
+        elif self.root.partition("://")[0] in HADOOP:
             self.system, self.base = fs.FileSystem.from_uri(self.root)
+        else:
+            self.store = Store(self.root)
+            self.root, self.base = self.store.address, self.store.root
+            files = fs.FSSpecHandler(self.store.files)
+            self.system = fs.PyFileSystem(files)
+        self.renames = not hasattr(self, "store")
 
     def address(self, name=""):
         """What an engine is told: a path, or an address."""
@@ -85,6 +94,31 @@ class Storage:
     def open_output(self, name):
         """Open a file to be written, in bytes."""
         return self.system.open_output_stream(self._path(name))
+
+    @contextlib.contextmanager
+    def whole_file(self, name):
+        """Open a file to be written, which appears when the block ends.
+
+        It is a local one, so that what fails in the block is not the network.
+        """
+        directory, base = posixpath.split(name)
+        # Another attempt may be writing the same.
+        hidden = f".{base}.{secrets.token_hex(4)}.unfinished"
+        hidden = posixpath.join(directory, hidden)
+        try:
+            if self.local:
+                with self.open_output(hidden) as file:
+                    yield file
+            else:
+                with tempfile.TemporaryFile() as file:
+                    yield file
+                    file.seek(0)
+                    with self.open_output(hidden) as target:
+                        shutil.copyfileobj(file, target, 2**24)
+        except BaseException:
+            self.remove(hidden)
+            raise
+        self.move(hidden, name)
 
     def open_input(self, name):
         """Open a file to be read, in bytes."""
@@ -129,12 +163,14 @@ class Storage:
         self.write_text(name, text + "\n")
 
     def move(self, old, new):
-        """Rename a directory that no reader knows yet."""
-        if self.local:
-            self._sync(old)
+        """Rename a file, or where there are any, a directory."""
+        self.sync(old)
         self.system.move(self._path(old), self._path(new))
 
-    def _sync(self, name):
+    def sync(self, name):
+        """See to it that a local file or directory survives a power cut."""
+        if not self.local:
+            return
         path = Path(self._path(name))
         for file in [path, *path.rglob("*")]:
             if file.is_file():
@@ -160,12 +196,26 @@ class Storage:
             with contextlib.suppress(OSError):
                 os.link(other._path(old), self._path(new))
                 return
+        if not self.renames and self.system == other.system:
+            # Within the store, whatever the size.
+            self.system.copy_file(other._path(old), self._path(new))
+            return
         with other.open_input(old) as source, self.open_output(new) as target:
             while block := source.read(2**24):
                 target.write(block)
 
+    @contextlib.contextmanager
     def lock(self):
-        """Refuse a second writer; remotely, nothing can be locked."""
+        """Refuse a second writer; on HDFS, nothing can be locked."""
         if self.local:
-            return directory_lock(self.root)
-        return contextlib.nullcontext()
+            with directory_lock(self.root):
+                yield
+        elif self.renames:
+            yield
+        else:
+            lease = Lease(self.store)
+            try:
+                yield
+                lease.check()
+            finally:
+                lease.release()

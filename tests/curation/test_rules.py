@@ -201,8 +201,9 @@ def test_printed_sql_gives_the_same_rows(crawl, result):
     }
     with duckdb.connect() as connection:
         for name, stage in tables.items():
-            files = json.loads((stages / f"{stage}.json").read_text())["files"]
-            paths = [str(stages / stage / file) for file in files]
+            notes = json.loads((stages / f"{stage}.json").read_text())
+            place = stages / notes["directory"]
+            paths = [str(place / file) for file in notes["files"]]
             connection.execute(
                 f"CREATE TABLE {name} AS FROM read_parquet(?)", [paths]
             )

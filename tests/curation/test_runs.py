@@ -153,7 +153,7 @@ def test_stages_in_a_directory_of_the_users(tmp_path):
     (mine / "rows-1.json").write_text("mine")
     before = sorted(mine.rglob("*"))
     # Of a killed run, which is ours.
-    (mine / f"rows-{'a' * 16}.{'b' * 8}.unfinished").mkdir()
+    (mine / f"rows-{'a' * 16}.{'b' * 8}").mkdir()
     given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
     curate(*given, stages=mine, discard_stages=True)
     assert sorted(mine.rglob("*")) == before
@@ -295,14 +295,25 @@ def test_helpers_tell_what_went_wrong_and_keep_to_the_budget(monkeypatch):
         engine.close()
 
 
-def test_output_on_an_object_store_is_refused(tmp_path):
+def test_duckdb_keeps_stages_on_this_machine(tmp_path):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
-    given = [tmp_path / "in.parquet"]
-    rules = parse_config(LENGTH)
-    with pytest.raises(ValueError, match="rename.*s3://bucket/out"):
-        curate(given, "s3://bucket/out", rules, engine="spark")
-    with pytest.raises(ValueError, match="rename.*gs://bucket/stages"):
-        curate(given, tmp_path / "out", rules, stages="gs://bucket/stages")
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    with pytest.raises(ValueError, match="DuckDB writes to.*memory://stages"):
+        curate(*given, stages="memory://stages")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("directory", ["../elsewhere", "..", "a/b", 1])
+def test_a_stage_names_no_path(tmp_path, directory):
+    """What it names is read, and removed."""
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    curate(*given)
+    (notes,) = (tmp_path / "out" / ".stages").glob("rows-*.json")
+    told = json.loads(notes.read_text())
+    notes.write_text(json.dumps({**told, "directory": directory}))
+    with pytest.raises(ValueError, match=f"{notes.name}.*has directory="):
+        explain(tmp_path / "out", 0)
 
 
 @pytest.mark.parametrize("held", [".stages", "."])

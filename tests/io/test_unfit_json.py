@@ -187,8 +187,11 @@ FILES = {
     ),
     "stage.json": (
         lambda path: read_notes(Storage(path.parent), "stage"),
-        {"files": ["a"], "rows": 1},
-        [((), []), (("files",), MISSING), (("files",), [3]), (("rows",), "1")],
+        {"directory": "stage.1", "files": ["a"], "rows": 1},
+        [
+            *[((), []), (("directory",), "../a"), (("files",), MISSING)],
+            *[(("files",), [3]), (("rows",), "1")],
+        ],
     ),
     "rows/.part-000000.stage.json": (
         _ingest,
