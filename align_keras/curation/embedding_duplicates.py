@@ -225,7 +225,7 @@ def find_near_images(rule, rows, stages, key):
         if not given[name]:
             raise ValueError(f"Rule `{rule.name}` lacks `{name}`.")
     embedder = _Embedder(given["model"])
-    names, test_vectors = _embed_tests(given, embedder)
+    embed_tests = functools.cache(lambda: _embed_tests(given, embedder))
     # A hash may identify an image that has no name to find it by.
     named = rows.filter(rows.image_key.notnull() & rows.url.notnull())
     images = named.group_by("image_key").agg(url=named.url.min())
@@ -233,6 +233,8 @@ def find_near_images(rule, rows, stages, key):
     files = stages.paths(f"{rule.name}-images-{key}")
 
     def embed(directory):
+        # Here, a model that is none has an error of its own.
+        embed_tests()
         stages.storage.make_directory(directory)
         work = functools.partial(
             _embed_part, stages.storage.root, directory, given, embedder
@@ -251,6 +253,7 @@ def find_near_images(rule, rows, stages, key):
     def compare(directory):
         stages.storage.make_directory(directory)
         place = stages.storage.root, directory
+        names, test_vectors = embed_tests()
         if not rows or not len(test_vectors):
             _write_near(*place, 0, [])
             return

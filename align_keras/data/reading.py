@@ -1,5 +1,6 @@
 """Serialized records of TFRecord files, as data sets of TensorFlow."""
 
+import concurrent.futures
 import functools
 import itertools
 
@@ -78,15 +79,14 @@ def read_shuffled(order, start):
     dataset = tf.data.Dataset.from_generator(
         blocks, output_signature=(numbers, numbers, names, *[numbers] * 5)
     )
-    remote = any(map(is_remote, order.files))
-    read = functools.partial(
-        _read_window, read=_read_remote_piece if remote else _read_piece
-    )
-    dataset = dataset.prefetch(1).flat_map(_windows).flat_map(read)
+    dataset = dataset.prefetch(1).flat_map(_windows)
     # Records are taken from here while the next window is being read.
-    return dataset.enumerate(start).prefetch(
-        max(1, order.records_of_window // 4)
-    )
+    ahead = max(1, order.records_of_window // 4)
+    if any(map(is_remote, order.files)):
+        dataset = dataset.map(_fetch_window).prefetch(1).unbatch()
+    else:
+        dataset = dataset.flat_map(_read_window)
+    return dataset.enumerate(start).prefetch(ahead)
 
 
 def _windows(pieces, records, *columns):
@@ -99,14 +99,14 @@ def _windows(pieces, records, *columns):
     )
 
 
-def _read_window(shards, begins, lengths, firsts, counts, order, read):
+def _read_window(shards, begins, lengths, firsts, counts, order):
     import tensorflow as tf
 
     pieces = tf.data.Dataset.from_tensor_slices(
         (shards, begins, lengths, firsts, counts)
     )
     records = pieces.interleave(
-        read,
+        _read_piece,
         cycle_length=READERS,
         # Piece after piece, read at the same time.
         block_length=tf.reduce_max(counts),
@@ -142,22 +142,29 @@ def _read_piece(shard, begin, length, first, count):
     return numbered.map(lambda index, record: (shard, index, record))
 
 
-def _read_remote_piece(shard, begin, length, first, count):
-    """Read a piece of a file that TensorFlow cannot open, by one request."""
+def _fetch_window(shards, begins, lengths, firsts, counts, order):
+    """Read a window of files that TensorFlow cannot open."""
     import tensorflow as tf
 
     records = tf.numpy_function(
-        _span, (shard, begin, length, count), tf.string, stateful=False
+        _spans, (shards, begins, lengths, counts), tf.string, stateful=False
     )
     records.set_shape((None,))
-    indices = tf.range(first, first + count)
-    shards = tf.fill((count,), shard)
-    return tf.data.Dataset.from_tensor_slices((shards, indices, records))
+    indices = tf.ragged.range(firsts, firsts + counts).values
+    columns = tf.repeat(shards, counts), indices, records
+    return tuple(tf.gather(column, order) for column in columns)
+
+
+def _spans(*pieces):
+    # Not by TensorFlow's threads: it has as many as there are processors, and
+    # these wait.
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(_span, *pieces)
+        return np.array([record for span in found for record in span], object)
 
 
 def _span(shard, begin, length, count):
-    records = read_span(shard.decode(), begin, begin + length, count)
-    return np.array(records, object)
+    return read_span(shard.decode(), begin, begin + length, count)
 
 
 def _read_all(shards):

@@ -150,3 +150,23 @@ def test_only_the_pieces_that_are_asked_for_are_read(packed, monkeypatch):
         assert (count, end) == (1, offsets[offsets.index(begin) + 1])
     # What is read ahead is a few windows.
     assert opened.total <= len(asked) <= opened.total + 16
+
+
+def test_pieces_are_asked_for_at_the_same_time(packed, monkeypatch):
+    """Whatever the number of processors: a store is slow to answer."""
+    if packed[1].startswith("ram"):
+        pytest.skip("TensorFlow reads these by itself")
+    opened = open_records(packed[1])
+    # Of the first eight none goes on before all are there.
+    together, calls = threading.Barrier(8, timeout=60), itertools.count()
+
+    def read(*piece):
+        if next(calls) < 8:
+            together.wait()
+        return records.read_span(*piece)
+
+    monkeypatch.setattr(reading, "read_span", read)
+    order = RecordOrder(opened.counts, 1, window_records=8)
+    dataset = reading.read_shuffled(order, 0)
+    taken = list(dataset.take(8).as_numpy_iterator())
+    assert len({(row[0], row[1]) for _, row in taken}) == 8
