@@ -297,7 +297,8 @@ class SparkEngine:
             raise ValueError(
                 f"This Spark cannot write to `{address}`: {reason[0]}. Give it "
                 "the connector of that store, such as hadoop-aws for s3a://, "
-                "and its settings, or choose another output."
+                "and its settings, or choose another output. With `--master "
+                "local[8]`, this machine copies it there without one."
             ) from error
 
     def _address(self, address):

@@ -60,6 +60,7 @@ class Storage:
             files = fs.FSSpecHandler(self.store.files)
             self.system = fs.PyFileSystem(files)
         self.renames = not hasattr(self, "store")
+        self.lease = None
 
     def address(self, name=""):
         """What an engine is told: a path, or an address."""
@@ -153,6 +154,8 @@ class Storage:
             with atomic_file(self._path(name)) as temporary:
                 temporary.write_bytes(contents)
             return
+        if self.lease:
+            self.lease.check()
         # An object appears when its upload ends.
         with self.open_output(name) as file:
             file.write(contents)
@@ -213,9 +216,9 @@ class Storage:
         elif self.renames:
             yield
         else:
-            lease = Lease(self.store)
+            self.lease = Lease(self.store)
             try:
                 yield
-                lease.check()
             finally:
-                lease.release()
+                self.lease.release()
+                self.lease = None

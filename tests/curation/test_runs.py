@@ -331,6 +331,20 @@ def test_second_run_at_once_is_refused(tmp_path, held):
     curate([tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH))
 
 
+def test_whoever_has_lost_a_store_commits_nothing_there():
+    from align_keras.curation.storage import Storage
+
+    storage = Storage("memory://curated/out")
+    with storage.lock():
+        with pytest.raises(BlockingIOError, match="Another process writes to"):
+            Storage("memory://curated/out").lock().__enter__()
+        storage.write_json("stage.json", {})
+        storage.lease._lost.set()
+        with pytest.raises(BlockingIOError, match="taken by another process"):
+            storage.write_json("manifest.json", {})
+    assert storage.exists("stage.json") and not storage.exists("manifest.json")
+
+
 def test_command_line(tmp_path, capsys):
     write(
         tmp_path / "in.parquet",
