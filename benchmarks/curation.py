@@ -27,6 +27,7 @@ from pathlib import Path
 WORDS = 1_000_000
 FILES = 8
 TEST_HASHES = 10_000
+LISTED = 100_000
 
 
 # === Rows ===
@@ -48,6 +49,7 @@ def generate(folder, count, seed=0):
     tests = draw.integers(-(2**63), 2**63, TEST_HASHES)
     lines = "\n".join(f"{int(t) % 2**64:016x}" for t in tests)
     (folder / "hashes.txt").write_text(lines)
+    (folder / "words.txt").write_text("\n".join(words[:LISTED].to_pylist()))
     part = -(-count // FILES)
     for file in range(FILES):
         size = min(part, count - file * part)
@@ -116,13 +118,19 @@ def _repeating(draw, size, count, first):
     return np.where(draw.random(size) < 0.7, own, shared)
 
 
+ALONE = ("token_count", "rare_tokens", "balanced", "balanced-listed")
+
+
 def rules(folder, count, only=None):
     """The paper's rules, with a K that cuts this many rows, or one rule."""
     rare = {"rare_tokens": {"keep": count // 10}}
+    most = {"at_most": count // 1000}
+    words = {"metadata": [str(folder / "words.txt")]}
     alone = {
         "token_count": {"token_count": {"at_least": 3}},
         "rare_tokens": rare,
-        "balanced": {"balanced": {"at_most": count // 1000}},
+        "balanced": {"balanced": most},
+        "balanced-listed": {"balanced": {**most, **words}},
     }
     if only:
         return {"rules": [alone[only]]}
@@ -154,7 +162,8 @@ def job_read(args):
     raw = args.workdir / "raw"
     config = parse_config(rules(raw, args.rows))
     stages = Stages(Storage(args.workdir / "stages"), open_engine("duckdb"))
-    read_rows(config, find_inputs([str(raw)]), stages)
+    files, _ = find_inputs([str(raw)])
+    read_rows(config, files, stages)
 
 
 def job_ours(args, engine="duckdb", master=None):
@@ -463,9 +472,7 @@ def main():
     parser.add_argument("--memory", default="2GiB", help="of each engine")
     parser.add_argument("--polars-python", help="a Python that has polars")
     parser.add_argument("--jobs", nargs="*")
-    parser.add_argument(
-        "--only", choices=["token_count", "rare_tokens", "balanced"]
-    )
+    parser.add_argument("--only", help="one rule, see above", choices=ALONE)
     parser.add_argument("--keep", action="store_true", help="see above")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
