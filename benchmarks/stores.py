@@ -145,7 +145,9 @@ def batches_per_second(source, preprocessor, batches=30):
 
 
 def main():
-    args = tables.parser(__doc__).parse_args()
+    parser = tables.parser(__doc__)
+    parser.add_argument("--files", type=int, nargs="+", default=FILES)
+    args = parser.parse_args()
     from align_keras import AlignImageConverter
     from align_keras import AlignPreprocessor
     from align_keras import AlignTokenizer
@@ -162,7 +164,7 @@ def main():
     )
     rates = {}
     with tempfile.TemporaryDirectory() as root:
-        for files in FILES:
+        for files in args.files:
             folder = Path(root, f"of-{files}")
             write(folder, files)
             bare = Path(root, f"bare-of-{files}")

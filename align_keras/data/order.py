@@ -29,7 +29,9 @@ import typing
 
 import numpy as np
 
+from align_keras.data.records import is_remote
 from align_keras.data.records import record_offsets
+from align_keras.io.threads import map_ahead
 
 # How many files are mixed, and how many of their records, about: the places of
 # a group's pieces are held in memory.
@@ -37,6 +39,8 @@ MIXED_FILES = 64
 MIXED_RECORDS = 4_000_000
 # Records of a piece. Fewer mix better, but a read costs as much as a record.
 PIECE = 8
+# Files of a store that are asked at the same time where their records begin.
+ASKED = 32
 
 
 class Window(typing.NamedTuple):
@@ -126,23 +130,25 @@ class RecordOrder:
         for window in self.windows(start):
             yield from window.records()
 
-    def spans(self, window):
-        """Tell where the pieces of a window lie in their files.
+    def spans(self, windows):
+        """Tell where the pieces of windows lie in their files.
+
+        Args:
+            windows: list of `Window`.
 
         Returns:
-            Two int64 arrays `(pieces,)`, the first byte and the number of
-            bytes of each.
+            list of pairs of int64 arrays `(pieces,)`, one for each window:
+            the first byte and the number of bytes of each piece.
 
         Raises:
             ValueError: A file holds another number of records than it should.
         """
-        borders = [self._borders(file) for file in window.files]
-        numbers = window.firsts // self.piece
-        begins, ends = (
-            np.array([b[n] for b, n in zip(borders, which, strict=True)])
-            for which in (numbers, numbers + 1)
-        )
-        return begins, ends - begins
+        files = dict.fromkeys(itertools.chain(*(w.files for w in windows)))
+        # Each answer of a store takes its time.
+        remote = is_remote(self.files[0])
+        read = functools.partial(map_ahead, workers=ASKED) if remote else map
+        borders = dict(zip(files, read(self._borders, files), strict=True))
+        return [_spans(w, w.firsts // self.piece, borders) for w in windows]
 
     def _read_borders(self, file):
         """Read where each piece of a file begins, and where the last ends."""
@@ -324,3 +330,12 @@ def _spread(counts, draw):
     parts[mixed] = np.arange(len(pieces)) - begins
     places = (parts + draw.random(len(pieces))) / np.repeat(counts, counts)
     return np.argsort(places)
+
+
+def _spans(window, numbers, borders):
+    of_pieces = [borders[file] for file in window.files]
+    begins, ends = (
+        np.array([b[n] for b, n in zip(of_pieces, which, strict=True)])
+        for which in (numbers, numbers + 1)
+    )
+    return begins, ends - begins

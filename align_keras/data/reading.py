@@ -16,6 +16,9 @@ READ_BYTES = 256 * 1024
 # Pieces that are read at the same time.
 READERS = 16
 
+# Records of a store that are asked for at once, at most: a large window.
+FETCHED_RECORDS = 2048
+
 # Records whose order is told at once, about. TensorFlow hangs if an iterator
 # ends while it waits for Python, so that it is to ask seldom.
 BLOCK_RECORDS = 4096
@@ -57,14 +60,16 @@ def read_shuffled(order, start):
     """
     import tensorflow as tf
 
+    remote = any(map(is_remote, order.files))
+
     def blocks():
         windows = order.windows(start)
-        most = max(1, BLOCK_RECORDS // order.records_of_window)
+        limit = FETCHED_RECORDS if remote else BLOCK_RECORDS
+        most = max(1, limit // order.records_of_window)
         size = 1  # The first records come soon.
         while True:
             block = list(itertools.islice(windows, size))
-            spans = [order.spans(window) for window in block]
-            begins, lengths = zip(*spans, strict=True)
+            begins, lengths = zip(*order.spans(block), strict=True)
             files, firsts, counts, orders = zip(*block, strict=True)
             columns = files, begins, lengths, firsts, counts, orders
             yield (
@@ -79,13 +84,13 @@ def read_shuffled(order, start):
     dataset = tf.data.Dataset.from_generator(
         blocks, output_signature=(numbers, numbers, names, *[numbers] * 5)
     )
-    dataset = dataset.prefetch(1).flat_map(_windows)
+    dataset = dataset.prefetch(1)
     # Records are taken from here while the next window is being read.
     ahead = max(1, order.records_of_window // 4)
-    if any(map(is_remote, order.files)):
-        dataset = dataset.map(_fetch_window).prefetch(1).unbatch()
+    if remote:
+        dataset = dataset.map(_fetch_block).prefetch(1).unbatch()
     else:
-        dataset = dataset.flat_map(_read_window)
+        dataset = dataset.flat_map(_windows).flat_map(_read_window)
     return dataset.enumerate(start).prefetch(ahead)
 
 
@@ -142,16 +147,22 @@ def _read_piece(shard, begin, length, first, count):
     return numbered.map(lambda index, record: (shard, index, record))
 
 
-def _fetch_window(shards, begins, lengths, firsts, counts, order):
-    """Read a window of files that TensorFlow cannot open."""
+def _fetch_block(
+    pieces, records, shards, begins, lengths, firsts, counts, order
+):
+    """Read a block of windows of files that TensorFlow cannot open."""
     import tensorflow as tf
 
-    records = tf.numpy_function(
+    found = tf.numpy_function(
         _spans, (shards, begins, lengths, counts), tf.string, stateful=False
     )
-    records.set_shape((None,))
+    found.set_shape((None,))
     indices = tf.ragged.range(firsts, firsts + counts).values
-    columns = tf.repeat(shards, counts), indices, records
+    columns = tf.repeat(shards, counts), indices, found
+    # Numbers within a window become numbers within the block.
+    held = tf.RaggedTensor.from_row_lengths(counts, pieces)
+    before = tf.cumsum(tf.reduce_sum(held, 1), exclusive=True)
+    order = order + tf.repeat(before, records)
     return tuple(tf.gather(column, order) for column in columns)
 
 

@@ -284,7 +284,7 @@ def test_a_wrong_number_of_records_is_named(big, tmp_path):
     assert list(counts.values()) == [41, 41]
     order = RecordOrder(counts, 0, 2048)
     with pytest.raises(ValueError, match="should hold 41.*Received: 40"):
-        order.spans(next(order.windows()))
+        order.spans([next(order.windows())])
 
 
 def test_counts_of_img2dataset_are_believed(big, tmp_path):
