@@ -192,14 +192,15 @@ def main():
                     ]
             shutil.rmtree(folder)
             shutil.rmtree(bare)
-    text += (
-        f"\nUnder way, with 100 files and {BATCH} pairs a batch: "
-        + ", ".join(
-            f"{statistics.median(values):.1f} batches a second from the {where}"
-            for where, values in rates.items()
+    told = [
+        f"{statistics.median(values):.1f} batches a second from the {where}"
+        for where, values in rates.items()
+    ]
+    if told:
+        text += (
+            f"\nUnder way, with 100 files and {BATCH} pairs a batch: "
+            f"{', '.join(told)}.\n"
         )
-        + ".\n"
-    )
     title = f"Medians of {args.rounds} rounds, {RECORDS:,} records:"
     tables.publish(args, title, text, "stores")
 
