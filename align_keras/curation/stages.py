@@ -7,7 +7,6 @@ a hash of all that the contents depend on: another input or setting makes
 another stage.
 """
 
-import os
 import re
 import secrets
 import time
@@ -150,8 +149,8 @@ def read_notes(storage, stage):
     return storage.read_object(
         f"{stage}.json",
         {
-            "directory": _is_name,
-            "files": [_is_name],
+            "directory": lambda value: _is_of(stage, value),
+            "files": [str],
             "rows": is_count,
             "ingest?": dict,
         },
@@ -165,6 +164,7 @@ def read_stage(storage, engine, notes):
     return engine.read(storage.address(notes["directory"]), notes["files"])
 
 
-def _is_name(value):
-    # Not a path: what it names is read, and removed.
-    return isinstance(value, str) and value == os.path.basename(value) != ".."
+def _is_of(stage, directory):
+    # No other directory: what a stage names is read, and removed.
+    ours = isinstance(directory, str) and _OURS.fullmatch(directory)
+    return directory == stage or bool(ours and ours[1] == stage)

@@ -303,8 +303,10 @@ def test_duckdb_keeps_stages_on_this_machine(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("directory", ["../elsewhere", "..", "a/b", 1])
-def test_a_stage_names_no_path(tmp_path, directory):
+@pytest.mark.parametrize(
+    "directory", ["../elsewhere", "..", ".", "", "a/b", "photos", "/etc", 1]
+)
+def test_a_stage_names_its_own_directory(tmp_path, directory):
     """What it names is read, and removed."""
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
     given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)

@@ -187,7 +187,7 @@ FILES = {
     ),
     "stage.json": (
         lambda path: read_notes(Storage(path.parent), "stage"),
-        {"directory": "stage.1", "files": ["a"], "rows": 1},
+        {"directory": "stage", "files": ["a"], "rows": 1},
         [
             *[((), []), (("directory",), "../a"), (("files",), MISSING)],
             *[(("files",), [3]), (("rows",), "1")],
