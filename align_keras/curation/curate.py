@@ -1,6 +1,5 @@
 """From raw pairs to kept ones, with an account of every row."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -30,6 +29,7 @@ from align_keras.curation.scores import describe_scores
 from align_keras.curation.scores import find_scores
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import attempt_name
+from align_keras.curation.storage import HADOOP
 from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
 from align_keras.io.fingerprints import fingerprint
@@ -46,7 +46,7 @@ logger = logging.getLogger("align_keras")
 def _written_by_the_engine(arguments):
     # The executors of a cluster are elsewhere, and no directory of this
     # machine is theirs.
-    remote = scheme_of(arguments["output"]) in ("hdfs", "viewfs")
+    remote = scheme_of(arguments["output"]) in HADOOP
     on_spark = arguments.get("engine") == "spark"
     return remote or (on_spark and not is_local(arguments.get("master")))
 
@@ -310,11 +310,8 @@ def _copy_stage(stages, stage, target, directory):
         for number, file in enumerate(files)
     ]
     copy = functools.partial(_copy_file, stages.storage.root, target.root)
-    if target.local:
-        collections.deque(map(copy, copies), maxlen=0)
-    else:
-        # Rows pass through the executors alone.
-        collections.deque(stages.engine.map(copy, copies), maxlen=0)
+    # Links are made here; what else there is passes through executors alone.
+    list(map(copy, copies) if target.local else stages.engine.map(copy, copies))
 
 
 def _copy_file(source, target, names):

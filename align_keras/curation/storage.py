@@ -44,6 +44,7 @@ class Storage:
     def __init__(self, root):
         self.root = os.fspath(root)
         self.local = "://" not in self.root
+        self.store = self.lease = None
         if clean_text(self.root) != self.root:
             raise ValueError(
                 "Output and stages need a name in UTF-8, which the engines can "
@@ -59,8 +60,7 @@ class Storage:
             self.root, self.base = self.store.address, self.store.root
             files = fs.FSSpecHandler(self.store.files)
             self.system = fs.PyFileSystem(files)
-        self.renames = not hasattr(self, "store")
-        self.lease = None
+        self.renames = self.store is None
 
     def address(self, name=""):
         """What an engine is told: a path, or an address."""

@@ -29,6 +29,7 @@ import typing
 
 import numpy as np
 
+from align_keras.data.records import ASKED
 from align_keras.data.records import is_remote
 from align_keras.data.records import record_offsets
 from align_keras.io.threads import map_ahead
@@ -39,8 +40,6 @@ MIXED_FILES = 64
 MIXED_RECORDS = 4_000_000
 # Records of a piece. Fewer mix better, but a read costs as much as a record.
 PIECE = 8
-# Files of a store that are asked at the same time where their records begin.
-ASKED = 32
 
 
 class Window(typing.NamedTuple):
@@ -145,7 +144,7 @@ class RecordOrder:
         """
         files = dict.fromkeys(itertools.chain(*(w.files for w in windows)))
         # Each answer of a store takes its time.
-        remote = is_remote(self.files[0])
+        remote = any(map(is_remote, files))
         read = functools.partial(map_ahead, workers=ASKED) if remote else map
         borders = dict(zip(files, read(self._borders, files), strict=True))
         return [_spans(w, w.firsts // self.piece, borders) for w in windows]

@@ -1,6 +1,5 @@
 """Serialized records of TFRecord files, as data sets of TensorFlow."""
 
-import concurrent.futures
 import functools
 import itertools
 
@@ -9,6 +8,7 @@ import numpy as np
 from align_keras.data.records import is_remote
 from align_keras.data.records import read_shard
 from align_keras.data.records import read_span
+from align_keras.io.threads import map_ahead
 
 # Bytes that are read from a file at once, about.
 READ_BYTES = 256 * 1024
@@ -166,15 +166,15 @@ def _fetch_block(
     return tuple(tf.gather(column, order) for column in columns)
 
 
-def _spans(*pieces):
+def _spans(*columns):
     # Not by TensorFlow's threads: it has as many as there are processors, and
     # these wait.
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(_span, *pieces)
-        return np.array([record for span in found for record in span], object)
+    found = map_ahead(_span, zip(*columns, strict=True), READERS)
+    return np.array([record for span in found for record in span], object)
 
 
-def _span(shard, begin, length, count):
+def _span(piece):
+    shard, begin, length, count = piece
     return read_span(shard.decode(), begin, begin + length, count)
 
 

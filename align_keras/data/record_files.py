@@ -10,6 +10,7 @@ from typing import Any
 
 from align_keras.data.parts import FOLDER as PART
 from align_keras.data.parts import shards_of_parts
+from align_keras.data.records import ASKED
 from align_keras.data.records import decode_record
 from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
@@ -33,9 +34,6 @@ from align_keras.io.threads import map_ahead
 
 logger = logging.getLogger("align_keras")
 
-# Files of a store that are asked for their records at the same time: what each
-# answer waits for is the way to the store and back.
-COUNTERS = 32
 
 # Of what is used of a manifest; see `read_object`.
 _MANIFEST = {
@@ -96,7 +94,7 @@ class RecordFiles:
         """
         count = functools.partial(_count, functools.cache(_read_counts))
         remote = any(map(is_store, self.paths))
-        counts = map_ahead(count, self.paths, COUNTERS if remote else 1)
+        counts = map_ahead(count, self.paths, ASKED if remote else 1)
         return dict(zip(self.paths, counts, strict=True))
 
     @property

@@ -36,6 +36,10 @@ crc32c = OptionalModule("google_crc32c", extra="stores")
 # Records of a store that are read by one request, when all are read.
 AT_ONCE = 64
 
+# Files of a store that are asked for their records at the same time: what each
+# answer waits for is the way to the store and back.
+ASKED = 32
+
 # `decode_record` and `parse_record` follow the same rules. The image is the
 # first value of the first of its fields that is not empty. The captions are
 # the values of the first of their fields that are more than white space,
