@@ -107,6 +107,48 @@ def test_phone_and_dark(site, browser):
     assert browser.errors == []
 
 
+SLOW_INDEX = """
+(() => {
+  const real = fetch;
+  window.fetch = async (path, options) => {
+    if (path === "/api/index")
+      await new Promise((answer) => { window.answerIndex = answer; });
+    return real(path, options);
+  };
+})()
+"""
+
+
+def test_what_is_typed_before_the_server_answers_stays(site, browser):
+    browser.resize(1280, 900)
+    script = "Page.addScriptToEvaluateOnNewDocument"
+    script = browser.call(script, source=SLOW_INDEX)
+    try:
+        browser.open("about:blank")
+        browser.open(f"{site.base_url}#row=1+3")
+    finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", **script)
+    browser.run("$('query').focus()")
+    browser.type("a dog")
+    browser.run("addWords(-2)")
+    browser.type("night")
+    browser.run("$('names').value = 'a dog, a cat'")
+    browser.run("answerIndex()")
+    browser.wait("limits.count == 30")
+    browser.wait("document.querySelectorAll('#guesses li').length == 2")
+    assert browser.run("$('query').value") == "a dog"
+    assert browser.run("document.activeElement.value") == "night"
+    parts = [
+        {"text": "a dog", "weight": 2},
+        {"row": 3, "weight": 1},
+        {"text": "night", "weight": -2},
+    ]
+    wanted = ",".join(str(result["row"]) for result in find(site, *parts))
+    src = "[...document.querySelectorAll('.tile img')]"
+    browser.wait(f"{src}.map(i => i.src.split('/').pop()).join() == '{wanted}'")
+    assert browser.errors == []
+
+
 # Labels with the word "late" are answered late, and images are forgotten or
 # refused as often as a test says.
 FETCH = """
