@@ -9,6 +9,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import io
 import os
 import re
 import threading
@@ -322,32 +323,47 @@ def _of_tensorflow(scheme):
 
             address = self._address(path)
             if "r" not in mode:
-                tf.io.gfile.makedirs(address.rpartition("/")[0])
-                if tf.io.gfile.exists(address):
-                    # TensorFlow's own would append to it.
-                    tf.io.gfile.remove(address)
+                self._make_room(address)
             elif not tf.io.gfile.exists(address):
                 raise FileNotFoundError(address)
-            return tf.io.gfile.GFile(address, mode)
+            return _TensorFlowFile(tf.io.gfile.GFile(address, mode))
+
+        def _make_room(self, address):
+            import tensorflow as tf
+
+            tf.io.gfile.makedirs(address.rpartition("/")[0])
+            # There, writing and copying append to what there is.
+            if scheme == "ram" and tf.io.gfile.exists(address):
+                tf.io.gfile.remove(address)
 
         def cat_file(self, path, start=None, end=None, **kwargs):
-            with _as_os_errors(), self._open(path) as file:
+            with self._open(path) as file:
                 start = start or 0
                 file.seek(start)
                 return file.read() if end is None else file.read(end - start)
 
         def pipe_file(self, path, value, **kwargs):
-            with _as_os_errors(), self._open(path, "wb") as file:
+            with self._open(path, "wb") as file:
                 file.write(value)
+
+        def makedirs(self, path, exist_ok=False):
+            import tensorflow as tf
+
+            with _as_os_errors():
+                tf.io.gfile.makedirs(self._address(path))
+
+        def mkdir(self, path, create_parents=True, **kwargs):
+            self.makedirs(path)
 
         def cp_file(self, path1, path2, **kwargs):
             import tensorflow as tf
 
+            source, target = self._address(path1), self._address(path2)
+            if source == target:
+                return
             with _as_os_errors():
-                tf.io.gfile.makedirs(self._address(path2).rpartition("/")[0])
-                tf.io.gfile.copy(
-                    self._address(path1), self._address(path2), overwrite=True
-                )
+                self._make_room(target)
+                tf.io.gfile.copy(source, target, overwrite=True)
 
         def rm_file(self, path):
             import tensorflow as tf
@@ -355,9 +371,73 @@ def _of_tensorflow(scheme):
             with _as_os_errors():
                 tf.io.gfile.remove(self._address(path))
 
+        def rm(self, path, recursive=False, maxdepth=None):
+            import tensorflow as tf
+
+            if not (recursive and self.isdir(path)):
+                self.rm_file(path)
+                return
+            with _as_os_errors():
+                tf.io.gfile.rmtree(self._address(path))
+
     files = TensorFlowFiles()
     files.put_if, files.tag = _one_process(files)
     return files
+
+
+class _TensorFlowFile(io.RawIOBase):
+    """One of TensorFlow's files as Python has them, which others expect."""
+
+    def __init__(self, file):
+        super().__init__()
+        self._file = file
+
+    def readable(self):
+        return "r" in self._file.mode
+
+    def writable(self):
+        return not self.readable()
+
+    def seekable(self):
+        return self.readable()
+
+    def tell(self):
+        return self._file.tell()
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        with _as_os_errors():
+            self._file.seek(offset, whence)
+            return self._file.tell()
+
+    def read(self, size=-1):
+        with _as_os_errors():
+            return self._file.read(-1 if size is None else size)
+
+    def readall(self):
+        return self.read()
+
+    def readinto(self, buffer):
+        contents = self.read(len(buffer))
+        buffer[: len(contents)] = contents
+        return len(contents)
+
+    def write(self, contents):
+        contents = bytes(contents)
+        with _as_os_errors():
+            self._file.write(contents)
+        return len(contents)
+
+    def flush(self):
+        super().flush()
+        if self.writable():
+            with _as_os_errors():
+                self._file.flush()
+
+    def close(self):
+        if not self.closed:
+            super().close()
+            with _as_os_errors():
+                self._file.close()
 
 
 @contextlib.contextmanager

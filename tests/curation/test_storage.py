@@ -9,7 +9,7 @@ pytest.importorskip("pyarrow", reason="needs the extra `curation`")
 from align_keras.curation.storage import Storage
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
+@pytest.fixture(params=["local", "s3", "memory", "ram"])
 def storage(request, tmp_path):
     if request.param == "s3":
         with s3_server():
