@@ -1,4 +1,4 @@
-"""Parts of a run, and where it stands."""
+"""The parts of a run, and how far it has come."""
 
 import dataclasses
 
@@ -7,11 +7,12 @@ from align_keras.training.recipes import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a run in which the same variables are trained.
+    """A part of a run that trains the same variables throughout.
 
     Attributes:
-        recipe: `Recipe`. That of the run, with what this part freezes.
-        first_step: int. The step at which its optimizer begins.
+        recipe: `Recipe`. The recipe of the run, with the `freeze` of this
+            part.
+        first_step: int. The step at which its optimizer starts.
         last_step: int. The step after which it ends.
     """
 
@@ -21,12 +22,12 @@ class Part:
 
 
 def part_at_hand(recipe, state):
-    """Find the part of the run that a checkpoint begins or is within."""
+    """Return the part of the run to train next, given a checkpoint's state."""
     after = recipe.unfreeze_after
     if after is None:
         return Part(recipe, 0, recipe.steps)
     step = state["step"]
-    # An evaluation that is due belongs to the part that made the weights.
+    # A pending evaluation belongs to the part that trained the weights.
     if step < after or (step == after and state.get("pending")):
         return Part(recipe, 0, after)
     whole = dataclasses.replace(recipe, freeze=None, unfreeze_after=None)

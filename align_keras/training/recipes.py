@@ -16,8 +16,8 @@ RESIZE_RATIO = 346 / 289
 OPTIMIZERS = ("lamb", "adam", "adamw", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LOSSES = ("contrastive", "sigmoid")
-# Steps that lie between two checkpoints at least, where a share is given: an
-# evaluation after each step says little and takes longer than the step.
+# Smallest number of steps between two checkpoints when `checkpoint_every` is a
+# share: evaluating after each step tells little and takes longer than the step.
 CLOSEST = 20
 BATCH_NORMS = ("local", "synchronized", "ghost")
 
@@ -27,102 +27,103 @@ logger = logging.getLogger("align_keras")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that distinguishes one training run from another but the data.
+    """The hyperparameters of a training run: everything but the data.
 
     Attributes:
         steps: int or `None`. Number of optimizer steps.
-        epochs: float or `None`. How often each record is seen, in the place
-            of `steps`, which follow from the data.
-        batch_size: int. Number of pairs of a step, over all replicas.
-        learning_rate: float. Peak of the learning rate.
-        warmup_steps: int or float. Steps of the linear warm-up, or below 1 its
-            share of all steps, such as 0.05; a linear decay to zero at
-            `steps` follows.
+        epochs: float or `None`. How often each record is seen. Give this
+            instead of `steps`, which are then computed from the data.
+        batch_size: int. Number of pairs in a step, over all replicas.
+        learning_rate: float. Peak learning rate.
+        warmup_steps: int or float. Number of steps of linear warm-up, or, if
+            below 1, its share of all steps, such as 0.05. A linear decay to
+            zero at `steps` follows.
         weight_decay: float. Weight decay of `lamb` and `adamw`.
-        loss: string. `"contrastive"`, or `"sigmoid"`, which adds a bias that
-            starts from -10 to a preset without one; an `initial_temperature`
-            of 0.1 goes with it.
-        label_smoothing: float. See `ContrastiveLoss`; the sigmoid loss has
-            none.
+        loss: string. `"contrastive"` or `"sigmoid"`. The latter adds a bias,
+            initially -10, to a preset that has none; use it with an
+            `initial_temperature` of 0.1.
+        label_smoothing: float. See `ContrastiveLoss`. The sigmoid loss
+            ignores it.
         image_size: int. Height and width of the images in pixels.
-        resize_size: int or `None`. Height and width from which they are
-            cropped. `None` takes `resize_ratio` of `image_size`.
-        resize_ratio: float. How much larger than the crop an image is; 1.0
-            shows it whole. Defaults to the paper's 346 / 289.
-        sequence_length: int. Number of tokens of a text.
+        resize_size: int or `None`. Height and width to which images are
+            resized before they are cropped. `None` means `resize_ratio` times
+            `image_size`.
+        resize_ratio: float. Size of the resized image relative to the crop;
+            1.0 shows the whole image. Defaults to the paper's 346 / 289.
+        sequence_length: int. Number of tokens in a text.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
-        clip_norm: float or `None`. Greatest norm of the gradient of all
-            weights together, beyond which it is scaled down. `None` leaves it
-            as it is.
-        ema: float or `None`. Share of the old average at each step in an
-            exponential moving average of the weights, such as 0.9999. The
-            averages are what is evaluated and kept as the best model;
-            training continues from the weights themselves. `None` for no
-            average.
+        clip_norm: float or `None`. Maximum norm of the gradient over all
+            weights together; a larger gradient is scaled down to it. `None`
+            turns clipping off.
+        ema: float or `None`. Decay of an exponential moving average of the
+            weights, such as 0.9999. The averaged weights are evaluated and
+            kept as the best model; training continues from the weights
+            themselves. `None` turns averaging off.
         microbatch_size: int or `None`. Number of pairs that a replica embeds
             at a time, see `AlignDualEncoder.compile`. `None` embeds its share
             of the batch at once.
-        remat: bool. Whether activations are computed anew in the backward
-            pass, see `AlignDualEncoder.compile`.
-        freeze: string, list of strings or `None`. What stays as it is:
-            `"image"`, `"text"`, or regular expressions for paths of
-            variables, see `align_keras.training.freezing.freeze`.
-        unfreeze_after: int or `None`. Number of steps after which all is
-            trained, with a fresh optimizer and another warm-up. `None` leaves
-            it frozen to the end.
-        freeze_statistics: bool. Whether batch normalisation runs as in
-            inference, with the statistics, scale and shift that it starts
-            from.
+        remat: bool. Whether to recompute activations in the backward pass,
+            see `AlignDualEncoder.compile`.
+        freeze: string, list of strings or `None`. Which weights are not
+            trained: `"image"`, `"text"`, or regular expressions for the paths
+            of variables, see `align_keras.training.freezing.freeze`.
+        unfreeze_after: int or `None`. Number of steps after which all weights
+            are trained, with a fresh optimizer and a new warm-up. `None`
+            keeps them frozen to the end.
+        freeze_statistics: bool. Whether batch normalisation runs in inference
+            mode, with the statistics, scale and shift that it starts from.
         layer_decay: float or `None`. Multiplier of the learning rate from a
             block of a tower to the one below it, see
             `align_keras.training.layer_decay.rate_multipliers`. `None` trains
-            all at one rate.
-        lora_rank: int or `None`. Rank of updates that are trained in the
-            place of the towers' dense layers, see
-            `align_keras.models.lora.add_lora`; the model that is kept has
-            them merged.
-        skip_nonfinite: bool. Whether to leave out and count steps whose loss
-            or gradient is not finite.
+            all layers at one rate.
+        lora_rank: int or `None`. Rank of the low-rank updates that are
+            trained instead of the towers' dense layers, see
+            `align_keras.models.lora.add_lora`. They are merged in the model
+            that is kept.
+        skip_nonfinite: bool. Whether to skip and count steps whose loss or
+            gradient is not finite.
         steps_per_execution: int. Number of steps between two returns to
             Python; it must divide `steps` and `checkpoint_every`.
         precision: string. `"float32"`, `"mixed_bfloat16"` or
             `"mixed_float16"`.
-        checkpoint_every: int or float. Number of steps between checkpoints, at
-            which the model is evaluated too; or below 1 its share of all
-            steps, of which 20 lie between two checkpoints at least.
-        patience: int or `None`. The run ends early when this many evaluations
-            in a row have not found a better model. `None` takes all steps.
-        mirror: bool. Whether half of the images are mirrored at random, as in
-            the paper. It falsifies captions that name sides or letters.
-        seed: int. Seed of the weights, the order and the augmentation of the
-            data.
+        checkpoint_every: int or float. Number of steps between checkpoints,
+            or, if below 1, their share of all steps, but at least 20 steps.
+            The model is evaluated at each checkpoint.
+        patience: int or `None`. The run stops early after this many
+            evaluations in a row without a better model. `None` takes all
+            steps.
+        mirror: bool. Whether to mirror half of the images at random, as in
+            the paper. This makes captions wrong that mention left, right or
+            written text.
+        seed: int. Seed of the weights and of the order and augmentation of
+            the data.
         batch_norm: string or `None`. See `EfficientNetBackbone`; `None` keeps
-            what the preset says.
+            the preset's setting.
         initial_temperature: float or `None`. Softmax temperature to start
-            from; `None` keeps what the preset says.
-        text_pooling: string or `None`. How a preset without weights turns
-            tokens into one vector, see `AlignDualEncoder`; `None` keeps what
-            the preset says. Trained towers keep their own, as with the two
-            fields that follow.
+            from; `None` keeps the preset's.
+        text_pooling: string or `None`. How a preset without weights pools
+            tokens into one vector, see `AlignDualEncoder`; `None` keeps the
+            preset's setting. Trained towers keep their own, which also holds
+            for the next two fields.
         text_dropout: float or `None`. Dropout rate of the text encoder of a
             preset without weights.
         drop_connect: float or `None`. Drop rate of the last residual branch
-            of the image encoder of a preset without weights, see `dropout` of
+            in the image encoder of a preset without weights, see `dropout` of
             `EfficientNetBackbone`.
-        vocabulary_size: int. Greatest number of tokens of a vocabulary that
-            is learned from the captions because none was given.
-        strip_accents: bool. Whether the tokenizer of a vocabulary that is
-            given or learned removes accents, and with them the vowel signs of
-            scripts such as those of Hindi and Thai. The vocabulary must have
-            been learned in the same way. Trained presets and towers keep
+        vocabulary_size: int. Maximum number of tokens in a vocabulary that is
+            learned from the captions because none was given.
+        strip_accents: bool. Whether the tokenizer of a given or learned
+            vocabulary removes accents, and with them the vowel signs of
+            scripts such as Devanagari and Thai. The vocabulary must have been
+            learned with the same setting. Trained presets and towers keep
             their own tokenizer.
-        language_exponent: float or `None`. How far languages with few
-            records are favoured: the share of a language in training is
-            proportional to its number of records to this power. 1 takes
-            records as they are, 0 takes as much of each language, and 0.3 to
-            0.7 is usual. Each language has a folder of records of its own.
-            `None` looks at no folders.
+        language_exponent: float or `None`. How strongly to favour languages
+            with few records: the share of a language in training is
+            proportional to its number of records raised to this power. 1
+            keeps the shares of the data, 0 gives each language the same
+            share, and 0.3 to 0.7 is usual. Each language needs its own folder
+            of records. `None` ignores folders.
 
     Reference:
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), section 5.
@@ -250,15 +251,15 @@ class Recipe:
         """Turn epochs and shares into whole numbers of steps.
 
         Args:
-            records: int. The number of records of an epoch. Defaults to
-                `None`, which a recipe with `steps` does without.
+            records: int. The number of records in an epoch. Required if the
+                recipe has `epochs`. Defaults to `None`.
 
         Returns:
-            A `Recipe` that has `steps`, and whole numbers in `warmup_steps`
-            and `checkpoint_every`.
+            A `Recipe` with `steps`, whose `warmup_steps` and
+            `checkpoint_every` are whole numbers.
 
         Raises:
-            ValueError: It has `epochs`, and `records` is not given.
+            ValueError: The recipe has `epochs`, and `records` is not given.
         """
         once = self.steps_per_execution
         steps = self.steps
@@ -355,7 +356,7 @@ def _convert(field, value):
             return value
         if "float" in kind:
             number = float(value)
-            # Of what may be both, whole numbers are steps.
+            # Where a field may be either, a whole number counts steps.
             both = "int" in kind and number.is_integer()
             return int(number) if both else number
         if "int" in kind:
@@ -397,8 +398,8 @@ def load_recipe(recipe: str | Path | Recipe, /, **overrides: Any) -> Recipe:
             `"cc3m"`, `"finetune_flickr30k"`, `"finetune_coco"`,
             `"quickstart"`), or the path of a YAML file with the fields of
             `Recipe`.
-        **overrides: Fields that replace those of the recipe, where not
-            `None`.
+        **overrides: Fields that replace those of the recipe. A field that is
+            `None` is ignored.
 
     Returns:
         A `Recipe`.
@@ -442,7 +443,7 @@ def load_recipe(recipe: str | Path | Recipe, /, **overrides: Any) -> Recipe:
 
 
 def _override(fields, overrides):
-    """Replace fields, and what only made sense with those."""
+    """Replace fields, and adjust others that depend on them."""
     merged = {**fields, **overrides}
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if name in overrides and other not in overrides:
@@ -458,7 +459,7 @@ def _override(fields, overrides):
                 )
             )
         except (TypeError, ValueError):
-            return merged  # Their types are refused where all fields are.
+            return merged  # `Recipe` refuses wrong types, here as elsewhere.
         if 1 <= steps <= warmup:
             share = warmup / before if warmup < before else 0.1
             merged["warmup_steps"] = _cut_warmup(warmup, int(steps), share)

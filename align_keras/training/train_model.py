@@ -60,7 +60,7 @@ from align_keras.training.trackers import opened_trackers
 from align_keras.training.watch import Watch
 from align_keras.training.workers import Workers
 
-# Seconds for which a process that was left alone goes on writing.
+# Seconds that a process gets to finish writing after another one has died.
 FINISH = 30
 
 logger = logging.getLogger("align_keras")
@@ -89,81 +89,89 @@ def train(
 ) -> dict:
     """Train ALIGN, or resume a run that was interrupted.
 
-    The working directory receives `recipe.json` (what was asked for),
-    `vocabulary.txt`, `metrics.jsonl`, `checkpoints/`, what `log` writes, and
-    `model/`: the best model so far as a preset directory with its tokenizer
-    and preprocessing. A run with the same arguments resumes from the newest
-    checkpoint as if nothing had happened; a finished one returns at once.
-    SIGTERM saves a checkpoint after the step at hand, and exits with status
-    0. A step whose loss is not finite ends the run, and its records are
-    named.
+    The working directory receives `recipe.json` (the settings of the run),
+    `vocabulary.txt`, `metrics.jsonl`, `checkpoints/`, the files of the
+    loggers in `log`, and `model/`: the best model so far as a preset
+    directory with its tokenizer and preprocessing. Call `train` again with
+    the same arguments to resume from the newest checkpoint, as if the run had
+    not been interrupted; a finished run returns at once. On SIGTERM the run
+    saves a checkpoint after the current step and exits with status 0. A step
+    whose loss is not finite ends the run with an error that names its
+    records.
 
-    Several processes may share a run, see `make_strategy`: workers of
-    `TF_CONFIG` on TensorFlow, and on JAX those that the environment names, see
-    `align_keras.training.processes`. Each reads its own part of the data; the
-    first one writes. When one of them dies, the others exit with status 75.
+    Several processes may share a run, see `make_strategy`: on TensorFlow the
+    workers in `TF_CONFIG`, and on JAX the processes that the environment
+    describes, see `align_keras.training.processes`. Each reads its own part
+    of the data; only the first one writes. When one of them dies, the others
+    exit with status 75.
 
     Args:
-        model: string or callable. Name, directory or handle of a preset, or
-            of a checkpoint that `AlignDualEncoder.from_preset` opens; or a
-            function that takes the size of the vocabulary and returns an
-            `AlignDualEncoder`, called within the scope of the strategy.
-            `None` makes a pair of the towers of `image_weights` and
-            `text_weights`.
+        model: string, callable or `None`. Name, directory or handle of a
+            preset, or of a checkpoint that `AlignDualEncoder.from_preset`
+            opens; or a function that takes the size of the vocabulary and
+            returns an `AlignDualEncoder`, called within the scope of the
+            strategy. `None` builds the model from the towers in
+            `image_weights` and `text_weights`.
         recipe: string or `Recipe`. See `load_recipe`.
         data: string or list of strings. TFRecord files: a directory, a glob
-            or paths. Or a folder of images with a `captions.csv`, `.tsv`,
-            `.jsonl`, `.json` or `.parquet` in it, which is packed into the
+            or paths. Or a folder of images that contains a `captions.csv`,
+            `.tsv`, `.jsonl`, `.json` or `.parquet`; it is packed into the
             working directory first.
         workdir: string or `pathlib.Path`. The directory of the run, or its
             address in a store, see `align_keras.io.mirrors`.
-        validation_data: string. The same for evaluation at each checkpoint.
-            Defaults to `None`: images that `pack` held out, if `data` is
-            a folder of images; else no evaluation, and the newest model is
-            best.
-        vocabulary: string. WordPiece vocabulary, one token per line. Defaults
-            to `None`: that of the preset, or one that is learned from the
-            captions.
+        validation_data: string. Data for the evaluation at each checkpoint,
+            in a form that `data` takes. Defaults to `None`: if `data` is a
+            folder of images, those that `pack` held out; otherwise the model
+            is not evaluated, and the newest one counts as the best.
+        vocabulary: string. Path of a WordPiece vocabulary, one token per
+            line. Defaults to `None`: that of the preset, or one that is
+            learned from the captions.
         strategy: string or `tf.distribute.Strategy`. See `make_strategy`.
         seed: int. Replaces the seed of the recipe.
         evaluate: callable. Takes the model and the validation data and
-            returns a dict with `"mean_recall"`; the numbers in it are logged.
+            returns a dict with `"mean_recall"`; all numbers in it are logged.
             Defaults to `align_keras.evaluation.measure_retrieval`.
-        hold_out: float. Share of a folder of images that is held out for
-            evaluation where there is no `validation_data`, see
+        hold_out: float. Share of a folder of images to hold out for
+            evaluation if there is no `validation_data`, see
             `align_keras.data.pack`. Defaults to `0.1`.
         verbose: bool. Whether to report progress. Defaults to `True`.
-        image_weights: string. Image encoder to start from: whatever
+        image_weights: string. Pretrained image encoder: whatever
             `from_preset` of a tower opens, see
             `align_keras.training.known_towers`. Defaults to `None`: fresh
             weights, or those of the preset.
-        text_weights: string. The same for the text encoder, whose vocabulary
-            the run takes. Defaults to `None`.
-        diagnostics: bool. Whether to report how well each encoder tells its
-            inputs apart, and the norm of its gradient, see
-            `align_keras.training.diagnostics`. Makes no difference to the
-            weights. Defaults to `True`.
-        allow_outside: bool. Whether a folder of images is followed to files
-            outside of it, see `align_keras.data.pack`. Defaults to `False`.
-        shard_state: bool. Whether each device holds a part of the weights and
-            of the optimizer's state, see `make_strategy`. Defaults to
-            `False`.
+        text_weights: string. Pretrained text encoder, in the same forms. The
+            run uses its vocabulary. Defaults to `None`.
+        diagnostics: bool. Whether to report how well each encoder separates
+            its inputs, and the norm of its gradient, see
+            `align_keras.training.diagnostics`. Does not affect the weights.
+            Defaults to `True`.
+        allow_outside: bool. Whether to read files that a folder of images
+            refers to outside of itself, see `align_keras.data.pack`. Defaults
+            to `False`.
+        callbacks: sequence of `keras.callbacks.Callback`. Further callbacks
+            of the run. Defaults to none.
+        log: sequence of strings. Loggers besides `metrics.jsonl`:
+            `"tensorboard"`, `"wandb"` and `"mlflow"`. Defaults to
+            `("tensorboard",)`.
+        shard_state: bool. Whether each device holds only a part of the
+            weights and the optimizer's state, see `make_strategy`. Defaults
+            to `False`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
     Returns:
         A dict with `"step"`, `"model"` (the preset directory), `"best"` (its
         step, score and metrics), `"stopped_early"` (bool, see `patience` in
-        `Recipe`), `"skipped"` (records left out) and `"process"` (the number
-        of this process, 0 for the one that has written the model).
+        `Recipe`), `"skipped"` (records that could not be used) and
+        `"process"` (the number of this process; process 0 writes the model).
 
     Raises:
         ValueError: The recipe does not fit the model, the data or the
             strategy, or the working directory holds another run.
         FileNotFoundError: There is no such data, vocabulary or recipe.
         BlockingIOError: Another process trains in the working directory.
-        FloatingPointError: The loss or a weight is no longer finite. Nothing
-            is saved over the last checkpoint.
-        OSError: There is no room to write. The last checkpoint is kept.
+        FloatingPointError: The loss or a weight is no longer finite. The last
+            checkpoint is kept.
+        OSError: There is no space left to write. The last checkpoint is kept.
 
     Example:
 
@@ -214,9 +222,9 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What a run was asked for, see `train`, and the records it skipped.
+    """The arguments of `train`, and the records that the run skipped.
 
-    `towers` are known ones.
+    `towers` is a dict from kind to `KnownTower`.
     """
 
     model: Any
@@ -240,12 +248,12 @@ class _Run:
 
 @stored("workdir", but=lambda arguments: not arguments["run"].workers.is_first)
 def _train_parts(run, workdir):
-    """Train one part after the other, in a directory that is held."""
+    """Train one part after the other, with the working directory locked."""
     workers = run.workers
     with contextlib.ExitStack() as stack:
         own = Path(workdir)
         if not workers.is_first:
-            # What it makes for itself; what the first writes is the result.
+            # Its own files only; the result is what the first worker writes.
             if is_store(workdir):
                 own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             own = own / f"worker-{workers.index}"
@@ -258,7 +266,7 @@ def _train_parts(run, workdir):
             watch.finish = functools.partial(begun.finish, FINISH)
             begun.share(workers)
             result = _train_part(run, own, begun)
-            # None may read, or end, before the first has written.
+            # No worker may read, or end, before the first one has written.
             workers.wait()
         if not workers.is_first:
             result["model"] = _joined(workdir, "model")
@@ -266,17 +274,17 @@ def _train_parts(run, workdir):
 
 
 def _joined(workdir, name):
-    """Return the path or address of something in a working directory."""
+    """Return the path or address of a file in a working directory."""
     if is_store(workdir):
         return f"{Store(workdir)}/{name}"
     return str(Path(workdir, name))
 
 
 def _train_part(run, workdir, begun):
-    """Train the part at hand, in a directory that is held.
+    """Train the current part of a run, in a locked directory.
 
     Returns:
-        What `train` returns; `None` where another part is to follow.
+        What `train` returns; `None` if another part follows.
     """
     strategy, recipe, workers = run.strategy, run.recipe, run.workers
     best_directory = workdir / "model"
@@ -288,7 +296,7 @@ def _train_part(run, workdir, begun):
             logger.info(
                 "This is process %d of %d.", workers.index, workers.count
             )
-        # The data is looked for before anything is written.
+        # Find the data before writing anything.
         records, validation_data = _find_data(
             run.data,
             run.validation_data,
@@ -302,14 +310,16 @@ def _train_part(run, workdir, begun):
             "model": "custom" if callable(run.model) else run.model,
             "vocabulary": run.vocabulary and str(run.vocabulary),
             **{f"{kind}_weights": t.source for kind, t in run.towers.items()},
-            # Workers share out the files, so another number is another order.
+            # Workers divide the files among them, so that another number of
+            # workers changes the order of the data.
             "workers": workers.count,
             "diagnostics": run.diagnostics,
             **dataclasses.asdict(recipe),
         }
         if workers.is_first:
             _claim(workdir, asked, step)
-        # A checkpoint is the same however its state was spread.
+        # `shard_state` may differ when a run resumes: it does not change the
+        # checkpoint.
         alike = {**asked, "shard_state": run.shard_state}
         _compare(alike, workers.send(to_json(alike)))
         records = count_once(records, workdir, step, workers)
@@ -377,7 +387,8 @@ def _train_part(run, workdir, begun):
                 _evaluation(run.evaluate, validation_data),
                 diagnose,
             )
-            # Where one of the caller's ends the run, it is saved.
+            # `save` is last: it also saves when a caller's callback stops the
+            # run.
             callbacks = [log, *run.callbacks, save]
             with begun:
                 _fit(model, dataset, recipe, part, begun, callbacks)
@@ -397,7 +408,7 @@ def _train_part(run, workdir, begun):
 
 
 def _find_tokenizer(run, records, workdir, step):
-    """Find the vocabulary, which the first worker sends to the others."""
+    """Find the vocabulary; the first worker sends it to the others."""
     path = workdir / "vocabulary.txt"
     find = functools.partial(
         find_tokenizer,
@@ -422,7 +433,7 @@ def _find_tokenizer(run, records, workdir, step):
 
 
 def _describe_state(model):
-    """Tell how much of the state a device holds."""
+    """Log how much of the state each device holds."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     devices = keras.distribution.distribution().device_mesh.devices
@@ -439,7 +450,7 @@ def _describe_state(model):
 
 
 def _compare(asked, first):
-    """Refuse a worker that was asked for another run than the first."""
+    """Refuse a worker whose settings differ from those of the first."""
     for name, value in to_json(asked).items():
         if value != first.get(name):
             raise ValueError(
@@ -449,9 +460,10 @@ def _compare(asked, first):
 
 
 def _fit(model, dataset, recipe, part, checkpoints, callbacks):
-    """Take the steps that are left of a part of a run."""
+    """Take the remaining steps of a part of a run."""
     state = checkpoints.state()
-    # An evaluation that was cut off comes first, for it may end the run.
+    # First repeat an evaluation that was interrupted: it may end the run.
+    # With no epochs, `fit` only runs the callbacks' `on_train_begin`.
     for epochs in (0, 1) if state.get("pending") else (1,):
         ended = is_finished(checkpoints.state(), recipe)
         if epochs and (ended or state["step"] == part.last_step):
@@ -460,8 +472,8 @@ def _fit(model, dataset, recipe, part, checkpoints, callbacks):
             model.fit(
                 dataset,
                 shuffle=False,  # It is shuffled already.
-                # Reports and checkpoints go by steps, so that a run may begin
-                # at any.
+                # Reports and checkpoints count steps, so that a run may
+                # resume at any of them.
                 steps_per_epoch=max(1, part.last_step - state["step"]),
                 epochs=epochs,
                 callbacks=callbacks,
@@ -471,7 +483,7 @@ def _fit(model, dataset, recipe, part, checkpoints, callbacks):
 
 
 def _find_data(data, validation_data, workdir, hold_out, allow_outside):
-    """Return the files to train on, and those to measure on or `None`."""
+    """Return the training records, and the validation data or `None`."""
     find = functools.partial(find_records, allow_outside=allow_outside)
     if validation_data is None:
         return find(data, workdir / "packed", hold_out)
@@ -496,7 +508,7 @@ def _check_model(model, towers):
 
 
 def _guard(records, recipe, num_workers, workdir, checkpoints):
-    """Watch the loss; a step that is not finite is blamed on its records."""
+    """Make a `LossGuard` whose error names the records of the step."""
 
     def blame(steps, reason):
         return nonfinite_error(
@@ -538,11 +550,11 @@ def _result(run, checkpoints, directory):
 
 
 def _claim(workdir, asked, step):
-    """Write down what the directory is for, or check that it still holds."""
+    """Record the settings of the run, or check that they are unchanged."""
     remove_leftovers(workdir)
     remove_leftovers(workdir / "checkpoints")
     path = workdir / "recipe.json"
-    # An attempt that failed before its first checkpoint binds nobody.
+    # A run that failed before its first checkpoint may change its settings.
     if not step:
         write_json(path, asked)
     try:
@@ -565,7 +577,7 @@ def _evaluation(evaluate, data):
             return measure(model, data, progress=False, samples=0)
 
     def run(model):
-        # The others are counts by class, intervals and the like.
+        # Leave out lists and dicts, such as intervals and counts by class.
         metrics = {
             name: value if isinstance(value, int) else float(value)
             for name, value in evaluate(model, data).items()
