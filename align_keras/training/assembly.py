@@ -1,4 +1,4 @@
-"""From a recipe to a compiled model."""
+"""Build and compile the model of a recipe."""
 
 import logging
 
@@ -20,7 +20,7 @@ from align_keras.training.layer_decay import rate_multipliers
 
 logger = logging.getLogger("align_keras")
 
-# Where training with the sigmoid loss starts, as its authors chose.
+# Initial bias of the sigmoid loss, as its authors chose it.
 INITIAL_BIAS = -10.0
 
 
@@ -49,12 +49,12 @@ def build_network(
     Args:
         model: string or callable. See `train`.
         recipe: `Recipe`.
-        vocabulary_size: int. Number of tokens; `None` takes the preset's.
+        vocabulary_size: int. Number of tokens; `None` keeps the preset's.
         replicas: int. Number of devices that share a batch.
-        load_weights: bool. Whether a preset's weights are loaded. Defaults to
+        load_weights: bool. Whether to load a preset's weights. Defaults to
             `True`.
-        towers: dict from `"image"` or `"text"` to `KnownTower`. Where the
-            weights of the towers come from. Defaults to `None`: the preset.
+        towers: dict from `"image"` or `"text"` to `KnownTower`. Pretrained
+            towers. Defaults to `None`: the weights come from the preset.
 
     Returns:
         An `AlignDualEncoder`.
@@ -90,7 +90,7 @@ def build_network(
 
 
 def _require_statistics(preset, towers):
-    """Refuse to freeze statistics that nothing has been seen for."""
+    """Refuse to freeze the statistics of an encoder without weights."""
     known = towers.get("image")
     path = known.path if known else presets.find_preset(preset)
     if not presets.has_weights(path):
@@ -102,7 +102,7 @@ def _require_statistics(preset, towers):
 
 
 def hold_still(model, recipe):
-    """Freeze what a recipe does not train."""
+    """Freeze the weights that a recipe does not train, and add LoRA."""
     if recipe.freeze is not None:
         freeze(model, recipe.freeze)
     if recipe.lora_rank is not None:
@@ -116,7 +116,7 @@ def hold_still(model, recipe):
 
 
 def _image_converter(converter, recipe):
-    """Take the sizes of the recipe, and the rest from known weights."""
+    """Take the sizes from the recipe, the rest from pretrained weights."""
     config = {} if converter is None else converter.get_config()
     config["image_size"] = recipe.image_size
     config["resize_size"] = recipe.resize_size
@@ -134,7 +134,8 @@ def _refuse_fields(recipe, names):
             )
 
 
-# Fields that say how fresh towers are made, and the argument that they set.
+# Fields that apply only to towers without weights, and the encoder and argument
+# that each one sets.
 _OF_FRESH_TOWERS = {
     "text_pooling": (None, "text_pooling"),
     "text_dropout": ("text_encoder", "dropout"),
@@ -143,7 +144,7 @@ _OF_FRESH_TOWERS = {
 
 
 def _fresh_towers(recipe, path):
-    """Return arguments of the model that the recipe has for fresh towers."""
+    """Return the arguments that a recipe sets for towers without weights."""
     given = {
         name: getattr(recipe, name)
         for name in _OF_FRESH_TOWERS
@@ -185,13 +186,13 @@ def _from_preset(preset, recipe, size, replicas, load_weights, towers):
     if size is not None:
         _check_vocabulary(model, f"preset `{preset}`", size)
     if recipe.initial_temperature is not None:
-        # Weights of the preset would have replaced it.
+        # Loading the preset's weights has replaced it.
         model.contrastive_head.set_temperature(recipe.initial_temperature)
     return model
 
 
 def _from_towers(towers, recipe, size, replicas, load_weights):
-    """Make a pair of known towers, as they are."""
+    """Build the model from two pretrained towers, unchanged."""
     options = {
         "image": {
             "batch_norm": _batch_norm(recipe, replicas, True),
@@ -217,7 +218,7 @@ def _from_towers(towers, recipe, size, replicas, load_weights):
     return model
 
 
-# Fields of a recipe that change a tower of a class of ours.
+# Fields of a recipe that change a tower of one of this package's classes.
 _OF_TOWERS = {
     "image": ("batch_norm", "drop_connect"),
     "text": ("text_dropout",),
@@ -225,22 +226,22 @@ _OF_TOWERS = {
 
 
 def _fresh_table(tower, size):
-    """Let an architecture without weights have any vocabulary."""
+    """Set the size of the vocabulary, if the text tower has no weights."""
     fresh = tower.kind == "text" and not tower.has_weights()
     return {"vocabulary_size": size} if fresh else {}
 
 
 def _batch_norm(recipe, replicas, is_local):
-    """Choose what a recipe leaves open; `None` keeps what is there."""
+    """Choose the batch normalisation; `None` keeps that of the preset."""
     whole = replicas > 1 and recipe.microbatch_size is None
     if recipe.batch_norm is None and whole and is_local:
-        # One device would take the statistics of the whole batch.
+        # As on a single device, statistics come from the whole batch.
         return "synchronized"
     return recipe.batch_norm
 
 
 def _head(recipe, has_bias, towers):
-    """Arguments of the pair itself that a recipe or the towers' weights set."""
+    """Return arguments of `AlignDualEncoder` besides those of its towers."""
     arguments = {}
     if recipe.initial_temperature is not None:
         arguments["initial_temperature"] = recipe.initial_temperature
@@ -254,7 +255,7 @@ def _head(recipe, has_bias, towers):
 
 def _has_local_statistics(path):
     if presets.foreign_weights(path) is not None:
-        # Other libraries know no other kind.
+        # Other libraries have no other kind.
         return True
     tower = presets.load_config(path)["config"]["image_encoder"]["config"]
     return tower.get("batch_norm") == "local"
@@ -277,7 +278,7 @@ def _check_vocabulary(model, source, size):
 
 
 def _table_sizes(encoder):
-    """List the rows of the tables in an encoder; one is that of the tokens."""
+    """List the row counts of an encoder's embedding tables."""
     if hasattr(encoder, "vocabulary_size"):
         return [encoder.vocabulary_size]
     return [
@@ -288,12 +289,12 @@ def _table_sizes(encoder):
 
 
 def compile_model(model, recipe, first_step=0, gradient_norms=False):
-    """Give a model the optimizer and the loss of a recipe.
+    """Compile a model with the optimizer and the loss of a recipe.
 
     Args:
         model: `AlignDualEncoder`.
         recipe: `Recipe`.
-        first_step: int. Steps that another optimizer took before.
+        first_step: int. Number of steps that another optimizer took before.
         gradient_norms: bool. See `AlignDualEncoder.compile`.
     """
     recipe = recipe.in_steps()

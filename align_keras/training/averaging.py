@@ -1,4 +1,4 @@
-"""The average of two models: one that was fine-tuned, and what it was."""
+"""Average the weights of a fine-tuned model and the model it came from."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
 from align_keras.training.freezing import named_variables
 
-# What two models may differ in and still be averaged: names, and how they
-# were trained.
+# Settings that may differ between two models that are averaged: names, and how
+# they were trained.
 FREE = {
     "name",
     "trainable",
@@ -32,31 +32,31 @@ def average(
     weight: float,
     destination: str | Path | None = None,
 ) -> Any:
-    """Average the weights of two models of one architecture.
+    """Average the weights of two models of the same architecture.
 
-    Between a model and what it was fine-tuned to, an average often keeps what
-    the old one could do and nearly all that the new one has learned (WiSE-FT).
+    An average of a model before and after fine-tuning often keeps the
+    abilities of the original and nearly all that fine-tuning added (WiSE-FT).
 
-    Weights and means of batch normalisation are averaged as they are, the
-    temperature by its logarithm. Of the variances of batch normalisation, the
-    standard deviations are: two models of one descent respond to an input
-    almost alike, and the deviation of a weighted sum of such responses is the
-    weighted sum of their deviations. Where the fine-tuning has left the
-    statistics as they were, they stay.
+    Weights and the moving means of batch normalisation are averaged directly,
+    and the temperature by its logarithm. For the moving variances, the
+    standard deviations are averaged: two models of common origin respond to
+    an input almost alike, and the standard deviation of a weighted sum of
+    such responses is nearly the weighted sum of their standard deviations.
+    Statistics that fine-tuning did not change stay the same.
 
-    The preprocessor is that of the second model: sizes may differ, the
-    vocabulary and the scale of pixels may not.
+    The preprocessor is that of the second model. Sizes may differ between the
+    models; the vocabulary and the scale of pixels may not.
 
     Args:
-        first: string or `AlignDualEncoder`. What `from_preset` takes, such as
-            the model before fine-tuning.
-        second: string or `AlignDualEncoder`. The model after it.
+        first: string or `AlignDualEncoder`. A model, or what `from_preset`
+            takes, such as the model before fine-tuning.
+        second: string or `AlignDualEncoder`. The model after fine-tuning.
         weight: float from 0 to 1. Share of the second model.
         destination: string or `pathlib.Path`. Preset directory to write.
-            Defaults to `None`: none is written.
+            Defaults to `None`: nothing is written.
 
     Returns:
-        An `AlignDualEncoder`. One that was given as a model is not changed.
+        A new `AlignDualEncoder`. The given models are not changed.
 
     Raises:
         ValueError: The models differ in their architecture, vocabulary or
@@ -97,7 +97,7 @@ def _values(model):
 
 
 def mix_weights(first, second, weight, model):
-    """Give a model the average of two lists of weights, in its own order.
+    """Assign the average of two lists of weights to a model.
 
     Args:
         first: list of arrays, in the order of `model.weights`.
@@ -115,22 +115,21 @@ def mix_weights(first, second, weight, model):
 
 
 def _mix(first, second, weight):
-    # Equal ones stay as they are, to the bit.
+    # In this form, equal values stay the same bit for bit.
     return first + weight * (second - first)
 
 
 def require_alike(first, second):
-    """Refuse to average models that do not belong together.
+    """Refuse to average models whose weights do not correspond.
 
     Args:
         first: `AlignDualEncoder`.
         second: `AlignDualEncoder`.
 
     Raises:
-        ValueError: They differ; the message says in what.
+        ValueError: They differ; the message names the difference.
     """
-    # What images are cropped to does not matter for weights, nor which of
-    # them were trained.
+    # The image size does not matter for weights, nor which were trained.
     configs = [m.get_config() for m in (first, second)]
     for config in configs:
         config.pop("preprocessor", None)
@@ -195,7 +194,7 @@ def _refuse(name, first, second):
 
 
 def _flat(config, path=""):
-    """Yield the fields of a nested config that make a difference."""
+    """Yield the fields of a nested config that must be equal."""
     for name, value in config.items():
         if name in FREE or name in ("module", "registered_name"):
             continue

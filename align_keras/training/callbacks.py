@@ -17,7 +17,7 @@ from align_keras.training.ema import averaged_weights
 
 logger = logging.getLogger("align_keras")
 
-# Seconds, about, within which several workers notice that one has to leave.
+# Roughly how many seconds several workers take to notice that one must stop.
 PATIENCE = 5.0
 
 
@@ -25,21 +25,22 @@ class TrainingLog(keras.callbacks.Callback):
     """Reports loss, recall, temperature, learning rate and speed.
 
     The metrics are means over the steps since the last report. They go to the
-    terminal, to `metrics.jsonl`, and to the trackers. The run is one epoch of
-    Keras from `first_step` on.
+    terminal, to `metrics.jsonl` and to the loggers. For Keras, the steps from
+    `first_step` on are a single epoch.
 
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
-        recipe: `Recipe`. A report comes at each of its checkpoints, too.
+        recipe: `Recipe`. Each of its checkpoints also gets a report.
         checkpoints: `Checkpoints`. Where the run resumes from.
-        guard: `LossGuard`. Sees the loss of every step.
+        guard: `LossGuard`. Checks the loss of every step.
         every: int. Number of steps between reports. Defaults to `20`.
         verbose: bool. Whether to print to the terminal. Defaults to `True`.
         writes: bool. Whether this process writes the logs. Defaults to
             `True`.
-        last_step: int. Where this part of the run ends, with a report and a
-            checkpoint. Defaults to `None`: the steps of the recipe.
-        trackers: list, see `opened_trackers`. Defaults to none.
+        last_step: int. The step at which this part of the run ends, with a
+            report and a checkpoint. Defaults to `None`: the `steps` of the
+            recipe.
+        trackers: list of loggers, see `opened_trackers`. Defaults to none.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class TrainingLog(keras.callbacks.Callback):
         state = checkpoints.state()
         self.step = self.first_step = self._timed_step = state["step"]
         self.reported_step = state.get("reported_step", self.step)
-        # What is known before the first step goes to the first report.
+        # Metrics from before the first step, added to the first report.
         self.first_metrics = {}
 
     def on_train_begin(self, logs=None):
@@ -79,7 +80,7 @@ class TrainingLog(keras.callbacks.Callback):
             logger.info("Compiling the first step.")
 
     def _forget_later_steps(self):
-        """Drop what an interrupted run did after its last checkpoint."""
+        """Drop the lines that a run logged after its last checkpoint."""
         pending = self.checkpoints.state().get("pending", False)
         lines = []
         for line, found in read_metrics(self.workdir):
@@ -92,19 +93,19 @@ class TrainingLog(keras.callbacks.Callback):
             temporary.write_text("".join(lines))
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras has just made them fresh.
+        # Keras has just reset the metrics.
         self.checkpoints.restore_metrics(self.model)
         self.start_clock()
 
     def start_clock(self):
-        """Begin to measure the speed; evaluation and saving do not count."""
+        """Start the timer, so that evaluation and saving do not count."""
         self._timed_step = self.step
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         before, self.step = self.step, self.first_step + batch + 1
         self.guard.watch(range(before + 1, self.step + 1), logs["loss"])
-        # The first step tells that the network is compiled and learns.
+        # A report of the first step shows that the model compiled and learns.
         if (
             not before
             or self.is_due(before, self.every)
@@ -112,15 +113,20 @@ class TrainingLog(keras.callbacks.Callback):
         ):
             self.report(logs)
         elif before == self.first_step:
-            self.start_clock()  # It compiled, in a run that resumes.
+            self.start_clock()  # The first step after resuming compiles.
 
     def is_due(self, before, every):
-        """Whether a multiple of `every`, or the end, has just been reached."""
+        """Return whether the run just passed a multiple of `every`, or ended.
+
+        Args:
+            before: int. The step before the ones that were just taken.
+            every: int.
+        """
         passed = self.step // every > before // every
         return passed or self.step >= self.last_step
 
     def report(self, logs):
-        """Write the means since the last report and start anew."""
+        """Write the means since the last report, and reset them."""
         self.guard.settle()
         model = self.model  # On JAX, this brings the state up to date.
         seconds = time.perf_counter() - self._start
@@ -162,7 +168,7 @@ class TrainingLog(keras.callbacks.Callback):
             f"temperature {metrics['temperature']:.4f}"
         )
         if self._timed_step > self.first_step:
-            # Else the time is that of compiling.
+            # Otherwise the time includes compiling.
             speed = metrics["images_per_second"]
             left = (steps - self.step) * self.recipe.batch_size / speed
             line += f"  {speed:.0f} images/s  {clock(left)} left"
@@ -170,7 +176,7 @@ class TrainingLog(keras.callbacks.Callback):
         print_progress(line, last=self.step >= self.last_step)
 
     def _forecast(self, seconds):
-        """Tell once, as soon as it is known, when the run will end."""
+        """Log once, as soon as the speed is known, when the run will end."""
         if self._foretold or self.step >= self.recipe.steps:
             return
         self._foretold = True
@@ -188,7 +194,7 @@ class TrainingLog(keras.callbacks.Callback):
 
 
 def clock(seconds):
-    """Write seconds as minutes, or as hours: `"2:05"`, `"1:02:05"`."""
+    """Format seconds as minutes or hours, such as `"2:05"`, `"1:02:05"`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -197,10 +203,10 @@ def clock(seconds):
 
 
 def read_metrics(workdir):
-    """Read `metrics.jsonl`, but for a line that was cut off.
+    """Read `metrics.jsonl`, skipping lines that are incomplete.
 
     Returns:
-        list of pairs: the line, and the dict that it holds.
+        list of pairs: the line, and the dict in it.
     """
     path = Path(workdir, "metrics.jsonl")
     pairs = []
@@ -215,20 +221,21 @@ def read_metrics(workdir):
 class SaveBest(keras.callbacks.Callback):
     """Checkpoints the run and keeps the best model as a preset directory.
 
-    Every `checkpoint_every` steps the run is saved, and the model evaluated
-    where there is something to evaluate it on. The model with the highest
-    mean recall is kept; without evaluation, the newest. With a recipe's `ema`
-    it has the averages of the weights. A run that was stopped between the two
-    begins with the evaluation. After `patience` evaluations in a row without a
-    better model, the run ends.
+    Every `checkpoint_every` steps, it saves the run, then evaluates the model
+    if there is validation data. It keeps the model with the highest mean
+    recall or, without evaluation, the newest one. If the recipe has `ema`,
+    the model that is kept has the averaged weights. A run that stopped
+    between saving and evaluating resumes with the evaluation. After
+    `patience` evaluations in a row without a better model, the run ends.
 
     Args:
         checkpoints: `Checkpoints`. Where the run is saved.
         directory: string or `pathlib.Path`. Preset directory of the best
             model.
-        log: `TrainingLog`. Knows the step and takes the metrics.
-        preemption: `Preemption`. Says when to save and leave.
-        workers: `Workers`. They must all ask at the same steps.
+        log: `TrainingLog`. Provides the step, and logs the metrics.
+        preemption: `Preemption`. Tells when to save and exit.
+        workers: `Workers`. All of them must agree at the same steps whether
+            to exit.
         evaluate: callable. Takes the model and returns a dict with
             `"mean_recall"`. `None` for no evaluation.
         diagnose: callable. Takes the model and returns a dict of numbers for
@@ -290,7 +297,8 @@ class SaveBest(keras.callbacks.Callback):
         asked = self.preemption.asked
         if self.workers.count == 1:
             return asked
-        # No worker's clock alone may say when all of them ask again.
+        # Clocks differ between workers, so they sum their times: all of them
+        # must ask again at the same step.
         now = time.perf_counter()
         seconds = (now - self._asked_at) / max(1, self.log.step - self._asked)
         asked, seconds = self.workers.sums(float(asked), seconds)
@@ -313,7 +321,7 @@ class SaveBest(keras.callbacks.Callback):
         self.preemption.unsaved = False
 
     def _choose(self):
-        """Evaluate the model, and keep it if there is none better."""
+        """Evaluate the model, and keep it if it is the best so far."""
         with averaged_weights(self.model):
             self._choose_weights()
         self.checkpoints.update(
@@ -347,6 +355,6 @@ class SaveBest(keras.callbacks.Callback):
                         self.directory, error
                     ) from error
 
-            # Not before the checkpoint, which may turn out to be the last.
+            # Written after the checkpoint, and not at all if that fails.
             self.checkpoints.after(write)
             self.best = {"step": step, "score": score, "metrics": metrics}

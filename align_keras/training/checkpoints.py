@@ -21,35 +21,35 @@ from align_keras.models.lora import without_lora
 from align_keras.models.snapshot import Snapshot
 from align_keras.models.snapshot import to_host
 
-# Bytes that a file spends on a variable beside its values, rounded up.
+# Upper bound of the bytes that HDF5 adds to the values of a variable.
 HDF5_OVERHEAD = 4096
-# Group of a weight file that Keras does not know of.
+# Group in a weight file that is not Keras's own.
 LORA = "lora"
 
 logger = logging.getLogger("align_keras")
 
 
 class Checkpoints:
-    """The checkpoints of a working directory.
+    """Saves and restores the checkpoints of a working directory.
 
     A checkpoint is a file with the weights and the optimizer's state, and a
-    JSON file beside it with all else: the states of random generators and
-    metrics, and what the caller adds. It is written last and holds checksums
-    of both, so that what is torn or damaged is found out, and the checkpoint
-    before is taken instead.
+    JSON file with everything else: the states of random generators and
+    metrics, and what the caller adds. The JSON file is written last and holds
+    checksums of both, so that an incomplete or damaged checkpoint is detected
+    and the one before it is used instead.
 
-    Saving takes as long as copying the state to the memory of the host. A
-    thread of its own writes it, one checkpoint at a time; a context waits for
-    the last one.
+    `save` blocks only while it copies the state to host memory. A background
+    thread writes it, one checkpoint at a time. Used as a context manager, it
+    waits for the last one on exit.
 
     Args:
         workdir: string or `pathlib.Path`. The directory of the run.
         state: dict. What `state` returns until something is saved. Defaults
-            to `None`: what the newest whole checkpoint says.
+            to `None`: the state in the newest intact checkpoint.
         keep: int. Number of checkpoints to keep. Defaults to `2`.
-        writes: bool. Whether this process writes them. One of several that
-            does not takes part in reading the model, and keeps nothing.
-            Defaults to `True`.
+        writes: bool. Whether this process writes checkpoints. A process that
+            does not still gathers the values of the model, which needs all
+            processes, but discards them. Defaults to `True`.
     """
 
     def __init__(self, workdir, state=None, keep=2, writes=True):
@@ -57,12 +57,12 @@ class Checkpoints:
         self.keep = keep
         self.writes = writes
         self._state = state
-        # A file that another process sent, to be read once.
+        # A file received from another process, deleted once it is read.
         self._received = None
         self._background = Background()
-        # Raises the error of what was to be written, without waiting for it.
+        # Raises the error of a failed write, without waiting for writes.
         self.check = self._background.check
-        # Waits until all is written, or for some seconds.
+        # These wait until all is written, `finish` only for some seconds.
         self.wait = self._background.wait
         self.finish = self._background.finish
 
@@ -73,34 +73,35 @@ class Checkpoints:
         if kind is None:
             self.wait()
         else:
-            # What ends the run is told, not what followed from it.
+            # Report the error that ended the run, not errors it led to.
             with contextlib.suppress(Exception):
                 self.wait()
 
     def state(self):
-        """Return what the newest whole checkpoint says.
+        """Return the state in the newest intact checkpoint.
 
         Returns:
             A dict with `"step"` (0 for a fresh run) and whatever else was
             passed to `save`.
 
         Raises:
-            ValueError: There are checkpoints, but none of them is whole.
+            ValueError: There are checkpoints, but none of them is intact.
         """
         if self._state is None:
             self._state = self._newest()
         return self._state
 
     def share(self, workers):
-        """Let all workers of a run resume from what the first one has.
+        """Make all workers resume from the checkpoint of the first one.
 
-        One whose disk does not show the checkpoint gets it sent.
+        The first worker sends the checkpoint to workers that do not have it
+        on disk.
 
         Args:
             workers: `Workers`.
 
         Raises:
-            ValueError: No checkpoint is whole. All workers raise it.
+            ValueError: No checkpoint is intact. All workers raise it.
         """
         if workers.count == 1:
             return
@@ -152,7 +153,7 @@ class Checkpoints:
         )
 
     def _all(self):
-        """Paths of checkpoints without suffix, newest first."""
+        """List the paths of checkpoints without suffix, newest first."""
         stems = {
             path.name.partition(".")[0]
             for path in self.directory.glob("step-*")
@@ -184,22 +185,25 @@ class Checkpoints:
         return state
 
     def save(self, model, step, inspect=None, **state):
-        """Begin to save the model and its optimizer after `step` steps.
+        """Start saving the model and its optimizer after `step` steps.
 
-        The model may be trained on as soon as this returns. What is being
-        saved is written first; until then, `state` returns what was before.
+        Training may continue as soon as this returns. It waits for the save
+        before this one. Until this one is written, `state` returns the state
+        before it.
 
         Args:
             model: `keras.Model`, compiled.
             step: int.
             inspect: callable. Takes the `Snapshot` before it is written, and
-                raises where it is not worth it. Defaults to `None`.
-            **state: What `state` shall return with it; must fit into JSON.
+                raises an error if it should not be written. Defaults to
+                `None`.
+            **state: Further entries for `state` to return; must be JSON
+                values.
 
         Raises:
-            OSError: There is no room, or what was saved before could not be
-                written. Later on, `check` and `wait` raise why this one
-                could not. The checkpoint before is kept.
+            OSError: There is no space left, or the save before this one
+                failed. If this one fails, `check` and `wait` raise the error
+                later. The previous checkpoint is kept.
         """
         self.wait()
         path = self._path(step)
@@ -239,16 +243,16 @@ class Checkpoints:
             digest = _digest(temporary)
         self._write(path, {**state, "weights_sha256": digest})
         for old in self._all()[self.keep :]:
-            # The other way round, it would seem damaged.
+            # Weights go first: alone, they would look like an unfinished save.
             _weights(old).unlink(missing_ok=True)
             _sidecar(old).unlink(missing_ok=True)
 
     def after(self, job):
-        """Let something else be written after what is being saved.
+        """Write something else after the checkpoint that is being saved.
 
         Args:
-            job: callable. It is not called where the checkpoint fails, nor
-                by a process that does not write.
+            job: callable. It is not called if the checkpoint fails, nor in a
+                process that does not write.
         """
         if self.writes:
             self._background.start(job)
@@ -269,13 +273,14 @@ class Checkpoints:
         """Make an error that tells what to do when a file was not written.
 
         Args:
-            path: `pathlib.Path`. What was to be written.
-            error: Exception. Why it was not.
+            path: `pathlib.Path`. The file.
+            error: Exception. The reason.
 
         Returns:
             An `OSError`.
         """
-        # HDF5 fails again when it closes the file; its first error tells.
+        # HDF5 fails again when it closes the file; its first error is the
+        # cause.
         while error.__context__ is not None:
             error = error.__context__
         number = getattr(error, "errno", None)
@@ -287,9 +292,10 @@ class Checkpoints:
         )
 
     def update(self, **state):
-        """Change what the newest checkpoint says, and leave its weights.
+        """Change the state in the newest checkpoint, but not its weights.
 
-        Like `save`, it does not wait, and comes after what was begun before.
+        Like `save`, it returns before it is written, and is written after all
+        earlier saves.
         """
         if not self.writes:
             self._state = _as_read({**self.state(), **state})
@@ -310,10 +316,10 @@ class Checkpoints:
         publish(self.directory.parent)
 
     def restore(self, model, fresh_optimizer=False):
-        """Load the newest whole checkpoint into a compiled model.
+        """Load the newest intact checkpoint into a compiled model.
 
-        The states of metrics are left to `restore_metrics`, for `fit` begins
-        with fresh ones.
+        The states of metrics are left to `restore_metrics`, because `fit`
+        resets metrics when it starts.
 
         Args:
             model: `keras.Model`, compiled.
@@ -321,7 +327,7 @@ class Checkpoints:
                 because it trains other variables. Defaults to `False`.
 
         Returns:
-            int. The number of steps that it has behind it.
+            int. The number of steps after which the checkpoint was saved.
         """
         state = self.state()
         step = state["step"]
@@ -341,13 +347,13 @@ class Checkpoints:
         return step
 
     def restore_metrics(self, model):
-        """Give the metrics the states that they had at the checkpoint."""
+        """Restore the states of the metrics from the checkpoint."""
         if self.state()["step"]:
             _assign(model.metrics_variables, self.state()["metrics"])
 
 
 def _as_read(state):
-    """Return a state as it will be read: with plain numbers for NumPy's."""
+    """Return a state as JSON will give it back, without NumPy's numbers."""
     return json.loads(json.dumps(state, default=float))
 
 
@@ -370,7 +376,7 @@ def _digest_of(state):
 
 
 def _append_lora(path, values):
-    """Add the factors of low-rank updates, which Keras only saves merged."""
+    """Add the factors of low-rank updates, which Keras saves only merged."""
     if not values:
         return
     with h5py.File(path, "a") as file:
@@ -388,7 +394,7 @@ def _load_lora(path, model):
 
 
 def _random(model):
-    """The states of the random generators, which a weight file leaves out."""
+    """List the states of random generators, which a weight file omits."""
     return [v for v in model.variables if v.path.endswith("generator_state")]
 
 

@@ -1,4 +1,4 @@
-"""Diagnostics of a run: a batch that is embedded in several ways."""
+"""Diagnose a run by embedding one batch in several ways."""
 
 import functools
 import itertools
@@ -17,21 +17,21 @@ from align_keras.training import diagnostics
 
 logger = logging.getLogger("align_keras")
 
-# Enough for a mean over 2,016 pairs; a second or so of the largest model.
+# 64 examples form 2,016 pairs, and take the largest model about a second.
 PAIRS = 64
-# Statistics of runs of examples need whole runs.
+# Batch statistics over groups of this many examples need whole groups.
 RUN = 16
 
 
 class Diagnosis:
-    """Looks at how well the encoders of a model tell inputs apart.
+    """Measures how well the encoders of a model separate different inputs.
 
-    The batch is the first of an order of its own, so that no data of training
-    is used up; and the model is run with copies of its state, so that neither
-    its random numbers nor its statistics move.
+    It reads its batch independently of training, so that the order of the
+    training data stays the same. It runs the model with copies of its state,
+    so that neither random numbers nor statistics change.
 
     Args:
-        data: see `load_dataset`. Pairs to look at.
+        data: see `load_dataset`. The pairs to embed.
         model: `AlignDualEncoder` with its preprocessor.
         recipe: `Recipe`.
     """
@@ -44,7 +44,7 @@ class Diagnosis:
         self._said = set()
 
     def batch(self):
-        """Return images and tokens, NumPy arrays; they are read once."""
+        """Return images and tokens as NumPy arrays, read on the first call."""
         if self._batch is None:
             examples = list(itertools.islice(self._examples(), PAIRS))
             if not examples:
@@ -56,7 +56,7 @@ class Diagnosis:
             tokens = self._preprocessor.tokenize(captions)
             batch = {"images": np.concatenate(images)}
             batch |= {k: ops.convert_to_numpy(v) for k, v in tokens.items()}
-            # Two images may have the same words.
+            # Two images may have the same caption.
             _, places = np.unique(batch["token_ids"], axis=0, return_index=True)
             tokens = {
                 name: batch[name][np.sort(places)]
@@ -66,9 +66,9 @@ class Diagnosis:
         return self._batch
 
     def _examples(self):
-        """Yield images and captions of the records of an epoch of its own.
+        """Yield images and captions of one shuffled epoch.
 
-        One after the other, for tracing a pipeline takes longer.
+        It reads them one by one, because tracing a pipeline takes longer.
         """
         records = open_records(self._data)
         counts = {file: n for file, n in records.counts.items() if n}
@@ -76,18 +76,18 @@ class Diagnosis:
         offsets = functools.cache(record_offsets)
         for file, i in itertools.islice(places, records.total):
             begin, end = map(int, offsets(file)[i : i + 2])
-            # Without its checksum, which training verifies.
+            # Skip the checksum; training verifies it.
             record = read_range(file, begin + 12, end - 4)
             try:
                 example = decode_record(record)
                 converter = self._preprocessor.image_converter
                 image = converter.load(example["image"])
             except ValueError:
-                continue  # Training counts and names it.
+                continue  # Training reports it.
             yield image, example["captions"][0]
 
     def of_fresh(self, model):
-        """Look at a model before its first step.
+        """Diagnose a model before its first step.
 
         Returns:
             A dict with `"text_self_match"` and `"text_cosine"`.
@@ -106,15 +106,16 @@ class Diagnosis:
             len(first),
             found["text_cosine"],
         )
-        # A fresh encoder is blind, and not collapsed.
+        # A high cosine is no collapse here: a fresh encoder has learned
+        # nothing yet.
         self._warn({"text_self_match": found["text_self_match"]})
         return found
 
     def __call__(self, model):
-        """Look at a model that is evaluated.
+        """Diagnose a model at an evaluation.
 
         Returns:
-            A dict with `"image_cosine"`, with moving statistics,
+            A dict with `"image_cosine"` (with moving statistics),
             `"image_cosine_batch_statistics"` and `"text_cosine"`.
         """
         found = {
@@ -132,7 +133,7 @@ class Diagnosis:
 
     def _warn(self, found):
         for sentence in diagnostics.warnings(found):
-            # Said once, without its numbers, and not at each evaluation.
+            # Warn once of each problem, whatever its numbers.
             kind = sentence.partition(":")[0]
             if kind not in self._said:
                 self._said.add(kind)
@@ -150,7 +151,7 @@ class Diagnosis:
 
     def _texts_twice(self, model):
         with keras.StatelessScope():
-            # The second continues with the random numbers of the first.
+            # The second pass continues the random numbers of the first.
             vectors = [
                 model.text_features(self._tokens(), training=True)
                 for _ in range(2)

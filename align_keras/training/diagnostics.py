@@ -1,25 +1,25 @@
-"""What vectors tell about the encoder that made them, in NumPy alone."""
+"""Judge an encoder by the vectors that it makes, with NumPy only."""
 
 import numpy as np
 
-# Two different inputs of a good encoder have a cosine far below this; beyond
-# it, a softmax of a usual temperature hardly tells them apart.
+# Two different inputs of a good encoder have a cosine far below this; above
+# it, a softmax with a usual temperature hardly separates them.
 COLLAPSED = 0.95
-# Cosines with moving and with batch statistics differ by some hundredths once
+# Cosines with moving and with batch statistics differ by a few hundredths once
 # the moving statistics have seen enough batches.
 UNSETTLED = 0.3
-# Share of texts that should find themselves under another mask of dropout.
+# Share of texts that should match themselves under another dropout mask.
 RECOGNISED = 0.5
 
 
 def mean_cosine(vectors):
-    """Average the cosine of two different rows over all pairs.
+    """Compute the mean cosine over all pairs of different rows.
 
     Args:
         vectors: float array of shape `(count, dim)`, at least two rows.
 
     Returns:
-        float. From -1 to 1; a row of zeros has a cosine of 0 with all others.
+        float from -1 to 1. A row of zeros has a cosine of 0 with all others.
     """
     vectors = _unit(vectors)
     count = len(vectors)
@@ -33,15 +33,16 @@ def mean_cosine(vectors):
 
 
 def self_match(first, second):
-    """Tell how often a row finds itself in another version of all rows.
+    """Compute how often a row's nearest row in another version is itself.
 
     Args:
         first: float array of shape `(count, dim)`.
-        second: float array of the same shape. The same inputs, drawn again.
+        second: float array of the same shape. The same inputs, embedded with
+            another dropout mask.
 
     Returns:
-        float. The share of rows of `first` whose greatest cosine is that with
-        the row of the same number in `second`; a tie counts against it.
+        float. The share of rows of `first` whose cosine is greatest with the
+        row at the same index in `second`. A tie does not count as a match.
     """
     cosines = _unit(first) @ _unit(second).T
     own = np.diag(cosines).copy()
@@ -56,7 +57,7 @@ def _unit(vectors):
 
 
 def warnings(found):
-    """Put what is wrong into sentences.
+    """Describe the problems that the metrics of the diagnostics show.
 
     Args:
         found: dict with any of `"image_cosine"` (with moving statistics),
@@ -64,7 +65,7 @@ def warnings(found):
             `"text_self_match"`.
 
     Returns:
-        list of strings.
+        list of strings, one sentence or more for each problem.
     """
     sentences = []
     moving = found.get("image_cosine", 0.0)

@@ -1,25 +1,26 @@
-"""When to stop before the last step, and when a run has overfitted."""
+"""Decide when to stop a run early, and detect overfitting."""
 
 import itertools
 import logging
 import math
 
-# Evaluations in a row that are worse than the one before.
+# Number of evaluations in a row, each worse than the last, that count as
+# overfitting.
 FALLING = 3
 
 logger = logging.getLogger("align_keras")
 
 
 class Patience:
-    """Counts evaluations that have not found a better model.
+    """Counts evaluations in a row that have not found a better model.
 
     Args:
-        patience: int or `None`. After how many in a row the run ends; `None`
-            for never.
-        state: dict, as `Checkpoints.state` returns it. A run that is resumed
+        patience: int or `None`. The number of such evaluations after which
+            the run stops; `None` for never.
+        state: dict, as `Checkpoints.state` returns it. A run that resumes
             continues the count.
-        sums: callable. Sums numbers up over the workers, so that all end
-            together. Defaults to those of one worker.
+        sums: callable. Sums numbers over the workers, so that all of them
+            stop together. Defaults to a single worker.
     """
 
     def __init__(self, patience, state, sums=lambda *values: values):
@@ -29,28 +30,30 @@ class Patience:
         self.sums = sums
 
     def state(self):
-        """What a checkpoint is to keep, see `Checkpoints.save`."""
+        """Return the state to save in a checkpoint, see `Checkpoints.save`."""
         return {"waited": self.waited, "stopped": self.stopped}
 
     def count(self, improved, last=False):
-        """Take note of an evaluation.
+        """Count an evaluation.
 
         Args:
-            improved: bool. Whether it has found the best model so far.
-            last: bool. Whether it was after the last step, so that there is
-                nothing to stop. Defaults to `False`.
+            improved: bool. Whether it found the best model so far.
+            last: bool. Whether it followed the last step, so that there is
+                nothing left to stop. Defaults to `False`.
         """
         self.waited = 0 if improved else self.waited + 1
         if self.patience is None:
             return
         over = self.waited >= self.patience
-        # Evaluations of two workers may differ in the last digit.
+        # The metrics of two workers may differ in the last digit, so they
+        # vote: one is enough.
         (over,) = self.sums(float(over))
         self.stopped = bool(over) and not last
 
 
 def _is_noise(high, low, metrics):
-    """Whether recall was chance, or fell by less than its standard error."""
+    """Return whether recall was no better than chance, or fell by less than
+    its standard error."""
     line = next(m for m in reversed(metrics) if "validation_mean_recall" in m)
     if high <= line.get("validation_chance_mean_recall", 0):
         return True
@@ -59,13 +62,14 @@ def _is_noise(high, low, metrics):
 
 
 def describe_overfitting(metrics, falling=FALLING):
-    """Say so when recall falls while the training loss falls, too.
+    """Describe overfitting: held-out recall falls as the training loss falls.
 
     Args:
         metrics: list of dicts, the lines of `metrics.jsonl`, each with
             `"step"`, and `"loss"` or `"validation_mean_recall"`.
-        falling: int. How many evaluations in a row must be worse than the
-            one before. It is said at this one, not again at the next.
+        falling: int. How many evaluations in a row must each be worse than
+            the one before. If recall keeps falling, later evaluations do not
+            repeat the message.
 
     Returns:
         string, a sentence with the numbers, or `None`.

@@ -5,13 +5,13 @@ from align_keras.models.snapshot import to_host
 
 @contextlib.contextmanager
 def averaged_weights(model):
-    """Give a model the moving averages of its weights, for a while.
+    """Temporarily replace a model's weights by their moving averages.
 
     Evaluate and save within the context; afterwards the model has its own
-    weights again, bit for bit, and training continues as before.
-    Only what the optimizer trains has averages: the statistics of
-    normalisation layers are moving averages themselves. Without averages, or
-    before the first step, nothing changes.
+    weights again, bit for bit, and training continues as before. Only
+    trainable weights have averages: the statistics of normalisation layers
+    are moving averages already. Without averages, or before the first step,
+    nothing changes.
 
     Args:
         model: `keras.Model`, compiled. Its optimizer has averages if it was
@@ -49,7 +49,7 @@ def averaged_weights(model):
         for variable, average in pairs:
             value = to_host(average)
             if variable.constraint is not None:
-                # Keras averages what the optimizer made, before constraints.
+                # Keras averages the weights before it applies constraints.
                 value = variable.constraint(value)
             variable.assign(value)
         yield

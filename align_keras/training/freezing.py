@@ -1,4 +1,4 @@
-"""Which weights of a model stay as they are."""
+"""Freeze weights of a model by name."""
 
 import difflib
 import re
@@ -9,16 +9,16 @@ TOWERS = {"image": "image_encoder", "text": "text_encoder"}
 
 
 def named_variables(model):
-    """Name every variable by its path from the model down.
+    """Name every variable by its path in the model.
 
     Args:
         model: `AlignDualEncoder`.
 
     Returns:
-        A list of pairs: a path such as
+        A list of pairs in the order of `model.variables`: a path such as
         `"text_encoder/transformer_layer_0/…/kernel"`,
         `"text_projection/kernel"` or `"contrastive_head/log_temperature"`;
-        and the `keras.Variable`. In the order of `model.variables`.
+        and the `keras.Variable`.
     """
     towers = {
         id(variable): name
@@ -34,11 +34,12 @@ def named_variables(model):
 
 
 def freeze(model, patterns):
-    """Keep weights as they are.
+    """Freeze weights, so that training does not change them.
 
-    A tower that is frozen as a whole runs as in inference, and no gradient is
-    computed for it. So does a batch normalisation that is frozen, alone or in
-    a block; dropout in a frozen block stays.
+    A tower that is frozen as a whole runs in inference mode, and no gradient
+    is computed for it. A frozen batch normalisation layer also runs in
+    inference mode, on its own or in a block; dropout in a frozen block stays
+    active.
 
     Args:
         model: `AlignDualEncoder`.
@@ -47,7 +48,7 @@ def freeze(model, patterns):
             `named_variables` gives.
 
     Raises:
-        ValueError: A pattern is found in no path of a trainable variable, or
+        ValueError: A pattern matches no path of a trainable variable, or
             nothing is left to train.
 
     Example:
@@ -65,7 +66,7 @@ def freeze(model, patterns):
             "`freeze` leaves nothing to train: its patterns match all "
             f"{len(named)} variables. Received: freeze={patterns!r}"
         )
-    # Found before any of them is set, for a layer sets those within it.
+    # Collect the layers first: freezing one also freezes those within it.
     layers = [
         layer
         for layer in model._flatten_layers(include_self=False)
@@ -86,7 +87,8 @@ def _matches(pattern, named):
     found = {id(v) for path, v in named if re.search(pattern, path)}
     if found:
         return found
-    # Layers are what people name; a path is nearer to a longer pattern.
+    # Suggest names of layers, which people usually mean, as well as full paths,
+    # which are closer to long patterns.
     names = {part for path, _ in named for part in path.split("/")}
     names |= {path for path, _ in named}
     near = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0)
@@ -98,16 +100,16 @@ def _matches(pattern, named):
 
 
 def freeze_statistics(model):
-    """Have batch normalisation run as in inference.
+    """Make batch normalisation run in inference mode.
 
-    Mean and variance stay those of the weights it starts from, and so do its
-    scale and shift, which belong to them.
+    Its mean, variance, scale and shift stay those of the weights that it
+    starts from.
 
     Args:
         model: `AlignDualEncoder`.
 
     Returns:
-        int. The number of layers.
+        int. The number of batch normalisation layers.
     """
     layers = [
         layer

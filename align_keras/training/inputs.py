@@ -1,4 +1,4 @@
-"""What a training run reads: records, a vocabulary, batches."""
+"""Find and load the input of a training run: records, vocabulary, batches."""
 
 import collections
 import json
@@ -36,16 +36,16 @@ from align_keras.training.workers import BLOCK
 
 logger = logging.getLogger("align_keras")
 
-# Captions read to learn a vocabulary; more change a frequency list little.
+# Captions to learn a vocabulary from; more hardly change the frequencies.
 VOCABULARY_SAMPLE = 1_000_000
 
 
 def find_records(data, packed, hold_out=0, allow_outside=False):
-    """Find TFRecord files, packing a folder of images.
+    """Find TFRecord files; pack a folder of images first.
 
     Returns:
-        A pair: `RecordFiles`, and the folder of the images that were set
-        aside while packing, or `None`.
+        A pair: `RecordFiles`, and the folder of the images that were held out
+        while packing, or `None`.
     """
     data = local_source(data)
     folder = None if isinstance(data, (list, tuple)) else Path(data)
@@ -85,7 +85,7 @@ def find_records(data, packed, hold_out=0, allow_outside=False):
 
 
 def _warn_of_rest(folder, files, allow_outside):
-    """Warn of what a folder of records holds beside them."""
+    """Warn about images in a folder of records, which are not read."""
     found = Found("records", files, held_in(folder, allow_outside))
     rest = [
         name
@@ -103,24 +103,24 @@ def _warn_of_rest(folder, files, allow_outside):
 
 
 def count_once(records, workdir, step, workers):
-    """Count the records of each file, once in the life of a run.
+    """Count the records of each file, once per run.
 
-    The order of the data follows from the counts, and counting may take as
-    long as reading, so a run that resumes takes those of its beginning, and
-    of several workers each counts its share.
+    The counts determine the order of the data, and counting may take as long
+    as reading. A run that resumes therefore uses its first counts, and each
+    of several workers counts a share of the files.
 
     Args:
         records: `RecordFiles`.
-        workdir: `pathlib.Path`. Keeps the counts, in `records.json`.
-        step: int. The number of steps done before.
-        workers: `Workers`. They must all ask at the same time.
+        workdir: `pathlib.Path`. Stores the counts, in `records.json`.
+        step: int. The number of steps done so far.
+        workers: `Workers`. All of them must call this at the same time.
 
     Returns:
-        `RecordFiles` that are counted.
+        `records`, with its counts set.
 
     Raises:
-        ValueError: The run began with other files, or the first worker has
-            others.
+        ValueError: The run started with other files, or the workers find
+            different files.
     """
     path = workdir / "records.json"
     names = [os.path.basename(shard) for shard in records.paths]
@@ -167,7 +167,7 @@ def _count_together(records, names, workers):
         )
     own = RecordFiles(records.paths[workers.index :: workers.count])
     counts = np.zeros((2, len(names)))
-    # What is summed up is float32.
+    # Sums are computed in float32, which is exact only for smaller numbers.
     counts[:, workers.index :: workers.count] = np.divmod(
         [own.counts[path] for path in own.paths], BLOCK
     )
@@ -188,8 +188,8 @@ def check_resized(source, converter):
         converter: `AlignImageConverter` of the run.
 
     Raises:
-        ValueError: They were resized to another size, or without averaging
-            where the converter averages.
+        ValueError: The images were resized to another size, or without
+            antialiasing although the converter uses it.
     """
     for folder, size in sorted(open_records(source).resized().items()):
         if converter.resize_size != (size, size):
@@ -208,7 +208,7 @@ def check_resized(source, converter):
 
 
 def name_records(records, recipe, steps, num_workers):
-    """Name the records of some steps, those of all workers."""
+    """Name the records of some steps, over all workers."""
     return [
         record
         for step in steps
@@ -228,7 +228,7 @@ def name_records(records, recipe, steps, num_workers):
 def find_tokenizer(
     model, vocabulary, records, workdir, step, recipe, text_tower=None
 ):
-    """Find the vocabulary of the run; `None` keeps that of the preset."""
+    """Return the run's tokenizer, or `None` to keep that of the preset."""
     path = workdir / "vocabulary.txt"
     if text_tower is not None and vocabulary is None:
         tokenizer = text_tower.tokenizer()
@@ -268,7 +268,7 @@ def find_tokenizer(
 
 
 def _captions(records, exponent):
-    """Yield captions of each language, as many as its share says."""
+    """Yield captions of each language in proportion to its share."""
     shares = _shares(records, 1.0 if exponent is None else exponent)
     languages = records.languages()
     for language, share in shares.items():
@@ -283,7 +283,7 @@ def _captions(records, exponent):
 
 
 def _shares(records, exponent):
-    """Tell the share of each language, see `language_shares`."""
+    """Return the share of each language, see `language_shares`."""
     counts = collections.Counter()
     for path, language in records.languages().items():
         counts[language] += records.counts[path]
@@ -291,7 +291,7 @@ def _shares(records, exponent):
 
 
 def tell_languages(records, exponent):
-    """Log how much each language is favoured, if languages are weighed."""
+    """Log the share of each language, if the recipe favours languages."""
     if exponent is None:
         return
     as_they_are = _shares(records, 1.0)
@@ -305,7 +305,7 @@ def tell_languages(records, exponent):
 
 
 def make_dataset(records, preprocessor, recipe, step, strategy, workers):
-    """Make the batches of a run, those of this process where it has several."""
+    """Make the batches that this process reads in a run."""
     if not hasattr(strategy, "distribute_datasets_from_function"):
         return load_dataset(
             records,
@@ -328,7 +328,7 @@ def make_dataset(records, preprocessor, recipe, step, strategy, workers):
         )
 
     def of_worker(context):
-        # Each local replica takes a batch of its own in every step.
+        # Each local replica takes its own batch in every step.
         local = context.num_replicas_in_sync // context.num_input_pipelines
         return load_dataset(
             records,

@@ -1,4 +1,4 @@
-"""A pair of towers that know something: weights of others, one for each."""
+"""Build a model from two separately pretrained towers."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from align_keras.io.json_files import read_object
 from align_keras.models import presets
 from align_keras.models.towers import declared
 
-# What makes a tower small or large, and must fit a preset.
+# Arguments that set the size of a tower, and must match the preset.
 SIZES = (
     "width_coefficient",
     "depth_coefficient",
@@ -19,7 +19,7 @@ SIZES = (
     "hidden_dim",
     "intermediate_dim",
 )
-# What does not belong to weights: how to train, and how Keras names things.
+# Arguments that do not depend on the weights: how to train, and Keras's names.
 _FREE = {
     "name",
     "trainable",
@@ -33,10 +33,10 @@ _FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class KnownTower:
-    """Where a tower's weights come from.
+    """A pretrained tower, and where its weights come from.
 
     Args:
-        source: string. Whatever `from_preset` of a tower opens: the name of a
+        source: string. What `from_preset` of a tower opens: the name of a
             shipped tower, a preset directory, a directory of another library
             (docs/foreign_weights.md), or a handle such as
             `"hf://google-bert/bert-base-uncased"`.
@@ -48,37 +48,38 @@ class KnownTower:
 
     @property
     def path(self):
-        """The directory or handle."""
+        """The directory or handle of the source."""
         return presets.find_preset(self.source)
 
     @property
     def class_name(self):
-        """The name of the class that it becomes."""
+        """The name of the tower's class."""
         foreign = presets.foreign_weights(self.path)
         if foreign is not None:
             return foreign.model_class.__name__
         return presets.load_config(self.path).get("class_name")
 
     def is_ours(self):
-        """Whether it becomes a class of this package."""
+        """Return whether the tower's class is one of this package."""
         return hasattr(models, self.class_name)
 
     def has_weights(self):
-        """Whether it is more than an architecture."""
+        """Return whether the source has weights, not only an architecture."""
         return presets.has_weights(self.path)
 
     def open(self, load_weights=True, **kwargs):
         """Create the tower.
 
         Args:
-            load_weights: bool. Whether to load its weights.
+            load_weights: bool. Whether to load its weights. Defaults to
+                `True`.
             **kwargs: Arguments of its constructor to replace.
 
         Returns:
             A `keras.Model`.
 
         Raises:
-            ValueError: It is no tower of this kind.
+            ValueError: The source is not a tower of this kind.
         """
         if self.class_name == "AlignDualEncoder":
             raise ValueError(
@@ -115,13 +116,13 @@ class KnownTower:
             )
 
     def tokenizer(self):
-        """Return its `AlignTokenizer`, or `None` where it has none."""
+        """Return its `AlignTokenizer`, or `None` if it has none."""
         from align_keras.preprocessing import AlignTokenizer
 
         return self._part("tokenizer", AlignTokenizer)
 
     def image_converter(self):
-        """Return its `AlignImageConverter`, or `None` where it has none."""
+        """Return its `AlignImageConverter`, or `None` if it has none."""
         from align_keras.preprocessing import AlignImageConverter
 
         return self._part("image_converter", AlignImageConverter)
@@ -136,10 +137,10 @@ class KnownTower:
         return cls.from_preset(self.path)
 
     def pooling(self):
-        """Tell how sentence-transformers has pooled it.
+        """Return the pooling that sentence-transformers configured for it.
 
         Returns:
-            `"average"`, `"first"`, or `None` where nothing is said.
+            `"average"`, `"first"`, or `None` if there is no such setting.
         """
         path = presets.preset_file(self.path, "1_Pooling/config.json")
         if path is None:
@@ -155,7 +156,7 @@ class KnownTower:
 
 
 def known_towers(image_weights=None, text_weights=None):
-    """Return the towers that are given, a dict from kind to `KnownTower`."""
+    """Return the given towers as a dict from kind to `KnownTower`."""
     sources = {"image": image_weights, "text": text_weights}
     return {
         kind: KnownTower(str(source), kind)
@@ -165,19 +166,19 @@ def known_towers(image_weights=None, text_weights=None):
 
 
 def fit_to_preset(tower, known, preset):
-    """Make a preset's tower that of known weights.
+    """Adapt a preset's tower to the weights of a pretrained one.
 
     Args:
-        tower: `keras.Model`, with the weights or without.
+        tower: `keras.Model`, with or without its weights.
         known: `KnownTower`. Where it comes from.
-        preset: string. Path of the preset of the pair.
+        preset: string. Path of the preset of the dual encoder.
 
     Returns:
         dict. Arguments of the preset's tower to replace, so that the weights
         fit.
 
     Raises:
-        ValueError: The preset's tower is another one, or of another size.
+        ValueError: The preset's tower has another class or size.
     """
     if presets.has_weights(preset):
         raise ValueError(
@@ -212,6 +213,6 @@ def fit_to_preset(tower, known, preset):
 
 
 def copy_weights(source, target):
-    """Give a tower the weights of another one of the same form."""
+    """Copy the weights of a tower to one of the same architecture."""
     for theirs, ours in zip(source.weights, target.weights, strict=True):
         ours.assign(theirs)

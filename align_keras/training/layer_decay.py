@@ -1,11 +1,11 @@
-"""Learning rates that fall from the head of a tower to its first layer."""
+"""Learning rates that decrease from the top layer of a tower to the bottom."""
 
 import itertools
 import re
 
 from align_keras.training.freezing import TOWERS
 
-# Blocks of a stage share a rate, as do the layers of a block that is flat.
+# Blocks of a stage share a rate, even if the model lists their layers directly.
 _STAGE = re.compile(r"(stage\d+)_block\d+|(block\d+)[a-z](_|$)")
 
 
@@ -13,14 +13,14 @@ def rate_multipliers(model, decay):
     """Compute the multiplier of the learning rate of each variable.
 
     A level of a tower is a block, such as a layer of BERT or a stage of
-    EfficientNet; what lies before the first block is one level, and what
-    follows the last is one. The uppermost level of a tower of `n` levels has
-    the multiplier `decay`, the lowest `decay ** n`, and what no tower holds,
-    projections and temperature, has 1.
+    EfficientNet. All layers before the first block form one level, and all
+    layers after the last block another. In a tower of `n` levels, the top
+    level has the multiplier `decay` and the bottom level `decay ** n`.
+    Variables outside the towers, projections and temperature, have 1.
 
     Args:
         model: `AlignDualEncoder`.
-        decay: float. Multiplier from one level to the next below.
+        decay: float. Multiplier from one level to the one below it.
 
     Returns:
         A list of floats, one for each of `model.trainable_variables`.

@@ -1,11 +1,11 @@
-"""The duration of a step in a run, beside the planned one."""
+"""Compare the duration of a step in a run with the planned one."""
 
 import statistics
 
 from align_keras.io.json_files import read_json
 from align_keras.training.callbacks import read_metrics
 
-# What changes the work of a step; the rest of a recipe may differ.
+# Fields that change the cost of a step; the rest of a recipe may differ.
 FIELDS = (
     "batch_size",
     "image_size",
@@ -22,19 +22,19 @@ FIELDS = (
 
 
 def load_plan(path, preset, recipe, shard_state=False):
-    """Read a plan and check that it is one of a run.
+    """Read a plan and check that it fits a run.
 
     Args:
         path: string. A JSON file that `align-keras plan` wrote.
         preset: string. The preset of the run.
-        recipe: `Recipe`. That of the run.
-        shard_state: bool. That of the run. Defaults to `False`.
+        recipe: `Recipe`. The recipe of the run.
+        shard_state: bool. The `shard_state` of the run. Defaults to `False`.
 
     Returns:
-        A dict.
+        A dict, the plan.
 
     Raises:
-        ValueError: It is no plan, or that of another run.
+        ValueError: The file is not a plan, or the plan of another run.
     """
     try:
         plan = read_json(path)
@@ -71,10 +71,10 @@ def compare_with_plan(plan, workdir):
         workdir: string or `pathlib.Path`. The directory of the run.
 
     Returns:
-        A dict with `"topology"`, which the plan is for; `"measured"`, the
-        median over the reports of the run but the first, which compiles;
-        `"planned"`, both in seconds; and `"ratio"`, the first of these by the
-        second. `None` if there are no reports.
+        A dict with `"topology"`, the hardware of the plan; `"measured"` and
+        `"planned"`, in seconds; and `"ratio"`, measured divided by planned.
+        The measured value is the median over all reports but the first, whose
+        time includes compiling. `None` if there are fewer than two reports.
     """
     speeds = [
         metrics["images_per_second"]
@@ -95,7 +95,7 @@ def compare_with_plan(plan, workdir):
 
 
 def describe_step_time(found):
-    """Put what `compare_with_plan` returned into a line."""
+    """Describe the result of `compare_with_plan` in one line."""
     if found is None:
         return "The run is too short to compare with the plan."
     return (

@@ -1,9 +1,10 @@
-"""Processes of JAX that were started to share a run.
+"""Connect JAX processes that were started to share a run.
 
-They find one another by `KERAS_DISTRIBUTION_JOB_ADDRESSES`,
-`KERAS_DISTRIBUTION_NUM_PROCESSES` and `KERAS_DISTRIBUTION_PROCESS_ID`, as
-`keras.distribution.initialize` reads them; or by what JAX detects itself: a
-TPU slice of several hosts, Slurm, Open MPI.
+They find one another through the environment variables
+`KERAS_DISTRIBUTION_JOB_ADDRESSES`, `KERAS_DISTRIBUTION_NUM_PROCESSES` and
+`KERAS_DISTRIBUTION_PROCESS_ID`, as in `keras.distribution.initialize`, or
+through an environment that JAX detects itself: a TPU slice of several hosts,
+Slurm or Open MPI.
 """
 
 import logging
@@ -11,26 +12,26 @@ import os
 
 logger = logging.getLogger("align_keras")
 
-# What Slurm and Open MPI tell each process of how many they started.
+# Variables in which Slurm and Open MPI store the number of processes.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 OURS = "KERAS_DISTRIBUTION_"
-# Seconds until the others are told that a process no longer answers.
+# Seconds without a heartbeat until JAX reports a process as lost.
 SILENCE = 20
 
 
 def join_processes(has_tpu=False):
-    """Join the other processes, where this one was started as one of several.
+    """Connect to the other processes, if this one is one of several.
 
-    Call it before JAX computes anything. Processes that have joined already,
-    by `jax.distributed.initialize`, stay as they are.
+    Call it before JAX computes anything. It does nothing if
+    `jax.distributed.initialize` has been called already.
 
     Args:
-        has_tpu: bool. Whether TPUs are attached, whose hosts know of one
-            another. Defaults to `False`.
+        has_tpu: bool. Whether TPUs are attached; the hosts of a TPU slice can
+            find one another. Defaults to `False`.
 
     Raises:
-        ValueError: The environment names the others in part only, or they did
-            not answer.
+        ValueError: The environment describes the processes incompletely, or
+            they did not answer.
     """
     import jax
 
@@ -49,8 +50,8 @@ def join_processes(has_tpu=False):
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
         except (OSError, RuntimeError, ValueError) as error:
-            # A host of its own may have nobody to ask. Those of a slice still
-            # know of one another, by their chips.
+            # A single host may have no other host to connect to. The hosts of
+            # a slice still find one another, through their chips.
             logger.info("No other TPU hosts were found: %s", error)
         return
     else:
@@ -64,7 +65,7 @@ def join_processes(has_tpu=False):
 
 
 def _read(given):
-    """Read what `keras.distribution.initialize` reads, with a clear error."""
+    """Read the variables of `keras.distribution.initialize` and check them."""
     addresses = [a for a in given.get("JOB_ADDRESSES", "").split(",") if a]
     count, number = given.get("NUM_PROCESSES"), given.get("PROCESS_ID")
     if count is None and len(addresses) > 1:

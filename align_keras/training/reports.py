@@ -1,4 +1,4 @@
-"""What a run tells before it begins and after it ends."""
+"""Log warnings and advice before a run, and its results afterwards."""
 
 import logging
 
@@ -8,22 +8,23 @@ from align_keras.training.callbacks import read_metrics
 
 logger = logging.getLogger("align_keras")
 
-# Images below which fresh towers are mostly limited by the words and shapes
-# that they have never seen.
+# With fewer images, fresh towers are mostly limited by words and shapes that
+# they have never seen.
 FEW = 100_000
-# Epochs after which little is learned but the images themselves.
+# After this many epochs, a model mostly memorizes its images.
 MANY = 300
 
 
 def warn(recipe, records, validation_data, step, readers=1):
-    """Warn of a recipe or data that a run can only follow in part.
+    """Warn about settings or data that are likely to be mistakes.
 
     Args:
         recipe: `Recipe`.
         records: `RecordFiles`.
-        validation_data: what evaluation measures on, or `None`.
-        step: int. Where the run stands.
-        readers: int. Workers, or machines of a slice, that read the records.
+        validation_data: the data to evaluate on, or `None`.
+        step: int. The number of steps done so far.
+        readers: int. The number of workers, or hosts of a TPU slice, that
+            read the records.
     """
     if len(records.paths) < readers:
         logger.warning(
@@ -68,7 +69,7 @@ def warn(recipe, records, validation_data, step, readers=1):
 
 
 def describe_work(recipe, records):
-    """Tell what a run will do before it begins."""
+    """Log the size of a run before it starts."""
     epochs = recipe.steps * recipe.batch_size / records.total
     logger.info(
         "%d images; %d steps of %d pairs show each of them %.1f times. By "
@@ -82,7 +83,7 @@ def describe_work(recipe, records):
 
 
 def advise(model, towers, pairs):
-    """Tell who has little data and fresh weights that there is a better way."""
+    """Suggest pretrained weights to a run with few images and fresh weights."""
     fresh = isinstance(model, str) and not presets.has_weights(
         presets.find_preset(model)
     )
@@ -97,7 +98,7 @@ def advise(model, towers, pairs):
 
 
 def report(result, workdir, end):
-    """Tell how a run ended.
+    """Log how a run ended.
 
     Args:
         result: dict. What `train` returns.
@@ -118,7 +119,7 @@ def _report_skipped(names, shown=5):
 
 
 def _report_nonfinite(workdir):
-    """Tell how many steps `skip_nonfinite` left out in the whole run."""
+    """Log how many steps `skip_nonfinite` skipped in the whole run."""
     count = sum(
         metrics.get("nonfinite_steps", 0)
         for _, metrics in read_metrics(workdir)
@@ -128,7 +129,7 @@ def _report_nonfinite(workdir):
 
 
 def _report_recall(metrics):
-    """Tell how often the best model finds the pair, and how often chance."""
+    """Log the recall@1 of the best model, and that of chance."""
     for way, words in (
         ("image_to_text", "caption of an image"),
         ("text_to_image", "image of a caption"),

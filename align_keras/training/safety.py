@@ -1,4 +1,4 @@
-"""What keeps a run from harm: preemption, and losses that are not finite."""
+"""Handle preemption, unreadable data and losses that are not finite."""
 
 import collections
 import contextlib
@@ -16,37 +16,38 @@ from align_keras.io.atomic import atomic_file
 
 logger = logging.getLogger("align_keras")
 
-# Records that an error names; a file lists them all.
+# Number of records that an error names; a file lists all of them.
 SHOWN = 12
 
 
 class Preemption:
     """Turns SIGTERM into a checkpoint and an exit with status 0.
 
-    A context manager. Where there is nothing to save, the process exits at
-    once: before the first step, and while the model is evaluated. Otherwise
-    it exits after the step, see `SaveBest`. One of several workers never
-    leaves alone, for the others would wait for it.
+    This is a context manager. If there is nothing to save, the process exits
+    at once: before the first step, and while the model is evaluated.
+    Otherwise it exits after the current step, see `SaveBest`. If there are
+    several workers, they exit together, because the others would wait for one
+    that is missing.
 
     Args:
         alone: bool. Whether there is no other worker. Defaults to `True`.
 
     Attributes:
-        finish: callable. What is done before the exit, such as to wait for
-            what is being written.
+        finish: callable. Called before the exit, for example to wait until
+            pending files are written.
     """
 
     def __init__(self, alone=True):
         self.alone = alone
         self.finish = lambda: None
         self.asked = False
-        # Whether steps were taken since the last checkpoint.
+        # Whether steps have been taken since the last checkpoint.
         self.unsaved = False
         self._before = None
         self._left = False
 
     def __enter__(self):
-        # Python delivers signals to the main thread alone.
+        # Python delivers signals only to the main thread.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._on_signal)
         return self
@@ -55,12 +56,12 @@ class Preemption:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         if self._left and kind is not None and kind is not SystemExit:
-            # TensorFlow replaces an exit from within a trace by its own error.
+            # TensorFlow replaces an exit within a traced function by an error.
             raise SystemExit(0) from error
 
     def _on_signal(self, number, frame):
         self.asked, again = True, self.asked
-        # Asked again, it goes on with what it does to leave.
+        # A second signal must not interrupt an exit in progress.
         if self.alone and not self.unsaved and not again:
             self.leave()
 
@@ -75,12 +76,12 @@ class Preemption:
 class LossGuard:
     """Stops a run at the first step whose loss is not finite.
 
-    A loss is looked at when the next step has been started, so that no
-    device waits for it.
+    It checks a loss only once the next step has started, so that no device
+    has to wait.
 
     Args:
         blame: callable. Takes a range of steps and a reason, and returns the
-            error.
+            error to raise.
     """
 
     def __init__(self, blame):
@@ -89,18 +90,18 @@ class LossGuard:
         self._waiting = None
 
     def watch(self, steps, loss):
-        """Look at the loss of the steps before, and remember these.
+        """Check the previous loss, and keep this one for the next call.
 
         Args:
-            steps: range of ints. One step, or all that Keras takes at once
-                with `steps_per_execution`; nothing tells them apart.
+            steps: range of ints. One step, or all the steps that Keras takes
+                at once with `steps_per_execution` and reports one loss for.
             loss: float or scalar tensor.
         """
         self.settle()
         self._steps, self._waiting = steps, loss
 
     def settle(self):
-        """Look at the loss that is still waiting.
+        """Check the loss that has not been checked yet.
 
         Raises:
             FloatingPointError: It is not finite.
@@ -108,16 +109,16 @@ class LossGuard:
         if self._waiting is None:
             return
         loss, self._waiting = float(self._waiting), None
-        # A mean that was not finite once stays so.
+        # The loss is a mean over steps: once it is not finite, it stays so.
         if not math.isfinite(loss):
             raise self.blame(self._steps, f"the loss is {loss}")
 
     def inspector(self):
-        """Make what tells whether the model of this step is worth saving.
+        """Make a function that checks the weights of this step before saving.
 
         Returns:
             A callable that takes a `Snapshot`, at any time and in any thread.
-            It raises a `FloatingPointError` where a value is not finite.
+            It raises a `FloatingPointError` if a value is not finite.
 
         Raises:
             FloatingPointError: The last loss is not finite.
@@ -137,15 +138,15 @@ class LossGuard:
 
 @contextlib.contextmanager
 def unreadable_named(checkpoints):
-    """Say in one sentence which file disappeared or was damaged meanwhile.
+    """Raise a short error if a data file disappears or turns out damaged.
 
-    TensorFlow says so, too, at the end of a trace of its own.
+    TensorFlow's own error hides the file name behind a long graph trace.
 
     Args:
         checkpoints: `Checkpoints` of the run.
 
     Raises:
-        OSError: It happened.
+        OSError: A data file could not be read.
     """
     from tensorflow import errors
 
@@ -169,14 +170,14 @@ def unreadable_named(checkpoints):
 
 
 def nonfinite_error(steps, reason, records, path, last_step):
-    """Make the error of steps that went wrong, and list their records.
+    """Make the error for a step that is not finite, and list its records.
 
     Args:
-        steps: range of ints. Numbers of the steps, from 1; one of them went
-            wrong.
+        steps: range of ints. Numbers of the steps, from 1, of which one is
+            not finite.
         reason: string.
         records: list of dicts, as `records_of_step` returns them.
-        path: string or `pathlib.Path`. The JSON file of all records.
+        path: string or `pathlib.Path`. The JSON file to list all records in.
         last_step: int. The step of the last checkpoint.
 
     Returns:

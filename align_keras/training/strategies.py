@@ -16,10 +16,10 @@ STRATEGIES = ("auto", "one-device", "mirrored", "multi-worker", "tpu")
 
 
 class _NoStrategy:
-    """One device, with the interface of `tf.distribute.Strategy` we use."""
+    """One device, with the parts of `tf.distribute.Strategy` used here."""
 
     num_replicas_in_sync = 1
-    # The number of this process, and how many share the run.
+    # The index of this process, and the number of processes in the run.
     worker = 0, 1
 
     def scope(self):
@@ -36,18 +36,18 @@ def make_strategy(
 
     Args:
         name: string. `"one-device"`; `"mirrored"`, all local devices;
-            `"multi-worker"`, the workers that the environment variable
-            `TF_CONFIG` names; `"tpu"`; or `"auto"`, which takes what it
-            finds. On the JAX backend, `"auto"` and `"mirrored"` spread the
-            batch over all devices; on torch there is one.
+            `"multi-worker"`, the workers in the environment variable
+            `TF_CONFIG`; `"tpu"`; or `"auto"`, which chooses by the hardware
+            and the environment. On the JAX backend, `"auto"` and `"mirrored"`
+            split the batch over all devices; on torch, training uses one
+            device.
         tpu: string. Name or address of the TPU for the cluster resolver.
             `None` reads the environment variable `TPU_NAME`.
-        join: bool. Whether processes of JAX that were started together share
-            the work, see `align_keras.training.processes`. Defaults to
-            `False`.
-        shard_state: bool. Whether each device holds a part of the weights and
-            of the optimizer's state, see
-            `align_keras.training.ShardedState`. For several devices of the
+        join: bool. Whether JAX processes that were started together share the
+            work, see `align_keras.training.processes`. Defaults to `False`.
+        shard_state: bool. Whether each device holds only a part of the
+            weights and the optimizer's state, see
+            `align_keras.training.ShardedState`. Needs several devices on the
             JAX backend. Defaults to `False`.
 
     Returns:
@@ -56,8 +56,8 @@ def make_strategy(
         the scope.
 
     Raises:
-        ValueError: The name is unknown, there is no such hardware, or there
-            is nothing to share the state with.
+        ValueError: The name is unknown, the hardware is missing, or
+            `shard_state` is true and there is only one device.
 
     Example:
 
@@ -106,14 +106,13 @@ def make_strategy(
 
 
 def worker_of(strategy):
-    """Tell which of several workers this process is.
+    """Return the index of this worker and the number of workers.
 
     Args:
         strategy: What `make_strategy` returned, or a `tf.distribute.Strategy`.
 
     Returns:
-        A pair of ints: the index of this worker and the number of workers,
-        `(0, 1)` unless the strategy has several.
+        A pair of ints, `(0, 1)` unless the strategy has several workers.
     """
     if isinstance(strategy, _NoStrategy):
         return strategy.worker
@@ -127,21 +126,21 @@ def worker_of(strategy):
 
 
 def hosts_of(strategy):
-    """Return how many machines read for a strategy of this process.
+    """Return the number of hosts that read data for this process.
 
-    One process drives all machines of a TPU slice; each of them reads its own
-    part of the data.
+    One process drives all hosts of a TPU slice; each host reads its own part
+    of the data.
     """
     extended = getattr(strategy, "extended", None)
     return getattr(extended, "num_hosts", 1)
 
 
 def has_tpu(root="/"):
-    """Tell whether TPU chips are attached to this machine.
+    """Return whether TPU chips are attached to this machine.
 
-    Up to v4 they are `/dev/accel*`. Later ones are `/dev/vfio/*`, as other
-    devices that were handed over to a virtual machine are: those of Google
-    say so on the bus.
+    TPUs up to v4 are `/dev/accel*`. Later ones are `/dev/vfio/*`, like any
+    device passed through to a virtual machine, so the vendor on the PCI bus
+    must be Google.
     """
     root = Path(root)
     if any(root.glob("dev/accel[0-9]*")):
@@ -209,7 +208,7 @@ def _tpu_strategy(tf, tpu):
 
 
 def _knock(address):
-    """Raise `OSError` unless the TPU answers; TensorFlow waits for ever."""
+    """Raise `OSError` unless the TPU answers; TensorFlow waits forever."""
     if address.startswith("grpc://"):
         host, _, port = address.removeprefix("grpc://").rpartition(":")
         socket.create_connection((host, int(port)), timeout=20).close()
@@ -243,7 +242,7 @@ def _jax_strategy(name, join, shard_state):
             "devices"
         )
     if several:
-        # The program sees the global batch, yet it must divide evenly.
+        # The program sees the global batch, which must divide evenly.
         strategy.num_replicas_in_sync = len(devices)
         kind = ShardedState if shard_state else keras.distribution.DataParallel
         keras.distribution.set_distribution(

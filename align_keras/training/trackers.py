@@ -1,4 +1,4 @@
-"""Where the metrics of a run go besides `metrics.jsonl`."""
+"""Loggers for the metrics of a run, besides `metrics.jsonl`."""
 
 import contextlib
 import os
@@ -9,12 +9,13 @@ from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 from align_keras.io.optional import require
 
-# What a tracker calls the run, so that one that resumes goes on with it.
+# Stores each logger's identifier of the run, so that a resumed run continues
+# it.
 RUNS = "trackers.json"
 
 
 class TensorBoard:
-    """Writes TensorBoard's files to `tensorboard/` of the working directory."""
+    """Writes TensorBoard's files to `tensorboard/` in the working directory."""
 
     def __init__(self, workdir, settings):
         import tensorflow as tf
@@ -34,9 +35,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs to Weights & Biases, whose own variables say where that is.
+    """Logs to Weights & Biases.
 
-    `WANDB_PROJECT`, `WANDB_ENTITY` and `WANDB_MODE` are such variables.
+    Configure it by its own environment variables, such as `WANDB_PROJECT`,
+    `WANDB_ENTITY` and `WANDB_MODE`.
     """
 
     def __init__(self, workdir, settings):
@@ -49,7 +51,8 @@ class WeightsAndBiases:
             dir=str(workdir),
             config=settings,
         )
-        # Steps after a checkpoint are taken again by a run that resumes.
+        # A run that resumes repeats the steps after its last checkpoint, and
+        # wandb's own step must not decrease.
         self._run.define_metric("*", step_metric="step")
         _keep_run(workdir, "wandb", self._run.id)
 
@@ -61,9 +64,10 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Logs to MLflow, whose own variables say where that is.
+    """Logs to MLflow.
 
-    `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` are such variables.
+    Configure it by its own environment variables, such as
+    `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME`.
     """
 
     def __init__(self, workdir, settings):
@@ -92,7 +96,7 @@ class MLflow:
 
     def write(self, step, metrics):
         for name, value in metrics.items():
-            # No other characters are taken, such as the @ of recall@1.
+            # MLflow refuses some characters, such as the @ of recall@1.
             name = re.sub(r"[^\w\-./ ]", "_at_", name)
             self._client.log_metric(self._id, name, value, step=step)
 
@@ -109,13 +113,13 @@ TRACKERS = {
 
 
 def check_trackers(names):
-    """Refuse names of trackers that there are not, or are not installed.
+    """Refuse loggers that do not exist or are not installed.
 
     Args:
-        names: sequence of strings, of `TRACKERS`.
+        names: sequence of strings, names in `TRACKERS`.
 
     Raises:
-        ValueError: There is no such tracker.
+        ValueError: There is no such logger.
         ImportError: Its package is not installed.
     """
     if isinstance(names, str) or set(names) - set(TRACKERS):
@@ -129,15 +133,15 @@ def check_trackers(names):
 
 @contextlib.contextmanager
 def opened_trackers(names, workdir, settings):
-    """Begin to log, or go on where a run is known, and close in the end.
+    """Open the loggers of a run, continue known runs, and close at the end.
 
     Args:
-        names: sequence of strings, of `TRACKERS`.
+        names: sequence of strings, names in `TRACKERS`.
         workdir: string or `pathlib.Path`. The directory of the run.
-        settings: dict. What was asked for.
+        settings: dict. The settings of the run, to log.
 
     Yields:
-        A list of trackers, which have `write(step, metrics)`.
+        A list of loggers with the method `write(step, metrics)`.
     """
     with contextlib.ExitStack() as stack:
         trackers = []
@@ -150,7 +154,7 @@ def opened_trackers(names, workdir, settings):
 
 def _closing(tracker):
     def close(kind, error, traceback):
-        # A run that was asked to leave has not failed.
+        # A run that SIGTERM has stopped did not fail.
         tracker.close(failed=kind is not None and kind is not SystemExit)
 
     return close

@@ -1,7 +1,7 @@
-"""Ends the processes of a run when one of them has died.
+"""End all processes of a run when one of them dies.
 
-The others would wait for it within a collective operation, which no signal
-and no exception of Python reaches.
+Otherwise the others would wait for it within a collective operation, which
+neither a signal nor a Python exception can interrupt.
 """
 
 import contextlib
@@ -12,33 +12,35 @@ import sys
 import threading
 import time
 
-# The exit status of a process that others have left alone; it is that of a
-# failure which may pass (EX_TEMPFAIL).
+# Exit status of a process when another one has died: a temporary failure
+# (EX_TEMPFAIL).
 LEFT_ALONE = 75
-# Seconds between signs of life, and without one until a process counts as dead.
+# Seconds between heartbeats, and seconds without one until a process counts as
+# dead.
 BEAT, SILENCE = 5, 45
-# Seconds for which an error of the framework waits to be explained.
+# Seconds to wait after an error of the framework: the death of another process
+# may be its cause.
 PATIENCE = 10
 
 _ALIVE, _ENDS, _FAILS = b".", b"q", b"f"
-# Seconds in which one that fails may tell why, before the others are gone.
+# Seconds that a failing process has to print its error before the others exit.
 LAST_WORDS = 3
 
 
 class Watch:
-    """Connects the processes of a run while a context lasts.
+    """Connects the processes of a run, as a context manager.
 
-    A process that leaves the context without an error says so. Where one goes
-    without, or gives no sign of life, the others print a sentence, finish
-    what they are writing, and exit with status 75, from which a scheduler
-    starts all of them again.
+    A process that leaves the context without an error notifies the others.
+    When a process fails, disappears or sends no heartbeat, the others print a
+    message, finish their pending writes and exit with status 75, on which a
+    scheduler can restart all of them.
 
     Args:
         workers: `Workers`.
 
     Attributes:
-        finish: callable. What is done before the exit, and must not take
-            longer than some seconds.
+        finish: callable. Called before the exit; it must return within a
+            limited time.
     """
 
     def __init__(self, workers):
@@ -61,7 +63,7 @@ class Watch:
             return
         well = kind is None or (kind is SystemExit and not error.code)
         if not well and _is_of_framework(error):
-            # Perhaps another process is the reason, and this one ends here.
+            # If another process is the cause, `_watch` exits meanwhile.
             time.sleep(PATIENCE)
         self._ended.set()
         self._thread.join()
@@ -71,7 +73,7 @@ class Watch:
                 peer.close()
 
     def _connect(self):
-        """Connect all others with the first, which all can reach."""
+        """Connect every other process to the first one."""
         workers = self.workers
         if workers.is_first:
             server = socket.create_server(("", 0), backlog=workers.count)
@@ -96,7 +98,7 @@ class Watch:
             if now - beat > BEAT:
                 beat = now
                 for peer in self._peers.values():
-                    # What is wrong with it shows when it is read.
+                    # A broken connection shows when it is read.
                     with contextlib.suppress(OSError):
                         peer.sendall(_ALIVE)
             there = {
@@ -120,7 +122,7 @@ class Watch:
                     self._leave(number, f"is silent for {SILENCE} seconds")
 
     def _leave(self, number, what):
-        """End this process, which may wait for the other for ever."""
+        """End this process, which might wait for the other one forever."""
         if self._ended.is_set():
             return
         print(
@@ -136,12 +138,12 @@ class Watch:
 
 
 def _own_addresses():
-    """Return under what names and numbers this machine may be reached."""
+    """Return the host names and IP addresses of this machine."""
     name = socket.gethostname()
     found = [name]
     with contextlib.suppress(OSError):
         found += [entry[4][0] for entry in socket.getaddrinfo(name, None)]
-    # Alone on a machine without a name, the processes are all on it.
+    # If the host name does not resolve, all processes may be on this machine.
     return [*dict.fromkeys(found), "localhost"]
 
 
@@ -178,7 +180,7 @@ def _read(peer):
 
 
 def _is_of_framework(error):
-    """Whether an error comes from TensorFlow or JAX, not from this package."""
+    """Return whether an error comes from TensorFlow or JAX."""
     modules = {
         type(one).__module__.partition(".")[0]
         for one in (error, error.__cause__)

@@ -1,4 +1,4 @@
-"""The processes that share a run, and what they tell one another."""
+"""Communication between the processes that share a run."""
 
 import json
 import os
@@ -8,23 +8,24 @@ import numpy as np
 
 from align_keras.training.strategies import worker_of
 
-# Numbers that are sent at once. A byte is sent as a number, for not all
-# devices add up bytes.
+# How many numbers to send at once. Each byte is sent as a float, because not
+# all devices can sum bytes.
 BLOCK = 1 << 20
 
 
 class Workers:
-    """The processes of a run, this one among them.
+    """The processes of a run, and this process among them.
 
-    What one of its methods sends is sent by all of them at the same time.
+    All processes must call the same methods in the same order.
 
     Args:
         strategy: What `make_strategy` returned, or a `tf.distribute.Strategy`.
 
     Attributes:
-        index: int. The number of this process. The first one writes the run.
-        count: int. How many there are.
-        is_first: bool. Whether this is the first one.
+        index: int. The number of this process.
+        count: int. The number of processes.
+        is_first: bool. Whether this is the first process, which writes the
+            run.
     """
 
     def __init__(self, strategy):
@@ -37,45 +38,45 @@ class Workers:
             self._total = make(strategy)
 
     def sums(self, *values):
-        """Sum numbers up over the processes.
+        """Sum numbers over the processes, in float32.
 
         Args:
             *values: floats.
 
         Returns:
-            list of floats, the same everywhere.
+            list of floats, the same in all processes.
         """
         if self._total is None:
             return list(values)
         return self._total(np.array(values, "float32")).tolist()
 
     def wait(self):
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this point."""
         self.sums(1.0)
 
     def send(self, value=None):
         """Send a JSON value of the first process to all.
 
         Args:
-            value: What the first process sends; that of others is ignored.
+            value: The value to send. Ignored in all but the first process.
 
         Returns:
-            The value.
+            The value of the first process.
         """
         if self._total is None:
             return value
         text = json.dumps(value).encode() if self.is_first else b""
-        # A sum of large numbers would not be exact.
+        # Float32 would not hold a large size exactly.
         size = [int(n) for n in self.sums(*divmod(len(text), BLOCK))]
         size = size[0] * BLOCK + size[1]
         return json.loads(b"".join(self._blocks(text, size)))
 
     def send_file(self, path, target=None):
-        """Send a file of the first process to those that ask for it.
+        """Send a file of the first process to the others.
 
         Args:
-            path: string or `pathlib.Path`. What the first one sends.
-            target: string or `pathlib.Path`. Where this one writes it.
+            path: string or `pathlib.Path`. The file in the first process.
+            target: string or `pathlib.Path`. Where this process writes it.
                 Defaults to `None`: nowhere.
         """
         size = self.send(os.path.getsize(path) if self.is_first else None)
@@ -94,7 +95,7 @@ class Workers:
                     file.close()
 
     def _blocks(self, text, size):
-        """Yield the bytes of the first process, some at a time."""
+        """Yield the bytes of the first process in blocks."""
         for begin in range(0, size, BLOCK):
             block = np.zeros(min(BLOCK, size - begin), "float32")
             if self.is_first:
@@ -117,14 +118,14 @@ def _total_of_tensorflow(strategy):
 
     @tf.function(autograph=False, reduce_retracing=True)
     def reduce(values):
-        # The identity lies on the device of its replica.
+        # `tf.identity` places the values on the device of each replica.
         votes = strategy.run(tf.identity, args=(values,))
         return strategy.reduce("SUM", votes, axis=None)
 
     replicas = strategy.num_replicas_in_sync // worker_of(strategy)[1]
 
     def total(values):
-        # Each replica of a worker has the same vote.
+        # All replicas of a worker contribute the same values.
         return reduce(tf.constant(values)).numpy() / np.float32(replicas)
 
     return total
