@@ -1,4 +1,4 @@
-"""Search over embedded images."""
+"""Search embedded images by words and images."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Candidates from FAISS, for more vectors than a scan can score in time."""
+"""Approximate search with FAISS, for more vectors than can be scanned."""
 
 import math
 from pathlib import Path
@@ -10,16 +10,17 @@ from align_keras.search.exact import rescore
 
 faiss = OptionalModule("faiss", extra="search")
 
-# Vectors that go to FAISS in one call: 160 MiB of 640 dimensions.
+# Vectors passed to FAISS in one call: 160 MiB at 640 dimensions.
 _BLOCK = 1 << 16
-# Candidates that are scored again, exactly: at least so many, and so many for
-# each result that is wanted.
+# The number of candidates that are scored exactly: a minimum for each kind, and
+# a number for each requested result.
 _CANDIDATES = {"ivf-pq": 1000, "hnsw": 200}
 _CANDIDATES_PER_RESULT = 10
-# Vectors that FAISS wants to see for each centre that it learns.
+# Training vectors that FAISS needs for each centroid.
 _EXAMPLES = 40
-# How thorough a search is: more of the first setting, up to the bound, until
-# of the 10 nearest vectors so many are found, for a sample of the vectors.
+# The setting that makes a search more thorough, and where to start. It is
+# raised up to a bound, until searches for a sample of the vectors find this
+# share of the 10 nearest.
 _EFFORT = {"ivf-pq": ("probes", 16), "hnsw": ("breadth", 50)}
 _MOST_BREADTH = 1600
 _RECALL = 0.95
@@ -29,19 +30,19 @@ _SAMPLE = 64
 def build(
     kind: str, vectors: np.ndarray, path: str | Path, seed: int = 0
 ) -> dict:
-    """Write a FAISS index, and choose how thoroughly it is searched.
+    """Write a FAISS index, and tune how thoroughly to search it.
 
     Args:
         kind: string, `"ivf-pq"` or `"hnsw"`.
         vectors: float32 array `(count, dim)` of unit vectors, which may be a
             memory map.
-        path: string or `pathlib.Path`. The file.
-        seed: int. Of the samples. Defaults to `0`.
+        path: string or `pathlib.Path`. The file to write.
+        seed: int. Seed of the samples. Defaults to `0`.
 
     Returns:
-        A dict of settings for `FaissSearch`, and `"recall@10"`, the share of
-        the 10 nearest vectors that a search with them finds, for a sample of
-        the vectors themselves.
+        A dict of settings for `FaissSearch`, and `"recall@10"`: the share of
+        the 10 nearest vectors that a search with these settings finds,
+        measured on a sample of the vectors themselves.
     """
     settings = _BUILDERS[kind](vectors, path, seed)
     name, effort = _EFFORT[kind]
@@ -60,7 +61,7 @@ def build(
 
 
 def _nearest_rows(queries, vectors, k):
-    """Rows of the nearest vectors, in one pass over all of them."""
+    """Return the rows of the nearest vectors, in one pass over all vectors."""
     rows = np.zeros((len(queries), 0), "int64")
     scores = np.zeros((len(queries), 0), "float32")
     for start in range(0, len(vectors), _BLOCK):
@@ -75,7 +76,7 @@ def _nearest_rows(queries, vectors, k):
 
 
 def _recall(search, queries, own, expected):
-    """Share of the expected rows that are found, but for the query itself."""
+    """Return the share of expected rows found, not counting the query's own."""
     found = search(queries, expected.shape[1])
     hits = total = 0
     for row, (ours, _), right in zip(own, found, expected, strict=True):
@@ -88,8 +89,8 @@ def _recall(search, queries, own, expected):
 def _build_ivf_pq(vectors, path, seed):
     """Write a FAISS index of inverted lists of product-quantized vectors.
 
-    It takes about an eighth of a byte per dimension, and 8 bytes, for each
-    vector. `seed` is that of the sample from which the centres are learned.
+    Each vector takes about an eighth of a byte per dimension, plus 8 bytes.
+    `seed` chooses the sample from which FAISS learns the centroids.
     """
     count, dim = vectors.shape
     lists = 2 ** max(2, round(math.log2(count) / 2))
@@ -100,7 +101,7 @@ def _build_ivf_pq(vectors, path, seed):
         quantizer, dim, lists, codes, 8, faiss.METRIC_INNER_PRODUCT
     )
     index.cp.seed = index.pq.cp.seed = seed + 1
-    # As many examples as FAISS asks for; more change little but the time.
+    # As many examples as FAISS asks for; more would mostly take longer.
     index.pq.cp.max_points_per_centroid = _EXAMPLES
     index.pq.cp.niter = 10
     sample = np.random.default_rng(seed).permutation(count)
@@ -116,9 +117,9 @@ def _build_ivf_pq(vectors, path, seed):
 
 
 def _build_hnsw(vectors, path, seed):
-    """Write a FAISS graph of neighbours over vectors of one byte per value.
+    """Write an HNSW graph over vectors that are stored as one byte per value.
 
-    `seed` is that of the sample from which the range of values is taken.
+    `seed` chooses the sample from which FAISS learns the range of values.
     """
     count, dim = vectors.shape
     index = faiss.IndexHNSWSQ(
@@ -137,11 +138,11 @@ _BUILDERS = {"ivf-pq": _build_ivf_pq, "hnsw": _build_hnsw}
 
 
 class FaissSearch:
-    """The nearest vectors by a FAISS index and the vectors themselves.
+    """Finds nearest vectors with FAISS and scores them exactly.
 
-    FAISS names candidates; their scores are computed from the vectors. Both
-    files are memory maps, so that opening takes no time and what is not asked
-    for takes no memory.
+    FAISS returns candidates, whose scores are computed from the vectors. Both
+    files are memory maps, so that opening them is quick and only the parts in
+    use take memory.
 
     Args:
         path: string or `pathlib.Path`. The file of the FAISS index.
@@ -186,7 +187,7 @@ class FaissSearch:
     def __call__(
         self, queries: np.ndarray, k: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Find nearest vectors.
+        """Find the vectors nearest to each query.
 
         Args:
             queries: float32 array `(num_queries, dim)` of unit vectors.
@@ -202,19 +203,22 @@ class FaissSearch:
         _, candidates = self._index.search(
             queries, count, params=self._parameters
         )
-        # FAISS fills up with -1 where the lists hold too few.
+        # FAISS pads with -1 if the lists hold too few vectors.
         return [
             rescore(query, self._vectors, np.sort(row[self._exist(row)]), k)
             for query, row in zip(queries, candidates, strict=True)
         ]
 
     def _exist(self, rows):
-        # A damaged file may name others.
+        # A damaged file may contain rows that do not exist.
         return (rows >= 0) & (rows < len(self._vectors))
 
 
 def _codes(dim):
-    """Bytes of a code: about eight values share one, and all as many."""
+    """Return the bytes of a code: each encodes about eight values.
+
+    All of them encode the same number, which must divide the dimension.
+    """
     shares = [values for values in range(1, dim + 1) if dim % values == 0]
     return dim // min(shares, key=lambda values: abs(values - 8))
 

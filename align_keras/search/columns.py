@@ -1,4 +1,4 @@
-"""Columns of byte strings on disk, read by row without loading the rest."""
+"""Store byte strings on disk, and read single rows without loading the rest."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 class ColumnWriter:
-    """Writes one byte string after the other, and where each one ends.
+    """Writes byte strings one after another, and the offset of each end.
 
     Args:
         directory: string or `pathlib.Path`.
-        name: string. `NAME.bin` and `NAME.npy` are written.
+        name: string. The files are `NAME.bin` and `NAME.npy`.
     """
 
     def __init__(self, directory: str | Path, name: str):
@@ -26,21 +26,21 @@ class ColumnWriter:
         np.save(self._ends_path, np.array(self._ends, "uint64"))
 
     def append(self, value: bytes) -> None:
-        """Add the bytes of a row."""
+        """Append a row."""
         self._file.write(value)
         self._ends.append(self._ends[-1] + len(value))
 
 
 class Column:
-    """Byte strings that a `ColumnWriter` wrote, as memory maps.
+    """Byte strings that a `ColumnWriter` wrote, opened with memory maps.
 
     Args:
         directory: string or `pathlib.Path`.
         name: string.
-        count: int. The number of rows that there must be.
+        count: int. The expected number of rows.
 
     Raises:
-        ValueError: the files are damaged or of another number of rows.
+        ValueError: the files are damaged or have another number of rows.
     """
 
     def __init__(self, directory: str | Path, name: str, count: int):
@@ -67,6 +67,6 @@ class Column:
             self._bytes = np.memmap(path, "uint8", "r")
 
     def __getitem__(self, row):
-        # Ends that go astray give fewer bytes, never bytes of another file.
+        # Damaged offsets give fewer bytes, never bytes of another file.
         start, end = int(self._ends[row]), int(self._ends[row + 1])
         return self._bytes[start:end].tobytes()

@@ -1,4 +1,4 @@
-"""One image that shows queries and what they found."""
+"""Draw queries and their results in one image."""
 
 import io
 import os
@@ -25,7 +25,7 @@ GAP = 22
 QUERY_WIDTH = 360
 ROW_HEIGHT = THUMBNAIL + 66
 SECTION_HEIGHT = 62
-_SMOOTH = 4  # Curves are drawn this much larger, then reduced.
+_SMOOTH = 4  # For antialiasing, curves are drawn this much larger.
 
 
 class Match(NamedTuple):
@@ -34,8 +34,7 @@ class Match(NamedTuple):
     Attributes:
         image: path, encoded bytes, `PIL.Image.Image` or uint8 array.
         score: float. Its similarity to the query.
-        correct: bool. Whether it is what was asked for; `None` where nobody
-            knows.
+        correct: bool. Whether it is a correct result; `None` if unknown.
     """
 
     image: object
@@ -47,13 +46,13 @@ class Row(NamedTuple):
     """A query and its results.
 
     Attributes:
-        text: string. The words of the query; added to the image if there is
+        text: string. The words of the query, added to the image if there is
             one. `None` for a query without words.
         results: list of `Match`, best first.
-        image: image that the query starts from, in a form of
-            `Match.image`.
+        image: image that the query starts from, in a form that `Match.image`
+            takes.
         minus_text: string. Words that were subtracted.
-        section: string. Heading over this row and those after it.
+        section: string. Heading of this row and the rows after it.
     """
 
     text: str | None
@@ -69,21 +68,21 @@ def contact_sheet(
     title: str = "Search results",
     subtitle: str | None = None,
 ) -> Image.Image:
-    """Write one PNG of queries and their top results.
+    """Write a PNG file that shows queries and their top results.
 
-    Each row shows the query at the left, words or an image with words to add
-    and subtract, and the results to the right of it with their scores. A
-    result that is what was asked for has a green frame and a tick.
+    Each row shows a query on the left, either words or an image with words to
+    add and subtract. Its results and their scores are on the right. A correct
+    result has a green frame and a tick.
 
     Args:
         rows: list of `Row`, at least one.
         path: string or `pathlib.Path`. The PNG file to write.
         title: string. Defaults to `"Search results"`.
-        subtitle: string. A quieter line below the title; line breaks count.
+        subtitle: string. Smaller text below the title, with its line breaks.
             Defaults to `None`.
 
     Returns:
-        The sheet as a `PIL.Image.Image`.
+        A `PIL.Image.Image`, the sheet.
 
     Raises:
         ValueError: There are no rows, or a row has no results.
@@ -133,7 +132,7 @@ def _draw_section(draw, text, y, width):
 
 
 def _draw_query(sheet, row, y):
-    """The words in the middle of the row's height, or beside the image."""
+    """Draw the image of a query, if any, and its words, centred vertically."""
     x, width = MARGIN, QUERY_WIDTH - 44
     middle = y + THUMBNAIL // 2
     if row.image is not None:
@@ -161,7 +160,7 @@ def _draw_query(sheet, row, y):
 
 
 def _draw_sign(sheet, sign, x, middle, color):
-    """A plus or minus in a disc; the font has no true minus."""
+    """Draw a plus or minus in a disc; the font has no proper minus sign."""
     size = 20 * _SMOOTH
     mask = Image.new("L", (size, size))
     pen = ImageDraw.Draw(mask)
@@ -206,7 +205,7 @@ def _draw_tick(sheet, x, y):
 
 
 def _paste_rounded(sheet, image, x, y, frame=None):
-    """A square image with rounded corners, thinly framed by default."""
+    """Paste an image cropped to a square with rounded corners and a frame."""
     edge = 3 if frame else 1
     outer = THUMBNAIL + 2 * edge
     sheet.paste(frame or LINE, (x - edge, y - edge), _rounded(outer, 12 + edge))

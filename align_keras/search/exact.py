@@ -1,4 +1,4 @@
-"""The nearest vectors, exactly, at the speed of float32."""
+"""Find the nearest vectors exactly, at the speed of float32."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,21 +16,21 @@ def top_k(
     """Find the vectors that score highest against a query.
 
     The search is exact. Among equal scores the lower index comes first, so
-    that the answer is the same every time.
+    that the result is always the same.
 
     Args:
         query: float array `(dim,)`, or `(num_queries, dim)` for several.
         vectors: float array `(count, dim)` to search in.
-        k: integer. How many results to give; all of them when fewer exist.
+        k: integer. The number of results; all vectors if there are fewer.
 
     Returns:
         A pair of arrays `(k,)`, or `(num_queries, k)`: int64 indices into
         `vectors`, best first, and their float32 scores. Scores are dot
-        products, so cosines for unit vectors.
+        products, that is, cosines for unit vectors.
 
     Raises:
-        ValueError: the arrays do not fit, hold values that are not finite, or
-            `k` is not positive.
+        ValueError: the shapes do not match, a value is not finite, or `k` is
+            not a positive integer.
 
     Example:
 
@@ -61,26 +61,26 @@ def check_k(k: int) -> None:
 def nearest(
     queries: np.ndarray, vectors: np.ndarray, k: int, longest: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`top_k` of arrays that are known to be sound.
+    """Do what `top_k` does, for arrays that have been checked already.
 
-    The order is that of scores which are summed in float64 and rounded once.
-    Products in float32 differ from those by no more than a known bound, so
-    only what lies within that bound of the last place is scored so.
+    Exact scores are summed in float64 and rounded once. Scores in float32
+    differ from them by no more than a known bound. So only vectors whose
+    float32 score is within that bound of the k-th best are scored exactly.
 
     Args:
         queries: float32 array `(num_queries, dim)`.
         vectors: float32 array `(count, dim)`, which may be a memory map.
         k: integer.
-        longest: float. The greatest length of a vector, 1 for unit vectors.
+        longest: float. The greatest norm of a vector, 1 for unit vectors.
             Defaults to `1.0`.
 
     Returns:
-        As `top_k` for several queries.
+        The same as `top_k` for several queries.
     """
     k = min(int(k), len(vectors))
     indices: np.ndarray = np.empty((len(queries), k), "int64")
     scores: np.ndarray = np.empty((len(queries), k), "float32")
-    # The error of a sum of `dim` products, twice, and of rounding the score.
+    # Twice the error of a sum of `dim` products, and of rounding the score.
     dim = queries.shape[1]
     margins = (2 * dim + 4) * _ROUNDING * longest * 1.01
     margins = margins * np.linalg.norm(queries, axis=1)
@@ -100,14 +100,14 @@ def nearest(
 def rescore(
     query: np.ndarray, vectors: np.ndarray, kept: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order some vectors by their exact scores.
+    """Rank some of the vectors by their exact scores.
 
     Args:
         query: float32 array `(dim,)`.
         vectors: float32 array `(count, dim)`, which may be a memory map.
         kept: int64 array of indices into `vectors`, ascending, so that equal
             scores stay in the order of their indices.
-        k: integer. How many to give.
+        k: integer. How many to return.
 
     Returns:
         A pair of arrays: int64 indices, best first, and float32 scores.

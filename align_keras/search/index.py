@@ -1,4 +1,4 @@
-"""An index: one directory with model, vectors, keys and thumbnails."""
+"""Open and query an index: a directory with model, vectors and thumbnails."""
 
 import os
 from collections.abc import Callable
@@ -27,23 +27,23 @@ COLUMNS = ("keys", "texts", "thumbnails")
 
 
 class Index:
-    """An index that `build_index` wrote, as memory maps.
+    """An index that `build_index` wrote, opened with memory maps.
 
     Args:
         directory: string or `pathlib.Path`.
-        qdrant: string. The URL of the Qdrant server that holds the vectors of
-            an index that was built with one. It is not taken from the index,
-            which may be a stranger's: queries and `QDRANT_API_KEY` go there.
-            Defaults to `None`, there is none.
-        verify: bool. Whether to read all of it and compare its checksums.
-            Defaults to `False`: what is read later is read as it is.
+        qdrant: string. The URL of the Qdrant server, if the index was built
+            with one. It is never taken from the index, which may come from a
+            stranger: queries and `QDRANT_API_KEY` are sent there. Defaults to
+            `None`: no server.
+        verify: bool. Whether to read the files of the index and compare their
+            checksums. Defaults to `False`: files are not checked.
 
     Raises:
         ConnectionError: the server does not answer.
         FileNotFoundError: there is no index.
-        OutsideFolder: a file of it is a link that leads out of it.
-        ValueError: it is damaged, or of a newer version, or its vectors are
-            on a server that was not named.
+        OutsideFolder: a file in the index is a link that leads out of it.
+        ValueError: the index is damaged or of another version, or its vectors
+            are on a server and `qdrant` is not given.
 
     Example:
 
@@ -70,7 +70,7 @@ class Index:
                 check_digest(path, digest, "build the index again")
         self.count, self.dim = about["count"], about["dim"]
         self.kind, self.fingerprint = about["kind"], about["fingerprint"]
-        # Of classes with several names, the first is what they are called.
+        # The first name of a class is its label.
         names = [
             [label] if isinstance(label, str) else label
             for label in about["labels"]
@@ -120,7 +120,7 @@ class Index:
         return FaissSearch(path, self.vectors, settings)
 
     def _location(self, settings, qdrant):
-        """Where Qdrant is: a URL, or a directory of the index."""
+        """Return where Qdrant is: a URL, or a directory in the index."""
         built_with = settings.get("location")
         if qdrant is None and built_with is None:
             return self.directory / "qdrant"
@@ -153,7 +153,8 @@ class Index:
             `k`.
 
         Raises:
-            ValueError: the queries do not fit, or `k` is not positive.
+            ValueError: the queries have another dimension, or `k` is not
+                positive.
         """
         queries = as_vectors(queries, "queries")
         if queries.shape[1] != self.dim:
@@ -182,7 +183,7 @@ class Index:
         return self._texts[row].decode("utf-8", "replace")
 
     def thumbnail(self, row: int) -> bytes:
-        """Return the JPEG file of a row as bytes, which may be empty."""
+        """Return the thumbnail of a row: bytes of a JPEG file, maybe empty."""
         return self._thumbnails[row]
 
     def describe(self, rows: np.ndarray, scores: np.ndarray) -> list[dict]:
@@ -201,8 +202,8 @@ class Index:
         """Load the model of the index.
 
         Args:
-            model: string or `pathlib.Path`. Another copy of it. Defaults to
-                `None`, the one in the index.
+            model: string or `pathlib.Path`. Another copy of the same model.
+                Defaults to `None`: the copy in the index.
 
         Returns:
             An `align_keras.embedding.Embedder`.
@@ -215,13 +216,13 @@ class Index:
         return load_embedder(path)
 
     def close(self) -> None:
-        """Let go of a database, where there is one."""
+        """Close the connection to Qdrant, if there is one."""
         if hasattr(self._nearest, "close"):
             self._nearest.close()
 
 
 def check_url(url: str) -> None:
-    """Refuse what Qdrant's client would take for a directory, and make."""
+    """Refuse what is not a URL: Qdrant's client would create a directory."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(
             "`qdrant` must be a URL such as http://host:6333. "
@@ -288,7 +289,7 @@ def _are_names(value):
     )
 
 
-# What `index.json` says, and how each of it may look.
+# The fields of `index.json`, and a check for each.
 _FIELDS: dict[str, Callable] = {
     "count": _is_count,
     "dim": _is_count,
@@ -305,7 +306,7 @@ _FIELDS: dict[str, Callable] = {
         and all(name == Path(name).name for name in value)
     ),
 }
-# The same of the settings of each kind.
+# The settings of each kind of index, and a check for each.
 _SETTINGS: dict[str, dict[str, Callable]] = {
     "exact": {},
     "qdrant": {

@@ -1,4 +1,4 @@
-"""Build an index of vectors: one directory that holds all a search needs."""
+"""Build an index: one directory with everything that a search needs."""
 
 import contextlib
 import shutil
@@ -33,10 +33,10 @@ from align_keras.search.index import check_url
 from align_keras.search.index import require_match
 
 KINDS = ("auto", "exact", "ivf-pq", "hnsw", "qdrant")
-# Above this, `auto` takes FAISS: a scan of so many vectors of 640 values
+# Above this count, `auto` uses FAISS: scanning this many vectors of 640 values
 # reads 640 MB for each query.
 EXACT_UP_TO = 250_000
-# A graph is built in memory: 3.6 GB for so many vectors of 640 values.
+# An HNSW graph is built in memory: 3.6 GB for this many vectors of 640 values.
 GRAPH_UP_TO = 4_000_000
 
 
@@ -52,35 +52,34 @@ def build_index(
     qdrant: str | None = None,
     collection: str | None = None,
 ) -> dict:
-    """Make an index of what `embed` wrote.
+    """Build a search index from the vectors that `embed` wrote.
 
     Args:
         vectors: string or `pathlib.Path`. The directory that `embed` wrote.
-        output: string or `pathlib.Path`. The directory to write. It appears
-            whole or not at all.
-        model: string or `pathlib.Path`. The model that `embed` used, which is
+        output: string or `pathlib.Path`. The directory to write. If writing
+            fails, it is not created.
+        model: string or `pathlib.Path`. The model that `embed` used. It is
             copied into the index.
         kind: string. `"exact"` compares with every vector; `"ivf-pq"` and
-            `"hnsw"` ask FAISS for candidates; `"qdrant"` asks that database;
-            `"auto"` is `"exact"` up to 250,000 vectors, `"hnsw"` up to
-            4,000,000 and `"ivf-pq"` above.
-        labels: list of strings, or of lists of strings where a class has
-            several names. Classes that the web page tells apart in an image.
+            `"hnsw"` get candidates from FAISS; `"qdrant"` queries a Qdrant
+            database; `"auto"` is `"exact"` up to 250,000 vectors, `"hnsw"` up
+            to 4,000,000 and `"ivf-pq"` above.
+        labels: list of strings, or of lists of strings if a class has several
+            names. The classes into which the web page can classify an image.
             Defaults to none.
-        templates: list of strings with `{}` where the name of a class goes;
-            see `align_keras.classes.class_vectors`. Defaults to the name
-            alone.
-        qdrant: string. The URL of a Qdrant server, for that kind alone.
-            Defaults to `None`, the embedded form inside the index.
-        collection: string. The name in Qdrant, for that kind alone. Defaults
-            to `None`, `"align_keras"`.
+        templates: list of strings with `{}` in place of the class name; see
+            `align_keras.classes.class_vectors`. Defaults to the bare name.
+        qdrant: string. The URL of a Qdrant server, only for the kind
+            `"qdrant"`. Defaults to `None`: embedded Qdrant, inside the index.
+        collection: string. The name of the Qdrant collection, only for the
+            kind `"qdrant"`. Defaults to `None`: `"align_keras"`.
 
     Returns:
-        dict, that of `index.json`.
+        dict, the contents of `index.json`.
 
     Raises:
         FileExistsError: `output` exists.
-        ValueError: the vectors are of another model, or not complete, or an
+        ValueError: the vectors are from another model or incomplete, or an
             argument is wrong.
 
     Example:
@@ -120,21 +119,22 @@ def write_index(
     qdrant: str | None = None,
     collection: str | None = None,
 ) -> dict:
-    """Make an index of vectors in memory or of a stream of them.
+    """Build a search index from vectors in memory or from a stream.
 
     Args:
-        rows: iterable of tuples of a list of keys, a list of texts, a float
-            array `(rows, dim)` and a list of JPEG files as bytes.
-        count: int. Rows in all.
+        rows: iterable of batches. Each is a tuple of a list of keys, a list
+            of texts, a float array `(rows, dim)` and a list of JPEG files as
+            bytes.
+        count: int. The total number of rows.
         output, model, kind, labels, templates, qdrant, collection: as in
             `build_index`.
 
     Returns:
-        dict, that of `index.json`.
+        dict, the contents of `index.json`.
 
     Raises:
         FileExistsError: `output` exists.
-        ValueError: there are no rows, or another number than `count`.
+        ValueError: there are no rows, or their number is not `count`.
     """
     if kind not in KINDS:
         raise ValueError(
@@ -151,7 +151,7 @@ def write_index(
     if count < 1:
         raise ValueError("There are no vectors to index.")
     with atomic_directory(path) as directory:
-        # Another process may have written it since.
+        # Another process may have created it meanwhile.
         _require_new(path)
         vectors = _write_rows(rows, count, directory)
         shutil.copytree(require_model(model), directory / "model")
@@ -214,8 +214,8 @@ def _write_rows(rows, count, directory):
         for keys, texts, vectors, thumbnails in rows:
             vectors = unit_rows(as_vectors(vectors, "vectors"))
             if matrix is None:
-                # Written through a memory map, a full disk would end the
-                # process without a word.
+                # No memory map for writing: on a full disk, it would crash
+                # the process without a message.
                 matrix, dim = open(path, "wb"), vectors.shape[1]
                 stack.enter_context(matrix)
                 header = {"descr": "<f4", "fortran_order": False}

@@ -1,6 +1,6 @@
-"""Vectors in Qdrant, for those who outgrow one machine.
+"""Store and search vectors in Qdrant, for indexes too large for one machine.
 
-The same client works embedded, in a directory, and against a server.
+The same client works embedded, in a directory, and with a server.
 """
 
 import base64
@@ -28,20 +28,20 @@ def upload(
     location: str | Path,
     collection: str,
 ) -> None:
-    """Write vectors to a collection that does not exist yet.
+    """Write vectors to a new collection.
 
-    A point's number is the row of its vector, and its payload the key. Of two
-    that write to one collection, the server lets one create it. What could
-    not be written whole is deleted again.
+    The id of a point is the row of its vector, and its payload is the key. If
+    two processes write to one collection, the server lets only one of them
+    create it. If writing fails, the collection is deleted again.
 
     Args:
         vectors: float32 array `(count, dim)` of unit vectors.
         keys: iterable of strings.
         location: string. The URL of a server, or a directory.
-        collection: string.
+        collection: string. The name of the collection.
 
     Raises:
-        ConnectionError: the server does not answer, or not as Qdrant does.
+        ConnectionError: the server does not answer, or refuses.
         ImportError: the client is not installed.
         FileExistsError: the collection exists.
     """
@@ -61,7 +61,7 @@ def upload(
 
 
 def _create(client, collection, dim):
-    """Whether a collection was made, which nobody else has."""
+    """Create a collection; return `False` if it exists."""
     from qdrant_client.http.exceptions import ApiException
 
     if client.collection_exists(collection):
@@ -71,7 +71,8 @@ def _create(client, collection, dim):
     try:
         client.create_collection(collection, sizes)
     except ApiException:
-        # Versions of the server say in several ways that there is one now.
+        # If another process has just created it, the error depends on the
+        # server's version.
         if client.collection_exists(collection):
             return False
         raise
@@ -92,7 +93,7 @@ def _fill(client, collection, vectors, keys):
 
 
 def connect(location: str | Path) -> Any:
-    """Open Qdrant.
+    """Open a Qdrant server or a directory of embedded Qdrant.
 
     Args:
         location: string. The URL of a server, whose key is read from the
@@ -104,14 +105,15 @@ def connect(location: str | Path) -> Any:
     Raises:
         BlockingIOError: another process has the directory open.
         ImportError: the client is not installed.
-        ValueError: the directory is damaged, or holds a program.
+        ValueError: the directory is damaged, or opening it would run code.
     """
     client = qdrant_client.QdrantClient
     if "://" in str(location):
         return client(
             url=location,
             api_key=os.environ.get("QDRANT_API_KEY"),
-            # The first request tells more than the warning of this one.
+            # If there is no server, the first request raises a clear error;
+            # this check only warns.
             check_compatibility=False,
         )
     _check_pickles(Path(location))
@@ -126,7 +128,7 @@ def connect(location: str | Path) -> Any:
 
 
 class _Points(pickle.Unpickler):
-    """Reads what embedded Qdrant stores, and calls nothing else."""
+    """Unpickles the points of embedded Qdrant, and no other class."""
 
     def find_class(self, module, name):
         point = qdrant_client.models.PointStruct
@@ -136,10 +138,10 @@ class _Points(pickle.Unpickler):
 
 
 def _check_pickles(directory):
-    """Refuse a directory whose pickles run a program when they are opened.
+    """Refuse a directory with pickles that would run code when opened.
 
-    Embedded Qdrant keeps its points in SQLite as pickles, and an index may be
-    a stranger's.
+    Embedded Qdrant stores its points in SQLite as pickles, and an index may
+    come from a stranger.
     """
     for path in directory.rglob("storage.sqlite"):
         address = f"{path.resolve().as_uri()}?mode=ro"
@@ -151,7 +153,7 @@ def _check_pickles(directory):
                 for key, point in rows:
                     _Points(io.BytesIO(base64.b64decode(key))).load()
                     _Points(io.BytesIO(point)).load()
-        # A damaged pickle raises a dozen types.
+        # A damaged pickle may raise many types of errors.
         except Exception as error:
             raise ValueError(
                 f"`{path}` is damaged, or not what embedded Qdrant wrote: "
@@ -174,17 +176,18 @@ def _errors_of(location):
 
 
 class QdrantSearch:
-    """The nearest vectors of a collection.
+    """Finds the nearest vectors in a collection.
 
     Args:
         location: string. The URL of a server, or a directory.
-        collection: string.
-        count: int. The vectors that it must hold.
+        collection: string. The name of the collection.
+        count: int. The number of vectors that it must hold.
 
     Raises:
         BlockingIOError: another process has the directory open.
-        ConnectionError: the server does not answer, or not as Qdrant does.
-        ValueError: the collection is missing or holds another number.
+        ConnectionError: the server does not answer, or refuses.
+        ValueError: the collection is missing, or does not hold `count`
+            vectors.
     """
 
     def __init__(self, location: str | Path, collection: str, count: int):
@@ -207,7 +210,7 @@ class QdrantSearch:
     def __call__(
         self, queries: np.ndarray, k: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Find nearest vectors, as `FaissSearch` does."""
+        """Find the vectors nearest to each query, as `FaissSearch` does."""
         requests = [
             self._models.QueryRequest(query=query.tolist(), limit=k)
             for query in np.asarray(queries, "float32")
@@ -225,5 +228,5 @@ class QdrantSearch:
         ]
 
     def close(self) -> None:
-        """Let go of the directory or the connection."""
+        """Close the directory or the connection."""
         self._client.close()

@@ -1,4 +1,4 @@
-"""Queries made of words and images."""
+"""Compose search queries from words and images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,26 +30,27 @@ def compose_query(
     image_weight: float = IMAGE_WEIGHT,
     minus_weight: float | None = None,
 ) -> np.ndarray:
-    """Make one search vector of an image, words to add and words to subtract.
+    """Make a search vector from an image, words to add and words to subtract.
 
-    Every part is a unit vector; their weighted sum, scaled to unit length
-    again, is the query. The weights 2 for text and 1 for the image are those
-    that the paper found best (section 7, footnote on image and text queries).
+    Each part is embedded as a unit vector. The query is their weighted sum,
+    scaled to unit length. The default weights, 2 for text and 1 for the
+    image, are those that the paper found best (section 7, footnote on image
+    and text queries).
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        text: string or list of strings. What the results should show, or have
+        text: string or list of strings. What the results should show, or show
             in addition to `image`.
         image: an image to start from: a file path, encoded bytes, a uint8
-            array `(height, width, 3)`, or a float array `(dim,)` that was
-            embedded before, for example a row of the index.
+            array `(height, width, 3)`, or its embedding, a float array
+            `(dim,)`, for example a row of the index.
         minus_text: string or list of strings. What the results should not
             show.
         text_weight: float. The weight of each text. Defaults to `2.0`.
         image_weight: float. The weight of `image`. Defaults to `1.0`.
-        minus_weight: float. The weight of each text that is subtracted.
-            Defaults to `None`, that of `text_weight`.
+        minus_weight: float. The weight of each subtracted text. Defaults to
+            `None`: the same as `text_weight`.
 
     Returns:
         `numpy.ndarray` of float32 `(dim,)`, a unit vector.
@@ -94,18 +95,18 @@ def compose_query(
 
 
 def combine_vectors(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    """Make one search vector of weighted vectors.
+    """Make a search vector from weighted vectors.
 
     Args:
         parts: list of pairs of a float, the weight, and a float array
-            `(dim,)`, which is scaled to unit length. A negative weight leads
-            away from its vector.
+            `(dim,)`, which is scaled to unit length. A negative weight
+            subtracts its vector.
 
     Returns:
         `numpy.ndarray` of float32 `(dim,)`, a unit vector.
 
     Raises:
-        ValueError: there is no part, a vector is not finite, or the parts
+        ValueError: `parts` is empty, a vector is not finite, or the parts
             cancel out.
 
     Example:
@@ -117,7 +118,7 @@ def combine_vectors(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     weights = np.array([weight for weight, _ in parts], "float64")
     vectors = as_vectors([vector for _, vector in parts], "vectors")
     query = weights @ unit_rows(vectors).astype("float64")
-    # Below this the sum holds rounding errors and no direction.
+    # Below this, the sum consists of rounding errors and has no direction.
     if not np.linalg.norm(query) > 1e-6 * np.abs(weights).sum():
         raise ValueError(
             "The parts of the query cancel out, so that it has no direction."
@@ -132,8 +133,9 @@ def embed_image(
 
     Args:
         embedder: `Embedder`.
-        image: in a form of `compose_query`.
-        max_pixels: int. Larger files are refused before they are decoded.
+        image: in a form that `compose_query` takes.
+        max_pixels: int. Files with more pixels are refused before they are
+            decoded.
 
     Returns:
         float32 array `(dim,)`, a unit vector.
@@ -155,7 +157,7 @@ def embed_image(
 
 
 def as_texts(value: str | list[str] | None) -> list[str]:
-    """Return a list of strings, of one of them, or of `None`."""
+    """Return a string, a list of strings or `None` as a list of strings."""
     if value is None:
         return []
     values = [value] if isinstance(value, str) else list(value)

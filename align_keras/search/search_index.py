@@ -25,15 +25,15 @@ def search(
     k: int = 10,
     model: Embedder | str | Path | None = None,
 ) -> list[dict]:
-    """Find the images of an index that fit words, an image, or both.
+    """Find the images in an index that match words, an image, or both.
 
     Args:
         index: an `Index`, or its directory.
         text, image, minus_text, text_weight, image_weight, minus_weight: the
             parts of the query, as in `compose_query`.
-        k: int. How many results. Defaults to `10`.
+        k: int. The number of results. Defaults to `10`.
         model: what `index.load_model` returned, or the directory of another
-            copy of the index's model. Defaults to `None`, the copy in the
+            copy of the index's model. Defaults to `None`: the copy in the
             index.
 
     Returns:
@@ -42,7 +42,7 @@ def search(
 
     Raises:
         ValueError: the query is empty, its parts cancel out, an image does
-            not decode, or the model is another one.
+            not decode, or `model` did not embed the index.
 
     Example:
 
@@ -80,10 +80,10 @@ def draw_results(
         index: an `Index`.
         results: list of dicts, as `search` returns it.
         path: string or `pathlib.Path`. The PNG file to write.
-        text, image, minus_text: what was asked for, as in `search`.
+        text, image, minus_text: the query, as in `search`.
 
     Raises:
-        ValueError: a result has no thumbnail.
+        ValueError: a result has no thumbnail, or there are no results.
     """
     shown = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Models that answer outside of this package."""
+"""Export and publish models for use outside of this package."""
 
 import lazy_loader
 

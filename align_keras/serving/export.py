@@ -1,4 +1,4 @@
-"""From a preset directory to an export, with its size and latency."""
+"""Export the model of a preset, and measure the export's size and latency."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,24 +36,27 @@ def export(
     Args:
         preset: string. What `AlignDualEncoder.from_preset` takes.
         output: string or `pathlib.Path`. The directory to write.
-        form: string: `"saved_model"`, `"onnx"` or `"litert"`; the arguments
-            behind `precision` are for the first alone. Defaults to
-            `"saved_model"`.
-        precision: string, `"float32"` or `"bfloat16"`. Defaults to `None`,
-            that of the preset.
-        classes: path of a file for `align_keras.classes.read_classes`.
-        templates: path of a file for `read_templates`. Defaults to `None`:
-            the templates of `classes`, or else the name alone.
+        form: string, `"saved_model"`, `"onnx"` or `"litert"`. The arguments
+            after `precision` apply only to `"saved_model"`, the default.
+        precision: string, `"float32"` or `"bfloat16"`. Defaults to `None`:
+            the precision of the preset.
+        classes: string or `pathlib.Path`. A file for
+            `align_keras.classes.read_classes`. Defaults to `None`.
+        templates: string or `pathlib.Path`. A file for
+            `align_keras.classes.read_templates`. Defaults to `None`: the
+            templates in `classes`, or the bare name.
         top_k: int. See `export_saved_model`.
         max_pixels: int. See `export_saved_model`.
-        batch_sizes: sequence of ints to time. Defaults to `None`, 1 and 8.
-        runs: int. Timed requests of each kind, or 0. Defaults to `None`, 20.
+        batch_sizes: sequence of ints. Batch sizes to time. Defaults to
+            `None`: 1 and 8.
+        runs: int. Number of timed requests for each signature and batch size;
+            0 measures nothing. Defaults to `None`: 20.
 
     Returns:
-        Dict with `"output"`, `"format"`, `"embedding_dim"` and `"bytes"`; of
+        Dict with `"output"`, `"format"`, `"embedding_dim"` and `"bytes"`. For
         a SavedModel also `"signatures"`, `"warmup"` (whether warm-up requests
-        were written) and `"latency_ms"` (the rows of `measure_latency`); of
-        another format `"files"`.
+        were written) and `"latency_ms"` (the rows of `measure_latency`); for
+        other formats `"files"`.
 
     Raises:
         ValueError: An option does not fit the format, or a value is wrong.
@@ -72,7 +75,7 @@ def export(
         for name in ("top_k", "max_pixels")
         if options[name] is not None
     }
-    # Read before the model, so that a mistake in them shows at once.
+    # Read these before the model, so that mistakes in them show at once.
     if classes is not None:
         found = read_classes(classes, distinct=True)
         settings["classes"] = found.names

@@ -1,4 +1,4 @@
-"""How large an export is, and how long it takes to answer."""
+"""Measure the size and the latency of an export."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from align_keras.serving.warmup import sample_inputs
 
 
 def size_of(path: str | Path) -> int:
-    """Return the bytes of a file, or of all files of a directory."""
+    """Return the size in bytes of a file, or of all files in a directory."""
     path = Path(path)
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -21,18 +21,21 @@ def measure_latency(
 ) -> list[dict]:
     """Time the signatures of a SavedModel in this process.
 
-    A request holds JPEG files of 640 x 480 pixels, short texts, or both; one
-    request at a time. Two calls of each batch size come first, untimed.
+    A request contains JPEG files of 640 x 480 pixels, short texts, or both.
+    Requests run one at a time. The first two calls of each signature and
+    batch size are not timed.
 
     Args:
         path: string or `pathlib.Path`. The SavedModel.
-        batch_sizes: sequence of ints. Images or texts in a request.
-        runs: int. Timed calls for each signature and batch size. With less
-            than 100 of them the 99th percentile is close to the slowest.
+        batch_sizes: sequence of ints. Number of images or texts in a request.
+            Defaults to `(1, 8)`.
+        runs: int. Number of timed calls for each signature and batch size.
+            With fewer than 100, the 99th percentile is close to the slowest
+            call. Defaults to `20`.
 
     Returns:
-        List of dicts with `"signature"`, `"batch_size"`, and milliseconds
-        `"p50"` and `"p99"`.
+        List of dicts with `"signature"`, `"batch_size"`, and `"p50"` and
+        `"p99"` in milliseconds.
 
     Example:
 
@@ -43,7 +46,7 @@ def measure_latency(
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  Registers the tokenizer's operations.
 
-    # The object must stay as long as its functions are called.
+    # Keep a reference to the object as long as its functions are called.
     loaded = tf.saved_model.load(str(path))
     inputs = {
         name: list(function.structured_input_signature[1])

@@ -1,4 +1,4 @@
-"""What a published model tells about itself, taken from its run."""
+"""Write the model card of a published model from its training run."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from align_keras.io.json_files import read_object
 from align_keras.models.presets import load_config
 from align_keras.training.checkpoints import Checkpoints
 
-# Fields of a run that say how it was trained, in the order of the card.
+# Settings of a run to list in the card, in this order.
 _FIELDS = (
     "model",
     "image_weights",
@@ -39,21 +39,22 @@ _Z = 1.959963984540054
 
 
 def model_card(handle, preset, run=None, license=None, language=None):
-    """Write the model card of a preset, as the hub reads it.
+    """Return the model card of a preset, in the format of Hugging Face's hub.
 
     Args:
-        handle: string. Where the model will be found, such as
-            `"hf://user/name"`.
+        handle: string. The handle under which the model will be published,
+            such as `"hf://user/name"`.
         preset: string or `pathlib.Path`. Directory of the preset.
-        run: string or `pathlib.Path`. Directory of the run that trained it.
-            Defaults to `None`: nothing is known of its training.
+        run: string or `pathlib.Path`. Directory of the run that trained the
+            model. Defaults to `None`: the card leaves out training and
+            metrics.
         license: string. The hub's name of a licence, such as `"apache-2.0"`.
-            Defaults to `None`, none.
-        language: list of strings. Codes of the languages of its texts, such
+            Defaults to `None`: no licence is stated.
+        language: list of strings. Codes of the languages of the texts, such
             as `["en"]`. Defaults to `None`.
 
     Returns:
-        string, Markdown with a YAML head.
+        string, Markdown with YAML front matter.
     """
     head = {
         "library_name": "keras",
@@ -155,17 +156,17 @@ def _metrics(run):
 
 
 def wilson_interval(share, count):
-    """Return the ends of Wilson's 95 % interval of a share of `count`.
+    """Return the bounds of Wilson's 95 % interval for a proportion.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical
     inference", 1927.
 
     Args:
-        share: float, from 0 to 1.
-        count: int. How many were asked.
+        share: float from 0 to 1. The observed proportion.
+        count: int. The number of observations.
 
     Returns:
-        Two floats from 0 to 1.
+        Two floats from 0 to 1, the lower and the upper bound.
     """
     square = _Z * _Z / count
     center = (share + square / 2) / (1 + square)

@@ -1,4 +1,4 @@
-"""The towers for ONNX Runtime and LiteRT: numbers in, vectors out."""
+"""Export the towers to ONNX and LiteRT, without their preprocessing."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from align_keras.serving.towers import computing_dtypes
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
 SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
-# ONNX Runtime 1.14 (2023) and later read it.
+# ONNX Runtime 1.14 (2023) and later support this version.
 _OPSET = 18
 
 
@@ -25,22 +25,22 @@ _OPSET = 18
 def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     """Write each tower as an ONNX or LiteRT model.
 
-    Neither format holds the decoding of image files or BERT's tokenizer, so
-    the towers start behind them. The batch may have any size.
+    Neither format can decode image files or run BERT's tokenizer, so the
+    towers take preprocessed inputs. The batch may have any size.
 
     - `image_encoder`: `images`, float32 `(batch, height, width, 3)`;
     - `text_encoder`: `token_ids` and `padding_mask`, int32 `(batch,
       sequence_length)`.
 
-    Both give `embeddings`, float32 `(batch, embedding_dim)` of unit length.
-    Beside them stand `preprocessing.json`, which says how to make these
-    inputs, and `vocabulary.txt` or the files of another tokenizer.
+    Both return `embeddings`, float32 `(batch, embedding_dim)` of unit length.
+    The directory also contains `preprocessing.json`, which describes how to
+    make these inputs, and `vocabulary.txt` or the files of another tokenizer.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, in
             float32.
-        path: string or `pathlib.Path`. The directory to write. It appears
-            whole or not at all.
+        path: string or `pathlib.Path`. The directory to write. If the export
+            fails, it is not created.
         form: string, `"onnx"` or `"litert"`.
 
     Returns:
@@ -48,7 +48,7 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
 
     Raises:
         ValueError: `form` is unknown, the model has no preprocessor or
-            another precision, or Keras runs on JAX.
+            another precision, or the Keras backend is not TensorFlow.
         ImportError: tf2onnx is not installed.
 
     Example:
@@ -130,7 +130,7 @@ def _to_onnx(model, function):
 
 
 def _erfc(context, node, name, arguments):
-    """1 - erf, of which exact GELU is made; ONNX has no operation for it."""
+    """Replace Erfc, which exact GELU uses and ONNX lacks, by 1 - Erf."""
     dtype = context.get_dtype(node.output[0])
     shape = context.get_shape(node.output[0])
     one = context.make_const(f"{name}_one", np.ones((), "float32"))
@@ -147,14 +147,14 @@ def _erfc(context, node, name, arguments):
 
 
 def export_onnx(model, path, input_signature=None):
-    """Write one ONNX file of the network, which takes what `model` takes.
+    """Write a model as one ONNX file that takes the inputs of `model`.
 
-    Keras' own export does not know the operation of exact GELU.
+    The export of Keras itself cannot convert exact GELU.
 
     Args:
         model: a `keras.Model` in float32.
         path: string or `pathlib.Path`. The file to write.
-        input_signature: see `keras.Model.export`. Defaults to `None`, the
+        input_signature: see `keras.Model.export`. Defaults to `None`: the
             inputs of the model.
 
     Returns:
@@ -213,7 +213,7 @@ def _write_preprocessing(preprocessor, directory):
         vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
         (directory / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")
     else:
-        # Another tokenizer tells of itself, and has files of its own.
+        # Other tokenizers describe themselves, and save their own files.
         settings["text"] |= preprocessor.describe_text()
         tokenizer.save_assets(str(directory))
     write_json(directory / "preprocessing.json", settings)

@@ -1,4 +1,4 @@
-"""A SavedModel that runs without this package and without KerasHub."""
+"""Export a SavedModel that runs without this package and without KerasHub."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +22,7 @@ from align_keras.serving.untrusted_images import read_images
 from align_keras.serving.warmup import can_write_warmup
 from align_keras.serving.warmup import write_warmup_requests
 
-# What is read of a text; the tokens of the model come from its beginning.
+# How much of a text to read; the tokens come from its beginning.
 _MAX_TEXT_BYTES = 1 << 16
 
 SIGNATURES = {
@@ -45,50 +45,50 @@ def export_saved_model(
 ) -> dict[str, list[str]]:
     """Write a SavedModel that takes the bytes of images and plain strings.
 
-    Weights, vocabulary and preprocessing travel inside. To run it, a process
-    imports `tensorflow` and `tensorflow_text`, which registers the operations
-    of the tokenizer; TensorFlow Serving has these (docs/serving.md). The
-    batch may have any size.
+    It includes the weights, the vocabulary and the preprocessing. To run it,
+    a process imports `tensorflow` and `tensorflow_text`, which registers the
+    operations of the tokenizer; TensorFlow Serving includes them
+    (docs/serving.md). The batch may have any size.
 
     - `encode_image`: `image_bytes`, strings `(images,)`, the contents of
       image files, to `embeddings` and `valid`;
     - `encode_text`: `texts`, strings `(texts,)`, to `embeddings`;
     - `serving_default`: both to `similarities`, float32 `(images, texts)`,
       `image_embeddings`, `text_embeddings`, `valid`, and the scalar
-      `temperature`: the softmax of similarities divided by it gives
-      probabilities;
-    - `classify`, where `classes` are given: `image_bytes` to `labels`,
-      strings, and `probabilities`, float32, both `(images, top_k)` with the
-      best first, and `valid`. Probabilities are over all classes.
+      `temperature`. The softmax of similarities divided by the temperature
+      gives probabilities;
+    - `classify`, if `classes` are given: `image_bytes` to `labels`, strings,
+      and `probabilities`, float32, both `(images, top_k)` with the best
+      first, and `valid`. Probabilities are over all classes.
 
     Embeddings are float32 `(count, embedding_dim)` of unit length, whatever
     the precision of the model, and similarities are cosines from -1 to 1.
-    Of a text the first 64 KiB are read.
+    Only the first 64 KiB of a text are read.
 
-    `valid`, bool `(images,)`, is false where a file is not an image
-    that decodes, or has more than `max_pixels`: its embedding, similarities
-    and probabilities are zeros, its labels empty strings, and the other
-    images of the batch are not affected.
+    `valid`, bool `(images,)`, is false for a file that cannot be decoded as
+    an image, or that has more than `max_pixels`: its embedding, similarities
+    and probabilities are zeros and its labels empty strings. The other images
+    of the batch are not affected.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor.
-        path: string or `pathlib.Path`. The directory to write. It appears
-            whole or not at all.
+        path: string or `pathlib.Path`. The directory to write. If the export
+            fails, it is not created.
         precision: string, `"float32"` or `"bfloat16"`. The latter halves the
-            size. Defaults to `None`, as the model computes and stores.
-        classes: list of strings, names of classes, or of lists of strings
-            where a class has several names; the first is its label. Their
-            vectors are stored in the export. Defaults to `None`: no signature
-            `classify`.
-        templates: list of strings with `{}` where the name of a class goes.
-            A class's vector is the mean over them. Defaults to the name
-            alone.
-        top_k: int. Labels that `classify` returns for an image, at most the
-            number of classes. Defaults to 5.
-        max_pixels: int. Larger images are refused before they are decoded.
-            Defaults to 32 million.
+            size. Defaults to `None`: the precision of the model.
+        classes: list of strings, the names of classes, or of lists of strings
+            if a class has several names, of which the first is its label. The
+            class vectors are stored in the export. Defaults to `None`: no
+            signature `classify`.
+        templates: list of strings with `{}` in place of the class name. The
+            vector of a class is the mean over the templates. Defaults to the
+            bare name.
+        top_k: int. Number of labels that `classify` returns for an image, at
+            most the number of classes. Defaults to 5.
+        max_pixels: int. Images with more pixels are refused before they are
+            decoded. Defaults to 32 million.
         warmup: bool. Whether to write requests with which TensorFlow Serving
-            warms the model up. Defaults to `None`: where
+            warms the model up. Defaults to `None`: only if
             tensorflow-serving-api is installed.
 
     Returns:
@@ -153,16 +153,16 @@ def export_saved_model(
 
 
 def update_saved_model(preset: str | Path, path: str | Path) -> bool:
-    """Export the model of a preset directory, unless that is done.
+    """Export the model of a preset directory, unless the export is up to date.
 
     Args:
         preset: string or `pathlib.Path`. The preset directory.
-        path: string or `pathlib.Path`. The directory to write, left as it is
-            where `exported_from.json` in it names this very model. Clocks do
-            not matter.
+        path: string or `pathlib.Path`. The directory to write. It is left
+            unchanged if its `exported_from.json` has the fingerprint of this
+            model. Modification times do not matter.
 
     Returns:
-        bool. Whether it was written now.
+        bool. Whether the export was written.
     """
     from align_keras.models import AlignDualEncoder
 
@@ -170,7 +170,7 @@ def update_saved_model(preset: str | Path, path: str | Path) -> bool:
     found = {"fingerprint": directory_fingerprint(preset)}
     if source.is_file() and read_json(source) == found:
         return False
-    # Nothing is known of what is half replaced.
+    # An export that is interrupted must not count as up to date.
     source.unlink(missing_ok=True)
     export_saved_model(AlignDualEncoder.from_preset(str(preset)), path)
     write_json(source, found)
@@ -178,16 +178,16 @@ def update_saved_model(preset: str | Path, path: str | Path) -> bool:
 
 
 def _batchable(inputs):
-    """The signatures that a server which merges requests answers.
+    """Return the signatures that work on a server that batches requests.
 
-    It refuses images with texts, and a refused request to warm up with
-    would keep the model from loading.
+    Such a server refuses requests with both images and texts, and a warm-up
+    request that is refused would keep the model from loading.
     """
     return {name: names for name, names in inputs.items() if len(names) == 1}
 
 
 def _functions(model, max_pixels, compact):
-    """Return a trackable object that holds the weights, and signatures."""
+    """Return a trackable object with the weights, and the signatures."""
     import tensorflow as tf
 
     preprocessor = model.preprocessor
@@ -222,12 +222,12 @@ def _functions(model, max_pixels, compact):
             "image_embeddings": images["embeddings"],
             "text_embeddings": words,
             "valid": images["valid"],
-            # A scalar also makes a server that merges requests refuse to
-            # merge these, whose similarities it would mix up.
+            # A server that batches requests would mix up the similarities.
+            # This scalar output makes it refuse instead.
             "temperature": tf.constant(temperature, tf.float32),
         }
 
-    # A tokenizer makes its tables when it is first traced.
+    # The tokenizer creates its tables when it is first traced.
     encode_text.get_concrete_function()
     module.tables = _tables(preprocessor.tokenizer)
     functions = (encode_image, encode_text, serve)
@@ -235,7 +235,7 @@ def _functions(model, max_pixels, compact):
 
 
 def _tables(tokenizer):
-    """List what TensorFlow keeps of a tokenizer, to be saved with the graph."""
+    """List the TensorFlow objects of a tokenizer, to save with the graph."""
     import tensorflow as tf
 
     kinds = (
@@ -249,7 +249,7 @@ def _tables(tokenizer):
 
 
 def _classify(module, encode_image, classes, vectors, temperature, top_k):
-    """Return the signature `classify`; the vectors are kept in `module`."""
+    """Return the signature `classify`, and store its vectors in `module`."""
     import tensorflow as tf
 
     module.class_vectors = tf.Variable(vectors, trainable=False)

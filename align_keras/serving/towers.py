@@ -1,4 +1,4 @@
-"""The two towers as TensorFlow functions, on every Keras backend."""
+"""Convert the two towers to TensorFlow functions, from TensorFlow or JAX."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ def at_precision(model: Any, precision: str | None) -> Any:
     Args:
         model: `align_keras.AlignDualEncoder`.
         precision: string, `"float32"` or `"bfloat16"`; or `None`, which
-            returns the model itself. In bfloat16 sums, means and the
-            embeddings stay float32, as in Keras' `"mixed_bfloat16"`.
+            returns the model itself. In bfloat16, sums, means and the
+            embeddings stay in float32, as in Keras's `"mixed_bfloat16"`.
 
     Raises:
-        ValueError: The precision is unknown, or the precision of a tower
-            cannot be chosen from outside.
+        ValueError: The precision is unknown, or a tower has no `dtype`
+            argument.
     """
     if precision is None:
         return model
@@ -51,12 +51,13 @@ def tf_towers(model: Any, compact: bool) -> tuple[Any, Callable, Callable]:
 
     Args:
         model: `align_keras.AlignDualEncoder`.
-        compact: bool. Store the matrices that are used in bfloat16 in
-            bfloat16, which halves the file and changes no result.
+        compact: bool. Whether to store matrices that are used in bfloat16 in
+            that precision, which halves the file and does not change results.
 
     Returns:
-        Tuple of the module, which must be kept, and two functions from
-        preprocessed images and from a dict of tokens to embeddings.
+        Tuple of the module, to which the caller must keep a reference, and
+        two functions: from preprocessed images, and from a dict of tokens, to
+        embeddings.
     """
     import tensorflow as tf
 

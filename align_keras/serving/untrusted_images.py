@@ -1,4 +1,4 @@
-"""Images from anyone, read inside a TensorFlow graph without a failure."""
+"""Decode untrusted images in a TensorFlow graph without failing."""
 
 import functools
 from typing import Any
@@ -7,30 +7,32 @@ from align_keras.io.images import JPEG_SCAN
 from align_keras.io.images import MAX_JPEG_SCANS
 from align_keras.preprocessing.gif import first_frame
 
-# The signature, and the chunk that comes first.
+# The signature, and the start of the first chunk.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-# A BMP file of the 32 million pixels that are the default.
+# Enough for a BMP file of 32 million pixels, the default limit.
 _MAX_BYTES = 128 * 2**20
-# Images of a request that are decoded at the same time.
+# Number of images of a request that are decoded at the same time.
 _AT_ONCE = 4
 
 
 def read_images(
     contents: Any, converter: Any, max_pixels: int
 ) -> tuple[Any, Any]:
-    """Decode and convert images; one that cannot be read costs only its row.
+    """Decode and convert images; an unreadable one affects only its own row.
 
-    Memory is bounded by `max_pixels`, of which four images at a time need
-    about 16 bytes each, whatever the number of images.
+    `max_pixels` bounds the memory: at most four images are decoded at a time,
+    however many there are, at about 16 bytes per pixel.
 
     Args:
         contents: string tensor `(batch,)`, the bytes of image files.
         converter: `align_keras.AlignImageConverter`.
-        max_pixels: int. Larger images are refused before they are decoded.
+        max_pixels: int. Images with more pixels are refused before they are
+            decoded.
 
     Returns:
-        Tuple of a float32 tensor `(batch, height, width, 3)`, with zeros
-        where there is no image, and a bool tensor `(batch,)`.
+        Tuple of a float32 tensor `(batch, height, width, 3)`, with zeros for
+        images that cannot be read, and a bool tensor `(batch,)`, whether each
+        image was read.
     """
     import tensorflow as tf
 
@@ -42,9 +44,9 @@ def read_images(
 
     dataset = tf.data.Dataset.from_tensor_slices(contents).enumerate()
     dataset = dataset.map(read, _AT_ONCE, deterministic=False)
-    # Of a row that fails nothing remains, so that zeros stay in its place.
+    # Drops rows that fail, whose places stay zero below.
     dataset = dataset.ignore_errors(log_warning=False)
-    # One row more: of an empty dataset there is no batch to take.
+    # Add one row, because an empty dataset would have no batch to take.
     last = tf.data.Dataset.from_tensors((count, tf.zeros(shape)))
     dataset = dataset.concatenate(last).batch(count + 1)
     options = tf.data.Options()
@@ -58,23 +60,24 @@ def read_images(
 
 
 def bounded(contents: Any, max_pixels: int) -> Any:
-    """Return the file, or no bytes where its header claims too many pixels.
+    """Return an image file, or an empty string if it is too large.
 
-    No bytes either where the file has more than 128 MiB.
+    A file is too large if its header declares more than `max_pixels`, if it
+    has more than 128 MiB, or if it is a JPEG file with too many scans.
 
     Args:
         contents: scalar string tensor, the bytes of a file.
         max_pixels: int.
 
     Returns:
-        Scalar string tensor. It raises `tf.errors.InvalidArgumentError` when
-        it runs where a JPEG has no size.
+        Scalar string tensor. Evaluating it raises
+        `tf.errors.InvalidArgumentError` if a JPEG file declares no size.
     """
     import tensorflow as tf
 
     short = tf.strings.length(contents) <= _MAX_BYTES
     contents = tf.where(short, contents, b"")
-    # Zeros behind the end, because positions beyond it would be errors.
+    # Pad with zeros, because reading beyond the end would be an error.
     head = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
     head = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int64)[:32]
     number = functools.partial(_number, head)
@@ -102,7 +105,7 @@ def bounded(contents: Any, max_pixels: int) -> Any:
 
     def bmp():
         sides = tf.stack([number(18, 4), number(22, 4)])
-        # Signed: an image may be stored upside down.
+        # Heights are signed: a negative one flips the order of the rows.
         sides = tf.minimum(sides, 2**32 - sides)
         return contents, tf.reduce_prod(sides)
 
@@ -112,7 +115,7 @@ def bounded(contents: Any, max_pixels: int) -> Any:
     def png():
         width = _number(head[::-1], 12, 4)
         height = _number(head[::-1], 8, 4)
-        # Behind another chunk the size would lie elsewhere.
+        # After another chunk, the size would be at another position.
         return contents, tf.where(begins(_PNG), width * height, max_pixels + 1)
 
     contents, pixels = tf.case(
@@ -128,5 +131,5 @@ def bounded(contents: Any, max_pixels: int) -> Any:
 
 
 def _number(values, position, size):
-    """An integer whose lowest byte comes first."""
+    """Read a little-endian integer."""
     return sum(values[position + i] * 256**i for i in range(size))

@@ -1,4 +1,4 @@
-"""A model and its card, published on a hub."""
+"""Publish a model and its card on Hugging Face's hub."""
 
 from pathlib import Path
 
@@ -29,29 +29,29 @@ def upload(
 ) -> str:
     """Publish a preset with a model card, in one commit.
 
-    The card tells how the model is used and, for a run, how it was trained and
-    what it reached on the held-out images, with intervals. A `README.md` of
-    the directory takes its place.
+    The card explains how to use the model and, for a run, how it was trained
+    and its metrics on the held-out images, with intervals. If the preset
+    directory contains a `README.md`, that is published instead.
 
     Args:
         directory: string or `pathlib.Path`. Working directory of a run, whose
             best model is published; or a preset directory.
-        handle: string. `"hf://user/name"`. The repository is made if there is
-            none.
+        handle: string. `"hf://user/name"`. The repository is created if it
+            does not exist.
         license: string. The hub's name of a licence, such as `"apache-2.0"`.
             Defaults to `None`: the card says that none was stated.
-        language: list of strings. Codes of the languages of its texts.
+        language: list of strings. Codes of the languages of the texts.
             Defaults to `None`.
-        private: bool. Whether a new repository is private. One that is
-            there and public is refused then. Defaults to `False`.
+        private: bool. Whether the repository must be private. An existing
+            public repository is then refused. Defaults to `False`.
 
     Returns:
-        string. The address of the commit.
+        string. The URL of the commit.
 
     Raises:
-        ValueError: The directory holds no weights, or damaged ones; the
-            handle is none of Hugging Face's; the repository is public and
-            should be private; or the hub refuses.
+        ValueError: The directory has no weights, or damaged ones; the handle
+            is not one of Hugging Face; the repository is public and `private`
+            is true; or the hub refuses.
         ConnectionError: The hub does not answer.
 
     Example:
@@ -97,7 +97,7 @@ def upload(
     hub = huggingface_hub.HfApi(library_name="align_keras")
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
-        # One that was there stays as it was.
+        # An existing repository keeps its visibility.
         if private and not hub.model_info(repository).private:
             raise ValueError(
                 f"`{repository}` is there already and public, so that "
@@ -117,7 +117,7 @@ def upload(
 
 
 def _find(directory):
-    """Return the preset directory, and that of its run or `None`."""
+    """Return the preset directory, and the directory of its run or `None`."""
     run = None
     if (directory / "recipe.json").is_file():
         run, directory = directory, directory / "model"

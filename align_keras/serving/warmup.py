@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving runs before a model takes real ones."""
+"""Write requests with which TensorFlow Serving warms a model up."""
 
 import importlib.util
 import io
@@ -17,17 +17,20 @@ prediction_log_pb2 = OptionalModule(
     "tensorflow_serving.apis.prediction_log_pb2", extra="serving"
 )
 
-# Where TensorFlow Serving looks for them, inside of a SavedModel.
+# Where TensorFlow Serving looks for them in a SavedModel.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 def can_write_warmup() -> bool:
-    """Whether tensorflow-serving-api, which describes requests, is there."""
+    """Return whether tensorflow-serving-api is installed."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
 def sample_image(height: int, width: int) -> bytes:
-    """Return the bytes of a JPEG file with some detail, always the same."""
+    """Return the bytes of a JPEG file with some detail.
+
+    The same size always gives the same bytes.
+    """
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
     image = Image.fromarray(noise.astype("uint8"))
@@ -46,11 +49,13 @@ def sample_inputs(
 
     Args:
         signatures: dict from a name to its list of input names.
-        rows: int. Images or texts in the request.
-        side: pair of ints. Height and width of the images.
+        rows: int. Number of images or texts in the request.
+        side: pair of ints. Height and width of the images. Defaults to
+            `(480, 640)`.
 
     Returns:
-        Dict from the name of a signature to a dict of lists.
+        Dict from the name of a signature to a dict of lists, one for each
+        input.
     """
     values = {
         "image_bytes": [sample_image(*side)] * rows,

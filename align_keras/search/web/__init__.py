@@ -1,1 +1,1 @@
-"""The web page on an index."""
+"""The web page that searches an index."""

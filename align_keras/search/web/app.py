@@ -1,4 +1,4 @@
-"""The web page's server: it answers from the index and from nothing else."""
+"""The web page's server, which reads only the index."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ responses = OptionalModule("starlette.responses", extra="serve")
 routing = OptionalModule("starlette.routing", extra="serve")
 trustedhost = OptionalModule("starlette.middleware.trustedhost", extra="serve")
 
-# Nothing of a page may come from elsewhere, and nobody may frame it.
+# The page may load nothing from other origins, and no site may frame it.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' blob: "
     "data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
@@ -36,18 +36,18 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# Images that the page shows before anything is asked.
+# Number of images that the page shows before the first query.
 _SAMPLES = 24
 _THUMBNAIL_COST = 1 / 50
-# So many go through the text tower together.
+# The text encoder embeds up to 32 prompts at once.
 _PROMPT_COST = 1 / 32
-# Bytes beyond the limit that are read, so that the refusal arrives.
+# How many bytes beyond the limit to read, so that the client gets the refusal.
 _DROPPED = 4 * 2**20
 _IMAGE_TYPES = ("image/", "application/octet-stream")
 
 
 class _Refusal(Exception):
-    """An answer with a status and a reason."""
+    """A response with an HTTP status and a reason."""
 
     def __init__(self, status, reason, headers=None):
         super().__init__(reason)
@@ -60,15 +60,15 @@ def make_app(
     limits: Limits | None = None,
     hosts: Sequence[str] = ("localhost", "127.0.0.1"),
 ) -> Any:
-    """Make the application of the page.
+    """Make the web application of the page.
 
     Args:
         index: an `align_keras.search.Index`.
         embedder: an `Embedder`, as `index.load_model()` returns it.
-        limits: a `Limits`. Defaults to `None`, its defaults.
-        hosts: list of strings. Names under which it answers, so that a page
-            elsewhere cannot reach it by a name that points here. `"*"` allows
-            all. Defaults to those of loopback.
+        limits: a `Limits`. Defaults to `None`: the defaults of `Limits`.
+        hosts: list of strings. Host names to which it responds. Others are
+            refused, which prevents DNS rebinding attacks. `"*"` allows all.
+            Defaults to `localhost` and `127.0.0.1`.
 
     Returns:
         An ASGI application.
@@ -116,7 +116,7 @@ async def _refuse(request, error):
     reason = getattr(error, "reason", getattr(error, "detail", str(error)))
     headers = {**_HEADERS, **(getattr(error, "headers", None) or {})}
     if status >= 400 and request.method == "POST":
-        # What the client still sends would be read as its next request.
+        # The rest of an unread body would be parsed as the next request.
         headers["Connection"] = "close"
     return responses.JSONResponse({"error": reason}, status, headers)
 
@@ -125,14 +125,14 @@ class _Handlers:
     def __init__(self, engine, limits):
         self.engine, self.limits = engine, limits
         self.rate = RateLimit(limits.rate, limits.burst)
-        # A place is taken by what has arrived, so that a slow client has none.
+        # Acquired once an image has arrived, so that slow clients take no slot.
         self.uploads = asyncio.Semaphore(limits.uploads)
         self.held_bytes = 0
         self.html = Path(__file__).with_name("page.html").read_text("utf-8")
 
     async def page(self, request):
         self._spend(request)
-        # The one script that runs is that which names this number.
+        # Only the script with this nonce may run.
         nonce = secrets.token_urlsafe(16)
         policy = f"{_POLICY}; script-src 'nonce-{nonce}'"
         headers = {**_HEADERS, "Content-Security-Policy": policy}
@@ -209,18 +209,18 @@ class _Handlers:
     async def thumbnail(self, request):
         self._spend(request, _THUMBNAIL_COST)
         name, index = request.path_params["row"], self.engine.index
-        # Python refuses to read thousands of digits.
+        # Python refuses to convert thousands of digits.
         row = int(name) if name.isdecimal() and len(name) < 20 else index.count
         contents = index.thumbnail(row) if row < index.count else b""
         if not contents:
             raise _Refusal(404, "There is no such thumbnail.")
-        # Whatever the index holds is shown as an image, never as a page.
+        # Browsers show the bytes as an image, whatever they contain.
         headers = {**_HEADERS, "Cache-Control": "private, max-age=3600"}
         return responses.Response(
             contents, media_type="image/jpeg", headers=headers
         )
 
-    # === What came in ===
+    # === Requests ===
 
     def _spend(self, request, cost=1.0):
         address = request.client.host if request.client else ""
@@ -234,7 +234,7 @@ class _Handlers:
 
     @contextlib.contextmanager
     def _holding(self):
-        """Count the bytes of an image until it is embedded."""
+        """Count the bytes of an image as held until it is embedded."""
         held = 0
 
         def hold(count):
@@ -254,11 +254,11 @@ class _Handlers:
             self.held_bytes -= held
 
     async def _body(self, request, limit, hold=lambda count: None):
-        """Read a body that is neither too long nor too slow.
+        """Read a body, and refuse one that is too long or too slow.
 
-        It is read before its type is looked at, and what is a little too
-        long is read to its end and dropped: a client whose bytes lie unread
-        when the connection closes never sees why.
+        The body is read before its type is checked, and one that is slightly
+        too long is read to its end: if the connection closes with unread
+        bytes, the client never sees the response.
         """
         contents, received = bytearray(), 0
         length = request.headers.get("content-length", "0")
@@ -312,7 +312,7 @@ class _Handlers:
             return {name: value}
         weight = part.get("weight", 1.0)
         number = isinstance(weight, (int, float)) and weight is not True
-        # False of NaN, too, and of integers that no float can hold.
+        # Also refuses NaN, and integers too large for a float.
         if not number or not abs(weight) <= 100:
             raise _Refusal(422, "`weight` must lie between -100 and 100.")
         return {name: value, "weight": float(weight)}

@@ -1,4 +1,4 @@
-"""Many requests at once become few calls of a function on lists."""
+"""Combine concurrent requests into few calls of a function on lists."""
 
 import asyncio
 import concurrent.futures
@@ -7,17 +7,17 @@ from typing import Any
 
 
 class Batcher:
-    """Calls `function` in a thread of its own, with all that waits by then.
+    """Calls `function` in its own thread with a batch of waiting items.
 
-    While one call runs, requests gather for the next one. So the batches grow
-    with the load, and a lone request does not wait.
+    While one call runs, requests collect for the next one. So batches grow
+    with the load, and a single request does not wait.
 
     Args:
-        function: callable of a list of at most `limit` items, which returns a
-            result for each. A result that is an exception is raised.
-        limit: int. Items in one call. Defaults to `32`.
-        waiting: int. Requests that may wait; more are refused. Defaults to
-            `1024`.
+        function: callable. Takes a list of at most `limit` items, and returns
+            a result for each. A result that is an exception is raised.
+        limit: int. Maximum number of items in one call. Defaults to `32`.
+        waiting: int. Maximum number of waiting requests; more are refused.
+            Defaults to `1024`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Batcher:
         """Return the function's result for one item.
 
         Raises:
-            Overloaded: too many requests wait already.
+            Overloaded: too many requests are waiting already.
         """
         if len(self._items) >= self._most:
             raise Overloaded("Too many requests wait; try again.")
@@ -76,7 +76,7 @@ class Overloaded(RuntimeError):
 
 
 def _answer(future, result):
-    # Whoever asked may have gone away meanwhile.
+    # The client may have disconnected meanwhile.
     if future.done():
         return
     if isinstance(result, Exception):

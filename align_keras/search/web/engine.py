@@ -1,4 +1,4 @@
-"""The work behind the page: embedding and searching in batches."""
+"""Embed and search in batches for the web page."""
 
 import asyncio
 import hashlib
@@ -15,9 +15,9 @@ from align_keras.search.query import embed_image
 from align_keras.search.web.batcher import Batcher
 from align_keras.search.web.limits import Memory
 
-# Texts in one call of the network: few sizes, so that few are compiled.
+# Batch sizes of texts: only few, because each of them is compiled.
 _SIZES = (1, 8, 32)
-# Vectors that are remembered, 2.5 kB each for 640 values.
+# Maximum number of vectors in each cache, 2.5 kB each for 640 values.
 _REMEMBERED = 4096
 
 
@@ -27,7 +27,7 @@ class Engine:
     Args:
         index: an `Index`.
         embedder: an `Embedder`.
-        max_pixels: int. Larger images are refused.
+        max_pixels: int. Images with more pixels are refused.
     """
 
     def __init__(self, index: Index, embedder: Embedder, max_pixels: int):
@@ -41,12 +41,12 @@ class Engine:
         self._embed_classes = Batcher(
             self._classes_to_vectors, _SIZES[-1], _REMEMBERED
         )
-        # One at a time, which bounds the memory of decoding.
+        # One at a time, to limit the memory that decoding takes.
         self._embed_images = Batcher(self._images_to_vectors, 1, 64)
         self._search = Batcher(self._find, 64)
 
     def warm_up(self) -> None:
-        """Compile all that requests will run."""
+        """Compile the model for all batch sizes of requests."""
         for size in _SIZES:
             self._texts_to_vectors(["a"] * size)
         embed_image(self._embedder, np.zeros((8, 8, 3), "uint8"))
@@ -63,16 +63,16 @@ class Engine:
         self.index.close()
 
     async def add_image(self, contents: bytes) -> str:
-        """Embed an image and remember its vector.
+        """Embed an image and cache its vector.
 
         Args:
             contents: bytes of the file.
 
         Returns:
-            string that names it from now on.
+            string, a token for use in later requests.
 
         Raises:
-            ValueError: it does not decode, or is too large.
+            ValueError: the image does not decode, or is too large.
         """
         token = hashlib.sha256(contents).hexdigest()[:32]
         if self._images.get(token) is None:
@@ -92,7 +92,7 @@ class Engine:
             list of dicts: row, key, text, score.
 
         Raises:
-            LookupError: an image is no longer remembered.
+            LookupError: an image is no longer in the cache.
             ValueError: the parts cancel out.
         """
         vectors = [await self._vector(part) for part in parts]
@@ -101,7 +101,7 @@ class Engine:
         return self.index.describe(*await self._search((query, k)))
 
     async def labels(self, part: dict, labels: list[str]) -> list[dict]:
-        """Compare an image with labels, by the index's prompts.
+        """Compare an image with labels, using the templates of the index.
 
         Args:
             part: dict with `"image"` or `"row"`.
@@ -109,7 +109,7 @@ class Engine:
 
         Returns:
             list of dicts, best first: label, score, and probability, which is
-            `None` where the model does not tell its temperature.
+            `None` if the temperature of the model is unknown.
         """
         vector = await self._vector(part)
         table = np.stack(await asyncio.gather(*map(self._class, labels)))
@@ -127,10 +127,10 @@ class Engine:
         ]
 
     def samples(self, count: int) -> list[dict]:
-        """Name some images, evenly spread over the index.
+        """Return some images, evenly spread over the index.
 
         Args:
-            count: int. How many, at most.
+            count: int. The maximum number.
 
         Returns:
             list of dicts: row, key, text.
@@ -148,10 +148,10 @@ class Engine:
         ]
 
     def prompts(self, labels: list[str]) -> int:
-        """Count the prompts that `labels` would embed for a client.
+        """Count the prompts that `labels` would have to embed.
 
-        Those of the index do not count: there are no more than its owner
-        chose.
+        Labels of the index do not count, because its owner chose how many
+        there are.
 
         Args:
             labels: list of strings.

@@ -1,4 +1,4 @@
-"""What a client may ask for, and how often."""
+"""Limit the size and the rate of a client's requests."""
 
 import collections
 import dataclasses
@@ -9,32 +9,37 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds of the web page.
+    """Limits of the web page's server.
 
     Args:
-        upload_bytes: int. Size of a dropped image. Defaults to 20 MiB.
-        max_pixels: int. Pixels of a dropped image, checked before it is
-            decoded. Defaults to 50 million.
-        json_bytes: int. Size of a query. Defaults to 64 KiB.
-        text_length: int. Characters of one text. Defaults to `1000`.
-        parts: int. Words and images of one query. Defaults to `12`.
-        labels: int. Labels of one question. Defaults to `1000`.
-        results: int. Results of one query. Defaults to `200`.
-        rate: float. Requests per second from one address; thumbnails count a
-            fiftieth, and each new prompt of a label a thirty-second more.
-            Defaults to `20.0`.
-        burst: float. Requests at once after a pause, one or more. Defaults to
+        upload_bytes: int. Maximum size of an uploaded image. Defaults to 20
+            MiB.
+        max_pixels: int. Maximum number of pixels of an uploaded image,
+            checked before it is decoded. Defaults to 50 million.
+        json_bytes: int. Maximum size of a query. Defaults to 64 KiB.
+        text_length: int. Maximum number of characters in one text. Defaults
+            to `1000`.
+        parts: int. Maximum number of texts and images in one query. Defaults
+            to `12`.
+        labels: int. Maximum number of labels to compare an image with.
+            Defaults to `1000`.
+        results: int. Maximum number of results of one query. Defaults to
+            `200`.
+        rate: float. Requests per second from one address. A thumbnail counts
+            as a fiftieth of a request, and each new prompt of a label adds a
+            thirty-second. Defaults to `20.0`.
+        burst: float. Requests at once after a pause, at least 1. Defaults to
             `60.0`.
         seconds: float. How long a request may take to arrive. Defaults to
             `30.0`.
-        uploads: int. Images that are embedded at the same time; others wait,
-            once they have arrived. Defaults to `4`.
-        held_bytes: int. Bytes of all images that arrive or wait; when there
-            are more, another image is refused. Defaults to 256 MiB.
+        uploads: int. Number of received images that are processed at the same
+            time; others wait. Defaults to `4`.
+        held_bytes: int. Maximum size of all images that are arriving or
+            waiting; beyond it, another image is refused. Defaults to 256 MiB.
 
     Raises:
-        ValueError: one of them is not positive, `burst` is less than 1, or
-            `held_bytes` less than `upload_bytes`.
+        ValueError: a value is not positive, `burst` is less than 1, or
+            `held_bytes` is less than `upload_bytes`.
     """
 
     upload_bytes: int = 20 * 2**20
@@ -70,13 +75,13 @@ class Limits:
 
 
 class RateLimit:
-    """A bucket of tokens for each address, which fills up steadily.
+    """Limits the rate of requests with a token bucket for each address.
 
     Args:
-        rate: float. Tokens per second.
-        burst: float. Tokens that a full bucket holds.
-        addresses: int. Buckets that are remembered. Defaults to `4096`.
-        clock: callable that gives seconds. Defaults to `time.monotonic`.
+        rate: float. Tokens added per second.
+        burst: float. Tokens in a full bucket.
+        addresses: int. Maximum number of buckets to keep. Defaults to `4096`.
+        clock: callable that returns seconds. Defaults to `time.monotonic`.
     """
 
     def __init__(
@@ -91,15 +96,15 @@ class RateLimit:
         self._buckets: collections.OrderedDict = collections.OrderedDict()
 
     def take(self, address: str, cost: float = 1.0) -> float:
-        """Take tokens, or tell that there are too few.
+        """Take tokens, or return how long to wait for them.
 
         Args:
             address: string.
-            cost: float. One that is more than a full bucket takes it all,
-                and leaves a debt. Defaults to `1.0`.
+            cost: float. If it exceeds a full bucket, it needs only a full
+                bucket, and leaves a debt. Defaults to `1.0`.
 
         Returns:
-            float. 0 where they were taken, else the seconds to wait.
+            float. 0 if the tokens were taken, otherwise the seconds to wait.
         """
         now = self._clock()
         tokens, then = self._buckets.pop(address, (self._burst, now))
@@ -117,10 +122,10 @@ class RateLimit:
 
 
 class Memory:
-    """The values that were used last, up to a number.
+    """A cache of the most recently used values.
 
     Args:
-        size: int.
+        size: int. The maximum number of values.
     """
 
     def __init__(self, size: int):
@@ -128,13 +133,13 @@ class Memory:
         self._values: collections.OrderedDict = collections.OrderedDict()
 
     def get(self, key: Any) -> Any:
-        """Return a value, or `None` where it is not there any more."""
+        """Return a value, or `None` if it is not in the cache."""
         if key in self._values:
             self._values.move_to_end(key)
         return self._values.get(key)
 
     def put(self, key: Any, value: Any) -> None:
-        """Remember a value."""
+        """Add a value, and drop the least recently used one if full."""
         self._values[key] = value
         self._values.move_to_end(key)
         if len(self._values) > self._size:

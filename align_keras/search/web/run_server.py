@@ -1,4 +1,4 @@
-"""Run the web page on an index."""
+"""Run the web page for an index."""
 
 import contextlib
 import ipaddress
@@ -27,18 +27,18 @@ def serve(
     qdrant: str | None = None,
     verify: bool = False,
 ) -> None:
-    """Serve the web page until it is interrupted.
+    """Serve the web page of an index until interrupted.
 
     Args:
-        directory: string or `pathlib.Path`. An index.
+        directory: string or `pathlib.Path`. The directory of an index.
         host: string. The address to listen on. Defaults to loopback, which
             other machines cannot reach.
         port: int. Defaults to `8080`.
         model: string or `pathlib.Path`. Another copy of the index's model.
-            Defaults to `None`, that in the index.
-        limits: a `Limits`. Defaults to `None`, its defaults.
-        hosts: list of strings. Names under which the page is reached beside
-            loopback and `host`.
+            Defaults to `None`: the copy in the index.
+        limits: a `Limits`. Defaults to `None`: the defaults of `Limits`.
+        hosts: list of strings. Further host names under which clients may
+            reach the page, besides loopback and `host`. Defaults to none.
         open_browser: bool. Whether to open the page in a browser. Defaults to
             `False`.
         qdrant: string. See `Index`. Defaults to `None`.
@@ -49,8 +49,8 @@ def serve(
         FileNotFoundError: there is no such index.
         ImportError: starlette or uvicorn is not installed.
         OSError: the port is taken.
-        ValueError: the index is damaged, the model is another one, or there
-            is no such port.
+        ValueError: the index is damaged, the model did not embed it, or the
+            port is out of range.
     """
     if not 0 <= port <= 65535:
         raise ValueError(
@@ -58,10 +58,10 @@ def serve(
         )
     check_list(hosts, "hosts")
     index = Index(directory, qdrant, verify)
-    # A port that is taken is better known before the model is loaded.
+    # Bind first: a port in use should fail before the model loads.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
-    # An address with colons stands in brackets, also in a request's header.
+    # URLs and the Host header put an IPv6 address in brackets.
     shown = f"[{host}]" if ":" in host else host
     allowed = ["localhost", "127.0.0.1", "[::1]", shown, *hosts]
     app = make_app(index, index.load_model(model), limits, allowed)
@@ -71,7 +71,7 @@ def serve(
         log_level="warning",
         limit_concurrency=1000,
         timeout_keep_alive=5,
-        # The client's address is that of the connection, not of a header.
+        # Take the client's address from the connection, not from a header.
         proxy_headers=False,
         server_header=False,
     )
@@ -87,7 +87,7 @@ def serve(
     )
     if open_browser:
         webbrowser.open(url)
-    # It ends at Ctrl-C and passes the interruption on.
+    # Uvicorn stops on Ctrl-C, then raises the interruption again.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run([listener])
     print("Goodbye.", flush=True)
