@@ -151,7 +151,8 @@ def pack(
     Raises:
         FileNotFoundError: The source or caption file is missing or empty.
         BlockingIOError: Another process is writing to `output`.
-        FileExistsError: `output` holds records packed with other arguments.
+        FileExistsError: `output` is a file, or holds records that were packed
+            with other arguments.
         ValueError: No image could be used, or the caption file is invalid.
 
     Example:
