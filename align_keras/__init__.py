@@ -1,7 +1,7 @@
-"""ALIGN in Keras: curate, train, evaluate, serve and search image and text.
+"""ALIGN in Keras: curate, train, evaluate, serve and search images and text.
 
-The public names are loaded when they are first used, so that importing the
-package costs nothing and chooses no Keras backend.
+Public names are loaded when they are first used, so importing the package is
+fast and does not choose a Keras backend.
 """
 
 import os
@@ -11,11 +11,11 @@ import lazy_loader
 from align_keras import registry
 from align_keras import saved_classes
 
-# TensorFlow reads these when it is imported. Its faster convolutions are on by
-# themselves on few processors only. Its own allocator keeps the memory of large
-# tensors from step to step, where the C library's gives it back and has it
-# cleared anew, which takes a third of a training step; by itself it would stop
-# at 64 GiB.
+# TensorFlow reads these when it is imported. It enables its faster oneDNN
+# convolutions by default on only a few processors. Its own allocator keeps the
+# memory of large tensors from one step to the next. The C library's allocator
+# returns that memory to the system, which clears it again at the next step;
+# this takes a third of a training step. The default limit would be 64 GiB.
 for _name, _value in {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPU_ALLOCATOR_USE_BFC": "1",

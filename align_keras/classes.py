@@ -1,4 +1,4 @@
-"""Classes by their names: one reader, their prompts, and their vectors."""
+"""Class names: reading them, building prompts and embedding them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,8 +30,8 @@ __all__ = [
     "read_templates",
 ]
 
-# Prompts of our own, in the place of CLIP's 80, which are not ours to ship;
-# docs/evaluation.md tells how to bring them along in a JSON file.
+# Our own prompts. CLIP's 80 are not ours to ship; docs/evaluation.md explains
+# how to use them from a JSON file.
 TEMPLATES = (
     "{}",
     "a photo of {}",
@@ -43,17 +43,17 @@ TEMPLATES = (
     "a large {}",
 )
 
-# Whether each prompt is scaled to unit length before the mean is taken.
+# Whether to scale each prompt to unit length before averaging.
 ENSEMBLES = ("normalized", "plain")
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """What classes are called, and how prompts are made.
+    """The names of the classes, and the templates for their prompts.
 
     Args:
-        keys: list of strings, which folders or labels of data sets carry.
-        names: list of lists of strings: the names of each class.
+        keys: list of strings. The folder names or labels that data sets use.
+        names: list of lists of strings. The names of each class.
         templates: list of strings with `{}` where the name goes, or `None`.
     """
 
@@ -71,7 +71,7 @@ class Classes:
             A list of positions.
 
         Raises:
-            ValueError: a label is none of these.
+            ValueError: a label is not a key, a position or a name.
         """
         lookup: dict[str, int] = {}
         for position, names in enumerate(self.names):
@@ -97,26 +97,27 @@ class Classes:
 
 @reads("path")
 def read_classes(path: str | Path, distinct: bool = False) -> Classes:
-    """Read the names of classes, and templates, from a file.
+    """Read class names, and optionally templates, from a file.
 
-    The file holds either one name on each line, where empty lines are
-    skipped, or JSON: `{"classes": ..., "templates": [...]}`, where `classes`
-    is a list of names, in the order of the labels, or an object from folder
-    names to names. A name may be a list of names. `templates` may be missing;
-    a list or object alone stands for `classes`. What begins with a bracket, a
-    brace or a quotation mark is JSON, whatever the file is called.
+    The file holds either one name per line (empty lines are skipped) or JSON:
+    `{"classes": ..., "templates": [...]}`, where `classes` is a list of names
+    in the order of the labels, or an object that maps folder names to names.
+    A name may itself be a list of names. `templates` may be missing. A file
+    that holds only a list, or an object without `"classes"`, is read as
+    `classes`. A file that begins with a bracket, a brace or a quotation mark
+    is JSON, whatever its name.
 
     Args:
         path: string or `pathlib.Path`. UTF-8, UTF-16 or UTF-32.
-        distinct: bool. Whether no two classes may have the same first name,
-            because answers call them by it. Defaults to `False`.
+        distinct: bool. Whether to refuse two classes with the same first
+            name, the one that answers show. Defaults to `False`.
 
     Returns:
         `Classes`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file has another form, or names no class; the message
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has another form or names no class. The message
             says where.
 
     Example:
@@ -186,8 +187,8 @@ def read_templates(path: str | Path) -> list[str]:
     """Read templates from a JSON file.
 
     Args:
-        path: string or `pathlib.Path`. A list of strings, each with `{}`
-            where the name of the class goes; or an object with such a list
+        path: string or `pathlib.Path`. The file holds a list of strings, each
+            with `{}` where the class name goes, or an object with such a list
             under `"templates"`.
 
     Returns:
@@ -199,12 +200,12 @@ def read_templates(path: str | Path) -> list[str]:
     content = read_json(path)
     if isinstance(content, dict):
         content = content.get("templates")
-    # An object without templates is as wrong as an empty list.
+    # Refuse an object without templates like an empty list.
     return check_templates(content or [], path)
 
 
 def check_templates(templates: Any, origin: str | Path) -> Any:
-    """Return templates, or say which one is wrong; `None` stays `None`."""
+    """Check and clean templates; `None` stays `None`."""
     if templates is None:
         return None
     if not isinstance(templates, list) or not templates:
@@ -233,17 +234,18 @@ def class_vectors(
     """Embed each class as the mean of its prompts.
 
     Args:
-        embed: callable from a list of strings to a float array of as many
-            rows, such as `functools.partial(embed_texts, model)`.
+        embed: callable. Takes a list of strings and returns a float array
+            with one row per string, such as
+            `functools.partial(embed_texts, model)`.
         names: list with an entry for each class: a string, or a list of
-            strings where the class has several names.
+            strings if the class has several names.
         templates: list of strings with `{}` where the name goes. Defaults to
-            the name alone.
+            only the name.
         ensemble: string. `"normalized"` scales each prompt to unit length
-            before the mean, as CLIP does; `"plain"` averages them as they
-            are, the other reading of the paper's section 5.2. On an embedder
-            of unit vectors both agree. The mean is scaled to unit length
-            either way. Defaults to `"normalized"`.
+            before averaging, as CLIP does; `"plain"` averages the prompts as
+            they are, the other reading of the paper's section 5.2. Both agree
+            for an embedder that returns unit vectors. The mean is scaled to
+            unit length either way. Defaults to `"normalized"`.
 
     Returns:
         float32 array `(num_classes, dim)`, rows of unit length.
@@ -285,11 +287,11 @@ def class_vectors(
 def class_probabilities(
     scores: np.ndarray, temperature: float | None
 ) -> np.ndarray | None:
-    """Turn the cosines of an image with classes into probabilities.
+    """Turn the cosines between an image and the classes into probabilities.
 
     Args:
         scores: float array `(num_classes,)`.
-        temperature: float, that of the model; `None` where it is not known.
+        temperature: float. The temperature of the model; `None` if unknown.
 
     Returns:
         float32 array `(num_classes,)`, or `None` without a temperature.
@@ -308,9 +310,9 @@ def classify(
     templates: Sequence[str] = ("{}",),
     unreadable: Callable | None = None,
 ) -> np.ndarray:
-    """Tell how probable each of some classes is for each image.
+    """Compute the probability of each class for each image.
 
-    The classes are given by name alone, nothing is trained: an image is
+    The classes are given only by name and nothing is trained: each image is
     compared with the prompts of each class (section 5.2 of the paper).
 
     Args:
@@ -319,18 +321,18 @@ def classify(
         images: list of images: file paths, encoded files as bytes, or uint8
             arrays `(height, width, 3)`.
         names: list with an entry for each class: a string, or a list of
-            strings where the class has several names.
+            strings if the class has several names.
         templates: list of strings with `{}` where the name goes. Defaults to
-            the name alone.
-        unreadable: callable, see `embed_images`.
+            only the name.
+        unreadable: callable. See `embed_images`.
 
     Returns:
         float32 array `(num_images, num_classes)`. Each row sums to 1.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: An image is not readable, there are fewer than two
-            classes, or the model does not tell its temperature.
+        ValueError: An image cannot be read, there are fewer than two classes,
+            or the temperature of the model is unknown.
 
     Example:
 

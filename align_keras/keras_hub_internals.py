@@ -1,47 +1,48 @@
-"""Names that KerasHub and Keras do not export, each with its reason."""
+"""Private names of KerasHub and Keras, each with the reason we need it."""
 
 import contextlib
 
 import keras
 
-# Variables that were made inside a scope wait here to be filled.
+# Holds variables made inside a scope until they are initialized.
 from keras.src.backend.common import global_state
 
-# What `save_weights` writes, to be kept in memory instead: it takes no file
-# that is open, and reads the variables while it writes.
+# Keeps in memory what `save_weights` would write. `save_weights` does not
+# accept an open file, and reads the variables while it writes.
 from keras.src.saving.saving_lib import H5IOStore
 from keras.src.saving.saving_lib import ShardedH5IOStore
 from keras.src.saving.saving_lib import _save_state as save_state
 
-# A path in the configuration of a stranger's model is not to be read.
+# In safe mode, do not read a path that an untrusted model's config names.
 from keras.src.saving.serialization_lib import in_safe_mode
 
-# `fit` takes its data from an adapter, and any adapter in the place of data,
-# but says so nowhere; it is where all kinds of data become batches.
+# `fit` reads its data through an adapter, which turns every kind of data into
+# batches. It also accepts an adapter as data, which is not documented.
 from keras.src.trainers.data_adapters import get_data_adapter
 
-# What `validation_split` means to `fit`, which gives no access to its parts.
+# Splits the data as `validation_split` does; `fit` does not expose the parts.
 from keras.src.trainers.data_adapters.array_slicing import (
     train_validation_split,
 )
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-# Grain sends what its workers make to other processes, where NumPy's arrays
-# alone travel well; its frames on the stack tell that a layer runs inside.
+# Grain sends the output of its workers to other processes, and only NumPy
+# arrays travel well. Its frames on the stack show that a layer runs inside it.
 from keras.src.utils.backend_utils import in_grain_data_pipeline
 
-# What `hf://` and other handles mean to KerasHub, and its reader of presets:
-# a tokenizer or image converter of ours serves models of several classes,
-# which `Tokenizer.from_preset` does not foresee.
+# KerasHub's resolution of handles such as `hf://`, and its preset reader. Our
+# tokenizer and image converter serve models of several classes, which
+# `Tokenizer.from_preset` does not support.
 from keras_hub.src.utils.preset_utils import BUILTIN_PRESETS
 from keras_hub.src.utils.preset_utils import KerasPresetLoader
 from keras_hub.src.utils.preset_utils import get_file
 
-# `Backbone.presets` is a property of the class, which plain Python has no
-# word for since `classmethod` and `property` no longer combine.
+# `Backbone.presets` is a property of the class. Python no longer allows
+# combining `classmethod` and `property`.
 from keras_hub.src.utils.python_utils import classproperty
 
-# What KerasHub's tokenizers take for strings, tensors of every kind included.
+# Converts everything that KerasHub's tokenizers accept as strings, including
+# tensors of every backend.
 from keras_hub.src.utils.tensor_utils import (
     canonicalize_python_string_inputs as to_strings,
 )
@@ -74,12 +75,11 @@ __all__ = [
 
 @contextlib.contextmanager
 def abstract_variables():
-    """Make variables that have a shape and a dtype, and never a value.
+    """Create variables with a shape and a dtype but without a value.
 
-    Keras fills variables that were made without a value as soon as it leaves
-    the scope around them, which the largest models have no room for. What is
-    to be traced must be given values of its own, as a step without side
-    effects is.
+    Keras initializes variables without a value as soon as it leaves the scope
+    around them, and the largest models do not fit in memory. Code that traces
+    such a model must pass the values itself, as stateless steps do.
     """
     name = "uninitialized_variables"
     before = list(global_state.get_global_attribute(name, []))
@@ -93,14 +93,14 @@ def abstract_variables():
 def transformer_parts(layer):
     """Return the layers inside a `keras_hub.layers.TransformerEncoder`.
 
-    They hold the weights, and neither KerasHub nor Keras' attention names
-    them in public.
+    They hold the weights, and neither KerasHub nor Keras' attention layer
+    gives public access to them.
 
     Args:
         layer: `TransformerEncoder`, built.
 
     Returns:
-        A dict from the name that BERT gives the part to the Keras layer.
+        A dict from BERT's name of each part to the Keras layer.
     """
     attention = layer._self_attention_layer
     return {
@@ -116,14 +116,16 @@ def transformer_parts(layer):
 
 
 def transform_some(layer, queries, inputs, padding_mask):
-    """Run a `keras_hub.layers.TransformerEncoder` for some of its positions.
+    """Run a `keras_hub.layers.TransformerEncoder` for some positions only.
 
-    Each attends to all positions, as when the layer is called; its other parts
-    know no neighbours. For inference: there is no dropout.
+    Each of them attends to all positions, as when the layer is called. The
+    other parts of the layer treat every position by itself. For inference:
+    there is no dropout.
 
     Args:
         layer: `TransformerEncoder`, built, without `normalize_first`.
-        queries: float tensor `(batch, positions, dim)`, of `inputs`.
+        queries: float tensor `(batch, positions, dim)`. The rows of `inputs`
+            at these positions.
         inputs: float tensor `(batch, length, dim)`.
         padding_mask: int tensor `(batch, length)`.
 

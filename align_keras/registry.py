@@ -1,9 +1,10 @@
-"""What a lower floor calls on without importing it.
+"""Functions of higher-level packages that lower-level ones call by name.
 
 `AlignDualEncoder.from_preset` reads weights of other libraries and loads a
-preprocessor, `export` writes a SavedModel, and `train` evaluates: all of these
-are built upon the models. `align_keras/__init__.py` enters them here, and each
-is imported when it is first called for.
+preprocessor, `export` writes a SavedModel, and `train` evaluates. The code for
+all of these imports the models, so the models cannot import it.
+`align_keras/__init__.py` registers it here, and each function is imported when
+it is first looked up.
 """
 
 import importlib
@@ -12,18 +13,18 @@ _places = {}
 
 
 def register(name, place):
-    """Enter a function of a higher floor.
+    """Register a function of a higher-level package.
 
     Args:
-        name: string. What lower floors ask for.
-        place: string. Its module and its name there, `"module:name"`; the name
-            may be that of a method of a class, `"module:Class.method"`.
+        name: string. The name to look it up by.
+        place: string. Its module and its name there, `"module:name"`, or a
+            method of a class, `"module:Class.method"`.
     """
     _places[name] = place
 
 
 def find(name):
-    """Return the function that was entered under a name.
+    """Import and return the function registered under a name.
 
     Args:
         name: string.
@@ -39,5 +40,5 @@ def find(name):
 
 
 def names():
-    """Return the names that were entered, sorted."""
+    """Return the registered names, sorted."""
     return sorted(_places)

@@ -1,9 +1,10 @@
-"""Lets Keras find the classes of this package before anyone has used one.
+"""Let Keras find the saved classes of this package without importing them.
 
-Keras finds a saved class in a dict that the class enters when its module is
-imported. Importing this package imports no module of classes, since that would
-choose Keras' backend. So the dict is replaced by one that imports them when a
-name of ours is looked up, as soon as Keras itself is imported.
+Keras looks up a saved class in a dict, where the class registers itself when
+its module is imported. Importing this package imports no such module, because
+that would choose the Keras backend. So as soon as Keras is imported, this
+module replaces the dict by one that imports our classes when Keras looks up
+one of their names.
 """
 
 import importlib
@@ -15,11 +16,11 @@ _PREFIX = "align_keras>"
 
 
 def import_on_lookup(package):
-    """Have all public names loaded when Keras looks up a class of a package.
+    """Load all public names when Keras looks up a class of a package.
 
     Args:
-        package: string. The name of the package, which loads names when they
-            are first used.
+        package: string. The name of the package, which loads its public names
+            lazily.
     """
     if _PLACE in sys.modules:
         _install(sys.modules[_PLACE], package)
@@ -28,7 +29,7 @@ def import_on_lookup(package):
 
 
 class _Finder:
-    """Waits for the module of Keras that holds the dict."""
+    """Import hook that waits for the Keras module that holds the dict."""
 
     def __init__(self, package):
         self._package = package
@@ -57,7 +58,7 @@ def _install(module, package):
 
 
 class _Objects(dict):
-    """A dict that loads our classes when it lacks one of them."""
+    """A dict that imports our classes when one of them is missing."""
 
     def __init__(self, objects, package):
         super().__init__(objects)

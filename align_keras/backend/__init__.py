@@ -1,14 +1,14 @@
-"""The only model-side code that names TensorFlow, JAX or torch.
+"""The only model code that imports TensorFlow, JAX or torch.
 
-Each backend is one package with the same modules, and these have the same
-functions, so that the models, losses and optimizers above stay on `keras.ops`.
+Each backend is one package with the same modules and functions, so the models,
+losses and optimizers only use `keras.ops` and this package.
 """
 
 import importlib
 
 import keras
 
-# What a backend offers, by the module that has it.
+# The names that every backend offers, by module.
 OFFERED = {
     "convolutions": ("convolve", "convolve_depthwise"),
     "functional": (

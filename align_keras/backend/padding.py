@@ -1,9 +1,9 @@
-"""Batches of one size, where a smaller last one would not do.
+"""Pad the last batch, so that all batches have the same size.
 
-Replicas must hold the same number of rows, and microbatches divide them. The
-last batch is filled up with rows of zeros, and a mask tells which rows are
-examples. It travels where Keras keeps labels, of which there are none here,
-under a name that nobody gives to labels.
+Replicas must hold the same number of rows, and microbatches must divide it.
+The last batch is filled up with rows of zeros, and a mask marks the rows that
+are examples. Training here has no labels, so the mask travels in their place,
+under a name that labels would not have.
 """
 
 import itertools
@@ -16,24 +16,24 @@ from align_keras.keras_hub_internals import get_data_adapter
 from align_keras.keras_hub_internals import train_validation_split
 
 IS_EXAMPLE = "is_example"
-# Keras drops the weights of arrays that have no labels.
+# Keras drops the sample weights of arrays without labels.
 SAMPLE_WEIGHT = "sample_weight"
 
 
 def unpack(data):
-    """Take apart what a data set yields: a tuple, or the inputs alone.
+    """Unpack an element of a data set: a tuple, or only the inputs.
 
     Args:
         data: `inputs`, or a tuple of `(inputs,)`, `(inputs, marks)` or
-            `(inputs, marks, sample_weight)`. `marks` is `None` or a dict
-            with what is known of each row beside its inputs.
+            `(inputs, marks, sample_weight)`. `marks` is `None` or a dict with
+            the mask and the sample weights of the rows.
 
     Returns:
         A tuple of `inputs`, the bool mask of the rows that are examples, and
-        `sample_weight`; each of the last two may be `None`.
+        `sample_weight`. Either of the last two may be `None`.
 
     Raises:
-        ValueError: There is something else in the place of labels.
+        ValueError: The data has labels.
     """
     inputs, marks, weight = keras.utils.unpack_x_y_sample_weight(data)
     if isinstance(inputs, (tuple, list)) and len(inputs) == 1:
@@ -54,18 +54,18 @@ def unpack(data):
 
 
 def pack(inputs, mask=None, sample_weight=None):
-    """Return what `unpack` takes apart, with all that is known of the rows."""
+    """Return data that `unpack` splits into these parts again."""
     marks = {IS_EXAMPLE: mask, SAMPLE_WEIGHT: sample_weight}
     marks = {name: value for name, value in marks.items() if value is not None}
     return (inputs, marks) if marks else inputs
 
 
 class PaddingMixin:
-    """Fills up the last batch, where it would be too small.
+    """Pads the last batch where it would be too small.
 
-    A subclass has the method `batch_multiple()`, of which the size of a batch
-    must be a multiple, and `masks_full_batches()`, which tells whether a batch
-    comes with a mask where nothing is missing.
+    A subclass defines `batch_multiple()`, which returns the number that must
+    divide the batch size, and `masks_full_batches()`, which tells whether full
+    batches also come with a mask.
     """
 
     def fit(
@@ -133,7 +133,7 @@ class PaddingMixin:
         **kwargs,
     ):
         self._assert_compile_called("evaluate")  # Keras does not on torch.
-        # What `fit` has padded comes with `_use_cached_eval_dataset`.
+        # Data that `fit` has padded comes with `_use_cached_eval_dataset`.
         x = self._padded(
             x, _marks(y, sample_weight), batch_size, steps_per_epoch=steps
         )
@@ -143,7 +143,7 @@ class PaddingMixin:
         x = self._padded(
             x, None, batch_size, steps_per_epoch=kwargs.get("steps")
         )
-        if isinstance(x, PaddedBatches):  # All batches return the same.
+        if isinstance(x, PaddedBatches):  # All batches need one structure.
             x.masks_full_batches = True
         outputs = super().predict(x, None, *args, **kwargs)
         if not isinstance(outputs, dict) or IS_EXAMPLE not in outputs:
@@ -170,11 +170,11 @@ class PaddingMixin:
         return super().test_on_batch(x, y, return_dict=return_dict)
 
     def _adapter(self, x, y, **kwargs):
-        """Return what turns `x` into batches."""
+        """Return the adapter that turns `x` into batches."""
         return get_data_adapter(x, y, **kwargs)
 
     def _padded(self, x, y, batch_size, microbatches=False, **kwargs):
-        """Return an adapter for `x` whose batches are all of one size."""
+        """Return an adapter for `x` with batches of equal size."""
         if isinstance(x, DataAdapter):
             return x
         _check_rows(x, y)
@@ -185,10 +185,10 @@ class PaddingMixin:
         size = adapter.batch_size
         partial = _has_partial_batch(adapter)
         if partial and adapter.num_batches == 1:
-            # The only batch is as large as any.
+            # There is only one batch, so it has no other to match.
             size, partial = adapter.partial_batch_size, False
         uneven = size is None or size % multiple
-        if partial is None:  # A data set; a static size holds for all batches.
+        if partial is None:  # A data set. A static size holds for all batches.
             partial = size is None
         needed = multiple > 1 and (uneven or partial)
         if needed or microbatches and partial:
@@ -204,7 +204,7 @@ def _has_partial_batch(adapter):
 
 
 def refuse_class_weight(class_weight):
-    """Raise `ValueError` where weights for classes are given."""
+    """Raise `ValueError` if class weights are given."""
     if class_weight is not None:
         raise ValueError(
             "`class_weight` weights the classes of labels, and there are no "
@@ -214,7 +214,7 @@ def refuse_class_weight(class_weight):
 
 
 def _check_rows(x, y):
-    """Refuse arrays that do not hold the same number of pairs, or none."""
+    """Refuse arrays that are empty or hold different numbers of pairs."""
     if x is None or hasattr(x, "shape"):
         raise ValueError(
             "The inputs are a dict of arrays, `(images, texts)` or a data set. "
@@ -237,7 +237,7 @@ def _check_rows(x, y):
 
 
 def _marks(y, sample_weight):
-    """Return `y` with the weights of the rows in it."""
+    """Add the sample weights to `y`."""
     _, mask, _ = unpack((None, y))
     if sample_weight is None:
         return y
@@ -254,7 +254,7 @@ def _marks(y, sample_weight):
 
 
 def _taken_apart(data):
-    """Split `validation_data` into inputs and marks."""
+    """Split `validation_data` into inputs and marks (see `unpack`)."""
     if not isinstance(data, tuple):
         return data, None
     packed = pack(*unpack(data))
@@ -262,12 +262,12 @@ def _taken_apart(data):
 
 
 def is_distributed(data):
-    """Whether `tf.distribute` has split the batches of a data set already."""
+    """Whether `tf.distribute` has already split the batches of a data set."""
     return type(data).__name__.startswith("Distributed")
 
 
 class _OtherBatches(DataAdapter):
-    """Yields as many batches as another adapter.
+    """Base class of adapters that change the batches of another adapter.
 
     Args:
         adapter: `DataAdapter`.
@@ -309,12 +309,12 @@ class _OtherBatches(DataAdapter):
 
 
 class MappedBatches(_OtherBatches):
-    """Yields what a function makes of each batch.
+    """Applies a function to each batch.
 
     Args:
         adapter: `DataAdapter`. Yields arrays.
-        function: callable of what it yields, in a TensorFlow graph where
-            that is the backend.
+        function: callable. Takes a batch of the adapter; with the TensorFlow
+            backend it runs in a graph.
     """
 
     def __init__(self, adapter, function):
@@ -338,19 +338,20 @@ class MappedBatches(_OtherBatches):
 
 
 class LoadedBatches(_OtherBatches):
-    """Yields what a function makes of each batch of a torch `DataLoader`.
+    """Applies a function to each batch of a torch `DataLoader`.
 
-    Keras takes a batch for a tuple, and of a dict keeps the names alone.
+    Keras assumes that a batch is a tuple, and would keep only the keys of a
+    dict.
 
     Args:
         adapter: `DataAdapter` of the loader.
-        function: callable of what the loader yields.
+        function: callable. Takes a batch of the loader.
     """
 
     def __init__(self, adapter, function):
         super().__init__(adapter)
         self._function = function
-        # What cannot be prepared shows before an epoch has begun.
+        # A batch that cannot be prepared fails before the epoch begins.
         self._some = list(itertools.islice(self.get_numpy_iterator(), 2))
 
     def get_numpy_iterator(self):
@@ -366,7 +367,7 @@ class LoadedBatches(_OtherBatches):
         import tensorflow as tf
 
         def spec(*arrays):
-            # A size that differs from batch to batch is open, as the first is.
+            # Leave sizes open that differ between batches, and the first one.
             sizes = zip(*(array.shape for array in arrays), strict=True)
             shape = [size[0] if len(set(size)) == 1 else None for size in sizes]
             return tf.TensorSpec([None, *shape[1:]], arrays[0].dtype)
@@ -378,21 +379,20 @@ class LoadedBatches(_OtherBatches):
 
 
 def to_numpy(data):
-    """Turn all tensors of a structure into arrays."""
+    """Turn all tensors of a structure into NumPy arrays."""
     return keras.tree.map_structure(
         lambda x: x if x is None else keras.ops.convert_to_numpy(x), data
     )
 
 
 class PaddedBatches(_OtherBatches):
-    """Yields batches of one size, with a mask of their examples.
+    """Yields batches of equal size, with a mask of their examples.
 
     Args:
-        adapter: `DataAdapter`. Yields batches, the first of which is as large
-            as any other.
-        multiple: int. What the size of a batch is made a multiple of.
-        masks_full_batches: bool. Whether a batch that is full has a mask. In
-            a TensorFlow graph each has.
+        adapter: `DataAdapter`. No batch may be larger than its first.
+        multiple: int. The batch size is rounded up to a multiple of this.
+        masks_full_batches: bool. Whether full batches have a mask, too. In a
+            TensorFlow graph all batches have one. Defaults to `True`.
     """
 
     def __init__(self, adapter, multiple, masks_full_batches=True):
@@ -407,14 +407,14 @@ class PaddedBatches(_OtherBatches):
             self._size = self._round_up(self._size)
 
     def refuse(self, layer):
-        """Fail where a batch would have to be filled up.
+        """Raise an error instead of padding a batch.
 
         Args:
-            layer: string. The name of what would count padding; `None` lets
-                all batches pass.
+            layer: string. The name of the layer that would count the padding.
+                `None` allows padding.
 
         Raises:
-            ValueError: Rows are known to be missing before any batch is drawn.
+            ValueError: It is already known that the last batch is smaller.
         """
         if layer is None:
             return
@@ -497,15 +497,16 @@ class PaddedBatches(_OtherBatches):
 
 
 class OwnRows(PaddedBatches):
-    """Yields the rows of one of several processes, of batches of one size.
+    """Yields the rows of one process from batches of equal size.
 
-    All of them read the same batches in the same order.
+    All processes read the same batches in the same order.
 
     Args:
         adapter: `DataAdapter`. See `PaddedBatches`.
-        multiple: int. Likewise; a multiple of the number of processes.
-        process: int. The number of this process.
-        processes: int. How many there are.
+        multiple: int. See `PaddedBatches`. Must be a multiple of the number
+            of processes.
+        process: int. The number of this process, from 0.
+        processes: int. The number of processes.
     """
 
     def __init__(self, adapter, multiple, process, processes):

@@ -1,4 +1,4 @@
-"""What models need beside what Keras gives them: nothing."""
+"""Base class of models on backends that need nothing beyond Keras."""
 
 
 class Module:

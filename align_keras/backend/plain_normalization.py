@@ -1,4 +1,4 @@
-"""Normalisation and activation of feature maps, in operations of Keras."""
+"""Normalise and activate feature maps with Keras operations."""
 
 import keras
 from keras import ops
@@ -30,10 +30,10 @@ def normalize_and_silu(x, gamma, beta, epsilon):
     """Normalise a feature map and apply `silu`.
 
     Args:
-        x: see `normalize_batch`, as all other arguments.
+        x: see `normalize_batch`, as for all other arguments.
 
     Returns:
-        A tuple, see `normalize_batch`, whose feature map went through `silu`.
+        The tuple of `normalize_batch`, with `silu` applied to the feature map.
     """
     normalized, *statistics = normalize_batch(x, gamma, beta, epsilon)
     return silu(normalized), *statistics

@@ -1,5 +1,5 @@
-"""What optimizers of Keras lack under several replicas."""
+"""Gradient clipping on backends that see the gradient of the global batch."""
 
 
 class ReplicaClipping:
-    """Nothing to add: the program sees the gradient of the global batch."""
+    """Adds nothing: the program sees the gradient of the global batch."""

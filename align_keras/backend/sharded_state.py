@@ -1,4 +1,4 @@
-"""A model's state in parts, one on each device."""
+"""Shard the state of a model over devices."""
 
 import math
 from typing import Any
@@ -10,15 +10,15 @@ from align_keras.backend.jax.replicas import replicate
 
 
 class ShardedState(keras.distribution.DataParallel):
-    """Data parallelism in which each device holds a part of the state.
+    """Data parallelism with the model's state sharded over the devices.
 
-    The batch is spread over the devices as by `DataParallel`. Weights, their
-    moving averages and the optimizer's slots are spread, too: of N devices,
-    each holds one Nth of every array of two axes or more in which an axis is
-    a multiple of N. A step puts the weights together before it uses them, and
-    updates each part where it is, so that the numbers are those of a state
-    that every device holds whole, but for rounding (ZeRO: [Rajbhandari et
-    al., 2020](https://arxiv.org/abs/1910.02054)). For the JAX backend.
+    The batch is split over the devices as by `DataParallel`. Weights, their
+    moving averages and the optimizer's slots are sharded, too: of N devices,
+    each holds one Nth of every array that has two or more axes, one of which
+    is divisible by N. A step gathers the weights before it uses them and
+    updates each shard in place, so the results equal those of a replicated
+    state except for rounding (ZeRO: [Rajbhandari et al.,
+    2020](https://arxiv.org/abs/1910.02054)). For the JAX backend.
 
     Args:
         **kwargs: See `keras.distribution.DataParallel`.
@@ -55,24 +55,24 @@ class ShardedState(keras.distribution.DataParallel):
 
 
 def gathered(values):
-    """Put what a step uses together on each device, where it is in parts."""
+    """Gather sharded values on each device; return others as they are."""
     if isinstance(keras.distribution.distribution(), ShardedState):
         return [replicate(value) for value in values]
     return values
 
 
 def split_axes(shape, count, name):
-    """Say along which axis an array is split among devices.
+    """Choose the axis along which an array is sharded over devices.
 
     Args:
         shape: tuple of ints.
         count: int. Number of devices.
-        name: string. The axis of their mesh.
+        name: string. The axis of the device mesh.
 
     Returns:
-        A list with `name` for the longest axis that is a multiple of `count`,
-        and `None` for the others; for all, where there is no such axis or
-        the array has one axis alone and takes little.
+        A list with `name` for the longest axis that is divisible by `count`,
+        and `None` for the others. All are `None` if there is no such axis, or
+        if the array has only one axis and so takes little memory.
     """
     axes = [None] * len(shape)
     divisible = [i for i, size in enumerate(shape) if size % count == 0]
@@ -82,7 +82,7 @@ def split_axes(shape, count, name):
 
 
 def bytes_of_a_device(variables):
-    """Sum up what a device holds of some variables, and what they are whole.
+    """Return the size of variables on one device, and their full size.
 
     Args:
         variables: list of variables of the JAX backend.

@@ -1,4 +1,4 @@
-"""Training records: packing raw pairs, reading records, making batches."""
+"""Pack image–caption pairs into records, and read records as batches."""
 
 import lazy_loader
 

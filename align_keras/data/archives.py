@@ -1,4 +1,4 @@
-"""WebDataset archives as a source of pairs, see `align_keras.data.sources`."""
+"""Read pairs from WebDataset archives; see `align_keras.data.sources`."""
 
 import bz2
 import gzip
@@ -30,33 +30,33 @@ from align_keras.io.text import clean_text
 from align_keras.io.text import decode_text
 from align_keras.io.text import split_lines
 
-# What one sample of an archive may hold before its pairs are released.
+# Bytes that one sample of an archive may hold before its pairs are released.
 HELD_BYTES = 64 * 2**20
 
 
 def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
-    """Samples of one WebDataset archive, read as a stream.
+    """Read the samples of a WebDataset archive as a stream.
 
-    Neighbouring files with one name up to the first dot are one sample: an
+    Consecutive files with the same name up to the first dot form a sample: an
     image, and its captions in a `.txt` (one per line) or in a `.json` under
-    one of the usual names, such as `caption`. An image that has a text of its
-    own full name is a pair of its own. Where a sample has no image with
-    nothing but its suffix behind that dot, as `0.jpg` has, those with more
-    dots are taken, too. An image without a text of its own takes what of the
-    sample's texts is not another file's. A file that comes again begins
-    another sample of that name. A link to an earlier file stands for that
-    file, unless the archive is compressed.
+    one of the usual names, such as `caption`. An image and a text with the
+    same full name form a separate pair. Images with more than one dot in their
+    name are otherwise used only if the sample has no image such as `0.jpg`,
+    with only a suffix after the dot. An image without its own text gets those
+    texts of the sample that belong to no other file. A file name that occurs
+    again begins a new sample. A link to an earlier file is read as that file,
+    unless the archive is compressed.
 
     Args:
         archive: string or `pathlib.Path`. A `.tar`, compressed or not.
         tally: `Tally`.
 
     Yields:
-        `(name, image, captions)`, see the module.
+        `(name, image, captions)`, see `align_keras.data.sources`.
 
     Raises:
-        tarfile.ReadError: The archive is damaged; what came before the damage
-            has been yielded.
+        tarfile.ReadError: The archive is damaged. Everything before the
+            damage has been yielded.
     """
     tally = Tally() if tally is None else tally
     sample = _Sample("")
@@ -86,16 +86,16 @@ def from_archive(archive: str | Path, tally: Tally | None = None) -> Pairs:
 def read_members(
     archive: str | Path,
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Read an archive as a stream, and notice where it is cut off.
+    """Read an archive as a stream, and detect whether it is truncated.
 
     Args:
         archive: string or `pathlib.Path`. A `.tar`, compressed or not.
 
     Yields:
-        The archive, and a file in it that is to be read before the next.
+        The archive and one of its files, which must be read before the next.
 
     Raises:
-        One of `DAMAGES`: it is damaged, or not there.
+        One of `DAMAGES`: the archive is damaged or missing.
     """
     header = _header_class()
     with (
@@ -105,21 +105,21 @@ def read_members(
         for member in tar:
             if not (member.isdir() or is_junk(member.name)):
                 yield tar, member
-            # It would keep the headers of all files.
+            # `tarfile` would keep the headers of all files.
             vars(tar)["members"] = []
         if not header.ended:
             raise tarfile.ReadError("it is cut off, so that files may be lost")
         _check_end(tar)
 
 
-# What reading a damaged archive raises.
+# The errors that reading a damaged archive may raise.
 DAMAGES = (
     tarfile.TarError,
     OSError,
     EOFError,
     zlib.error,
     lzma.LZMAError,
-    # Of headers whose numbers are none.
+    # From headers with invalid numbers.
     ValueError,
     OverflowError,
 )
@@ -128,8 +128,8 @@ DAMAGES = (
 def _unpacked(archive):
     """Open an archive, compressed or not.
 
-    `tarfile` ends behind the first part of what was compressed in parts, as
-    pbzip2, bgzip and pixz do, and joins of compressed archives are.
+    Where a file was compressed in parts, as pbzip2, bgzip and pixz do and as
+    concatenated archives are, `tarfile` would stop after the first part.
     """
     with open(archive, "rb") as file:
         head = file.read(6)
@@ -140,7 +140,7 @@ def _unpacked(archive):
 
 
 def _check_end(tar):
-    """Refuse what follows the end, such as another archive, as of `cat`."""
+    """Refuse data after the end, such as another archive added with `cat`."""
     while rest := tar.fileobj.read(tarfile.RECORDSIZE):
         if any(rest):
             raise tarfile.ReadError(
@@ -151,7 +151,7 @@ def _check_end(tar):
 
 
 class _LinkTargets:
-    """Where files lie that later members of an archive may link to.
+    """Positions of the files that later members of an archive may link to.
 
     Args:
         archive: string or `pathlib.Path`.
@@ -164,7 +164,7 @@ class _LinkTargets:
             tarfile.open(archive, "r:").close()
             self.seekable = True
         except (tarfile.TarError, OSError):
-            # Compressed: each link would cost a pass through the archive.
+            # If compressed, each link would cost a pass through the archive.
             self.seekable = False
 
     def add(self, name, member):
@@ -172,7 +172,7 @@ class _LinkTargets:
             self.places[name] = member.offset_data, member.size
 
     def size(self, name, member):
-        """The bytes of what a link leads to; `None` where it is not known."""
+        """Return the size of a link's target; `None` if unknown."""
         target = member.linkname
         if member.issym():
             target = posixpath.join(posixpath.dirname(name), target)
@@ -183,7 +183,7 @@ class _LinkTargets:
         return place[1]
 
     def read(self, name):
-        """Read what a link leads to, whose size was asked for before."""
+        """Read the target of a link; call `size` first."""
         place, size = self.places[name]
         with open(self.archive, "rb") as file:
             file.seek(place)
@@ -191,10 +191,10 @@ class _LinkTargets:
 
 
 def _header_class():
-    """A class of headers that notices the zeros at the end of an archive.
+    """Make a header class that detects the zeros at the end of an archive.
 
-    `tarfile` takes an archive that is cut off between files, or in what is
-    compressed, for a whole one.
+    `tarfile` does not report an archive that is cut off between files or
+    within the compressed data.
     """
 
     class Header(tarfile.TarInfo):
@@ -204,8 +204,8 @@ def _header_class():
         def frombuf(cls, buf, *arguments):
             cls.ended = len(buf) == tarfile.BLOCKSIZE and not any(buf)
             header = super().frombuf(buf, *arguments)
-            # `tarfile` would go back by as much, and never come to an end; and
-            # it reads names and the like, however long, into memory.
+            # With a negative size, `tarfile` would go back and never finish.
+            # It also reads long names and the like into memory without limit.
             named = header.type in _LONG_HEADERS
             if header.size < 0 or (named and header.size > MAX_HEADER_BYTES):
                 raise tarfile.ReadError(f"a header of {header.size} bytes")
@@ -215,11 +215,11 @@ def _header_class():
 
 
 def _contents(tar, member, sample, name, targets):
-    """The bytes of a file in an archive, or why they are not read."""
+    """Return the bytes of a file in an archive, or why it is not read."""
     suffix = suffix_of(member.name)
-    # Of what is not an image or text the name alone counts.
+    # Only the names of other files matter.
     if not (is_image(member.name) or suffix in _TEXT_SUFFIXES):
-        # Later links may lead to it, or through it.
+        # Later links may point to it, or through it.
         if member.isfile():
             targets.add(name, member)
         elif member.issym() or member.islnk():
@@ -242,7 +242,7 @@ def _contents(tar, member, sample, name, targets):
 
 
 class _Unread(NamedTuple):
-    """In the place of the bytes of a file: why there are none."""
+    """The reason why a file was not read, in place of its bytes."""
 
     reason: str
     detail: str
@@ -254,7 +254,7 @@ _KINDS = {
     tarfile.CHRTYPE: "a device",
     tarfile.BLKTYPE: "a device",
 }
-# Headers whose contents are a name, or other facts of the file that follows.
+# Headers that hold the name or other metadata of the next file.
 _LONG_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -264,7 +264,7 @@ _LONG_HEADERS = (
 )
 MAX_HEADER_BYTES = 2**20
 _TEXT_SUFFIXES = (".txt", ".json")
-# What compressed files begin with. The last is that of the old form of xz.
+# First bytes of compressed files. The last is LZMA, the predecessor of xz.
 _COMPRESSIONS: dict[bytes, Callable] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -279,8 +279,8 @@ class _Sample:
     Attributes:
         key: string. Their name up to the first dot.
         files: dict from their names to bytes, or to `_Unread`.
-        names: set of strings. The files, those too that are no longer held.
-        size: int. The bytes that are held.
+        names: set of strings. All files, including those released already.
+        size: int. The number of bytes held.
     """
 
     def __init__(self, key):
@@ -300,10 +300,10 @@ class _Sample:
         return not self.names or key != self.key or name in self.names
 
     def release(self, tally, more):
-        """Yield the pairs of a sample that is very large with what follows.
+        """Yield complete pairs early if the next file makes the sample large.
 
-        Names with dots of their own, such as `v1.2_0001.jpg`, are one sample
-        up to their first dot, which may be as large as the archive.
+        If names contain further dots, such as `v1.2_0001.jpg`, the whole
+        archive may be one sample.
         """
         if self.size + more <= self._release_at:
             return
@@ -316,7 +316,7 @@ class _Sample:
             if is_image(name):
                 yield from _pair(name, contents, texts[stem_of(name)], tally)
         self._released |= paired
-        # Where little could be released, the next look would find as little.
+        # If little could be released, do not try again too soon.
         self._release_at = max(HELD_BYTES, 2 * self.size)
 
     def pairs(self, tally):
@@ -330,7 +330,7 @@ class _Sample:
             if suffix_of(name) not in _TEXT_SUFFIXES
         } | self._released
         free = texts.keys() - owners
-        # Where images have texts of their own, one without has lost its text.
+        # If other images have their own texts, one without has lost its text.
         dotted = self._released or any(
             stem_of(name) in texts for name in images if not is_plain[name]
         )
@@ -341,7 +341,7 @@ class _Sample:
             elif stem_of(name) in self._released:
                 stems = []
             elif any(is_plain.values()) and not is_plain[name]:
-                # A mask such as `0.seg.png` beside `0.jpg` is not another
+                # A mask such as `0.seg.png` next to `0.jpg` is not another
                 # image.
                 continue
             elif self.key in free:
@@ -362,7 +362,7 @@ class _Sample:
             yield from _pair(name, contents, captions, tally)
         lost = [stem for stem in texts if stem not in used]
         if any(is_plain.values()):
-            # Another text of the sample is not another image's.
+            # Other texts of the sample do not belong to a missing image.
             lost = [stem for stem in lost if stem in owners]
         elif self.files and not (images or owners & {*lost, *self._released}):
             lost = [self.key]
@@ -373,16 +373,17 @@ class _Sample:
             )
 
     def _texts(self):
-        """The captions of files that hold some, by names without suffix.
+        """Return captions and unreadable files, by names without suffix.
 
-        The second dict tells of those that cannot be read why.
+        The first dict holds the captions of text files, the second one why
+        files could not be read.
         """
         stems, texts, unread = {}, {}, {}
         for name in self.files:
             if suffix_of(name) in _TEXT_SUFFIXES:
                 stems.setdefault(stem_of(name), []).append(name)
         for stem, names in stems.items():
-            # Only these are held, decoded.
+            # Hold the decoded texts of only one stem at a time.
             read = {name: _read_text(name, self.files[name]) for name in names}
             for name, found in read.items():
                 if isinstance(found, _Unread):
@@ -395,7 +396,7 @@ class _Sample:
 
 
 def _pair(name, contents, captions, tally):
-    """Yield an image of an archive, or count why it cannot be."""
+    """Yield an image of an archive, or count why it cannot be used."""
     name = clean_text(name)
     if isinstance(contents, _Unread):
         tally.leave_out(name, *contents)
@@ -405,7 +406,7 @@ def _pair(name, contents, captions, tally):
 
 
 def _read_text(name, contents):
-    """What a `.txt` or the captions of a `.json` hold, or `_Unread`."""
+    """Return the text of a `.txt`, the captions of a `.json`, or `_Unread`."""
     if isinstance(contents, _Unread):
         return contents
     text = decode_text(contents)
@@ -417,18 +418,18 @@ def _read_text(name, contents):
         return _Unread("not valid JSON", f"{error}")
     fields = fields if isinstance(fields, dict) else {}
     column = find_column(fields, COLUMNS["caption"])
-    # It describes something else, a mask perhaps.
+    # A file without captions describes something else, perhaps a mask.
     return None if column is None else as_texts(fields[column])
 
 
 def _captions_of(read):
-    """The captions of `.txt` and `.json` of one name, `None` without."""
-    # `0.txt` and `0.TXT` are two.
+    """Merge the captions of a `.txt` and a `.json`; `None` without any."""
+    # `0.txt` and `0.TXT` are two files.
     texts = [text for text in read.values() if isinstance(text, str)]
     found = [listed for listed in read.values() if isinstance(listed, list)]
     listed = [text for texts in found for text in texts]
     lines = as_texts([line for text in texts for line in split_lines(text)])
-    # img2dataset writes the same caption into both, line ends within it too.
+    # img2dataset writes the same caption into both, including line breaks.
     same = len(listed) == len(texts) and all(
         one.split() == other.split()
         for one, other in zip(listed, texts, strict=True)

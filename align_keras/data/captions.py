@@ -1,4 +1,4 @@
-"""Tables of captions: one row for each image, or for each of its captions."""
+"""Read caption tables, with one row per image or per caption."""
 
 import functools
 import logging
@@ -24,25 +24,25 @@ from align_keras.io.mirrors import reads
 from align_keras.io.text import as_text
 from align_keras.io.text import as_texts
 
-# Addresses come last: they name files only where `curate` has put paths there.
+# URL columns come last: they hold file names only in the output of `curate`.
 IMAGE_COLUMNS = COLUMNS["image"] + COLUMNS["url"]
 
 logger = logging.getLogger("align_keras")
 
 
 class NoUsableRow(ValueError):
-    """A table of which every row lacks something, or is none."""
+    """A table in which every row is invalid or incomplete."""
 
 
 class CaptionRow(NamedTuple):
-    """One row of a table of captions.
+    """One row of a caption table.
 
     Attributes:
-        name: string. The image's path as the table has it, normalised; or
-            what the row itself is called where the table holds the image.
-        contents: bytes or `None`. The image, where the table holds it.
+        name: string. The normalised path of the image in the table; or a name
+            made from the row number if the table holds the image unnamed.
+        contents: bytes or `None`. The image, if the table holds it.
         captions: list of strings that are not blank.
-        named: bool. Whether the table tells the name.
+        named: bool. Whether the name comes from the table.
     """
 
     name: str
@@ -51,7 +51,7 @@ class CaptionRow(NamedTuple):
     named: bool = True
 
     def shows(self, other: "CaptionRow | None") -> bool:
-        """Tell whether another row is one of the same image in the table."""
+        """Tell whether another row holds the same image."""
         if other is None:
             return False
         named = self.named or other.named
@@ -62,15 +62,15 @@ class CaptionRow(NamedTuple):
 def find_caption_file(
     folder: str | Path, allow_outside: bool = False
 ) -> Path | None:
-    """Return the `captions.csv` of a folder, or `.tsv`, `.jsonl` and so on.
+    """Find the `captions.csv` of a folder, or `.tsv`, `.jsonl` and so on.
 
     Raises:
-        OutsideFolder: It is a link that leads out of the folder.
-        ValueError: There are several.
+        OutsideFolder: The file is a link that leads out of the folder.
+        ValueError: There are several such files.
     """
     found = []
     for path in sorted(Path(folder).glob("captions.*")):
-        # A link that leads nowhere is not passed over.
+        # Do not ignore a broken link.
         is_file = path.is_file() or path.is_symlink()
         is_table = path.suffix.lower() in rows.ROW_READERS
         if path.stem == "captions" and is_file and is_table:
@@ -93,16 +93,15 @@ def read_captions(
     split: str | None = None,
     tally: Tally | None = None,
 ) -> dict[str, list[str]]:
-    """Read a table of captions.
+    """Read a caption table.
 
     Args:
-        path: string or `pathlib.Path`. The suffix tells the format: `.csv`
-            and `.tsv` with a header line, `.jsonl` with one object per line,
-            `.json` (Karpathy's form, or a list of objects), or `.parquet`
-            (needs `align-keras[parquet]`). Text is UTF-8, or UTF-16 with a
-            byte order mark. Or a directory that
-            `align_keras.curation.curate` wrote, of which the kept rows are
-            read.
+        path: string or `pathlib.Path`. The suffix determines the format:
+            `.csv` and `.tsv` with a header line, `.jsonl` with one object per
+            line, `.json` (Karpathy's format, or a list of objects), or
+            `.parquet` (needs `align-keras[parquet]`). Text is UTF-8, or UTF-16
+            with a byte order mark. The path may also be a directory that
+            `align_keras.curation.curate` wrote; its kept rows are read.
         image_column: string. The column of image paths. Defaults to the first
             that exists of image, file_name, filename, filepath, image_path,
             image_name, path, file, url, image_url, ignoring case.
@@ -110,22 +109,22 @@ def read_captions(
             captions. Defaults to the first that exists of caption, captions,
             text, txt, sentence, sentences, alt_text, alt, top_caption,
             ignoring case.
-        split: string. Take only rows whose `split` column is one of these
-            names, separated by commas, as in `"train,restval"`. Defaults to
+        split: string. Read only rows whose `split` column has one of these
+            values, separated by commas, as in `"train,restval"`. Defaults to
             all rows.
-        tally: `Tally`. Counts the images, and the rows that cannot be used.
+        tally: `Tally`. Counts the images and the rows that cannot be used.
             Defaults to `None`, which logs those rows.
 
     Returns:
-        dict from the image's path, normalised, to its list of captions.
-        Images stand in the order of the file, and several rows of one image
-        give one list. Blank captions are left out.
+        dict from the normalised path of each image to its list of captions,
+        in the order of the file. Rows of the same image are merged. Blank
+        captions are left out.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ImportError: Parquet needs pyarrow.
-        ValueError: A column is missing or has an unfit type, the file is
-            damaged or not UTF-8, or its format is not known.
+        FileNotFoundError: The file does not exist.
+        ImportError: The file is Parquet and pyarrow is not installed.
+        ValueError: A column is missing or has the wrong type, the file is
+            damaged or its text cannot be decoded, or its format is unknown.
 
     Example:
 
@@ -155,28 +154,27 @@ def iterate_captions(
     tally: Tally | None = None,
     images: bool = True,
 ) -> Iterator[CaptionRow]:
-    """Read a table of captions row by row; see `read_captions`.
+    """Read a caption table row by row; see `read_captions`.
 
     Args:
         path: string or `pathlib.Path`.
         image_column: string.
         caption_column: string.
         split: string.
-        tally: `Tally` in which rows that cannot be used are left out.
-        images: bool. Whether images that the table holds are read. Defaults
-            to `True`.
+        tally: `Tally`. Counts the rows that cannot be used.
+        images: bool. Whether to read images that the table holds. Defaults to
+            `True`.
 
     Yields:
-        `CaptionRow`. Rows that cannot be used are counted.
+        `CaptionRow`.
 
     Raises:
-        ValueError: See `read_captions`; also where no row can be used, as none
-            has such a column.
+        ValueError: See `read_captions`. Also if no row can be used.
     """
     given = {"image": image_column, "caption": caption_column}
     tables = caption_tables(path)
     if tables != [Path(path)]:
-        # Of kept rows these are the ones, whatever extra columns are called.
+        # Kept rows use these columns, whatever other columns are called.
         given = {"image": image_column or "url"}
         given["caption"] = caption_column or "text"
     tally = Tally() if tally is None else tally
@@ -186,17 +184,17 @@ def iterate_captions(
 
 
 def caption_tables(path: str | Path) -> list[Path]:
-    """List the files of a table of captions.
+    """List the files of a caption table.
 
     Args:
-        path: string or `pathlib.Path`, see `read_captions`.
+        path: string or `pathlib.Path`. See `read_captions`.
 
     Returns:
-        list of `pathlib.Path`: those of the kept rows where `path` is the
-        output of `curate`; `path` alone elsewhere, whether it exists or not.
+        list of `pathlib.Path`: the files of kept rows if `path` is the output
+        of `curate`, else only `path`, whether it exists or not.
 
     Raises:
-        FileNotFoundError: `curate` has not ended there.
+        FileNotFoundError: `curate` has not finished there.
         OutsideFolder: A link in its output leads out of it.
     """
     kept = kept_folder(path)
@@ -214,7 +212,7 @@ def _iterate_table(path, given, wanted, tally, images):
     parts = None
     if path.suffix.lower() == ".parquet" and path.is_file():
         parts = _parquet_columns(path, given, wanted, images)
-    # Rows of one file have the same few sets of fields.
+    # The rows of a file have few different sets of fields.
     columns = functools.lru_cache(maxsize=64)(columns)
     usable, first, fields = False, None, {}
     for number, row in enumerate(rows.read_rows(path, parts), start=1):
@@ -233,9 +231,9 @@ def _iterate_table(path, given, wanted, tally, images):
             tally.leave_out(f"{path}, row {number}", error.reason, error.detail)
             continue
         usable = True
-        # A row that does not tell its split is of none.
+        # A row without a split belongs to no split.
         if wanted and as_text(row.get(names["split"])) not in wanted:
-            # It is left out because that was asked for.
+            # Do not count it: the caller asked for other splits.
             tally.looked_at.add(name or "")
             continue
         if name is None:
@@ -244,7 +242,7 @@ def _iterate_table(path, given, wanted, tally, images):
         texts = as_texts(row[names["caption"]])
         yield CaptionRow(name, contents, texts, named)
     if fields and (wanted or not usable):
-        # What no row has is not the fault of a row.
+        # A column that no row has is the fault of the table.
         found = columns(tuple(fields))
         _require(path, found, fields, wanted, given)
     if first is not None and not usable:
@@ -255,7 +253,7 @@ def _iterate_table(path, given, wanted, tally, images):
 
 
 def holds_images(path: str | Path, image_column: str | None = None) -> bool:
-    """Return whether a table holds images, and not their paths alone."""
+    """Return whether a table holds images and not only their paths."""
     path = Path(path)
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return False
@@ -270,7 +268,7 @@ def _candidates(role, given):
 
 
 def _find_columns(names, **given):
-    """The columns that a row's fields tell, by their roles; `None` for none."""
+    """Return the column for each role; `None` where there is none."""
     return {
         role: find_column(names, _candidates(role, given.get(role)))
         for role in ("image", "caption", "split")
@@ -278,7 +276,7 @@ def _find_columns(names, **given):
 
 
 def _require(path, found, columns, wanted, given):
-    """Refuse a table without the columns that are needed."""
+    """Refuse a table that lacks a required column."""
     for role in ("image", "caption", *(("split",) if wanted else ())):
         if found[role] is None:
             argument = role if role == "split" else f"{role}_column"
@@ -295,9 +293,10 @@ def _missing(role, row):
 
 
 def _image(path, number, row, column):
-    """The name and perhaps the bytes of a row's image, `None` without one.
+    """Return the name of a row's image, its bytes, and whether it is named.
 
-    The third value is whether the row tells the name.
+    The name is `None` if the row has no image, and the bytes are `None` if it
+    holds only a path.
     """
     if column is None:
         raise _missing("image", row)
@@ -313,10 +312,10 @@ def _image(path, number, row, column):
         raise rows.RowError(
             "no path of an image", f"`{column}` holds an object of type {kind}"
         )
-    # Surrogates stay: they are how the name of a file on disk may be read.
+    # Keep surrogates: the name of a file on disk may contain them.
     name = value if isinstance(value, str) else as_text(value)
     name = posixpath.normpath(name or "")
-    # A folder, even where it is said as `./`, is no image.
+    # A folder, even if written as `./`, is not an image.
     named = name.strip() not in ("", ".")
     if not named:
         found = contents is not None
@@ -328,7 +327,7 @@ def _image(path, number, row, column):
 
 
 def _parquet_columns(path, given, wanted, images):
-    """What to read of a file; other types of its columns are refused."""
+    """Choose the columns to read of a file, and refuse unsuitable types."""
     with rows.open_parquet(path) as file:
         schema = file.schema_arrow
     found = _find_columns(schema.names, **given)

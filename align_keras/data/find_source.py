@@ -1,4 +1,4 @@
-"""What a source of images with captions is, the same for every command."""
+"""Determine the kind of a source of images, alike for all commands."""
 
 import glob
 import os
@@ -33,7 +33,7 @@ from align_keras.io.image_parts import begins_as_image
 from align_keras.io.stores import scheme_of
 from align_keras.io.text import clean_text
 
-# Why files of a folder are left out, by what it is read as.
+# Why files of a folder are left out, by the kind of source it is read as.
 BESIDE = "beside archives or records"
 _BESIDE = {
     "archive": BESIDE,
@@ -49,17 +49,17 @@ UNFINISHED = "unfinished download"
 
 
 class Found(NamedTuple):
-    """What a source is.
+    """The kind and the files of a source.
 
     Attributes:
         kind: string. `"listed"`: a folder of images that a table lists;
-            `"table"`: Parquet files that hold images; `"archive"`: those of
-            WebDatasets; `"records"`: TFRecord files; `"folder"`: images with
-            text files beside them.
-        files: list of strings: the table, or the files.
-        holds: list of strings: whatever in the source may hold images, by
-            its name, and the folders that are not looked into. Names are
-            relative to a folder; those of a glob are what it matches.
+            `"table"`: Parquet files that hold images; `"archive"`: WebDataset
+            archives; `"records"`: TFRecord files; `"folder"`: images with
+            text files next to them.
+        files: list of strings. The table, or the files.
+        holds: list of strings. Everything in the source that may hold images,
+            judged by its name, and the folders that are not searched. Names
+            are relative to the folder; for a glob, they are its matches.
     """
 
     kind: str
@@ -73,13 +73,13 @@ def find_source(
     image_column: str | None = None,
     allow_outside: bool = False,
 ) -> Found:
-    """Find out what a source is.
+    """Determine the kind of a source and list its files.
 
     Args:
         source: string or `pathlib.Path`. A folder, a file, or a glob.
-        captions: string or `pathlib.Path`. The table of captions. Defaults to
-            the one in the folder that is called `captions`, if there is one.
-        image_column: string, see `read_captions`.
+        captions: string or `pathlib.Path`. The caption table. Defaults to the
+            one in the folder that is called `captions`, if there is one.
+        image_column: string. See `read_captions`.
         allow_outside: bool. Whether to follow links out of the folder.
             Defaults to `False`.
 
@@ -87,8 +87,8 @@ def find_source(
         `Found`.
 
     Raises:
-        FileNotFoundError: There is nothing, or nothing in it.
-        ValueError: It is a file of another kind; the message says what to do.
+        FileNotFoundError: The source does not exist or is empty.
+        ValueError: It is a file of another kind. The message says what to do.
     """
     folder = Path(source)
     captions = captions or find_caption_file(folder, allow_outside)
@@ -115,15 +115,15 @@ def find_source(
     if scheme_of(source) is None and not glob.glob(str(source)):
         if not os.path.lexists(source):
             raise FileNotFoundError(f"No folder or archive matches `{source}`.")
-    # Whatever it is called, unless that says that it is something else.
+    # Accept any name, unless its suffix is that of something else.
     return Found("records", open_records(source, allow_outside).paths)
 
 
 def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:
-    """List what in a folder, or among what a glob names, may hold images.
+    """List everything in a folder, or matched by a glob, that may hold images.
 
     Args:
-        source: string or `pathlib.Path`. A file alone holds nothing else.
+        source: string or `pathlib.Path`. The list is empty for a single file.
         allow_outside: bool. See `find_source`.
 
     Returns:
@@ -134,12 +134,12 @@ def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:
 
 
 def _folder_of(source):
-    """What the names of `Found` are relative to."""
+    """Return the folder that the names of `Found` are relative to."""
     return source if os.path.isdir(source) else ""
 
 
 def _candidates(source, allow_outside):
-    """As `held_in`, with Parquet files that have not been looked into."""
+    """As `held_in`, including all Parquet files without opening them."""
     if os.path.isdir(source):
         files, closed = walk_folder(source, allow_outside)
         found = [
@@ -155,7 +155,7 @@ def _candidates(source, allow_outside):
 
 
 def _is_unnamed(folder, name, allow_outside):
-    """Whether a file is an image whose name does not end as images do."""
+    """Whether a file is an image without the suffix of one."""
     if is_unfinished_image(name):
         return True
     if suffix_of(name) in OTHER_SUFFIXES:
@@ -166,14 +166,14 @@ def _is_unnamed(folder, name, allow_outside):
         with open(path, "rb") as file:
             return begins_as_image(file.read(HEAD_BYTES))
     except OSError:
-        # Whoever reads it will say so.
+        # The code that reads the file reports the error.
         return False
 
 
 def _without_tables_of_texts(names, candidates, folder):
-    """Leave out those of some candidates that are Parquet without images."""
-    # img2dataset writes a table of what it has put into each of its files,
-    # of which there may be thousands.
+    """Leave out Parquet files that hold no images."""
+    # img2dataset writes a table describing each of its archives, of which
+    # there may be thousands. Skip these without opening them.
     described = {
         sample_key(n) for n in candidates if is_archive(n) or is_records(n)
     }
@@ -194,7 +194,7 @@ def left_over(
     looked_at: Iterable[str],
     allow_outside: bool = False,
 ) -> Iterator[tuple[str, str, str | None]]:
-    """Compare what a source holds with what was read of it or counted.
+    """Find the files of a source that were neither read nor counted.
 
     Args:
         found: `Found`.
@@ -204,11 +204,11 @@ def left_over(
         allow_outside: bool. See `find_source`.
 
     Yields:
-        Tuples of a name that can be printed, why the file was not read, and
-        what to do, or `None`.
+        Tuples of a printable name, the reason why the file was not read, and
+        what to do about it, or `None`.
 
     Raises:
-        RuntimeError: There is no reason, which is an error of this package.
+        RuntimeError: There is no reason, which is a bug in this package.
     """
     folder = _folder_of(source)
     looked_at = set(looked_at)
@@ -218,7 +218,7 @@ def left_over(
         if looked_at.isdisjoint((name, os.path.join(folder, name)))
     ]
     rest = _without_tables_of_texts(rest, found.holds, folder)
-    # The same file may go by another name, that of a link.
+    # The same file may have another name through a link.
     others = looked_at.difference(found.holds) if rest else ()
     others = {_real(folder, name) for name in others}
     places = {os.path.dirname(name) for name in looked_at}
@@ -231,7 +231,7 @@ def left_over(
         if os.path.isdir(path) and any(
             f"{place}/".startswith(f"{name}/") for place in places
         ):
-            # Not looked into as a whole, but for what a table lists in it.
+            # The folder is not searched, but a table lists files in it.
             continue
         reason = _why(found, path, name, folder, allow_outside)
         yield clean_text(name), *reason
@@ -241,12 +241,12 @@ def _real(folder, name):
     try:
         return os.path.realpath(os.path.join(folder, name))
     except ValueError:
-        # A table may have names that no file can have.
+        # A table may hold names that are not valid file names.
         return name
 
 
 def _why(found, path, name, folder, allow_outside):
-    """Why a file of a source was not read, and what to do."""
+    """Return why a file of a source was not read, and what to do."""
     if os.path.isdir(path) and not folder:
         return "folder among files", "give it alone"
     if os.path.isdir(path) or not os.path.exists(path):
@@ -273,11 +273,11 @@ def _why(found, path, name, folder, allow_outside):
 
 
 def _may_hold_images(path):
-    """Whether a Parquet file holds images, as far as that can be told."""
+    """Whether a Parquet file holds images; `True` if it is damaged."""
     try:
         return holds_images(path)
     except ImportError:
         return False
     except ValueError:
-        # It is damaged.
+        # The code that reads the file reports the damage.
         return True

@@ -1,4 +1,4 @@
-"""Which images are held out to measure on."""
+"""Choose the images that are held out for evaluation."""
 
 import collections
 import hashlib
@@ -7,30 +7,30 @@ import posixpath
 from align_keras.io.folders import MAX_FILE_BYTES
 from align_keras.io.folders import is_file_within
 
-# More images make an evaluation slower, hardly truer.
+# More images make an evaluation slower but hardly more accurate.
 MOST = 1000
-# Fewer say nothing; but a quarter of a small collection is enough to lose.
+# Fewer images say nothing, but do not take more than a quarter of a small set.
 FEWEST = 8
 
 
 def choose_held_out(folder, names, share, allow_outside=False):
     """Choose images that training must not see.
 
-    The choice follows from the names alone, so that it is the same each time.
-    Images with one key (a name up to its suffix) or the same bytes stay
-    together, on one side or the other.
+    The choice depends only on the names, so it is the same each time. Images
+    with the same key (the name without its suffix) or the same bytes stay on
+    the same side.
 
     Args:
         folder: `pathlib.Path` to which the names are relative.
-        names: list of strings. Paths of images; files that are missing, or
-            will not be read, are passed over.
-        share: float from 0 to 0.5. The share to hold out; yet at least 8
-            images, or a quarter where that is less, and at most 1000.
+        names: list of strings. Paths of images. Files that are missing or
+            will not be read are ignored.
+        share: float from 0 to 0.5. The share to hold out, but at least 8
+            images, or a quarter if that is less, and at most 1000.
         allow_outside: bool. Whether images outside the folder count. Defaults
             to `False`.
 
     Returns:
-        Set of names, empty where `share` is 0.
+        Set of names, empty if `share` is 0.
     """
     names = [n for n in names if is_file_within(folder, n, allow_outside)]
     sizes = {name: (folder / name).stat().st_size for name in names}
@@ -50,7 +50,8 @@ def choose_by_digest(digests, share):
     """Choose images that training must not see; see `choose_held_out`.
 
     Args:
-        digests: dict from names of images to what is equal for equal bytes.
+        digests: dict from names of images to values that are equal for equal
+            bytes.
         share: float from 0 to 0.5.
 
     Returns:
@@ -66,7 +67,7 @@ def choose_by_digest(digests, share):
     wanted = min(wanted, MOST) if share else 0
     chosen = set()
     for group in sorted(_groups(digests), key=_draw):
-        # A group that does not fit, such as one image a thousand times,
+        # A group that does not fit, such as a thousand copies of one image,
         # stays in training.
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)
@@ -74,7 +75,7 @@ def choose_by_digest(digests, share):
 
 
 def _groups(digests):
-    """Lists of names that belong on one side."""
+    """Group the names that must stay on the same side."""
     parent = {}
 
     def root(item):

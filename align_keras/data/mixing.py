@@ -1,4 +1,4 @@
-"""How well data is mixed: a number for batches, and a look at neighbours."""
+"""Measure how well data is mixed, within batches and between neighbours."""
 
 import itertools
 import os
@@ -11,34 +11,34 @@ from align_keras.data.records import read_record
 from align_keras.data.records import read_shard
 from align_keras.data.records import record_offsets
 
-# How many runs of neighbours are looked at, and how long each is.
+# The number of runs of neighbours to look at, and the length of each.
 RUNS = 16
 RUN = 24
-# By how much more of their words neighbours must share. In random order this
-# is seen once in a thousand looks at most.
+# The additional share of words that sorted neighbours have in common. In random
+# order, this excess occurs at most once in a thousand checks.
 EXCESS = 0.1
 
 
 def crowding(labels, batch_size):
-    """Tell how far batches are from a uniform draw.
+    """Measure how far batches are from a uniform draw.
 
-    Counts the pairs of one label in each batch, and divides their mean by
-    what it would be if a batch was drawn at random from all records: 1 is a
-    uniform draw, 2 means twice as many. Labels are classes, or whatever makes
-    two records alike, such as the number of the run of sixty neighbours in a
-    sorted folder.
+    Counts the pairs with equal labels in each batch, and divides their mean by
+    its expected value for batches drawn at random from all records: 1 is a
+    uniform draw, 2 means twice as many pairs. Labels are classes, or anything
+    that makes two records alike, such as the number of the run of sixty
+    neighbours in a sorted folder.
 
     Args:
-        labels: array `(records,)`. The label of each record, in the order of
-            training. A last batch that is not full is left out.
+        labels: array `(records,)`. The label of each record, in training
+            order. An incomplete last batch is left out.
         batch_size: int. At least 2.
 
     Returns:
         float.
 
     Raises:
-        ValueError: There is not one whole batch, or there are no two records
-            of one label.
+        ValueError: There is no complete batch, or no two records have the
+            same label.
 
     Example:
 
@@ -66,18 +66,18 @@ def crowding(labels, batch_size):
 
 
 def describe_order(source):
-    """Say so if neighbouring records have captions that are alike.
+    """Return a warning if neighbouring records have similar captions.
 
-    Looks at some hundred records, and not at what `pack` put into random
-    order. Compares neighbours with records that are far apart, so that
-    captions that are all alike raise no alarm.
+    Looks at a few hundred records, and skips data that `pack` has put into
+    random order. Compares neighbours with records that are far apart, so data
+    whose captions are all similar causes no warning.
 
     Args:
-        source: what `open_records` takes.
+        source: see `open_records`.
 
     Returns:
-        string, a sentence that names the numbers and says what to do; `None`
-        if there is nothing to say.
+        string, a sentence with the numbers and what to do; `None` if there is
+        nothing to warn about.
     """
     records = open_records(source)
     if records.in_random_order:
@@ -102,12 +102,12 @@ def describe_order(source):
 
 
 def _runs(shards):
-    """Yield lists of serialized records that are neighbours in a file."""
+    """Yield lists of consecutive serialized records of a file."""
     chosen = np.linspace(0, len(shards) - 1, min(RUNS, len(shards)))
     per_shard = -(-RUNS // len(chosen))
     for shard in (shards[int(place)] for place in chosen):
         if per_shard == 1:
-            # Where it begins is known, even of a remote file without index.
+            # Its start is known, even in a remote file without an index.
             yield list(itertools.islice(read_shard(shard), RUN))
             continue
         count = len(record_offsets(shard)) - 1
@@ -125,5 +125,5 @@ def _words(record):
 
 
 def _shared(one, other):
-    """The share of the words of both that stand in both."""
+    """Return the Jaccard similarity of two sets of words."""
     return len(one & other) / max(1, len(one | other))

@@ -1,4 +1,4 @@
-"""What is to be packed: a folder, a caption file, archives, or records."""
+"""Open the source to pack: a folder, a caption file, archives or records."""
 
 import contextlib
 import hashlib
@@ -24,21 +24,22 @@ from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.text import clean_text
 
-# Keys whose first value has no settled place yet.
+# Number of keys to hold in a dict before they are moved to the arrays.
 LATEST = 1 << 18
 
 
 def key_of(name):
-    """Return the key of a record: the path of its image without the suffix."""
+    """Return the key of a record: the path of its image without suffix."""
     return posixpath.splitext(name)[0]
 
 
 def keep_apart(pairs):
-    """Give images of one key names of their own, where a stream holds them.
+    """Give different images of a stream that share a key different names.
 
-    Names in archives, tables and records are often none: `image.jpg` in each
-    row, `0.jpg` in each archive. The first image keeps its name, others have
-    a digest of their bytes in it; copies of an image share theirs.
+    Names in archives, tables and records are often not unique: `image.jpg` in
+    each row, `0.jpg` in each archive. The first image keeps its name; the
+    names of the others get a digest of their bytes. Copies of an image share
+    a name.
     """
     first = _FirstValues()
     for name, read, captions in pairs:
@@ -56,9 +57,9 @@ def _digest(contents):
 
 
 class _FirstValues:
-    """The first value of each key, in 16 bytes for most of them.
+    """Stores the first value of each key in about 16 bytes.
 
-    A dict of them would take 100, of as many as there may be images.
+    A dict would take 100 bytes per key, and there may be very many images.
     """
 
     def __init__(self):
@@ -66,7 +67,7 @@ class _FirstValues:
         self._latest = {}
 
     def of(self, key, value):
-        """Return the first value of a key, which may be this one."""
+        """Return the first value given for a key, which may be this one."""
         if len(self._latest) == LATEST:
             self._settle()
         place = np.searchsorted(self._keys, key)
@@ -87,11 +88,11 @@ class Source(typing.NamedTuple):
 
     Attributes:
         pairs: iterator, in random order unless it is a stream.
-        total: int. How many there are, if that is known.
-        held_out: iterator of pairs that are held out, likewise; `None` if
-            there are none.
-        stream_bytes: int. The size of a stream that is yet to be put into
-            random order; `None` for what has been.
+        total: int. The number of pairs, if known.
+        held_out: iterator of the pairs that are held out, also in random order
+            unless it is a stream; `None` if there are none.
+        stream_bytes: int. The size of a stream that still has to be put into
+            random order; `None` if the pairs are in random order.
     """
 
     pairs: typing.Iterator
@@ -111,23 +112,23 @@ def open_source(
     part=None,
     whole=True,
 ):
-    """Find out what a source is, and list or open it.
+    """Determine the kind of a source, and list or open it.
 
     Args:
         source: `pathlib.Path`.
         captions: string or `pathlib.Path`, or `None`.
         columns: dict of `"image_column"`, `"caption_column"` and `"split"`.
-        hold_out: float. Share that is held out.
-        seed: int. Of the order.
-        tally: `Tally`. Counts what is seen and what is left out.
-        allow_outside: bool. Whether to read what names and links call outside
-            the folder. Defaults to `False`.
-        part: `Part`. The one to be packed. Defaults to `None`: all.
-        whole: bool. Whether the source holds the files of a stream of all
-            parts, not only those of this one. Defaults to `True`.
+        hold_out: float. The share to hold out.
+        seed: int. The seed of the order.
+        tally: `Tally`. Counts the images seen and those left out.
+        allow_outside: bool. Whether to read files outside the folder that
+            names and links lead to. Defaults to `False`.
+        part: `Part`. The part to pack. Defaults to `None`: all.
+        whole: bool. Whether the source holds the stream files of all parts,
+            and not only those of this one. Defaults to `True`.
 
     Returns:
-        A `Source`. See `pack` for the arguments and what is raised.
+        A `Source`. See `pack` for the arguments and the errors.
     """
 
     def place(name):
@@ -142,7 +143,7 @@ def open_source(
     files = found.files
     if part and whole and found.kind not in ("folder", "listed"):
         files = part.files(files)
-        # The other parts look at theirs.
+        # The other parts read and count these.
         tally.looked_at.update(set(found.files).difference(files))
     counts_others = part is None or part.is_first
     has_table = found.kind in ("listed", "table")
@@ -196,22 +197,22 @@ def _size(files):
 
 
 def _read_listed(captions, columns, holds, tally, part):
-    """Read the captions of a part, of which the first counts what is lost."""
+    """Read the captions of a part. The first part counts unusable rows."""
     if part is None:
         return read_captions(captions, **columns, tally=tally)
     seen = tally if part.is_first else Tally()
     listed = read_captions(captions, **columns, tally=seen)
     own = {name: texts for name, texts in listed.items() if holds(name)}
-    # The other parts look at theirs.
+    # The other parts read and count these.
     tally.looked_at.update(listed.keys() - own.keys())
     tally.seen += len(own) - (len(listed) if part.is_first else 0)
     return own
 
 
 def _open_listed(source, listed, hold_out, place, tally, allow_outside):
-    """Images that a caption file lists."""
+    """Open the images that a caption file lists."""
     aside = choose_held_out(source, listed, hold_out, allow_outside)
-    # Of one key, the first that is listed stays the first.
+    # The sort is stable: images with the same key keep the order of the file.
     placed = sorted(listed, key=place)
     held_out, kept = (
         {name: listed[name] for name in placed if (name in aside) == wanted}
@@ -227,7 +228,7 @@ def _open_listed(source, listed, hold_out, place, tally, allow_outside):
 def _open_tables(
     tables, tally, source, named, columns, hold_out, allow_outside
 ):
-    """Images that lie in tables, which `named` names."""
+    """Open the images in tables; `named` is the source that names these."""
     folder = source if source.is_dir() else None
     size = _size(tables)
 
@@ -249,7 +250,7 @@ def _open_tables(
             digests[name] = hashlib.sha256(read()).digest()
     chosen = choose_by_digest(digests, hold_out)
     kept = (pair for pair in pairs(tally) if pair[0] not in chosen)
-    # What is held out has been seen among the others.
+    # Images that are held out have been counted with the others.
     held_out = (pair for pair in pairs(Tally()) if pair[0] in chosen)
     return Source(
         kept, held_out=held_out if chosen else None, stream_bytes=size
@@ -257,25 +258,25 @@ def _open_tables(
 
 
 def read_files(source, files, read, tally, allow_outside=False):
-    """Read files one after the other; those that are damaged are counted.
+    """Read files one after the other, and count damaged ones.
 
     Args:
-        source: string or `pathlib.Path`. What named the files.
+        source: string or `pathlib.Path`. The folder or glob of the files.
         files: list of strings.
-        read: callable of a file and a `Tally`, which yields pairs.
+        read: callable. Takes a file and a `Tally`, and yields pairs.
         tally: `Tally`.
-        allow_outside: bool. Whether to read those that lead out of `source`,
-            which are counted otherwise. Defaults to `False`.
+        allow_outside: bool. Whether to read files that lead out of `source`;
+            otherwise they are counted as left out. Defaults to `False`.
 
     Yields:
-        What `read` does.
+        The pairs of `read`.
     """
     for file in files:
         tally.looked_at.add(file)
         try:
             check_member(source, file, allow_outside)
             if os.path.isfile(file):
-                # Whether it can be read is not a question of damage.
+                # Tell missing permissions from a damaged file.
                 open(file, "rb").close()
         except OutsideFolder as error:
             tally.leave_out(clean_text(file), sources.OUTSIDE, str(error))

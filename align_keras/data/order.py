@@ -1,26 +1,28 @@
-"""The order in which training sees the records: a function of the position.
+"""Compute the order of training records from their position in the stream.
 
-A run must resume anywhere without reading again what it has seen, and be mixed
-well all the same. So the order is computed, not drawn from a buffer:
+A run must be able to resume at any step without reading again what it has
+seen, and still be mixed well. So the order is computed instead of drawn from a
+shuffle buffer:
 
 - An epoch takes the files in random order, in groups of about 64.
 - A piece is a run of at most eight consecutive records of one file. The pieces
   of a group are put in random order.
-- Some pieces make a window, whose records are shuffled, so that those of a
-  piece are spread over it. It holds no more records than the largest file, nor
-  than `window_records`.
+- Several pieces form a window. Its records are shuffled so that those of each
+  piece are spread over it. A window holds at most `window_records` records,
+  and no more than the largest file.
 
-Neighbours in a file are often alike. Small pieces that are spread keep them
-out of one batch; `align_keras.data.mixing` tells how well.
+Neighbours in a file are often similar. Small pieces that are spread out keep
+them from meeting in a batch; `align_keras.data.mixing` measures how well.
 
-`BalancedOrder` draws from several languages with shares of its own: a round has
-as many records as a group, so many of each language, and is mixed like one.
+`BalancedOrder` draws from several languages in given shares. A round has about
+as many records as a group, a fixed number from each language, and is mixed in
+the same way.
 
-All of it follows from the seed, the number of the epoch, and how many records
-each file holds. Resuming from a position reads again, at most, the part of
-one window that lies before it: one file's worth of records. Files that have
-been read are not opened. Where a piece begins is told by the index beside the
-file, or found by stepping over the file's records once.
+The order depends only on the seed, the number of the epoch, and the number of
+records in each file. Resuming from a position reads again at most the earlier
+part of one window: one file's worth of records. Files that have already been
+read are not opened. The index next to a file tells where its pieces begin;
+without an index, the file's records are stepped over once.
 """
 
 import functools
@@ -34,23 +36,24 @@ from align_keras.data.records import is_remote
 from align_keras.data.records import record_offsets
 from align_keras.io.threads import map_ahead
 
-# How many files are mixed, and how many of their records, about: the places of
-# a group's pieces are held in memory.
+# About how many files, and how many records, form a group. The positions of a
+# group's pieces are held in memory.
 MIXED_FILES = 64
 MIXED_RECORDS = 4_000_000
-# Records of a piece. Fewer mix better, but a read costs as much as a record.
+# Records in a piece. Fewer mix better, but need more reads.
 PIECE = 8
 
 
 class Window(typing.NamedTuple):
-    """Records to be read and shuffled at once.
+    """Records that are read and shuffled together.
 
     Attributes:
-        files: array of strings, `(pieces,)`.
-        firsts: int64 array `(pieces,)`. A piece's first record in its file.
-        counts: int64 array `(pieces,)`. A piece's number of records.
-        order: int64 array. Which of the window's records to take, in turn,
-            when the pieces are laid end to end.
+        files: array of strings, `(pieces,)`. The file of each piece.
+        firsts: int64 array `(pieces,)`. The first record of each piece in its
+            file.
+        counts: int64 array `(pieces,)`. The number of records of each piece.
+        order: int64 array. The records to take, in order, as indices into the
+            concatenated pieces.
     """
 
     files: np.ndarray
@@ -71,13 +74,12 @@ class Window(typing.NamedTuple):
 
 
 class RecordOrder:
-    """An endless stream of records, each once in an epoch.
+    """An endless stream in which each record occurs once per epoch.
 
     Args:
         counts: dict from file to its number of records.
         seed: int.
-        window_records: int. Greatest number of records that are shuffled at
-            once.
+        window_records: int. The maximum number of records to shuffle at once.
         part: pair of ints, index and count. The stream takes every
             `count`-th record of an epoch. Defaults to `(0, 1)`, all.
 
@@ -94,21 +96,21 @@ class RecordOrder:
         self.counts = np.array(list(counts.values()), np.int64)
         self.seed = seed % 2**64
         self.part = part
-        # Records of an epoch in this stream.
+        # The number of records per epoch in this stream.
         self.size = len(range(part[0], int(self.counts.sum()), part[1]))
         window = max(1, min(window_records, int(self.counts.max())))
         self.piece = max(1, min(PIECE, window // 4))
         self.pieces_of_window = window // self.piece
         self.records_of_window = self.piece * self.pieces_of_window
         self._count_of = counts
-        # Those of a group, and of the next one.
+        # Keep the borders of two groups: this one and the next.
         self._keep_borders(MIXED_FILES)
 
     def _keep_borders(self, files):
         self._borders = functools.lru_cache(2 * files)(self._read_borders)
 
     def windows(self, start=0):
-        """Yield windows without end, from a record of the stream on.
+        """Yield windows endlessly, starting at a record of the stream.
 
         Args:
             start: int. The number of the first record to take.
@@ -121,7 +123,7 @@ class RecordOrder:
             position = index
 
     def places(self, start=0):
-        """Yield the file, and the number in it, of each record of the stream.
+        """Yield the file of each record of the stream, and its number there.
 
         Args:
             start: int. The number of the first record.
@@ -130,7 +132,7 @@ class RecordOrder:
             yield from window.records()
 
     def spans(self, windows):
-        """Tell where the pieces of windows lie in their files.
+        """Return the byte ranges of the pieces of windows.
 
         Args:
             windows: list of `Window`.
@@ -140,17 +142,17 @@ class RecordOrder:
             the first byte and the number of bytes of each piece.
 
         Raises:
-            ValueError: A file holds another number of records than it should.
+            ValueError: A file does not hold the expected number of records.
         """
         files = dict.fromkeys(itertools.chain(*(w.files for w in windows)))
-        # Each answer of a store takes its time.
+        # Requests to a store are slow, so make several at once.
         remote = any(map(is_remote, files))
         read = functools.partial(map_ahead, workers=ASKED) if remote else map
         borders = dict(zip(files, read(self._borders, files), strict=True))
         return [_spans(w, w.firsts // self.piece, borders) for w in windows]
 
     def _read_borders(self, file):
-        """Read where each piece of a file begins, and where the last ends."""
+        """Read the start of each piece of a file, and the end of the last."""
         offsets = record_offsets(file)
         if len(offsets) - 1 != self._count_of[file]:
             raise ValueError(
@@ -183,10 +185,10 @@ class RecordOrder:
                 first : first + self.pieces_of_window
             ].T
             order = _spread(taken, draw)
-            # Pieces are read whole, whatever is taken of them.
+            # Pieces are read whole, even if only some records are taken.
             moved = np.cumsum(counts) - counts - np.cumsum(taken) + taken
             order += np.repeat(moved + left_out, taken)[order]
-            # Where each of them stands in the epoch.
+            # The position of each record in the epoch.
             places = begin + np.arange(len(order))
             index, count = self.part
             wanted = (places >= position) & (places % count == index)
@@ -199,7 +201,7 @@ class RecordOrder:
 
         Returns:
             int64 array `(pieces, 5)`: file, first record, number of records,
-            and how many of these to leave out before how many to take.
+            and how many of these to skip and then to take.
         """
         first = begins // self.piece
         numbers = -(-ends // self.piece) - first
@@ -213,12 +215,13 @@ class RecordOrder:
 
 
 class BalancedOrder(RecordOrder):
-    """An endless stream of records in which languages have given shares.
+    """An endless stream of records in which each language has a given share.
 
-    A language is a stream of its own: pass after pass over its files, each in
-    random order. A round takes the next records of every language, as many as
-    its share says, and mixes them. Rounds are dealt to the parts in turn, so
-    that a part reads nothing of the others', but a piece that both have.
+    Each language has its own stream: pass after pass over its files, each pass
+    in random order. A round takes the next records of every language, in
+    proportion to its share, and mixes them. Rounds are dealt to the parts in
+    turn, so a part does not read the records of others, except in pieces that
+    two parts share.
 
     Args:
         counts: dict from file to its number of records.
@@ -262,7 +265,7 @@ class BalancedOrder(RecordOrder):
         )
 
     def _most_files(self, files, taken):
-        """How many files a round may need of a language."""
+        """Return how many files of a language a round may need."""
         smallest = np.cumsum(np.sort(self.counts[files]))
         return min(len(files), int(np.searchsorted(smallest, taken)) + 2)
 
@@ -293,12 +296,12 @@ class BalancedOrder(RecordOrder):
 
 
 def language_shares(records, exponent):
-    """Tell how large a part of the training pairs each language is.
+    """Compute each language's share of the training pairs.
 
     Args:
         records: dict from language to its number of records.
-        exponent: float from 0, by which all languages have equal shares, to
-            1, by which these are those of the records.
+        exponent: float from 0 to 1. With 0, all languages have equal shares;
+            with 1, the shares are those of the records.
 
     Returns:
         dict from language to its share, which is proportional to
@@ -312,15 +315,15 @@ def language_shares(records, exponent):
 def _spread(counts, draw):
     """Shuffle the records of a window.
 
-    Each may come anywhere. But of the n records of a piece, one comes in each
-    n-th of the window, so that a batch seldom holds two of them.
+    A record may come anywhere in the window. But of the n records of a piece,
+    one falls into each nth of the window, so a batch seldom holds two of them.
 
     Args:
-        counts: int64 array `(pieces,)`. Number of records of each.
-        draw: NumPy's random generator.
+        counts: int64 array `(pieces,)`. The number of records of each piece.
+        draw: NumPy random generator.
 
     Returns:
-        int64 array. Which record to take, in turn.
+        int64 array. The records to take, in order.
     """
     pieces = np.repeat(np.arange(len(counts)), counts)
     mixed = np.lexsort((draw.random(len(pieces)), pieces))

@@ -1,4 +1,4 @@
-"""Pack raw image–text pairs into TFRecord files."""
+"""Pack image–caption pairs into TFRecord files."""
 
 import collections
 import concurrent.futures
@@ -43,8 +43,8 @@ from align_keras.io.stores import is_store
 
 # The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
-# The folder for what waits to be put into random order; nobody's `*.tfrecord`
-# finds it, and it is gone when the output appears.
+# The folder for data that waits to be put into random order. No pattern
+# `*.tfrecord` matches it, and it is removed before the output appears.
 BUCKETS = "buckets"
 
 logger = logging.getLogger("align_keras")
@@ -68,88 +68,92 @@ def pack(
 ) -> dict:
     """Pack images with captions into TFRecord files and a manifest.
 
-    Images are checked by decoding them and stored as they are where
-    TensorFlow shows the same as Pillow, else as PNG. Those that cannot be
-    used are left out, counted and named in the manifest. The output directory
-    appears as a whole at the end. When it holds the result of the same
-    arguments already, nothing is done.
+    Every image is checked by decoding it. It is stored as it is if TensorFlow
+    decodes it like Pillow, else as PNG. Images that cannot be used are left
+    out, counted and named in the manifest. The output directory appears as a
+    whole at the end. If it already holds the result of the same arguments,
+    nothing is done.
 
     Records are written in random order, so that neighbours in the source,
-    which are often alike, do not meet in a batch. The order follows from the
-    keys and `seed` alone, see `align_keras.data.shuffle`. What is read as a
-    stream, archives and records, passes through temporary files within the
-    output, which take as much room again until it is finished.
+    which are often similar, do not meet in a batch. The order depends only on
+    the keys and `seed`; see `align_keras.data.shuffle`. Sources that are read
+    as a stream (archives, records, and Parquet files with images) pass through
+    temporary files within the output, which need as much disk space again
+    until packing is finished.
 
-    Several machines pack one data set in parts. Each writes a folder of its
-    own within `output`, and whoever finishes last writes the manifest of the
-    whole, as does a repetition of any part. The parts in turn have the order
-    of a single run; those of a stream are divided by files, each of which is
-    in random order with its part, and a key that occurs in two parts stays
-    twice.
+    Several machines can pack a data set in parts. Each machine writes its own
+    folder within `output`, and the last one to finish writes the manifest of
+    the whole data set. Running any part again also writes it. The parts, one
+    after the other, have the order of a single run. Streams are divided by
+    files instead: each part is in random order by itself, and a key that
+    occurs in two parts is kept twice.
 
     The source is one of:
 
-    - a folder of images, together with a caption file (`captions`, or a
-      `captions.csv` and the like in it);
-    - a folder of images with a `.txt` file of captions beside each;
-    - a WebDataset: a `.tar` file, compressed or not, a glob of them, or a
-      folder that holds them;
-    - Parquet files that hold images: likewise;
-    - records in another order: a `.tfrecord` file, a glob of them, or a
-      folder that holds them.
+    - a folder of images with a caption file (`captions`, or a `captions.csv`
+      or similar file in the folder);
+    - a folder of images, each with a `.txt` file of captions next to it;
+    - a WebDataset: a `.tar` file, compressed or not, a glob of such files, or
+      a folder that holds them;
+    - Parquet files that hold images, given in the same ways;
+    - records to put into random order: a `.tfrecord` file, a glob of such
+      files, or a folder that holds them.
 
     Args:
         source: string or `pathlib.Path`.
         output: string or `pathlib.Path`. The directory to write:
-            `data-00000-of-00004.tfrecord` and so on, an index of each
+            `data-00000-of-00004.tfrecord` and so on, an index for each
             (`.idx`, lines of `offset size`), and `manifest.json`.
         captions: string or `pathlib.Path`. A CSV, TSV, JSONL, JSON or Parquet
-            file, or a directory that `align_keras.curation.curate` wrote, see
-            `read_captions`. Image paths in it are relative to `source`. Held
-            in memory as a whole; images never are. Defaults to the one in
-            `source` that is called `captions`, if there is one.
-        split: string. Only these splits of the caption file, separated by
-            commas. Defaults to `None`, all.
+            file, or a directory that `align_keras.curation.curate` wrote; see
+            `read_captions`. Image paths in it are relative to `source`. The
+            captions are held in memory; images are not. Defaults to the file
+            in `source` that is called `captions`, if there is one.
+        split: string. Pack only these splits of the caption file, separated
+            by commas. Defaults to `None`, all.
         records_per_shard: int. Defaults to 1000.
         image_column: string. The caption file's column of image paths.
         caption_column: string. The caption file's column of captions.
-        max_pixels: int. Larger images are skipped before they are decoded;
-            they would fill the memory. Defaults to 64 million. Pillow itself
-            refuses more than 179 million.
-        hold_out: float from 0 to 0.5. Hold out this share of the images
-            to measure on: at least 8, or a quarter where that is less, and
-            at most 1000. They go to the folder `held_out` within `output`,
-            in the same form, and no image is on both sides, not even as a
-            copy of the same bytes. Needs `captions`. Defaults to 0.
+        max_pixels: int. Larger images are skipped before they are decoded,
+            because they would fill the memory. Defaults to 64 million. Pillow
+            itself refuses more than 179 million.
+        hold_out: float from 0 to 0.5. The share of images to hold out for
+            evaluation: at least 8, or a quarter if that is less, and at most
+            1000. They are written to the folder `held_out` within `output`,
+            in the same format. No image is on both sides, not even as a copy
+            of the same bytes. Needs a caption file or Parquet files. Defaults
+            to 0.
         seed: int. Another seed gives another order. Defaults to 0.
-        resize: int. Height and width to which images are resized, as training
-            does, and stored as JPEG; the `resize_size` of a recipe, 346 in
-            the paper's. Such records are read several times as fast.
-            Defaults to `None`: files stay as they are.
-        allow_outside: bool. Read images and captions outside of `source` that
-            names such as `../a.jpg`, absolute paths and links lead to.
-            Defaults to `False`: they are skipped, named and counted.
-        progress: bool. Show a progress bar on standard error. Defaults to
-            `False`.
-        part: string such as `"3/64"`, or a pair of ints: which of how many
-            parts to pack. Goes without `hold_out`. Defaults to `None`: the
-            whole.
+        resize: int. Height and width to which images are resized, in the same
+            way as in training, before they are stored as JPEG. Use the
+            `resize_size` of the recipe, 346 in the paper. Such records are
+            read several times as fast. Defaults to `None`: image files are
+            stored as they are.
+        allow_outside: bool. Whether to read images and captions outside of
+            `source` that names such as `../a.jpg`, absolute paths and links
+            lead to. Defaults to `False`: they are skipped, named and counted.
+        progress: bool. Whether to show a progress bar on standard error.
+            Defaults to `False`.
+        part: string such as `"3/64"`, or a pair of ints. The part to pack and
+            the number of parts. Cannot be combined with `hold_out`. Defaults
+            to `None`: pack everything.
 
     Returns:
         dict, the manifest: `"records"`, `"captions"` (numbers), `"shards"`
         (list of file, records, sha256), `"skipped_count"`,
         `"skipped_reasons"` (counts by reason), `"skipped"` (file and reason
         of the first 1000), `"held_out"` (number of records held out),
-        `"order"` (`"random"`, or `"random within parts"` of a stream) and
-        `"arguments"`, the seed among them. With `part`, that of the whole if
-        it is complete; else that of the part with `"missing_parts"`, a list
-        of numbers.
+        `"order"` (`"random"`, or `"random within parts"` for the parts of a
+        stream) and `"arguments"`, including the seed. With `part`, the
+        manifest of the whole data set if it is complete; otherwise the
+        manifest of the part with `"missing_parts"`, a list of numbers.
 
     Raises:
-        FileNotFoundError: Source or caption file is missing or empty.
-        BlockingIOError: Another process writes to `output`.
-        FileExistsError: `output` holds something else.
-        ValueError: No image could be used, or the caption file is wrong.
+        FileNotFoundError: The source or caption file is missing or empty.
+        BlockingIOError: Another process is writing to `output`.
+        FileExistsError: `output` is a file, or holds records that were packed
+            with other arguments.
+        ValueError: No image could be used, or the caption file is invalid.
 
     Example:
 
@@ -236,7 +240,7 @@ def _pack(
     if part:
         arguments["part"] = [part.number, part.count]
     if captions:
-        # What is missing will be an error when it is read.
+        # Ignore missing tables here; reading them raises an error.
         tables = filter(os.path.isfile, caption_tables(captions))
         digests = [file_digest(table) for table in tables]
         arguments["captions_sha256"] = digests
@@ -266,7 +270,7 @@ def _pack(
         whole,
     )
     with atomic_directory(output) as directory:
-        # Another process may have packed it since.
+        # Another process may have packed it in the meantime.
         finished = _finished(Path(output), arguments)
         if finished:
             return finished
@@ -304,7 +308,7 @@ def _pack(
 
 
 def _what_else(source):
-    """What to do where a folder has captions or images in other files."""
+    """Suggest what to do if captions or images are in other files."""
     names = walk_folder(source, False)[0] if os.path.isdir(source) else []
     if not any(map(is_image, names)):
         for name in names:
@@ -332,7 +336,7 @@ def _write_manifest(manifest, directory, arguments):
 
 
 def _finished(output, arguments):
-    """The manifest of an earlier run with the same arguments, or `None`."""
+    """Return the manifest of an earlier run with the same arguments, if any."""
     path = output / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
@@ -379,9 +383,9 @@ def _encode(pairs, max_pixels, resize, tally):
 
 
 def _distinct(entries, tally):
-    """Yield one of each key; in random order they stand together.
+    """Yield one record per key, and merge the captions of identical images.
 
-    The first is taken, with the captions of others of the same image.
+    Records in random order with the same key follow each other.
     """
     last = None
     for key, name, count, record in entries:
@@ -394,14 +398,14 @@ def _distinct(entries, tally):
         if joined is None:
             tally.skip(name, "duplicate key")
         else:
-            tally.seen -= 1  # It was no other image.
+            tally.seen -= 1  # It was the same image.
             last = key, *joined
     if last is not None:
         yield last[1:]
 
 
 def _in_threads(pairs, *settings):
-    """Check images in threads, a few ahead; Pillow frees the lock."""
+    """Check images ahead in threads; Pillow releases the GIL."""
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
@@ -434,7 +438,7 @@ def _write(records, directory, records_per_shard, tally):
                 offset = 0
                 shards.append({"records": 0})
             writer.write(record)
-            # Eight bytes of length and two checksums of four.
+            # The framing: a length of eight bytes, two checksums of four.
             index.write(f"{offset} {len(record) + 16}\n")
             offset += len(record) + 16
             shards[-1]["records"] += 1

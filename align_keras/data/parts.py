@@ -1,4 +1,4 @@
-"""Parts of a data set that several machines pack."""
+"""Divide a data set into parts that several machines pack."""
 
 import dataclasses
 import os
@@ -21,21 +21,21 @@ from align_keras.io.text import clean_text
 
 FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
 MANIFEST = "manifest.json"
-# Missing parts that are named; the others are counted.
+# Number of missing parts that messages name; the others are counted.
 SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One of the parts of a data set.
+    """One part of a data set.
 
-    What is read in any order is divided by the random order: the parts, one
-    after the other, have the order of a single run. What is read as a stream
-    is divided by its files.
+    Sources that can be read in any order are divided by the random order: the
+    parts, one after the other, have the order of a single run. Streams are
+    divided by files.
 
     Attributes:
-        number: int. From 1.
-        count: int. How many there are.
+        number: int. The number of the part, from 1.
+        count: int. The number of parts.
     """
 
     number: int
@@ -43,10 +43,10 @@ class Part:
 
     @classmethod
     def of(cls, value):
-        """Read a part, such as `"3/64"` or `(3, 64)`.
+        """Make a part from a value such as `"3/64"` or `(3, 64)`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The value is not a part.
         """
         try:
             pair = value.split("/") if isinstance(value, str) else value
@@ -62,16 +62,16 @@ class Part:
 
     @property
     def is_first(self):
-        """Whether this is the part that counts what belongs to none."""
+        """Whether this is the part that counts files that belong to no part."""
         return self.number == 1
 
     @property
     def folder(self):
-        """The name of its directory within the output."""
+        """The name of the part's directory within the output."""
         return f"part-{self.number:05d}-of-{self.count:05d}"
 
     def holds(self, key, seed):
-        """Tell whether a record belongs to this part, by its place."""
+        """Tell whether a record belongs to this part, by its random place."""
         place, _ = random_place(key, seed)
         place = int.from_bytes(place, "big") * self.count >> 64
         return place == self.number - 1
@@ -90,28 +90,29 @@ class Part:
         return names[self.number - 1 :: self.count]
 
     def names(self, names):
-        """Return what this part needs of the files of a store."""
+        """Return the files of a store that this part needs."""
         kinds = is_archive, is_parquet, is_records
         streams = [n for n in sorted(names) if any(k(n) for k in kinds)]
         others = set(names) - set(streams)
-        # Beside images, they are of no account.
+        # Next to images, archives and records are ignored.
         strays = any(map(is_image, others))
         return [*others, *(streams if strays else self.files(streams))]
 
 
 def commit_parts(output, count):
-    """Write the manifest of a whole data set, once all its parts are there.
+    """Write the manifest of the whole data set if all parts are packed.
 
     Args:
         output: string or `pathlib.Path`. The directory, or its address.
-        count: int. How many parts there are to be.
+        count: int. The number of parts.
 
     Returns:
-        A pair: the manifest, or `None`, and the list of missing numbers.
+        A pair: the manifest, or `None` if parts are missing, and the list of
+        the missing parts' numbers.
 
     Raises:
-        ValueError: Parts were packed with different arguments, or hold no
-            record together.
+        ValueError: Parts were packed with different arguments, or none of
+            them holds a record.
     """
     parts = [Part(number, count) for number in range(1, count + 1)]
     held = {part: _read(output, part) for part in parts}
@@ -155,7 +156,7 @@ def commit_parts(output, count):
         "shards": shards,
         "arguments": first,
     }
-    # Two machines that end at once write the same.
+    # Two machines that finish at the same time write the same manifest.
     _write(output, whole)
     return whole, []
 
@@ -166,7 +167,7 @@ def _asked(manifest):
 
 
 def _read(output, part):
-    """Return the manifest of a part, `None` where it is not packed."""
+    """Return the manifest of a part; `None` if it is not packed."""
     name = f"{part.folder}/{MANIFEST}"
     if not is_store(output):
         path = Path(output, name)
@@ -177,11 +178,11 @@ def _read(output, part):
 
 
 def read_manifest(path):
-    """Read the manifest of what `pack` wrote, of a part or of all.
+    """Read a manifest that `pack` wrote, of a part or of the whole data set.
 
     Raises:
-        ValueError: It is damaged, or another program's; the message names the
-            file and the field.
+        ValueError: The manifest is damaged or was written by another program.
+            The message names the file and the field.
     """
     counts = ("records", "captions", "skipped_count", "images", "held_out")
     return read_object(
@@ -209,7 +210,7 @@ def _write(output, manifest):
 
 
 def other_divisions(output, count):
-    """Return the folders of parts of a data set that was divided otherwise."""
+    """Return the folders of parts for a different number of parts."""
     if is_store(output):
         names = {name.partition("/")[0] for name in Store(output).sizes()}
     else:
@@ -230,15 +231,15 @@ def describe_missing(missing, count):
 
 
 def shards_of_parts(folder, manifest):
-    """Return the files of a data set in parts, for whoever reads them.
+    """Return the TFRecord files of a data set that was packed in parts.
 
     Args:
         folder: string. A directory, or its address.
-        manifest: dict, what it holds as `manifest.json`; empty where there is
+        manifest: dict. The contents of its `manifest.json`; empty if there is
             none.
 
     Returns:
-        list of strings.
+        list of strings. Empty if the folder holds no parts.
 
     Raises:
         FileNotFoundError: Some parts have not been packed yet.

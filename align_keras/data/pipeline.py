@@ -1,4 +1,4 @@
-"""From TFRecord files to training batches, with tf.data."""
+"""Load training batches from TFRecord files with tf.data."""
 
 import functools
 import itertools
@@ -19,15 +19,15 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import record_key
 from align_keras.io.images import decode_with_pillow
 
-# Records that are decoded one after the other, as one piece of work.
+# Number of records that are decoded as one unit of work.
 GROUP = 8
 
 
 def _without_autograph(function):
-    """Let data sets take functions as they are.
+    """Disable AutoGraph in the data sets that a function makes.
 
-    AutoGraph's rewriting would take seconds at the start of a process, and
-    finds nothing to rewrite here.
+    AutoGraph would take seconds at the start of a process, and there is nothing
+    to rewrite here.
     """
 
     @functools.wraps(function)
@@ -53,49 +53,50 @@ def load_dataset(
     shard_count: int = 1,
     language_exponent: float | None = None,
 ) -> Any:
-    """Make batches of images and token ids out of TFRecord files.
+    """Load batches of images and token ids from TFRecord files.
 
-    In training the files and records are shuffled anew each epoch, without
-    end, in the order of `align_keras.data.order`; of an image's captions one
-    is drawn; images are cropped and mirrored at random. Everything follows
-    from `seed` and the record's place in the stream, so that two iterations
-    give the same batches and a run can resume where it stopped. Otherwise
-    there is one pass in file order with each image's first caption and the
-    central crop.
+    In training, the data set is endless. Files and records are shuffled again
+    in each epoch, in the order of `align_keras.data.order`. One of each
+    image's captions is drawn, and images are cropped and flipped at random.
+    All of this depends only on `seed` and the record's position in the stream,
+    so two iterations give the same batches and a run can resume where it
+    stopped. Without `training`, there is one pass in file order with each
+    image's first caption and central crop.
 
-    A record whose image does not decode, or that has no caption, is
-    skipped, logged once and listed by `RecordFiles.skipped`. In training its
-    place in the batch is taken by another pair of the same batch, which keeps
-    the shapes static and the numbering of steps exact.
+    A record without a caption, or whose image cannot be decoded, is skipped,
+    logged once and listed by `RecordFiles.skipped`. In training, another pair
+    of the same batch takes its place, which keeps the shapes static and the
+    step numbers exact.
 
     Args:
-        records: `RecordFiles`, or a folder, glob, file or list of these that
-            `open_records` takes; the files are those of `pack` or of
-            img2dataset.
-        preprocessor: `AlignPreprocessor` with tokenizer and image converter.
+        records: `RecordFiles`, or a folder, glob, file or list of these, as
+            for `open_records`. The files are written by `pack` or img2dataset.
+        preprocessor: `AlignPreprocessor` with a tokenizer and an image
+            converter.
         batch_size: int. Pairs per batch.
         training: bool. Defaults to `True`.
         seed: int. Defaults to 0.
-        shuffle_buffer: int. Encoded records held in memory for shuffling,
-            though no more than the largest file holds. Defaults to 2048.
-        start_step: int. Leave out this many batches at the start, without
-            reading them. Defaults to 0.
-        shard_index: int. Which part of the records to read, for training
-            with several input workers. Defaults to 0.
+        shuffle_buffer: int. The number of encoded records to hold in memory
+            for shuffling, limited to the size of the largest file. Defaults
+            to 2048.
+        start_step: int. The number of batches to skip at the start. In
+            training, they are not read. Defaults to 0.
+        shard_index: int. The part of the records to read, for training with
+            several input workers. Defaults to 0.
         shard_count: int. The number of parts. Defaults to 1.
-        language_exponent: float or `None`. In training, how far languages
-            with few records are favoured, see `Recipe`; a language is the
-            folder of a file. Defaults to `None`: records are as they are.
+        language_exponent: float or `None`. In training, how strongly to
+            favour languages with few records; see `Recipe`. The language of a
+            file is its folder. Defaults to `None`: no balancing.
 
     Returns:
         `tf.data.Dataset` of dicts: `"images"` float32 `(batch_size, height,
         width, 3)`, `"token_ids"` and `"padding_mask"` int32 `(batch_size,
-        sequence_length)`. Without `training` the last batch may be smaller.
+        sequence_length)`. Without `training`, the last batch may be smaller.
 
     Raises:
         FileNotFoundError: No file matches `records`.
         ValueError: No record is usable, the preprocessor is incomplete, or
-            there is one language alone to be balanced.
+            there is only one language to balance.
 
     Example:
 
@@ -121,7 +122,7 @@ def load_dataset(
     else:
         shards, part = _part(records.paths, shard_index, shard_count)
         dataset = read_in_order(shards, part).skip(start).enumerate()
-    # Whole groups make up a batch, so that each record stays in its own.
+    # A batch consists of whole groups, so each record stays in its batch.
     group = math.gcd(batch_size, GROUP)
     dataset = _decode(dataset, preprocessor, training, seed, group, records)
     if not training:
@@ -141,11 +142,11 @@ def load_dataset(
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.deterministic = True
-    # The thread that tunes a pipeline often misses that it is to end: `fit`
-    # then waits up to a minute for it. Untuned, as many elements are worked on
-    # at once as there are processors.
+    # The autotuning thread often misses the signal to stop, and `fit` then
+    # waits for it for up to a minute. Without tuning, as many elements are
+    # processed at once as there are processors.
     options.autotune.enabled = False
-    # The files are not visible to tf.distribute from outside.
+    # tf.distribute cannot see the files in order to shard by them.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
@@ -162,17 +163,17 @@ def records_of_step(
     shard_count: int = 1,
     language_exponent: float | None = None,
 ) -> list:
-    """Name the records of one training batch.
+    """List the records of one training batch.
 
     Args:
-        records: see `load_dataset`, as all other arguments.
+        records: see `load_dataset`, as for all other arguments.
         step: int. The number of the batch, from 0.
 
     Returns:
         list of dicts with `"file"`, `"index"` (the number of the record in
-        it, from 0) and `"key"` (string, empty where it has none), in the
-        order of the batch, but that a record that cannot be used stands up
-        to seven places later there.
+        the file, from 0) and `"key"` (string, empty if there is none), in the
+        order of the batch. A record that cannot be used may be up to seven
+        places later in the batch itself.
 
     Example:
 
@@ -198,10 +199,10 @@ def records_of_step(
 
 
 def _part(shards, index, count):
-    """The files of one input worker, and which of their records it takes."""
+    """Return the files of an input worker, and its share of their records."""
     if len(shards) >= count:
         return shards[index::count], (0, 1)
-    # Too few files for everyone: each reads all and keeps its share.
+    # Too few files for all workers: each reads all files, and keeps its share.
     return shards, (index, count)
 
 
@@ -228,12 +229,12 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
 
 
 def _decode(dataset, preprocessor, training, seed, group, records):
-    """Raw elements to examples; unusable ones are marked and reported."""
+    """Decode records to examples; mark and report unusable ones."""
     import tensorflow as tf
 
     converter = preprocessor.image_converter
 
-    # Traced once, though two data sets use it.
+    # Trace it only once, although two data sets use it.
     @tf.function(autograph=False)
     def attempt(place, raw):
         image, captions = parse_record(raw[2])
@@ -248,7 +249,7 @@ def _decode(dataset, preprocessor, training, seed, group, records):
             images = converter(converter.decode(image))
         return {
             "images": images,
-            # Without captions this index is out of bounds: an error.
+            # Without captions, this index is out of bounds and raises an error.
             "text": captions[choice],
             "usable": True,
         }
@@ -262,14 +263,14 @@ def _decode(dataset, preprocessor, training, seed, group, records):
             "usable": tf.ensure_shape(usable, ()),
         }
 
-    # TensorFlow looks at all operations of `attempt`, even those of branches
-    # not taken, whenever a data set of records is made. Groups and few
-    # operations are fast.
+    # TensorFlow visits all operations of `attempt`, even in branches not
+    # taken, whenever a data set of records is made. So it is fast to decode in
+    # groups and to use few operations.
     def safely(places, raw):
         records = tf.data.Dataset.from_tensor_slices((places, raw))
         good = records.map(attempt).ignore_errors()
-        # This part runs only where the first gave less than all, so that good
-        # records never enter Python.
+        # This part runs only if a record failed, so good records never enter
+        # Python.
         broken = records.flat_map(report_if_broken)
         return good.concatenate(broken).take(tf.size(places, tf.int64))
 
@@ -289,7 +290,7 @@ def _decode(dataset, preprocessor, training, seed, group, records):
 
 
 def _skip(records, shard, index, record):
-    """Name an unusable record and the reason. Returns that it is not usable."""
+    """Report an unusable record and the reason; return that it is unusable."""
     key, reason = _reason(record)
     records.skip(shard.decode(), int(index), key, reason)
     return np.False_
@@ -308,7 +309,7 @@ def _reason(record):
 
 
 def _check_usable(records, converter):
-    """Refuse data without one usable record: training would never start."""
+    """Refuse data without any usable record: training would never start."""
     import tensorflow as tf
 
     count = 0
@@ -328,9 +329,9 @@ def _check_usable(records, converter):
 
 
 def _fill_gaps(batch):
-    """Put another pair of the batch where a record could not be used.
+    """Replace unusable records by other pairs of the batch.
 
-    Dropping the record instead would move every later one to another step.
+    Dropping them would move all later records to other steps.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Serialized records of TFRecord files, as data sets of TensorFlow."""
+"""Read serialized records of TFRecord files as TensorFlow data sets."""
 
 import functools
 import itertools
@@ -10,17 +10,17 @@ from align_keras.data.records import read_shard
 from align_keras.data.records import read_span
 from align_keras.io.threads import map_ahead
 
-# Bytes that are read from a file at once, about.
+# About how many bytes to read from a file at once.
 READ_BYTES = 256 * 1024
 
-# Pieces that are read at the same time.
+# The number of pieces to read in parallel.
 READERS = 16
 
-# Records of a store that are asked for at once, at most: a large window.
+# The most records to request from a store at once: a large window.
 FETCHED_RECORDS = 2048
 
-# Records whose order is told at once, about. TensorFlow hangs if an iterator
-# ends while it waits for Python, so that it is to ask seldom.
+# About how many records the Python generator orders at once. TensorFlow hangs
+# if an iterator ends while it waits for Python, so it should call it rarely.
 BLOCK_RECORDS = 4096
 
 
@@ -29,7 +29,7 @@ def read_in_order(shards, part):
 
     Args:
         shards: list of strings.
-        part: pair of ints, index and count: every `count`-th record is taken.
+        part: pair of ints, index and count. Every `count`-th record is read.
 
     Returns:
         `tf.data.Dataset` of `(file, number of the record in it, record)`.
@@ -48,14 +48,14 @@ def read_in_order(shards, part):
 
 
 def read_shuffled(order, start):
-    """Read records in the order of training, without end.
+    """Read records endlessly in training order.
 
     Args:
         order: `RecordOrder`.
-        start: int. The place in its stream to begin at.
+        start: int. The position in its stream to start at.
 
     Returns:
-        `tf.data.Dataset` of `(place, (file, number of the record in it,
+        `tf.data.Dataset` of `(position, (file, number of the record in it,
         record))`.
     """
     import tensorflow as tf
@@ -66,7 +66,7 @@ def read_shuffled(order, start):
         windows = order.windows(start)
         limit = FETCHED_RECORDS if remote else BLOCK_RECORDS
         most = max(1, limit // order.records_of_window)
-        size = 1  # The first records come soon.
+        size = 1  # Start small, so that the first records come soon.
         while True:
             block = list(itertools.islice(windows, size))
             begins, lengths = zip(*order.spans(block), strict=True)
@@ -85,7 +85,7 @@ def read_shuffled(order, start):
         blocks, output_signature=(numbers, numbers, names, *[numbers] * 5)
     )
     dataset = dataset.prefetch(1)
-    # Records are taken from here while the next window is being read.
+    # Take records from this buffer while the next window is being read.
     ahead = max(1, order.records_of_window // 4)
     if remote:
         dataset = dataset.map(_fetch_block).prefetch(1).unbatch()
@@ -113,7 +113,7 @@ def _read_window(shards, begins, lengths, firsts, counts, order):
     records = pieces.interleave(
         _read_piece,
         cycle_length=READERS,
-        # Piece after piece, read at the same time.
+        # Yield one piece after the other, but read them in parallel.
         block_length=tf.reduce_max(counts),
         num_parallel_calls=READERS,
         deterministic=True,
@@ -129,9 +129,9 @@ def _read_window(shards, begins, lengths, firsts, counts, order):
 def _read_piece(shard, begin, length, first, count):
     import tensorflow as tf
 
-    # Whole buffers make up the piece, so that nothing behind it is read.
+    # The piece is a whole number of buffers, so nothing after it is read.
     buffers = -(-length // READ_BYTES)
-    # `tf.data.TFRecordDataset` cannot begin within a file.
+    # `tf.data.TFRecordDataset` cannot start in the middle of a file.
     records = tf.raw_ops.TFRecordDatasetV2(
         filenames=shard[tf.newaxis],
         compression_type="",
@@ -141,7 +141,7 @@ def _read_piece(shard, begin, length, first, count):
     records = tf.data.experimental.from_variant(
         records, tf.TensorSpec((), tf.string)
     )
-    # `enumerate` would have TensorFlow rewrite a graph for each piece.
+    # `enumerate` would make TensorFlow rewrite a graph for each piece.
     indices = tf.data.Dataset.range(first, first + count)
     numbered = tf.data.Dataset.zip((indices, records))
     return numbered.map(lambda index, record: (shard, index, record))
@@ -150,7 +150,7 @@ def _read_piece(shard, begin, length, first, count):
 def _fetch_block(
     pieces, records, shards, begins, lengths, firsts, counts, order
 ):
-    """Read a block of windows of files that TensorFlow cannot open."""
+    """Read a block of windows from files that TensorFlow cannot open."""
     import tensorflow as tf
 
     found = tf.numpy_function(
@@ -159,7 +159,7 @@ def _fetch_block(
     found.set_shape((None,))
     indices = tf.ragged.range(firsts, firsts + counts).values
     columns = tf.repeat(shards, counts), indices, found
-    # Numbers within a window become numbers within the block.
+    # Turn indices within a window into indices within the block.
     held = tf.RaggedTensor.from_row_lengths(counts, pieces)
     before = tf.cumsum(tf.reduce_sum(held, 1), exclusive=True)
     order = order + tf.repeat(before, records)
@@ -167,8 +167,8 @@ def _fetch_block(
 
 
 def _spans(*columns):
-    # Not by TensorFlow's threads: it has as many as there are processors, and
-    # these wait.
+    # Use other threads than TensorFlow's. It has only one per processor, and
+    # these reads spend their time waiting.
     found = map_ahead(_span, zip(*columns, strict=True), READERS)
     return np.array([record for span in found for record in span], object)
 

@@ -1,4 +1,4 @@
-"""The TFRecord files of a data set, as one value."""
+"""Find the TFRecord files of a data set and count their records."""
 
 import functools
 import glob
@@ -35,7 +35,7 @@ from align_keras.io.threads import map_ahead
 logger = logging.getLogger("align_keras")
 
 
-# Of what is used of a manifest; see `read_object`.
+# The fields of a manifest that are used here; see `read_object`.
 _MANIFEST = {
     "shards?": [{"file": str, "records": is_count}],
     "arguments?": dict,
@@ -43,24 +43,24 @@ _MANIFEST = {
 
 
 class RecordFiles:
-    """TFRecord files, and how many records each of them holds.
+    """The TFRecord files of a data set, with their numbers of records.
 
-    Iterating reads the records one by one, in the order of the files, each as
-    a dict with `"key"` (string), `"image"` (bytes, the encoded image) and
+    Iterate over it to read the records one by one in file order. Each is a
+    dict with `"key"` (string), `"image"` (bytes, the encoded image) and
     `"captions"` (list of strings, at least one). Records without an image or
-    without a caption are skipped, and named by `skipped`. Images are not
-    decoded.
+    a caption are skipped and listed in `skipped`. Images are not decoded.
 
     Args:
-        paths: list of strings, the files.
+        paths: list of strings. The files.
         counts: dict from file to its number of records. Defaults to `None`:
-            they are counted when they are first asked for.
-        source: string. What messages call the files. Defaults to their paths.
+            the records are counted when the counts are first needed.
+        source: string. The name of the files in messages. Defaults to their
+            paths.
 
     Attributes:
-        skipped: dict from the place of a record that whoever read these files
-            could not use, `"file.tfrecord[index] key"`, to the reason. A
-            record that comes again in a later epoch is listed once.
+        skipped: dict from the place of an unusable record,
+            `"file.tfrecord[index] key"`, to the reason. A record that occurs
+            again in a later epoch is listed once.
 
     Example:
 
@@ -89,8 +89,9 @@ class RecordFiles:
     def counts(self) -> dict[str, int]:
         """Dict from file to its number of records.
 
-        What `pack` or img2dataset wrote beside the files answers at once;
-        otherwise the files' framing is walked, of many remote files at once.
+        Files that `pack` or img2dataset wrote next to the records hold the
+        counts. Otherwise the record framing is read, of many remote files in
+        parallel.
         """
         count = functools.partial(_count, functools.cache(_read_counts))
         remote = any(map(is_store, self.paths))
@@ -99,12 +100,12 @@ class RecordFiles:
 
     @property
     def in_random_order(self) -> bool:
-        """Whether `pack` says of all files that it put them in random order."""
+        """Whether `pack` has put all files into random order."""
         manifests = self._manifests().values()
         return all(m.get("order") == "random" for m in manifests)
 
     def resized(self) -> dict[str, int]:
-        """Return what `pack` says of folders in which it resized images.
+        """Return the folders in which `pack` resized images.
 
         Returns:
             dict from folder to the height and width in pixels.
@@ -122,7 +123,7 @@ class RecordFiles:
     def languages(self) -> dict[str, str]:
         """Return the language of each file: the folder that holds it.
 
-        A folder of a part that `pack` wrote is of the folder around it.
+        For a part that `pack` wrote, it is the parent of the part's folder.
 
         Returns:
             dict from file to folder.
@@ -131,7 +132,7 @@ class RecordFiles:
 
     @property
     def total(self) -> int:
-        """The number of all records."""
+        """The total number of records."""
         return sum(self.counts.values())
 
     def __iter__(self):
@@ -145,7 +146,7 @@ class RecordFiles:
                 yield example
 
     def skip(self, path: str, index: int, key: str, reason: str) -> None:
-        """Count and name a record that cannot be used, once per record."""
+        """List and log an unusable record, once per record."""
         place = f"{path}[{index}] {key}".rstrip()
         if place not in self.skipped:
             self.skipped[place] = reason
@@ -157,18 +158,18 @@ def open_records(source: Any, allow_outside: bool = False) -> RecordFiles:
 
     Args:
         source: string or `pathlib.Path`. A folder that holds `*.tfrecord`
-            files, one such file, or a glob; or a list of these. Addresses
-            that TensorFlow's file system layer knows, such as `gs://`, work
-            too. `RecordFiles` are returned as they are.
+            files, one such file, or a glob; or a list of these. Addresses of a
+            store such as `s3://` or `gs://` work, too. `RecordFiles` are
+            returned as they are.
         allow_outside: bool. Whether links may lead out of the folder.
             Defaults to `False`.
 
     Returns:
-        `RecordFiles`, sorted by path; those of a list in its order, each file
+        `RecordFiles`, sorted by path. For a list, in its order, with each file
         once.
 
     Raises:
-        FileNotFoundError: Nothing matches; the message names the source.
+        FileNotFoundError: Nothing matches. The message names the source.
         OutsideFolder: A link leads out of the folder.
     """
     if isinstance(source, RecordFiles):
@@ -186,14 +187,14 @@ def open_records(source: Any, allow_outside: bool = False) -> RecordFiles:
 
 
 def local_source(source: Any) -> Any:
-    """Copy a source of a store to this machine, unless it is records.
+    """Copy a source from a store to this machine, unless it is records.
 
     Args:
         source: string, `pathlib.Path` or list.
 
     Returns:
-        The path of the copy; local paths, lists and addresses of records as
-        they are.
+        The path of the copy. Local paths, lists and addresses of records are
+        returned as they are.
     """
     if isinstance(source, (list, tuple)) or not is_store(source):
         return source
@@ -268,7 +269,7 @@ def _count(listed, path):
 
 
 def _read_json(path):
-    """What a file holds; nothing where there is none, or it is damaged."""
+    """Read a JSON object; return `{}` if it is missing or damaged."""
     try:
         contents = json.loads(read_range(path))
     except (OSError, ValueError, RecursionError):

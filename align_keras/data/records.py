@@ -1,19 +1,18 @@
-"""What a training record is, and how to read records back.
+"""Encode, decode and locate training records.
 
-A record is one image with its captions, a `tf.train.Example` in a TFRecord
+A record is one image with its captions: a `tf.train.Example` in a TFRecord
 file, with the field names of img2dataset:
 
-| field             | type       | meaning                                   |
-|-------------------|------------|-------------------------------------------|
-| `jpg`             | bytes      | the encoded image; `png`, `webp` also    |
-| `txt`             | bytes list | its captions, UTF-8                        |
-| `caption`         | bytes list | read where `txt` is absent or empty        |
-| `key`             | bytes      | a name, unique in the data set             |
-| `width`, `height` | int64      | pixels, upright                            |
+| field             | type       | meaning                                  |
+|-------------------|------------|------------------------------------------|
+| `jpg`             | bytes      | the encoded image; also `png` or `webp`  |
+| `txt`             | bytes list | its captions, UTF-8                      |
+| `caption`         | bytes list | used if `txt` is absent or empty         |
+| `key`             | bytes      | a name, unique in the data set           |
+| `width`, `height` | int64      | pixels, upright                          |
 
-Other fields are ignored, so the files that img2dataset writes need no packing.
-The image field may hold any format that the decoder knows, whatever its
-name.
+Other fields are ignored, so files written by img2dataset need no packing. The
+image field may hold any format that the decoder supports, whatever its name.
 """
 
 import os
@@ -33,25 +32,25 @@ from align_keras.io.text import BLANKS
 
 crc32c = OptionalModule("google_crc32c", extra="stores")
 
-# Records of a store that are read by one request, when all are read.
+# Records of a store to read in one request when reading a whole file.
 AT_ONCE = 64
 
-# Files of a store that are asked for their records at the same time: what each
-# answer waits for is the way to the store and back.
+# Files of a store to count in parallel. Each request mostly waits for the
+# network.
 ASKED = 32
 
 # `decode_record` and `parse_record` follow the same rules. The image is the
-# first value of the first of its fields that is not empty. The captions are
-# the values of the first of their fields that are more than white space,
-# without a byte order mark before them. Each of these fields holds bytes, or
-# the record is broken.
+# first value of the first image field that is not empty. The captions are the
+# values of the first caption field that has any besides white space, without
+# leading byte order marks. If one of these fields does not hold bytes, the
+# record is broken.
 IMAGE_FIELDS = ("jpg", "png", "webp")
 CAPTION_FIELDS = ("txt", "caption")
 _MARK = "\ufeff"
 
 
 def encode_record(key, image, captions, width, height):
-    """Serialise one record in img2dataset's layout.
+    """Serialise a record in img2dataset's layout.
 
     Args:
         key: string. A name, unique in the data set.
@@ -63,7 +62,8 @@ def encode_record(key, image, captions, width, height):
     Returns:
         bytes of a `tf.train.Example`.
     """
-    # Of a part of it, `import` would not wait where another thread has begun.
+    # Importing only a submodule would not wait for another thread that has
+    # already begun to import TensorFlow.
     import tensorflow as tf
 
     def texts(values):
@@ -81,21 +81,21 @@ def encode_record(key, image, captions, width, height):
         "height": numbers(height),
     }
     example = tf.train.Example(features=tf.train.Features(feature=feature))
-    # Map fields have no fixed order otherwise, and checksums would differ.
+    # Otherwise map fields have no fixed order, and checksums would differ.
     return example.SerializeToString(deterministic=True)
 
 
 def join_records(first, second):
-    """Put the captions of two records of `encode_record` together.
+    """Merge the captions of two records of the same image.
 
     Args:
-        first: bytes.
-        second: bytes.
+        first: bytes, from `encode_record`.
+        second: bytes, from `encode_record`.
 
     Returns:
-        Pair of the number of captions, and bytes: the first record with those
-        captions of the second that it lacks. `None` where there are none, or
-        the images differ.
+        A pair: the number of captions, and the first record as bytes with the
+        second record's new captions added. `None` if there are no new captions
+        or the images differ.
     """
     import tensorflow as tf
 
@@ -115,16 +115,17 @@ def decode_record(record, require_captions=True):
 
     Args:
         record: bytes of a `tf.train.Example`.
-        require_captions: bool. Whether a record without a caption is an
-            error. Defaults to `True`.
+        require_captions: bool. Whether to refuse a record without a caption.
+            Defaults to `True`.
 
     Returns:
         dict with `"key"` (string, may be empty), `"image"` (bytes) and
         `"captions"` (list of strings that are not blank).
 
     Raises:
-        ValueError: There is no image or no caption in it, or the bytes are
-            no such message. The error's `key` attribute holds the key.
+        ValueError: The record has no image or no caption, or the bytes are
+            not a `tf.train.Example`. The error's `key` attribute holds the
+            key.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -169,9 +170,9 @@ def parse_record(record):
         record: scalar string tensor, a `tf.train.Example`.
 
     Returns:
-        A pair: the encoded image, a scalar string tensor that is empty where
-        there is none; and its captions, a string tensor `(captions,)`. Where
-        `decode_record` finds no such message, running the graph raises
+        A pair: the encoded image, a scalar string tensor that is empty if
+        there is no image; and its captions, a string tensor `(captions,)`. If
+        the bytes are not a `tf.train.Example`, running the graph raises
         `tf.errors.InvalidArgumentError`.
     """
     import tensorflow as tf
@@ -189,7 +190,7 @@ def parse_record(record):
         texts = example[name]
         texts = tf.strings.regex_replace(texts, f"^{_MARK}+", "")
         blank = tf.strings.regex_full_match(texts, f"[{BLANKS}]*")
-        # `tf.boolean_mask` would be twenty operations, which cost time where
+        # `tf.boolean_mask` would be twenty operations, which take time because
         # `align_keras.data.pipeline` makes many small data sets.
         texts = tf.gather_nd(texts, tf.where(~blank))
         captions = tf.cond(
@@ -204,8 +205,8 @@ def read_shard(shard):
     """Yield the serialized records of one TFRecord file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no TFRecord file, or not a whole one.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a TFRecord file, or it is truncated.
     """
     if is_remote(shard):
         offsets = record_offsets(shard)
@@ -215,7 +216,7 @@ def read_shard(shard):
         return
     import tensorflow as tf
 
-    # TensorFlow cannot take names as text that are not.
+    # TensorFlow cannot take file names that are not UTF-8 as strings.
     records = tf.data.TFRecordDataset(os.fsencode(shard))
     try:
         yield from records.as_numpy_iterator()
@@ -229,24 +230,24 @@ def read_shard(shard):
 
 
 def is_remote(shard):
-    """Tell whether TensorFlow cannot read a file by itself."""
+    """Tell whether TensorFlow cannot read a file directly."""
     return is_store(shard) and scheme_of(shard) not in OF_TENSORFLOW
 
 
 def read_span(shard, begin, end, count):
-    """Read consecutive records of a file of a store, by one request.
+    """Read consecutive records of a file in a store with one request.
 
     Args:
         shard: string.
         begin: int. The first byte.
-        end: int. The last byte and one.
-        count: int. Number of records.
+        end: int. The end, exclusive.
+        count: int. The number of records.
 
     Returns:
         List of bytes.
 
     Raises:
-        ValueError: A record is damaged; the message names the file.
+        ValueError: A record is damaged. The message names the file.
     """
     contents = read_range(shard, int(begin), int(end))
     records, place = [], 0
@@ -267,27 +268,27 @@ def read_span(shard, begin, end, count):
 
 
 def _checksum(contents):
-    """The masked CRC-32C of TFRecord files."""
+    """Compute the masked CRC-32C of TFRecord files."""
     value = crc32c.value(contents)
     masked = ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return struct.pack("<I", masked)
 
 
 def record_offsets(shard):
-    """Tell where the records of a file begin.
+    """Return the byte offsets of the records of a file.
 
-    An index that `pack` wrote beside the file answers at once; otherwise the
-    file's framing is walked, which reads little of a local file, but all of a
-    remote one.
+    They are read from the index that `pack` wrote next to the file. Without an
+    index, the record framing is read, which needs little of a local file but
+    all of a remote one.
 
     Args:
         shard: string. A TFRecord file.
 
     Returns:
-        int64 array `(records + 1,)`, in bytes; the last entry is the end.
+        int64 array `(records + 1,)`, in bytes. The last entry is the end.
 
     Raises:
-        ValueError: The file is no TFRecord file, or not a whole one.
+        ValueError: The file is not a TFRecord file, or it is truncated.
     """
     size = file_size(shard)
     try:
@@ -307,32 +308,32 @@ def record_offsets(shard):
 
 
 def _walk(shard, size):
-    """Step from record to record, and past the end if the last is cut."""
+    """Step from record to record, past the end if the last one is cut off."""
     offsets = [0]
     with _open(shard) as file:
         # Length, its checksum, the record, the record's checksum.
         while offsets[-1] < size:
             file.seek(offsets[-1])
             header = file.read(12).ljust(12, b"\0")
-            # A length that is none must not leave the range of numbers.
+            # An invalid length must not overflow int64.
             length = min(struct.unpack("<Q", header[:8])[0], size)
             offsets.append(offsets[-1] + length + 16)
     return np.array(offsets, np.int64)
 
 
 def _open(shard):
-    # Nothing is read ahead of a local file.
+    # Local files are opened unbuffered, to read only the headers.
     return open_file(shard) if is_store(shard) else open(shard, "rb", 0)
 
 
 def read_record(shard, index):
-    """Read one serialized record of a file, in Python."""
+    """Read one serialized record of a file in Python."""
     begin, end = map(int, record_offsets(shard)[index : index + 2])
     return read_range(shard, begin + 12, end - 4)
 
 
 def record_key(record):
-    """The key of a serialized record, empty where it has none."""
+    """Return the key of a serialized record, empty if it has none."""
     try:
         return decode_record(record)["key"]
     except ValueError as error:
@@ -340,10 +341,10 @@ def record_key(record):
 
 
 def index_path(shard):
-    """The file beside a TFRecord file that tells where records begin.
+    """Return the path of the index of a TFRecord file.
 
-    It holds a line `offset size` per record, in bytes, framing included: the
-    form of DALI's `tfrecord2idx`.
+    The index holds a line `offset size` per record, in bytes, including the
+    framing: the format of DALI's `tfrecord2idx`.
     """
     return records_stem(shard) + ".idx"
 

@@ -1,32 +1,33 @@
-"""A random order for any number of records: that of a hash of their keys.
+"""Put any number of records into random order by a hash of their keys.
 
-A hash that the seed enters gives each key a place, as good as drawn. The order
-follows from the keys and the seed alone: where a record came from, how many
-there are and how the work was shared out make no difference. Records with one
-key stand together, in the order of the source.
+A seeded hash gives each key a pseudorandom place. The order depends only on
+the keys and the seed: it makes no difference where a record comes from, how
+many records there are, or how the work is divided. Records with the same key
+follow each other in the order of the source.
 
-What cannot be read in any order, such as an archive, is scattered over bucket
-files by the first bits of the hash, and each bucket is then sorted in memory.
+A source that can only be read as a stream, such as an archive, is distributed
+over bucket files by the first bits of the hash. Each bucket is then sorted in
+memory.
 """
 
 import collections
 import hashlib
 import pickle
 
-# What a bucket holds, about, and what waits in memory to be written to them.
+# About the size of a bucket, and of the data buffered before it is written.
 BUCKET_BYTES = 256 * 2**20
 
 
 def random_place(key, seed):
-    """Return what to sort a key by for a random order.
+    """Return the value to sort a key by for a random order.
 
     Args:
         key: string. The key of a record.
         seed: int. Another seed gives another order.
 
     Returns:
-        A pair: 8 bytes that are as good as random, and the key, which decides
-        where two keys have the same bytes.
+        A pair: 8 pseudorandom bytes, and the key, which decides between two
+        keys with the same bytes.
     """
     salt = (seed % 2**64).to_bytes(8, "little")
     contents = key.encode("utf-8", "surrogatepass")
@@ -34,17 +35,17 @@ def random_place(key, seed):
 
 
 def shuffle_stream(entries, seed, folder, size):
-    """Put a stream into random order, by way of files.
+    """Put a stream into random order by means of temporary files.
 
-    Memory holds about `BUCKET_BYTES` at a time. The files take as much room
-    as the stream, and each is removed once it has been read.
+    It holds about `BUCKET_BYTES` in memory at a time. The files need as much
+    disk space as the stream, and each is removed once it has been read.
 
     Args:
         entries: iterable of tuples that begin with a key, a string.
         seed: int. See `random_place`.
-        folder: `pathlib.Path`. A directory for the files, which is made,
+        folder: `pathlib.Path`. A directory for the files, which is created,
             and removed at the end.
-        size: int. How many bytes the entries have, about.
+        size: int. About how many bytes the entries have.
 
     Yields:
         The entries.
@@ -62,7 +63,7 @@ def shuffle_stream(entries, seed, folder, size):
     for entry in entries:
         place = random_place(entry[0], seed)
         piece = pickle.dumps((place, entry))
-        # Buckets are ranges of the hash, one after the other.
+        # Buckets are consecutive ranges of the hash.
         bucket = int.from_bytes(place[0], "big") * buckets >> 64
         waiting[bucket].append(piece)
         waiting_bytes += len(piece)

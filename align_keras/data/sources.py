@@ -1,8 +1,8 @@
-"""Where raw image–text pairs come from: caption files, folders, records.
+"""Read image–caption pairs from caption files, folders, tables and records.
 
-Every source yields `(name, image, captions)` one by one: the image's path
-inside the source, a function that reads its bytes, and its captions. A `Tally`
-counts each image of the source, those too that cannot be used.
+Every source yields tuples `(name, image, captions)`: the path of the image in
+the source, a function that reads its bytes, and its captions. A `Tally` counts
+every image of the source, including those that cannot be used.
 """
 
 import functools
@@ -31,11 +31,11 @@ from align_keras.io.text import clean_text
 from align_keras.io.text import decode_text
 from align_keras.io.text import split_lines
 
-# Why a file is left out that is not where it should be.
+# The reason for leaving out a file that is outside the folder.
 OUTSIDE = "outside the folder"
-# An image that is not taken for one.
+# The reason for leaving out an image whose name does not look like one.
 UNNAMED = "image without its suffix"
-# Captions of one image.
+# The maximum size of a caption file of one image.
 MAX_TEXT_BYTES = 8 * 2**20
 
 Pairs = Iterator[tuple[str, Callable[[], bytes], list[str]]]
@@ -47,13 +47,13 @@ def from_caption_file(
     allow_outside: bool = False,
     tally: Tally | None = None,
 ) -> Pairs:
-    """Images of a folder, as a caption file lists them.
+    """Read the images of a folder that a caption file lists.
 
     Args:
         folder: string or `pathlib.Path` to which the names are relative.
-        captions: dict as `read_captions` gives it, which has counted them.
-        allow_outside: bool. Whether to read what names and links call outside
-            the folder. Defaults to `False`.
+        captions: dict from `read_captions`, which has counted the images.
+        allow_outside: bool. Whether to read files outside the folder that
+            names and links lead to. Defaults to `False`.
         tally: `Tally`.
 
     Yields:
@@ -72,16 +72,16 @@ def from_table(
     allow_outside: bool = False,
     **columns: Any,
 ) -> Pairs:
-    """Images that lie in a table, or beside it, with their captions.
+    """Read the images that a table holds or refers to, with their captions.
 
-    Neighbouring rows of one image, each with a caption, are one pair.
+    Consecutive rows of the same image are merged, with all their captions.
 
     Args:
         path: string or `pathlib.Path`. A Parquet file, such as Hugging Face's
             `datasets` writes.
         tally: `Tally`.
-        folder: string or `pathlib.Path`. What paths in the table are relative
-            to. Defaults to the folder of the table.
+        folder: string or `pathlib.Path`. The folder that paths in the table
+            are relative to. Defaults to the folder of the table.
         allow_outside: bool. See `from_caption_file`.
         **columns: `image_column`, `caption_column` and `split`, see
             `read_captions`.
@@ -101,7 +101,7 @@ def from_table(
 
 
 def _joined(rows):
-    """Rows, of which neighbours that hold the same image are one."""
+    """Merge consecutive rows of the same image."""
     last = damage = None
     try:
         for row in rows:
@@ -112,7 +112,7 @@ def _joined(rows):
                 yield last
             last = row
     except (OSError, ValueError) as error:
-        # What comes before the damage is whole.
+        # Yield the last complete row before raising the error.
         damage = error
     if last is not None:
         yield last
@@ -129,22 +129,22 @@ def from_folder(
     holds: Callable[[str], bool] = lambda name: True,
     counts_others: bool = True,
 ) -> Pairs:
-    """Images of a folder with a `.txt` file of captions beside each.
+    """Read the images of a folder with a `.txt` file of captions next to each.
 
-    The text file has the image's name; each line is a caption.
+    The text file has the same name as the image. Each line is a caption.
 
     Args:
         folder: string or `pathlib.Path`.
         tally: `Tally`.
-        names: list of strings. The images to take. Defaults to all; then
-            text files without an image are counted, too.
-        order: callable. Takes a name and returns what to sort it by. Defaults
-            to `None`, the order of the paths.
+        names: list of strings. The images to read. Defaults to all; then text
+            files without an image are also counted.
+        order: callable. Takes a name and returns its sort key. Defaults to
+            `None`, the order of the paths.
         allow_outside: bool. See `from_caption_file`.
-        holds: callable. Takes a name and tells whether to take the image.
+        holds: callable. Takes a name and returns whether to read the image.
             Defaults to all.
-        counts_others: bool. Whether text files without an image are counted
-            where `names` are not given. Defaults to `True`.
+        counts_others: bool. Whether to count text files without an image if
+            `names` is not given. Defaults to `True`.
 
     Yields:
         `(name, image, captions)`, see the module.
@@ -152,7 +152,7 @@ def from_folder(
     folder, tally = Path(folder), Tally() if tally is None else tally
     found = list_images(folder, allow_outside) if names is None else names
     listed: dict[str, dict[str, list[str]]] = {}
-    # Those that are not held belong to other parts, which look at them.
+    # The others belong to other parts, which read and count them.
     tally.looked_at.update(found)
     taken = list(filter(holds, found))
     for name in taken if order is None else sorted(taken, key=order):
@@ -174,21 +174,21 @@ def from_folder(
 def why_closed(
     folder: str | Path, name: str, allow_outside: bool = False
 ) -> tuple[str, str]:
-    """Tell why a folder is not looked into, or a link leads nowhere.
+    """Explain why a folder was not searched, or a link is broken.
 
     Args:
         folder: string or `pathlib.Path`.
-        name: string, as `walk_folder` gives it.
+        name: string from `walk_folder`.
         allow_outside: bool. See `from_caption_file`.
 
     Returns:
-        Reason and detail.
+        A pair of strings: reason and detail.
     """
     try:
         _look_into(folder, name, allow_outside)
     except OSError as error:
         return _why_unread(Path(folder), name, error)
-    # It can be read by now.
+    # It has become readable in the meantime.
     return "unreadable folder", name
 
 
@@ -204,7 +204,7 @@ def _why_unread(folder, name, error):
 
 
 def _look_into(folder, name, allow_outside):
-    # What is listed because it is not looked into; this says why.
+    # Raise the error for a folder or link that was listed but not searched.
     path = Path(folder, name)
     if path.is_dir():
         os.listdir(resolve_within(folder, name, allow_outside))
@@ -226,7 +226,7 @@ def _texts_beside(folder, name, allow_outside, listed):
 
 
 def _texts_in(folder):
-    """Names of the text files of a folder, by what they are called."""
+    """Return the names of a folder's text files, by name without suffix."""
     found = {}
     for name in sorted(os.listdir(folder)):
         if suffix_of(name) == ".txt":
@@ -239,7 +239,7 @@ def _reader(folder, name, allow_outside):
 
 
 class Contents:
-    """Bytes that are at hand, to be read like those of a file."""
+    """Bytes in memory that can be read like those of a file."""
 
     def __init__(self, contents):
         self.contents = contents
@@ -249,7 +249,7 @@ class Contents:
 
 
 def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
-    """Pairs of one TFRecord file, of img2dataset or of `pack`.
+    """Read the pairs of a TFRecord file of img2dataset or `pack`.
 
     Args:
         shard: string or `pathlib.Path`.
@@ -259,7 +259,7 @@ def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
         `(name, image, captions)`, see the module.
 
     Raises:
-        ValueError: The file is damaged; what came before the damage has been
+        ValueError: The file is damaged. Everything before the damage has been
             yielded.
     """
     tally = Tally() if tally is None else tally
@@ -274,5 +274,5 @@ def from_records(shard: str | Path, tally: Tally | None = None) -> Pairs:
             continue
         stem = os.path.basename(records_stem(shard))
         name = example["key"] or f"{stem}[{number}]"
-        # The suffix is cut off again, and not a part of the key.
+        # Callers remove the suffix again to get the key.
         yield f"{name}.jpg", Contents(example["image"]), example["captions"]

@@ -1,30 +1,30 @@
-"""What a record keeps of an image: the file, or a smaller one."""
+"""Prepare an image for a record: as it is, converted to PNG, or resized."""
 
 import io
 
 from align_keras.preprocessing.agreement import decode_for_graph
 
-# How resized images are stored: colours at full resolution, for they are small.
-# On photos, that is 1.6 of 255 levels from the exact values; quality 90 is 2.4,
-# and colours at half the resolution are 2.2.
+# Resized images are small, so they are stored with colours at full resolution.
+# On photos, the error is 1.6 of 255 levels; with quality 90 it is 2.4, and with
+# colours at half the resolution 2.2.
 JPEG = {"quality": 95, "subsampling": 0}
 
 
 def image_to_store(read, max_pixels, resize=None):
-    """Check an image by decoding it, and make what a record keeps of it.
+    """Check an image by decoding it, and return the bytes to store.
 
     Args:
         read: callable. Returns the bytes of the file.
         max_pixels: int. Larger images are refused before they are decoded.
-        resize: int. Height and width to resize to. Defaults to `None`: a file
-            that TensorFlow reads stays as it is.
+        resize: int. Height and width to resize to. Defaults to `None`: keep a
+            file that TensorFlow decodes like Pillow as it is.
 
     Returns:
         A triple: bytes, width and height.
 
     Raises:
         OSError: The file cannot be read.
-        TooManyPixels, ValueError: It is too large, or not an image.
+        TooManyPixels, ValueError: The image is too large, or not an image.
     """
     contents = read()
     pixels, keep = decode_for_graph(contents, max_pixels)
@@ -38,7 +38,7 @@ def image_to_store(read, max_pixels, resize=None):
 
 
 def _resize(pixels, side):
-    """Resize as training does, without smoothing."""
+    """Resize as training does, without antialiasing."""
     import tensorflow as tf
 
     with tf.device("cpu"):

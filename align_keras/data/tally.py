@@ -1,28 +1,28 @@
-"""Accounts of what a source holds and of what is left out of it."""
+"""Count the images of a source, and those that are left out."""
 
 import collections
 from collections.abc import Callable
 
-# No more than this are listed by name; all are counted.
+# At most this many are listed by name; all are counted.
 MAX_LISTED = 1000
 
 
 class Tally:
-    """What was seen in a source, and what of it was left out, and why.
+    """Counts the images of a source, and those left out with the reason.
 
     Args:
-        tell: callable of a name and a reason, told of whatever is left out.
-            Defaults to `None`.
+        tell: callable. Called with a name and a reason for everything that is
+            left out. Defaults to `None`.
 
     Attributes:
-        seen: int. Images that the source names or holds, usable or not. Who
-            reads a source counts each one when it is seen; who uses it can
-            tell in the end whether any got lost.
-        reasons: `collections.Counter` of what was left out, by reason.
-        listed: list of dicts of `"file"`, `"reason"` and perhaps `"detail"`
-            of the first 1000 of these.
+        seen: int. The images that the source names or holds, usable or not.
+            The code that reads a source counts each image; the code that uses
+            it can check at the end that none was lost.
+        reasons: `collections.Counter`. The number left out for each reason.
+        listed: list of dicts with `"file"`, `"reason"` and perhaps `"detail"`
+            for the first 1000 that were left out.
         looked_at: set of strings. Files of the source that were read or left
-            out, to be compared with those that it holds.
+            out, to compare with those that it holds.
     """
 
     def __init__(self, tell: Callable | None = None):
@@ -33,7 +33,7 @@ class Tally:
         self.looked_at = set()
 
     def skip(self, name: str, reason: str, detail: str | None = None):
-        """Leave out something that was counted as seen."""
+        """Leave out an image that was already counted as seen."""
         self.reasons[reason] += 1
         if self.tell is not None:
             self.tell(name, f"{reason}: {detail}" if detail else reason)
@@ -42,7 +42,7 @@ class Tally:
             self.listed.append(entry | ({"detail": detail} if detail else {}))
 
     def leave_out(self, name: str, reason: str, detail: str | None = None):
-        """Leave out something at the moment it is seen."""
+        """Count an image as seen, and leave it out."""
         self.seen += 1
         self.skip(name, reason, detail)
 
@@ -53,7 +53,7 @@ class Tally:
         return ", ".join(counts) or "it holds no images with captions"
 
     def explain(self) -> str:
-        """Return the counts in words, and what was left out first."""
+        """Return the counts in words, with the first example."""
         told = self.summary()
         if self.listed:
             first = self.listed[0]
@@ -62,10 +62,10 @@ class Tally:
         return told
 
     def check(self, used: int):
-        """Raise unless everything that was seen was used or left out.
+        """Check that every image seen was either used or left out.
 
         Raises:
-            RuntimeError: It does not add up, which is an error of this
+            RuntimeError: The numbers do not add up, which is a bug in this
                 package.
         """
         left_out = self.reasons.total()

@@ -1,1 +1,1 @@
-"""What every stage shares: files, locks, fingerprints, progress, packages."""
+"""Shared helpers: files, stores, locks, fingerprints, progress, packages."""

@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Write files and directories that appear complete or not at all."""
 
 import contextlib
 import errno
@@ -19,11 +19,11 @@ from align_keras.io.paths import local_path
 from align_keras.io.stores import Store
 from align_keras.io.stores import is_store
 
-# No pattern for data files ends like this.
+# No pattern for data files matches this suffix.
 UNFINISHED = ".unfinished"
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Errors that no file which is read can be blamed for.
+# Errors that are not the fault of the file being read.
 OF_THE_MACHINE = (
     *_NO_ROOM,
     errno.EROFS,
@@ -32,7 +32,7 @@ OF_THE_MACHINE = (
     errno.ENOMEM,
 )
 _writing: set[str] = set()
-# The mode of new files can only be asked for by changing it.
+# The umask can only be read by changing it, so one thread at a time does.
 _asking = threading.Lock()
 
 
@@ -40,18 +40,18 @@ _asking = threading.Lock()
 def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block succeeds.
 
-    The temporary file lies in the same directory, so that the final step is a
-    rename on one file system. When the block raises, the temporary file is
-    removed and whatever stood at `path` before is untouched. What a killed
-    process left is removed by the next one that writes into the directory.
+    The temporary file is in the same directory, so the final step is a rename
+    within one file system. If the block raises an error, the temporary file is
+    removed, and an existing file at `path` is left as it is. Temporary files
+    of a killed process are removed by the next one that writes into the
+    directory.
 
     Args:
-        path: string or `pathlib.Path`. The file to write, or the address of
-            one such as `s3://bucket/vocab.txt`. Missing parent directories
-            are created.
+        path: string or `pathlib.Path`. The file to write, or an address such
+            as `s3://bucket/vocab.txt`. Missing parent directories are created.
         suffix: string. The end of the temporary file's name, for writers that
-            choose a format by it. Defaults to `""`: no pattern for data files
-            takes a temporary file for one of them.
+            choose the format by it. Defaults to `""`: no pattern for data
+            files matches the temporary file.
 
     Example:
 
@@ -90,7 +90,7 @@ def _stored_file(store, suffix):
         name = store.address.rpartition("/")[2]
         temporary = Path(folder, name + suffix)
         yield temporary
-        # Stores show a file when it is whole.
+        # In a store, a file appears only when it is complete.
         store.put(temporary, "")
 
 
@@ -98,17 +98,17 @@ def _stored_file(store, suffix):
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` on success.
 
-    A new directory appears in one rename. Where `path` exists already, each
-    file that was written replaces its namesake and other files stay, so that
-    no reader ever sees half a file and nothing of the user's is deleted. Of
-    two processes that write one directory, the second is refused.
+    A new directory appears with a single rename. If `path` already exists,
+    each new file replaces the file of the same name and other files stay. So
+    readers never see half a file, and no files of the user are deleted. If
+    two processes write the same directory, the second is refused.
 
     Args:
         path: string or `pathlib.Path`. The directory to write. Missing parent
             directories are created.
 
     Raises:
-        BlockingIOError: Another process writes it, see `directory_lock`.
+        BlockingIOError: Another process is writing it; see `directory_lock`.
         FileExistsError: `path` is a file.
 
     Example:
@@ -130,7 +130,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         stack.enter_context(directory_lock(path, beside=True))
         existed = path.exists()
         if existed:
-            # Those that write into it without replacing it.
+            # Exclude processes that write into it without replacing it.
             stack.enter_context(directory_lock(path))
         name = tempfile.mkdtemp(
             dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED
@@ -145,7 +145,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         check_locks(path)
         if path.exists():
             if not existed:
-                # Made in the meantime, perhaps by who writes into it now.
+                # Another process made it in the meantime, and may be writing.
                 stack.enter_context(directory_lock(path))
             _replace_files(temporary, path)
         else:
@@ -154,11 +154,11 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _named(path):
-    """Say what could not be written where the disk is full."""
+    """Name the path in errors of writing it, such as a full disk."""
     try:
         yield
     except shutil.Error as error:
-        # A list of what could not be copied.
+        # The error holds a list of the files that could not be copied.
         reason = error.args[0][0][2]
         raise OSError(f"`{path}` could not be written: {reason}") from None
     except OSError as error:
@@ -169,7 +169,7 @@ def _named(path):
 
 
 def _prefix(path):
-    # A file system allows names of 255 bytes; the end needs some of them.
+    # File systems allow names of 255 bytes; leave room for the rest.
     name = path.name.encode(errors="surrogateescape")[:128]
     return f".{name.decode(errors='ignore')}.{_HOST}.{os.getpid()}."
 
@@ -184,7 +184,7 @@ def _replace_files(source, target):
 
 
 def _make_public(path):
-    """Undo the private mode of temporary files, as the umask would have."""
+    """Replace the private mode of a temporary file by the one of the umask."""
     with _asking:
         umask = os.umask(0)
         os.umask(umask)
@@ -192,10 +192,10 @@ def _make_public(path):
 
 
 def remove_leftovers(directory: str | Path) -> None:
-    """Remove what killed processes left of files that they were writing.
+    """Remove temporary files that killed processes left behind.
 
-    Only those of this host are removed whose process has ended: another one
-    may be writing into the same directory.
+    Only files of processes of this host that have ended are removed, because
+    others may still be writing into the same directory.
 
     Args:
         directory: string or `pathlib.Path`. Need not exist.
@@ -211,7 +211,7 @@ def remove_leftovers(directory: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-# A directory of many files is not searched again for each of them.
+# Search a directory only once, not for each file written to it.
 _look_once = functools.cache(remove_leftovers)
 
 
@@ -221,7 +221,7 @@ def _is_left(path):
         return False
     pid = int(parts[2])
     if pid == os.getpid():
-        # In a container a process may have the number of the one before it.
+        # In a container, a process may get the same id as an earlier one.
         return str(path) not in _writing
     try:
         os.kill(pid, 0)

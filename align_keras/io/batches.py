@@ -1,8 +1,8 @@
-"""Large tables as Arrow columns, batch by batch: local or remote, compressed.
+"""Read large tables in batches of Arrow columns: local, remote or compressed.
 
-A reader yields `(columns, bad_lines)`: a dict from a column's name to an
-Arrow array, and the number of lines that could not be read between the batch
-before and this one. It raises where the file as a whole is damaged.
+A reader yields `(columns, bad_lines)`: a dict from column name to Arrow array,
+and the number of lines since the last batch that could not be read. It raises
+an error if the file as a whole is damaged.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ arrow = OptionalModule("pyarrow", extra="curation")
 fs = OptionalModule("pyarrow.fs", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
-# Arrow's names of them.
+# Arrow's names of the compressions.
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
-# They stand for wrong bytes of the file, and JSON can write them.
+# Surrogates stand for invalid bytes of the file, and may also occur in JSON.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def table_suffix(path: str) -> str:
-    """Return a name's suffix in lower case, before that of a compression."""
+    """Return the suffix of a name in lower case, ignoring compression."""
     base, suffix = posixpath.splitext(path.lower())
     return posixpath.splitext(base)[1] if suffix in COMPRESSIONS else suffix
 
@@ -57,17 +57,15 @@ def read_table_batches(
     """Read one table in batches of bounded size.
 
     Args:
-        path: string. A local path, or an address that Arrow's file systems
-            know.
-        wanted: set of column names to read; or a dict from them to those
-            under which a row of JSON may have one that it lacks. Defaults to
-            all.
-        text: string. The column of captions. Defaults to the first that has
-            one of their usual names.
+        path: string. A local path, or an address of a store or of Hadoop.
+        wanted: set of column names to read. Or a dict from these to other
+            names that a row of JSON may use instead. Defaults to all.
+        text: string. The column of captions. Defaults to the first with one
+            of the usual names.
 
     Yields:
-        `(columns, bad_lines)`, see the module. Text of other formats than
-        Parquet is bytes, so that one wrong byte spoils one text.
+        `(columns, bad_lines)`, see the module. Except for Parquet, text is
+        returned as bytes, so an invalid byte affects only one text.
 
     Raises:
         OSError, ValueError: The file is damaged.
@@ -85,13 +83,13 @@ def open_stream(path):
 
 
 def file_system(path):
-    """Return the Arrow file system of a path or address, and the path there."""
+    """Return the Arrow file system of a path or address, and its path there."""
     if path.startswith(("hdfs://", "viewfs://")):
         return fs.FileSystem.from_uri(path)
     if is_store(path):
         store = Store(path)
         return fs.PyFileSystem(fs.FSSpecHandler(store.files)), store.root
-    # Arrow cannot take names as text that are not.
+    # Arrow cannot take file names that are not UTF-8 as strings.
     return fs.LocalFileSystem(), os.fsencode(path)
 
 
@@ -117,7 +115,7 @@ def _read_parquet(path, wanted, text):
 
 
 def _as_utf8(column):
-    """Texts that are bytes without their marks; others as they are."""
+    """Convert texts that are bytes to UTF-8 without a byte order mark."""
     values = value_type(column.type)
     if not is_binary(values or column.type):
         return column
@@ -133,7 +131,7 @@ def _as_utf8(column):
 
 
 def _without_bytes(field):
-    """What to read of a column: of images and their paths the paths alone."""
+    """Return what to read of a column; of images with paths, only the paths."""
     inner = {field.type.field(n).name for n in range(field.type.num_fields)}
     return f"{field.name}.path" if inner == {"bytes", "path"} else field.name
 
@@ -159,7 +157,7 @@ def _read_delimited(path, wanted, text):
 
         for row in rows:
             if not isinstance(row, list):
-                # What is read again behind a stray mark may be within a text.
+                # Lines read again after a stray quote may be part of a text.
                 astray |= isinstance(row, csv.Error)
                 bad += 1
                 continue
@@ -168,7 +166,7 @@ def _read_delimited(path, wanted, text):
                 bad += 1
                 continue
             astray = False
-            # Fields that are missing are null, as `read_rows` has them.
+            # Missing fields become null, as in `read_rows`.
             row += [None] * missing
             taken.append(row)
             size += sum(len(field or "") for field in row)
@@ -185,7 +183,7 @@ def _decodable(name):
 def _read_json_lines(path, wanted, text):
     rows, size, bad = [], 0, 0
     with open_stream(path) as stream:
-        # Wrong bytes survive as they are; who reads them counts them.
+        # Keep invalid bytes as they are; the caller counts them.
         text_file = open_text(stream, "surrogateescape", newline="\n")
         for line in read_lines(text_file):
             if line is None:
@@ -208,7 +206,7 @@ def _read_json_lines(path, wanted, text):
 
 
 def _read_json(path, wanted, text):
-    """A list of objects or Karpathy's form, which fits into the memory."""
+    """Read a list of objects, or Karpathy's format, into memory."""
     with open_stream(path) as stream:
         contents = stream.read(MAX_FILE_BYTES + 1)
         found = list(read_json_rows(path, contents))
@@ -232,12 +230,12 @@ def _only(row, wanted):
 def columns_of(rows: list[dict], text: str | None = None) -> dict:
     """Turn a list of dicts into columns of bytes.
 
-    Objects, lists, NaN and null become null. Among captions infinity and
-    booleans do, too, as everywhere, and lists are lists of bytes.
+    Objects, lists, NaN and null become null. In the column of captions,
+    infinity and booleans also become null, and lists become lists of bytes.
 
     Args:
         rows: list of dicts.
-        text: string. The column of captions, see `read_table_batches`.
+        text: string. The column of captions; see `read_table_batches`.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     text = text or find_column(names, COLUMNS["caption"])
@@ -263,14 +261,14 @@ def _texts(values):
 
 
 def _bytes_of_text(value):
-    """What `as_text` takes for a text, and nothing else."""
+    """Return the bytes of a value that `as_text` accepts, else `None`."""
     is_text = isinstance(value, str) or as_text(value) is not None
     return _bytes(value) if is_text else None
 
 
 def _bytes(value):
     if isinstance(value, str):
-        # One wrong byte each, so that they are counted.
+        # Turn each into one invalid byte, so that it is counted.
         value = _SURROGATES.sub("\udcff", value)
         return value.encode("utf-8", "surrogateescape")
     if isinstance(value, (bool, int, float)) and value == value:

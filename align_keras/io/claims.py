@@ -1,4 +1,4 @@
-"""What a directory is for, so that nothing else writes into it."""
+"""Record what a directory is used for, so that nothing else writes into it."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ from align_keras.io.json_files import write_json
 
 
 def claim(path: str | Path, settings: dict, what: str = "work") -> None:
-    """Write down what a directory is for, or refuse another purpose.
+    """Record the settings of a directory, or refuse different ones.
 
     Args:
-        path: string or `pathlib.Path`. A JSON file in that directory.
-        settings: dict of JSON values. What the directory depends on.
+        path: string or `pathlib.Path`. A JSON file in the directory.
+        settings: dict of JSON values. The settings of the directory.
         what: string. What error messages call the contents. Defaults to
             `"work"`.
 
     Raises:
-        ValueError: The file is there and holds other settings; the message
-            names the first that differs.
+        ValueError: The file exists and holds other settings. The message names
+            the first one that differs.
 
     Example:
 
@@ -33,18 +33,19 @@ def claim(path: str | Path, settings: dict, what: str = "work") -> None:
 
 
 def check_claim(path: str | Path, settings: dict, what: str = "work") -> None:
-    """Refuse settings other than those that `claim` wrote down.
+    """Refuse settings that differ from those that `claim` recorded.
 
     Args:
         path: string or `pathlib.Path`. The JSON file.
         settings: dict of JSON values.
-        what: string. What error messages call the contents.
+        what: string. What error messages call the contents. Defaults to
+            `"work"`.
 
     Raises:
         ValueError: The settings differ.
     """
     path = Path(path)
-    # As they would be read again: tuples are lists.
+    # Convert them as if read from JSON: tuples become lists.
     asked, held = to_json(settings), read_json(path)
     if not isinstance(held, dict):
         raise ValueError(

@@ -1,15 +1,14 @@
-"""Names under which columns of tables are looked for, and what they may hold.
+"""The names and types of table columns, shared by all readers.
 
-The same everywhere. Arrow's types are known by their names, so that nothing
-here needs Arrow.
+Arrow types are recognized by their names, so nothing here needs Arrow.
 """
 
 from collections.abc import Iterable
 from collections.abc import Sequence
 
-# Compared without case and without blanks around; of several the first one
-# that a table has is taken. Sizes before resizing come first: img2dataset's
-# `width` is that of the small image.
+# Names are compared ignoring case and surrounding blanks. The first one that a
+# table has is used. Sizes before resizing come first: img2dataset's `width` is
+# that of the resized image.
 COLUMNS = {
     "id": ("id", "sample_id", "key"),
     "image": (
@@ -45,11 +44,11 @@ def find_column(names: Iterable, candidates: Sequence[str]) -> str | None:
     """Return the first candidate that a table has, as the table spells it.
 
     Args:
-        names: the table's columns, in order.
+        names: iterable. The table's columns, in order.
         candidates: list of names, such as an entry of `COLUMNS`.
 
     Returns:
-        string, or `None` where there is none.
+        string, or `None` if the table has none of them.
 
     Example:
 
@@ -58,7 +57,7 @@ def find_column(names: Iterable, candidates: Sequence[str]) -> str | None:
     ```
     """
     names = [name for name in names if isinstance(name, str)]
-    # Of names that differ in case alone, the very one, else the first.
+    # Of names that differ only in case, prefer an exact match, then the first.
     spelled = {name.strip().lower(): name for name in reversed(names)}
     spelled |= {name: name for name in names}
     for name in candidates:
@@ -69,10 +68,12 @@ def find_column(names: Iterable, candidates: Sequence[str]) -> str | None:
 
 
 def check_distinct(path, names: Sequence[str]):
-    """Refuse a table that calls two columns alike: one would be lost.
+    """Refuse a table with two columns of the same name: one would be lost.
+
+    Several columns without a name are allowed.
 
     Raises:
-        UnfitColumn: It does; columns without a name may be several.
+        UnfitColumn: Two columns have the same name.
     """
     twice = [name for name in names if name.strip() and names.count(name) > 1]
     if twice:
@@ -86,18 +87,18 @@ def check_distinct(path, names: Sequence[str]):
 
 
 def holds_texts(kind) -> bool:
-    """Return whether a column of an Arrow type may be one of captions."""
+    """Return whether a column of an Arrow type can hold captions."""
     values = value_type(kind)
     kind = _plain(kind) if values is None else values
     return is_string(kind) or is_binary(kind) or str(kind) == "null"
 
 
 def image_kind(kind) -> str | None:
-    """Tell what a column of images holds by its Arrow type.
+    """Tell from its Arrow type what a column of images holds.
 
     Returns:
-        string. `"path"`, `"bytes"`, which may be paths, or `"struct"` of both;
-        `None` for what is none of these.
+        string. `"path"`; `"bytes"`, which may also be paths; or `"struct"` of
+        both. `None` for other types.
     """
     kind = _plain(kind)
     if is_string(kind):
@@ -110,14 +111,14 @@ def image_kind(kind) -> str | None:
 
 
 class UnfitColumn(ValueError):
-    """A column is missing in a table, or has a type that cannot be used."""
+    """A column of a table is missing or has an unsuitable type."""
 
 
 def check_type(path, name: str, kind, fits: bool, what: str):
-    """Refuse a column of Parquet, by name, unless its type fits.
+    """Refuse a Parquet column, by name, unless its type is suitable.
 
     Raises:
-        UnfitColumn: It does not.
+        UnfitColumn: The type is not suitable.
     """
     if not fits:
         raise UnfitColumn(
@@ -128,7 +129,7 @@ def check_type(path, name: str, kind, fits: bool, what: str):
 
 
 def is_path(value: bytes) -> bool:
-    """Return whether bytes are a path: no image is text without a zero."""
+    """Return whether bytes are a path: images are never text without zeros."""
     try:
         return b"\0" not in value and bool(value.decode())
     except UnicodeDecodeError:
@@ -136,12 +137,12 @@ def is_path(value: bytes) -> bool:
 
 
 def is_string(kind) -> bool:
-    """Return whether an Arrow type is one of strings."""
+    """Return whether an Arrow type is a string type."""
     return str(_plain(kind)) in ("string", "large_string", "string_view")
 
 
 def is_binary(kind) -> bool:
-    """Return whether an Arrow type is one of bytes."""
+    """Return whether an Arrow type is a binary type."""
     named = ("binary", "large_binary", "binary_view", "fixed_size_binary")
     return str(_plain(kind)).startswith(named)
 
@@ -154,6 +155,6 @@ def value_type(kind):
 
 
 def _plain(kind):
-    """The type of the values, where a dictionary encodes them."""
+    """Return the value type of a dictionary-encoded type."""
     is_dictionary = str(kind).startswith("dictionary<")
     return kind.value_type if is_dictionary else kind

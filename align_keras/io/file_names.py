@@ -1,4 +1,4 @@
-"""What the name of a file tells: an image, an archive, or nothing of ours."""
+"""Recognize images, archives and other files by name, and list them."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from align_keras.io.folders import resolve_within
 
-# Of the formats that Pillow decodes and `decode_with_pillow` allows.
+# Formats that Pillow decodes and `decode_with_pillow` allows.
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -43,7 +43,7 @@ IMAGE_SUFFIXES = (
     ".pbm",
     ".pnm",
 )
-# Of images that are not read: they are named and counted, not passed over.
+# Image formats that are not supported. Such files are reported, not ignored.
 UNREAD_SUFFIXES = (
     ".heic",
     ".heif",
@@ -85,7 +85,7 @@ ARCHIVE_SUFFIXES = (
     ".tar.xz",
     ".txz",
 )
-# Of what there may be as much as there are images or records.
+# Other files, of which there may be as many as images or records.
 OTHER_SUFFIXES = (
     ".txt",
     ".json",
@@ -98,16 +98,16 @@ OTHER_SUFFIXES = (
     ".npy",
 )
 _ANY_IMAGE = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
-# Addresses and programs append to it.
+# URLs and programs append characters to the suffix.
 _IMAGE_SUFFIX = re.compile(r"\.[A-Za-z0-9]+")
-# Of archives that are not read, and of compressed files of any kind.
+# Archives that are not supported, and compressed files of any kind.
 _UNREAD_ARCHIVES = (".zip", ".rar", ".7z", ".tar.z", ".tar.lzma", ".arrow")
 _COMPRESSIONS = (".zst", ".lz4", ".gz", ".bz2", ".xz")
-# What programs call a file that they have not received whole.
+# Suffixes of incomplete downloads.
 _DOWNLOADS = (".part", ".partial", ".crdownload", ".download", ".filepart")
-# Numbers may follow, as TensorFlow and TFDS call the shards of a data set.
+# Shard numbers may follow, as in the names that TensorFlow and TFDS use.
 _RECORDS = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?", re.IGNORECASE)
-# Suffixes of files that are no TFRecord file, and what to do with each.
+# Suffixes of files that are not TFRecord files, and what to do with each.
 _OTHERS = {
     (".zip", ".rar", ".7z", ".z", ".lzma", *_COMPRESSIONS): (
         "an archive that is not read: unpack it, and give the folder"
@@ -120,8 +120,8 @@ _OTHERS = {
     tuple(sorted(_ANY_IMAGE)): "one image: give the folder that holds it",
     (".txt",): "a text: give the folder of the image that it belongs to",
 }
-# What operating systems and file servers leave among the files of a user;
-# other names of the kind begin with a dot.
+# Files that operating systems and file servers leave among those of the user.
+# Other such names begin with a dot.
 _JUNK = frozenset(
     (
         "__MACOSX",
@@ -136,17 +136,17 @@ _JUNK = frozenset(
 
 
 def is_image(name: str | Path) -> bool:
-    """Return whether the suffix of a name, in any case, is that of an image.
+    """Return whether a name has the suffix of an image, ignoring case.
 
-    Those count, too, of which none is read. What follows the suffix without a
-    dot, as in `a.jpg?w=100`, `a.jpg_large` or `a.jpg~`, does not change it.
+    Formats that are not supported also count. Characters after the suffix, as
+    in `a.jpg?w=100`, `a.jpg_large` or `a.jpg~`, are ignored.
     """
     suffix = _IMAGE_SUFFIX.match(_last_suffix(name))
     return suffix is not None and suffix[0].lower() in _ANY_IMAGE
 
 
 def is_unfinished_image(name: str | Path) -> bool:
-    """Return whether a name is that of an image that is not yet received."""
+    """Return whether a name is that of an incomplete download of an image."""
     inner, suffix = os.path.splitext(str(name))
     return suffix.lower() in _DOWNLOADS and is_image(inner)
 
@@ -159,8 +159,8 @@ def is_archive(name: str | Path) -> bool:
 def is_records(name: str | Path) -> bool:
     """Return whether the suffix of a name is that of a TFRecord file.
 
-    That is `.tfrecord`, `.tfrecords` or `.tfrec`, and what TensorFlow calls
-    shards, such as `x.tfrecord-00000-of-00002`.
+    It is `.tfrecord`, `.tfrecords` or `.tfrec`. TensorFlow's names of shards,
+    such as `x.tfrecord-00000-of-00002`, also count.
     """
     return _RECORDS.fullmatch(_last_suffix(name)) is not None
 
@@ -168,7 +168,7 @@ def is_records(name: str | Path) -> bool:
 def records_stem(path: str | Path) -> str:
     """Return the path of a TFRecord file without its suffix.
 
-    What shards are numbered by stays: that of `x.tfrecord-00000-of-00002` is
+    The number of a shard is kept: the stem of `x.tfrecord-00000-of-00002` is
     `x-00000-of-00002`.
     """
     stem, suffix = os.path.splitext(os.fspath(path))
@@ -192,19 +192,20 @@ def stem_of(name: str) -> str:
 
 
 def sample_key(path: str) -> str:
-    """Return a path up to the first dot of its name.
+    """Return a path up to the first dot of its file name.
 
-    Files of one sample of a WebDataset share it, and those that img2dataset
-    writes of one shard.
+    It is the same for all files of a sample of a WebDataset, and for all files
+    that img2dataset writes for a shard.
     """
     folder, name = posixpath.split(path)
     return posixpath.join(folder, name.partition(".")[0])
 
 
 def is_packed(name: str | Path) -> bool:
-    """Return whether a name is that of an archive that is not read.
+    """Return whether a name is that of an archive that is not supported.
 
-    Compressed images and records count, too; compressed tables do not.
+    Compressed images, records and Parquet files also count; compressed text
+    tables do not.
     """
     name = str(name).lower()
     if name.endswith(_UNREAD_ARCHIVES):
@@ -216,14 +217,14 @@ def is_packed(name: str | Path) -> bool:
 
 
 def may_hold_images(name: str | Path) -> bool:
-    """Return whether a name is that of an image or of a file of several."""
+    """Return whether a name is that of an image or of a file of images."""
     return is_image(name) or holds_several(name)
 
 
 def holds_several(name: str | Path) -> bool:
-    """Return whether a name is that of a file which may hold several images.
+    """Return whether a name is that of a file that may hold several images.
 
-    Archives that are not read count, too.
+    Archives that are not supported also count.
     """
     kinds = (is_archive, is_records, is_parquet, is_packed)
     return any(kind(name) for kind in kinds)
@@ -239,10 +240,10 @@ def _last_suffix(name):
 
 
 def refuse_others(path: str | Path):
-    """Refuse a file as TFRecord file whose name says that it is another.
+    """Refuse a TFRecord file whose suffix is that of another kind of file.
 
     Raises:
-        ValueError: It does; the message says what to do.
+        ValueError: The suffix is another one. The message says what to do.
     """
     suffix = _last_suffix(path).lower()
     for suffixes, told in _OTHERS.items():
@@ -255,7 +256,7 @@ def is_junk(name: str | Path) -> bool:
 
     Args:
         name: string or `pathlib.Path`, relative to the folder or archive that
-            the user gave: where that lies does not matter.
+            the user gave, so that hidden parent folders do not matter.
 
     Returns:
         bool. True for `._0.jpg`, `__MACOSX/0.jpg`, `.ipynb_checkpoints` and
@@ -268,11 +269,11 @@ def is_junk(name: str | Path) -> bool:
 
 
 def glob_visible(folder: str | Path, pattern: str) -> list[Path]:
-    """List what matches a pattern, but for what `is_junk` tells of.
+    """List the files that match a pattern, except those of `is_junk`.
 
     Args:
         folder: string or `pathlib.Path`.
-        pattern: string, relative to the folder, as `pathlib` takes it.
+        pattern: string. A `pathlib` pattern relative to the folder.
 
     Returns:
         Sorted list of `pathlib.Path`.
@@ -285,17 +286,16 @@ def glob_visible(folder: str | Path, pattern: str) -> list[Path]:
 def list_images(
     folder: str | Path, allow_outside: bool, place: str = ""
 ) -> list[str]:
-    """List the images of a folder and of the folders in it.
+    """List the images of a folder and its subfolders.
 
     Args:
         folder: string or `pathlib.Path`.
-        allow_outside: bool, see `walk_folder`.
-        place: string, see `walk_folder`.
+        allow_outside: bool. See `walk_folder`.
+        place: string. See `walk_folder`. Defaults to `""`.
 
     Returns:
-        Sorted list of paths relative to the folder. Links that lead nowhere,
-        and folders that are not looked into, are among them, so that whoever
-        reads them can tell.
+        Sorted list of paths relative to the folder. It includes broken links
+        and folders that are not searched, so that the caller can report them.
     """
     files, closed = walk_folder(folder, allow_outside, place)
     return sorted([*filter(is_image, files), *closed])
@@ -304,26 +304,26 @@ def list_images(
 def walk_folder(
     folder: str | Path, allow_outside: bool, place: str = ""
 ) -> tuple[list[str], list[str]]:
-    """List the files of a folder and of the folders in it.
+    """List the files of a folder and its subfolders.
 
-    Links to folders are followed, but no folder is listed twice, so that links
-    may lead in circles.
+    Links to folders are followed. No folder is listed twice, so circular links
+    do no harm.
 
     Args:
         folder: string or `pathlib.Path`.
         allow_outside: bool. Whether to follow links that lead out of the
             folder.
-        place: string. Where in the folder to begin. Defaults to `""`.
+        place: string. The subfolder to start at. Defaults to `""`.
 
     Returns:
-        Two lists of paths relative to the folder: those of files, and those of
-        folders that are not looked into, as they lie outside or cannot be
-        read, and of links that lead nowhere. What systems leave behind is in
-        neither. Both are empty where there is no such folder.
+        Two lists of paths relative to the folder: files; and broken links and
+        folders that are not searched because they are outside or cannot be
+        read. Files of `is_junk` are in neither. Both are empty if the folder
+        does not exist.
     """
     folder = Path(folder)
     files, closed, seen = [], [], set()
-    # A folder's own name comes before those that links give it.
+    # Visit real folders before links, to list them under their own names.
     start = place
     waiting, links = [start] if (folder / start).is_dir() else [], []
     while waiting or links:
@@ -341,7 +341,7 @@ def walk_folder(
             name = posixpath.join(place, entry.name)
             if is_junk(name):
                 continue
-            # `DirEntry.is_dir` raises where a link leads to itself.
+            # `DirEntry.is_dir` raises an error for a link to itself.
             link = entry.is_symlink()
             if not (os.path.isdir(entry) if link else entry.is_dir()):
                 found = not link or os.path.exists(entry)
@@ -355,17 +355,17 @@ def walk_folder(
 
 
 def list_files(source: str | Path, wanted: Callable) -> list[str]:
-    """List the files of a folder, a glob, or a file alone, sorted.
+    """List the files of a folder or a glob, or a single file, sorted.
 
     Args:
-        source: string or `pathlib.Path`. Folders within a folder are not
-            looked into. The name of a file may hold what a glob would read
-            otherwise, such as brackets.
-        wanted: callable of a name that tells whether it is taken.
+        source: string or `pathlib.Path`. Subfolders are not searched. The
+            name of an existing file may contain glob characters such as
+            brackets.
+        wanted: callable. Takes a name and returns whether to list the file.
 
     Returns:
-        List of strings. Links that lead nowhere are among them, so that
-        whoever reads them can tell.
+        List of strings. It includes broken links, so that the caller can
+        report them.
     """
     source = Path(source)
     if source.is_dir():
@@ -384,11 +384,11 @@ def list_files(source: str | Path, wanted: Callable) -> list[str]:
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Sort names so that numbers in them count as numbers: 1, 2, 10."""
+    """Sort names with numbers in them in numeric order: 1, 2, 10."""
 
     def key(name):
         parts = re.split(r"([0-9]+)", name)
-        # Text and numbers take turns, so like is compared with like.
+        # Text and numbers alternate, so only equal types are compared.
         parts[1::2] = map(int, parts[1::2])
         return parts, name
 

@@ -1,4 +1,4 @@
-"""Digests that tell whether two inputs are the same."""
+"""Compute digests to tell whether two inputs are the same."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 from align_keras.io.file_names import glob_visible
 
-# Hexadecimal digits of a fingerprint: 64 bits tell all inputs of one user
-# apart. What protects a file from damage keeps all 64 digits.
+# Hexadecimal digits of a fingerprint: 64 bits distinguish all inputs of a
+# user. Digests that detect damage of a file keep all 64 digits.
 LENGTH = 16
 
 
@@ -17,11 +17,12 @@ def fingerprint(*parts: object) -> str:
     """Return the fingerprint of JSON values.
 
     Args:
-        *parts: JSON values, and whatever `str` tells apart, such as paths.
+        *parts: JSON values, and values that `str` distinguishes, such as
+            paths.
 
     Returns:
-        string of 16 hexadecimal digits. Equal for equal parts, whatever the
-        order of a dict.
+        string of 16 hexadecimal digits. Equal for equal parts, regardless of
+        the order of a dict.
     """
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
@@ -34,15 +35,15 @@ def file_digest(path: str | Path) -> str:
 
 
 def check_digest(path: str | Path, expected: str, remedy: str) -> None:
-    """Refuse a file that is not what it was when its checksum was taken.
+    """Refuse a file that has changed since its checksum was computed.
 
     Args:
         path: string or `pathlib.Path`.
-        expected: string. What `file_digest` gave.
+        expected: string. The digest from `file_digest`.
         remedy: string. What to do about it, after "`FILE` is damaged: ".
 
     Raises:
-        ValueError: It is damaged or missing.
+        ValueError: The file is damaged or missing.
     """
     if not Path(path).is_file():
         raise ValueError(f"`{path}` is missing: {remedy}.")
@@ -51,21 +52,21 @@ def check_digest(path: str | Path, expected: str, remedy: str) -> None:
 
 
 def directory_fingerprint(path: str | Path) -> str | None:
-    """Return the fingerprint of all files of a directory and their names.
+    """Return the fingerprint of a directory: all file names and contents.
 
     Args:
         path: string or `pathlib.Path`.
 
     Returns:
-        string of 16 hexadecimal digits, or `None` for what is not a
-        directory, such as the name of a preset.
+        string of 16 hexadecimal digits, or `None` if the path is not a
+        directory but, for example, the name of a preset.
     """
     path = Path(path)
     if not path.is_dir():
         return None
     digest = hashlib.sha256()
     for file in glob_visible(path, "**/*"):
-        # Hidden files, such as locks, do not change what it is.
+        # Hidden files, such as locks, are not part of the contents.
         if file.is_file():
             digest.update(file.relative_to(path).as_posix().encode())
             digest.update(bytes.fromhex(file_digest(file)))
@@ -76,7 +77,7 @@ def arrays_fingerprint(arrays: Iterable[Any], *parts: Any) -> str:
     """Return the fingerprint of arrays, such as the weights of a model.
 
     Args:
-        arrays: iterable of NumPy arrays, in an order that stays the same.
+        arrays: iterable of NumPy arrays, in a fixed order.
         *parts: as in `fingerprint`.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Files that others name: within a folder, regular, and of bounded size.
+"""Read untrusted file names safely: in a folder, regular, and limited in size.
 
-Whoever writes a table of captions, or packs links into an archive, chooses
-what is opened. A name such as `../../secret.txt`, a link to a file elsewhere,
-`/dev/zero` or a pipe is refused here before a byte of it is read.
+The author of a caption table, or of an archive with links, chooses which files
+are opened. A name such as `../../secret.txt`, a link to a file elsewhere,
+`/dev/zero` or a pipe is refused here before any byte of it is read.
 """
 
 import errno
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from align_keras.io.stores import scheme_of
 
-# No photograph is larger; what is read is held in memory, in several threads.
+# No photograph is larger. Several threads hold such files in memory.
 MAX_FILE_BYTES = 256 * 2**20
 
 
@@ -22,7 +22,7 @@ class OutsideFolder(PermissionError):
 
 
 def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Read a regular file of bounded size.
+    """Read a regular file of limited size.
 
     Args:
         path: string or `pathlib.Path`.
@@ -32,15 +32,14 @@ def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         bytes.
 
     Raises:
-        FileNotFoundError: There is no such file, or cannot be one of that
-            name.
-        OSError: It is a device, a pipe or a directory, or larger.
+        FileNotFoundError: The file does not exist, or its name is invalid.
+        OSError: It is a device, a pipe or a directory, or too large.
     """
     try:
-        # Opening a pipe would wait for whoever writes to it.
+        # Opening a pipe without this flag would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except ValueError as error:
-        # A name with a zero or half a character.
+        # The name contains a null byte or a lone surrogate.
         raise FileNotFoundError(str(error)) from None
     with open(descriptor, "rb") as file:
         about = os.fstat(descriptor)
@@ -48,7 +47,7 @@ def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
             raise OSError(errno.EINVAL, "It is not a regular file", str(path))
         if about.st_size <= max_bytes:
             contents = file.read(about.st_size + 1)
-            # It may have grown, and some files of the system tell no size.
+            # It may have grown, and some system files report no size.
             while len(contents) <= max_bytes and (more := file.read(2**20)):
                 contents += more
             if len(contents) <= max_bytes:
@@ -57,13 +56,13 @@ def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def require_regular(path: str | Path) -> None:
-    """Refuse a device, a pipe or a directory, which may never end.
+    """Refuse devices, pipes and directories; reading them may never end.
 
     Args:
         path: string or `pathlib.Path`. Links are followed.
 
     Raises:
-        OSError: It is none of the files that can be read, or there is none.
+        OSError: The file does not exist or is not a regular file.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "It is not a regular file", str(path))
@@ -75,7 +74,7 @@ def read_within(
     allow_outside: bool = False,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> bytes:
-    """Read a file of a folder, see `resolve_within` and `read_file`."""
+    """Read a file of a folder; see `resolve_within` and `read_file`."""
     path = resolve_within(folder, name, allow_outside)
     return read_file(path, max_bytes)
 
@@ -83,23 +82,24 @@ def read_within(
 def resolve_within(
     folder: str | Path, name: str | Path, allow_outside: bool | None = False
 ) -> Path:
-    """Follow a name and its links, and refuse what leads out of a folder.
+    """Resolve a name and its links, and refuse one that leads out of a folder.
 
-    Links of Hugging Face's cache, from `snapshots/…` to `blobs`, stay within
-    the repository that they belong to, and are followed.
+    Links in Hugging Face's cache, from `snapshots/…` to `blobs`, stay within
+    their repository and are followed.
 
     Args:
         folder: string or `pathlib.Path`. May itself be a link.
         name: string or `pathlib.Path`, relative to `folder`.
-        allow_outside: bool. Whether to follow it anywhere; `None` where
-            nobody can choose that. Defaults to `False`.
+        allow_outside: bool. Whether to allow files outside the folder. `None`
+            means `False` where the user has no such option. Defaults to
+            `False`.
 
     Returns:
         `pathlib.Path` without links.
 
     Raises:
-        FileNotFoundError: No file can have that name.
-        OutsideFolder: It leads out of the folder; the message says where to.
+        FileNotFoundError: The name is not a valid file name.
+        OutsideFolder: It leads out of the folder. The message says where to.
     """
     path = Path(folder, name)
     try:
@@ -121,10 +121,10 @@ def resolve_within(
 def check_member(
     source: str | Path, path: str | Path, allow_outside: bool = False
 ) -> None:
-    """Refuse a file that a source names, and that leads out of its folder.
+    """Refuse a file of a source that leads out of the source's folder.
 
-    The folder of a glob is the part before its first wildcard. A file that is
-    named alone is meant, wherever it leads, and so is an address.
+    The folder of a glob is the part before its first wildcard. A source that
+    is a single file or an address is always allowed.
 
     Args:
         source: string or `pathlib.Path`. A folder, a glob, or a file.
@@ -132,7 +132,7 @@ def check_member(
         allow_outside: bool. See `resolve_within`.
 
     Raises:
-        OutsideFolder: It leads out of the folder; the message says where to.
+        OutsideFolder: It leads out of the folder. The message says where to.
     """
     if scheme_of(source) or os.path.isfile(source):
         return
@@ -145,14 +145,14 @@ def check_member(
 
 
 def check_links(folder: str | Path) -> None:
-    """Refuse a folder in which a link leads out of it.
+    """Refuse a folder that contains a link leading out of it.
 
     Args:
-        folder: string or `pathlib.Path`. It may itself be a link, and links
-            of Hugging Face's cache are followed, see `resolve_within`.
+        folder: string or `pathlib.Path`. It may itself be a link. Links in
+            Hugging Face's cache are followed; see `resolve_within`.
 
     Raises:
-        OutsideFolder: There is such a link; the message names it.
+        OutsideFolder: There is such a link. The message names it.
     """
     for path in Path(folder).rglob("*"):
         if path.is_symlink():
@@ -162,11 +162,11 @@ def check_links(folder: str | Path) -> None:
 def is_file_within(
     folder: str | Path, name: str | Path, allow_outside: bool = False
 ) -> bool:
-    """Whether `read_within` would find a regular file of any size."""
+    """Return whether `read_within` would find a regular file of any size."""
     try:
         return resolve_within(folder, name, allow_outside).is_file()
     except OSError:
-        # Also where the name is too long to be one.
+        # Also if the name is too long.
         return False
 
 

@@ -1,4 +1,4 @@
-"""Reports as one HTML page that needs nothing else."""
+"""Build reports as a single, self-contained HTML page."""
 
 import html
 from collections.abc import Iterable
@@ -42,15 +42,15 @@ li{margin:8px 0;overflow-wrap:anywhere}li small{display:block}
 
 
 def page(title: str, body: Iterable[str], style: str = "") -> str:
-    """Put a page together.
+    """Build an HTML page.
 
     Args:
         title: string.
         body: iterable of strings of HTML.
-        style: string. CSS beside that of all pages. Defaults to `""`.
+        style: string. Additional CSS. Defaults to `""`.
 
     Returns:
-        string, a whole HTML page without links to anything.
+        string, a complete HTML page that loads no other files.
     """
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -61,22 +61,22 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
 
 
 def scrolling(content: str) -> str:
-    """Let what is too wide for a screen scroll by itself."""
+    """Make content scroll horizontally if it is too wide for the screen."""
     return f'<div class="scroll">{content}</div>'
 
 
 def tile(number: str, words: str) -> str:
-    """One large number, and what it counts."""
+    """Show a large number, and what it counts."""
     return f'<div class="tile"><b>{number}</b><span>{words}</span></div>'
 
 
 def thousands(number: int) -> str:
-    """A count with commas between the thousands."""
+    """Format a count with commas between the thousands."""
     return f"{number:,}"
 
 
 def percent(part: float, whole: float) -> str:
-    """A share in words that never rounds something to nothing or all."""
+    """Format a share, without rounding to 0 % or 100 % unless it is exact."""
     if not whole or part in (0, whole):
         return "0 %" if not part else "100 %"
     share = 100 * part / whole
@@ -86,7 +86,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def escape(text: object) -> str:
-    """Show any text as itself within HTML."""
-    # What cannot be shown would break the page or fool the reader.
+    """Escape any text for HTML."""
+    # Unprintable characters would break the page or mislead the reader.
     shown = "".join(c if c.isprintable() else " " for c in str(text))
     return html.escape(shown)

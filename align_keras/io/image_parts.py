@@ -1,7 +1,7 @@
-"""The parts of which JPEG, PNG and WebP files are chains, and EXIF among them.
+"""Parse the segments or chunks of JPEG, PNG and WebP files, and their EXIF.
 
-Each part names its length, so that what looks like EXIF within a comment, a
-colour profile or a text is passed over. `align_keras.preprocessing.orientation`
+Each part states its length, so bytes that look like EXIF within a comment, a
+colour profile or a text are ignored. `align_keras.preprocessing.orientation`
 does the same in a graph.
 """
 
@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Parts that hold EXIF: segments of JPEG that begin with the header, chunks of
-# PNG, chunks of WebP.
+# Parts that hold EXIF: JPEG segments that begin with the header, and chunks of
+# PNG and of WebP.
 JPEG_EXIF = b"\xff\xe1"
 EXIF_HEADER = b"Exif\x00\x00"
 PNG_EXIF = b"eXIf"
@@ -19,17 +19,17 @@ WEBP_EXIF = b"EXIF"
 # The parts that come last: the first scan of a JPEG, the end of a PNG.
 JPEG_LAST = b"\xff\xda"
 PNG_LAST = b"IEND"
-# The first chunk of a WebP that has others than pixels, and the bit by which
-# it tells of EXIF.
+# The first chunk of a WebP with other chunks than pixels, and the bit that
+# announces EXIF.
 WEBP_EXTENDED = b"VP8X"
 WEBP_HAS_EXIF = 0x08
-# Parts that are followed, more than any encoder writes; bytes of EXIF that are
-# read, and entries of its first directory.
+# Limits: the number of parts, more than any encoder writes; the bytes of EXIF;
+# and the entries of its first directory.
 MAX_PARTS = 1 << 14
 MAX_EXIF_BYTES = 1 << 20
 MAX_EXIF_ENTRIES = 128
 
-# What files of images begin with, of which no other kind of file is likely to.
+# First bytes of image files that other kinds of files are unlikely to have.
 HEAD_BYTES = 16
 _IMAGES_BEGIN = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*"
@@ -38,14 +38,14 @@ _IMAGES_BEGIN = re.compile(
 )
 
 ORIENTATION_TAG = 0x0112
-# Types of numbers in EXIF that have four bytes, signed or not.
+# EXIF types of four-byte integers, unsigned and signed.
 EXIF_LONG = (4, 9)
-# An orientation is a transposition (for 5 and above), then these flips.
+# An orientation is a transposition (for 5 and above) followed by these flips.
 FLIPPED_VERTICALLY = (3, 4, 7, 8)
 FLIPPED_HORIZONTALLY = (2, 3, 6, 7)
 
-# Frames that every decoder shows alike: baseline and extended, in Huffman's
-# code. Of progressive ones a scan may be missing, which each smooths its way.
+# Frames that all decoders decode alike: baseline and extended with Huffman
+# coding. Progressive ones may lack a scan, which decoders smooth differently.
 _COMMON_FRAMES = (0xC0, 0xC1)
 _OTHER_FRAMES = (
     *range(0xC2, 0xC4),
@@ -53,7 +53,8 @@ _OTHER_FRAMES = (
     *range(0xC9, 0xCC),
     *range(0xCD, 0xD0),
 )
-# Chunks of a PNG beside those of pixels, and how long they are; depth and type.
+# Simple PNG chunks other than pixels, and their lengths; then pairs of bit
+# depth and colour type.
 _COMMON_CHUNKS = {
     b"IHDR": 13,
     b"IEND": 0,
@@ -65,18 +66,18 @@ _COMMON_CHUNKS = {
 }
 _COMMON_TYPES = (b"\x08\x00", b"\x08\x02", b"\x08\x04", b"\x08\x06")
 
-# What the pixels of a JPEG 2000 begin with: the number of samples follows.
+# The first bytes of a JPEG 2000 codestream; the size marker follows.
 _JPEG_2000_BEGINS = b"\xff\x4f\xff\x51"
 
 
 def parts(contents: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each part of a file, and where its body lies.
+    """Yield the name of each part of a file, and the position of its body.
 
-    Of a JPEG these are the segments up to the first scan, named by their
-    markers; of a PNG, and of a WebP that says it has EXIF, the chunks.
+    The parts of a JPEG are its segments up to the first scan, named by their
+    markers. Those of a PNG, and of a WebP that announces EXIF, are its chunks.
 
     Args:
-        contents: bytes of the file. Others than these have no parts.
+        contents: bytes of the file. Other kinds of files have no parts.
     """
     end, last = len(contents), None
     if contents[:2] == b"\xff\xd8":
@@ -89,7 +90,7 @@ def parts(contents: bytes) -> Iterator[tuple[bytes, int, int]]:
     else:
         return
     for _ in range(MAX_PARTS):
-        # As if zeros followed the file.
+        # Read zeros after the end of the file.
         head = contents[position : position + 8].ljust(8, b"\0")
         name, begin, length, step = read(head)
         yield name, position + begin, position + begin + length
@@ -104,13 +105,13 @@ def _webp_has_exif(contents):
 
 
 def _read_segment(head):
-    """Name, place and length of the body, and step to the next segment."""
+    """Return name, offset and length of the body, and step to the next part."""
     fill, marker = head[:2]
     if fill != 0xFF or marker == 0xFF:
-        # Bytes that may stand before a marker.
+        # Skip fill bytes before a marker.
         return b"", 1, 0, 1
     if marker <= 1 or 0xD0 <= marker <= 0xD8:
-        # Markers without a body.
+        # These markers have no body.
         return head[:2], 2, 0, 2
     length = int.from_bytes(head[2:4], "big")
     return head[:2], 4, max(length - 2, 0), 2 + length
@@ -124,31 +125,31 @@ def _read_png_chunk(head):
 
 def _read_webp_chunk(head):
     length = int.from_bytes(head[4:], "little")
-    # The next begins at an even place.
+    # Chunks are padded to an even length.
     return head[:4], 8, length, 8 + length + length % 2
 
 
 def begins_as_image(head: bytes) -> bool:
     """Return whether the first `HEAD_BYTES` of a file are those of an image.
 
-    Netpbm and bare JPEG 2000 say too little there.
+    Netpbm files and bare JPEG 2000 codestreams cannot be recognized this way.
     """
     return _IMAGES_BEGIN.match(head) is not None
 
 
 def is_common(contents: bytes) -> bool:
-    """Return whether every decoder shows a file alike, if it can read it.
+    """Return whether all decoders that can read a file decode it alike.
 
-    That is a JPEG, gray or of three colours, of 8 bits, in Huffman's code and
-    not progressive; a PNG of 8 bits that is not damaged, without palette,
-    transparent colour and notes other than the simplest; a WebP of pixels
-    alone.
+    This is true of a JPEG of 8 bits with one or three channels, Huffman coding
+    and no progressive scans; of an undamaged PNG of 8 bits without a palette,
+    a transparent colour or any but the simplest metadata; and of a WebP with
+    only pixels.
     """
     if contents[:2] == b"\xff\xd8":
         return _is_common_jpeg(contents)
     if contents[:8] == PNG_SIGNATURE:
         return _is_common_png(contents)
-    # Of a WebP the first and only chunk, padded to an even length.
+    # A WebP with a single chunk, padded to an even length.
     length = int.from_bytes(contents[16:20], "little")
     length += length % 2
     file_length = int.from_bytes(contents[4:8], "little")
@@ -177,12 +178,12 @@ def _is_common_png(contents):
         fits = length == end - begin or name == b"IDAT"
         if not fits or check != contents[end : end + 4]:
             return False
-    # 8 bits; gray or of three colours, with alpha or without.
+    # 8 bits; gray or RGB, with or without alpha.
     return name == PNG_LAST and contents[24:26] in _COMMON_TYPES
 
 
 def has_signed_samples(contents: bytes) -> bool:
-    """Return whether a JPEG 2000 file, in boxes or not, has signed samples."""
+    """Return whether a JPEG 2000 file, boxed or not, has signed samples."""
     position = 0
     for _ in range(MAX_PARTS):
         if contents.startswith(_JPEG_2000_BEGINS, position):
@@ -190,26 +191,26 @@ def has_signed_samples(contents: bytes) -> bool:
         length = int.from_bytes(contents[position : position + 4], "big")
         name = contents[position + 4 : position + 8]
         if name == b"jp2c":
-            # Behind eight more bytes of a long box.
+            # The header of a long box has eight more bytes.
             length = 16 if length == 1 else 8
         position += max(length, 8)
-    # The number of components, of which each has three bytes.
+    # The number of components, and three bytes for each.
     size = contents[position + 40 :]
     kinds = size[2 : 2 + 3 * int.from_bytes(size[:2], "big") : 3]
     return any(kind & 0x80 for kind in kinds)
 
 
 def exif_orientation(contents: bytes) -> int:
-    """Return the orientation that a camera noted in a JPEG, PNG or WebP.
+    """Return the EXIF orientation of a JPEG, PNG or WebP.
 
-    The first EXIF block counts, however far behind; that of a JPEG stands in
-    its header.
+    The first EXIF block is used, wherever it is in the file; in a JPEG, it
+    must precede the first scan.
 
     Args:
         contents: bytes of the file.
 
     Returns:
-        int from 1 (upright, also when nothing is noted) to 8, as in the EXIF
+        int from 1 (upright, also if there is no EXIF) to 8, as in the EXIF
         standard's tag 0x0112.
     """
     for name, begin, end in parts(contents):
@@ -221,12 +222,10 @@ def exif_orientation(contents: bytes) -> int:
 
 
 def _tiff_orientation(block):
-    """The orientation in bytes that have the form of TIFF, perhaps behind the
-    header that they have in JPEG.
-    """
+    """Return the orientation in a TIFF block, perhaps after JPEG's header."""
     while block.startswith(EXIF_HEADER):
         block = block.removeprefix(EXIF_HEADER)
-    # Zeros behind the end are what a number reads that a broken block cuts.
+    # Read zeros after the end of a truncated block.
     block += bytes(16)
     order = "little" if block[:1] == b"I" else "big"
 

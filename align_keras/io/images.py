@@ -1,11 +1,10 @@
-"""Encoded images to 8-bit RGB with Pillow.
+"""Decode images to 8-bit RGB with Pillow.
 
 TensorFlow is not needed here. `align_keras.preprocessing.decode` does the same
-in a graph, and the two agree: the same JPEG arithmetic, orientation rule,
-treatment of transparency (a white ground) and of 16 bits (the high byte).
-Pillow reads more: TIFF, AVIF, JPEG 2000 and Netpbm, palette BMP, animated
-WebP, frames of a GIF that are smaller than its screen. What the graph cannot
-read it refuses.
+in a graph, and the two agree on JPEG arithmetic, orientation, transparency
+(shown over white) and 16 bits (the high byte is used). Pillow also reads TIFF,
+AVIF, JPEG 2000, Netpbm, BMP with a palette, animated WebP, and GIF frames that
+are smaller than the screen. The graph refuses these.
 """
 
 import io
@@ -22,13 +21,13 @@ from align_keras.io.image_parts import PNG_SIGNATURE
 from align_keras.io.image_parts import exif_orientation
 from align_keras.io.image_parts import has_signed_samples
 
-# What each scan of a JPEG begins with, and how many may be: encoders write ten
-# or so, and each costs a pass over the whole image.
+# The first bytes of a JPEG scan, and the maximum number of scans. Encoders
+# write about ten, and each costs a pass over the whole image.
 JPEG_SCAN = b"\xff\xda\x00"
 MAX_JPEG_SCANS = 100
 
-# Formats that hold photographs. Others of Pillow's run programs (EPS) or are
-# rarely tested.
+# Formats that hold photographs. Pillow's other formats run programs (EPS) or
+# are rarely tested.
 _PILLOW_FORMATS = (
     "AVIF",
     "BMP",
@@ -42,7 +41,7 @@ _PILLOW_FORMATS = (
     "WEBP",
 )
 
-# Where a PNG tells the bits of a sample.
+# The position of a PNG's bit depth.
 _PNG_DEPTH = 24
 
 # Tags of TIFF.
@@ -57,11 +56,11 @@ _UNDEFINED = 4
 
 
 class TooManyPixels(ValueError):
-    """An image whose decoded form would not fit the allowed memory."""
+    """The image has more pixels than allowed."""
 
 
 class UnknownRange(ValueError):
-    """Pixels whose numbers do not tell what is black and what is white."""
+    """The pixel values do not define what is black and what is white."""
 
 
 def decode_with_pillow(
@@ -71,8 +70,8 @@ def decode_with_pillow(
 
     Args:
         contents: bytes, a whole image file; or an open `PIL.Image.Image`.
-        max_pixels: int. Refuse images with more pixels than this, before
-            decoding them. Defaults to `None`, Pillow's own limit.
+        max_pixels: int. Refuse images with more pixels before decoding them.
+            Defaults to `None`, Pillow's own limit.
 
     Returns:
         NumPy array uint8 `(height, width, 3)`, upright.
@@ -90,7 +89,7 @@ def decode_with_pillow(
 def decode_and_orient(
     contents: bytes, max_pixels: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Return what `decode_with_pillow` does, and the orientation it saw."""
+    """Decode as `decode_with_pillow` does, and also return the orientation."""
     try:
         image, pixels = _decode(contents, max_pixels)
     except (TooManyPixels, UnknownRange):
@@ -115,9 +114,9 @@ def _decode(contents, max_pixels):
 
 
 def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:
-    """Open an image with Pillow, which reads its header alone.
+    """Open an image with Pillow, which only reads its header.
 
-    See `decode_with_pillow`.
+    See `decode_with_pillow` for the arguments and the errors.
     """
     if not contents:
         raise ValueError("the file holds 0 bytes")
@@ -125,7 +124,7 @@ def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:
         Image.init()
         formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
         image = Image.open(io.BytesIO(contents), formats=formats)
-        # Pillow would turn an image as XMP says where EXIF says nothing.
+        # Without EXIF, Pillow would use the orientation in XMP.
         image.info.pop("xmp", None)
         _check_pixels(image, max_pixels)
         _check_scans(image, contents)
@@ -141,7 +140,7 @@ def open_image(contents: bytes, max_pixels: int | None = None) -> Image.Image:
 def _not_an_image(error):
     if isinstance(error, UnidentifiedImageError):
         return ValueError("its format is not known, or its header is damaged")
-    # Pillow's plug-ins raise a dozen types on broken files.
+    # Pillow's plug-ins raise a dozen types of errors on broken files.
     text = str(error) or type(error).__name__
     return ValueError(text.splitlines()[0][:200])
 
@@ -160,7 +159,7 @@ def _check_scans(image, contents):
 
 
 def _bare_png(contents):
-    """Leave out what a PNG can do without: notes, and damaged transparency."""
+    """Remove a PNG's metadata, and its transparency chunk if damaged."""
     if not contents.startswith(PNG_SIGNATURE):
         return contents
     kept, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
@@ -169,9 +168,9 @@ def _bare_png(contents):
         # Length, name and checksum have four bytes each.
         chunk = contents[position : position + length + 12]
         name, check = chunk[4:8], chunk[-4:]
-        # Pillow refuses a file for a note of a wrong length, a large one or a
-        # damaged one, of which other decoders say at most a warning. A small
-        # first letter says that decoders may pass over a chunk.
+        # Pillow refuses a file if metadata is damaged, too large or of a wrong
+        # length, where other decoders at most warn. A chunk whose name begins
+        # with a lowercase letter is ancillary: decoders may ignore it.
         clear = name == b"tRNS" and check == _check_sum(chunk[4:-4])
         if clear or not name[:1].islower():
             kept.append(chunk)
@@ -194,7 +193,7 @@ def _orientation(image, contents):
 
 
 def _to_rgb(image, contents=None):
-    """Pixels of an image as it lies, in 8 bits, over white."""
+    """Return the pixels in 8 bits, over white, before orientation."""
     _check_range(image, contents)
     mode, key = image.mode, image.info.get("transparency")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
@@ -216,8 +215,8 @@ def _to_rgb(image, contents=None):
 
 
 def _check_range(image, contents):
-    """Refuse numbers of which none stands for white by convention."""
-    # Pillow has 16 bits of PNG and Netpbm in 32, too.
+    """Refuse pixel types that do not define which value is white."""
+    # Pillow also uses 32 bits for 16-bit PNG and Netpbm.
     wide = image.mode == "I" and image.format not in ("PNG", "PPM")
     kinds = ()
     if image.format == "TIFF":
@@ -241,11 +240,11 @@ def _check_range(image, contents):
 
 
 def _high_bytes(image):
-    """Pixels of an image of one channel of more than 8 bits."""
+    """Return the high bytes of a single-channel image of more than 8 bits."""
     bits, inverted = 16, False
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]
-        # Pillow inverts what has 8 bits or fewer.
+        # Pillow inverts only images of 8 bits or fewer.
         inverted = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     samples = np.asarray(image).astype("uint16")
     pixels = (samples >> bits - 8).astype("uint8")
@@ -254,15 +253,15 @@ def _high_bytes(image):
 
 
 def _key(image, key):
-    """The transparent colour, which Pillow has as 255 or 1 for one bit."""
+    """Return the transparent colour; Pillow uses 255 or 1 for one bit."""
     return int(key > 0) if image.mode == "1" else key
 
 
 def _samples(image, pixels, contents):
-    """Values as the file has them, in which a PNG has its transparent colour.
+    """Return the raw values of the file, to compare with a transparent colour.
 
-    Pillow spreads fewer than 8 bits over 0 to 255, and of 16 bits and three
-    channels it reads the high bytes.
+    Pillow scales values of fewer than 8 bits to 0–255, and of 16-bit RGB it
+    reads only the high bytes.
     """
     if image.mode.startswith("I"):
         return np.asarray(image)[..., None]
@@ -279,7 +278,7 @@ def _samples(image, pixels, contents):
 
 
 def _over_white(pixels):
-    # As in the graph, in 16 bits.
+    # Compute in 16 bits, as in the graph.
     pixels = pixels.astype("uint16")
     alpha = pixels[..., 3:]
     pixels = pixels[..., :3] * alpha + 255 * (255 - alpha)

@@ -1,4 +1,4 @@
-"""JSON, read without losing anything, and files of it written whole."""
+"""Read JSON without losing repeated keys, and write JSON files atomically."""
 
 import collections
 import json
@@ -13,10 +13,10 @@ from align_keras.io.text import read_text
 
 
 class RepeatedKey(ValueError):
-    """An object of JSON with one key twice, of which parsers keep the last.
+    """A JSON object has a key twice; parsers would keep only the last value.
 
     Args:
-        pairs: list of pairs of a key and a value, as the object has them.
+        pairs: list of pairs of a key and a value. The items of the object.
     """
 
     def __init__(self, pairs: list[tuple[str, Any]]):
@@ -34,7 +34,7 @@ def _distinct(pairs):
     return found
 
 
-# `json.loads` would make one for each line.
+# Shared, because `json.loads` would make a decoder for each call.
 _decoder = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
@@ -46,7 +46,7 @@ def parse_json(text: str) -> Any:
 
     Raises:
         RepeatedKey: An object has a key twice.
-        ValueError: It is not JSON, or too deep.
+        ValueError: The text is not JSON, or is nested too deeply.
     """
     try:
         return _decoder.decode(text)
@@ -61,11 +61,11 @@ def read_json(path: str | Path) -> Any:
         path: string or `pathlib.Path`. UTF-8, UTF-16 or UTF-32.
 
     Returns:
-        What the file holds.
+        The value in the file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON, or has a key twice; the message names the
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not JSON, or has a key twice. The message names the
             file, and the place or the key.
     """
     try:
@@ -79,26 +79,26 @@ def read_json(path: str | Path) -> Any:
 def read_object(
     path: str | Path, form: dict[str, Any], what: str, remedy: str
 ) -> dict:
-    """Read a JSON object whose fields are what is made of them.
+    """Read a JSON object and check the types of its fields.
 
     Args:
         path: string or `pathlib.Path`.
-        form: dict from field to its form: a type, a callable that tells
-            whether a value fits, a dict of the forms of an object's fields,
-            or a list of the one form of a list's items, followed by `...`
-            where there has to be one. A name that ends in `?` is that of a
-            field that may be missing, and `*` stands for all that are not
-            named, which may hold anything where it is not given.
+        form: dict from field to its form. A form is a type, a callable that
+            tells whether a value fits, a dict of the forms of an object's
+            fields, or a list with the form of a list's items, followed by
+            `...` if the list must not be empty. A field whose name ends in
+            `?` may be missing. `*` stands for all other fields; without it,
+            they may hold anything.
         what: string. What error messages call the file.
-        remedy: string. What error messages tell to do.
+        remedy: string. What error messages tell the user to do.
 
     Returns:
         dict.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or another program's; the message names the
-            file and the field.
+        FileNotFoundError: The file does not exist.
+        ValueError: It is damaged or was written by another program. The
+            message names the file and the field.
     """
     value = read_json(path)
     check_form(value, form, path, what, remedy)
@@ -108,17 +108,17 @@ def read_object(
 def check_form(
     value: Any, form: Any, path: str | Path, what: str, remedy: str
 ) -> None:
-    """Refuse what was read from a file and is not what is made of it.
+    """Refuse a JSON value of a file that does not have the expected form.
 
     Args:
-        value: what the file holds.
-        form: see `read_object`; also a list of one form.
+        value: JSON value. The contents of the file.
+        form: any form, see `read_object`, such as a dict or a list.
         path: string or `pathlib.Path`, for the message.
         what: string. What error messages call the file.
-        remedy: string. What error messages tell to do.
+        remedy: string. What error messages tell the user to do.
 
     Raises:
-        ValueError: It has not that form; the message names the field.
+        ValueError: The value has another form. The message names the field.
     """
     told = unfit_field(value, form)
     if told is not None:
@@ -128,10 +128,16 @@ def check_form(
 
 
 def unfit_field(value: Any, form: Any, name: str = "") -> str | None:
-    """Tell which part of a JSON value has not its form, see `read_object`.
+    """Describe the first part of a JSON value that does not fit its form.
+
+    Args:
+        value: JSON value.
+        form: see `read_object`.
+        name: string. The name of the value in the description. Defaults to
+            `""`.
 
     Returns:
-        string such as `"has shards[0].file=None"`, or `None`.
+        string such as `"has shards[0].file=None"`, or `None` if all fits.
     """
     found: Iterator[str | None] = iter(())
     if isinstance(form, dict) and isinstance(value, dict):
@@ -153,7 +159,7 @@ def unfit_field(value: Any, form: Any, name: str = "") -> str | None:
 
 
 def _expected(form, value):
-    """The fields that an object must have, or has."""
+    """Yield the required fields, and those optional ones that are present."""
     for field, inner in form.items():
         if field == "*":
             named = {name.removesuffix("?") for name in form}
@@ -169,7 +175,7 @@ def _fits(value, form):
 
 
 def is_count(value: Any) -> bool:
-    """Return whether a JSON value is a whole number that is not negative."""
+    """Return whether a JSON value is a non-negative integer."""
     return type(value) is int and value >= 0
 
 
@@ -188,10 +194,10 @@ def write_json(path: str | Path, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False)
     with atomic_file(path) as temporary:
-        # A name on disk may hold bytes that are not text.
+        # A file name may hold bytes that are not valid text.
         temporary.write_text(text + "\n", "utf-8", "backslashreplace")
 
 
 def to_json(value: Any) -> Any:
-    """Return `value` as it will be read again: tuples are lists."""
+    """Return `value` as it would be read from JSON: tuples become lists."""
     return json.loads(json.dumps(value))

@@ -1,23 +1,24 @@
-"""The rows that `align-keras curate` has kept, for all who read them."""
+"""Find the rows that `align-keras curate` has kept."""
 
 from pathlib import Path
 
 
 def kept_folder(path: str | Path) -> Path | None:
-    """The kept rows of a finished result.
+    """Return the folder of the kept rows of a finished curation.
 
     Args:
-        path: string. The directory that `curate` wrote, or `kept` in it.
+        path: string or `pathlib.Path`. The directory that `curate` wrote, or
+            the folder `kept` in it.
 
     Returns:
-        `pathlib.Path` of `kept`, or `None` where `path` is neither.
+        `pathlib.Path` of `kept`, or `None` if `path` is not such a directory.
 
     Raises:
-        FileNotFoundError: The run has not ended, so that rows may be missing.
+        FileNotFoundError: The run has not finished, so rows may be missing.
     """
     path = Path(path)
     output = path.parent if path.name == "kept" else path
-    # A folder may be called `kept` for reasons of its own.
+    # A folder may be called `kept` for other reasons.
     ours = (output / "kept").is_dir() and (output / "dropped").is_dir()
     if not ours and not (output / ".stages").is_dir():
         return None

@@ -1,4 +1,4 @@
-"""One writer at a time for each directory of a store."""
+"""Allow only one writer at a time in each directory of a store."""
 
 import contextlib
 import json
@@ -14,28 +14,28 @@ from align_keras.io.locks import read_holder
 from align_keras.io.stores import StaleWriter
 from align_keras.io.stores import Store
 
-# Seconds between renewals, and without one until a lease is free.
+# Seconds between renewals, and seconds without one after which a lease is free.
 RENEWED, FREE = 10, 45
 
 logger = logging.getLogger("align_keras")
-# When the leases of this process began.
+# Start times of the leases that this process holds.
 _held: list[str] = []
 
 
 class Lease:
-    """What a lock is where no operating system releases it.
+    """A lock for a store, where no operating system can release it.
 
-    Its holder writes the lease anew all the time. One that is not renewed
-    while another process watches is free, and so is that of a process of
-    this host that has ended; no clock is compared with another one's. Of two
-    that take a free lease at once, the store refuses the second.
+    The holder renews the lease periodically. A lease is free if it is not
+    renewed while another process watches it, or if its process ran on this
+    host and has ended. Clocks of different machines are never compared. If two
+    processes take a free lease at the same time, the store refuses the second.
 
     Args:
         store: `Store`. The directory to hold.
 
     Raises:
-        BlockingIOError: Another process holds it; the message names its
-            host, its process id and when it began.
+        BlockingIOError: Another process holds it. The message names its host,
+            its process id and its start time.
     """
 
     def __init__(self, store: Store):
@@ -72,7 +72,7 @@ class Lease:
         return True
 
     def _contents(self):
-        # Other contents each time: some stores tell no more than that.
+        # Change the contents each time: some stores detect only that.
         self._renewals += 1
         lease = {**self._signature, "renewals": self._renewals}
         return json.dumps(lease).encode()
@@ -101,7 +101,8 @@ class Lease:
         """Check before a commit that the lease is still held.
 
         Raises:
-            BlockingIOError: It was taken over.
+            BlockingIOError: Another process has taken it, or it could not be
+                renewed in time.
         """
         late = time.monotonic() - self._renewed > FREE
         if late or self._lost.is_set():
@@ -113,7 +114,7 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let the directory go, unless another process has it by now."""
+        """Release the directory, unless another process holds it by now."""
         self._ended.set()
         self._thread.join()
         _held.remove(self._signature["start"])
@@ -123,10 +124,10 @@ class Lease:
 
 
 def _runs(holder):
-    """Whether the process of this host that wrote a lease is alive."""
+    """Whether the process that wrote a lease on this host is alive."""
     pid = holder.get("pid")
     if pid == os.getpid():
-        # In a container a process may have the number of the one before it.
+        # In a container, a process may get the same id as an earlier one.
         return holder.get("start") in _held
     try:
         os.kill(pid, 0)

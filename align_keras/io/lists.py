@@ -1,6 +1,6 @@
-"""Arguments that are lists of strings, where one string is soon given.
+"""Check arguments that are lists, where users may pass a single string.
 
-A string is a sequence, too, of its characters.
+A string is also a sequence (of its characters), so it would be accepted.
 """
 
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def path_list(paths: str | Path | Iterable) -> list:
-    """Return paths as a list, of one where a single path is given.
+    """Return paths as a list; a single path becomes a list of one.
 
     Args:
-        paths: string, `pathlib.Path`, or iterable of these and of others.
+        paths: string, `pathlib.Path`, or an iterable of paths or other values.
     """
     if isinstance(paths, (str, bytes, os.PathLike)):
         return [paths]
@@ -21,14 +21,14 @@ def path_list(paths: str | Path | Iterable) -> list:
 
 
 def check_list(values: Any, name: str) -> None:
-    """Refuse a string in the place of a list of strings.
+    """Refuse a string given instead of a list of strings.
 
     Args:
-        values: what was given.
+        values: the value of the argument.
         name: string. The name of the argument.
 
     Raises:
-        ValueError: It is a string.
+        ValueError: The value is a string.
     """
     if isinstance(values, (str, bytes)):
         raise ValueError(

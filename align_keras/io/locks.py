@@ -1,4 +1,4 @@
-"""One writer at a time for each directory."""
+"""Allow only one writer at a time in each directory."""
 
 import contextlib
 import datetime
@@ -15,9 +15,9 @@ from pathlib import Path
 from align_keras.io.paths import local_path
 
 LOCK_NAME = ".align_keras.lock"
-# Names of files that cannot be locked at all, on some network file systems.
+# Errors of file systems, such as some network ones, that support no locks.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-# Whoever asks whether a lock is stale holds it for that moment.
+# Retry: a process that checks whether a lock is stale holds it for a moment.
 _ATTEMPTS, _PAUSE = 4, 0.05
 
 logger = logging.getLogger("align_keras")
@@ -28,21 +28,22 @@ _held: list["_Lock"] = []
 def directory_lock(
     directory: str | Path, beside: bool = False
 ) -> Iterator[None]:
-    """Hold a directory, so that no other process writes into it.
+    """Lock a directory, so that no other process writes into it.
 
-    The operating system releases the lock when its holder dies, however it
-    dies; the file that a killed holder leaves holds nobody up, and the next
-    holder removes it.
+    The operating system releases the lock when its holder exits or is killed.
+    The lock file that a killed holder leaves behind blocks nobody, and the
+    next holder removes it.
 
     Args:
-        directory: string or `pathlib.Path`. Made where it does not exist.
-        beside: bool. Whether the lock lies beside the directory, which then
-            need not exist, in the place of within it. Defaults to `False`.
+        directory: string or `pathlib.Path`. Created if it does not exist.
+        beside: bool. Whether to put the lock file next to the directory
+            instead of into it. The directory then need not exist. Defaults to
+            `False`.
 
     Raises:
-        BlockingIOError: Another process holds it; the message names its
-            host, its process id and when it began. Or the lock was taken
-            away in the meantime.
+        BlockingIOError: Another process holds the lock; the message names its
+            host, its process id and its start time. Or the lock was lost in
+            the meantime.
 
     Example:
 
@@ -62,14 +63,14 @@ def directory_lock(
 
 
 def check_locks(path: str | Path) -> None:
-    """Check before a commit that this process still holds what it took.
+    """Check before a commit that this process still holds its locks.
 
     Args:
-        path: string or `pathlib.Path`. What is about to be written.
+        path: string or `pathlib.Path`. The path about to be written.
 
     Raises:
-        BlockingIOError: A lock on a directory above `path` is gone, for the
-            directory was removed, or another process has it.
+        BlockingIOError: A lock on `path` or a directory above it is lost,
+            because the directory was removed or another process locked it.
     """
     path = Path(os.path.abspath(path))
     for lock in _held:
@@ -78,7 +79,7 @@ def check_locks(path: str | Path) -> None:
 
 
 def remove_stale_locks(directory: Path) -> None:
-    """Remove locks beside others that killed processes left behind."""
+    """Remove lock files next to directories that killed processes left."""
     for path in directory.glob(f".*{LOCK_NAME}"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             _flock(file)
@@ -87,7 +88,7 @@ def remove_stale_locks(directory: Path) -> None:
 
 
 class _Lock:
-    """A lock that is held from its construction until it is released."""
+    """A lock that is acquired on construction and held until released."""
 
     def __init__(self, directory: Path, beside: bool):
         self.directory = directory
@@ -100,7 +101,7 @@ class _Lock:
             self._file.write(json.dumps(myself()) + "\n")
             self._file.flush()
         except OSError as error:
-            # On a full disk.
+            # The disk may be full.
             self.release()
             raise OSError(error.errno, error.strerror, str(directory)) from None
 
@@ -111,7 +112,7 @@ class _Lock:
             try:
                 file = open(self._path, "a+", encoding="utf-8")
             except FileNotFoundError:
-                # Another one has just removed what it had made.
+                # Another process has just removed the directory.
                 continue
             try:
                 _flock(file)
@@ -129,7 +130,7 @@ class _Lock:
             else:
                 if _is_at(file, self._path):
                     return file
-            # Its holder has removed it between the two calls.
+            # The holder removed the file between the two calls.
             file.close()
 
     def check(self):
@@ -145,20 +146,20 @@ class _Lock:
         )
 
     def release(self):
-        # While it is still held: nobody else holds a file of that name.
+        # Remove the file while the lock is held, so it cannot be another's.
         if _is_at(self._file, self._path):
             self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._file.close()
         if self._made:
-            # Whoever was refused leaves no empty directory.
+            # Leave no empty directory behind.
             with contextlib.suppress(OSError):
                 self._made.rmdir()
 
 
 def _name_beside(directory):
     name = directory.name
-    # A file system allows names of 255 bytes.
+    # File systems allow names of 255 bytes.
     if len(os.fsencode(name)) > 128:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f".{name}{LOCK_NAME}"
@@ -182,9 +183,9 @@ def _flock(file):
 
 
 def _is_at(file, path):
-    """Whether an open file is the one that has this name."""
+    """Whether an open file is the one at this path."""
     try:
-        # Opened, not asked by its name: network file systems remember names.
+        # Open the path instead of `stat`: network file systems cache names.
         with open(path, "rb") as found:
             return os.path.sameopenfile(file.fileno(), found.fileno())
     except OSError:
@@ -192,7 +193,7 @@ def _is_at(file, path):
 
 
 def myself() -> dict:
-    """Return what tells this process from others."""
+    """Return the host, id and current time that identify this process."""
     now = datetime.datetime.now(datetime.UTC)
     return {
         "host": socket.gethostname(),
@@ -202,7 +203,7 @@ def myself() -> dict:
 
 
 def read_holder(signature: str | bytes) -> dict:
-    """Return what `myself` said of a holder, empty where it is none."""
+    """Parse the signature of a holder (see `myself`); empty if invalid."""
     try:
         holder = json.loads(signature)
     except ValueError:
@@ -211,7 +212,7 @@ def read_holder(signature: str | bytes) -> dict:
 
 
 def describe_holder(holder: dict) -> str:
-    """Return who holds a lock in words, nothing before it has signed."""
+    """Describe the holder of a lock; empty if it has not signed yet."""
     if not {"host", "pid", "start"} <= holder.keys():
         return ""
     return (

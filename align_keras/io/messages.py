@@ -1,4 +1,4 @@
-"""What this package has to say, through the logger `align_keras`."""
+"""Show progress and the messages of the logger `align_keras`."""
 
 import contextlib
 import logging
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 logger = logging.getLogger("align_keras")
 
-# Clears from where the cursor stands to the end of the line.
+# Clears from the cursor to the end of the line.
 _CLEAR = "\x1b[K"
 _line_is_open = False
 
 
 def print_progress(line: str, last: bool) -> None:
-    """Print a line of progress; on a terminal over the one before.
+    """Print a line of progress; on a terminal, overwrite the previous one.
 
     Args:
         line: string.
-        last: bool. Whether no other follows.
+        last: bool. Whether this is the last line.
     """
     global _line_is_open
     if not sys.stdout.isatty():
@@ -36,7 +36,7 @@ def end_progress() -> None:
 
 
 class _Terminal(logging.Handler):
-    """Prints what is logged: progress as output, warnings as errors."""
+    """Prints log records: progress to stdout, warnings to stderr."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class _Terminal(logging.Handler):
         print(self.format(record), file=stream, flush=True)
 
     def _quiet_others(self):
-        """Say nothing twice where a library has set up logging meanwhile."""
+        """Avoid duplicates if a library has set up logging in the meantime."""
         for handler in logging.getLogger().handlers:
             stream = getattr(handler, "stream", None)
             on_terminal = stream in (sys.stdout, sys.stderr)
@@ -69,13 +69,13 @@ def _is_of_others(record):
 
 @contextlib.contextmanager
 def messages_shown(progress: bool = True) -> Iterator[None]:
-    """Show what is logged meanwhile on the terminal.
+    """Show this logger's messages on the terminal while the block runs.
 
-    A program that shows this logger's progress itself keeps its way of doing
-    so.
+    If the program has already configured the logger to show progress, its
+    handlers are left as they are.
 
     Args:
-        progress: bool. Whether progress is shown; warnings always are.
+        progress: bool. Whether to show progress. Warnings are always shown.
             Defaults to `True`.
     """
     terminal, level = None, logger.level

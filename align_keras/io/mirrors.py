@@ -1,9 +1,9 @@
-"""Local directories that stand for directories of a store.
+"""Mirror directories of a store in local directories.
 
-Whatever writes files writes them to a local disk, with renames and locks. For
-an address such as `s3://bucket/run` it gets a local directory, and what it
-writes there is copied to the store: new files first, then a list of all files
-by a conditional write, which is the moment at which the directory changes.
+All code writes files to a local disk, with renames and locks. For an address
+such as `s3://bucket/run`, it gets a local directory, whose files are copied to
+the store: first the new files, then a listing of all files with a conditional
+write. The directory changes at the moment of this write.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from align_keras.io.stores import Store
 from align_keras.io.stores import find_files
 from align_keras.io.stores import is_store
 
-# What the directory holds: sizes and digests by name.
+# The listing: sizes and digests of the files in the directory, by name.
 LISTING = ".align_keras.files.json"
-# The folder of files that are to replace others, by their digest.
+# The folder of files that will replace others, named by their digest.
 STAGED = ".align_keras.staged"
-# Those who look for these take what lies beside them for whole.
+# Stored last: readers that find these assume that all other files exist.
 _LAST = ("manifest.json", "config.json", "saved_model.pb")
-# Not part of the result.
+# These are not part of the result.
 _LOCAL = (LOCK_NAME, LISTING)
 
 P = ParamSpec("P")
@@ -51,13 +51,14 @@ _active: list["Mirror"] = []
 
 
 class Mirror:
-    """A local directory that stands for one of a store.
+    """A local directory that mirrors a directory of a store.
 
     Args:
-        store: `Store`. The directory.
-        path: string or `pathlib.Path`. The local one.
-        check: callable. Called before anything that others see changes;
-            raises where this process must not write any longer.
+        store: `Store`. The directory in the store.
+        path: string or `pathlib.Path`. The local directory.
+        check: callable. Called before changing anything that others see. It
+            raises an error if this process may no longer write. Defaults to
+            a function that does nothing.
 
     Example:
 
@@ -78,7 +79,7 @@ class Mirror:
         self.store = store
         self.path = Path(path)
         self._check = check
-        # Size and digest of each file, and where a file waits for its place.
+        # Size and digest of each file, and where staged files wait.
         self.listing: dict[str, list] = {}
         self.staged: dict[str, str] = {}
         self.removed: list[str] = []
@@ -87,19 +88,19 @@ class Mirror:
         self._pushing = threading.Lock()
 
     def pull(self) -> None:
-        """Copy to the local directory what the store's holds.
+        """Copy the files of the store to the local directory.
 
-        What an interrupted `push` had committed is finished first; what it
-        had not is as if it had never begun.
+        If a `push` was interrupted after its commit, it is finished first. If
+        it was interrupted before, files that it staged are removed.
 
         Raises:
             FileNotFoundError: A file that was stored is missing.
-            ValueError: One is damaged.
+            ValueError: A file is damaged.
         """
         self.read_listing()
         self._finish()
         sizes = self.store.sizes()
-        # What was staged and never committed, or not removed in time.
+        # Remove files that were staged but never committed or cleaned up.
         self.store.remove(*(n for n in sizes if n.startswith(f"{STAGED}/")))
         for name in filter(_is_content, sizes):
             self.fetch(name, name)
@@ -112,7 +113,7 @@ class Mirror:
             )
 
     def fetch(self, name: str, place: str) -> None:
-        """Copy a file from its place in the store, and verify it."""
+        """Copy a file from its place in the store and verify it."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         self.store.get(place, target)
@@ -125,10 +126,10 @@ class Mirror:
             )
 
     def push(self) -> None:
-        """Copy to the store what has changed in the local directory.
+        """Copy changed files of the local directory to the store.
 
-        Files may be written to meanwhile: what is stored of one is what it
-        held at some moment.
+        Files may be written to in the meantime. The stored copy of a file is
+        its contents at some moment during the push.
 
         Raises:
             StaleWriter: Another process has pushed since the last `pull` or
@@ -150,7 +151,7 @@ class Mirror:
         self._check()
         staged = {}
         for name in sorted(changed, key=_order):
-            # A file that is there stays until all others are.
+            # Replace existing files only after all new ones are stored.
             if name in self.listing:
                 staged[name] = f"{STAGED}/{found[name][1]}"
             place = staged.get(name, name)
@@ -162,7 +163,7 @@ class Mirror:
         self._finish()
 
     def _put_copy(self, name, place):
-        """Store a file that something is added to all the time."""
+        """Store a copy of a file that is being written to."""
         with tempfile.TemporaryDirectory(prefix="align_keras-") as folder:
             copy = shutil.copyfile(self.path / name, Path(folder, "copy"))
             self.store.put(copy, place)
@@ -175,7 +176,7 @@ class Mirror:
         self.listing, self.staged, self.removed = listing, staged, removed
 
     def read_listing(self) -> None:
-        """Read what the directory holds since the last whole `push`."""
+        """Read the listing of the last complete `push`."""
         text, self._tag = self.store.read_with_tag(LISTING)
         try:
             held = json.loads(text) if text is not None else {}
@@ -188,7 +189,7 @@ class Mirror:
             ) from None
 
     def _finish(self):
-        """Put staged files in their places, now that they are committed."""
+        """Move committed staged files to their places."""
         if not self.staged and not self.removed:
             return
         there = self.store.sizes()
@@ -211,7 +212,7 @@ class Mirror:
         return [(self.path / name).stat().st_size, self._digest(name)]
 
     def _digest(self, name):
-        """The digest of a local file, computed again when it has changed."""
+        """Return the digest of a local file, cached until it changes."""
         status = (self.path / name).stat()
         key = status.st_size, status.st_mtime_ns, status.st_ino
         known = self._digests.get(name)
@@ -223,17 +224,17 @@ class Mirror:
 
 @contextlib.contextmanager
 def mirror(address: str) -> Iterator[Path]:
-    """Yield a local directory that stands for a directory of a store.
+    """Yield a local directory that mirrors a directory of a store.
 
-    The directory is held while the block runs. What it writes is stored when
-    it ends, and wherever it calls `publish`. When it raises, what was stored
-    before stays.
+    The directory is locked while the block runs. Files are stored when the
+    block ends and whenever it calls `publish`. If it raises an error, the
+    files stored before are kept.
 
     Args:
         address: string.
 
     Raises:
-        BlockingIOError: Another process writes to it.
+        BlockingIOError: Another process is writing to it.
     """
     store = Store(address)
     with contextlib.ExitStack() as stack:
@@ -242,7 +243,7 @@ def mirror(address: str) -> Iterator[Path]:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="align_keras-")
         )
-        # Messages that name a local file tell where it will be.
+        # Put the address into the path, so that messages with it are clear.
         path = Path(folder, *store.address.replace("://", "/").split("/"))
         path.parent.mkdir(parents=True)
         active = Mirror(store, path, lease.check)
@@ -256,7 +257,7 @@ def mirror(address: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _as_address(path, address):
-    """Let messages and errors name the address in the place of its mirror."""
+    """Name the address instead of its mirror in messages and errors."""
 
     def rename(record):
         record.msg = _readdressed(record.getMessage(), path, address)
@@ -274,11 +275,11 @@ def _as_address(path, address):
 
 
 def publish(path: str | Path) -> None:
-    """Store what a directory holds by now, if it stands for one of a store.
+    """Store the current files of a directory if it mirrors one of a store.
 
     Args:
-        path: string or `pathlib.Path`. The directory, or something in it.
-            Nothing is done for one that stands for itself.
+        path: string or `pathlib.Path`. The directory, or a path in it. Does
+            nothing for an ordinary local directory.
     """
     path = Path(path)
     for active in _active:
@@ -289,16 +290,16 @@ def publish(path: str | Path) -> None:
 def stored(
     parameter: str, but: Callable[[dict], bool] = lambda arguments: False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function that writes a directory write to an address as well.
+    """Let a function that writes a directory also write to an address.
 
     Args:
-        parameter: string. Its parameter that names the directory.
-        but: callable. Takes the arguments, and tells whether the function
+        parameter: string. The parameter that names the directory.
+        but: callable. Takes the arguments and returns whether the function
             handles the address itself. Defaults to never.
 
     Returns:
-        A decorator. Paths in what the function returns are those of the
-        store.
+        A decorator. In the function's return value, paths of the mirror are
+        replaced by addresses.
 
     Example:
 
@@ -329,11 +330,11 @@ def stored(
 
 
 def locked(parameter: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function hold the directory that it is told to write.
+    """Make a function lock the directory that it writes.
 
     Args:
-        parameter: string. Its parameter that names the directory, a local
-            path or an address, see `stored`.
+        parameter: string. The parameter that names the directory, a local path
+            or an address; see `stored`.
 
     Returns:
         A decorator.
@@ -357,14 +358,14 @@ def locked(parameter: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def reads(*parameters: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function that reads local files read those of a store as well.
+    """Let a function that reads local files also read those of a store.
 
     Args:
-        *parameters: strings. Its parameters that name what it reads, a path
-            or a list of paths.
+        *parameters: strings. The parameters that name the files to read, each
+            a path or a list of paths.
 
     Returns:
-        A decorator. The function gets local copies, see `local_copy`.
+        A decorator. The function gets local copies; see `local_copy`.
 
     Example:
 
@@ -391,11 +392,11 @@ def reads(*parameters: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _around(
     call: Callable[[dict, Callable], Any],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a decorator of what is to happen around a function.
+    """Make a decorator that runs code around a function.
 
     Args:
-        call: callable. Takes the arguments by name, which it may change, and
-            a function that calls with them.
+        call: callable. Takes a dict of the arguments, which it may change, and
+            a callable that calls the function with them.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -416,18 +417,18 @@ def _around(
 def local_copy(
     path: Any, choose: Callable[[list[str]], list[str]] | None = None
 ) -> Any:
-    """Return a local path of what is to be read.
+    """Return a local path for reading, and copy files of a store.
 
     Args:
-        path: string or `pathlib.Path`. A local path is returned as it is. Of
-            an address, or of what a glob of a store matches, a copy is made
-            in the cache, see `cache_directory`, and used again until the
-            store's files change.
-        choose: callable. Takes the names of files below an address, and
+        path: string or `pathlib.Path`. A local path is returned as it is. The
+            files at an address, or those that a glob of a store matches, are
+            copied to the cache (see `cache_directory`). The copy is reused
+            until the files in the store change.
+        choose: callable. Takes the names of the files below an address, and
             returns those to copy. Defaults to `None`: all.
 
     Raises:
-        FileNotFoundError: There is nothing at the address.
+        FileNotFoundError: There are no files at the address.
     """
     if not isinstance(path, (str, os.PathLike)) or not is_store(path):
         return path
@@ -459,7 +460,7 @@ def _copy_of(store, names):
     """Copy files of a directory into the cache."""
     source = Mirror(store, cache_directory())
     source.read_listing()
-    # Whoever wrote them has still to move some to their places.
+    # Staged files may not have been moved to their places yet.
     places = {name: source.staged.get(name, name) for name in names}
     tags = [
         (name, source.listing.get(name) or store.tag(place))
@@ -467,7 +468,7 @@ def _copy_of(store, names):
     ]
     text = json.dumps([store.address, tags])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    # Messages that name a file show where it is from.
+    # Put the address into the path, so that messages show the origin.
     folder = cache_directory() / digest / store.address.replace("://", "/")
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -476,7 +477,7 @@ def _copy_of(store, names):
             copy.listing = source.listing
             for name, place in places.items():
                 copy.fetch(name, place)
-                # When it was copied does not matter to those who look.
+                # Set a fixed time, so that all copies are alike.
                 os.utime(copy.path / name, (0, 0))
             with contextlib.suppress(OSError):
                 # Another process may have been faster.
@@ -485,7 +486,7 @@ def _copy_of(store, names):
 
 
 def cache_directory() -> Path:
-    """Return where copies are kept.
+    """Return the directory of the cache.
 
     The environment variable `ALIGN_KERAS_CACHE` names the directory;
     otherwise it is `~/.cache/align_keras/stores`.
@@ -495,16 +496,16 @@ def cache_directory() -> Path:
 
 
 def without_cache(value: Any) -> Any:
-    """Return paths, in whatever holds them, without where the cache lies.
+    """Remove the cache directory from paths, also within dicts and lists.
 
-    What is left of a copy's path tells its contents, on any machine.
+    The rest of a copy's path identifies its contents on any machine.
     """
     return _readdressed(value, str(cache_directory()), "")
 
 
 def _is_content(name):
     parts = name.split("/")
-    # What another thread has begun to write is no file yet.
+    # Ignore temporary files that another thread is writing.
     begun = any(p.startswith(".") and UNFINISHED in p for p in parts)
     return parts[0] != STAGED and parts[-1] not in _LOCAL and not begun
 
@@ -514,7 +515,7 @@ def _order(name):
 
 
 def _readdressed(value, path, address):
-    """Replace a local directory in paths, and in whatever holds them."""
+    """Replace a local directory by an address in paths and containers."""
     if isinstance(value, str):
         return value.replace(path, address)
     if isinstance(value, Path):

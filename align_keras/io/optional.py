@@ -1,4 +1,4 @@
-"""Optional packages, imported when they are first used."""
+"""Import optional packages when they are first used."""
 
 import importlib
 from types import ModuleType
@@ -6,18 +6,18 @@ from typing import Any
 
 
 class OptionalModule:
-    """A module of an optional package, which is imported at its first use.
+    """A module of an optional package that is imported when first used.
 
-    Files name what they need once, at their top, and still import where it is
-    not installed.
+    Modules can declare it at the top, and can still be imported if the package
+    is not installed.
 
     Args:
         name: string. The module, such as `"pyarrow.parquet"`.
         extra: string. The extra of this package that installs it.
 
     Raises:
-        ImportError: An attribute is asked for and the package is not
-            installed; the message names the extra.
+        ImportError: An attribute is accessed and the package is not
+            installed. The message names the extra.
 
     Example:
 
@@ -33,7 +33,7 @@ class OptionalModule:
         self._name, self._extra = name, extra
 
     def __getattr__(self, attribute: str) -> Any:
-        # Special names are asked for by `copy`, `pickle` and `inspect`.
+        # `copy`, `pickle` and `inspect` look up special names.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         return getattr(require(self._name, self._extra), attribute)
@@ -53,7 +53,7 @@ def require(name: str, extra: str) -> ModuleType:
         The module.
 
     Raises:
-        ImportError: It is not installed; the message names the extra.
+        ImportError: It is not installed. The message names the extra.
     """
     try:
         return importlib.import_module(name)

@@ -1,11 +1,11 @@
-"""Manifests of files of vectors and of scores, checked before they are used."""
+"""Read and check the manifests of vectors and of scores."""
 
 from pathlib import Path
 
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import read_object
 
-# A file of the manifest, see `read_object`.
+# The form of a file in the manifest; see `read_object`.
 SHARD = {"file": str, "records": is_count, "sha256?": str}
 
 
@@ -16,11 +16,11 @@ def check_manifest(path: str | Path) -> dict:
         path: string or `pathlib.Path`.
 
     Returns:
-        dict, whose `"arguments"` and `"shards"` can be used.
+        dict with valid `"arguments"` and `"shards"`.
 
     Raises:
-        ValueError: It is damaged, or another program's, or names no file; the
-            message names the file and the field.
+        ValueError: The manifest is damaged, lists no files, or was written by
+            another program. The message names the file and the field.
     """
     return read_object(
         path,

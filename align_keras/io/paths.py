@@ -1,24 +1,24 @@
-"""Paths on the disks of this machine."""
+"""Check that paths to write to are local."""
 
 import os
 import re
 from pathlib import Path
 
-# `Path` makes one slash of two. A scheme of one letter is a drive.
+# `Path` turns two slashes into one. A scheme of one letter is a drive.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_path(path: str | Path) -> Path:
     """Return a path to write to; refuse the address of an object store.
 
-    As a path, `gs://bucket/run` would be a directory `gs:` of this machine,
-    and what was to be kept would be lost with it.
+    As a path, `gs://bucket/run` would be a directory `gs:` on the local disk,
+    and its contents would be lost with this machine.
 
     Args:
         path: string or `pathlib.Path`.
 
     Raises:
-        ValueError: It is an address such as `s3://bucket/run`.
+        ValueError: The path is an address such as `s3://bucket/run`.
     """
     found = _ADDRESS.match(os.fspath(path))
     if found:

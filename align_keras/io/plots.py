@@ -1,4 +1,4 @@
-"""Plots as PNG files, without a display."""
+"""Save plots as PNG files without a display."""
 
 from align_keras.io.atomic import atomic_file
 from align_keras.io.optional import require
@@ -14,20 +14,20 @@ def pyplot(extra):
         The module.
 
     Raises:
-        ImportError: matplotlib is not installed; the message names the extra.
+        ImportError: matplotlib is not installed. The message names the extra.
     """
     require("matplotlib", extra).use("Agg")
     return require("matplotlib.pyplot", extra)
 
 
 def save_plot(plt, figure, path, dpi=120):
-    """Write a figure as a PNG file that appears whole, and close it.
+    """Write a figure atomically as a PNG file, and close it.
 
     Args:
-        plt: what `pyplot` returned.
+        plt: module. The return value of `pyplot`.
         figure: `matplotlib.figure.Figure`.
         path: string or `pathlib.Path`.
-        dpi: int. Pixels of an inch. Defaults to `120`.
+        dpi: int. Pixels per inch. Defaults to `120`.
     """
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")

@@ -1,4 +1,4 @@
-"""Progress of long work, on the standard error stream."""
+"""Show the progress of long jobs on standard error."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 from rich.progress import TimeRemainingColumn
 
-# Beside a bar stands how much is left; a step of unknown length has a spinner.
+# A bar shows the remaining time; a step of unknown length has a spinner.
 _BAR = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -32,16 +32,17 @@ _STEPS = (
 def progress_bar(
     description: str, total: int | None = None, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Show how much of some work is done.
+    """Show a progress bar.
 
     Args:
-        description: string. What is being done, such as `"Packing"`.
-        total: int or `None`. How much there is to do; `None` if unknown.
-        shown: bool. Whether anything is drawn. Defaults to `True`.
+        description: string. The name of the job, such as `"Packing"`.
+        total: int or `None`. The total number of items, or `None` if unknown.
+            Defaults to `None`.
+        shown: bool. Whether to show the bar. Defaults to `True`.
 
     Yields:
-        A callable that takes how many more are done, by default 1, and, if
-        wanted, another description.
+        A callable. Takes how many more items are done, by default 1, and
+        optionally a new description.
 
     Example:
 
@@ -67,11 +68,11 @@ def progress_steps(shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show which step of a job is running, and how long each one took.
 
     Args:
-        shown: bool. Whether anything is drawn. Defaults to `True`.
+        shown: bool. Whether to show the steps. Defaults to `True`.
 
     Yields:
-        A callable that takes the name of the step that begins, which ends
-        the step before, or, with `update=True`, another name for it.
+        A callable. Takes the name of the next step, and marks the previous one
+        as finished. With `update=True`, it renames the current step instead.
     """
     console = Console(stderr=True)
     with Progress(*_STEPS, console=console, disable=not shown) as bar:

@@ -1,7 +1,7 @@
-"""Rows of tables as dicts: CSV, TSV, JSON lines, JSON and Parquet.
+"""Read rows of tables as dicts: CSV, TSV, JSON lines, JSON and Parquet.
 
-Nothing but Parquet needs more than Python itself. Files too large for that are
-read in columns by `align_keras.io.batches`.
+Only Parquet needs a package besides the standard library. For large files,
+`align_keras.io.batches` reads batches of columns.
 """
 
 import collections
@@ -35,19 +35,20 @@ from align_keras.io.text import read_lines
 arrow = OptionalModule("pyarrow", extra="parquet")
 parquet = OptionalModule("pyarrow.parquet", extra="parquet")
 
-# Bytes of a Parquet file that are held at once; a row must be shorter.
+# The approximate limits of a batch.
 BATCH_BYTES = 32 * 2**20
 BATCH_ROWS = 131_072
-# What no text within quotation marks has; a stray mark would take all lines.
+# No quoted text has this many lines, but a stray quotation mark would take all
+# lines up to the end of the file.
 _MAX_ROW_LINES = 1000
 
 
 class RowError(ValueError):
-    """Why one row of a table cannot be used.
+    """The reason why a row of a table cannot be used.
 
     Args:
-        reason: string, the same for all rows of the kind.
-        detail: string. What is wrong with this one.
+        reason: string. The kind of error, the same for all such rows.
+        detail: string. What is wrong with this row. Defaults to `""`.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -64,22 +65,23 @@ def read_rows(
     """Read the rows of a table.
 
     Args:
-        path: string or `pathlib.Path`. Its suffix tells the format, one of
-            `ROW_READERS`. Text is UTF-8, or UTF-16 with a byte order mark.
-        columns: list of strings. Those to read of a Parquet file. Defaults to
-            all.
-        suffix: string. The format, where the name of the file does not tell.
+        path: string or `pathlib.Path`. Its suffix determines the format, one
+            of `ROW_READERS`. Text is UTF-8, or UTF-16 with a byte order mark.
+        columns: list of strings. The columns to read of a Parquet file.
+            Defaults to all.
+        suffix: string. The format, if the name of the file does not show it.
+            Defaults to the suffix of `path`.
 
     Yields:
-        dict for each row: strings of CSV and TSV, JSON's values, or Arrow's
-        as Python has them; in CSV and TSV fields that are missing are `None`.
-        A `RowError` in the place of what is not a row, or has more fields
-        than there are columns.
+        dict for each row. The values are strings for CSV and TSV, JSON values,
+        or Arrow values converted to Python. In CSV and TSV, missing fields are
+        `None`. A `RowError` in place of a row that is invalid or has more
+        fields than there are columns.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ImportError: Parquet needs pyarrow.
-        ValueError: The file is damaged, or of a format that is not known.
+        FileNotFoundError: The file does not exist.
+        ImportError: The file is Parquet and pyarrow is not installed.
+        ValueError: The file is damaged or its format is unknown.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,19 +108,19 @@ def read_rows(
 def read_table(
     path: str | Path, suffix: str, needed: Sequence[str]
 ) -> list[dict]:
-    """Read a table of which every row is needed, such as one of ratings.
+    """Read a table in which every row must be valid, such as one of ratings.
 
     Args:
         path: string or `pathlib.Path`.
-        suffix: string. Its format, see `read_rows`.
-        needed: list of strings. Columns that every row must fill.
+        suffix: string. The format of the file; see `read_rows`.
+        needed: list of strings. The columns that every row must fill.
 
     Returns:
         list of dicts.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: There is no row, or a row is not whole.
+        FileNotFoundError: The file does not exist.
+        ValueError: The table has no rows, or a row is invalid or incomplete.
     """
     found = []
     for number, row in enumerate(read_rows(path, suffix=suffix), start=1):
@@ -140,8 +142,8 @@ def read_numbers(path: str | Path, rows: list[dict], name: str) -> np.ndarray:
     """Read a column of a table as numbers.
 
     Args:
-        path: string or `pathlib.Path`. What messages call the table.
-        rows: list of dicts, as `read_table` gives it.
+        path: string or `pathlib.Path`. The name of the table in messages.
+        rows: list of dicts from `read_table`.
         name: string. The column.
 
     Returns:
@@ -185,14 +187,14 @@ def _read_tsv(path):
 
 
 def _with_names(path, rows):
-    # Lines before that of the columns may be empty.
+    # The header may follow empty lines.
     names = next(filter(None, rows), [])
     if not isinstance(names, list):
         raise ValueError(f"The line of columns of `{path}` is no such: {names}")
     check_distinct(path, names)
     for row in rows:
         if isinstance(row, csv.Error):
-            # In silence, its stray mark would cost the rows after it.
+            # Report a stray quotation mark, which would cost rows after it.
             raise row
         if isinstance(row, RowError):
             yield row
@@ -206,11 +208,11 @@ def _with_names(path, rows):
 def tsv_rows(file: Any) -> Iterator[list[str] | RowError]:
     """Yield the fields of each line, and a `RowError` for one too long.
 
-    A tab or line end cannot stand in TSV, so a quotation mark is text, as in
-    Conceptual Captions.
+    TSV fields cannot contain tabs or line ends, so quotation marks are plain
+    text, as in Conceptual Captions.
 
     Args:
-        file: what `open_text` returned.
+        file: a text file from `open_text`.
     """
     for line in read_lines(file):
         if line is None:
@@ -220,19 +222,19 @@ def tsv_rows(file: Any) -> Iterator[list[str] | RowError]:
 
 
 def csv_rows(file: Any) -> Iterator[list[str] | RowError | csv.Error]:
-    """Yield the fields of each row, and an error for what is none.
+    """Yield the fields of each row, and an error for an invalid row.
 
     A stray quotation mark would swallow the rows after it, up to the next one.
-    They are read again, from the second line on.
+    These are read again, from the second line on.
 
     Args:
-        file: what `open_text` returned.
+        file: a text file from `open_text`.
 
     Yields:
-        List of strings; `RowError` for a line that is too long; `csv.Error`,
-        which tells the line, for one with a stray quotation mark.
+        List of strings. `RowError` for a line that is too long. `csv.Error`,
+        which names the line, for a row with a stray quotation mark.
     """
-    # The module's own limit is below a text of 20,000 words.
+    # The default limit of the module is less than a text of 20,000 words.
     csv.field_size_limit(MAX_LINE + 1)
     lines = _CsvLines(read_lines(file))
     reader = csv.reader(lines, strict=True)
@@ -252,10 +254,10 @@ def csv_rows(file: Any) -> Iterator[list[str] | RowError | csv.Error]:
 
 
 class _CsvLines:
-    """Lines, of which those of the last row can be read again.
+    """Lines of a file; those of the last row can be read again.
 
-    Of a row that has too many the file ends, for the reader, within quotation
-    marks.
+    If a row has too many lines, the reader is told that the file ends, so it
+    reports an unclosed quotation mark.
     """
 
     def __init__(self, lines: Iterable[str | None]):
@@ -310,14 +312,14 @@ def _read_json(path):
 def read_json_rows(
     path: str | Path, contents: bytes
 ) -> Iterator[dict | RowError]:
-    """Read the rows of a list of objects, or of Karpathy's form.
+    """Read rows from a JSON list of objects, or from Karpathy's format.
 
     Args:
-        path: string or `pathlib.Path`. What messages call the file.
-        contents: bytes of it.
+        path: string or `pathlib.Path`. The name of the file in messages.
+        contents: bytes of the file.
 
     Yields:
-        As `read_rows`.
+        dict or `RowError` for each row, as in `read_rows`.
     """
     if len(contents) > MAX_FILE_BYTES:
         raise ValueError(
@@ -329,7 +331,7 @@ def read_json_rows(
     try:
         contents = parse_json(text)
     except RepeatedKey:
-        # One by one, as it takes longer.
+        # Only now look for the row with the error, because it takes longer.
         contents = _with_errors.decode(text)
     except ValueError as error:
         raise ValueError(
@@ -370,13 +372,13 @@ def _karpathy_row(image):
 
 
 def _error_if_repeated(pairs):
-    """An object; the error of one, or of one within, that has a key twice."""
+    """Return an object, or a `RowError` if it or a nested one repeats a key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         return RowError("repeated key", f"{RepeatedKey(pairs)}")
     for name, value in found.items():
         for part in value if isinstance(value, list) else [value]:
-            # In Karpathy's form, `images` are the rows.
+            # In Karpathy's format, `images` are the rows.
             if isinstance(part, RowError) and name != "images":
                 return part
     return found
@@ -407,15 +409,15 @@ def open_parquet(path: str | Path, source: Any = None):
 
     Args:
         path: string or `pathlib.Path`.
-        source: open binary file, where it is not a local one. Defaults to
-            `None`.
+        source: open binary file, for a file that is not local. Defaults to
+            `None`: open `path`.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: The file is damaged, also where that shows later.
+        ValueError: The file is damaged, even if this is detected later.
     """
     try:
-        # Arrow cannot take names as text that are not.
+        # Arrow cannot take file names that are not UTF-8 as strings.
         source = source or arrow.OSFile(os.fsencode(path))
         with parquet.ParquetFile(source) as file:
             check_distinct(path, file.schema_arrow.names)
@@ -427,19 +429,20 @@ def open_parquet(path: str | Path, source: Any = None):
 
 
 def iterate_parquet(path: str | Path, columns: list[str]) -> Iterator:
-    """Yield Arrow batches of some columns of a local file, as `open_parquet`.
+    """Yield Arrow batches of some columns of a local file.
 
-    What goes wrong with the batches is not put down to the file.
+    Errors in the code that uses the batches are not reported as damage of the
+    file, unlike within `open_parquet`.
     """
     with open_parquet(path) as file:
         yield from parquet_batches(file, columns)
 
 
 def parquet_batches(file, columns=None) -> Iterator:
-    """Yield Arrow batches that do not fill the memory.
+    """Yield Arrow batches of limited size.
 
     Args:
-        file: a `pyarrow.parquet.ParquetFile`.
+        file: `pyarrow.parquet.ParquetFile`.
         columns: list of strings. Defaults to all.
     """
     metadata = file.metadata

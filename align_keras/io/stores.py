@@ -1,8 +1,8 @@
-"""Object stores and other file systems that are reached by an address.
+"""Access object stores and other file systems by address.
 
-Everything here goes through fsspec: `s3://`, `gs://`, `hdfs://`, `memory://`
-and whatever else it has a package for; what TensorFlow alone knows, such as
-`ram://`, through a small adapter.
+Everything here uses fsspec: `s3://`, `gs://`, `hdfs://`, `memory://` and the
+other `SCHEMES`. A small adapter adds file systems that only TensorFlow can
+read, such as `ram://`.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from align_keras.io.optional import OptionalModule
 
 fsspec = OptionalModule("fsspec", extra="stores")
 
-# `Path` makes one slash of two. A scheme of one letter is a drive.
+# `Path` turns two slashes into one. A scheme of one letter is a drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-# What TensorFlow reads itself, without going through fsspec.
+# Schemes that TensorFlow reads itself, without fsspec.
 OF_TENSORFLOW = ("ram", "gs", "gcs")
 SCHEMES = (
     *OF_TENSORFLOW,
@@ -32,11 +32,11 @@ SCHEMES = (
 
 
 class StaleWriter(OSError):
-    """Somebody else has written in the meantime."""
+    """Another process has written the file in the meantime."""
 
 
 def scheme_of(path: Any) -> str | None:
-    """Return the scheme of an address, and `None` for a local path."""
+    """Return the scheme of an address, or `None` for a local path."""
     found = _ADDRESS.match(os.fspath(path))
     return found[1] if found else None
 
@@ -53,11 +53,11 @@ class Store:
         address: string, such as `"s3://bucket/run"`.
 
     Attributes:
-        address: string, without a slash at its end.
+        address: string, without a trailing slash.
 
     Raises:
         ImportError: The package for its scheme is not installed.
-        ValueError: The scheme is unknown, or is none of a store.
+        ValueError: The address has no scheme or an unknown one.
 
     Example:
 
@@ -84,7 +84,7 @@ class Store:
         return self.address
 
     def address_of(self, path: str) -> str:
-        """Return the address of what the file system calls `path`."""
+        """Return the address of a `path` of the file system."""
         host = self.address[: -len(self.root.lstrip("/")) or None]
         return f"{host}{path.lstrip('/')}"
 
@@ -92,7 +92,7 @@ class Store:
         return f"{self.root}/{name}" if name else self.root
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of each file below, by name."""
+        """Return the size in bytes of each file in the directory, by name."""
         try:
             found = self.files.find(self.root, detail=True, refresh=True)
         except FileNotFoundError:
@@ -104,7 +104,7 @@ class Store:
         }
 
     def is_file(self, name: str = "") -> bool:
-        """Tell whether there is such a file."""
+        """Tell whether a file exists."""
         self.files.invalidate_cache()
         return self.files.isfile(self._path(name))
 
@@ -113,16 +113,16 @@ class Store:
         return self.files.size(self._path(name))
 
     def tag(self, name: str) -> Any:
-        """Return what tells whether a file has changed."""
+        """Return a tag that changes when the file changes."""
         return self.files.tag(self._path(name))
 
     def read(
         self, name: str = "", start: int = 0, end: int | None = None
     ) -> bytes:
-        """Return the contents of a file, or the bytes between two places.
+        """Return the contents of a file, or the bytes between two positions.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: The file does not exist.
         """
         try:
             return self.files.cat_file(self._path(name), start=start, end=end)
@@ -135,7 +135,7 @@ class Store:
         self.files.get_file(self._path(name), str(path))
 
     def put(self, path: str | Path, name: str) -> None:
-        """Copy a local file to the store, over what is there."""
+        """Copy a local file to the store, replacing any existing file."""
         self.files.put_file(str(path), self._path(name))
 
     def copy(self, name: str, to: str) -> None:
@@ -143,16 +143,20 @@ class Store:
         self.files.cp_file(self._path(name), self._path(to))
 
     def remove(self, *names: str) -> None:
-        """Remove files; those that are gone already do no harm."""
+        """Remove files; ignore those that do not exist."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm_file(self._path(name))
 
     def read_with_tag(self, name: str) -> tuple[bytes | None, Any]:
-        """Read a file, and what tells whether it has changed since.
+        """Read a file and its tag, which shows whether it has changed since.
 
         Returns:
-            Its contents and its tag; `(None, None)` where there is none.
+            A pair of contents and tag, or `(None, None)` if the file does not
+            exist.
+
+        Raises:
+            StaleWriter: The file keeps changing while it is read.
         """
         self.files.invalidate_cache()
         path = self._path(name)
@@ -167,19 +171,19 @@ class Store:
         raise StaleWriter(f"`{self.address}/{name}` changes while it is read.")
 
     def replace(self, name: str, contents: bytes, tag: Any) -> Any:
-        """Write a file, unless another writer was there since it was read.
+        """Write a file, unless another process changed it since it was read.
 
         Args:
             name: string.
             contents: bytes.
-            tag: what `read_with_tag` gave; `None` for a file that must not
-                be there yet.
+            tag: the tag from `read_with_tag`; `None` for a file that must not
+                exist yet.
 
         Returns:
-            The tag of what was written.
+            The tag of the new contents.
 
         Raises:
-            StaleWriter: The file is another one by now. It stays.
+            StaleWriter: The file has changed. It is left as it is.
         """
         try:
             return self.files.put_if(self._path(name), contents, tag)
@@ -194,14 +198,14 @@ def _open(address):
     """Open the file system of an address, with conditional writes.
 
     Returns:
-        The file system, and what it calls the address.
+        The file system, and the path of the address in it.
     """
     scheme = scheme_of(address)
     if scheme == "ram" or (scheme in OF_TENSORFLOW and not _has_gcsfs()):
         files = _of_tensorflow(scheme)
         return files, files._strip_protocol(address)
     try:
-        # Another writer's files are seen at once.
+        # Without a cache, files of other writers are seen at once.
         files, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
         raise ImportError(
@@ -223,7 +227,7 @@ def _has_gcsfs():
 
 
 def _s3(files):
-    """Conditional writes of S3, which compare the digest of the contents."""
+    """Make conditional writes for S3, which compare the ETag."""
 
     def tag(path):
         return files.info(path, refresh=True)["ETag"].strip('"')
@@ -238,7 +242,7 @@ def _s3(files):
                 "put_object", Bucket=bucket, Key=key, Body=contents, **condition
             )
         except FileNotFoundError:
-            # S3 says so of an object that was to be there still.
+            # S3 reports this if the object to be replaced no longer exists.
             raise FileExistsError(path) from None
         except OSError as error:
             if _says_changed(error):
@@ -250,10 +254,10 @@ def _s3(files):
 
 
 def _says_changed(error):
-    """Whether a store has refused a write for its condition."""
+    """Whether a store has refused a write because of its condition."""
     response = getattr(error.__cause__, "response", {})
     code = response.get("Error", {}).get("Code")
-    # The second: another conditional write was under way.
+    # The second code means that another conditional write was in progress.
     return code in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -261,10 +265,10 @@ _within_process = threading.Lock()
 
 
 def _one_process(files):
-    """What is there where a file system has no conditional write.
+    """Emulate conditional writes on file systems without them.
 
-    Two threads of a process exclude each other; between processes, a moment
-    is left between looking and writing.
+    Threads of a process exclude each other. Another process could still write
+    between the check and the write.
     """
 
     def tag(path):
@@ -286,7 +290,7 @@ def _one_process(files):
 
 @functools.cache
 def _of_tensorflow(scheme):
-    """Make fsspec's interface of TensorFlow's for one of its schemes."""
+    """Make an fsspec file system for one of TensorFlow's schemes."""
 
     class TensorFlowFiles(fsspec.AbstractFileSystem):
         protocol = scheme
@@ -332,7 +336,7 @@ def _of_tensorflow(scheme):
             import tensorflow as tf
 
             tf.io.gfile.makedirs(address.rpartition("/")[0])
-            # There, writing and copying append to what there is.
+            # In `ram://`, writing and copying append to an existing file.
             if scheme == "ram" and tf.io.gfile.exists(address):
                 tf.io.gfile.remove(address)
 
@@ -386,7 +390,7 @@ def _of_tensorflow(scheme):
 
 
 class _TensorFlowFile(io.RawIOBase):
-    """One of TensorFlow's files as Python has them, which others expect."""
+    """A TensorFlow file as a Python file object."""
 
     def __init__(self, file):
         super().__init__()
@@ -442,7 +446,7 @@ class _TensorFlowFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def _as_os_errors():
-    """Let TensorFlow's errors be those that Python has for files."""
+    """Turn TensorFlow's errors into Python's file errors."""
     import tensorflow as tf
 
     try:
@@ -478,7 +482,7 @@ def list_directory(path: str) -> list[str]:
 
 
 def find_files(pattern: str) -> list[str]:
-    """Return the files that a glob matches, sorted, as paths or addresses."""
+    """Return the sorted paths or addresses of the files a glob matches."""
     if not is_store(pattern):
         return sorted(f for f in glob.glob(pattern) if not os.path.isdir(f))
     store = Store(pattern)
@@ -495,7 +499,7 @@ def file_size(path: str) -> int:
 
 
 def read_range(path: str, start: int = 0, end: int | None = None) -> bytes:
-    """Read a file, or the bytes from one place to another.
+    """Read a file, or the bytes between two positions.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -508,11 +512,11 @@ def read_range(path: str, start: int = 0, end: int | None = None) -> bytes:
 
 
 def open_file(address: str):
-    """Open a file of a store to be read."""
+    """Open a file of a store for reading."""
     store = Store(address)
     return store.files.open(store.root, "rb")
 
 
 def absolute(path: Any) -> str:
-    """Return an absolute path; an address is one."""
+    """Return an absolute path; return an address as it is."""
     return os.fspath(path) if is_store(path) else os.path.abspath(path)

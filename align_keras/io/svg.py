@@ -1,10 +1,10 @@
-"""Parts of plots, as SVG."""
+"""Draw plots as SVG."""
 
 import html
 
 
 def drawing(width: float, height: float, parts: list[str]) -> str:
-    """Put parts together to a drawing that is as wide as its place."""
+    """Combine parts into a drawing that scales with its container."""
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">'
         f"{''.join(parts)}</svg>"
@@ -14,13 +14,12 @@ def drawing(width: float, height: float, parts: list[str]) -> str:
 def bar(
     x: float, y: float, width: float, height: float, style: str, tip: str = ""
 ) -> str:
-    """Draw a bar; one of a height or width of nothing is none.
+    """Draw a bar; return `""` if its width or height is zero.
 
     Args:
         x, y, width, height: floats.
-        style: string. A class of the page's style.
-        tip: string. What is shown when the pointer is over it. Defaults to
-            `""`.
+        style: string. A CSS class of the page.
+        tip: string. The tooltip. Defaults to `""`.
     """
     if width <= 0 or height <= 0:
         return ""
@@ -39,7 +38,7 @@ def text(
     style: str = "soft",
     size: int = 13,
 ) -> str:
-    """Write words, of which `anchor` is the place that `x` tells."""
+    """Write words at a position; `anchor` is the end that `x` refers to."""
     return (
         f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" '
         f'style="font-size:{size}px" text-anchor="{anchor}">'

@@ -1,4 +1,4 @@
-"""Text of whatever origin as strings that can be written as UTF-8."""
+"""Read text of any origin as strings that can be written as UTF-8."""
 
 import codecs
 import io
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from align_keras.io.folders import read_file
 
-# A longer line is no row: lists and dicts could be twenty times as large.
+# A longer line is not a row; parsed, it could take twenty times the memory.
 MAX_LINE = 8 * 2**20
-# A vocabulary of millions of tokens has less, as have lists of classes.
+# Vocabularies of millions of tokens, and lists of classes, are smaller.
 MAX_TEXT = 64 * 2**20
-# Longer marks first: UTF-16's is the beginning of UTF-32's.
+# Longer marks come first: UTF-32's begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -21,38 +21,43 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Bytes at the beginning of a text that tell its encoding.
+# The number of bytes that are used to detect the encoding of a text.
 _HEAD = 256
-# What texts do not have, unless they are read in the wrong encoding.
+# Bytes that texts do not have, unless they are read in the wrong encoding.
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f]")
 _ASCII_LETTERS = re.compile(rb"[ A-Za-z]")
-# Every other of so many bytes would be the high one of an ideograph.
+# In UTF-16, every other byte of such a run would be the high one of an
+# ideograph.
 _ASCII_WORDS = re.compile(rb"[\t\n\r ,\":A-Za-z]{9}")
-# Letters from Cyrillic to Khmer, Japanese, Chinese and Korean, and what stands
-# among them.
+# Letters from Cyrillic to Khmer, Japanese, Chinese and Korean, and characters
+# that occur among them.
 _LETTERS = re.compile(
     "[\t\n\r -~\u0400-\u17ff\u2010-\u203f\u3000-\u30ff\u4e00-\u9fff"
     "\uac00-\ud7a3\uff00-\uffef\U0001f000-\U0001faff]"
 )
-# What is not seen at the ends of a text. Byte order marks come into texts
-# where files are joined.
+# Invisible characters to strip from the ends of a text. Byte order marks get
+# into texts when files are joined.
 BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # `str.splitlines` also splits at form feeds, U+0085, U+2028 and others, which
-# stand within texts.
+# occur within texts.
 _LINE_ENDS = re.compile(r"\r\n|\n|\r")
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding of a text.
+    """Detect the encoding of a text.
 
-    A byte order mark tells it. Without one, UTF-16 and UTF-32 have bytes that
-    no text in another encoding has: the high bytes of most alphabets, zero in
-    spaces and line ends, and about every tenth low byte of Chinese. Where there
-    is none of these, the text is taken for UTF-8.
+    It follows from a byte order mark if there is one. Without it, UTF-16 and
+    UTF-32 are recognized by control bytes that other encodings do not have:
+    the high bytes of most alphabets, the zeros in spaces and line ends, and
+    about every tenth low byte of Chinese. If there are none of these, the text
+    is assumed to be UTF-8.
 
     Args:
         head: bytes. The beginning of the text.
+
+    Returns:
+        string, the name of a Python codec.
     """
     for mark, encoding in _MARKS:
         if head.startswith(mark):
@@ -71,13 +76,13 @@ def encoding_of(head: bytes) -> str:
 
 
 def _order_of_letters(head):
-    """Return the UTF-16 whose order of bytes makes letters of a text."""
-    # Two letters of ASCII are one of Chinese, and few letters prove nothing.
+    """Return the byte order of UTF-16 in which a text consists of letters."""
+    # Two ASCII letters look like one of Chinese, and a few prove nothing.
     if len(head) < 10 or len(_ASCII_LETTERS.findall(head)) > 0.6 * len(head):
         return None
     if _ASCII_WORDS.search(head):
         return None
-    # Any other letter of UTF-8 is several bytes that fit each other.
+    # Other letters of UTF-8 are valid sequences of several bytes.
     text = head.decode("utf-8", "replace")
     wrong = text.count("\ufffd") + len(_CONTROLS.findall(head))
     if sum(letter > "\x7f" for letter in text) - text.count("\ufffd") > wrong:
@@ -88,23 +93,23 @@ def _order_of_letters(head):
         read = head[: 2 * len(high)].decode(encoding, "replace")
         if len(_LETTERS.findall(read)) >= 0.9 * len(read):
             scripts[encoding] = len(set(high))
-    # Letters of an alphabet have few high bytes, and many low ones.
+    # The letters of an alphabet have few different high bytes.
     fewest = [e for e, n in scripts.items() if n == min(scripts.values())]
     if len(fewest) != 1:
         return None
-    # Pairs of ASCII would be of many alphabets, where ideographs are seldom
-    # whole characters of UTF-8.
+    # Pairs of ASCII letters would belong to many alphabets, while ideographs
+    # are rarely valid UTF-8.
     is_utf_8 = "\ufffd" not in text.rstrip("\ufffd")
     return None if is_utf_8 and scripts[fewest[0]] > 3 else fewest[0]
 
 
 def decode_text(contents: bytes, errors: str = "replace") -> str:
-    """Decode text, without its byte order mark.
+    """Decode text and remove its byte order mark.
 
     Args:
-        contents: bytes in UTF-8, UTF-16 or UTF-32, see `encoding_of`.
-        errors: string. What becomes of wrong bytes. Defaults to
-            `"replace"`, the character U+FFFD.
+        contents: bytes in UTF-8, UTF-16 or UTF-32; see `encoding_of`.
+        errors: string. How to handle invalid bytes. Defaults to `"replace"`,
+            which writes U+FFFD.
 
     Returns:
         string.
@@ -115,28 +120,29 @@ def decode_text(contents: bytes, errors: str = "replace") -> str:
 def clean_text(text: str) -> str:
     """Replace lone surrogates by U+FFFD.
 
-    JSON can write them, and names of files have them in the place of bytes
-    that are not UTF-8; no file of ours can hold them.
+    They occur in JSON, and in file names in place of bytes that are not UTF-8.
+    They cannot be written to UTF-8 files.
     """
     return _SURROGATES.sub("\ufffd", text)
 
 
 def split_lines(text: str) -> list[str]:
-    """Split a text at its line ends alone: `\\n`, `\\r\\n` and `\\r`."""
+    """Split a text at line ends only: `\\n`, `\\r\\n` and `\\r`."""
     return _LINE_ENDS.split(text)
 
 
 def open_text(
     source: str | Path | io.RawIOBase, errors: str = "strict", newline: str = ""
 ) -> io.TextIOWrapper:
-    """Open a text file to be read, in the encoding that its beginning tells.
+    """Open a text file for reading, and detect its encoding.
 
     Args:
         source: string, `pathlib.Path`, or a stream of bytes.
-        errors: string, see `open`. `"surrogateescape"`, which only UTF-8
-            knows, is `"replace"` in other encodings.
-        newline: string, see `open`. Defaults to `""`: lines end at `\\n`,
-            `\\r\\n` and `\\r`, which they keep.
+        errors: string. See `open`. `"surrogateescape"` works only with UTF-8
+            and becomes `"replace"` for other encodings. Defaults to
+            `"strict"`.
+        newline: string. See `open`. Defaults to `""`: lines end at `\\n`,
+            `\\r\\n` and `\\r`, and keep their line ends.
     """
     if isinstance(source, (str, os.PathLike)):
         source = open(source, "rb", buffering=0)
@@ -150,14 +156,15 @@ def open_text(
 def read_lines(
     file: io.TextIOBase, most: int | None = None
 ) -> Iterator[str | None]:
-    """Yield the lines of a text file, none of which can fill the memory.
+    """Yield the lines of a text file, limited in length.
 
     Args:
-        file: what `open_text` returned.
-        most: int. Characters of a line. Defaults to `MAX_LINE`.
+        file: a text file from `open_text`.
+        most: int. The maximum number of characters of a line. Defaults to
+            `MAX_LINE`.
 
     Yields:
-        string with its line end; `None` in the place of a longer line.
+        string with its line end; `None` in place of a longer line.
     """
     most = MAX_LINE if most is None else most
     while line := file.readline(most + 1):
@@ -170,16 +177,17 @@ def read_lines(
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
-    """Read a text file whole, in the encoding that its beginning tells.
+    """Read a whole text file, and detect its encoding.
 
     Args:
         path: string or `pathlib.Path`.
-        max_bytes: int. Defaults to 64 MiB.
+        max_bytes: int. The maximum size. Defaults to 64 MiB.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: It is larger, or not a file.
-        ValueError: It is not in that encoding; the message names the file.
+        FileNotFoundError: The file does not exist.
+        OSError: It is too large, or not a regular file.
+        ValueError: It is not valid in the detected encoding. The message names
+            the file.
     """
     try:
         return decode_text(read_file(path, max_bytes), "strict")
@@ -188,11 +196,11 @@ def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
 
 
 def not_text(path: str | Path, error: UnicodeDecodeError) -> ValueError:
-    """Return the error of a file whose bytes are not the text they should be.
+    """Make the error for a file that cannot be decoded as text.
 
     Args:
         path: string or `pathlib.Path`.
-        error: what decoding has raised.
+        error: `UnicodeDecodeError` from decoding.
     """
     return ValueError(
         f"`{path}` is not {error.encoding.upper()} (it holds the byte "
@@ -205,26 +213,27 @@ def as_text(value) -> str | None:
     """Return the text of one field of a table.
 
     Args:
-        value: what CSV, JSON or Parquet gives: a string, bytes, a number.
+        value: a value from CSV, JSON or Parquet, such as a string, bytes or a
+            number.
 
     Returns:
-        string that can be encoded; `None` for null, NaN, infinity, booleans,
-        lists and the like, which are not texts.
+        string that can be encoded as UTF-8; `None` for values that are not
+        text: null, NaN, infinity, booleans, lists and the like.
     """
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, bytes):
         return decode_text(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Of NaN and infinity alone the difference is NaN; `math.isfinite` cannot
-    # take an integer of any size.
+    # The difference is NaN only for NaN and infinity; `math.isfinite` fails
+    # for very large integers.
     return str(value) if number and value - value == 0 else None
 
 
 def as_texts(value) -> list[str]:
-    """Return the texts of a field, or of a list of them, that are not blank.
+    """Return the texts of a field or of a list of fields, without blank ones.
 
-    White space and byte order marks around them are removed.
+    Surrounding white space and byte order marks are removed.
     """
     values = value if isinstance(value, (list, tuple)) else [value]
     texts = ((as_text(value) or "").strip(BLANKS) for value in values)

@@ -1,4 +1,4 @@
-"""Work ahead of its consumer, in threads."""
+"""Map functions over items in threads, ahead of the consumer."""
 
 import collections
 import concurrent.futures
@@ -21,9 +21,9 @@ def map_ahead(
     """Yield `function(item)` in order, working ahead in threads.
 
     Args:
-        function: callable of one item.
+        function: callable. Takes an item.
         items: iterable. Read only as far ahead as the threads need.
-        workers: int. Number of threads. Defaults to `None`, the number of
+        workers: int. The number of threads. Defaults to `None`, the number of
             cores.
 
     Yields:

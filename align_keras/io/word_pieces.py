@@ -1,9 +1,8 @@
-"""Learning a WordPiece vocabulary, the same one every time.
+"""Learn a WordPiece vocabulary deterministically.
 
-Hugging Face's trainer numbers the characters in the order in which a hash
-table happens to give them, and breaks ties by these numbers, so that two runs
-on one text differ. Here the words are counted first, and their characters are
-given to the trainer in a fixed order.
+Hugging Face's trainer numbers the characters in the order of a hash table and
+breaks ties by these numbers, so two runs on the same text differ. Here the
+words are counted first, and the trainer gets their characters in a fixed order.
 """
 
 import collections
@@ -18,26 +17,26 @@ from align_keras.io.text import split_lines
 
 # In BERT's order; the padding token must have the id 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Characters of a word; a longer one is unknown as a whole.
+# Maximum characters of a word. A longer word becomes one unknown token.
 MAX_WORD_LENGTH = 100
-# Bytes of a piece, without the mark of a suffix: tensorflow-text refuses a
-# vocabulary with a longer one.
+# Maximum bytes of a piece, without the suffix mark: tensorflow-text refuses a
+# vocabulary with longer pieces.
 MAX_PIECE_BYTES = 256
 
-# Texts that are cut into words at once.
+# The number of texts to split into words at once.
 _CHUNK = 1000
-# Words of one string that the trainer gets.
+# The maximum number of words in a string given to the trainer.
 _REPEATS = 10_000
 
 
 @reads("path")
 def read_vocabulary(path: str | Path) -> list[str]:
-    """Read a vocabulary of a token per line; a token may be a space.
+    """Read a vocabulary with one token per line; a token may be a space.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: It has more than 64 MiB, or is not a file.
-        ValueError: It is not text; the message names the file.
+        FileNotFoundError: The file does not exist.
+        OSError: It is larger than 64 MiB, or not a regular file.
+        ValueError: It is not text. The message names the file.
     """
     lines = split_lines(read_text(path))
     return lines if lines[-1] else lines[:-1]
@@ -67,7 +66,7 @@ def learn_word_pieces(
             f"{len(SPECIAL_TOKENS)} special tokens. "
             f"Received: {vocabulary_size}."
         )
-    # KerasHub needs this package itself.
+    # KerasHub depends on this package.
     import tokenizers
     from tokenizers import models
     from tokenizers import pre_tokenizers
@@ -99,7 +98,7 @@ def learn_word_pieces(
 
 
 def _fits(word):
-    """Whether the tokenizer can take the whole word for a piece."""
+    """Whether the tokenizer can use the whole word as a piece."""
     short = len(word) <= MAX_WORD_LENGTH
     return short and len(word.encode()) <= MAX_PIECE_BYTES
 
@@ -107,16 +106,15 @@ def _fits(word):
 def count_words(
     texts: Iterable[str], strip_accents: bool = True
 ) -> collections.Counter:
-    """Count the words of texts, cut as BERT cuts them.
+    """Count the words of texts, split as BERT splits them.
 
     Args:
-        texts: iterable of strings; read once.
-        strip_accents: bool. Whether words lose their accents. Defaults to
-            `True`.
+        texts: iterable of strings. Read only once.
+        strip_accents: bool. Whether to remove accents. Defaults to `True`.
 
     Returns:
-        `collections.Counter` of words in lower case, with every punctuation
-        mark and every ideograph a word of its own.
+        `collections.Counter` of words in lower case. Every punctuation mark
+        and every ideograph is a separate word.
     """
     from tokenizers import normalizers
     from tokenizers import pre_tokenizers
@@ -128,14 +126,14 @@ def count_words(
     counts = collections.Counter()
     texts = iter(texts)
     while chunk := list(itertools.islice(texts, _CHUNK)):
-        # One call for many texts, which a line end keeps apart.
+        # One call for many texts, separated by line ends.
         chunk = normalizer.normalize_str("\n".join(chunk))
         counts.update(word for word, _ in cutter.pre_tokenize_str(chunk))
     return counts
 
 
 def _characters(counts, limit):
-    """The most frequent characters; the lower code point where they tie."""
+    """Return the most frequent characters; ties go to lower code points."""
     occurrences = collections.Counter()
     for word, count in counts.items():
         for character in word:
@@ -145,7 +143,7 @@ def _characters(counts, limit):
 
 
 def _repeat(counts):
-    """Write each word as often as it occurs; the trainer counts for itself."""
+    """Repeat each word as often as it occurs; the trainer counts them again."""
     for word, count in counts:
         while count:
             times = min(count, _REPEATS)

@@ -1,4 +1,4 @@
-"""YAML files, read with their name in the error."""
+"""Read YAML files of plain values, with clear errors."""
 
 from pathlib import Path
 from typing import Any
@@ -7,19 +7,19 @@ import yaml
 
 from align_keras.io.text import read_text
 
-# More than any recipe or configuration needs, and less than what takes long.
+# Limits above what any recipe or configuration needs, to bound reading time.
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NUMBER = 64
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain values; a value may not be repeated by name.
+    """Reads plain values, and refuses aliases, repeated keys and long numbers.
 
-    Ten lines of aliases of aliases stand for a billion values, and nobody
-    writes configurations with them. Repeated keys, of which YAML's parser
-    keeps the last in silence, are refused as well; and so are numbers of very
-    many digits, which take long to read and cannot be written in a message.
+    Ten lines of nested aliases can stand for a billion values, and
+    configurations do not need them. Of repeated keys, YAML's parser would
+    silently keep the last. Numbers with very many digits take long to read
+    and cannot be shown in a message.
     """
 
     def compose_node(self, parent, index):
@@ -89,13 +89,13 @@ def read_yaml(path: str | Path) -> Any:
         path: string or `pathlib.Path`. UTF-8, UTF-16 or UTF-32.
 
     Returns:
-        What the file holds: dicts, lists, strings, numbers, bools and `None`.
+        The value in the file: dicts, lists, strings, numbers, bools, `None`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not YAML, it is larger than 1 MiB or deeper than 64
-            levels, it repeats a key, or it uses aliases; the message names
-            the file and the place.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not YAML, is larger than 1 MiB, is nested
+            deeper than 64 levels, repeats a key, or uses aliases. The message
+            names the file and the place.
     """
     path = Path(path)
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Convolutions, in the form that is fastest where they run."""
+"""Convolutions in the form that is fastest on each device."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from keras import ops
 
-# Compiled, so that outside of a program each shape is compiled once.
+# Outside of a compiled program, compile once for each shape.
 _compile = functools.partial(jax.jit, static_argnums=(2, 3))
 
 
@@ -42,10 +42,10 @@ def _convolve_places(x, kernel, strides, padding):
 
 
 def convolve_depthwise(x, kernel, strides, padding):
-    """Convolve each channel with a kernel of its own.
+    """Convolve each channel with its own kernel.
 
-    XLA has no loop for it on a CPU that is anywhere near the speed of one
-    product for each place of the kernel, which it fuses into one pass.
+    On a CPU, XLA's convolution loop is far slower than one product for each
+    position of the kernel, because XLA fuses these products into one pass.
 
     Args:
         x: float tensor of shape `(batch, height, width, channels)`.
@@ -69,7 +69,7 @@ def _convolve_depthwise(x, kernel, strides, padding):
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
         padded = jnp.pad(x, ((0, 0), *margins, (0, 0)))
-        # A convolution sums in 32 bits, whatever comes in and goes out.
+        # Sum in 32 bits as a convolution does, whatever the dtypes.
         wide = jnp.promote_types(x.dtype, jnp.float32)
         pair = padded.astype(wide), kernel[..., 0].astype(wide)
         return _sum_of_products(*pair, strides).astype(x.dtype)
@@ -81,7 +81,7 @@ def _convolve_depthwise(x, kernel, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sum_of_products(x, kernel, strides):
-    """Multiply `x`, shifted to each place of the kernel, and add it up.
+    """Sum the products of the kernel's weights and shifted copies of `x`.
 
     Args:
         x: float tensor `(batch, height, width, channels)`, padded.
@@ -99,7 +99,7 @@ def _sum_of_products(x, kernel, strides):
 
 
 def _places(x, kernel, strides):
-    """Height and width of the output."""
+    """Return the height and width of the output."""
     return [
         (size - window) // stride + 1
         for size, window, stride in zip(
@@ -109,7 +109,7 @@ def _places(x, kernel, strides):
 
 
 def _shifted(x, start, strides, places):
-    """What `places` of the output see of `x` at one place of the kernel."""
+    """Slice the part of `x` that one position of the kernel multiplies."""
     counts = (x.shape[0], *places, x.shape[-1])
     ends = [
         first + (count - 1) * stride + 1
@@ -123,7 +123,7 @@ def _forward(x, kernel, strides):
 
 
 def _backward(strides, saved, gradient):
-    # What JAX derives by itself writes a map for each place of the kernel.
+    # The gradient that JAX derives writes a map per position of the kernel.
     x, kernel = saved
     return (
         _gradient_of_input(x, kernel, strides, gradient),
@@ -135,7 +135,7 @@ _sum_of_products.defvjp(_forward, _backward)
 
 
 def _gradient_of_input(x, kernel, strides, gradient):
-    """The gradient spread out, under the kernel turned by half."""
+    """Convolve the dilated gradient with the kernel rotated by 180 degrees."""
     margins = [
         (window - 1, size - 1 - (count - 1) * stride, stride - 1)
         for size, window, count, stride in zip(
@@ -153,7 +153,7 @@ def _gradient_of_input(x, kernel, strides, gradient):
 
 
 def _gradient_of_kernel(x, kernel, strides, gradient):
-    """Image by image and row by row, which stays in the caches."""
+    """Loop over images and kernel rows, so that the data stays in cache."""
     rows, columns, channels = kernel.shape
     height, width = gradient.shape[1:3]
     down, right = strides

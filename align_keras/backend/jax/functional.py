@@ -1,4 +1,4 @@
-"""Gradients, loops and recomputation of functions without side effects."""
+"""Gradients, loops and recomputation of stateless functions."""
 
 import jax
 import keras
@@ -18,12 +18,12 @@ def value_and_gradients(function, arguments):
     """Differentiate a function of a list of tensors.
 
     Args:
-        function: callable of the list. Returns a pair: a scalar, and anything
-            else.
+        function: callable. Takes the list and returns a pair: a scalar, and
+            any other value.
         arguments: list of float tensors.
 
     Returns:
-        A tuple of the scalar, the rest, and a list of dense gradients.
+        A tuple of the scalar, the other value, and a list of dense gradients.
     """
     (value, rest), gradients = jax.value_and_grad(function, has_aux=True)(
         arguments
@@ -34,13 +34,13 @@ def value_and_gradients(function, arguments):
 def scan(step, carry, inputs, dtypes=()):
     """Loop over the first axis of tensors, one step at a time.
 
-    The memory of the loop does not grow with the number of its steps.
+    The memory of the loop does not grow with the number of steps.
 
     Args:
         step: callable. Takes the carry and slices of `inputs`, and returns
             the next carry and a structure of tensors to stack.
-        carry: structure of tensors, whose shapes and dtypes stay as they are.
-        inputs: structure of tensors with first axes of equal length.
+        carry: structure of tensors. Their shapes and dtypes must not change.
+        inputs: structure of tensors whose first axes have equal length.
         dtypes: structure of the dtypes of the tensors to stack.
 
     Returns:
@@ -49,65 +49,65 @@ def scan(step, carry, inputs, dtypes=()):
     return jax.lax.scan(step, carry, inputs)
 
 
-# Gives a function of tensors, which returns its outputs and a callable from
-# their gradients to those of the inputs, that gradient.
+# Attaches a gradient to a function of tensors. The function returns its outputs
+# and a callable from their gradients to those of the inputs.
 custom_gradient = ops.custom_gradient
 
 
 def mark_random_state():
-    """Return a callable that does nothing: variables alone hold the state."""
+    """Return a callable that does nothing: only variables hold state."""
     return lambda: None
 
 
 def recompute(function, *inputs):
-    """Run a function and keep nothing of it for the backward pass.
+    """Run a function without keeping its activations for the backward pass.
 
     Args:
-        function: callable of float tensors. Returns a pair: a tensor, and a
-            list of tensors that gradients do not flow through. It is called
-            once more in the backward pass.
+        function: callable. Takes float tensors and returns a pair: a tensor,
+            and a list of tensors without gradients. It is called again in
+            the backward pass.
         *inputs: structures of float tensors.
 
     Returns:
-        What `function` returns.
+        The return value of `function`.
     """
     return jax.checkpoint(function)(*inputs)
 
 
 def wait_for(known, tensor):
-    """Return `tensor`: the compiler orders what one program computes."""
+    """Return `tensor`: the compiler orders the operations of a program."""
     return tensor
 
 
 def densify(gradient):
-    """Return `gradient`, which is dense already."""
+    """Return `gradient`, which is already dense."""
     return gradient
 
 
 def sum_of_squares(tensor):
-    """Sum the squares of all numbers of a tensor, of whatever shape."""
+    """Sum the squares of all elements of a tensor of any shape."""
     return ops.sum(ops.square(tensor))
 
 
 def without_gradients(function):
-    """Return `function`: nothing is kept unless gradients are asked for."""
+    """Return `function`: activations are kept only if gradients are needed."""
     return function
 
 
 def compile_inference(model, function):
-    """Compile `function`, which runs `model` without training it.
+    """Compile `function`, which runs `model` for inference.
 
-    `keras.Model.predict` would do, but its first call takes several times as
-    long as the compilation itself.
+    `keras.Model.predict` would also work, but its first call takes several
+    times as long as the compilation itself.
 
     Args:
-        model: `keras.Model`, built. Its weights may change later on.
-        function: callable of one array, or dict of arrays.
+        model: `keras.Model`, built. Its weights may change later.
+        function: callable of an array or a dict of arrays.
 
     Returns:
-        A callable of the same input. Each new shape is compiled once. Where
-        there are several devices, each has some of the rows; several
-        processes must call it alike, and get all rows.
+        A callable of the same input, which compiles once for each new shape.
+        With several devices, each runs some of the rows. With several
+        processes, all must call it with the same input, and get all rows.
     """
     run = jax.jit(stateless(model, function))
     if num_shards() == 1:
@@ -137,7 +137,7 @@ def compile_inference(model, function):
 
 
 def _layout(batch):
-    """How rows are laid out: over the devices, or all of them on each."""
+    """Return the layout of rows: over the devices, or all rows on each."""
     distribution = keras.distribution.distribution()
     dimension = [distribution.batch_dim_name] if batch else []
     return keras.distribution.TensorLayout(

@@ -1,4 +1,4 @@
-"""Normalisation and activation of feature maps, as Keras does them."""
+"""Normalise and activate feature maps with Keras operations."""
 
 from align_keras.backend.plain_normalization import normalize_and_silu
 from align_keras.backend.plain_normalization import normalize_batch

@@ -1,37 +1,37 @@
 """Replicas under `keras.distribution`: one program sees the global batch.
 
-The compiler splits the batch over the devices and inserts the collectives, so
-here a gather is the identity, and there is one logical replica.
+The compiler splits the batch over the devices and inserts the collectives. So
+a gather is the identity here, and there is one logical replica.
 """
 
 import keras
 
 
 def num_replicas():
-    """Number of replicas that share the global batch: always one program."""
+    """Return the number of replicas: one program sees the global batch."""
     return 1
 
 
 def replica_index():
-    """Position of the running replica."""
+    """Return the index of the running replica."""
     return 0
 
 
 def all_gather(tensor):
-    """Return `tensor`, which holds the rows of all devices already."""
+    """Return `tensor`, which already holds the rows of all devices."""
     return tensor
 
 
 def all_reduce_sum(values):
-    """Return `values`, which are those of the global batch already."""
+    """Return `values`, which are already those of the global batch."""
     return values
 
 
 def replicate(tensor):
-    """Place the whole of `tensor` on every device, where there are several.
+    """Copy the whole `tensor` to every device, if there are several.
 
-    A loop over slices of an array that is spread over the devices would wait
-    for one device after the other.
+    A loop over slices of a sharded array would wait for one device after the
+    other.
     """
     distribution = keras.distribution.distribution()
     if distribution is None:
@@ -43,7 +43,7 @@ def replicate(tensor):
 
 
 def num_shards():
-    """Number of devices over which the rows of one program are spread."""
+    """Return the number of devices that share the rows of one program."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 1

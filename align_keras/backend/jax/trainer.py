@@ -16,15 +16,15 @@ from align_keras.backend.sharded_state import gathered
 def _is_shared_out(data):
     distribution = keras.distribution.distribution()
     automatic = getattr(distribution, "auto_shard_dataset", False)
-    # Arrays stay where they are.
+    # Keras does not distribute arrays among processes.
     return automatic and hasattr(data, "element_spec")
 
 
 class Trainer(PaddingMixin):
-    """Steps that are right for any number of devices.
+    """Training steps for any number of devices.
 
-    The program sees the global batch, so that little is left to do beside the
-    step itself.
+    The program sees the global batch, so little is needed besides the step
+    itself.
     """
 
     def train_step(self, state, data):
@@ -80,7 +80,8 @@ class Trainer(PaddingMixin):
     def _count(self, metrics, *arguments, norms_of=None):
         mapping = zip(self.metrics_variables, metrics, strict=True)
         with keras.StatelessScope(mapping) as scope:
-            # The logs that `update_metrics` returns are of all metrics.
+            # `update_metrics` returns the logs of all metrics, so the norms
+            # must be updated first.
             if norms_of is not None:
                 self.update_norms(norms_of)
             logs = self.update_metrics(*arguments)
@@ -110,12 +111,12 @@ class Trainer(PaddingMixin):
         adapter = super()._padded(x, y, batch_size, microbatches, **kwargs)
         if jax.process_count() > 1 and _is_shared_out(x):
             if adapter.batch_size is None or adapter.has_partial_batch:
-                # Keras would leave out a smaller last batch, or wait for it.
+                # Keras would drop a smaller last batch, or wait for it.
                 return self._own_rows(x, y, batch_size, **kwargs)
         return adapter
 
     def _own_rows(self, x, y, batch_size, **kwargs):
-        """Return the rows of this process of all batches of a data set."""
+        """Return this process's rows of all batches of a data set."""
         distribution = keras.distribution.distribution()
         distribution.auto_shard_dataset = False
         try:
@@ -145,8 +146,8 @@ class Trainer(PaddingMixin):
             return super().predict(x, *args, **kwargs)
 
     def _purge_model_variables(self, **kinds):
-        # Variables lend their values to the steps. Keras would know where they
-        # are after the first step only, and an error may come before.
+        # Variables hand their values over to the steps. Keras records the new
+        # values only after the first step, and an error may occur before.
         self._jax_state = {
             kind: [variable.value for variable in self._variables_of(kind)]
             for kind, lent in kinds.items()
@@ -161,7 +162,7 @@ class Trainer(PaddingMixin):
 
     @contextlib.contextmanager
     def _values_kept(self):
-        """Give variables their values back when an error ends the steps."""
+        """Restore the values of the variables when an error ends the steps."""
         try:
             yield
         except BaseException:
@@ -169,7 +170,7 @@ class Trainer(PaddingMixin):
                 for kind, values in (self._jax_state or {}).items():
                     pairs = zip(self._variables_of(kind), values, strict=True)
                     for variable, value in pairs:
-                        # One that failed on the device has used them up.
+                        # A step that failed on the device has donated them.
                         if not value.is_deleted():
                             variable.assign(value)
                 self._jax_state_synced = True
@@ -180,7 +181,7 @@ class Trainer(PaddingMixin):
         return max(1, num_shards() // jax.process_count())
 
     def masks_full_batches(self):
-        # All processes run one program, and see each their own rows. Keras
-        # lays out all batches over the devices as it does the first, so that
-        # they must have one structure.
+        # All processes run one program, and each sees only its own rows. Keras
+        # lays out all batches like the first one, so all must have the same
+        # structure.
         return jax.process_count() > 1 or num_shards() > 1

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
-# `SetMinLogLevel` of the Abseil that is built into TensorFlow, by its release.
+# Releases of Abseil that TensorFlow may contain; `SetMinLogLevel` is named
+# after the release.
 _RELEASES = ("20250127", "20240722", "20230802")
 
 
 def _heed_log_level():
-    """Let `TF_CPP_MIN_LOG_LEVEL` hold for all that TensorFlow logs.
+    """Apply `TF_CPP_MIN_LOG_LEVEL` to everything that TensorFlow logs.
 
-    XLA's notices pass it by, and come with a warning that logging was not
+    XLA's notices ignore it, and come with a warning that logging was not
     initialised.
     """
     level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "")

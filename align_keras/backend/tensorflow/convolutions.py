@@ -1,4 +1,4 @@
-"""Convolutions, in the form that is fastest where they run."""
+"""Convolutions in the form that is fastest on each device."""
 
 from keras import ops
 
@@ -19,7 +19,7 @@ def convolve(x, kernel, strides, padding):
 
 
 def convolve_depthwise(x, kernel, strides, padding):
-    """Convolve each channel with a kernel of its own.
+    """Convolve each channel with its own kernel.
 
     Args:
         x: float tensor of shape `(batch, height, width, channels)`.

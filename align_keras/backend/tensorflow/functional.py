@@ -1,4 +1,4 @@
-"""Gradients, loops and recomputation of functions without side effects."""
+"""Gradients, loops and recomputation of stateless functions."""
 
 import tensorflow as tf
 
@@ -12,12 +12,12 @@ def value_and_gradients(function, arguments):
     """Differentiate a function of a list of tensors.
 
     Args:
-        function: callable of the list. Returns a pair: a scalar, and anything
-            else.
+        function: callable. Takes the list and returns a pair: a scalar, and
+            any other value.
         arguments: list of float tensors.
 
     Returns:
-        A tuple of the scalar, the rest, and a list of dense gradients.
+        A tuple of the scalar, the other value, and a list of dense gradients.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(arguments)
@@ -31,13 +31,13 @@ def value_and_gradients(function, arguments):
 def scan(step, carry, inputs, dtypes=()):
     """Loop over the first axis of tensors, one step at a time.
 
-    The memory of the loop does not grow with the number of its steps.
+    The memory of the loop does not grow with the number of steps.
 
     Args:
         step: callable. Takes the carry and slices of `inputs`, and returns
             the next carry and a structure of tensors to stack.
-        carry: structure of tensors, whose shapes and dtypes stay as they are.
-        inputs: structure of tensors with first axes of equal length.
+        carry: structure of tensors. Their shapes and dtypes must not change.
+        inputs: structure of tensors whose first axes have equal length.
         dtypes: structure of the dtypes of the tensors to stack.
 
     Returns:
@@ -57,7 +57,7 @@ def scan(step, carry, inputs, dtypes=()):
         )
         return index + 1, carry, stacks
 
-    # Steps side by side would need the memory that the loop is to save.
+    # Parallel steps would need the memory that the loop saves.
     _, carry, stacks = tf.while_loop(
         lambda index, *_: index < length,
         body,
@@ -67,30 +67,30 @@ def scan(step, carry, inputs, dtypes=()):
     return carry, tf.nest.map_structure(lambda stack: stack.stack(), stacks)
 
 
-# Gives a function of tensors, which returns its outputs and a callable from
-# their gradients to those of the inputs, that gradient.
+# Attaches a gradient to a function of tensors. The function returns its outputs
+# and a callable from their gradients to those of the inputs.
 custom_gradient = tf.custom_gradient
 
 
 def mark_random_state():
-    """Return a callable that does nothing: variables alone hold the state."""
+    """Return a callable that does nothing: only variables hold state."""
     return lambda: None
 
 
 def recompute(function, *inputs):
-    """Run a function and keep nothing of it for the backward pass.
+    """Run a function without keeping its activations for the backward pass.
 
-    Unlike `tf.recompute_grad`, it takes a function that returns the new state
-    of its layers beside its output, and reads no variables.
+    Unlike `tf.recompute_grad`, it takes a function that reads no variables,
+    and that returns the new state of its layers along with its output.
 
     Args:
-        function: callable of float tensors. Returns a pair: a tensor, and a
-            list of tensors that gradients do not flow through. It is called
-            once more in the backward pass.
+        function: callable. Takes float tensors and returns a pair: a tensor,
+            and a list of tensors without gradients. It is called again in
+            the backward pass.
         *inputs: structures of float tensors.
 
     Returns:
-        What `function` returns.
+        The return value of `function`.
     """
     state = []
 
@@ -116,14 +116,14 @@ def recompute(function, *inputs):
 
 
 def wait_for(known, tensor):
-    """Copy `tensor` in a way that has to wait until another is known.
+    """Copy `tensor`, but not before another tensor is computed.
 
-    Without it, a graph computes and keeps as early as possible what is needed
-    late. XLA heeds no control dependencies, hence a zero that depends on the
-    other.
+    Without it, a graph computes values as early as possible and keeps them
+    until they are needed. XLA ignores control dependencies, so the copy adds a
+    zero that depends on the other tensor.
 
     Args:
-        known: float tensor.
+        known: float tensor. Must be computed first.
         tensor: float tensor.
 
     Returns:
@@ -145,28 +145,28 @@ def densify(gradient):
 
 
 def sum_of_squares(tensor):
-    """Sum the squares of all numbers of a tensor, of whatever shape."""
+    """Sum the squares of all elements of a tensor of any shape."""
     return 2.0 * tf.nn.l2_loss(tensor)
 
 
 def without_gradients(function):
-    """Return `function`: nothing is kept unless gradients are asked for."""
+    """Return `function`: activations are kept only if gradients are needed."""
     return function
 
 
 def compile_inference(model, function):
-    """Compile `function`, which runs `model` without training it.
+    """Compile `function`, which runs `model` for inference.
 
     Args:
-        model: `keras.Model`, built. Its weights may change later on.
-        function: callable of one array, or dict of arrays.
+        model: `keras.Model`, built. Its weights may change later.
+        function: callable of an array or a dict of arrays.
 
     Returns:
-        A callable of the same input. Each new shape is compiled once.
+        A callable of the same input, which compiles once for each new shape.
     """
     return tf.function(function, autograph=False)
 
 
 def require(condition, message):
-    """Fail with `message` when the step runs, unless the condition holds."""
+    """Fail with `message` at run time unless the condition holds."""
     tf.debugging.Assert(condition, [message])

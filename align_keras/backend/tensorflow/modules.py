@@ -1,4 +1,4 @@
-"""Models, as Keras has them."""
+"""Base class of models: nothing beyond Keras is needed."""
 
 from align_keras.backend.plain_module import Module
 

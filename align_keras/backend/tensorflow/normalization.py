@@ -1,7 +1,7 @@
-"""Normalisation and activation of feature maps, in few passes.
+"""Normalise and activate feature maps in few passes.
 
-A feature map is far larger than a processor's caches, so that the time of
-these operations is that of reading and writing it.
+A feature map is far larger than a processor's caches, so these operations take
+as long as reading and writing it.
 """
 
 import tensorflow as tf
@@ -25,16 +25,16 @@ def normalize_batch(x, gamma, beta, epsilon):
 
 
 def normalize_and_silu(x, gamma, beta, epsilon):
-    """Normalise a feature map and apply `silu`, and keep nothing but `x`.
+    """Normalise a feature map and apply `silu`, keeping only `x`.
 
-    The normalised feature map would be kept for the gradient of `silu`, a third
-    of all that is kept; the pass that computes it reads `x` in its place.
+    Otherwise the normalised feature map would be kept for the gradient of
+    `silu`: a third of all activations. Here the gradient is computed from `x`.
 
     Args:
-        x: see `normalize_batch`, as all other arguments.
+        x: see `normalize_batch`, as for all other arguments.
 
     Returns:
-        A tuple, see `normalize_batch`, whose feature map went through `silu`.
+        The tuple of `normalize_batch`, with `silu` applied to the feature map.
     """
 
     @tf.custom_gradient
@@ -74,7 +74,7 @@ def _normalize(x, gamma, beta, epsilon):
         epsilon=epsilon,
         is_training=True,
     )
-    # The operation estimates the variance of what the batch is a sample of.
+    # The operation returns the unbiased estimate of the variance.
     count = tf.cast(tf.size(x[..., 0]), "float32")
     variance = variance * tf.maximum(count - 1.0, 1.0) / count
     return normalized, mean, variance, kept
@@ -82,11 +82,11 @@ def _normalize(x, gamma, beta, epsilon):
 
 @tf.custom_gradient
 def silu(x):
-    """Compute `x * sigmoid(x)`, as a step of training does best.
+    """Compute `x * sigmoid(x)` in the way that is fastest in training.
 
-    Value and gradient are one compiled pass each, where operations of
-    TensorFlow make eight. Inference does not need it, and an export could not
-    have it.
+    Value and gradient each take one compiled pass; TensorFlow's operations
+    would take eight. Inference does not need it, and an exported model cannot
+    contain it.
 
     Args:
         x: float tensor.

@@ -1,4 +1,4 @@
-"""What optimizers of Keras lack under several replicas."""
+"""Gradient clipping under several replicas."""
 
 import threading
 
@@ -11,8 +11,8 @@ _local = threading.local()
 class ReplicaClipping:
     """Clips the gradient of the global batch.
 
-    Keras 3.15 clips what each replica derived from its share of the batch and
-    sums after that, so that the limit would hold for the parts, not the whole.
+    Keras 3.15 clips the gradient of each replica's share of the batch and sums
+    afterwards, so the limit would apply to the parts and not to the sum.
     """
 
     def _clip_gradients(self, grads):
@@ -21,7 +21,7 @@ class ReplicaClipping:
     def take_sums(self):
         """Return the gradients of the last step, summed over the replicas.
 
-        To be called in the step itself, where they are tensors of its graph.
+        Call it in the step itself: the gradients are tensors of its graph.
         """
         sums, _local.sums = _local.sums, None
         return sums
@@ -29,11 +29,11 @@ class ReplicaClipping:
     def _all_reduce_sum_gradients(self, grads_and_vars):
         pairs = super()._all_reduce_sum_gradients(grads_and_vars)
         if num_replicas() > 1:
-            # Each replica is traced in a thread of its own.
+            # TensorFlow traces each replica in its own thread.
             _local.sums = [gradient for gradient, _ in pairs]
         if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
             return pairs
-        # A sparse gradient may name a row twice; only its sum has a norm.
+        # A sparse gradient may hold a row twice; sum them before the norm.
         gradients = [densify(gradient) for gradient, _ in pairs]
         clipped = super()._clip_gradients(gradients)
         return [

@@ -1,31 +1,31 @@
-"""Replicas under `tf.distribute`: every replica sees its share of a batch."""
+"""Replicas under `tf.distribute`: each replica sees its share of a batch."""
 
 import tensorflow as tf
 
 
 def _replica_context():
-    """The context of the running replica, or `None` outside of `run`."""
+    """Return the context of the running replica; `None` outside of `run`."""
     return tf.distribute.get_replica_context()
 
 
 def num_replicas():
-    """Number of replicas that share the global batch."""
+    """Return the number of replicas that share the global batch."""
     context = _replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
 def replica_index():
-    """Position of the running replica, which orders the gathered rows."""
+    """Return the index of the running replica, which orders gathered rows."""
     if num_replicas() == 1:
         return 0
     return _replica_context().replica_id_in_sync_group
 
 
 def all_gather(tensor):
-    """Concatenate `tensor` of all replicas along the first axis.
+    """Concatenate the `tensor` of all replicas along the first axis.
 
-    The gradient is the exact adjoint: the sum over replicas of the gradients
-    of the gathered rows, of which each replica keeps its own.
+    The gradient is the exact adjoint: the gradients of the gathered rows are
+    summed over the replicas, and each replica keeps those of its own rows.
     """
     if num_replicas() == 1:
         return tensor
@@ -37,7 +37,7 @@ def all_reduce_sum(values):
     if num_replicas() == 1:
         return values
     sums = list(values)
-    # Tensors of one type travel together.
+    # Tensors of the same dtype are reduced together.
     for dtype in dict.fromkeys(value.dtype for value in values):
         places = [i for i, v in enumerate(values) if v.dtype == dtype]
         reduced = _replica_context().all_reduce(
@@ -49,12 +49,12 @@ def all_reduce_sum(values):
 
 
 def replicate(tensor):
-    """Return `tensor`, which is whole on every replica already."""
+    """Return `tensor`, which is already whole on every replica."""
     return tensor
 
 
 def num_shards():
-    """Number of devices over which the rows of one program are spread."""
+    """Return the number of devices that share the rows of one program."""
     return 1
 
 
@@ -71,7 +71,8 @@ def apply_where(condition, function, arguments):
         _call_where(condition, lambda: function(*arguments))
         return
 
-    # Other strategies trace replicas in threads that meet outside of branches.
+    # Other strategies trace replicas in threads, which can only synchronize
+    # outside of branches.
     def on_all(strategy, condition, arguments):
         first = strategy.experimental_local_results(condition)[0]
         _call_where(first, lambda: strategy.run(function, arguments))

@@ -14,12 +14,12 @@ from align_keras.backend.tensorflow.replicas import replica_index
 
 
 class Trainer(PaddingMixin):
-    """Steps and loops that are right for any number of replicas.
+    """Training steps and loops for any number of replicas.
 
-    Keras 3.15 fails under several replicas where it runs several steps at
-    once, on several workers, and where the last batch leaves a replica empty;
-    it clips gradients before it sums them, and averages the replicas' means
-    whatever the number of their examples.
+    With several replicas, Keras 3.15 fails if it runs several steps per
+    execution, on several workers, and if the last batch leaves a replica
+    empty. It also clips gradients before it sums them, and averages the
+    replicas' means without weighting them by the number of examples.
     """
 
     # === Steps of one replica ===
@@ -49,12 +49,13 @@ class Trainer(PaddingMixin):
         return self.get_metrics_result()
 
     def _take_step(self, gradients, changed, metrics):
-        # Where a scale has to be undone, before the optimizer changes it.
+        # Undo the loss scale, if any, before the optimizer changes it.
         norms_of = self._unscaled(gradients) if self.gradient_norms else None
         self.optimizer.apply(gradients, self.trainable_variables)
         for position, value in changed.items():
             self.non_trainable_variables[position].assign(value)
-        # The logs that `update_metrics` returns are of all metrics.
+        # `update_metrics` returns the logs of all metrics, so the norms must
+        # be updated first.
         if self.gradient_norms:
             self.update_norms(norms_of or self._summed(gradients))
         return self.update_metrics(*metrics)
@@ -63,14 +64,14 @@ class Trainer(PaddingMixin):
         """Undo the loss scale of mixed_float16; `None` where there is none."""
         if not hasattr(self.optimizer, "inner_optimizer"):
             return None
-        # They are the sums over the replicas, in equal parts.
+        # Each replica holds an equal part of the sum over the replicas.
         scale = self.optimizer.scale_loss(1.0) / num_replicas()
         return [tf.cast(gradient, "float32") / scale for gradient in gradients]
 
     def _summed(self, gradients):
-        """Sum over the replicas, or take the sums of the optimizer.
+        """Sum over the replicas, or reuse the optimizer's sums.
 
-        To sum them once more would double what replicas exchange.
+        Summing them again would double what the replicas exchange.
         """
         if num_replicas() > 1 and isinstance(self.optimizer, ReplicaClipping):
             return self.optimizer.take_sums()
@@ -84,13 +85,13 @@ class Trainer(PaddingMixin):
         outputs = self(inputs, training=False)
         if mask is None:
             return outputs
-        # Workers exchange numbers only.
+        # Workers can only exchange numbers.
         return {**outputs, IS_EXAMPLE: tf.cast(mask, "int32")}
 
     # === State ===
 
     def _read_state(self):
-        """Read all that is not trained; each replica has its own seeds."""
+        """Read the non-trainable state, with a different seed per replica."""
         state = values(self.non_trainable_variables)
         return [
             value + _own_seed(value) if _is_seed(variable) else value
@@ -100,10 +101,10 @@ class Trainer(PaddingMixin):
         ]
 
     def _merge_state(self, before, after, batch):
-        """Find what a step changed, the same for all replicas.
+        """Collect the state that a step changed, equal on all replicas.
 
-        Moving statistics become the average over the examples of all
-        replicas, so that it makes no difference whose are saved.
+        Moving statistics are averaged over the examples of all replicas, so it
+        does not matter which replica's are saved.
 
         Returns:
             A dict from positions in `non_trainable_variables` to values.
@@ -153,8 +154,8 @@ class Trainer(PaddingMixin):
                 step_function, jit_compile=True, autograph=False
             )
 
-        # The step stays a plain function: TensorFlow cannot call a graph that
-        # is split over replicas from within a branch of another.
+        # The step stays a plain function: TensorFlow cannot call a replicated
+        # graph from within a branch of another graph.
         def one_step(data):
             logs = strategy.run(step_function, args=(data,))
             return logs if own_logs else None
@@ -188,7 +189,7 @@ class Trainer(PaddingMixin):
         return function
 
     def _run_on_host(self, one_step, batches):
-        """Run steps on batches that lie in memory, as `train_on_batch` does."""
+        """Run steps on batches in memory, as `train_on_batch` does."""
         if self.distribute_strategy.num_replicas_in_sync > 1:
             raise ValueError(
                 "A single batch cannot be spread over several replicas: call "
@@ -207,7 +208,7 @@ def _is_distributed(iterator):
 
 
 def _repeat(one_step, iterator, times):
-    """Run up to `times` steps in the graph; returns how many there were."""
+    """Run up to `times` steps in the graph and return how many were run."""
 
     def body(step, _):
         data = iterator.get_next_as_optional()
@@ -228,11 +229,11 @@ def _repeat(one_step, iterator, times):
 
 
 def _before_clipping(optimizer, gradients):
-    """Sum gradients over the replicas, where it matters that it comes first.
+    """Sum gradients over the replicas, if this must precede clipping.
 
-    Keras sums them itself, but only after it has clipped those of each
-    replica, or looked for overflow in the first. A sum of equal parts is left
-    for it to do then.
+    Keras sums them itself, but only after it has clipped the gradients of each
+    replica, or checked those of the first one for overflow. The sum is divided
+    into equal parts, which Keras then adds up.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     clips = inner.clipnorm or inner.global_clipnorm or inner.clipvalue
@@ -247,7 +248,7 @@ def _before_clipping(optimizer, gradients):
         )
     gradients = all_reduce_sum(gradients)
     if early:
-        # A part of what is clipped is not clipped again.
+        # An equal part of a clipped gradient is not clipped again.
         gradients = inner._clip_gradients(gradients)
     return [gradient / num_replicas() for gradient in gradients]
 
@@ -257,6 +258,6 @@ def _is_seed(variable):
 
 
 def _own_seed(state):
-    """What tells the random numbers of a replica from those of the others."""
+    """Return the offset that makes the seed of each replica different."""
     step = tf.cast(replica_index() * 104_729, state.dtype)
     return tf.stack([step, tf.zeros_like(step)])

@@ -1,4 +1,4 @@
-"""Gradients, loops and recomputation of functions without side effects."""
+"""Gradients, loops and recomputation of stateless functions."""
 
 import keras
 import torch
@@ -14,12 +14,12 @@ def value_and_gradients(function, arguments):
     """Differentiate a function of a list of tensors.
 
     Args:
-        function: callable of the list. Returns a pair: a scalar, and anything
-            else.
+        function: callable. Takes the list and returns a pair: a scalar, and
+            any other value.
         arguments: list of float tensors.
 
     Returns:
-        A tuple of the scalar, the rest, and a list of dense gradients.
+        A tuple of the scalar, the other value, and a list of dense gradients.
     """
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_(True) for x in arguments]
@@ -41,13 +41,14 @@ def _detached(tree):
 
 
 def custom_gradient(function):
-    """Give a function of tensors a gradient of its own.
+    """Attach a gradient to a function of tensors.
 
-    Keras' operation of that name knows one output only on this backend.
+    On this backend, Keras' operation of that name supports only one output.
 
     Args:
-        function: callable of tensors. Returns a pair of one or more tensors,
-            and a callable from their gradients to those of the inputs.
+        function: callable. Takes tensors and returns a pair: one or more
+            tensors, and a callable from their gradients to those of the
+            inputs.
 
     Returns:
         A callable of the same tensors, which returns the outputs.
@@ -80,8 +81,8 @@ def scan(step, carry, inputs, dtypes=()):
     Args:
         step: callable. Takes the carry and slices of `inputs`, and returns
             the next carry and a structure of tensors to stack.
-        carry: structure of tensors, whose shapes and dtypes stay as they are.
-        inputs: structure of tensors with first axes of equal length.
+        carry: structure of tensors. Their shapes and dtypes must not change.
+        inputs: structure of tensors whose first axes have equal length.
         dtypes: structure of the dtypes of the tensors to stack.
 
     Returns:
@@ -99,13 +100,13 @@ def scan(step, carry, inputs, dtypes=()):
 
 
 def mark_random_state():
-    """Remember the random numbers that are drawn from here on.
+    """Save the state of the random generators, to draw the same numbers again.
 
-    Keras' dropout draws from torch's own generators where it was given no
-    seed, and these are no state of a model.
+    Without a seed, Keras' dropout draws from torch's own generators, which are
+    not part of the model's state.
 
     Returns:
-        A callable without arguments, after which the same numbers are drawn.
+        A callable without arguments that restores the state.
     """
     state = torch.get_rng_state()
     devices = []
@@ -121,16 +122,16 @@ def mark_random_state():
 
 
 def recompute(function, *inputs):
-    """Run a function and keep nothing of it for the backward pass.
+    """Run a function without keeping its activations for the backward pass.
 
     Args:
-        function: callable of float tensors. Returns a pair: a tensor, and a
-            list of tensors that gradients do not flow through. It is called
-            once more in the backward pass.
+        function: callable. Takes float tensors and returns a pair: a tensor,
+            and a list of tensors without gradients. It is called again in
+            the backward pass.
         *inputs: structures of float tensors.
 
     Returns:
-        What `function` returns.
+        The return value of `function`.
     """
     return torch.utils.checkpoint.checkpoint(
         function, *inputs, use_reentrant=False
@@ -143,33 +144,33 @@ def wait_for(known, tensor):
 
 
 def densify(gradient):
-    """Return `gradient`, which is dense already."""
+    """Return `gradient`, which is already dense."""
     return gradient
 
 
 def sum_of_squares(tensor):
-    """Sum the squares of all numbers of a tensor, of whatever shape."""
+    """Sum the squares of all elements of a tensor of any shape."""
     return torch.sum(torch.square(tensor))
 
 
 def without_gradients(function):
-    """Run a function of inference without keeping what gradients need.
+    """Run a function without keeping activations for gradients.
 
     Args:
         function: callable.
 
     Returns:
-        A callable of the same arguments, whose results are detached.
+        A callable of the same arguments that returns detached tensors.
     """
     return torch.no_grad()(function)
 
 
 def compile_inference(model, function):
-    """Return `function`, which runs `model`, without gradients.
+    """Return `function`, which runs `model`, with gradients disabled.
 
     Args:
         model: `keras.Model`, built.
-        function: callable of one array, or dict of arrays.
+        function: callable of an array or a dict of arrays.
 
     Returns:
         A callable of the same input.

@@ -1,4 +1,4 @@
-"""Models as modules of torch."""
+"""Models as torch modules."""
 
 import functools
 
@@ -16,18 +16,18 @@ def _with_all_variables(method):
 
 
 class Module:
-    """Shows torch the variables of a model as they are when it asks.
+    """Gives torch the current variables of a model whenever it asks.
 
-    KerasHub's models keep them from it while they are built, and Keras does
-    not tell a model of what is added to its layers later, as low-rank updates
-    are: `zero_grad`, `to` or an optimizer of torch would pass over them.
+    KerasHub's models hide their variables from torch while they are built, and
+    Keras does not notify a model of variables that its layers add later, such
+    as low-rank updates: `zero_grad`, `to` or a torch optimizer would miss them.
     """
 
     def __init__(self, *args, **kwargs):
         held = keras.tree.flatten(list(vars(self).values()))
         super().__init__(*args, **kwargs)
-        # In the order of a constructor, as on other backends: files number
-        # the state of an optimizer by it.
+        # Keep the order of the constructor, as on other backends: files number
+        # the state of an optimizer by this order.
         places = {id(layer): place for place, layer in enumerate(held)}
         self._layers.sort(key=lambda x: places.get(id(x), len(places)))
 
@@ -39,7 +39,7 @@ class Module:
     def _track_variables(self):
         values = {}
         for variable in self.variables:
-            # Of two towers, variables may have one path.
+            # Variables of the two towers may have the same path.
             taken = variable.path in values
             suffix = f"_{len(values)}" if taken else ""
             values[variable.path + suffix] = variable.value

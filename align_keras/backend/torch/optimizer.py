@@ -1,4 +1,4 @@
-"""What optimizers of Keras lack under several replicas: nothing here."""
+"""Gradient clipping with Keras optimizers, which need no changes here."""
 
 from align_keras.backend.plain_optimizer import ReplicaClipping
 

@@ -1,31 +1,31 @@
-"""One device: what several of them would exchange is all here."""
+"""Replicas on a single device, where nothing has to be exchanged."""
 
 
 def num_replicas():
-    """Number of replicas that share the global batch."""
+    """Return the number of replicas that share the global batch."""
     return 1
 
 
 def num_shards():
-    """Number of devices over which the rows of one program are spread."""
+    """Return the number of devices that share the rows of one program."""
     return 1
 
 
 def replica_index():
-    """Position of the running replica."""
+    """Return the index of the running replica."""
     return 0
 
 
 def all_gather(tensor):
-    """Return `tensor`, which holds all rows already."""
+    """Return `tensor`, which already holds all rows."""
     return tensor
 
 
 def all_reduce_sum(values):
-    """Return `values`, which are those of the batch already."""
+    """Return `values`, which are already those of the batch."""
     return values
 
 
 def replicate(tensor):
-    """Return `tensor`, which is whole already."""
+    """Return `tensor`, which is already whole."""
     return tensor

@@ -7,7 +7,7 @@ from align_keras.backend.torch.functional import values
 
 
 class Trainer(PaddingMixin):
-    """Steps of one device, without graphs."""
+    """Training steps on one device, without graphs."""
 
     def compile(self, *args, jit_compile="auto", **kwargs):
         if jit_compile is True:
