@@ -1,10 +1,10 @@
-"""Does a training run fit, how long does it take, what does it cost?"""
+"""Predict the memory, time and cost of a training run."""
 
 import importlib.util
 
 from align_keras.io.optional import require
 
-# Keras would say that there is no JAX, but not how to install what is needed.
+# Keras would report that JAX is missing, but not which extra installs it.
 if importlib.util.find_spec("jax") is None:
     require("jax", extra="plan")
 

@@ -1,4 +1,4 @@
-"""What Google's TPU chips can do, and the slices that there are."""
+"""Published specifications of Google's TPU chips, and their slices."""
 
 import dataclasses
 import difflib
@@ -7,24 +7,24 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Published numbers of one kind of chip.
+    """Published specifications of one kind of chip.
 
     Attributes:
-        name: string. As topologies begin, such as `"v5e"`.
-        devices: int. What JAX calls devices and we call cores: how many of
-            them share a chip. The two cores of a v4 or v5p chip work as one.
+        name: string. The prefix of topologies, such as `"v5e"`.
+        devices: int. Number of JAX devices on a chip, which this package
+            calls cores. The two cores of a v4 or v5p chip work as one.
         peak_flops: float. Peak of a chip in bfloat16, FLOP per second.
-        bandwidth: float. Of the chip's memory, bytes per second.
+        bandwidth: float. Memory bandwidth of a chip, bytes per second.
         interconnect: float. Bytes per second that a chip can send over all
             its links together.
         clock: float. Cycles per second.
         capacity: float. GiB of memory of a core that libtpu leaves to a
             program.
-        dimensions: int. Of the torus.
-        most_chips: int. The largest slice.
+        dimensions: int. Number of axes of the torus.
+        most_chips: int. Number of chips in the largest slice.
         slices: tuple of strings. The usual slices in chips, smallest first.
-        config: string or `None`. How libtpu names the arrangement of cores,
-            where it is not the default.
+        config: string or `None`. libtpu's name for the arrangement of cores.
+            `None` is the default arrangement.
     """
 
     name: str
@@ -53,12 +53,12 @@ _DEEP: tuple[str, ...] = (
 _DEEP += ("8x8x8", "8x8x16", "8x16x16")
 _V3, _LITE = (*_FLAT, "16x32"), ("1x1", *_FLAT)
 
-# Peak and memory as the documentation of Cloud TPU states them. Links: v3 has
-# 4 of 70 GB/s and v4 has 6 of 50 GB/s (Jouppi et al., 2023,
+# Peak and memory are from the Cloud TPU documentation. Links: v3 has 4 of
+# 70 GB/s and v4 has 6 of 50 GB/s (Jouppi et al., 2023,
 # https://arxiv.org/abs/2304.01433, table 4); the others as documented, one
-# way. Clock: of v3 and v4 from there; of the others, what the peak implies for
-# so many multipliers. Capacity: what libtpu 0.0.52 says when it refuses a
-# program.
+# way. Clock: for v3 and v4 from the same paper; for the others derived from the
+# peak and the number of multipliers. Capacity: as reported by libtpu 0.0.52
+# when it refuses a program.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -84,25 +84,25 @@ CHIPS = {
 
 
 def parse_topology(topology: str) -> tuple[Chip, int]:
-    """Read the name of a topology.
+    """Parse the name of a topology.
 
     Args:
-        topology: string. A kind of chip and the chips of the slice along each
-            axis, such as `"v3:16x32"` (512 chips, which are 1024 cores) or
-            `"v5p:2x2x1"`.
+        topology: string. A kind of chip and the number of chips of the slice
+            along each axis, such as `"v3:16x32"` (512 chips with 1024 cores)
+            or `"v5p:2x2x1"`.
 
     Returns:
         A pair of `Chip` and int, the number of chips.
 
     Raises:
-        ValueError: There is no such topology; the message lists those that
-            there are.
+        ValueError: The topology does not exist; the message lists the usual
+            ones.
     """
     name, _, shape = str(topology).partition(":")
     chip = CHIPS.get(name)
     sizes = shape.split("x")
-    # libtpu ends the process at a size of 0, and accepts slices that are not
-    # to be had.
+    # libtpu aborts the process for a size of 0, and accepts slices that are
+    # not available.
     if (
         chip is None
         or len(sizes) != chip.dimensions
@@ -114,7 +114,7 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
 
 
 def known_topologies() -> list[str]:
-    """List the usual topologies of every chip."""
+    """List the usual topologies of all chips."""
     return [
         f"{chip.name}:{shape}"
         for chip in CHIPS.values()
@@ -123,15 +123,15 @@ def known_topologies() -> list[str]:
 
 
 def slice_of(chip: str, chips: int) -> str:
-    """Name the smallest usual slice with at least that many chips.
+    """Return the smallest usual slice with at least `chips` chips.
 
     Args:
         chip: string. A key of `CHIPS`.
         chips: int. The number of chips.
 
     Returns:
-        A string, the topology. The largest usual slice where none has as
-        many.
+        A string, the topology. If no usual slice has enough chips, the
+        largest one.
     """
     for shape in CHIPS[chip].slices:
         if math.prod(map(int, shape.split("x"))) >= chips:

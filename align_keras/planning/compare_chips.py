@@ -1,4 +1,4 @@
-"""The same global batch on several kinds of chip."""
+"""Compare several kinds of chip on the same global batch."""
 
 import logging
 from collections.abc import Callable
@@ -34,20 +34,24 @@ def compare_chips(
 
     Args:
         model: string or callable. See `plan`.
-        recipe: string or `Recipe`. Its batch is the global one, unless
-            `topology` and `batch_per_core` give another.
-        topologies: sequence of strings. Defaults to every kind of chip, each
-            with as many chips as `topology` has, or its largest slice.
-        topology: string. See `topologies`. Defaults to one machine, of 4
-            chips.
+        recipe: string or `Recipe`. Its batch is the global batch, unless
+            `topology` and `batch_per_core` define another.
+        topologies: sequence of strings. Topologies to compare. Defaults to
+            one for every kind of chip: the smallest usual slice with at
+            least as many chips as `topology`, or the largest slice.
+        topology: string. Sets the number of chips, see `topologies`. Defaults
+            to `None`, which means 4 chips.
         batch_per_core: int. Number of pairs on each core of `topology`.
+            Defaults to `None`: the global batch is that of the recipe.
         vocabulary_size, shard_state: See `plan`.
-        store: `PlanStore`. Keeps the plans. Defaults to `None`.
+        store: `PlanStore`. Where plans are kept. Defaults to `None`: they are
+            not kept.
         **overrides: Fields of the recipe to replace.
 
     Returns:
-        A list of dicts, one for each topology: `"topology"`, and `"plan"` or
-        `"error"`, why there is none.
+        A list of dicts, one for each topology, with `"topology"`, `"cores"`,
+        `"batch_size"`, and either `"plan"` or `"error"`, the reason why there
+        is no plan.
     """
     store = store or PlanStore()
     settings = load_recipe(recipe, **overrides)

@@ -1,4 +1,4 @@
-"""Compile a step for devices that need not be there, and read the result."""
+"""Compile a step for devices that may be absent, and read the result."""
 
 import dataclasses
 import re
@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# What the compiler says of one buffer that is too large by itself, and of a
-# whole program that is.
+# The compiler's messages for a single buffer that is too large, and for a whole
+# program that is.
 _SHORTAGES = (
     re.compile(
         r"required for .*?\(([\d.]+)(\w?)\) exceeds .*?\(([\d.]+)(\w?)\)"
@@ -22,8 +22,9 @@ class DoesNotFit(ValueError):
     """A step needs more memory than a device has.
 
     Attributes:
-        needed: int. Bytes that the step needs, as far as the compiler came.
-        capacity: int. Bytes that a device has.
+        needed: int. Bytes that the step needs, as far as the compiler could
+            tell before it gave up.
+        capacity: int. Bytes of memory of a device.
     """
 
     def __init__(self, message: str, needed: int, capacity: int):
@@ -33,7 +34,7 @@ class DoesNotFit(ValueError):
 
     @classmethod
     def by(cls, needed: int, capacity: int) -> "DoesNotFit":
-        """Say by how much it does not fit, and what to change."""
+        """Create the error with the missing memory and advice."""
         return cls(
             f"The step needs {needed / 2**30:.2f} GiB on each core, "
             f"{(needed - capacity) / 2**30:.2f} GiB more than the "
@@ -48,17 +49,18 @@ class DoesNotFit(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler knows of a step, for one device.
+    """The compiler's analysis of a step, for one device.
 
     Attributes:
-        memory: The statistics of JAX, with fields such as
+        memory: JAX's memory statistics, with fields such as
             `temp_size_in_bytes`.
         flops: float. Floating-point operations.
-        bytes: float. Bytes that go to and from the device's memory.
-        seconds: float or `None`. The compiler's own estimate of the time,
-            where it has one.
-        text: string or `None`. The program in HLO, where JAX can read it.
-        compile_seconds: float. How long it took.
+        bytes: float. Bytes read from and written to the device's memory.
+        seconds: float or `None`. The compiler's own estimate of the time.
+            `None` if it has none.
+        text: string or `None`. The program in HLO. `None` if JAX cannot read
+            it.
+        compile_seconds: float. How long compiling took.
     """
 
     memory: Any
@@ -79,7 +81,7 @@ def compile_step(lowered: Any) -> Compiled:
         A `Compiled`.
 
     Raises:
-        DoesNotFit: It needs more memory than a device has.
+        DoesNotFit: The step needs more memory than a device has.
     """
     start = time.perf_counter()
     try:
@@ -95,7 +97,7 @@ def compile_step(lowered: Any) -> Compiled:
         memory=compiled.memory_analysis(),
         flops=costs["flops"],
         bytes=costs["bytes accessed"],
-        # The compiler subtracts a second for what it cannot judge.
+        # The compiler subtracts a second for operations it cannot estimate.
         seconds=seconds if seconds > 0 else None,
         text=_text(compiled),
         compile_seconds=time.perf_counter() - start,
@@ -106,19 +108,19 @@ def _text(compiled):
     try:
         return compiled.as_text()
     except jax.errors.JaxRuntimeError:
-        # A libtpu may write programs that the JAX beside it cannot parse.
+        # libtpu may write programs that the installed JAX cannot parse.
         return None
 
 
 def read_shortage(message: str) -> tuple[int, int] | None:
-    """Find out by how much a step does not fit.
+    """Read the needed and the available memory from an error message.
 
     Args:
-        message: string. What the compiler said.
+        message: string. The compiler's message.
 
     Returns:
-        A pair of ints, the bytes that are needed and those that there are;
-        `None` where the message is about something else.
+        A pair of ints, the bytes that are needed and those that are
+        available; `None` if the message is about something else.
     """
     if "RESOURCE_EXHAUSTED" not in message:
         return None

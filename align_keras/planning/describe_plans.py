@@ -1,4 +1,4 @@
-"""Plans as text for the terminal."""
+"""Format plans as text for the terminal."""
 
 GIB = 2**30
 MEMORY = {
@@ -21,10 +21,10 @@ TIMES = {
 
 
 def describe_plan(plan: dict) -> str:
-    """Put a plan into lines.
+    """Describe a plan in lines of text.
 
     Args:
-        plan: dict. What `align_keras.planning.plan` returned.
+        plan: dict. The result of `align_keras.planning.plan`.
 
     Returns:
         A string.
@@ -94,7 +94,7 @@ def _unread(plan):
 
 
 def describe_batches(results: list[dict]) -> str:
-    """Put what `find_largest_batch` returned into a table."""
+    """Format the result of `find_largest_batch` as a table."""
     lines = [
         f"{'remat':<7}{'microbatch':>11}{'largest batch':>20}{'GiB':>9}"
         f"{'s a step':>11}{'pairs/s a core':>16}"
@@ -117,7 +117,7 @@ def describe_batches(results: list[dict]) -> str:
 
 
 def describe_chips(results: list[dict]) -> str:
-    """Put what `compare_chips` returned into a table."""
+    """Format the result of `compare_chips` as a table."""
     lines = [
         f"{'topology':<13}{'cores':>7}{'batch a core':>14}{'GiB':>7}"
         f"{'of':>7}{'s a step':>11}{'days':>9}{'core hours':>13}"
@@ -151,14 +151,14 @@ def describe_chips(results: list[dict]) -> str:
 
 
 def common_time(results: list[dict]) -> str:
-    """Name the estimate of time by which all plans can be compared.
+    """Choose the estimate of time that all plans have.
 
     Args:
-        results: list of dicts. What `compare_chips` returned.
+        results: list of dicts. The result of `compare_chips`.
 
     Returns:
-        `"step"`, or `"roofline"` if a program could not be read, whose
-        cycles are unknown then.
+        `"step"`, or `"roofline"` if the cycles of a plan are unknown because
+        its program could not be read.
     """
     plans = [row["plan"] for row in results if "plan" in row]
     is_read = all(plan["collectives"] is not None for plan in plans)

@@ -1,24 +1,25 @@
-"""Multiplications of matrices and convolutions in a traced function."""
+"""Count the operations of a traced function."""
 
 import math
 from typing import Any
 
 
 def count_flops(jaxpr: Any, loops: bool = True) -> int:
-    """Count the floating-point operations of products and convolutions.
+    """Count the floating-point operations of matrix products and convolutions.
 
-    One multiplication with its addition counts as two. Everything else, such
-    as activations and normalisations, is left out, as is usual for the
-    operations of a model.
+    A multiplication and its addition count as two operations. Everything else,
+    such as activations and normalisations, is left out, as is usual for the
+    operation count of a model.
 
     Args:
-        jaxpr: `jax.extend.core.ClosedJaxpr` or `Jaxpr`. What
-            `jax.make_jaxpr` returns.
-        loops: bool. Whether a loop counts as often as it runs, or once, as
-            the compiler counts it. Defaults to `True`.
+        jaxpr: `jax.extend.core.ClosedJaxpr` or `Jaxpr`. The result of
+            `jax.make_jaxpr`.
+        loops: bool. Whether to count every iteration of a loop. With `False`,
+            a loop counts once, as in the compiler's own count. Defaults to
+            `True`.
 
     Returns:
-        int.
+        An int, the number of operations.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(_flops(equation, loops) for equation in jaxpr.eqns)
@@ -43,7 +44,7 @@ def _flops(equation, loops):
 
 
 def _parts(parameters):
-    """Find the functions that an operation calls."""
+    """Yield the functions that an operation calls."""
     for value in parameters.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(part, "eqns") or hasattr(part, "jaxpr"):

@@ -1,4 +1,4 @@
-"""The largest batch that fits."""
+"""Search for the largest batch that fits."""
 
 import dataclasses
 import itertools
@@ -39,17 +39,20 @@ def find_largest_batch(
         topology: string. See `plan`.
         microbatches: sequence of ints. Sizes of microbatches to try, each
             with and without rematerialisation; `None` is the whole batch.
+            Defaults to `(None, 16)`.
         limit: int. The largest batch to try. Defaults to `1024`.
         vocabulary_size, shard_state: See `plan`.
-        store: `PlanStore`. Keeps the plans. Defaults to `None`.
+        store: `PlanStore`. Where plans are kept. Defaults to `None`: they are
+            not kept.
         **overrides: Fields of the recipe to replace.
 
     Returns:
-        A list of dicts, one for each way: `"remat"`, `"microbatch_size"`,
-        `"batch_per_core"` (`None` if none fits), `"at_limit"`, whether all
-        that was tried fits and more might, `"plan"` of that batch, and
-        `"tried"`, a list of pairs of a batch and its bytes, or `None` where
-        it did not fit.
+        A list of dicts, one for each combination, with `"remat"`;
+        `"microbatch_size"`; `"batch_per_core"` (`None` if no batch fits);
+        `"at_limit"`, whether every batch that was tried fits, so that a larger
+        one might, too; `"plan"`, the plan of that batch; and `"tried"`, a list
+        of pairs of a batch and the bytes it takes, or `None` if it does not
+        fit.
     """
     if limit < 1:
         raise ValueError(
@@ -57,7 +60,8 @@ def find_largest_batch(
         )
     store = store or PlanStore()
     base = load_recipe(recipe, **overrides)
-    # All of them first: a mistake in one should not come up after hours.
+    # Create all of them first, so that a mistake in one does not surface only
+    # after hours.
     ways = [
         dataclasses.replace(base, microbatch_size=microbatch, remat=remat)
         for microbatch, remat in itertools.product(microbatches, (False, True))
@@ -108,14 +112,15 @@ def largest(
     """Find the largest number that fits.
 
     Args:
-        fits: callable. Takes a number; if one fits, so do all smaller ones.
+        fits: callable. Tells whether a number fits. If a number fits, all
+            smaller ones must fit, too.
         unit: int. The result is a multiple of it.
         limit: int. The largest number to try.
-        divisible: bool. Whether halves of the unit are tried where it does
-            not fit. Defaults to `True`.
+        divisible: bool. Whether to try halves of the unit if the unit itself
+            does not fit. Defaults to `True`.
 
     Returns:
-        An int, or `None` if none fits.
+        An int, or `None` if no number fits.
     """
     low, high = 0, 1
     while high * unit <= limit and fits(high * unit):

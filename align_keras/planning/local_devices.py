@@ -1,4 +1,4 @@
-"""What the devices of this machine can do, measured on the spot."""
+"""Measure the devices of this machine."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Large enough that starting an operation does not count.
+# Large enough to make the overhead of starting an operation negligible.
 _SIDE = 2048
 _ELEMENTS = 2**26
 
@@ -30,8 +30,8 @@ def measure_device(dtype: str) -> tuple[float, float]:
         dtype: string. The dtype of computations, such as `"bfloat16"`.
 
     Returns:
-        A pair of floats: FLOP per second of a product of matrices, and bytes
-        per second between the device and its memory.
+        A pair of floats: FLOP per second of a matrix product, and bytes per
+        second between the device and its memory.
     """
     matrix = jnp.ones((_SIDE, _SIDE), dtype)
     vector = jnp.ones(_ELEMENTS, "float32")
@@ -41,7 +41,7 @@ def measure_device(dtype: str) -> tuple[float, float]:
 
 
 def _seconds(function, *arguments, repeats=5):
-    """Time a function; the fastest of some calls, after a first one."""
+    """Return the time of the fastest of several calls after a first one."""
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""The training step of a model that has shapes and no values."""
+"""Lower the training step of a model that has shapes but no values."""
 
 import dataclasses
 import math
@@ -29,15 +29,14 @@ class LoweredStep:
     Attributes:
         lowered: `jax.stages.Lowered`.
         parameters: int. Number of trainable parameters.
-        bytes: dict from `"weights"`, `"optimizer"` and `"batch"` to the bytes
-            that a device holds of them. Weights include the statistics of
-            normalisations.
-        model_flops: int. Floating-point operations of the products and
-            convolutions of a step over all devices: three times those of the
-            forward pass.
-        repeated_flops: int. Those of products and convolutions in the turns
-            of loops after the first, which the compiler does not count.
-        repeats: float. All products and convolutions of the step, by those
+        bytes: dict. Bytes that a device holds of `"weights"`, `"optimizer"`
+            and `"batch"`. Weights include the statistics of normalisations.
+        model_flops: int. Floating-point operations of the matrix products and
+            convolutions of a step over all devices, taken as three times those
+            of the forward pass.
+        repeated_flops: int. The same operations in the iterations of loops
+            after the first, which the compiler does not count.
+        repeats: float. Ratio of these operations in the whole step to those
             that the compiler counts.
     """
 
@@ -56,20 +55,20 @@ def lower_step(
     vocabulary_size: int | None = None,
     shard_state: bool = False,
 ) -> LoweredStep:
-    """Lower the step that `align-keras train` runs on these devices.
+    """Lower the step that `align-keras train` runs on the given devices.
 
     The model, its optimizer and the batch are shapes without values. The batch
-    is split over the devices.
+    is sharded over the devices.
 
     Args:
         model: string or callable. See `align_keras.training.train`.
-        recipe: `Recipe`. Its batch is that of all devices.
-        devices: list of JAX devices, which need not be there.
-        vocabulary_size: int. Number of tokens; `None` takes the preset's.
-        shard_state: bool. Whether each device holds a part of the weights
-            and of the optimizer's state, see
-            `align_keras.training.ShardedState`. Defaults to `False`: each
-            holds all of them.
+        recipe: `Recipe`. Its batch is the global batch over all devices.
+        devices: list of JAX devices. They need not be present.
+        vocabulary_size: int. Number of tokens. Defaults to `None`: that of
+            the preset.
+        shard_state: bool. Whether to shard the weights and the optimizer's
+            state over the devices, see `align_keras.training.ShardedState`.
+            Defaults to `False`: each device holds all of them.
 
     Returns:
         A `LoweredStep`.
@@ -115,7 +114,7 @@ def lower_step(
 
 
 def _abstract(model, recipe, mesh, shard_state):
-    """Give each part of the state and the batch a shape and a place."""
+    """Give each part of the state and the batch a shape and a sharding."""
     whole = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -165,7 +164,7 @@ def _forward(model):
             for pair in zip(known, values, strict=True)
         ]
         with keras.StatelessScope(mapping):
-            # In inference texts have outputs that the compiler leaves out.
+            # At inference, texts have outputs that the compiler removes.
             return model.embed(batch, training=True)
 
     return forward

@@ -1,4 +1,4 @@
-"""One plan: a model, a recipe and devices, compiled and calculated."""
+"""Plan a training run for a model, a recipe and devices."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from align_keras.training.recipes import load_recipe
 
 
 class DoesNotDivide(ValueError):
-    """A batch that cores, or microbatches, cannot share evenly."""
+    """Cores or microbatches cannot share the batch evenly."""
 
 
 def plan(
@@ -35,26 +35,26 @@ def plan(
     shard_state: bool = False,
     **overrides: Any,
 ) -> dict:
-    """Plan a training run: memory, time and cost, without the hardware.
+    """Predict the memory and time of a training run without the hardware.
 
-    The step that `train` runs on the JAX backend is compiled for the devices,
-    with shapes in the place of weights and data. A core is what JAX calls a
-    device: half a chip of v3, a whole one of v4 and later.
+    Compiles the step that `train` runs on the JAX backend for the devices,
+    with shapes instead of weights and data. A core is what JAX calls a device:
+    half a v3 chip, or a whole chip of v4 and later.
 
     Args:
         model: string or callable. Name or directory of a preset, or a
             function that takes the size of the vocabulary and returns an
             `AlignDualEncoder`.
         recipe: string or `Recipe`. See `align_keras.training.load_recipe`.
-        topology: string. Such as `"v3:16x32"`, see `parse_topology`. Defaults
-            to `None`: the devices of this machine.
+        topology: string. A topology such as `"v3:16x32"`, see
+            `parse_topology`. Defaults to `None`: the devices of this machine.
         batch_per_core: int. Number of pairs on each core. Defaults to `None`:
             the batch of the recipe, divided among the cores.
         vocabulary_size: int. Number of tokens. Defaults to `None`: that of
             the preset.
-        shard_state: bool. Whether each core holds a part of the weights and
-            of the optimizer's state, see `align_keras.training.train`.
-            Defaults to `False`.
+        shard_state: bool. Whether to shard the weights and the optimizer's
+            state over the cores, see `align_keras.training.train`. Defaults to
+            `False`.
         **overrides: Fields of the recipe to replace, such as `remat`.
 
     Returns:
@@ -63,9 +63,9 @@ def plan(
 
     Raises:
         DoesNotFit: The step needs more memory than a core has.
-        ImportError: libtpu is needed and not installed.
-        ValueError: The topology is unknown, the batch does not divide, or the
-            backend of Keras is not JAX.
+        ImportError: libtpu is needed but not installed.
+        ValueError: The topology is unknown, the cores cannot share the batch
+            evenly, or the Keras backend is not JAX.
 
     Example:
 
@@ -98,10 +98,10 @@ def plan(
     machine = _Machine.of(topology, devices, settings)
     memory = _memory(step, compiled)
     memory["capacity"] = machine.capacity
-    # For a TPU, the compiler has refused already what does not fit.
+    # For a TPU, the compiler has already refused a step that does not fit.
     if topology is None and memory["total"] > machine.capacity:
         raise DoesNotFit.by(memory["total"], machine.capacity)
-    # Without the program, it is not known what it exchanges.
+    # Without the text of the program, its collectives are unknown.
     collectives, cycles = None, (0, 0)
     if compiled.text is not None:
         program = Program(compiled.text)
@@ -140,11 +140,11 @@ def plan(
 
 
 def add_price(plan: dict, price_per_core_hour: float) -> None:
-    """Put the price of the whole run into a plan.
+    """Add the price of the whole run to a plan.
 
     Args:
-        plan: dict. What `plan` returned.
-        price_per_core_hour: float. What you pay, in your currency.
+        plan: dict. The result of `plan`, which is changed.
+        price_per_core_hour: float. The price that you pay, in any currency.
     """
     check_price(price_per_core_hour)
     schedule = plan["schedule"]
@@ -152,7 +152,7 @@ def add_price(plan: dict, price_per_core_hour: float) -> None:
 
 
 def check_price(price_per_core_hour: float | None) -> None:
-    """Refuse a price below 0 before a long compilation, not after it."""
+    """Refuse a negative price, before a long compilation."""
     if price_per_core_hour is not None and not price_per_core_hour >= 0:
         raise ValueError(
             "`price_per_core_hour` must be at least 0. Received: "
@@ -161,7 +161,7 @@ def check_price(price_per_core_hour: float | None) -> None:
 
 
 def _schedule(pairs, batch_size, step_seconds, cores):
-    """Calculate the length of a run that sees this many pairs."""
+    """Calculate the length of a run over `pairs` pairs."""
     steps = -(-pairs // batch_size)
     hours = steps * step_seconds / 3600
     return {
@@ -196,7 +196,7 @@ def _with_batch(recipe, batch_per_core, cores):
 
 @dataclasses.dataclass(frozen=True)
 class _Machine:
-    """What one core can do."""
+    """The peak rates and the memory of one core."""
 
     peak_flops: float
     bandwidth: float
@@ -217,7 +217,7 @@ class _Machine:
         return cls(*rates, chip.clock, capacity)
 
     def seconds(self, flops, traffic, collectives, expected, cycles, devices):
-        """Estimate the time of a step in each way that is possible."""
+        """Estimate the time of a step in all ways that are possible."""
         seconds = {
             "compute": flops / self.peak_flops,
             "memory": traffic / self.bandwidth,
@@ -227,7 +227,7 @@ class _Machine:
                 collectives, devices, self.interconnect
             )
         seconds["roofline"] = max(seconds.values())
-        # Of the devices here, the compiler's estimates are not known.
+        # For local devices, the compiler gives no estimates.
         if self.clock is not None:
             if expected is not None:
                 seconds["compiler"] = expected
@@ -238,13 +238,13 @@ class _Machine:
 
 
 def _memory(step, compiled):
-    """Split the memory of a core by what it is for."""
+    """Split the memory of a core by use."""
     found = compiled.memory
     known = sum(step.bytes.values())
     arguments = found.argument_size_in_bytes
     memory = {
         **step.bytes,
-        # TPUs keep arrays in tiles, which small arrays do not fill.
+        # TPUs store arrays in tiles, which small arrays do not fill.
         "padding": max(0, arguments - known),
         "activations": found.temp_size_in_bytes,
         "results": found.output_size_in_bytes - found.alias_size_in_bytes,
@@ -255,13 +255,13 @@ def _memory(step, compiled):
 
 
 def _with_loops(step, compiled, cycles, devices):
-    """Count the turns of loops, each of which the compiler counts once.
+    """Count all iterations of loops, which the compiler counts only once.
 
     Returns:
-        A tuple of floats for a core: operations, bytes of memory traffic,
-        and the compiler's estimate of seconds or `None`. For the last two,
-        what is repeated is taken from the share of the loops in the cycles,
-        or in the products where there are no cycles.
+        A tuple of floats for one core: operations, bytes of memory traffic,
+        and the compiler's estimate of seconds or `None`. The last two are
+        scaled by the loops' share of the cycles, or of the matrix products if
+        there are no cycles.
     """
     whole, once = cycles
     repeats = whole / once if once else step.repeats

@@ -1,4 +1,4 @@
-"""Plans that were made before: compiling one takes minutes."""
+"""Keep finished plans, because compiling one takes minutes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from align_keras.planning.topology import topology_devices
 from align_keras.training.recipes import Recipe
 from align_keras.training.recipes import load_recipe
 
-# What error messages say of a kept plan.
+# What error messages say about a kept plan.
 _ABOUT = "plan", "Remove it, and the plan is made again."
 
 
@@ -29,8 +29,8 @@ class PlanStore:
     """Makes plans and keeps them, so that a search can be resumed.
 
     Args:
-        directory: string or `pathlib.Path`. Where they are kept, one JSON
-            file each. `None` keeps nothing.
+        directory: string or `pathlib.Path`. Directory of the plans, one JSON
+            file each. Defaults to `None`: plans are not kept.
     """
 
     def __init__(self, directory: str | Path | None = None):
@@ -46,21 +46,22 @@ class PlanStore:
         shard_state: bool = False,
         **overrides: Any,
     ) -> dict:
-        """Return what `align_keras.planning.plan` does, new or kept.
+        """Return a kept plan, or make it with `align_keras.planning.plan`.
 
         Args:
-            model: string or callable; plans of the latter are not kept.
+            model: string or callable. Plans of a callable are not kept.
             recipe: string or `Recipe`.
-            topology: string or `None`, for which nothing is kept either.
-            batch_per_core: int or `None`.
+            topology: string or `None`. Plans for `None`, the devices of this
+                machine, are not kept either.
+            batch_per_core: int or `None`. See `plan`.
             vocabulary_size, shard_state: See `plan`.
             **overrides: Fields of the recipe to replace.
 
         Returns:
-            A dict.
+            A dict, see `plan`.
 
         Raises:
-            DoesNotFit: As `plan` does.
+            DoesNotFit: The step needs more memory than a core has.
         """
         recipe = load_recipe(recipe, **overrides)
         arguments = (
@@ -69,7 +70,7 @@ class PlanStore:
         )
         if self.directory is None or not isinstance(model, str) or not topology:
             return _plan(*arguments)
-        # It must be there before its version is asked for.
+        # Fails if libtpu is missing, whose version is part of the fingerprint.
         topology_devices(topology)
         path = self.directory / f"{_fingerprint(*arguments)}.json"
         if path.is_file():
@@ -104,12 +105,12 @@ def _plan(*arguments):
     try:
         return plan(*arguments)
     finally:
-        # A compiled program of a large model is some GiB.
+        # The compiled program of a large model takes some GiB.
         jax.clear_caches()
 
 
 def _fingerprint(model, recipe, *others):
-    """Tell a plan from those of other models, recipes, devices or versions."""
+    """Identify a plan by its model, recipe, devices and versions."""
     path = Path(presets.find_preset(model)) / "config.json"
     packages = "jax", "jaxlib", "libtpu"
     return fingerprint(

@@ -1,4 +1,4 @@
-"""Plots of plans."""
+"""Plot plans."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from align_keras.planning.describe_plans import common_time
 
 
 def plot_batches(results: list[dict], path: str | Path) -> None:
-    """Draw the memory of each batch that was tried.
+    """Plot the memory of each batch that was tried.
 
     Args:
-        results: list of dicts. What `find_largest_batch` returned.
+        results: list of dicts. The result of `find_largest_batch`.
         path: string or `pathlib.Path`. The PNG to write.
     """
     plt = pyplot(extra="plan")
@@ -47,10 +47,10 @@ def plot_batches(results: list[dict], path: str | Path) -> None:
 
 
 def plot_chips(results: list[dict], path: str | Path) -> None:
-    """Draw the memory and the time of each topology side by side.
+    """Plot the memory and the time of each topology side by side.
 
     Args:
-        results: list of dicts. What `compare_chips` returned.
+        results: list of dicts. The result of `compare_chips`.
         path: string or `pathlib.Path`. The PNG to write.
     """
     plt = pyplot(extra="plan")

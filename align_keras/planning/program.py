@@ -1,4 +1,4 @@
-"""A compiled program: what it exchanges, and what its loops repeat."""
+"""Read the collectives and cycles of a compiled program."""
 
 import collections
 import math
@@ -26,10 +26,10 @@ _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 
 
 class Program:
-    """The text of a compiled module, in HLO.
+    """A compiled module, parsed from its HLO text.
 
     Args:
-        text: string. What `compiled.as_text()` of JAX returns.
+        text: string. The result of JAX's `compiled.as_text()`.
     """
 
     def __init__(self, text: str):
@@ -39,12 +39,12 @@ class Program:
     def collectives(self) -> list[dict]:
         """Sum up the collectives of one step.
 
-        Those within a loop count as often as it turns.
+        Collectives in a loop count once per iteration.
 
         Returns:
             A list of dicts with `"kind"`; `"count"`, how often it runs; and
-            `"bytes"`, the size of the results on one device, all together.
-            The kind with the most bytes comes first.
+            `"bytes"`, the total size of its results on one device. The kind
+            with the most bytes comes first.
         """
         counts: collections.Counter = collections.Counter()
         sizes: collections.Counter = collections.Counter()
@@ -59,11 +59,11 @@ class Program:
         ]
 
     def cycles(self) -> tuple[int, int]:
-        """Sum up the cycles that the compiler expects of operations.
+        """Sum up the compiler's estimates of the cycles of operations.
 
         Returns:
-            A pair of ints: for loops that turn as often as they do, and as if
-            each turned once. Zeros where the compiler says nothing.
+            A pair of ints: with every iteration of loops, and with each loop
+            counted once. Zeros if the compiler gives no estimates.
         """
         whole = once = 0
         for times, _, _, rest in self._instructions():
@@ -96,7 +96,7 @@ class Program:
         return times
 
     def _trips(self, loop):
-        """How often a loop turns: a number stands with it or in its end."""
+        """Return the trip count of a loop, from its config or condition."""
         if match := _TRIPS.search(loop):
             return int(match[1])
         condition = self._computations.get(_CONDITION.search(loop)[1], ())
@@ -111,21 +111,21 @@ class Program:
 def transfer_seconds(
     collectives: list[dict], devices: int, bandwidth: float
 ) -> float:
-    """Bound the time of the collectives from below.
+    """Compute a lower bound of the time of the collectives.
 
     Args:
-        collectives: list of dicts. What `Program.collectives` returned.
-        devices: int. The number that take part.
+        collectives: list of dicts. The result of `Program.collectives`.
+        devices: int. The number of devices that take part.
         bandwidth: float. Bytes per second that a device can send.
 
     Returns:
-        float. Seconds, if each device sends no more than it must.
+        A float, the seconds if each device sends no more than it must.
     """
     share = (devices - 1) / devices
     sent = {
         "all-reduce": 2 * share,
         "all-gather": share,
-        # Its result is one part of what each device has to send on.
+        # Its result is only one part of what each device has to send.
         "reduce-scatter": devices - 1,
         "all-to-all": share,
         "collective-permute": 1,
@@ -147,13 +147,13 @@ def _parse(text):
 
 
 def _bytes(shape, kind, started):
-    """Size of a result; a start has its operands in front of it."""
+    """Return the size of a result; a start lists its operands first."""
     sizes = [
         math.prod(map(int, dims.split(",") if dims else ())) * _width(dtype)
         for dtype, dims in _ARRAY.findall(shape)
     ]
     if started and kind != "all-reduce":
-        # Of a collective-permute, two counters stand behind.
+        # The result of a collective-permute is followed by two counters.
         if kind == "collective-permute":
             return sizes[1]
         sizes = sizes[len(sizes) // 2 :]
@@ -161,6 +161,6 @@ def _bytes(shape, kind, started):
 
 
 def _width(dtype):
-    """Bytes of an element, such as 4 of `f32`; a bool takes one."""
+    """Return the bytes of an element, such as 4 for `f32`, 1 for a bool."""
     bits = re.search(r"\d+", dtype)
     return max(1, int(bits[0]) // 8) if bits else 1

@@ -1,4 +1,4 @@
-"""The devices of a TPU that is elsewhere, through libtpu."""
+"""Describe the devices of an absent TPU, through libtpu."""
 
 import glob
 import os
@@ -7,9 +7,9 @@ from typing import Any
 from align_keras.io.optional import require
 from align_keras.planning.chips import parse_topology
 
-# What libtpu expects of its environment. Without these it looks for the
-# metadata server of a TPU machine, complains that there is none, writes logs,
-# and refuses a second process through a lock file, which matters only on a
+# Environment variables that libtpu expects. Without them, it looks for the
+# metadata server of a TPU machine, complains that it is missing, writes logs,
+# and refuses a second process by a lock file. The lock matters only on a
 # machine that has a TPU.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
@@ -22,7 +22,7 @@ ENVIRONMENT = {
 
 
 def topology_devices(topology: str) -> list[Any]:
-    """Return the devices of a topology, which one can compile for.
+    """Return the devices of a topology, to compile for them.
 
     Args:
         topology: string. See `parse_topology`.
@@ -32,12 +32,12 @@ def topology_devices(topology: str) -> list[Any]:
 
     Raises:
         ImportError: libtpu is not installed.
-        ValueError: There is no such topology.
+        ValueError: The topology does not exist.
     """
     chip, _ = parse_topology(topology)
     hush_libtpu()
     require("libtpu", extra="plan")
-    # A run on this machine may hold the lock; compiling does not need it.
+    # A run on this machine may hold the lock, which compiling does not need.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     import jax
     from jax.experimental import topologies
@@ -55,7 +55,7 @@ def topology_devices(topology: str) -> list[Any]:
 
 
 def hush_libtpu() -> None:
-    """Keep libtpu from looking for a TPU, unless there is one."""
+    """Keep libtpu from looking for a TPU if this machine has none."""
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
         return
     for name, value in ENVIRONMENT.items():

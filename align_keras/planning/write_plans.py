@@ -1,4 +1,4 @@
-"""Plans as files: what `align-keras plan` does."""
+"""Write plans to files, for `align-keras plan`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +33,10 @@ def write_plan(
 
     Args:
         model: string. See `plan`.
-        output: string or `pathlib.Path`. Directory to write, which also
-            keeps what was compiled.
-        price: float. Price of a core for an hour. Defaults to `None`.
+        output: string or `pathlib.Path`. Directory to write to, in which
+            finished plans are kept as well.
+        price: float. Price of a core for an hour. Defaults to `None`: no price
+            is added.
         **options: Arguments of `plan`.
 
     Returns:
@@ -58,7 +59,7 @@ def write_search(
     microbatch: int | None = None,
     **options: Any,
 ) -> tuple[list[dict], str]:
-    """Search the largest batch; write `search.json` and `search.png`.
+    """Search for the largest batch; write `search.json` and `search.png`.
 
     Args:
         model: string. See `plan`.
@@ -68,7 +69,8 @@ def write_search(
         **options: Arguments of `find_largest_batch`.
 
     Returns:
-        A pair of a list of dicts and a string.
+        A pair of the results, a list of dicts, and their description, a
+        string.
     """
     check_price(price)
     require("matplotlib", extra="plan")
@@ -104,7 +106,8 @@ def write_comparison(
         **options: Arguments of `compare_chips`.
 
     Returns:
-        A pair of a list of dicts and a string.
+        A pair of the results, a list of dicts, and their description, a
+        string.
     """
     check_price(price)
     check_list(topologies, "topologies")

@@ -1,4 +1,4 @@
-"""The first run: drawn scenes, a small model, and what it has learned."""
+"""Train and use a small model on drawn scenes, as a first run."""
 
 import lazy_loader
 

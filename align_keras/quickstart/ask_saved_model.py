@@ -14,7 +14,7 @@ import tensorflow_text  # noqa: F401  Registers the tokenizer's operations.
 
 
 def main(saved_model, images, *texts):
-    """Print the best image of a folder for each text, a JSON line each."""
+    """Print the best image of a folder for each text, as JSON lines."""
     paths = sorted(pathlib.Path(images).glob("*.jpg"))
     served = tf.saved_model.load(saved_model)
     similarities = served.signatures["serving_default"](

@@ -1,4 +1,4 @@
-"""All of ALIGN in a few minutes: from drawn scenes to searching them."""
+"""Run all of ALIGN in a few minutes, from drawing scenes to search."""
 
 import importlib.util
 import json
@@ -30,7 +30,7 @@ from align_keras.training import train
 
 logger = logging.getLogger("align_keras")
 
-# The model counts as having learned when it beats chance by this factor.
+# The quickstart passes if recall is this many times chance.
 REQUIRED_TIMES_CHANCE = 20
 CLIENT = "ask_saved_model.py"
 
@@ -45,34 +45,37 @@ def run_quickstart(
     verbose: bool = True,
     **overrides: Any,
 ) -> dict:
-    """Draw data, train a small ALIGN on them, and use it.
+    """Draw data, train a small ALIGN model on it, and use the model.
 
-    Draws colored shapes with captions of which a part is noise, packs them,
-    trains, measures retrieval on combinations that training never showed,
-    exports a SavedModel, queries it in another process, searches by words and
-    by an image with words added and subtracted (section 7 of the paper), and
-    writes a contact sheet, and an index for the web page.
+    Draws colored shapes with partly noisy captions, packs them, trains,
+    measures retrieval on combinations that training never showed, exports a
+    SavedModel and queries it in another process. It then searches by words,
+    and by an image with words added and subtracted (section 7 of the paper),
+    and writes a contact sheet and an index for the web page.
 
-    An interrupted run resumes when it is started again; of a finished one,
-    only measuring and searching are repeated. What happens is logged by the
-    logger `align_keras`.
+    An interrupted run resumes when you start it again. If you start a finished
+    run again, only export, evaluation and search are repeated. Progress goes
+    to the logger `align_keras`.
 
     Args:
-        workdir: string or `pathlib.Path`. Directory for all that is written.
+        workdir: string or `pathlib.Path`. Directory for all output.
         seed: int. Seed of the data and the training. Defaults to `0`.
         train_scenes: int. Number of training images. Defaults to `16000`.
         evaluation_scenes: int. Number of evaluation images, which are also
-            the library that is searched. Defaults to `400`.
+            the images that are searched. Defaults to `400`.
         recipe: string or `Recipe`. See `align_keras.training.load_recipe`.
-        verbose: bool. Whether to show the training. Defaults to `True`.
+            Defaults to `"quickstart"`.
+        verbose: bool. Whether to report training progress. Defaults to
+            `True`.
         **overrides: Fields of the recipe to replace, such as `steps`.
 
     Returns:
-        A dict that is also written to `report.json`: `"retrieval"` (that of
-        `align_keras.evaluation.measure_retrieval`); `"times_chance"`, the
-        lower recall@1 over chance, and `"passed"`, whether that suffices;
-        `"changes"`, how often an image changed by words found the right one;
-        `"answers"` of the exported model; `"seconds"`; and `"files"`.
+        A dict, which is also written to `report.json`, with `"retrieval"` (the
+        result of `align_keras.evaluation.measure_retrieval`);
+        `"times_chance"`, the ratio of recall@1 to chance in the worse
+        direction; `"passed"`, whether that ratio suffices; `"changes"`, how
+        often an image and changed words found the right image; `"answers"` of
+        the exported model; `"seconds"`; and `"files"`.
 
     Raises:
         ValueError: `workdir` holds a quickstart with other settings.
@@ -141,10 +144,11 @@ def run_quickstart(
 
 
 def _draw(workdir, split, count, seed):
-    """Draw and pack a split, unless that is done; return the packed files."""
+    """Draw and pack a split, unless done before; return the packed files."""
     folder, packed = workdir / split, workdir / "packed" / split
     captions = folder / "captions.csv"
-    # The caption file is written last, and so is the manifest.
+    # The caption file and the manifest are written last, so if they exist, the
+    # split is complete.
     if not captions.is_file():
         write_scenes(folder, count, seed, split)
     if not (packed / "manifest.json").is_file():
@@ -153,10 +157,10 @@ def _draw(workdir, split, count, seed):
 
 
 def _times_chance(result):
-    """Log the recalls, and return how many times better than chance they are.
+    """Log the recalls and compare them with chance.
 
     Returns:
-        A float, of the direction that is worse.
+        A float, the ratio of recall@1 to chance in the worse direction.
     """
     times = []
     for way, words in (
@@ -212,7 +216,7 @@ def _use(model, scenes, workdir, retrieval):
 
 
 def _ask_elsewhere(workdir, saved_model, questions):
-    """Let the exported model answer in a process without this package."""
+    """Query the exported model in a process without this package."""
     client = workdir / CLIENT
     shutil.copyfile(Path(__file__).with_name(CLIENT), client)
     texts = [question.text for question in questions]

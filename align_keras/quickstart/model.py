@@ -1,4 +1,4 @@
-"""The small ALIGN that the quickstart trains."""
+"""Define the small ALIGN model that the quickstart trains."""
 
 from align_keras.models import AlignDualEncoder
 from align_keras.models import BertTextEncoder
@@ -6,10 +6,10 @@ from align_keras.models import EfficientNetBackbone
 
 
 def quickstart_model(vocabulary_size: int) -> AlignDualEncoder:
-    """Create the small ALIGN of the quickstart, with fresh weights.
+    """Create the small ALIGN model of the quickstart, with fresh weights.
 
-    Both towers are those of the paper, made small: an EfficientNet of seven
-    blocks and a BERT of two layers, whose tokens are averaged.
+    Both towers are small versions of the paper's: an EfficientNet with seven
+    blocks, and a BERT with two layers whose token outputs are averaged.
 
     Args:
         vocabulary_size: int. Number of tokens.

@@ -1,10 +1,10 @@
-"""What a drawn image shows."""
+"""Describe the content of a drawn image."""
 
 from typing import NamedTuple
 
 
 class Thing(NamedTuple):
-    """One colored shape."""
+    """A colored shape of some size."""
 
     size: str
     color: str
@@ -12,10 +12,11 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What an image shows: one thing, or two in a relation, on a ground.
+    """The content of an image: one or two things on a background.
 
-    `things[0]` is the upper or the inner one. Things beside each other have
-    no order and are kept sorted, so that equal scenes are equal tuples.
+    Two things are in a relation; `things[0]` is the upper or the inner one.
+    Things beside each other have no order. They are sorted, so that equal
+    scenes are equal tuples.
     """
 
     things: tuple[Thing, ...]

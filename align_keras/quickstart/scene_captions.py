@@ -1,4 +1,4 @@
-"""Sentences about drawn scenes, written the way people caption images."""
+"""Write captions of drawn scenes, the way people caption images."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ BACKGROUNDS = {
     "sky": ("light blue", "pale blue", "sky blue"),
     "mint": ("light green", "pale green", "mint"),
 }
-# {a} is the upper, inner or first thing and {b} the other one.
+# {a} is the upper, inner or first thing, and {b} is the other one.
 RELATIONS = {
     "above": (
         "{a} above {b}",
@@ -100,14 +100,14 @@ BOILERPLATE = (
 def describe(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """Write one clean caption that names everything in a scene.
 
-    The wording varies (synonyms, order of the things, place of the
-    background), the content does not: size, color and shape of every thing,
-    the relation and the background are all there.
+    The wording varies (synonyms, order of the things, position of the
+    background), but the content does not: the caption always has the size,
+    color and shape of every thing, the relation and the background.
 
     Args:
-        scene: `Scene`. What the image shows.
-        rng: `numpy.random.Generator`. Source of the wording. Defaults to
-            `None`, the plainest words.
+        scene: `Scene`. The scene to describe.
+        rng: `numpy.random.Generator`. Draws the wording. Defaults to `None`,
+            which uses the plainest words.
 
     Returns:
         A string, in lower case.
@@ -124,15 +124,15 @@ def describe(scene: Scene, rng: np.random.Generator | None = None) -> str:
 
 
 def alt_text(scene: Scene, rng: np.random.Generator) -> str:
-    """Write one true caption the way that alt texts are written.
+    """Write one true caption in the style of alt texts.
 
-    Most captions leave something out: a size, a color, the background, the
-    relation, sometimes all but one word. Some are framed ("a drawing of …"),
-    some are shouted, some end in a full stop.
+    Most captions omit something: a size, a color, the background, the
+    relation, or sometimes everything but one word. Some are framed ("a drawing
+    of …"), some are in capitals, and some end in a full stop.
 
     Args:
-        scene: `Scene`. What the image shows.
-        rng: `numpy.random.Generator`. Source of the wording.
+        scene: `Scene`. The scene to describe.
+        rng: `numpy.random.Generator`. Draws the wording.
 
     Returns:
         A string that says nothing false about the scene.
@@ -165,14 +165,14 @@ def alt_text(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def boilerplate(rng: np.random.Generator) -> str:
-    """Write one caption that web pages carry and that says nothing."""
+    """Write a caption that says nothing, such as web pages often have."""
     width, height = rng.integers(2, 20, size=2) * 64
     number = rng.integers(100, 10_000)
     return _pick(BOILERPLATE, rng).format(w=width, h=height, n=number)
 
 
 def truncate(text: str, rng: np.random.Generator) -> str:
-    """Cut a caption somewhere in its middle, as short alt fields do."""
+    """Cut a caption off somewhere in the middle, as short alt fields do."""
     length = len(text)
     cut = rng.integers(max(1, length // 4), max(2, 3 * length // 4))
     return text[:cut].rstrip() + _pick(("", "", "...", "…"), rng)

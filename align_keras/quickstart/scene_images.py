@@ -1,4 +1,4 @@
-"""Images of drawn scenes: smooth shapes with a soft shadow, in Pillow."""
+"""Draw scenes with Pillow, as smooth shapes with a soft shadow."""
 
 import numpy as np
 from PIL import Image
@@ -36,15 +36,17 @@ def draw_image(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """Draw one scene.
 
     Args:
-        scene: `Scene`. What to draw.
-        rng: `numpy.random.Generator`. Source of place, turn, shade and grain.
+        scene: `Scene`. The scene to draw.
+        rng: `numpy.random.Generator`. Draws position, rotation, shade and
+            noise.
 
     Returns:
         A `PIL.Image.Image`, RGB, `CANVAS` × `CANVAS` pixels.
     """
     pixels = _background(scene.background, rng)
     placed = list(zip(scene.things, _layout(scene, rng), strict=True))
-    # Last thing first: the outer one must not cover the inner one.
+    # Paint the last thing first, so that the outer one does not cover the
+    # inner one.
     for thing, (center, radius) in reversed(placed):
         _paint(pixels, thing, center, radius, rng)
     pixels += rng.normal(0.0, rng.uniform(1.0, 4.0), pixels.shape)
@@ -68,7 +70,7 @@ def _paint(pixels, thing, center, radius, rng):
     pixels *= 1.0 - 0.22 * shadow
     color = np.array(COLOR_VALUES[thing.color], "float32")
     color = color + rng.normal(0.0, 7.0, 3) + rng.normal(0.0, 6.0)
-    # Things are lit from above, which makes them look less like stencils.
+    # Light from above makes things look less like stencils.
     height = (np.arange(CANVAS) / CANVAS - center[1]) / radius
     shade = color + np.clip(-10.0 * height, -12, 12)[:, None, None]
     alpha = np.asarray(mask, "float32")[:, :, None] / 255.0
@@ -89,7 +91,7 @@ def _mask(shape, center, radius, turn):
 
 
 def _layout(scene, rng):
-    """Centers and radii, as shares of the canvas, one pair a thing."""
+    """Return a center and radius per thing, as shares of the canvas."""
     radii = [rng.uniform(*RADII[thing.size]) for thing in scene.things]
     if scene.relation is None:
         room = 0.43 - radii[0]
@@ -103,10 +105,10 @@ def _layout(scene, rng):
     if scene.relation == "above":
         step = step[::-1]
     ends = np.array([-step / 2, step / 2])
-    # Beside has no order: either thing may stand left.
+    # In "beside", either thing may be on the left.
     if scene.relation == "beside" and rng.random() < 0.5:
         ends[:, 0] *= -1.0
-    # The pair moves as one, as far as both stay on the canvas.
+    # Move both together, as far as both stay on the canvas.
     reach = np.array(radii)[:, None]
     lowest = 0.06 - (ends - reach).min(axis=0)
     highest = 0.94 - (ends + reach).max(axis=0)
@@ -145,7 +147,7 @@ def _cross(arm=0.34):
     return np.concatenate([one @ np.reshape(t, (2, 2)) for t in turns])
 
 
-# Polygons in units of the radius; a second one is a hole.
+# Polygons in units of the radius. A second polygon is a hole.
 _OUTLINES = {
     "circle": [(_circle(0.95), 255)],
     "square": [(1.18 * _polygon(4, np.pi / 4), 255)],

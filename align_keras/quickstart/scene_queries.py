@@ -1,4 +1,4 @@
-"""Questions about drawn scenes whose answers are known."""
+"""Ask questions with known answers about drawn scenes."""
 
 import collections
 from typing import NamedTuple
@@ -11,9 +11,11 @@ from align_keras.quickstart.scenes import HELD_OUT_PAIRS
 
 
 class Question(NamedTuple):
-    """Words, an image to start from or none, and the right answers.
+    """A query of words, with or without an image, and the right answers.
 
-    `start` and `answers` are indices of scenes; `kind` names what is asked.
+    `start` is the index of the scene whose image the query starts from, or
+    `None`. `answers` are indices of scenes. `kind` is `"words"`, or what the
+    query changes.
     """
 
     kind: str
@@ -24,15 +26,16 @@ class Question(NamedTuple):
 
 
 def ask_by_words(scenes: list[Scene]) -> list[Question]:
-    """Ask for scenes in words: complete ones, and parts of them.
+    """Ask for scenes in words, by complete and by partial descriptions.
 
     Args:
-        scenes: list of `Scene`, all different.
+        scenes: list of `Scene`. They must all be different.
 
     Returns:
-        A list of `Question`: the complete description of a scene of each
-        relation, then the held-out arrangement and the held-out pair of color
-        and shape that most scenes show.
+        A list of `Question`: complete descriptions of a scene with one thing
+        above the other and of one with one thing inside the other, then the
+        held-out arrangement and the held-out pair of color and shape that
+        most scenes show.
     """
     questions = []
     for relation in ("above", "inside"):
@@ -63,16 +66,16 @@ def ask_by_words(scenes: list[Scene]) -> list[Question]:
 
 
 def ask_by_changes(scenes: list[Scene]) -> list[Question]:
-    """Ask for scenes that are like another but for one thing.
+    """Ask for scenes that differ from another scene in one property.
 
     Args:
-        scenes: list of `Scene`, all different.
+        scenes: list of `Scene`. They must all be different.
 
     Returns:
-        A list of `Question`. Each starts from a scene, adds the word for a
-        color, shape, size or background and subtracts the word for what was
-        there; the scenes that differ from the first one in that alone are its
-        answers.
+        A list of `Question`. Each starts from a scene, adds the words for a
+        color, shape, size or background, and subtracts the words for the old
+        value. Its answers are the scenes that differ from the first one only
+        in this property.
     """
     by_rest = collections.defaultdict(list)
     for index, scene in enumerate(scenes):
@@ -91,7 +94,7 @@ def ask_by_changes(scenes: list[Scene]) -> list[Question]:
 
 
 def _without_one(scene):
-    """Yield each value of a scene as kind, everything else, and its words."""
+    """Yield for each property of a scene its kind, the rest, and its words."""
     tint = f"{BACKGROUNDS[scene.background][0]} background"
     yield "background", scene._replace(background=None), tint
     for place, thing in enumerate(scene.things):
@@ -104,7 +107,7 @@ def _without_one(scene):
 
 
 def _most_shown(found, wanted):
-    # Sorted, because the order of a set changes from process to process.
+    # Sort, because the order of a set differs between processes.
     known = [key for key in sorted(wanted) if key in found]
     if not known:
         return None

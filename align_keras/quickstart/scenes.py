@@ -1,14 +1,14 @@
-"""Drawn scenes with captions: a small world on which ALIGN can be tried.
+"""Draw scenes with captions, as a small data set to try ALIGN on.
 
-The images show one colored shape, or two in a relation, on a tinted ground.
-The captions vary as alt texts do, and a documented share of them is noise.
-Some pairs of color and shape, and some arrangements of two shapes, never occur
-in the training split, neither in images nor in captions; every scene of the
-evaluation split holds at least one of them. A model that finds these scenes
-has learned what the words mean, not which phrases go with which images.
+The images show one colored shape, or two in a relation, on a tinted
+background. The captions vary like alt texts, and a documented share of them is
+noise. Some pairs of color and shape, and some arrangements of two shapes, never
+occur in the training split, in images or in captions; every scene of the
+evaluation split has at least one of them. A model that finds these scenes has
+learned what the words mean, and not only which phrases go with which images.
 
-The relations survive a horizontal flip, because ALIGN flips its training
-images: there is no "left of".
+All relations stay true under a horizontal flip, because ALIGN flips its
+training images. So there is no "left of".
 """
 
 import csv
@@ -34,7 +34,7 @@ from align_keras.quickstart.scene_captions import truncate
 from align_keras.quickstart.scene_images import draw_image
 
 SPLITS = ("train", "evaluation")
-# Shares of the training captions; the rest is true, if often incomplete.
+# Shares of the training captions. The rest are true but often incomplete.
 NOISE_SHARES = {"wrong": 0.08, "boilerplate": 0.05, "truncated": 0.07}
 HELD_OUT_PAIRS = frozenset(
     (color, shape)
@@ -64,12 +64,12 @@ HELD_OUT_ARRANGEMENTS = frozenset(
         ("beside", "ring", "square"),
     }
 )
-# A cross and a moon have no room inside.
+# Crosses and moons have no room for another shape inside.
 _OUTER_SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Tell whether a scene holds a combination that training never shows."""
+    """Tell whether a scene has a combination that training never shows."""
     if any((t.color, t.shape) in HELD_OUT_PAIRS for t in scene.things):
         return True
     shapes = tuple(thing.shape for thing in scene.things)
@@ -82,18 +82,18 @@ def plan_scenes(count: int, seed: int = 0, split: str = "train") -> list[Scene]:
     """List the scenes of a split without drawing them.
 
     Args:
-        count: int. Number of scenes. A longer plan starts with the shorter
-            one.
-        seed: int. Seed of all draws. Defaults to `0`.
-        split: string, `"train"` or `"evaluation"`. Training scenes may
-            repeat; evaluation scenes are all different, and each holds a
+        count: int. Number of scenes. The first scenes do not depend on the
+            count.
+        seed: int. Random seed. Defaults to `0`.
+        split: string. `"train"` or `"evaluation"`. Training scenes may
+            repeat; evaluation scenes are all different, and each has a
             combination that training never shows. Defaults to `"train"`.
 
     Returns:
         A list of `Scene`.
 
     Raises:
-        ValueError: for an unknown split, or a negative count.
+        ValueError: The split is unknown, or the count is negative.
     """
     return [scene for scene, _ in _plan(count, seed, split)]
 
@@ -105,15 +105,15 @@ def draw_scenes(
 
     Args:
         count: int. Number of scenes.
-        seed: int. Seed of all draws. Defaults to `0`.
-        split: string, `"train"` or `"evaluation"`, as in `plan_scenes`.
+        seed: int. Random seed. Defaults to `0`.
+        split: string. `"train"` or `"evaluation"`, see `plan_scenes`.
             Training captions are varied and noisy (`NOISE_SHARES`);
             evaluation captions are clean and complete. Defaults to `"train"`.
 
     Yields:
-        Dictionaries of `key` (string), `image` (bytes of a JPEG file, RGB,
-        96 × 96), `captions` (list of one string), `scene` (`Scene`) and
-        `noise` (one of `NOISE_SHARES`, or `None` for a true caption).
+        Dicts with `"key"` (string), `"image"` (bytes of a JPEG file, RGB,
+        96 × 96), `"captions"` (list of one string), `"scene"` (`Scene`) and
+        `"noise"` (a key of `NOISE_SHARES`, or `None` for a true caption).
 
     Example:
 
@@ -145,18 +145,20 @@ def write_scenes(
 ) -> Path:
     """Write drawn scenes as a folder of images with a caption file.
 
-    The folder is what `align_keras.data.pack` takes: `images/*.jpg` and
+    `align_keras.data.pack` accepts this folder. It contains `images/*.jpg`, and
     `captions.csv` with the columns `image` (path relative to the folder) and
     `caption`.
 
     Args:
-        directory: path of the folder; made where it is missing.
+        directory: string or `pathlib.Path`. The folder, which is created if it
+            does not exist.
         count: int. Number of scenes.
-        seed: int. Seed of all draws. Defaults to `0`.
-        split: string, `"train"` or `"evaluation"`. Defaults to `"train"`.
+        seed: int. Random seed. Defaults to `0`.
+        split: string. `"train"` or `"evaluation"`, see `plan_scenes`. Defaults
+            to `"train"`.
 
     Returns:
-        The path of the caption file, which is written last.
+        A `pathlib.Path`, the caption file, which is written last.
     """
     directory = local_path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)
@@ -173,7 +175,7 @@ def write_scenes(
 
 
 def _plan(count, seed, split):
-    """Yield each scene with its own generator, whatever the count."""
+    """Yield each scene with its own random generator."""
     if split not in SPLITS:
         raise ValueError(
             f"`split` must be one of {SPLITS}. Received: split={split!r}"

@@ -1,4 +1,4 @@
-"""Searching the drawn scenes: by words, and by an image and words."""
+"""Search the drawn scenes by words, and by an image and words."""
 
 import shutil
 from pathlib import Path
@@ -22,18 +22,18 @@ from align_keras.search.contact_sheet import Match
 from align_keras.search.contact_sheet import Row
 from align_keras.search.contact_sheet import contact_sheet
 
-# Images that a query shows, and changed images that are looked for.
+# Number of results of a query, and the most changes that are measured.
 RESULTS = 6
 CHANGES = 100
 
 
 class SceneSearch:
-    """Drawn images as a library to search in.
+    """Search among drawn images.
 
     Args:
-        model: an `align_keras.AlignDualEncoder` with a preprocessor.
-        scenes: list of `Scene`, all different.
-        images: list of `pathlib.Path`, the image of each scene.
+        model: `align_keras.AlignDualEncoder`. It must have a preprocessor.
+        scenes: list of `Scene`. They must all be different.
+        images: list of `pathlib.Path`. The image of each scene.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SceneSearch:
     def find(
         self, question: Question, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best images and their scores, without the start."""
+        """Return the best images and scores, except the start's own."""
         start = question.start
         query = compose_query(
             self.model,
@@ -60,11 +60,14 @@ class SceneSearch:
         return indices[others][:count], scores[others][:count]
 
     def measure_changes(self) -> dict[str, float]:
-        """Look for changed images, spread over all that there are.
+        """Measure how often an image and changed words find the right image.
+
+        Asks at most `CHANGES` questions, evenly spread over all of them.
 
         Returns:
-            A dict of `"count"`, how many were looked for, and of the shares
-            that were found, `"recall@1"` and `"recall@5"`.
+            A dict with `"count"`, the number of questions asked, and with
+            `"recall@1"` and `"recall@5"`, the shares of them that found a
+            right image first or among the first five.
         """
         step = -(-len(self.changes) // CHANGES)
         ranks = []
@@ -84,11 +87,11 @@ class SceneSearch:
         """Write the contact sheet.
 
         Args:
-            path: `pathlib.Path` of the PNG file.
-            questions: list of `Question` in words.
-            metrics: dict. What `measure_retrieval` gave.
+            path: `pathlib.Path`. The PNG file to write.
+            questions: list of `Question`. Queries of words only.
+            metrics: dict. The result of `measure_retrieval`.
         """
-        # The first change of each kind, not the best one.
+        # Show the first change of each kind, not the best one.
         kinds = {question.kind: question for question in self.changes[::-1]}
         rows = [self._row(question) for question in questions]
         rows[0] = rows[0]._replace(section="By words")
@@ -116,10 +119,10 @@ class SceneSearch:
         )
 
     def write_index(self, path: Path, model: Path) -> None:
-        """Write an index of the images for the web page, anew.
+        """Write an index of the images for the web page, replacing an old one.
 
         Args:
-            path: `pathlib.Path` of the index.
+            path: `pathlib.Path`. The directory of the index.
             model: `pathlib.Path`. The preset directory of the model.
         """
         folder = self.images[0].parents[1]
