@@ -72,6 +72,14 @@ def make_strategy(
             f"`strategy` must be one of {', '.join(STRATEGIES)}. "
             f"Received: strategy={name!r}"
         )
+    if tpu is not None and (
+        name not in ("auto", "tpu") or keras.config.backend() != "tensorflow"
+    ):
+        raise ValueError(
+            "`tpu` names a TPU for the strategies `auto` and `tpu` of the "
+            f"TensorFlow backend. Received: tpu={tpu!r}, strategy={name!r}, "
+            f"backend={keras.config.backend()!r}"
+        )
     if keras.config.backend() == "jax":
         return _jax_strategy(name, join, shard_state)
     if shard_state:
@@ -92,7 +100,7 @@ def make_strategy(
     import tensorflow as tf
 
     if name == "auto":
-        name = _detect(tf)
+        name = "tpu" if tpu else _detect(tf)
     if name == "tpu":
         return _tpu_strategy(tf, tpu)
     if name == "multi-worker":
@@ -121,8 +129,12 @@ def worker_of(strategy):
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
     resolver = strategy.cluster_resolver
-    workers = resolver.cluster_spec().as_dict().get("worker", [None])
-    return resolver.task_id or 0, len(workers)
+    cluster = resolver.cluster_spec().as_dict()
+    index = resolver.task_id or 0
+    if resolver.task_type == "worker":
+        # A chief is the first of the workers.
+        index += len(cluster.get("chief", []))
+    return index, max(1, len(_workers(cluster)))
 
 
 def hosts_of(strategy):
@@ -154,8 +166,7 @@ def has_tpu(root="/"):
 def _detect(tf):
     if os.environ.get("TPU_NAME") or has_tpu():
         return "tpu"
-    workers = _tf_config().get("cluster", {}).get("worker", [])
-    if len(workers) > 1:
+    if len(_workers(_tf_config().get("cluster", {}))) > 1:
         return "multi-worker"
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return "mirrored"
@@ -171,6 +182,10 @@ def _tf_config():
         ) from None
 
 
+def _workers(cluster):
+    return [*cluster.get("chief", []), *cluster.get("worker", [])]
+
+
 def _require_tf_config():
     config = _tf_config()
     if "cluster" not in config or "task" not in config:
@@ -178,12 +193,17 @@ def _require_tf_config():
             "The strategy `multi-worker` needs the environment variable "
             "TF_CONFIG with the entries `cluster` and `task` on every worker."
         )
+    kind = config["task"].get("type")
+    if kind not in ("chief", "worker"):
+        raise ValueError(
+            "Only tasks of the types `worker` and `chief` train with the "
+            "strategy `multi-worker`. Received: TF_CONFIG with a task of the "
+            f"type {kind!r}"
+        )
 
 
 def _tpu_strategy(tf, tpu):
-    tpu = tpu or os.environ.get("TPU_NAME")
-    if tpu is None:
-        tpu = "local" if os.path.exists("/dev/accel0") else None
+    tpu = tpu or os.environ.get("TPU_NAME") or ("local" if has_tpu() else None)
     try:
         if tpu is None:
             raise ValueError("there is no TPU here")

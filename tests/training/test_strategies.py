@@ -14,6 +14,7 @@ from align_keras.data import open_records
 from align_keras.data import pack
 from align_keras.training import load_recipe
 from align_keras.training import make_strategy
+from align_keras.training import strategies
 from align_keras.training.inputs import make_dataset
 from align_keras.training.processes import join_processes
 from align_keras.training.reports import warn
@@ -88,6 +89,65 @@ def test_auto_takes_a_cluster_of_one_for_one_device(monkeypatch):
     config = {"cluster": {"worker": ["localhost:1"]}, "task": {"index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     assert make_strategy().num_replicas_in_sync == 1
+
+
+CHIEF = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+
+
+@tensorflow_only
+@pytest.mark.parametrize(
+    "cluster, kind, index",
+    [
+        (CHIEF, "chief", 0),
+        (CHIEF, "worker", 0),
+        (CHIEF, "worker", 1),
+        ({"worker": ["a:1", "b:1"]}, "worker", 1),
+        ({"chief": ["a:1"]}, "chief", 0),
+    ],
+)
+def test_workers_are_numbered_as_tensorflow_does(cluster, kind, index):
+    import tensorflow as tf
+    from tensorflow.python.distribute import multi_worker_util
+
+    class Worker(tf.distribute.MultiWorkerMirroredStrategy):
+        """Without the connection, for which the others would have to run."""
+
+        def __init__(self):
+            pass
+
+        cluster_resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec(cluster), task_type=kind, task_id=index
+        )
+
+    assert worker_of(Worker()) == (
+        multi_worker_util.id_in_cluster(cluster, kind, index),
+        multi_worker_util.worker_count(cluster, kind),
+    )
+
+
+@tensorflow_only
+def test_auto_joins_a_chief_and_its_worker(monkeypatch):
+    """What does not train is refused, as it would train alone."""
+    cluster = {"chief": ["a:1"], "worker": ["b:1"], "evaluator": ["c:1"]}
+    for task in ({"type": "evaluator", "index": 0}, {"index": 0}):
+        config = {"cluster": cluster, "task": task}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+        for name in ("auto", "multi-worker"):
+            assert repr(task.get("type")) in refusal(name)
+
+
+def test_the_name_of_a_tpu_is_not_ignored():
+    said = refusal("one-device", "grpc://127.0.0.1:1")
+    assert "tpu='grpc://127.0.0.1:1', strategy='one-device'" in said
+    assert "grpc://127.0.0.1:1" in refusal("auto", "grpc://127.0.0.1:1")
+
+
+@tensorflow_only
+def test_any_chip_is_tried(monkeypatch):
+    """Later TPUs are not `/dev/accel0`."""
+    monkeypatch.setattr(strategies, "has_tpu", lambda: True)
+    for name in ("auto", "tpu"):
+        assert "TPU_NAME='local'" in refusal(name)
 
 
 @pytest.mark.multiprocess
