@@ -45,8 +45,8 @@ def embed_images(
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
         images: iterable of images: file paths, encoded files as bytes, uint8
-            arrays `(height, width, 3)`, or float arrays `(height, width, 3)`
-            that are already preprocessed.
+            arrays `(height, width, 3)`, or, for an `AlignDualEncoder`, float
+            arrays `(height, width, 3)` that are already preprocessed.
         batch_size: int. Images per call of the network. The last batch is
             padded, so that only one shape is compiled. Defaults to `64`.
         progress: bool. Whether to draw a progress bar on the standard error

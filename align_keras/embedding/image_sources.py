@@ -93,7 +93,7 @@ def plan_sources(
         looked_at = [*found.files, *(n for p in parts for n in p["names"])]
     beside = [*lost, *left_over(found, source, looked_at, allow_outside)]
     if beside and found.kind == "table":
-        # Reading the tables takes time: only if something is left over.
+        # Reading the tables takes time, so only if something is left over.
         looked_at = [*looked_at, *_listed(found.files)]
         beside = [*left_over(found, source, looked_at, allow_outside)]
     if beside and not parts:

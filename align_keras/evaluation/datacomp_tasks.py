@@ -19,7 +19,7 @@ from align_keras.evaluation.winogavil import winogavil
 
 
 class Task(NamedTuple):
-    """One task.
+    """One task of DataComp.
 
     Attributes:
         archives: string. The task's folder among DataComp's evaluation sets,

@@ -6,7 +6,7 @@ from pathlib import Path
 from align_keras.io.json_files import read_json
 
 _FILE = Path(__file__).with_name("paper.json")
-# The names in the paper's tables of splits of TFDS.
+# Splits of TFDS, and the names of their data sets in `paper.json`.
 _DATASETS = {
     "coco_captions/test": "mscoco",
     "imagenet2012/validation": "imagenet",

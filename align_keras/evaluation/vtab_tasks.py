@@ -19,7 +19,7 @@ TRAIN, VALIDATION = 800, 200
 
 
 class Task(NamedTuple):
-    """One task.
+    """One task of VTAB.
 
     Attributes:
         group: string. `"natural"`, `"specialized"` or `"structured"`.

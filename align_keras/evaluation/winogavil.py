@@ -27,7 +27,7 @@ _VOWELS = "aeiou"
 
 
 class Association(NamedTuple):
-    """One example.
+    """One example: a word, and images to choose from.
 
     Attributes:
         cue: string. The word.
