@@ -1,4 +1,4 @@
-"""Models as embedders, streams of images and texts, and vectors on disk."""
+"""Embed images and texts, in memory or into Parquet files."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Images of any number to Parquet files of vectors."""
+"""Embed any number of images into Parquet files of vectors."""
 
 import io
 from collections.abc import Callable
@@ -44,52 +44,55 @@ def embed(
     """Embed images, and write keys, vectors and thumbnails to Parquet.
 
     Each TFRecord file, archive or part of a folder becomes one Parquet file,
-    which appears whole. Run again with the same arguments, only what is
-    missing is embedded. Images that do not decode are left out, named in a
-    warning and counted.
+    which is only visible once it is complete. A second call with the same
+    arguments embeds only what is missing. Images that do not decode are left
+    out; a warning names them, and they are counted.
 
     The files have the columns `key` (string), `text` (string, the first
-    caption), `vector` (a list of `embedding_dim` float32, of unit length) and
-    `thumbnail` (a JPEG file), and the fingerprint of the model in their
-    metadata.
+    caption), `vector` (a list of `embedding_dim` float32 values, of unit
+    length) and `thumbnail` (a JPEG file). Their metadata holds the
+    fingerprint of the model.
 
     Args:
         source: string or `pathlib.Path`. A folder of images; or TFRecord
-            files or `.tar` archives: a folder, a file or a glob.
+            files, `.tar` archives or Parquet files that hold images, given
+            as a folder, a file or a glob.
         output: string or `pathlib.Path`. The directory to write.
         model: string or `pathlib.Path`. A preset directory with weights, or a
             SavedModel.
         strategy: what `align_keras.training.make_strategy` returns, or any
-            `tf.distribute.Strategy`. Each batch is split over its replicas;
-            of several workers, each embeds its share of the files. Defaults
-            to `None`, one device.
-        batch_size: int. Images in one call of the network. Defaults to `64`.
-        thumbnail_size: int. The shorter side of a thumbnail in pixels; 0 for
-            none. Defaults to `256`.
-        images_per_shard: int. Images of a folder in one Parquet file.
-            Defaults to `4096`.
-        max_pixels: int. Larger images are left out before they are decoded.
+            `tf.distribute.Strategy`. Each batch is split over its replicas.
+            With several workers, each embeds its share of the files.
+            Defaults to `None`, one device.
+        batch_size: int. Images per call of the network. Defaults to `64`.
+        thumbnail_size: int. The shorter side of a thumbnail in pixels, or 0
+            for no thumbnails. Defaults to `256`.
+        images_per_shard: int. How many images of a folder go into one Parquet
+            file. Defaults to `4096`.
+        max_pixels: int. Larger images are left out without being decoded.
             Defaults to 64 million.
         allow_outside: bool. Whether to read images and captions outside of
-            `source` that names and links lead to. Defaults to `False`: they
-            are left out, named and counted.
+            `source` that names or links point to. Defaults to `False`: they
+            are left out, named in a warning and counted.
         progress: bool. Whether to draw a progress bar on the standard error
             stream. Defaults to `False`.
-        run_tasks: callable that takes a list of dicts, and calls `embed_task`
-            for each elsewhere, such as `align_keras.embedding.spark.on_spark`
-            makes it. Defaults to `None`: they run in this process.
+        run_tasks: callable that takes a list of dicts and calls `embed_task`
+            for each of them in other processes, such as
+            `align_keras.embedding.spark.on_spark` returns. Defaults to
+            `None`: this process does the work.
 
     Returns:
-        dict, that of `manifest.json`: `"records"`, `"skipped"` (counts),
-        `"shards"`, `"finished"` and `"arguments"`.
+        The dict that `manifest.json` holds: `"records"` and `"skipped"`
+        (counts), `"shards"`, `"finished"` and `"arguments"`.
 
     Raises:
-        BlockingIOError: another process writes to `output`.
+        BlockingIOError: another process is writing to `output`.
         FileNotFoundError: there are no images, or there is no model.
-        FileExistsError: `output` holds Parquet files of another origin.
+        FileExistsError: `output` holds Parquet files that `embed` did not
+            write.
         ImportError: pyarrow is not installed.
-        ValueError: `output` holds vectors of other arguments, or a batch has
-            fewer images than there are replicas.
+        ValueError: `output` holds vectors made with other arguments, or
+            `batch_size` is smaller than the number of replicas.
 
     Example:
 
@@ -127,12 +130,12 @@ def embed_task(
     """Embed one part of a source and write its Parquet file.
 
     Args:
-        task: dict of a part and its settings, as `embed` makes them.
+        task: dict. A part and its settings, as `embed` makes them.
         embedder: `Embedder`.
-        advance: callable of a number of images that are done.
+        advance: callable. Takes how many more images are done.
 
     Returns:
-        A pair of ints: images that were embedded, and skipped.
+        A pair of ints: how many images were embedded, and how many skipped.
     """
     about = {"fingerprint": task["fingerprint"]}
     skip = skipped_images(about)
@@ -163,28 +166,30 @@ def embed_images_with_thumbnails(
     thumbnail_size: int,
     max_pixels: int,
 ) -> Iterator[tuple[list, list, np.ndarray, list]]:
-    """Embed a stream of image files, and make them small.
+    """Embed a stream of image files, and make a thumbnail of each.
 
     Args:
         images: iterable of tuples of a key, a callable that reads the bytes,
             and a text.
         embedder: `Embedder`.
-        skip: callable of a key and a reason.
-        batch_size: int. Batches are filled up to it.
-        thumbnail_size: int, pixels of the shorter side; 0 for none.
-        max_pixels: int.
+        skip: callable. Takes the key of an image that cannot be read, and the
+            reason.
+        batch_size: int. Images per call; the last batch is padded.
+        thumbnail_size: int. Pixels of the shorter side, or 0 for no
+            thumbnails.
+        max_pixels: int. See `embed`.
 
     Yields:
         Tuples of a list of keys, a list of texts, float32 vectors `(count,
         dim)` of unit length, and a list of JPEG files.
 
     Raises:
-        ValueError: the model gives NaN or infinity.
+        ValueError: the model returns NaN or infinity.
     """
 
     def listed():
         for key, read, text in images:
-            # Its last entry will be the thumbnail.
+            # `read` appends the thumbnail to the last entry.
             yield key, read, text, []
 
     def read(item):
@@ -206,15 +211,16 @@ def embed_images_with_thumbnails(
 
 
 def thumbnail(pixels: np.ndarray, size: int) -> bytes:
-    """Make the JPEG file of a small image.
+    """Scale an image down and encode it as JPEG.
 
     Args:
         pixels: uint8 array `(height, width, 3)`.
-        size: int. Pixels of the shorter side, which is not enlarged; the
-            longer one has at most three times as many. 0 for none.
+        size: int. Pixels of the shorter side, or 0 for no thumbnail. Small
+            images are not enlarged, and the longer side has at most three
+            times as many pixels.
 
     Returns:
-        bytes, empty where `size` is 0.
+        The bytes of a JPEG file, empty if `size` is 0.
     """
     if not size:
         return b""

@@ -1,4 +1,4 @@
-"""Images and texts of any number to rows of unit vectors in memory."""
+"""Embed any number of images or texts into unit vectors in memory."""
 
 import itertools
 import logging
@@ -38,31 +38,32 @@ def embed_images(
 ) -> np.ndarray:
     """Embed images in batches, reading ahead in threads.
 
-    Images are taken one by one from `images`, so that a generator over any
-    number of them needs the memory of a few batches.
+    Images are taken from `images` one by one, so a generator over any number
+    of them needs only the memory of a few batches.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
         images: iterable of images: file paths, encoded files as bytes, uint8
-            arrays `(height, width, 3)`, or float arrays `(height, width, 3)`
-            that are preprocessed already.
-        batch_size: int. Images in one call of the network; the last batch is
-            filled up, so that one shape is compiled. Defaults to `64`.
+            arrays `(height, width, 3)`, or, for an `AlignDualEncoder`, float
+            arrays `(height, width, 3)` that are already preprocessed.
+        batch_size: int. Images per call of the network. The last batch is
+            padded, so that only one shape is compiled. Defaults to `64`.
         progress: bool. Whether to draw a progress bar on the standard error
             stream. Defaults to `True`.
         total: int. How many images will come, for the bar. Defaults to
-            `None`, the length of `images` where it has one.
-        unreadable: callable of an image that cannot be read, which then has
-            no row, and the error. Defaults to `None`: the error is raised.
+            `None`, the length of `images` if it has one.
+        unreadable: callable. Takes an image that cannot be read, and the
+            error; that image then has no row. Defaults to `None`: the error
+            is raised.
 
     Returns:
         NumPy array float32 `(count, embedding_dim)`, rows of unit length.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: The model has no preprocessor or gives numbers that are
-            not finite, an image is not readable, or there is none.
+        ValueError: The model has no preprocessor or returns numbers that are
+            not finite, an image is not readable, or there are no images.
 
     Example:
 
@@ -105,16 +106,16 @@ def embed_texts(
     Args:
         model, progress: as in `embed_images`.
         texts: list of strings.
-        batch_size: int. Texts in one call of the network. Defaults to `256`.
-        cache: string or `pathlib.Path`. A directory where the vectors of an
-            embedder with a fingerprint are kept. Defaults to `None`.
+        batch_size: int. Texts per call of the network. Defaults to `256`.
+        cache: string or `pathlib.Path`. A directory in which to keep the
+            vectors, if the embedder has a fingerprint. Defaults to `None`.
 
     Returns:
         NumPy array float32 `(count, embedding_dim)`, rows of unit length.
 
     Raises:
-        ValueError: The model has no preprocessor or gives numbers that are
-            not finite, or there is no text.
+        ValueError: The model has no preprocessor or returns numbers that are
+            not finite, or there are no texts.
 
     Example:
 
@@ -124,7 +125,8 @@ def embed_texts(
     """
     check_list(texts, "texts")
     embedder = as_embedder(model)
-    # Half a character, which JSON and arguments can hold, is in no vocabulary.
+    # JSON and command lines can hold half of a surrogate pair, which is in no
+    # vocabulary.
     texts = [clean_text(text) for text in texts]
     files = VectorCache(cache, embedder, f"texts-{fingerprint(*texts)}")
     rows = []
@@ -158,18 +160,18 @@ def embed_readable(
     Args:
         model, batch_size, progress, total: as in `embed_images`.
         images: iterable of pairs of a name and an image.
-        cache: string or `pathlib.Path`. A directory where the vectors of an
-            embedder with a fingerprint are kept; when it is interrupted, the
-            next call resumes from them. Defaults to `None`.
-        name: string. Of the data set, within `cache`.
+        cache: string or `pathlib.Path`. A directory in which to keep the
+            vectors, if the embedder has a fingerprint. After an interruption,
+            the next call resumes from them. Defaults to `None`.
+        name: string. The name of the data set within `cache`.
 
     Returns:
         A pair: float32 array `(count, dim)` of the readable images, rows of
-        unit length, and a bool array that tells for each image whether it was
-        readable. Each one that was not is named in a warning.
+        unit length; and a bool array that tells for each image whether it was
+        readable. A warning names each image that was not.
 
     Raises:
-        ValueError: No image is readable, or the cache is of other images.
+        ValueError: No image is readable, or the cache holds other images.
     """
     embedder = as_embedder(model)
     files = VectorCache(cache, embedder, f"images-{name}")
@@ -201,9 +203,9 @@ class Embedded(NamedTuple):
 
     Attributes:
         vectors: float32 array `(count, dim)`, rows of unit length.
-        notes: list of their captions or labels.
+        notes: list. The captions or the label of each image.
         skipped: integer. Number of images that were left out.
-        digest: string. Digest of the names of those that were not.
+        digest: string. Digest of the names of the readable images.
     """
 
     vectors: np.ndarray
@@ -219,7 +221,7 @@ def embed_data_set(
     progress: bool = True,
     cache: str | Path | None = None,
 ) -> Embedded:
-    """Embed the images of a data set, with what it says of them.
+    """Embed the images of a data set, and return their notes with them.
 
     Args:
         embedder: `Embedder`.
@@ -263,16 +265,16 @@ def embed_stream(
 
     Args:
         embedder: `Embedder`.
-        items: iterable of tuples, of which the first entry is a name.
-        unreadable: callable of an item that cannot be read, and the error.
+        items: iterable of tuples whose first entry is a name.
+        unreadable: callable. Takes an item that cannot be read, and the error.
         batch_size: int. See `encode_batches`.
-        read: callable of an item, called in threads. Returns what
-            `embedder.images` takes, and raises `ValueError` where the image
-            is not readable. Defaults to `None`: the second entry is read, or
-            what it returns if it is a function.
+        read: callable. Takes an item, in several threads, and returns what
+            `embedder.images` takes; raises `ValueError` if the image is not
+            readable. Defaults to `None`: the second entry of the item is the
+            image, or a function that returns it.
 
     Yields:
-        As `encode_batches`, of the readable items.
+        What `encode_batches` yields, for the readable items.
     """
 
     def attempt(item):
@@ -297,16 +299,17 @@ def embed_stream(
 def encode_batches(
     encode: Callable, pairs: Iterable[tuple], batch_size: int
 ) -> Iterator[tuple[list, np.ndarray]]:
-    """Encode a stream in batches of one size, to rows of unit length.
+    """Encode a stream in batches of equal size, and scale rows to unit length.
 
     Args:
         encode: callable from a list of `batch_size` inputs to an array
             `(batch_size, dim)`.
         pairs: iterable of pairs of an item and its input.
-        batch_size: int. The last batch is filled up to it.
+        batch_size: int. Inputs per call of `encode`; the last batch is
+            padded.
 
     Yields:
-        Pairs of a list of items and a float32 array of as many rows.
+        Pairs of a list of items and a float32 array with one row for each.
 
     Raises:
         ValueError: `batch_size` is not positive, or a vector is not finite.
@@ -342,7 +345,7 @@ def _gather(batches, advance):
 
 
 def _join(rows, unit):
-    """Concatenate, freeing each part as it is copied."""
+    """Concatenate the parts, freeing each one once it is copied."""
     rows = [part for part in rows if len(part)]
     if not rows:
         raise ValueError(f"There are no {unit} to embed.")
@@ -373,7 +376,7 @@ def _embed_chunk(embedder, images, batch_size, advance):
     readable = np.ones(len(names), bool)
     readable[broken] = False
     return {
-        # Where none is readable, there are no rows and so no width.
+        # If no image is readable, the length of a row is unknown.
         "vectors": _join(rows, "images") if rows else np.zeros((0, 0)),
         "readable": readable,
         "names": np.array(names_digest(names)),

@@ -1,4 +1,4 @@
-"""Any model as two functions: images to vectors, and texts to vectors."""
+"""Wrap any model as two functions: images to vectors, texts to vectors."""
 
 import dataclasses
 import importlib.util
@@ -23,7 +23,7 @@ def read_pixels(image: Any) -> np.ndarray:
         image: a file path, an encoded file as bytes, or an array.
 
     Returns:
-        A uint8 array `(height, width, 3)`, or the array that was given.
+        A uint8 array `(height, width, 3)`; an array is returned unchanged.
 
     Raises:
         ValueError: the image does not decode; the message says why.
@@ -34,7 +34,7 @@ def read_pixels(image: Any) -> np.ndarray:
 
 
 def read_bytes(image: str | Path | bytes) -> bytes:
-    """Return the contents of an image file, given its path or these."""
+    """Return the bytes of an image file; bytes are returned unchanged."""
     if isinstance(image, bytes):
         return image
     return read_file(image)
@@ -42,29 +42,30 @@ def read_bytes(image: str | Path | bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """A model as evaluation and search use it: plain functions.
+    """A model in the form that evaluation and search use: plain functions.
 
-    Rows need not have unit length: whoever embeds scales them.
+    The rows that the functions return need not have unit length; the callers
+    scale them.
 
     Args:
-        name: string. How results call the model.
-        images: callable. Takes a list of what `read` returns and gives an
+        name: string. The model's name in results.
+        images: callable. Takes a list of what `read` returns, and returns an
             array `(count, dim)`.
-        texts: callable. Takes a list of strings and gives an array `(count,
-            dim)`.
-        read: callable. Makes of a path, of the bytes of a file or of a uint8
-            array what `images` takes, in several threads, and raises
-            `ValueError` where an image does not decode. Defaults to
+        texts: callable. Takes a list of strings, and returns an array
+            `(count, dim)`.
+        read: callable. Takes a path, the bytes of a file or a uint8 array,
+            and returns one input of `images`. It is called in several threads
+            and raises `ValueError` if the image does not decode. Defaults to
             `read_pixels`.
-        words: callable. As `texts`, for the similarity of single words.
-            Defaults to `None`: `texts`.
-        fingerprint: string. Differs for models that give different vectors;
-            names their vectors on disk. Defaults to `None`: they are not
-            kept.
+        words: callable. Like `texts`, but for the similarity of single words.
+            Defaults to `None`: `texts` is used.
+        fingerprint: string. Identifies the vectors of this model on disk, so
+            it must differ between models that return different vectors.
+            Defaults to `None`: vectors are not kept.
         temperature: float. What cosines are divided by before a softmax.
-            Defaults to `None`: it is not known.
+            Defaults to `None`, unknown.
         decodes: bool. Whether the model decodes files itself, so that `read`
-            is better given a file than pixels. Defaults to `False`.
+            should be given a file rather than pixels. Defaults to `False`.
 
     Example:
 
@@ -90,15 +91,15 @@ def as_embedder(
     fingerprint: str | None = None,
     strategy: Any = None,
 ) -> Embedder:
-    """Make an `Embedder` of a model.
+    """Make an `Embedder` from a model.
 
     Args:
-        model: an `Embedder`, which is returned as it is, or an
+        model: an `Embedder`, which is returned unchanged, or an
             `align_keras.AlignDualEncoder` with a preprocessor.
         name: string. Defaults to the name of the model.
         fingerprint: string. See `Embedder`.
-        strategy: the strategy in whose scope the model was made. Images are
-            split over its replicas. Defaults to `None`, one device.
+        strategy: the strategy in whose scope the model was created. Images
+            are split over its replicas. Defaults to `None`, one device.
 
     Returns:
         An `Embedder`.
@@ -135,7 +136,7 @@ def keras_hub_embedder(
     fingerprint: str | None = None,
     strategy: Any = None,
 ) -> Embedder:
-    """Make an `Embedder` of KerasHub's CLIP or SigLIP.
+    """Make an `Embedder` from KerasHub's CLIP or SigLIP.
 
     Args:
         backbone: a `keras_hub.models.CLIPBackbone` or `SigLIPBackbone`.
@@ -150,7 +151,7 @@ def keras_hub_embedder(
     converter = preprocessor.image_converter
 
     def read(image):
-        # One by one, for they differ in size.
+        # One by one, because they differ in size.
         pixels = converter(read_pixels(image)[None])
         return keras.ops.convert_to_numpy(pixels)[0]
 
@@ -158,7 +159,7 @@ def keras_hub_embedder(
     encode_texts = _compiled(backbone, backbone.get_text_embeddings)
 
     def texts(batch):
-        # Its preprocessor takes texts together with images only.
+        # The preprocessor takes texts only together with images.
         images = np.repeat(blank, len(batch), axis=0)
         inputs = preprocessor({"prompts": list(batch), "images": images})
         if isinstance(inputs, tuple):
@@ -177,7 +178,7 @@ def keras_hub_embedder(
 
 
 def _image_batches(model, encode, strategy):
-    """Return `Embedder.images` of a function from pixels to vectors."""
+    """Make `Embedder.images` from a function from pixels to vectors."""
     if is_split(strategy):
         return over_replicas(strategy, encode)
     encode = _compiled(model, encode)
@@ -185,8 +186,8 @@ def _image_batches(model, encode, strategy):
 
 
 def _compiled(model, function):
-    """Return the compiled function, made once for each model."""
-    # Not an attribute that Keras would track, and gone with the model.
+    """Return the compiled function, which each model keeps."""
+    # Set in `__dict__`, so that Keras does not track it.
     compiled = model.__dict__.setdefault("_compiled_encoders", {})
     if function.__name__ not in compiled:
         compiled[function.__name__] = backend.compile_inference(model, function)
@@ -194,7 +195,7 @@ def _compiled(model, function):
 
 
 def _image_reader(preprocessor):
-    """Return a function from one image to what the image tower takes."""
+    """Return a function from one image to an input of the image tower."""
     convert = _converter(preprocessor)
 
     def read(image):
@@ -207,10 +208,10 @@ def _image_reader(preprocessor):
 
 
 def _converter(preprocessor):
-    """Return the conversion of pixels, as a graph where there is TensorFlow.
+    """Return a function that converts pixels, as a graph with TensorFlow.
 
-    Eagerly, JAX would compile the resizing for every size of image. The graph
-    is traced once for each setting, not for each call.
+    Run eagerly, JAX would compile the resizing for every size of image. The
+    graph is traced once for each setting, not for each call.
     """
     converter = preprocessor.image_converter
     setting = (id(converter), converter.image_size, converter.resize_size)

@@ -1,4 +1,4 @@
-"""An image encoder by itself, for what compares images with images."""
+"""Load an image encoder alone, to compare images with images."""
 
 import keras
 
@@ -8,11 +8,11 @@ from align_keras.preprocessing import AlignImageConverter
 
 
 def load_image_encoder(preset):
-    """Load the images' side of a preset.
+    """Load only the image encoder of a preset.
 
     Args:
-        preset: string. A preset of an `AlignDualEncoder` or of an image tower
-            alone, with weights.
+        preset: string. A preset with weights, of an `AlignDualEncoder` or of
+            an image tower alone.
 
     Returns:
         A callable that takes a list of images (arrays, files, bytes) and

@@ -1,4 +1,4 @@
-"""Images to embed: TFRecord files, archives, Parquet files, or a folder."""
+"""Read images to embed from TFRecords, archives, Parquet or a folder."""
 
 import contextlib
 from collections.abc import Callable
@@ -28,33 +28,33 @@ def plan_sources(
     """Divide a source into parts that are embedded one by one.
 
     Args:
-        source: string or `pathlib.Path`. A folder of images (divided by
-            number), or TFRecord files or archives of a WebDataset,
-            or Parquet files that hold images: a folder, a file or a glob of
-            them (each is a part).
+        source: string or `pathlib.Path`. A folder of images, which is divided
+            into parts of `images_per_shard`; or TFRecord files, WebDataset
+            archives or Parquet files that hold images, given as a folder, a
+            file or a glob. Each such file is a part.
         images_per_shard: int. Images of a folder in one part. Defaults to
             `4096`.
-        allow_outside: bool. Whether to read what names and links call outside
-            the source. Defaults to `False`.
-        captions: string or `pathlib.Path`. The table of captions of a folder,
-            see `read_captions`. Defaults to the one in it that is called
-            `captions`.
+        allow_outside: bool. Whether to read files outside the source that
+            names or links point to. Defaults to `False`.
+        captions: string or `pathlib.Path`. A table with the captions of a
+            folder, see `read_captions`. Defaults to the table in the folder
+            that is called `captions`.
         columns: dict of `"image_column"` and `"caption_column"`, see
             `read_captions`. Defaults to the usual names.
-        listed_only: bool. Whether images that a table does not list, and rows
-            of it that cannot be used, are among what is not read. Defaults to
-            `False`: those images have no caption.
+        listed_only: bool. Whether to leave out and report images that the
+            table does not list, and to report rows that cannot be used.
+            Defaults to `False`: images that are not listed have no caption.
 
     Returns:
-        list of dicts: `"kind"`, which is records, archive, table or folder;
-        `"path"`; for a folder `"names"` and perhaps `"captions"`; for others
-        `"source"`; `"beside"`, what is not read, see `left_over`; and
-        `"allow_outside"` where that is so. All of it fits into JSON.
+        A list of dicts that JSON can hold: `"kind"` (records, archive, table
+        or folder); `"path"`; for a folder `"names"` and perhaps
+        `"captions"`, otherwise `"source"`; `"beside"`, what is not read, see
+        `left_over`; and `"allow_outside"` if it is true.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: there are no images.
         ValueError: `images_per_shard` is not positive, or `columns` are given
-            where there is no table.
+            but there is no table.
     """
     if images_per_shard < 1:
         raise ValueError(
@@ -85,7 +85,7 @@ def plan_sources(
             listed = read_captions(found.files[0], **columns, tally=tally)
         names = {*(listed or {})}
         if listed is None or not listed_only:
-            # Those that the table lists are of unknown suffixes, too.
+            # The table may also list files without an image suffix.
             names |= {*list_images(source, allow_outside)}
         parts = _plan_folder(
             Path(source), sorted(names), listed, images_per_shard, allow_outside
@@ -93,7 +93,7 @@ def plan_sources(
         looked_at = [*found.files, *(n for p in parts for n in p["names"])]
     beside = [*lost, *left_over(found, source, looked_at, allow_outside)]
     if beside and found.kind == "table":
-        # The tables are read for it only where something else is there.
+        # Reading the tables takes time, so only if something is left over.
         looked_at = [*looked_at, *_listed(found.files)]
         beside = [*left_over(found, source, looked_at, allow_outside)]
     if beside and not parts:
@@ -113,9 +113,9 @@ def plan_sources(
 
 
 def _listed(tables):
-    """Images that tables name, which may lie in them or beside them."""
+    """Yield the images that tables list, inside them or beside them."""
     for table in tables:
-        # Of a damaged one the names are not known.
+        # A damaged table is reported when its images are read.
         with contextlib.suppress(OSError, ValueError):
             yield from read_captions(table)
 
@@ -126,7 +126,7 @@ def _part(kind, path, allow_outside):
 
 
 def _plan_folder(folder, names, captions, size, allow_outside):
-    """Parts of a folder; its table of captions is read once, before this."""
+    """Divide the images of a folder, whose captions are already read."""
     parts = []
     for start in range(0, len(names), size):
         chosen = names[start : start + size]
@@ -142,13 +142,14 @@ def read_source(part: dict, skip: Callable) -> Iterator[tuple]:
     """Read the images of a part.
 
     Args:
-        part: dict of `plan_sources`.
-        skip: callable of a key and a reason, for what cannot be read. What a
-            damaged file holds before the damage is yielded.
+        part: dict. A part that `plan_sources` returned.
+        skip: callable. Takes the key of what cannot be read, and the reason.
+            Images that precede the damage in a damaged file are still
+            yielded.
 
     Yields:
         Tuples of the key, a string; a callable that reads the image's
-        bytes; and the image's first caption, `""` without one.
+        bytes; and the image's first caption, or `""` if it has none.
     """
     for name, image, texts in read_pairs(part, skip):
         yield name, image, texts[0] if texts else ""

@@ -1,4 +1,4 @@
-"""Models on disk as embedders: presets, SavedModels, KerasHub's models."""
+"""Load presets, SavedModels and KerasHub's models as embedders."""
 
 import contextlib
 import io
@@ -32,8 +32,8 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
 
     Args:
         model: string or `pathlib.Path`. A SavedModel that `align-keras export`
-            wrote; a preset directory or handle of an `AlignDualEncoder`; or a
-            directory, handle or name of a preset of KerasHub's CLIP or
+            wrote; the directory or handle of an `AlignDualEncoder` preset; or
+            the directory, handle or name of a preset of KerasHub's CLIP or
             SigLIP, such as `"clip_vit_base_patch32"`.
         strategy: a `tf.distribute.Strategy`, or what `make_strategy`
             returned. Images are split over its replicas. Defaults to `None`,
@@ -43,7 +43,7 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
         An `Embedder`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `model` is none of these.
 
     Example:
 
@@ -90,20 +90,21 @@ def _kind(path):
 
 @reads("model")
 def require_model(model: str | Path) -> Path:
-    """Return the directory of a trained model, or say what is wrong with it.
+    """Return the directory of a trained model, after checking it.
 
     Args:
         model: string or `pathlib.Path`. A preset directory with weights, a
-            SavedModel, or the name or handle of a preset that has weights,
-            which is downloaded.
+            SavedModel, or the name or handle of a preset with weights, which
+            is downloaded.
 
     Returns:
         `pathlib.Path`.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        OutsideFolder: a file in it is a link that leads out of it.
-        ValueError: it holds neither.
+        OutsideFolder: a file in it is a link that points outside it.
+        ValueError: the directory holds neither a preset with weights nor a
+            SavedModel.
     """
     path = Path(model)
     if is_saved_model(path):
@@ -132,12 +133,12 @@ def require_model(model: str | Path) -> Path:
 
 
 def is_saved_model(path: str | Path) -> bool:
-    """Tell whether a directory holds a SavedModel."""
+    """Return whether a directory holds a SavedModel."""
     return (Path(path) / "saved_model.pb").is_file()
 
 
 def _load_saved_model(path, strategy=None):
-    """Make an `Embedder` of what `align-keras export` wrote."""
+    """Make an `Embedder` from what `align-keras export` wrote."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 
@@ -165,7 +166,7 @@ def _load_saved_model(path, strategy=None):
     if is_split(strategy):
         images = over_replicas(strategy, encode_image)
     else:
-        # Who needs it searches, and that is on one device.
+        # Only search needs the temperature, and it runs on one device.
         temperature = _temperature(served)
     return Embedder(
         name=str(path),
@@ -179,11 +180,11 @@ def _load_saved_model(path, strategy=None):
 
 
 def _read_file(image):
-    """Return a file that the graph decodes as Pillow does."""
+    """Return the bytes of a file that the graph decodes like Pillow."""
     if isinstance(image, np.ndarray):
         return _png(image)
     contents = read_bytes(image)
-    # The graph would fail, or show another image, without a word.
+    # Otherwise the graph may fail or silently decode other pixels.
     pixels, decodable = decode_for_graph(contents)
     return contents if decodable else _png(pixels)
 
@@ -197,7 +198,7 @@ def _png(pixels):
 
 
 def _temperature(served):
-    """Return what an export tells beside the similarities of its default."""
+    """Return the temperature that the default signature returns, or `None`."""
     import tensorflow as tf
 
     ask = served.signatures.get("serving_default")

@@ -1,4 +1,4 @@
-"""Parts of a source, each of which becomes one file, here or elsewhere."""
+"""Turn each part of a source into one file, here or on executors."""
 
 import contextlib
 import logging
@@ -19,14 +19,14 @@ from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.progress import progress_bar
 
-# Skipped images that a file names; it counts all.
+# A file names this many skipped images, and counts all of them.
 _MAX_LISTED = 100
 
 logger = logging.getLogger("align_keras")
 
 
 def has_executors(arguments: dict) -> bool:
-    """Tell whether tasks run where a local mirror of a store is unknown."""
+    """Return whether tasks run elsewhere, without access to a local mirror."""
     return arguments.get("run_tasks") is not None
 
 
@@ -44,17 +44,18 @@ def work_on_parts(
     progress: bool,
     run_tasks: Callable | None,
 ) -> dict:
-    """Make the file of each part that is missing, and sum them up.
+    """Write the missing files of all parts, and the manifest.
 
     Args:
-        work: callable of a task, an `Embedder` and a callable that is told of
-            progress. It writes the file `task["file"]` from `task["part"]`.
-        plan: callable that returns the parts, dicts of `plan_sources`.
+        work: callable. Takes a task, an `Embedder` and a callable that it
+            informs of progress; writes the file `task["file"]` from
+            `task["part"]`.
+        plan: callable. Returns the parts, dicts as from `plan_sources`.
         output: string or `pathlib.Path`. The directory to write.
         model: string or `pathlib.Path`. See `require_model`.
-        settings: dict of JSON values, which go into the tasks.
+        settings: dict of JSON values that are added to each task.
         what: string. What the files hold; their names begin with it.
-        title: string, of the progress bar.
+        title: string. The title of the progress bar.
         strategy, batch_size, progress, run_tasks: see `embed`.
 
     Returns:
@@ -76,8 +77,7 @@ def work_on_parts(
         "fingerprint": directory_fingerprint(path),
     }
     worker, workers = _worker_of(strategy)
-    # The workers of one run write into one directory, for which the first
-    # stands.
+    # All workers of a run write into one directory; only the first locks it.
     with contextlib.nullcontext() if worker else directory_lock(output):
         claim_vectors(output, arguments, what)
         name = f"{what}-{{:05d}}-of-{len(parts):05d}.parquet"
@@ -108,14 +108,14 @@ def work_on_parts(
 
 
 def skipped_images(about: dict) -> Callable:
-    """Return a callable that counts and names what is skipped.
+    """Return a callable that records what is skipped.
 
     Args:
-        about: dict, the metadata of a file, in which `"skipped"` and
-            `"skipped_images"` grow.
+        about: dict. The metadata of a file, in which the callable updates
+            `"skipped"` and `"skipped_images"`.
 
     Returns:
-        A callable of a key, a reason and perhaps a number of rows.
+        A callable that takes a key, a reason and optionally a number of rows.
     """
     about |= {"skipped": 0, "skipped_images": []}
 
@@ -140,13 +140,13 @@ def _worker_of(strategy):
 
 
 def _states(part):
-    """Return what changes when a source does."""
+    """Return sizes and times, which change when a source does."""
 
     def state(path):
         try:
             about = path.stat()
         except (OSError, ValueError):
-            # Not on this machine, or no name of a file at all.
+            # It is not on this host, or the name is no valid path.
             return None
         return [about.st_size, about.st_mtime_ns]
 

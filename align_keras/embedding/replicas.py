@@ -1,4 +1,4 @@
-"""Batches of images, split over the replicas of a strategy."""
+"""Split batches of images over the replicas of a strategy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def is_split(strategy: Any) -> bool:
-    """Tell whether a batch is split over several replicas.
+    """Return whether a batch is split over several replicas.
 
     Args:
         strategy: a `tf.distribute.Strategy`, what `make_strategy` returned,
@@ -22,13 +22,13 @@ def is_split(strategy: Any) -> bool:
 
 
 def local_replicas(strategy: Any) -> int:
-    """Tell over how many replicas of this process a batch is split.
+    """Return over how many replicas of this process a batch is split.
 
     Args:
         strategy: as in `is_split`.
 
     Returns:
-        int. 1 where it is not split.
+        int. 1 if batches are not split.
     """
     if not is_split(strategy):
         return 1
@@ -38,12 +38,12 @@ def local_replicas(strategy: Any) -> int:
 
 
 def over_replicas(strategy: Any, encode: Callable) -> Callable:
-    """Return `Embedder.images` of a function that runs on each replica.
+    """Make `Embedder.images` from a function that runs on each replica.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
         encode: callable from a tensor of images, or of the bytes of files, to
-            vectors. Its variables lie on the replicas.
+            vectors. Its variables must have been created on the replicas.
 
     Returns:
         A callable from a list of arrays, or of files as bytes, to an array.

@@ -1,4 +1,4 @@
-"""How well captions fit their images, to Parquet files of scores."""
+"""Score how well captions fit their images, into Parquet files."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ from align_keras.io.text import clean_text
 
 pyarrow = OptionalModule("pyarrow", extra="search")
 
-# Pairs that are compared with one another.
+# Pairs in a block; only pairs of the same block are compared.
 BLOCK = 4096
 
 
@@ -57,72 +57,77 @@ def score(
     progress: bool = False,
     run_tasks: Callable | None = None,
 ) -> dict:
-    """Score how well captions fit their images, and write it to Parquet.
+    """Score how well captions fit their images, and write Parquet files.
 
-    The score of a pair is the cosine of its image and its caption. Beside it
-    stand the nearest caption of other pairs and the nearest image of others,
-    with their cosines: who is often another's nearest is a hub. A pair is
-    compared with the pairs of its block, `block_size` neighbours in one file
-    of the source; the last block of a file reaches back, so that it is as
-    large. Pairs of the same image, or of the same caption, are not others.
+    The score of a pair is the cosine of its image and its caption. Next to it
+    stand the nearest caption and the nearest image of other pairs, with their
+    cosines: an image or a caption that is often the nearest one is a hub. A
+    pair is compared with the pairs of its block, `block_size` consecutive
+    pairs of one file of the source. The last block of a file is filled up
+    with the pairs before it. Pairs with the same image or the same caption
+    are not compared with each other.
 
     Each TFRecord file, archive, table or part of a folder becomes one Parquet
-    file, which appears whole. Run again with the same arguments, only what is
-    missing is scored. Pairs whose image does not decode, and images without a
-    caption, are left out, named in a warning and counted.
+    file, which is only visible once it is complete. A second call with the
+    same arguments scores only what is missing. Pairs whose image does not
+    decode, and images without a caption, are left out; a warning names them,
+    and they are counted.
 
     The files have the columns `key` (string, the image's name), `text`
     (string, the caption), `pair_key` (int64, by which `curate` finds the row),
     `score` (float32), `nearest_text` and `nearest_image` (strings),
     `nearest_text_score` and `nearest_image_score` (float32), and `compared`
-    (int32, with how many others the pair was compared; where it is 0, the
-    nearest are null).
+    (int32, the number of pairs that the pair was compared with; if it is 0,
+    the nearest ones are null).
 
     Args:
         source: string or `pathlib.Path`. TFRecord files, `.tar` archives of a
-            WebDataset, or Parquet files that hold images: a folder, a file or
-            a glob. Or a folder of images with captions. Or a table (Parquet,
-            CSV, TSV, JSONL) that lists images of its own folder.
+            WebDataset, or Parquet files that hold images, given as a folder,
+            a file or a glob. Or a folder of images with captions. Or a table
+            (Parquet, CSV, TSV, JSONL) that lists images in its own folder.
         output: string or `pathlib.Path`. The directory to write.
         model: string or `pathlib.Path`. A preset directory with weights, or a
             SavedModel.
         captions: string or `pathlib.Path`. A table that lists images of the
             folder `source`, or a directory that
-            `align_keras.curation.curate` wrote. Defaults to the table in it
-            that is called `captions`.
-        image_column: string. The column of images in a table. Defaults to the
-            first of the usual names.
-        caption_column: string. The column of captions, likewise.
-        block_size: int. Pairs that are compared with one another. Defaults to
-            `4096`.
+            `align_keras.curation.curate` wrote. Defaults to the table in
+            `source` that is called `captions`.
+        image_column: string. The column of a table that holds the images.
+            Defaults to the first of the usual names.
+        caption_column: string. The column of a table that holds the captions.
+            Defaults to the first of the usual names.
+        block_size: int. Pairs in a block; only pairs of the same block are
+            compared. Defaults to `4096`.
         strategy: see `align_keras.embedding.embed`.
-        batch_size: int. Images, or captions, in one call of the network.
-            Defaults to `64`.
-        images_per_shard: int. Images of a folder in one Parquet file.
-            Defaults to `4096`.
-        max_pixels: int. Larger images are left out before they are decoded.
+        batch_size: int. Images or captions per call of the network. Defaults
+            to `64`.
+        images_per_shard: int. How many images of a folder go into one Parquet
+            file. Defaults to `4096`.
+        max_pixels: int. Larger images are left out without being decoded.
             Defaults to 64 million.
-        allow_outside: bool. Whether to read what names and links call outside
-            of `source`. Defaults to `False`: it is left out, named and
-            counted.
+        allow_outside: bool. Whether to read files outside of `source` that
+            names or links point to. Defaults to `False`: they are left out,
+            named in a warning and counted.
         progress: bool. Whether to draw a progress bar on the standard error
             stream. Defaults to `False`.
-        run_tasks: callable, what
+        run_tasks: callable. What
             `align_keras.embedding.spark.on_spark(session, score_task)`
-            returns. Defaults to `None`: this process works.
+            returns. Defaults to `None`: this process does the work.
 
     Returns:
-        dict, that of `manifest.json`: `"records"` (pairs with a score),
+        The dict that `manifest.json` holds: `"records"` (pairs with a score),
         `"skipped"` (pairs, images without a caption, and damaged files that
-        are left out), `"shards"`, `"finished"` and `"arguments"`.
+        were left out), `"shards"`, `"finished"` and `"arguments"`.
 
     Raises:
-        BlockingIOError: another process writes to `output`.
+        BlockingIOError: another process is writing to `output`.
         FileNotFoundError: there are no images, or there is no model.
-        FileExistsError: `output` holds Parquet files of another origin.
+        FileExistsError: `output` holds Parquet files that `score` did not
+            write.
         ImportError: pyarrow is not installed.
-        ValueError: `output` holds scores of other arguments, `block_size` is
-            below 2, or a column is named where there is no table.
+        ValueError: `output` holds scores made with other arguments,
+            `block_size` is below 2, or a column is named but there is no
+            table.
 
     Example:
 
@@ -169,7 +174,7 @@ def score(
 
 
 def _lists_images(source, image_column):
-    """Whether a source is a table of the names of images beside it."""
+    """Return whether a source is a table that lists images in its folder."""
     is_table = Path(source).suffix.lower() in ROW_READERS
     is_table = is_table and os.path.isfile(source)
     return is_table and not holds_images(source, image_column)
@@ -181,12 +186,12 @@ def score_task(
     """Score one part of a source and write its Parquet file.
 
     Args:
-        task: dict of a part and its settings, as `score` makes them.
+        task: dict. A part and its settings, as `score` makes them.
         embedder: `Embedder`.
-        advance: callable of a number of pairs that are done.
+        advance: callable. Takes how many more pairs are done.
 
     Returns:
-        A pair of ints: pairs that were scored, and skipped.
+        A pair of ints: how many pairs were scored, and how many skipped.
     """
     about = {name: task[name] for name in ("fingerprint", "block_size")}
     skip = skipped_images(about)
@@ -209,7 +214,7 @@ def score_task(
 
 
 def _embedded_pairs(task, embedder, skip):
-    """Yield key, caption and the image's vector of each pair of a part."""
+    """Yield the key, the caption and the image's vector of each pair."""
 
     def captioned():
         for key, read, texts in read_pairs(task["part"], skip):
@@ -246,10 +251,10 @@ def score_blocks(
     Args:
         pairs: iterable of tuples of a key, a caption, and the image's vector,
             float32 `(dim,)` of unit length.
-        encode: callable from a list of different captions to their vectors,
+        encode: callable from a list of distinct captions to their vectors,
             float32 `(count, dim)` of unit length.
-        block_size: int. A last block with fewer pairs is filled up with those
-            before it, which are not given again.
+        block_size: int. If the last block has fewer pairs, they are also
+            compared with the pairs before them, which are not yielded again.
 
     Yields:
         Arrow record batches of `scores_schema()`, in the order of the pairs.
@@ -273,7 +278,7 @@ def _score_block(block):
     compared = (~same).sum(1)
     alone = compared == 0
     scores[same] = -np.inf
-    # The first of those that tie.
+    # `argmax` returns the first of equal scores.
     text, image = scores.argmax(1), scores.argmax(0)
     row = np.arange(len(block))
     columns = {
@@ -294,7 +299,7 @@ def _score_block(block):
 
 
 def _equal(values):
-    """Return which of some values are equal, bool `(count, count)`."""
+    """Compare each value with all others: bool `(count, count)`."""
     _, codes = np.unique(np.array(values, object), return_inverse=True)
     return codes[:, None] == codes
 

@@ -1,19 +1,19 @@
-"""Vectors of unit length and exact scores, the same on every machine."""
+"""Scale vectors to unit length and score them exactly, reproducibly."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Values that one block of scores may hold: 64 MiB in float32.
+# Most values in one block of scores: 64 MiB in float32.
 BLOCK = 1 << 24
 
 
 def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
-    """Return `values` as a float32 matrix, or say what is wrong with it.
+    """Convert `values` to a float32 matrix, after checking them.
 
     Args:
-        values: array-like of floats `(count, dim)`. Embeddings, of any
-            backend and precision.
-        name: string. How error messages call it.
+        values: array-like of floats `(count, dim)`. Embeddings of any backend
+            and precision.
+        name: string. The name of the argument in error messages.
 
     Returns:
         `numpy.ndarray` of float32 `(count, dim)`.
@@ -51,7 +51,7 @@ def unit_rows(vectors: ArrayLike) -> np.ndarray:
         vectors: array-like of floats `(count, dim)`.
 
     Returns:
-        `numpy.ndarray` of float32 `(count, dim)`. A row of zeros stays one.
+        `numpy.ndarray` of float32 `(count, dim)`. A row of zeros stays zero.
     """
     vectors = np.asarray(vectors, "float64")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -62,10 +62,11 @@ def unit_rows(vectors: ArrayLike) -> np.ndarray:
 def exact_scores(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Score every query against every candidate by their dot product.
 
-    The sums are taken in float64 and rounded to float32 once. A product in
-    float32 rounds on the way, and differently at the edges of its tiles: two
-    equal candidates can then score differently, and their order depends on
-    how many were scored together. Rounded once, equal vectors tie.
+    Products are summed in float64 and rounded to float32 once. A matrix
+    product in float32 rounds at each step, and differently at the edges of
+    its tiles, so two equal candidates can score differently and their order
+    can depend on how many were scored together. With a single rounding,
+    equal vectors have equal scores.
 
     Args:
         queries: `numpy.ndarray` of float32 `(num_queries, dim)`.

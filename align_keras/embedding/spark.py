@@ -1,4 +1,4 @@
-"""Embedding on Spark: the executors run a SavedModel or a preset."""
+"""Embed on Spark, whose executors run a SavedModel or a preset."""
 
 import functools
 import json
@@ -30,9 +30,9 @@ def make_session(master: str, name: str = "align-keras embed") -> Any:
     """Create or join a Spark session.
 
     Args:
-        master: string. As Spark knows it, such as `local[2]`, `yarn` or
-            `spark://host:7077`.
-        name: string. How Spark's pages call it.
+        master: string. The address of Spark's master, such as `local[2]`,
+            `yarn` or `spark://host:7077`.
+        name: string. The name of the application in Spark's web interface.
 
     Returns:
         A `pyspark.sql.SparkSession`.
@@ -42,18 +42,19 @@ def make_session(master: str, name: str = "align-keras embed") -> Any:
     """
     builder = sql.SparkSession.builder.master(master).appName(name)
     if master.startswith("local"):
-        # Else the first python3 of the path, which may lack the packages.
+        # The default, the first python3 of the path, may lack packages.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return builder.getOrCreate()
 
 
 def on_spark(spark: Any, work: Callable = embed_task) -> Callable:
-    """Return what lets `embed` or `score` work on Spark, each file a task.
+    """Make `embed` or `score` run on Spark, with one task per file.
 
     Args:
         spark: a `pyspark.sql.SparkSession`. Its executors must see source,
             output and model under the same paths as this process.
-        work: callable, `embed_task` or `score_task`. Defaults to `embed_task`.
+        work: callable. `embed_task` or `score_task`. Defaults to
+            `embed_task`.
 
     Returns:
         A callable for the argument `run_tasks`.
@@ -67,7 +68,7 @@ def on_spark(spark: Any, work: Callable = embed_task) -> Callable:
 
     def run_tasks(tasks):
         rows = [(json.dumps(task),) for task in tasks]
-        # One task for each part, so that a lost executor costs no more.
+        # One task per part, so that a lost executor costs only that part.
         parts = spark.sparkContext.parallelize(rows, len(rows))
         frame = spark.createDataFrame(parts, "task string")
         run = functools.partial(_run_tasks, work)
@@ -88,12 +89,11 @@ def embed_dataframe(
 
     Args:
         frame: a `pyspark.sql.DataFrame` with the columns `key` (string),
-            `image` (binary, encoded images) and, if you like, `text`
-            (string).
+            `image` (binary, encoded images) and optionally `text` (string).
         model: string. A SavedModel or a preset directory, under a path that
             all executors see.
-        dim: int. The length of the model's vectors.
-        batch_size: int. Images in one call of the network. Defaults to `64`.
+        dim: int. The number of values in each of the model's vectors.
+        batch_size: int. Images per call of the network. Defaults to `64`.
         thumbnail_size: int. See `embed`. Defaults to `256`.
         max_pixels: int. See `embed`. Defaults to 64 million.
 
@@ -132,7 +132,7 @@ def embed_dataframe(
                     f"not of `dim`={dim}."
                 )
             batch = record_batch(schema(dim), keys, texts, vectors, thumbnails)
-            # Spark knows no lists of a fixed size.
+            # Spark does not support lists of a fixed size.
             place = batch.schema.get_field_index("vector")
             field = batch.schema.field("vector")
             field = field.with_type(pyarrow.list_(pyarrow.float32()))
@@ -150,7 +150,7 @@ def _skip(key, reason):
 @functools.cache
 def _load(path):
     """Load a model once in each Python worker."""
-    # The workers share the machine with one another.
+    # Otherwise every worker logs the start-up messages of TensorFlow.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return load_embedder(path)
 

@@ -1,4 +1,4 @@
-"""Vectors of a stream on disk, so that an interruption costs little."""
+"""Keep the vectors of a stream on disk, to resume after an interruption."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from align_keras.io.fingerprints import fingerprint
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import is_file
 
-# Rows of one file: what an interruption may cost.
+# Rows per file, and thus the most that an interruption can lose.
 CHUNK = 4096
 
 
 class VectorCache:
-    """Vectors of one stream and one model, in files of `CHUNK` rows.
+    """The vectors of one stream and one model, in files of `CHUNK` rows.
 
     Args:
-        cache: string or `pathlib.Path`. The directory of all streams and
-            models, or its address, or `None`, which keeps nothing.
-        embedder: `Embedder`. Without a fingerprint nothing is kept.
-        name: string. Of the stream.
+        cache: string or `pathlib.Path`. The directory for all streams and
+            models, or its address; with `None`, nothing is kept.
+        embedder: `Embedder`. If it has no fingerprint, nothing is kept.
+        name: string. The name of the stream.
     """
 
     def __init__(self, cache: str | Path | None, embedder: Embedder, name: str):
@@ -39,15 +39,15 @@ class VectorCache:
     def load(
         self, number: int, axes: dict[str, int] | None = None
     ) -> dict[str, np.ndarray] | None:
-        """Return the arrays of a chunk, or `None` where it is not there.
+        """Return the arrays of a chunk, or `None` if it is not on disk.
 
         Args:
             number: int.
-            axes: dict from an array that it must hold beside `"vectors"` to
-                the number of its axes.
+            axes: dict. For each array that the chunk must hold in addition to
+                `"vectors"`, the number of its axes.
 
         Raises:
-            ValueError: It is damaged; the message names the file.
+            ValueError: The file is damaged; the message names it.
         """
         if self.directory is None or not is_file(self._path(number)):
             return None
@@ -66,7 +66,7 @@ class VectorCache:
             ) from None
 
     def save(self, number: int, **arrays: Any) -> dict[str, np.ndarray]:
-        """Keep the arrays of a chunk, and return them."""
+        """Write the arrays of a chunk, and return them."""
         if self.directory is not None:
             with atomic_file(self._path(number)) as temporary:
                 with open(temporary, "wb") as file:
@@ -74,7 +74,7 @@ class VectorCache:
         return arrays
 
     def check(self, number: int, chunk: dict, names: list) -> None:
-        """Raise `ValueError` where a chunk is of images of other names."""
+        """Raise `ValueError` if a chunk holds images with other names."""
         if str(chunk.get("names")) != names_digest(names):
             raise ValueError(
                 f"`{self._path(number)}` holds the vectors of other images: "
@@ -84,10 +84,10 @@ class VectorCache:
 
 
 def file_name(name: str) -> str:
-    """Return a name without characters that have a meaning in a path."""
+    """Replace the characters of a name that are special in paths."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
 def names_digest(names: list) -> str:
-    """Return a string that differs for other names, or another order."""
+    """Return a digest of a list of names, in their order."""
     return fingerprint(*map(str, names))

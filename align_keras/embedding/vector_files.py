@@ -1,4 +1,4 @@
-"""The store of vectors: Parquet files in a directory, and their manifest."""
+"""Write and read a directory of vectors: Parquet files and a manifest."""
 
 import json
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ pyarrow = OptionalModule("pyarrow", extra="search")
 parquet = OptionalModule("pyarrow.parquet", extra="search")
 
 VERSION = 1
-# Entry of the Parquet files' metadata, in JSON.
+# Key of our JSON in the metadata of the Parquet files.
 METADATA = b"align_keras"
-# What a directory of vectors depends on, from the first file on; and what it
-# holds, once all files are there.
+# The first is written before any vectors, with what they depend on; the second
+# once all files are complete, with what they hold.
 ARGUMENTS, MANIFEST = "arguments.json", "manifest.json"
 
 
@@ -34,16 +34,16 @@ ARGUMENTS, MANIFEST = "arguments.json", "manifest.json"
 
 
 class RowWriter:
-    """Writes a Parquet file, one row group after the other.
+    """Write a Parquet file, one row group after the other.
 
     Args:
         path: string or `pathlib.Path`.
         schema: Arrow schema.
-        about: dict. Goes into the file's metadata when it is closed.
-        **options: of `pyarrow.parquet.ParquetWriter`.
+        about: dict. Written to the file's metadata when the file is closed.
+        **options: Options of `pyarrow.parquet.ParquetWriter`.
     """
 
-    # Rows of one group: 10 MiB of vectors of 640 values.
+    # Rows per group: 10 MiB for vectors of 640 values.
     GROUP = 4096
 
     def __init__(self, path: str | Path, schema: Any, about: dict, **options):
@@ -63,7 +63,7 @@ class RowWriter:
         self._writer.close()
 
     def write(self, batch: Any) -> None:
-        """Add rows, an Arrow record batch."""
+        """Add the rows of an Arrow record batch."""
         self._pending.append(batch)
         if sum(len(batch) for batch in self._pending) >= self.GROUP:
             self._flush()
@@ -76,7 +76,7 @@ class RowWriter:
 
 
 def vector_writer(path: str | Path, dim: int, about: dict) -> RowWriter:
-    """Return the writer of a file of vectors of `dim` values."""
+    """Return a writer for a file of vectors of `dim` values."""
     compression = {
         "key": "zstd",
         "text": "zstd",
@@ -96,19 +96,19 @@ def vector_writer(path: str | Path, dim: int, about: dict) -> RowWriter:
 def read_vectors(
     directory: Path, manifest: dict
 ) -> Iterator[tuple[list, list, np.ndarray, list]]:
-    """Read the files of a directory of vectors, and verify them.
+    """Verify and read the files of a directory of vectors.
 
     Args:
         directory: `pathlib.Path`.
-        manifest: dict, what `read_manifest` returned.
+        manifest: dict. What `read_manifest` returned.
 
     Yields:
         Tuples of a list of keys, a list of texts, float32 vectors `(rows,
         dim)` and a list of JPEG files.
 
     Raises:
-        ValueError: a file is damaged or missing, or holds the vectors of
-            another model; the message names it.
+        ValueError: a file is damaged or missing, or holds vectors of another
+            model; the message names it.
     """
     fingerprint = manifest["arguments"]["fingerprint"]
     for shard in manifest["shards"]:
@@ -174,8 +174,8 @@ def record_batch(
 
 
 def string_array(values: list) -> Any:
-    """Return an Arrow array of strings, of which some may be `None`."""
-    # Names on disk may hold bytes that are not text.
+    """Return an Arrow array of strings, some of which may be `None`."""
+    # File names may hold bytes that are not valid UTF-8.
     values = [
         value and value.encode("utf-8", "replace").decode("utf-8")
         for value in values
@@ -189,7 +189,7 @@ def string_array(values: list) -> Any:
 def claim_vectors(
     directory: Path, arguments: dict, what: str = "vectors"
 ) -> None:
-    """Write down what a directory of vectors depends on, or check it.
+    """Record what a directory of vectors depends on, or check the record.
 
     Args:
         directory: `pathlib.Path`.
@@ -197,8 +197,8 @@ def claim_vectors(
         what: string. What error messages call the contents.
 
     Raises:
-        FileExistsError: it holds Parquet files of another origin.
-        ValueError: it holds vectors of other arguments.
+        FileExistsError: the directory holds Parquet files of another origin.
+        ValueError: it holds vectors made with other arguments.
     """
     path = directory / ARGUMENTS
     if not path.is_file() and glob_visible(directory, "*.parquet"):
@@ -212,17 +212,17 @@ def claim_vectors(
 def write_manifest(
     files: list[Path], arguments: dict, written: Iterable[Path] = ()
 ) -> dict:
-    """Sum up files of vectors, and write it down once all of them are there.
+    """Summarize files of vectors, and write the manifest once all exist.
 
     Args:
-        files: list of `pathlib.Path`, all files of a directory.
-        arguments: dict of JSON values. What they depend on.
-        written: list of `pathlib.Path`. Those that are new: the checksums of
-            the others stay what they were, so that damage shows.
+        files: list of `pathlib.Path`. All files that the directory will have.
+        arguments: dict of JSON values. What the files depend on.
+        written: list of `pathlib.Path`. The new files. The others keep their
+            recorded checksums, so that damage is detected.
 
     Returns:
-        dict, the manifest. Its entry `"finished"` is false where another
-        worker has not come to a file yet.
+        The manifest, a dict. Its entry `"finished"` is false as long as
+        another worker has not written all of its files.
     """
     shards = []
     manifest_path = files[0].parent / MANIFEST
@@ -265,11 +265,11 @@ def read_manifest(directory: Path) -> dict:
         directory: `pathlib.Path`.
 
     Returns:
-        dict, as `write_manifest` returned it.
+        The dict that `write_manifest` returned.
 
     Raises:
         FileNotFoundError: there are no vectors.
-        ValueError: some of them are missing.
+        ValueError: some of the vectors or their checksums are missing.
     """
     if (directory / MANIFEST).is_file():
         manifest = check_manifest(directory / MANIFEST)

@@ -1,7 +1,8 @@
-"""How good a model is: metrics on arrays, and what measures them on data.
+"""Evaluate models: metrics on arrays, and functions that measure them on data.
 
-Each subject has a file with its metrics, which are pure functions of arrays,
-and with its `measure_…`, which reads data, embeds them and returns a `Result`.
+Each evaluation has one file. It holds the metrics, which are pure functions of
+arrays, and a function `measure_…`, which reads and embeds the data and returns
+a `Result`.
 """
 
 import lazy_loader

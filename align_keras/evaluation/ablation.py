@@ -1,4 +1,4 @@
-"""The paper's ablations, from one YAML file."""
+"""Run ablations like the paper's, described in one YAML file."""
 
 import dataclasses
 import importlib.util
@@ -50,18 +50,19 @@ def ablate(
 ) -> dict[str, Result]:
     """Train and measure every run of an ablation.
 
-    Each run is compared with the baseline by a paired bootstrap. A run that
-    is finished is not repeated, and an interrupted one resumes.
+    Each run is compared with the baseline by a paired bootstrap. Finished
+    runs are not repeated, and an interrupted run resumes.
 
     Args:
         path: string or `pathlib.Path`. A YAML file, see `read_plan`.
-        workdir: string or `pathlib.Path`. For data, runs, `ablation.md`,
-            `ablation.png` (needs matplotlib) and `ablation.json`.
-        draw: callable. Takes a folder, a number, a seed and the name of a
-            split, and writes images with a `captions.csv` there, as
-            `align_keras.quickstart.write_scenes` does. Needed where the plan
-            asks for `scenes`. Defaults to `None`.
-        samples: integer. Resamples of the intervals. Defaults to `1000`.
+        workdir: string or `pathlib.Path`. The directory for data, runs,
+            `ablation.md`, `ablation.png` (needs matplotlib) and
+            `ablation.json`.
+        draw: callable. Takes a folder, a number of images, a seed and the
+            name of a split, and writes images with a `captions.csv` into the
+            folder, as `align_keras.quickstart.write_scenes` does. Needed if
+            the plan asks for `scenes`. Defaults to `None`.
+        samples: integer. Resamples for the intervals. Defaults to `1000`.
         verbose: bool. Whether to show the training. Defaults to `True`.
         allow_outside: bool. Whether names and links may lead out of the
             folders of the plan's `data`. Defaults to `False`.
@@ -71,8 +72,8 @@ def ablate(
         additional fields `"variant"` and `"against_baseline"`.
 
     Raises:
-        ValueError: the file is wrong, or `workdir` holds other data, or
-            another ablation's run of the same name.
+        ValueError: the file is invalid, or `workdir` holds other data, or a
+            run of the same name with other settings.
     """
     plan, variants = read_plan(path)
     workdir = Path(workdir)
@@ -150,7 +151,7 @@ def _run(plan, name, variant, source, evaluation, folder, samples, verbose):
 
 
 def _arguments(encoders, kind, given):
-    """What a name under `encoders` stands for, or what was given itself."""
+    """Return the arguments that a name stands for, or the value itself."""
     return (encoders.get(kind) or {}).get(str(given), given)
 
 
@@ -161,7 +162,8 @@ def build_variant(
 
     Args:
         variant: `Variant`.
-        encoders: dictionary of named encoders, under `"image"` and `"text"`.
+        encoders: dictionary. Arguments of named encoders, under `"image"` and
+            `"text"`.
         vocabulary_size: integer.
 
     Returns:
@@ -203,7 +205,7 @@ def build_variant(
             fewer = FewerNegatives(variant.negatives, loss.label_smoothing)
             compile_model(loss=fewer, **kwargs)
 
-        # Of this one model alone; what is saved is an ordinary encoder.
+        # Only this object has it: the saved model is an ordinary encoder.
         model.__dict__["compile"] = compile_with_fewer
     return model
 
@@ -255,7 +257,7 @@ def _cell(result, column):
 
 
 def _plot(plan, results, path):
-    """Lines over image encoders as in the paper's figure 3, and bars."""
+    """Plot lines over image encoders, like the paper's Figure 3, and bars."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     plt = pyplot(extra="evaluation")
@@ -286,7 +288,7 @@ def _plot(plan, results, path):
     for number, text in enumerate(grid.get("text", ())):
         found = [results[f"{image} + {text}"] for image in grid["image"]]
         values, errors = _drawn(found, "mean_recall")
-        # Beside one another, so that no interval hides another.
+        # Shifted a little, so that no interval hides another.
         places = np.arange(len(values)) + 0.06 * number
         panels[0][0].errorbar(
             places, values, errors, fmt="o-", capsize=2, label=str(text)
@@ -303,7 +305,7 @@ def _plot(plan, results, path):
 
 
 def _drawn(found, name):
-    """Return percentages, and how far their intervals reach, `(2, runs)`."""
+    """Return percentages, and the lengths of error bars `(2, runs)`."""
     values = np.array([100 * result[name] for result in found])
     ends = [result["intervals"].get(name) or (None, None) for result in found]
     low, high = 100 * np.array(ends, float).reshape(-1, 2).T
@@ -313,14 +315,14 @@ def _drawn(found, name):
 
 
 def _draw_chance(draw, results, name):
-    """Draw what a random order reaches; the runs share what they are asked."""
+    """Draw the line of a random order, which is the same for all runs."""
     chance = next(iter(results.values())).get(f"chance_{name}")
     if chance is not None:
         draw(100 * chance, color="gray", ls=":", label="chance")
 
 
 def _legend_above(axes, title=None):
-    """Put the legend where it hides no bar and no line."""
+    """Put the legend above the axes, where it hides nothing."""
     axes.legend(
         title=title,
         fontsize=7,

@@ -1,4 +1,4 @@
-"""The data of an ablation: drawn or given, thinned out and corrupted."""
+"""Prepare the data of an ablation: draw, thin out and corrupt them."""
 
 import json
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from align_keras.io.atomic import atomic_file
 def prepare_data(
     data: dict, folder: Path, draw: Callable | None
 ) -> tuple[dict, str]:
-    """Draw and pack what an ablation needs, unless that is done.
+    """Draw and pack the data of an ablation, unless this is already done.
 
     Args:
         data: dict. The field `data` of the plan.
-        folder: `pathlib.Path`. Where drawn data go.
-        draw: callable or `None`, see `ablate`.
+        folder: `pathlib.Path`. The directory for drawn data.
+        draw: callable or `None`. See `ablate`.
 
     Returns:
         A pair: dict of the training `"images"`, `"captions"` and perhaps
-        `"split"`; and the packed evaluation data.
+        `"split"`; and the path of the packed evaluation data.
 
     Raises:
-        ValueError: a field is missing, or scenes are wanted and nothing
-            draws them.
+        ValueError: a field is missing, or the plan asks for scenes and `draw`
+            is `None`.
     """
     if "scenes" not in data:
         for name in ("images", "captions", "evaluation"):
@@ -61,15 +61,15 @@ def prepare_data(
 
 
 def pack_variant(source: dict, variant: Variant, folder: Path) -> str:
-    """Pack the share of the data that a run asks for, with its noise.
+    """Pack the share of the data that a run uses, with its noise.
 
     Args:
-        source: dict, see `prepare_data`.
+        source: dict. See `prepare_data`.
         variant: `Variant`.
-        folder: `pathlib.Path`. Where packed data go.
+        folder: `pathlib.Path`. The directory for packed data.
 
     Returns:
-        The directory of the TFRecord files, which later runs use as well.
+        The directory of the TFRecord files, which later runs reuse.
     """
     name = f"packed_share-{variant.data_share}_noise-{variant.noise}"
     packed = folder / name
@@ -82,7 +82,7 @@ def pack_variant(source: dict, variant: Variant, folder: Path) -> str:
         with open(temporary, "w", encoding="utf-8") as file:
             for image, texts in chosen.items():
                 row = {"image": image, "caption": texts}
-                # A name may hold bytes that are not text.
+                # ASCII, because names may hold bytes that are not UTF-8.
                 file.write(json.dumps(row) + "\n")
     outside = source.get("allow_outside", False)
     pack(source["images"], packed, captions=listed, allow_outside=outside)
@@ -92,18 +92,19 @@ def pack_variant(source: dict, variant: Variant, folder: Path) -> str:
 def corrupt(
     captions: dict[str, list[str]], share: float, noise: float, seed: int = 0
 ) -> dict[str, list[str]]:
-    """Take a share of images, and swap the captions of some.
+    """Take a share of the images, and swap the captions of some of them.
 
-    Smaller shares are parts of larger ones, and so are the swaps.
+    A larger share contains the images of a smaller one, and more noise
+    changes all the images that less noise changes.
 
     Args:
         captions: dictionary from image to list of captions.
-        share: float. Part of the images to take.
-        noise: float. Part of these whose captions go to the next image.
+        share: float. The share of images to take.
+        noise: float. The share of these that get the captions of another.
         seed: integer. Defaults to `0`.
 
     Returns:
-        A dictionary of the same form.
+        A dictionary of the same form as `captions`.
     """
     rng = np.random.default_rng(seed)
     names = list(captions)

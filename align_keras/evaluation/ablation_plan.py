@@ -1,4 +1,4 @@
-"""What an ablation compares, read from a YAML file."""
+"""Read the runs of an ablation from a YAML file."""
 
 import dataclasses
 from pathlib import Path
@@ -15,15 +15,16 @@ class Variant:
     """One run of an ablation.
 
     Attributes:
-        image: string or dict. Name of an entry of `encoders.image`, or of an
-            `EfficientNetBackbone` preset, or that backbone's arguments.
+        image: string or dict. The name of an entry of `encoders.image` or of
+            an `EfficientNetBackbone` preset, or arguments of that backbone.
         text: string or dict. The same for `BertTextEncoder`.
-        embedding_dim: int or `None`, see `AlignDualEncoder`.
-        temperature: float or `None`. Held at this value; `None` learns it.
-        initial_temperature: float. To start from where it is learned.
-        negatives: float. Share of the other pairs of a batch that count.
-        data_share: float. Share of the training images.
-        noise: float. Share of them that get the captions of others.
+        embedding_dim: int or `None`. See `AlignDualEncoder`.
+        temperature: float or `None`. A fixed temperature; `None` learns it.
+        initial_temperature: float. The initial value of a learned temperature.
+        negatives: float. The share of the other pairs in a batch that serve
+            as negatives.
+        data_share: float. The share of the training images to use.
+        noise: float. The share of them that get the captions of others.
     """
 
     image: str | dict[str, Any]
@@ -53,8 +54,8 @@ def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
 
     Args:
         path: string or `pathlib.Path`. A mapping with `base` (fields of
-            `Variant`), `runs` (from a name to the fields that differ), `grid`
-            (lists of `image` and `text` encoders that are crossed),
+            `Variant`), `runs` (for each name, the fields that differ), `grid`
+            (lists of `image` and `text` encoders, to run all combinations),
             `encoders` (named arguments of both kinds), `recipe` and
             `overrides` (see `align_keras.training.load_recipe`), and `data`:
             either `scenes` and `evaluation_scenes`, numbers of images to

@@ -1,4 +1,4 @@
-"""Accuracy of a classification, as pure functions on arrays."""
+"""Compute classification accuracies, as pure functions of arrays."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from align_keras.evaluation.ranks import check_ks
 
 
 def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rank each label among the scores of its row, ties by index.
+    """Rank each label among the scores of its row; ties go by index.
 
     Args:
         scores: float array `(count, num_classes)`.
         labels: integer array `(count,)`.
 
     Returns:
-        int64 array `(count,)`, 0 where the label comes first.
+        int64 array `(count,)`. 0 means that the label comes first.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1]) < labels[:, None]
@@ -28,7 +28,7 @@ def classification_accuracies(
     weights: np.ndarray | None = None,
     ks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
-    """Sum up ranks to accuracies.
+    """Compute accuracies from ranks.
 
     Args:
         outcomes: dictionary of arrays `"label"` and `"rank"`.
@@ -39,8 +39,8 @@ def classification_accuracies(
     Returns:
         A dictionary of floats: `"top1"` and so on, the share of images
         whose class is among the first K; and `"mean_per_class"`, the mean
-        over classes of the share that is right at first. A class without
-        images is left out of that mean.
+        over classes of their top-1 accuracy. Classes without images are left
+        out of that mean.
     """
     labels, rank = outcomes["label"], outcomes["rank"]
     if weights is None:
@@ -58,14 +58,14 @@ def classification_accuracies(
 
 
 def useful_depths(ks: Sequence[int], num_classes: int) -> list[int]:
-    """Leave out the depths that every ranking of the classes reaches."""
+    """Drop each K at which every image is a hit, except 1."""
     return [k for k in check_ks(ks) if k == 1 or k < num_classes]
 
 
 def check_labels(
     labels: ArrayLike, num_images: int, num_classes: int
 ) -> np.ndarray:
-    """Return the labels as int64, or say which one is wrong."""
+    """Return the labels as int64, after checking them."""
     labels = np.asarray(labels)
     if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
         raise ValueError(

@@ -1,11 +1,11 @@
-"""How sure a metric is, and whether two models differ."""
+"""Compute confidence intervals and p-values by the bootstrap."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Resamples of an interval; its ends then vary by a few percent of its width.
+# With this many, the ends of an interval vary by a few percent of its width.
 SAMPLES = 1000
 CONFIDENCE = 0.95
 
@@ -16,17 +16,17 @@ def resample(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Compute metrics anew on units drawn with replacement.
+    """Compute metrics again on units drawn with replacement.
 
-    The draws follow from `units`, `samples` and `seed` alone. Two models that
+    The draws depend only on `units`, `samples` and `seed`. Two models that
     were measured on the same queries therefore see the same draws, and the
-    difference of their values is that of a paired bootstrap.
+    differences of their values form a paired bootstrap.
 
     Args:
         metrics: callable. Takes an integer array `(units,)`, how often each
             unit was drawn, and returns a dictionary of floats.
-        units: integer. Number of independent units, such as images, each with
-            all of its captions.
+        units: integer. Number of independent units, such as images with all
+            their captions.
         samples: integer. Number of resamples. Defaults to `1000`.
         seed: integer. Defaults to `0`.
 
@@ -55,14 +55,14 @@ def resample(
 
 
 def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> list[float]:
-    """Give the percentile interval of resampled values.
+    """Compute the percentile interval of resampled values.
 
     Args:
-        values: float array `(samples,)`. NaN is left out.
+        values: float array `(samples,)`. NaN values are ignored.
         confidence: float between 0 and 1. Defaults to `0.95`.
 
     Returns:
-        A list of two floats, the lower and the upper end; NaN where there
+        A list of two floats, the lower and the upper end; both NaN if there
         are no values.
 
     Raises:
@@ -82,15 +82,15 @@ def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> list[float]:
 
 
 def p_value(differences: ArrayLike) -> float:
-    """Two-sided share of resampled differences beyond zero.
+    """Compute the two-sided p-value of resampled differences.
 
     Args:
-        differences: float array `(samples,)`, of metrics of two models on
-            the same draws.
+        differences: float array `(samples,)`. Differences of a metric of two
+            models on the same draws.
 
     Returns:
-        A float. Never 0, since no number of draws shows that: one more draw
-        is counted on either side.
+        A float. It is never 0, which no number of draws could show: one more
+        draw is counted on each side.
     """
     differences = np.asarray(differences, "float64")
     differences = differences[~np.isnan(differences)]

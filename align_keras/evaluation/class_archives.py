@@ -1,4 +1,4 @@
-"""Labelled images in the archives of CLIP_benchmark and DataComp."""
+"""Read labelled images from archives of CLIP_benchmark and DataComp."""
 
 import io
 import posixpath
@@ -21,7 +21,7 @@ from align_keras.io.text import clean_text
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
-# What follows the label of an image, of what is known of it.
+# Suffix of the file with the group of an image.
 _NOTES = ".npy"
 
 
@@ -32,17 +32,17 @@ def class_archives(
     grouped: bool = False,
     allow_outside: bool = False,
 ) -> tuple[DataSet, Classes]:
-    """Read a folder of archives as DataComp's are published.
+    """Read a folder of archives in DataComp's published form.
 
     Args:
         folder: string or `pathlib.Path`. Holds `classnames.txt` and
             `zeroshot_classification_templates.txt`, where `{c}` stands for
-            the name; and in `test` the archives `0.tar` and so on, of which
-            `nshards.txt` tells the number. Each image has a `.cls` with its
-            label.
+            the name of a class; and in `test` the archives `0.tar` and so on,
+            and `nshards.txt` with their number. Each image has a `.cls` file
+            with its label.
         name: string. Defaults to the name of the folder.
-        grouped: bool. Whether an image has a `.npy`, too, whose first number
-            is that of its group. Defaults to `False`.
+        grouped: bool. Whether each image also has a `.npy` file, whose first
+            number is that of its group. Defaults to `False`.
         allow_outside: bool. Whether links may lead out of the folder.
             Defaults to `False`.
 
@@ -114,7 +114,7 @@ def _samples(path, grouped):
 
 
 def _files(path):
-    """Neighbouring files of one name up to the first dot, by their suffix."""
+    """Yield consecutive files that share a name up to the first dot."""
     key, files = "", {}
     for tar, member in read_members(path):
         name = posixpath.normpath(member.name)

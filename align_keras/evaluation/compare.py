@@ -1,4 +1,4 @@
-"""Whether two models differ, by a paired bootstrap."""
+"""Test whether two models differ, by a paired bootstrap."""
 
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ from align_keras.evaluation.retrieval import retrieval_recalls
 from align_keras.evaluation.vtab import vtab_draws
 from align_keras.evaluation.words import word_correlations
 
-# For each task: its metrics, which options of the result they take, and the
-# outcomes that are of the data, not of the model, the first of them with one
-# value for each unit that a bootstrap draws.
+# For each task: its metrics, the options of the result that they take, and the
+# outcomes that belong to the data, not the model. The first of these has one
+# value for each unit that the bootstrap draws.
 _TASKS = {
     "retrieval": (retrieval_recalls, ("ks",), ("fold", "text_image")),
     "multilingual": (
@@ -42,14 +42,14 @@ _TASKS = {
     "composition": (composition_scores, ("categories", "each"), ("category",)),
     "words": (word_correlations, (), ("judgement",)),
 }
-# Of several tasks: their draws, and the names of the outcomes of the data.
+# Evaluations of several tasks: their draws, and the outcomes of the data.
 _SEVERAL = {
     "vtab": (vtab_draws, lambda tasks: [f"{name}_label" for name in tasks]),
     "datacomp": (datacomp_draws, given_outcomes),
 }
 SIGNIFICANCE = 0.05
-# What a result says of the question, not of the model that answered it. The
-# recipe of fine-tuning is part of the answer: VTAB chooses one for each model.
+# Fields of a result that describe the evaluation, not the model. The recipe of
+# fine-tuning belongs to the model: VTAB chooses one for each.
 DEFINITION = (
     "task",
     "dataset",
@@ -77,11 +77,11 @@ def compare_results(
     second: Result | str | Path,
     samples: int = SAMPLES,
 ) -> dict:
-    """Tell for each metric whether two models differ.
+    """Test for each metric whether two models differ.
 
-    Both models are measured on the same resampled queries; what varies
-    between the resamples is the difference alone. The p-values are adjusted
-    for the number of metrics by Holm's method.
+    Both models are measured on the same resampled queries, and the
+    difference is taken within each resample. The p-values are adjusted for
+    the number of metrics by Holm's method.
 
     Args:
         first: `Result`, or the path of its JSON file.
@@ -93,13 +93,12 @@ def compare_results(
         names of the models), and `"metrics"`, a list of dictionaries with
         `"name"`, `"first"`, `"second"`, `"difference"` (second minus first),
         `"low"` and `"high"` (its 95% interval), `"p"` (adjusted) and
-        `"differs"`, whether that is below 0.05; and `"samples_needed"`: with
-        fewer, no metric can differ, however large the difference.
+        `"differs"`, whether `"p"` is below 0.05; and `"samples_needed"`: with
+        fewer resamples, no difference is significant, however large.
 
     Raises:
-        ValueError: the results are not of the same queries or the same
-            definition, their outcomes are missing, or `samples` is not
-            positive.
+        ValueError: the results are from different queries or evaluations,
+            their outcomes are missing, or `samples` is not positive.
 
     Example:
 
@@ -161,7 +160,7 @@ def _loaded(result: Result | str | Path) -> Result:
 
 def _require_same(first, second):
     for name in DEFINITION:
-        # From a file, tuples come back as lists.
+        # Tuples become lists when they are saved and loaded.
         values = [plain(result.get(name)) for result in (first, second)]
         if values[0] != values[1]:
             raise ValueError(
@@ -188,7 +187,7 @@ def _require_same(first, second):
 
 
 class _Outcomes(dict):
-    """Arrays by their names, which say of what others they should be."""
+    """Arrays by name; a missing one raises an error that names the model."""
 
     def __init__(self, result):
         super().__init__(result.outcomes)
@@ -201,14 +200,14 @@ class _Outcomes(dict):
 
 
 def _given(result):
-    """Names of the outcomes that are of the data."""
+    """Return the names of the outcomes that belong to the data."""
     if result["task"] in _SEVERAL:
         return _SEVERAL[result["task"]][1](result["tasks"])
     return _TASKS[result["task"]][2]
 
 
 def _replicates(result, samples):
-    """Resampled values of each metric, on draws that are the same for all."""
+    """Resample each metric, on draws that are the same for all models."""
     outcomes = _Outcomes(result)
     if result["task"] in _SEVERAL:
         return _SEVERAL[result["task"]][0](outcomes, samples)
@@ -222,7 +221,7 @@ def _replicates(result, samples):
         samples,
     )
     for name, values in outcomes.items():
-        # Correlations of Crisscrossed Captions have samples of their own.
+        # Correlations of Crisscrossed Captions are already resampled.
         if name.startswith("sample_"):
             found[name.removeprefix("sample_")] = values
     return found
@@ -233,12 +232,12 @@ def _with_weights(metrics, outcomes, options, weights):
 
 
 def _samples_needed(metrics):
-    """The fewest draws whose smallest p-value survives the adjustment."""
+    """Return the fewest draws whose smallest p-value can be significant."""
     return round(2 * metrics / SIGNIFICANCE)
 
 
 def _adjust(rows):
-    """Holm's adjustment of the p-values, in place."""
+    """Adjust the p-values by Holm's method, in place."""
     largest = 0.0
     ordered = sorted(rows, key=lambda row: row["p"])
     for place, row in enumerate(ordered):

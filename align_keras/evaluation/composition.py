@@ -1,8 +1,8 @@
-"""Whether a model hears how words are put together.
+"""Measure whether a model understands how words are put together.
 
-Each example has captions of nearly the same words, of which one is right.
+Each example has captions of nearly the same words, only one of which is right.
 Winoground pairs two images with two captions; SugarCrepe and ARO's Visual
-Genome tests have one image, its caption, and one that is wrong.
+Genome tests have one image, its caption, and a wrong caption.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from align_keras.io.mirrors import reads
 from align_keras.io.rows import RowError
 from align_keras.io.rows import read_rows
 
-# The files of SugarCrepe: what was done to a caption, and to which part of it.
+# The files of SugarCrepe: how a caption was changed, and which part of it.
 SUGAR_CREPE = (
     *("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel"),
     *("swap_att", "swap_obj"),
@@ -44,28 +44,28 @@ ARO = {
     "relation": "visual_genome_relation.json",
     "attribution": "visual_genome_attribution.json",
 }
-# Of a box; no image that can be decoded is wider or higher.
+# Largest number of a box; no image that can be decoded is wider or higher.
 _MAX_SIDE = 1_000_000
-# What a random order of the four scores of an example reaches.
+# The metrics of a random order of the four scores of an example.
 _CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
 
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """Examples of images, and of captions of which each has its own image.
+    """Examples of one or two images with two captions.
 
     Args:
-        name: string. How results call it.
-        images: list of callables without arguments, each of which returns the
-            path or the bytes of an image.
-        keys: list of strings, one for each image and different from the
-            others.
-        examples: list of triples: a tuple of one or two places in `images`;
-            two captions, of which the first is that of the first image, and
-            the second that of the second image or of none; and the number of
-            a category.
-        categories: list of strings.
-        each: bool. Whether results tell each category, or their mean alone.
+        name: string. The name of the data set in results.
+        images: list of callables. Each takes no arguments and returns the
+            path, the bytes or the pixels of an image.
+        keys: list of strings. A unique key for each image.
+        examples: list of triples: a tuple of one or two indices into
+            `images`; two captions, the first for the first image, the second
+            for the second image or, if there is only one, wrong; and the
+            index of a category.
+        categories: list of strings. Their names.
+        each: bool. Whether results include each category, or only the mean.
+            Defaults to `True`.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Composition:
 def winoground(
     folder: str | Path, name: str = "winoground", allow_outside: bool = False
 ) -> Composition:
-    """Read Winoground as it is published.
+    """Read Winoground in its published form.
 
     Args:
         folder: string or `pathlib.Path`. Holds `examples.jsonl` and `images`.
@@ -92,8 +92,8 @@ def winoground(
             Defaults to `False`.
 
     Returns:
-        `Composition` of two images and two captions each; categories are the
-        collapsed tags, such as `"object"`.
+        `Composition` with two images and two captions per example. The
+        categories are the collapsed tags, such as `"object"`.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -131,19 +131,19 @@ def sugar_crepe(
     name: str = "sugarcrepe",
     allow_outside: bool = False,
 ) -> Composition:
-    """Read SugarCrepe as it is published.
+    """Read SugarCrepe in its published form.
 
     Args:
         folder: string or `pathlib.Path`. Holds `add_att.json` and the six
-            others.
-        images: string or `pathlib.Path`. MSCOCO's `val2017`.
+            other files.
+        images: string or `pathlib.Path`. MSCOCO's folder `val2017`.
         name: string. Defaults to `"sugarcrepe"`.
         allow_outside: bool. Whether links may lead out of `folder` and
             `images`. Defaults to `False`.
 
     Returns:
-        `Composition` of one image, its caption and a wrong one each;
-        categories are the files.
+        `Composition` with one image, its caption and a wrong caption per
+        example. The categories are the files.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -175,7 +175,7 @@ def visual_genome(
     name: str | None = None,
     allow_outside: bool = False,
 ) -> Composition:
-    """Read Visual Genome Relation or Attribution of ARO as it is published.
+    """Read ARO's Visual Genome Relation or Attribution as published.
 
     Args:
         folder: string or `pathlib.Path`. Holds
@@ -183,15 +183,15 @@ def visual_genome(
         kind: string. `"relation"` or `"attribution"`. Defaults to
             `"relation"`.
         images: string or `pathlib.Path`. Defaults to `None`: `images` in
-            `folder`. Each is cropped to the box that its row tells.
+            `folder`. Each image is cropped to the box in its row.
         name: string. Defaults to `None`: `"vg_relation"` or
             `"vg_attribution"`.
         allow_outside: bool. Whether links may lead out of `folder` and
             `images`. Defaults to `False`.
 
     Returns:
-        `Composition` of one image, its caption and a wrong one each;
-        categories are relations, or pairs of attributes.
+        `Composition` with one image, its caption and a wrong caption per
+        example. The categories are relations, or pairs of attributes.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -239,7 +239,7 @@ def visual_genome(
 
 
 class _Builder:
-    """Collects examples, and names each image and category once."""
+    """Collect examples, and number images and categories."""
 
     def __init__(self, name, each=True):
         self.name, self.each = name, each
@@ -311,7 +311,7 @@ def _attributes(path, place, row):
 def _number(path, place, row, name):
     value = _field(path, place, row, name)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # So that NaN is refused, too.
+    # `not <=` rather than `>` also refuses NaN.
     if not is_number or not abs(value) <= _MAX_SIDE:
         raise ValueError(
             f"In `{path}`, {place}, the field `{name}` must be a number of at "
@@ -322,7 +322,7 @@ def _number(path, place, row, name):
 
 def _cropped(folder, name, allow_outside, box):
     pixels = read_pixels(find_image(folder, name, allow_outside))
-    # What lies beyond the edges is black, as in the published code.
+    # Pixels beyond the edges are black, as in the published code.
     return np.asarray(Image.fromarray(pixels).crop(box))
 
 
@@ -335,9 +335,9 @@ def composition_scores(
     categories: list[str] | None = None,
     each: bool = True,
 ) -> dict[str, float]:
-    """Sum up which captions and images were told apart.
+    """Compute how often the right caption or image scores higher.
 
-    Equal scores are wrong, as in the published code of all three tests.
+    Equal scores count as wrong, as in the published code of all three tests.
 
     Args:
         outcomes: dictionary of arrays: `"score"` `(count, images, 2)`, the
@@ -345,18 +345,18 @@ def composition_scores(
             `(count,)`.
         weights: integer array `(count,)`. How often each example counts.
             Defaults to `None`, once each.
-        categories: list of strings, the names of the categories. Defaults to
-            `None`: their numbers.
-        each: bool. Whether to tell each category. Defaults to `True`.
+        categories: list of strings. The names of the categories. Defaults to
+            `None`: their indices.
+        each: bool. Whether to include each category. Defaults to `True`.
 
     Returns:
         A dictionary of floats. With two images: `"text_score"`, the share of
-        examples in which each image prefers its caption; `"image_score"`, in
-        which each caption prefers its image; `"group_score"`, in which both
-        hold; and the three of each category. With one: `"accuracy"`, the
-        share in which the image prefers its caption; `"mean_per_category"`;
-        and that of each category. A category without examples is NaN, and
-        left out of the mean.
+        examples in which each image prefers its caption; `"image_score"`, the
+        share in which each caption prefers its image; `"group_score"`, the
+        share in which both hold; and these three for each category. With one
+        image: `"accuracy"`, the share in which the image prefers its caption;
+        `"mean_per_category"`; and the accuracy of each category. A category
+        without examples is NaN, and left out of the mean.
     """
     scores, category = outcomes["score"], outcomes["category"]
     if weights is None:
@@ -410,25 +410,25 @@ def measure_composition(
     cache: str | Path | None = None,
     samples: int = SAMPLES,
 ) -> Result:
-    """Measure whether a model tells captions of nearly the same words apart.
+    """Measure whether a model distinguishes captions of nearly the same words.
 
-    An image that does not decode is named in a warning, and its examples are
-    left out and counted.
+    If an image does not decode, a warning names it, and its examples are left
+    out and counted.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        data: `Composition`, as `winoground`, `sugar_crepe` and
-            `visual_genome` return it.
-        batch_size, progress, cache, samples: See `measure_retrieval`; the
-            intervals draw examples.
+        data: `Composition`, as returned by `winoground`, `sugar_crepe` and
+            `visual_genome`.
+        batch_size, progress, cache, samples: See `measure_retrieval`. The
+            intervals resample examples.
 
     Returns:
-        A `Result`: the metrics of `composition_scores`, chance, and the
-        numbers of examples and of those left out.
+        A `Result`: the metrics of `composition_scores`, chance, and how many
+        examples were measured and left out.
 
     Raises:
-        ValueError: No example is whole.
+        ValueError: No example has all of its images.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Rank correlation, without SciPy."""
+"""Compute rank correlations without SciPy."""
 
 import math
 
@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Compute Spearman's rank correlation of two series.
 
-    Equal values share the mean of their ranks.
+    Equal values all get the mean of their ranks.
 
     Args:
         first: float array `(count,)`.
         second: float array `(count,)`.
 
     Returns:
-        A float from -1 to 1; NaN where a series is constant or has fewer than
+        A float from -1 to 1; NaN if a series is constant or has fewer than
         two values.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Crisscrossed Captions: retrieval and correlation with human ratings."""
+"""Measure retrieval and correlation with ratings on Crisscrossed Captions."""
 
 import inspect
 import math
@@ -41,8 +41,8 @@ TASKS = {
     "text_to_text": "text",
     "image_to_image": "image",
 }
-# What a query is, as the spread of published metrics tells: captions for STS,
-# images for the others.
+# Columns that hold queries: captions for STS, images for the others, which
+# matches the spread of the published metrics.
 QUERY_COLUMNS = {"sts": (0, 1), "sis": (0, 1), "sits": (1,)}
 
 
@@ -69,26 +69,27 @@ def measure_cxc(
             `Embedder`.
         ratings: string or `pathlib.Path`. The directory of the rating files.
         captions: string or `pathlib.Path`. Karpathy's `dataset_coco.json`,
-            which holds the texts.
-        images: string or `pathlib.Path`. The images of MSCOCO.
+            which holds the captions.
+        images: string or `pathlib.Path`. The folder of MSCOCO's images.
         split: string, `"val"` or `"test"`. Defaults to `"test"`.
         ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
         drop_empty: bool. See `cxc_recalls`. Defaults to `True`.
-        positives: dictionary of options of `retrieval_positives`.
-        correlation: dictionary of options of `rating_correlations`.
-        batch_size, progress, cache, samples: See `measure_retrieval`. As many
-            samples are drawn for the correlations.
+        positives: dictionary. Options of `retrieval_positives`.
+        correlation: dictionary. Options of `rating_correlations`.
+        batch_size, progress, cache, samples: See `measure_retrieval`. The
+            correlations use the same number of samples, or 1,000 if `samples`
+            is 0.
         allow_outside: bool. Whether links may lead out of `images`. Defaults
             to `False`.
 
     Returns:
         A `Result`: twelve recalls; `"sts_correlation"`, `"sis_correlation"`,
         `"sits_correlation"` and their mean; `"deviations"` of these over the
-        samples; and numbers of queries and positives.
+        samples; and the numbers of queries and positives.
 
     Raises:
         FileNotFoundError: a file or image is missing.
-        ValueError: a file is wrong, or an image does not decode.
+        ValueError: a file is invalid, or an image does not decode.
     """
     embedder = as_embedder(model)
     rated = read_ratings(ratings, split)
@@ -111,7 +112,7 @@ def measure_cxc(
             "decode; Crisscrossed Captions needs all of them."
         )
     text_vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
-    # Results name all options, so that only equal ones are compared.
+    # The result lists all options, so that only equal ones are compared.
     positives = _options(retrieval_positives, positives)
     positives["thresholds"] = {**THRESHOLDS, **(positives["thresholds"] or {})}
     correlation = {"samples": samples or SAMPLES, **(correlation or {})}
@@ -145,7 +146,7 @@ def measure_cxc(
 
 
 def _options(function: Callable, given: dict | None) -> dict:
-    """Return all options of a function: those given, and the defaults."""
+    """Return the given options of a function, completed by its defaults."""
     parameters = inspect.signature(function).parameters.values()
     defaults = {
         p.name: p.default for p in parameters if p.default is not p.empty
@@ -156,13 +157,13 @@ def _options(function: Callable, given: dict | None) -> dict:
 def _with_correlations(result, drawn):
     drawn = {f"{task}_correlation": values for task, values in drawn.items()}
     drawn["mean_correlation"] = np.mean(list(drawn.values()), axis=0)
-    # A sample of equal ratings, which a small file may give, has none.
+    # A sample of equal ratings, possible in a small file, gives NaN.
     found = {name: float(np.nanmean(values)) for name, values in drawn.items()}
     ends = {name: interval(values) for name, values in drawn.items()}
     deviations = {
         name: float(np.nanstd(values)) for name, values in drawn.items()
     }
-    # The draws follow from the files and the seed, the same for every model.
+    # The draws depend only on the files and the seed, not on the model.
     samples = {f"sample_{name}": values for name, values in drawn.items()}
     return Result(
         {
@@ -190,11 +191,12 @@ def cxc_ranks(
             `Ratings.images`.
         caption_embeddings: float array `(num_captions, dim)`, in the order of
             `Ratings.captions`.
-        positives: dictionary, see `retrieval_positives`.
+        positives: dictionary. See `retrieval_positives`.
 
     Returns:
-        A dictionary from task to int64 ranks from 0, and -1 for a query
-        without an answer. A caption does not find itself, nor an image.
+        A dictionary from task to int64 ranks from 0, or -1 for a query
+        without an answer. A caption or an image is not a candidate for
+        itself.
     """
     images, texts = check_pair(
         image_embeddings,
@@ -223,7 +225,7 @@ def cxc_recalls(
     ks: Sequence[int] = KS,
     drop_empty: bool = True,
 ) -> dict[str, float]:
-    """Sum up ranks to recalls.
+    """Compute recalls from ranks.
 
     Args:
         outcomes: dictionary of arrays: `"TASK_rank"` for each task, and
@@ -231,8 +233,8 @@ def cxc_recalls(
         weights: integer array `(num_images,)`. How often each image counts,
             with its captions. Defaults to `None`, once each.
         ks: tuple of integers. Defaults to `(1, 5, 10)`.
-        drop_empty: bool. Whether a query without an answer is left out, or
-            counts as missed. Defaults to `True`.
+        drop_empty: bool. Whether a query without an answer is left out;
+            otherwise it counts as missed. Defaults to `True`.
 
     Returns:
         A dictionary of floats, `"TASK_recall@K"`.
@@ -299,29 +301,30 @@ def rating_correlations(
     replace: bool = False,
     repeated: str = "keep",
 ) -> dict[str, np.ndarray]:
-    """Correlate a model's scores with the ratings, as the paper of CxC does.
+    """Correlate a model's scores with the ratings, as in the CxC paper.
 
-    For each of many samples, half of the queries are drawn, and for each of
-    them one of the pairs in which it was rated; the metric is the mean over
-    the samples of Spearman's correlation, and its spread their standard
-    deviation.
+    Each sample draws half of the queries, and for each query one of the pairs
+    in which it was rated. The metric is the mean of Spearman's correlation
+    over the samples, and its spread is their standard deviation.
 
     Args:
         ratings: `Ratings`.
         model_scores: dictionary from `"sts"`, `"sis"` and `"sits"` to a float
-            array `(num_ratings,)`, see `model_scores`.
+            array `(num_ratings,)`. See `model_scores`.
         samples: integer. Defaults to `1000`.
         seed: integer. Defaults to `0`.
         query_columns: dictionary that replaces entries of `QUERY_COLUMNS`:
-            which columns of a rating file hold the queries. By default
-            captions ask in STS, images in SIS and in SITS, as the spread of
-            the published metrics tells; `{"sits": (0,)}` lets captions ask.
-        share: float. The part of the queries that a sample draws. Defaults to
+            which columns of a rating file hold the queries. By default,
+            queries are captions in STS, and images in SIS and SITS, which
+            matches the spread of the published metrics. `{"sits": (0,)}`
+            makes them captions in SITS.
+        share: float. The share of queries that a sample draws. Defaults to
             `0.5`.
         replace: bool. Whether a sample may draw a query twice. Defaults to
             `False`.
-        repeated: string. Whether two ratings of one pair of images stay two
-            (`"keep"`) or become their mean (`"mean"`). Defaults to `"keep"`.
+        repeated: string. Whether two ratings of one pair of images remain two
+            (`"keep"`) or are replaced by their mean (`"mean"`). Defaults to
+            `"keep"`.
 
     Returns:
         A dictionary from task to a float64 array `(samples,)`.
@@ -365,7 +368,7 @@ def _check_scores(scores, human, task):
 
 
 def _items_of_queries(pairs, columns):
-    """Ratings by query: their order, and where each query's begin and end."""
+    """Sort ratings by query; return their order, and starts and counts."""
     queries = np.concatenate([pairs[:, column] for column in columns])
     items = np.concatenate([np.arange(len(pairs))] * len(columns))
     order = np.argsort(queries, kind="stable")

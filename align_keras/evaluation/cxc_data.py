@@ -1,8 +1,8 @@
-"""Crisscrossed Captions: the rated pairs, and which of them match.
+"""Read the rated pairs of Crisscrossed Captions, and find which of them match.
 
-Parekh et al., 2021 (https://arxiv.org/abs/2004.15020) rated pairs of captions
-(STS), of images (SIS), and of a caption and an image (SITS) of MSCOCO from 0
-to 5. Their files say which pairs answer which query beyond the original ones.
+Parekh et al., 2021 (https://arxiv.org/abs/2004.15020) rated pairs of MSCOCO's
+captions (STS), of images (SIS), and of a caption and an image (SITS) from 0 to
+5. The ratings tell which further pairs, beyond the original ones, match.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from align_keras.io.rows import read_numbers
 from align_keras.io.rows import read_table
 from align_keras.io.text import clean_text
 
-# From this rating on, a pair counts as matching (section 3 of the paper).
+# Pairs with at least this rating count as matching (section 3 of the paper).
 THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
 COLUMNS = {
     "sts": ("caption1", "caption2"),
@@ -32,16 +32,17 @@ class Ratings(NamedTuple):
     """The rated pairs of one split.
 
     Attributes:
-        captions: list of strings, the ids of all captions, in order of their
-            number, as in `"COCO_val2014:sentid:411553"`.
-        images: list of strings, the file names of all images, sorted.
+        captions: list of strings. The ids of all captions, sorted by number,
+            as in `"COCO_val2014:sentid:411553"`.
+        images: list of strings. The file names of all images, sorted.
         caption_image: int64 array `(num_captions,)`. The image for which each
             caption was written.
         pairs: dictionary from `"sts"`, `"sis"` and `"sits"` to an int64 array
             `(num_ratings, 2)` of indices, in the order of the file's columns.
-        scores: dictionary from the same to a float64 array `(num_ratings,)`.
-        methods: dictionary from the same to an array of strings, how the
-            pairs were sampled.
+        scores: dictionary from the same keys to a float64 array
+            `(num_ratings,)`.
+        methods: dictionary from the same keys to an array of strings: how
+            each pair was sampled.
     """
 
     captions: list[str]
@@ -58,7 +59,7 @@ def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
 
     Args:
         directory: string or `pathlib.Path`.
-        split: string, `"val"` or `"test"`. Defaults to `"test"`.
+        split: string. `"val"` or `"test"`. Defaults to `"test"`.
 
     Returns:
         `Ratings`.
@@ -66,8 +67,8 @@ def read_ratings(directory: str | Path, split: str = "test") -> Ratings:
     Raises:
         FileNotFoundError: a file is missing.
         OutsideFolder: a file is a link that leads out of the directory.
-        ValueError: a file has other columns or a score that is not a number, or
-            a caption has no image of its own.
+        ValueError: a file has other columns or a score that is not a number,
+            or a caption lacks the image for which it was written.
     """
     rows = {
         task: _read_rows(directory, f"{task}_{split}.csv", columns)
@@ -119,7 +120,7 @@ def _read_rows(directory, name, columns):
 
 @reads("path")
 def read_sentences(path: str | Path, names: list[str]) -> list[str]:
-    """Read the texts of captions by the ids that Crisscrossed Captions uses.
+    """Read the texts of captions, given their ids in Crisscrossed Captions.
 
     Args:
         path: string or `pathlib.Path`. Karpathy's `dataset_coco.json`.
@@ -130,7 +131,7 @@ def read_sentences(path: str | Path, names: list[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a caption is missing, or the file has another form.
+        ValueError: a caption is missing, or the file has another format.
     """
     try:
         texts = {
@@ -166,18 +167,18 @@ def retrieval_positives(
         thresholds: dictionary that replaces entries of `THRESHOLDS`: 3 for
             STS and SITS, 2.5 for SIS.
         originals: bool. Whether a caption matches the image for which it was
-            written even where it was rated below the threshold. Defaults to
+            written even if it was rated below the threshold. Defaults to
             `True`.
         co_captions: bool. Whether all captions of one image match each other,
             rated or not. Defaults to `True`.
         repeated: string. Some pairs of images were rated once in each order.
-            `"keep"`: either rating suffices; `"mean"`: their mean counts.
-            Defaults to `"keep"`.
+            With `"keep"`, one high rating suffices; with `"mean"`, their mean
+            counts. Defaults to `"keep"`.
 
     Returns:
         A dictionary from `"image_to_text"`, `"text_to_image"`,
         `"text_to_text"` and `"image_to_image"` to an int64 array `(num_pairs,
-        2)` of a query and a candidate, without repetition, sorted.
+        2)` of queries and candidates, sorted and without duplicates.
 
     Raises:
         ValueError: an option is unknown.
@@ -213,7 +214,7 @@ def retrieval_positives(
 
 
 def check_repeated(repeated: str) -> None:
-    """Refuse what is not one of `REPEATED`."""
+    """Raise `ValueError` if the option is not one of `REPEATED`."""
     if repeated not in REPEATED:
         raise ValueError(
             f"`repeated` must be one of {REPEATED}. "
@@ -224,7 +225,7 @@ def check_repeated(repeated: str) -> None:
 def merge_repeated(
     pairs: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each pair once, in whichever order, with its mean score."""
+    """Merge ratings of the same pair in either order into their mean."""
     pairs, place = np.unique(
         np.sort(pairs, axis=1), axis=0, return_inverse=True
     )
@@ -245,7 +246,7 @@ def _both_ways(pairs):
 
 
 def _unique(pairs):
-    # As single numbers, which sort much faster than rows.
+    # Single numbers sort much faster than rows.
     width = int(pairs.max(initial=0)) + 1
     codes = np.unique(pairs[:, 0] * width + pairs[:, 1])
     return np.stack(np.divmod(codes, width), axis=1)

@@ -1,4 +1,4 @@
-"""DataComp's zero-shot evaluation: the tasks whose data are there."""
+"""Measure the tasks of DataComp's zero-shot evaluation."""
 
 import logging
 import math
@@ -33,7 +33,7 @@ from align_keras.io.mirrors import reads
 
 logger = logging.getLogger("align_keras")
 
-# Of images that are scored against classes at once.
+# Images that are scored against the classes at once.
 _ROWS = 4096
 
 
@@ -49,7 +49,7 @@ def _mean_per_class(outcomes, weights):
 
 
 def _worst_group(outcomes, weights, k=1):
-    """The smallest accuracy of a group; one without images has none."""
+    """Return the smallest accuracy of a group, among those with images."""
     counts = np.bincount(outcomes["group"], weights)
     hits = np.bincount(outcomes["group"], weights * (outcomes["rank"] < k))
     present = counts > 0
@@ -57,7 +57,7 @@ def _worst_group(outcomes, weights, k=1):
 
 
 def _macro_f1(outcomes, weights):
-    """The mean of F1 over the classes that have images."""
+    """Return the mean F1 score of the classes that have images."""
     label, predicted = outcomes["label"], outcomes["predicted"]
     size = 1 + max(label.max(), predicted.max())
     images = np.bincount(label, weights, size)
@@ -75,8 +75,8 @@ def _jaccard(outcomes, weights):
     return float(weights @ outcomes["score"] / weights.sum())
 
 
-# For each metric: its function, and the outcomes that are of the data, not of
-# the model, the first of them with one value for each unit that is drawn.
+# For each metric: its function, and the outcomes that belong to the data, not
+# the model. The first of these has one value for each unit that is drawn.
 METRICS: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "accuracy": (_accuracy, ("label",)),
     "mean_per_class": (_mean_per_class, ("label",)),
@@ -96,20 +96,20 @@ def task_metric(
     """Compute the metric of a task.
 
     Args:
-        metric: string, a key of `METRICS`.
+        metric: string. A key of `METRICS`.
         outcomes: dictionary of arrays. `"label"`, `"rank"` (from 0), `"group"`
-            and `"predicted"`, each `(num_images,)`, as far as the metric
-            needs them; those of `retrieval_outcomes`; or `"candidates"` and
-            `"score"` `(count,)`.
-        weights: integer array. How often each image, or example, counts.
+            and `"predicted"`, each `(num_images,)`, if the metric needs them;
+            those of `retrieval_outcomes`; or `"candidates"` and `"score"`
+            `(count,)`.
+        weights: integer array. How often each image or example counts.
             Defaults to `None`, once each.
 
     Returns:
         A float. `"accuracy"`; `"mean_per_class"`, its mean over classes;
-        `"worst_group"`, the smallest of a group; `"worst_group_top5"`, where
-        the right class is among the first five; `"macro_f1"`;
-        `"mean_recall"`, of recall@1 in both directions; `"jaccard"`. Classes
-        and groups without images do not count.
+        `"worst_group"`, its minimum over groups; `"worst_group_top5"`, the
+        same for top-5 accuracy; `"macro_f1"`; `"mean_recall"`, the mean of
+        recall@1 in both directions; `"jaccard"`. Classes and groups without
+        images do not count.
     """
     function, (unit, *_) = METRICS[metric]
     if weights is None:
@@ -118,7 +118,7 @@ def task_metric(
 
 
 def _chance(metric, outcomes, classes):
-    """What guessing evenly reaches; in groups, in each of them."""
+    """Return the expected metric of uniform guesses, the same per group."""
     if metric == "jaccard":
         pairs = zip(
             outcomes["candidates"], outcomes["associations"], strict=True
@@ -130,13 +130,13 @@ def _chance(metric, outcomes, classes):
         counts = np.bincount(outcomes["label"])
         counts = counts[counts > 0]
         shares = counts / counts.sum()
-        # Of 1 / classes of a class and of all images.
+        # A class is guessed for 1 / classes of its own and of all images.
         return float(np.mean(2 * shares / (classes * shares + 1)))
     return min(1.0, (5 if metric == "worst_group_top5" else 1) / classes)
 
 
 def _with_means(tasks):
-    """Means of all tasks and of groups that are whole, and the tasks."""
+    """Return the means over all tasks and complete groups, and each task."""
     every = "average" if tasks.keys() >= TASKS.keys() else "mean_of_measured"
     groups = {every: tuple(tasks)}
     for group, names in GROUPS.items():
@@ -155,12 +155,12 @@ def datacomp_draws(
     """Resample the tasks and their means.
 
     Args:
-        outcomes: dictionary of arrays `"TASK.NAME"`, see `task_metric`.
+        outcomes: dictionary of arrays `"TASK.NAME"`. See `task_metric`.
         samples: integer.
 
     Returns:
         A dictionary from each metric of `measure_datacomp` to a float64 array
-        `(samples,)`. Each task draws among its own images.
+        `(samples,)`. The images of each task are drawn separately.
     """
     draws = {}
     for number, (name, task) in enumerate(TASKS.items()):
@@ -180,7 +180,7 @@ def _valued(function, outcomes, weights):
 
 
 def given_outcomes(tasks: list[str]) -> list[str]:
-    """Names of the outcomes that are of the data, not of the model."""
+    """Return the names of the outcomes that belong to the data."""
     return [
         f"{name}.{given}"
         for name in tasks
@@ -202,15 +202,15 @@ def _of_task(outcomes, name):
 def find_sources(
     root: str | Path, allow_outside: bool = False
 ) -> tuple[dict[str, Source], dict[str, str]]:
-    """Find the tasks whose data are there.
+    """Find the tasks whose data are in a directory.
 
     Args:
-        root: string or `pathlib.Path`.
+        root: string or `pathlib.Path`. See `measure_datacomp`.
         allow_outside: bool. See `list_sources`.
 
     Returns:
-        A pair of dictionaries from the names of tasks: to the `Source` of
-        those that are there, and to what was looked for of the others.
+        A pair of dictionaries: from the name of each task that has data to
+        its `Source`, and from the names of the others to the reason.
     """
     found, missing = {}, {}
     for name in TASKS:
@@ -236,24 +236,24 @@ def measure_datacomp(
     samples: int = SAMPLES,
     allow_outside: bool = False,
 ) -> Result:
-    """Measure the tasks of DataComp's evaluation whose data are there.
+    """Measure the tasks of DataComp's evaluation that have data on disk.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
         root: string or `pathlib.Path`. A directory in the layout of
             docs/evaluation.md.
-        batch_size, progress, cache, samples: See `measure_retrieval`; the
-            intervals draw the images of each task by themselves.
+        batch_size, progress, cache, samples: See `measure_retrieval`. The
+            intervals resample the images of each task separately.
         allow_outside: bool. Whether links may lead out of a data set.
             Defaults to `False`.
 
     Returns:
-        A `Result`: under `"task_…"` the metric of each task; their mean, which
-        is called `"average"` where all 38 are there, and
-        `"mean_of_measured"` where not; and the means of the groups that are
-        whole. `"tasks_missing"` and `"tasks_failed"` tell why others are
-        not among them.
+        A `Result`: under `"task_…"` the metric of each task; their mean,
+        called `"average"` if all 38 tasks were measured and
+        `"mean_of_measured"` otherwise; and the means of complete groups.
+        `"tasks_missing"` and `"tasks_failed"` tell why the other tasks were
+        not measured.
 
     Raises:
         ValueError: No task could be measured.
@@ -297,7 +297,7 @@ def measure_datacomp(
 
 
 def _measure(embedder, name, source, options, allow_outside):
-    """The outcomes of a task, and what a result says of it."""
+    """Return the outcomes of a task, and the fields of its result."""
     task = TASKS[name]
     data, classes = source.open()
     if task.metric == "jaccard":
@@ -325,7 +325,7 @@ def _measure(embedder, name, source, options, allow_outside):
         found.images, found.classes, found.labels, found.answers
     )
     if found.notes.size:
-        # Numbers from 0.
+        # Renumber the groups from 0.
         _, group = np.unique(found.notes[:, 0], return_inverse=True)
         outcomes["group"] = group
     if task.metric == "macro_f1":
@@ -335,7 +335,7 @@ def _measure(embedder, name, source, options, allow_outside):
 
 
 def _predicted(images, classes):
-    """The best class of each image, of equal ones the first."""
+    """Return the best class of each image; the first among equal scores."""
     parts = [
         exact_scores(images[start : start + _ROWS], classes).argmax(axis=1)
         for start in range(0, len(images), _ROWS)

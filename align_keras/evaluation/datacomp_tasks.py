@@ -1,8 +1,8 @@
-"""The 38 tasks of DataComp's evaluation, and where their data may lie.
+"""The 38 tasks of DataComp's evaluation, and where to look for their data.
 
-The tasks and their metrics are those of the list that DataComp publishes
-(Gadre et al., 2023, https://arxiv.org/abs/2304.14108). Its two tasks on faces
-have no part in its average, and are not here.
+The tasks and their metrics follow the list that DataComp publishes (Gadre et
+al., 2023, https://arxiv.org/abs/2304.14108). It has two more tasks, on faces,
+which do not count in its average and are left out here.
 """
 
 import functools
@@ -19,15 +19,16 @@ from align_keras.evaluation.winogavil import winogavil
 
 
 class Task(NamedTuple):
-    """One task.
+    """One task of DataComp.
 
     Attributes:
-        archives: string. Its folder among DataComp's evaluation sets, without
-            `wds_` and `_test`; `None` where it is not among them.
-        classes: integer, or `None` where nothing is classified.
-        metric: string, a key of `align_keras.evaluation.datacomp.METRICS`.
-        tfds: pair of strings, a data set and its split with the same test
-            images and with names of its classes; or `None`.
+        archives: string. The task's folder among DataComp's evaluation sets,
+            without `wds_` and `_test`; `None` if it is not among them.
+        classes: integer. The number of classes; `None` if the task is not a
+            classification.
+        metric: string. A key of `align_keras.evaluation.datacomp.METRICS`.
+        tfds: pair of strings. A TFDS data set and its split with the same
+            test images and with names of the classes; or `None`.
     """
 
     archives: str | None
@@ -79,7 +80,7 @@ TASKS = {
     "dollar_street": Task("dollar_street", 58, "worst_group_top5"),
     "geode": Task("geode", 40, "worst_group"),
 }
-# Means that DataComp reports beside that of all tasks.
+# Groups of tasks whose means DataComp also reports.
 GROUPS = {
     "imagenet_shifts": (
         *("imagenet_sketch", "imagenet_v2", "imagenet_a", "imagenet_o"),
@@ -95,14 +96,14 @@ GROUPS = {
 
 
 class Source(NamedTuple):
-    """Where the data of a task lie.
+    """A place where the data of a task may lie.
 
     Attributes:
         kind: string. `"archives"` of DataComp, `"folder"` or `"tfds"`.
-        needs: tuple of `pathlib.Path`.
-        open: callable without arguments. Returns a `DataSet` and its
-            `Classes`, or the path of such a file, or `None`; of WinoGAViL its
-            examples and the folder of its images.
+        needs: tuple of `pathlib.Path`. The files and folders it consists of.
+        open: callable without arguments. Returns a `DataSet` with its
+            `Classes`, the path of a file of classes, or `None`; for WinoGAViL
+            the examples and the folder of images.
     """
 
     kind: str
@@ -113,17 +114,17 @@ class Source(NamedTuple):
 def list_sources(
     root: str | Path, name: str, allow_outside: bool = False
 ) -> list[Source]:
-    """List the places where the data of a task may lie, the best first.
+    """List the places where the data of a task may lie, best first.
 
     Args:
         root: string or `pathlib.Path`. A directory in the layout of
             docs/evaluation.md.
-        name: string, a key of `TASKS`.
+        name: string. A key of `TASKS`.
         allow_outside: bool. Whether links may lead out of a data set.
             Defaults to `False`.
 
     Returns:
-        A list of `Source`, whether or not there are data.
+        A list of `Source`, whether or not the data exist.
     """
     root, task, found = Path(root), TASKS[name], []
     links = {"allow_outside": allow_outside}
@@ -152,7 +153,7 @@ def list_sources(
 
 
 def _folders(root, name, links):
-    """Where `evaluate all` looks for the data of a task itself."""
+    """Yield the places where `evaluate all` also looks for these data."""
     images = root / ("mscoco" if name == "mscoco" else "flickr30k") / "images"
     if name in ("flickr30k", "mscoco"):
         file = images.parent / f"dataset_{name.removeprefix('ms')}.json"

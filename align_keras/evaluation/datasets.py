@@ -1,9 +1,9 @@
-"""Data sets that are on disk, as streams of images with what belongs to them.
+"""Read data sets on disk as streams of images with captions or labels.
 
 Every data set has a name, perhaps a length, and a function that yields
-`(key, image, note)`: the image as a path, bytes or an array, or a function that
-returns one of these; and its list of captions, a dictionary from languages to
-such lists, or its label. It can be read many times, in the same order.
+`(key, image, note)`. The image is a path, bytes or an array, or a function that
+returns one of these. The note is a list of captions, a dictionary from language
+to such a list, or a label. A data set can be read many times in the same order.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ tfds = OptionalModule("tensorflow_datasets", extra="evaluation")
 
 logger = logging.getLogger("align_keras")
 
-# What the literature takes of an image's captions; MSCOCO has up to 7.
+# The literature uses this many captions per image; MSCOCO has up to 7.
 CAPTIONS_PER_IMAGE = 5
-# Of images whose suffix a published file does not tell.
+# To try for images whose suffix a published file does not give.
 SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 
@@ -55,14 +55,14 @@ class DataSet:
     """Images with their captions or labels.
 
     Args:
-        name: string. How results call it.
+        name: string. The name of the data set in results.
         examples: callable. Returns an iterator of `(key, image, note)`.
-        total: integer or `None`. Number of examples.
-        class_names: list of strings, or `None`. What labels stand for: names
-            of folders, or those of a TFDS data set.
-        answers: callable of `Classes`, or `None`. Returns for each label a
-            list of the positions there that are right, where that is not the
-            one class of the label's name.
+        total: integer or `None`. Number of examples, if known.
+        class_names: list of strings, or `None`. The name of each label, from
+            folders or from a TFDS data set.
+        answers: callable or `None`. Takes `Classes` and returns for each label
+            the list of positions in them that are right. `None` means that
+            only the class with the name of the label is right.
     """
 
     name: str
@@ -83,32 +83,31 @@ def captioned(
     captions_per_image: int | None = None,
     allow_outside: bool = False,
 ) -> DataSet:
-    """Images with captions of any form that `pack` reads.
+    """Read images with captions, in any form that `pack` reads.
 
     Args:
         source: string or `pathlib.Path`, see `pack`; or what `open_records`
             takes.
-        captions: string or `pathlib.Path`. A caption file of the images in
-            `source`. Defaults to the one in it that is called `captions`, if
-            there is one.
+        captions: string or `pathlib.Path`. A caption file for the images in
+            `source`. Defaults to the file in `source` that is called
+            `captions`, if there is one.
         split: string. Splits of the caption file, separated by commas.
-            Defaults to `"test"` where a JSON file tells splits, and to all
-            elsewhere.
-        name: string. Defaults to that of the caption file, or to `source`.
-        captions_per_image: integer. How many of the first captions to take of
-            each image of a caption file. Defaults to `5`.
-        allow_outside: bool. Whether to read what names and links call outside
-            of `source`. Defaults to `False`.
+            Defaults to `"test"` if the caption file is JSON and names splits,
+            otherwise to all.
+        name: string. Defaults to the name of the caption file, or `source`.
+        captions_per_image: integer. How many captions of each image in a
+            caption file to use, starting with the first. Defaults to `5`.
+        allow_outside: bool. Whether to read files outside of `source` that
+            names or links point to. Defaults to `False`.
 
     Returns:
-        `DataSet` with lists of captions. What is left out is named in a
-        warning.
+        `DataSet` with lists of captions. A warning names what is left out.
 
     Raises:
-        FileNotFoundError: there is nothing, or an image is missing.
+        FileNotFoundError: there are no data, or an image is missing.
         OutsideFolder: a name or a link leads out of `source`.
-        ValueError: a file is wrong or of another kind, or an option speaks of
-            a caption file and there is none.
+        ValueError: a file is invalid or of another kind, or an option for a
+            caption file is given but there is none.
     """
     if not isinstance(source, (str, os.PathLike)):
         return records(source, name, allow_outside)
@@ -162,7 +161,7 @@ def _warn(name, reason):
 
 
 def _warn_of_rest(found, source, looked_at, allow_outside):
-    """Warn of what a source holds and was not read."""
+    """Warn of what a source holds that was not read."""
     not_listed = []
     for name, reason, detail in left_over(
         found, source, looked_at, allow_outside
@@ -172,12 +171,12 @@ def _warn_of_rest(found, source, looked_at, allow_outside):
             continue
         _warn(name, f"{reason}: {detail}" if detail else reason)
     if not_listed:
-        # They may be the rest of a large collection.
+        # There may be very many, so one warning counts them.
         _warn(f"{len(not_listed)} images, first {not_listed[0]}", NOT_LISTED)
 
 
 def _usual_split(path):
-    """The literature's split, where a file in its form tells splits."""
+    """Return the literature's split if a JSON file names splits."""
     if Path(path).suffix.lower() != ".json":
         return None
     told = (
@@ -198,21 +197,21 @@ def karpathy(
     allow_outside: bool = False,
     tally: Tally | None = None,
 ) -> DataSet:
-    """Images of Karpathy's splits, or of another caption file.
+    """Read the images of Karpathy's splits, or of another caption file.
 
     Args:
         captions: string or `pathlib.Path`. A file that
             `align_keras.data.read_captions` takes, such as
             `dataset_coco.json`.
-        folder: string or `pathlib.Path`. The images, in the subfolders that
-            the file names or all in one place.
+        folder: string or `pathlib.Path`. The folder of images, which lie in
+            the subfolders that the file names, or directly in it.
         split: string. Splits, separated by commas, as in `"train,restval"`.
-            `None` takes all. Defaults to `"test"`.
+            `None` uses all. Defaults to `"test"`.
         name: string. Defaults to the name of the file.
-        captions_per_image: integer. How many of the first captions to take of
-            each image; `None` for all. Defaults to `5`.
+        captions_per_image: integer. How many captions of each image to use,
+            starting with the first; `None` uses all. Defaults to `5`.
         allow_outside: bool. See `captioned`.
-        tally: `Tally`, which learns what the file lists. Defaults to `None`.
+        tally: `Tally`. Records what the file lists. Defaults to `None`.
 
     Returns:
         `DataSet` with lists of captions.
@@ -220,14 +219,14 @@ def karpathy(
     Raises:
         FileNotFoundError: the caption file, or one of the images, is
             missing.
-        ValueError: the file is wrong, or has no such split.
+        ValueError: the file is invalid, or has no such split.
     """
     folder = Path(folder)
     tally = Tally() if tally is None else tally
     found = read_captions(captions, split=split, tally=tally)
     if tally.reasons:
         logger.warning("Left out rows of `%s`: %s.", captions, tally.summary())
-    # Also where they lie without the folder that is said.
+    # Images may also lie outside the subfolder that the file names.
     tally.looked_at.update(found, (Path(path).name for path in found))
     if not found:
         raise ValueError(
@@ -249,15 +248,15 @@ def karpathy(
 
 
 def imagenet_files(root: Path, name: str) -> tuple[Path, Path]:
-    """Tell where a data root holds ImageNet or a variant, and the names.
+    """Return where ImageNet or a variant lies, and its names of classes.
 
     Args:
         root: `pathlib.Path`. A directory in the layout of docs/evaluation.md.
-        name: string such as `"imagenet"` or `"imagenet_v2"`.
+        name: string. Such as `"imagenet"` or `"imagenet_v2"`.
 
     Returns:
-        Paths of the folder of classes, and of the names: its own, or else
-        ImageNet's.
+        A pair of paths: the folder with one subfolder for each class, and the
+        file of names: the variant's own if it exists, otherwise ImageNet's.
     """
     own = root / name / "classes.json"
     names = own if own.is_file() else root / "imagenet" / "classes.json"
@@ -270,17 +269,18 @@ def find_image(
     allow_outside: bool = False,
     suffixes: Sequence[str] = ("",),
 ) -> Path:
-    """Find an image in the subfolder that its name says, or without it.
+    """Find an image in the subfolder that its name gives, or directly.
 
     Args:
         folder: string or `pathlib.Path`.
-        name: string.
-        allow_outside: bool. Defaults to `False`.
-        suffixes: tuple of strings. What may follow the name, such as
-            `SUFFIXES`. Defaults to nothing.
+        name: string. The name of the image, perhaps with subfolders.
+        allow_outside: bool. Whether the name and links may lead out of the
+            folder. Defaults to `False`.
+        suffixes: tuple of strings. Suffixes to try, such as `SUFFIXES`.
+            Defaults to none.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such image.
         OutsideFolder: The name, or a link, leads out of the folder.
     """
     for candidate in (
@@ -303,7 +303,7 @@ def path_within(
     """Return the path of a file or folder that a published data set holds.
 
     Raises:
-        OutsideFolder: It is a link that leads out of the folder.
+        OutsideFolder: The path is a link that leads out of the folder.
     """
     resolve_within(folder, name, allow_outside)
     return Path(folder) / name
@@ -312,7 +312,7 @@ def path_within(
 def records(
     pattern: Any, name: str | None = None, allow_outside: bool = False
 ) -> DataSet:
-    """Images of TFRecord files.
+    """Read the images of TFRecord files.
 
     Args:
         pattern: what `open_records` takes.
@@ -342,21 +342,21 @@ def tfds_captions(
     data_dir: str | None = None,
     captions_per_image: int = CAPTIONS_PER_IMAGE,
 ) -> DataSet:
-    """Images of a TFDS data set with captions in the form of MSCOCO's.
+    """Read a TFDS data set whose captions have the form of MSCOCO's.
 
     Args:
         name: string. Defaults to `"coco_captions"`, whose splits are
             Karpathy's.
         split: string. Defaults to `"test"`.
-        data_dir: string. Where TFDS keeps its data. Defaults to its own
-            place.
-        captions_per_image: integer. Defaults to `5`.
+        data_dir: string. Where TFDS keeps its data. Defaults to the default
+            directory of TFDS.
+        captions_per_image: integer. See `karpathy`. Defaults to `5`.
 
     Returns:
         `DataSet` with lists of captions.
 
     Raises:
-        FileNotFoundError: the data set is not there yet.
+        FileNotFoundError: the data set has not been prepared.
         ImportError: tensorflow-datasets is not installed.
     """
 
@@ -374,12 +374,11 @@ def tfds_captions(
 def class_folders(
     folder: str | Path, name: str | None = None, allow_outside: bool = False
 ) -> DataSet:
-    """Images in one folder for each class.
+    """Read images that lie in one folder for each class.
 
     Args:
-        folder: string or `pathlib.Path`. Its subfolders are the classes, in
-            the order of their names, in which numbers count as
-            numbers: 1, 2, 10.
+        folder: string or `pathlib.Path`. Its subfolders are the classes,
+            sorted by name, with numbers in numerical order: 1, 2, 10.
         name: string. Defaults to the name of the folder.
         allow_outside: bool. Whether links may lead out of the folder.
             Defaults to `False`.
@@ -389,7 +388,8 @@ def class_folders(
 
     Raises:
         FileNotFoundError: there are no subfolders with images.
-        OutsideFolder: the link of a class or an image leads out of `folder`.
+        OutsideFolder: a class or an image is a link that leads out of
+            `folder`.
     """
     folder = Path(folder)
     inside = [path for path in folder.glob("*") if not is_junk(path.name)]
@@ -403,7 +403,7 @@ def class_folders(
         for image in list_images(folder, allow_outside, class_name)
     ]
     for image, _ in found:
-        # Metrics of fewer images would be others, so none is left out.
+        # Leaving images out would change the metrics, so this raises.
         if (folder / image).is_symlink():
             resolve_within(folder, image, allow_outside)
     taken = {image for image, _ in found}
@@ -430,25 +430,26 @@ def tfds_labels(
     decode: Callable[[bytes], Any] | None = None,
     limit: int | None = None,
 ) -> DataSet:
-    """Images of a TFDS data set with labels.
+    """Read a TFDS data set with labels.
 
     Args:
         name: string. The name of the data set, with its configuration.
-        split: string, such as `"train[:800]"`.
-        data_dir: string. Where TFDS keeps its data. Defaults to its own
-            place.
-        label: string, the feature that is the label; or a callable that takes
-            an example of NumPy arrays and returns an integer. Defaults to
-            `"label"`.
-        decode: callable that turns the bytes of an image into an array.
-            Defaults to `None`, the bytes as they are.
-        limit: integer. Take only the first examples. Defaults to `None`.
+        split: string. Such as `"train[:800]"`.
+        data_dir: string. Where TFDS keeps its data. Defaults to the default
+            directory of TFDS.
+        label: string or callable. The feature that is the label; or a function
+            that takes an example of NumPy arrays and returns an integer.
+            Defaults to `"label"`.
+        decode: callable. Converts the bytes of an image to an array. Defaults
+            to `None`: the bytes are not decoded here.
+        limit: integer. The number of examples to use, starting with the
+            first. Defaults to `None`, all.
 
     Returns:
         `DataSet` with integer labels.
 
     Raises:
-        FileNotFoundError: the data set is not there yet.
+        FileNotFoundError: the data set has not been prepared.
         ImportError: tensorflow-datasets is not installed.
     """
 
@@ -461,7 +462,7 @@ def tfds_labels(
 def _tfds(name, split, data_dir, note, label=None, decode=None, limit=None):
     builder = tfds.builder(name, data_dir=data_dir)
     try:
-        # Images stay files: a reader in threads decodes them as it needs.
+        # Images stay encoded, because the consumers decode them in threads.
         stream = builder.as_dataset(
             split=split,
             shuffle_files=False,
@@ -494,7 +495,7 @@ def _tfds(name, split, data_dir, note, label=None, decode=None, limit=None):
 
 
 def require_same_classes(first: DataSet, second: DataSet) -> None:
-    """Raise a `ValueError` where two data sets have other classes."""
+    """Raise a `ValueError` if two data sets have different classes."""
     if first.class_names != second.class_names:
         odd = set(first.class_names or ()) ^ set(second.class_names or ())
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Results and comparisons as text for the terminal."""
+"""Format results and comparisons as text for the terminal."""
 
 import math
 
@@ -10,14 +10,14 @@ RANKS = "_median_rank"
 
 
 def describe_result(result: Result) -> str:
-    """Put a result into lines for the terminal.
+    """Format a result for the terminal.
 
     Args:
         result: `Result`.
 
     Returns:
         A string: what was measured, and for each metric the model's value,
-        chance where it is known, its 95% interval, and the paper's values.
+        chance if it is known, the 95% interval, and the paper's values.
     """
     paper = paper_rows_of(result["task"], result["dataset"])
     lines = [describe_counts(result)]
@@ -51,7 +51,7 @@ def describe_result(result: Result) -> str:
 
 
 def tasks_left_out(result: Result) -> dict[str, str]:
-    """Return why tasks of an evaluation of several were not measured."""
+    """Return the tasks that were not measured, each with the reason."""
     return {
         **result.get("tasks_missing", {}),
         **{
@@ -62,7 +62,7 @@ def tasks_left_out(result: Result) -> dict[str, str]:
 
 
 def _describe_languages(result):
-    """A line for each language, where they were measured by themselves."""
+    """Return a line for each language, if a result has several."""
     languages = result.get("by_language")
     if not languages:
         return []
@@ -79,14 +79,14 @@ def _describe_languages(result):
 
 
 def language_metrics(result: Result) -> dict[str, str]:
-    """Return what a table of languages shows of each.
+    """Return the metrics that a table of languages shows.
 
     Args:
         result: `Result` with `"by_language"`.
 
     Returns:
-        A dictionary from short titles, as in `"text @5"`, to the names of
-        recalls, and of their mean.
+        A dictionary from short titles, such as `"text @5"`, to the names of
+        the recalls and of their mean.
     """
     return {
         **{f"text @{k}": f"image_to_text_recall@{k}" for k in result["ks"]},
@@ -156,7 +156,7 @@ def _interval(result, name):
 
 
 def describe_comparison(comparison: dict) -> str:
-    """Put the answer of `compare_results` into lines for the terminal."""
+    """Format what `compare_results` returns for the terminal."""
     lines = [
         f"{comparison['task']} on {comparison['dataset']}: "
         f"A = {comparison['first']}, B = {comparison['second']}",

@@ -1,4 +1,4 @@
-"""What happens inside a dual encoder, as numbers and as a page."""
+"""Describe what happens inside a dual encoder, in numbers and on a page."""
 
 import base64
 import contextlib
@@ -38,7 +38,7 @@ from align_keras.io.text import clean_text
 
 logger = logging.getLogger("align_keras")
 
-# Images of a softmax where nothing is known of the training.
+# Images of a softmax if the batch size of the training is unknown.
 BATCH = 256
 # Shorter side of the images on the page.
 _PIXELS = 160
@@ -58,47 +58,49 @@ def diagnose(
     progress: bool = True,
     cache: str | Path | None = None,
 ) -> dict:
-    """Describe how a model places images and texts, with a page to look at.
+    """Describe how a model places images and texts, as numbers and a page.
 
-    Writes `diagnosis.json` and `index.html` into `output`. Captions that are
-    equal, letter by letter, are one text, so that none of them is wrong for
-    the image of another. An image that does not decode is left out together
-    with its captions, named in a warning, and counted.
+    Writes `diagnosis.json` and `index.html` into `output`. Identical captions
+    count as one text, so that none of them is wrong for the image of another.
+    An image that does not decode is left out together with its captions; a
+    warning names it, and it is counted.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, an
             `Embedder`, or a string for `load_embedder`.
         data: a `DataSet` with captions; or a string or list of strings, see
             `align_keras.evaluation.datasets.captioned`.
-        output: string or `pathlib.Path`. Directory to write, or its address.
+        output: string or `pathlib.Path`. The directory to write, or its
+            address.
         temperature: float. What cosines are divided by before the softmax.
-            Defaults to `None`, that of the model, if it is known.
-        softmax_batch: int. Images among which the true match has its
-            probability. Defaults to `None`: the batch size of the run in
-            whose directory the model lies, and 256 elsewhere.
-        k: int. Neighbours that count as occurrences of hubs. Defaults to
-            `10`.
-        examples: int. Images to show that are nearest to a wrong caption.
-            Defaults to `24`.
-        seed: int. Of what is estimated from samples. Defaults to `0`.
-        batch_size: int. Images in one call of the network. Defaults to
-            `64`.
+            Defaults to `None`: the temperature of the model, if it is known.
+        softmax_batch: int. The number of images in the softmax that gives the
+            true match its probability. Defaults to `None`: the batch size of
+            the run in whose directory the model lies, or 256 without a run.
+        k: int. How many nearest neighbours of each query count for hubness.
+            Defaults to `10`.
+        examples: int. How many images that are nearest to a wrong caption to
+            show. Defaults to `24`.
+        seed: int. The seed of what is estimated from samples. Defaults to
+            `0`.
+        batch_size: int. Images per call of the network. Defaults to `64`.
         progress: bool. Whether to draw progress bars on the standard error
             stream. Defaults to `True`.
         cache: string or `pathlib.Path`. A directory for vectors, see
             `embed_readable`. Defaults to `None`.
 
     Returns:
-        A dictionary, as in `diagnosis.json`: that of `geometry_metrics`, with
-        keys of images and captions in the place of indices, and `None` for
-        what has no value; and `"images"`, `"captions"`, `"texts"`,
-        `"images_without_text"` and `"images_skipped"`, which are counts.
+        The dictionary that `diagnosis.json` holds: that of
+        `geometry_metrics`, with keys of images and captions instead of
+        indices, and `None` instead of NaN; and the counts `"images"`,
+        `"captions"`, `"texts"`, `"images_without_text"` and
+        `"images_skipped"`.
 
     Raises:
-        BlockingIOError: Another process writes to `output`.
+        BlockingIOError: Another process is writing to `output`.
         FileNotFoundError: No file matches `data`.
-        ValueError: The model has no preprocessor, no image is readable, none
-            has a caption, or an option is out of its range.
+        ValueError: The model has no preprocessor, no image is readable, no
+            image has a caption, or an option is out of range.
 
     Example:
 
@@ -162,7 +164,7 @@ def diagnose(
 
 
 def _batch_of_run(model):
-    """The batch size of the run that a model lies in, `None` for none."""
+    """Return the batch size of the run a model lies in, if any."""
     if not is_directory(model):
         return None
     recipe = os.path.join(os.path.dirname(model.rstrip("/")), "recipe.json")
@@ -175,7 +177,7 @@ def _batch_of_run(model):
 
 
 def _numbered(data):
-    """The same data, whose notes tell the place and key of each image."""
+    """Add the position and key of each image to its note."""
 
     def examples():
         for place, (key, image, captions) in enumerate(data.examples()):
@@ -185,7 +187,7 @@ def _numbered(data):
 
 
 def _distinct(captions: Iterable[list[str]]) -> tuple[list[str], np.ndarray]:
-    """Different captions in their order, and pairs of one and its image."""
+    """Return distinct captions in order, and pairs of caption and image."""
     numbers: dict[str, int] = {}
     pairs = [
         (numbers.setdefault(clean_text(text), len(numbers)), image)
@@ -203,15 +205,15 @@ def _indices_of_images(found):
 
 
 def _thumbnails(data, wanted):
-    """Read some images again and make them small, as addresses of data.
+    """Read some images again, and return thumbnails as data URLs.
 
     Args:
         data: `DataSet`.
-        wanted: dict from the place of an image in `data` to its index.
+        wanted: dict from the position of an image in `data` to its index.
 
     Returns:
-        dict from the index to a string. An image that only the model can read
-        is named in a warning.
+        dict from the index to a string. A warning names each image that only
+        the model can read.
     """
     small, lost = {}, {}
     with _warned_before():
@@ -226,7 +228,7 @@ def _thumbnails(data, wanted):
                 lost[key] = error
                 continue
             if pixels.dtype.kind == "f":
-                # Preprocessed already, to what the network takes.
+                # Preprocessed already, to values from -1 to 1.
                 pixels = np.clip((pixels + 1) * 127.5, 0, 255).astype("uint8")
             contents = base64.b64encode(thumbnail(pixels, _PIXELS)).decode()
             small[wanted[place]] = f"data:image/jpeg;base64,{contents}"
@@ -237,7 +239,7 @@ def _thumbnails(data, wanted):
 
 @contextlib.contextmanager
 def _warned_before():
-    """Keep quiet while data are read for the second time."""
+    """Suppress warnings while data are read for the second time."""
 
     def quiet(record):
         return False
@@ -250,7 +252,7 @@ def _warned_before():
 
 
 def _name(found, keys, texts):
-    """Put keys of images and captions in the place of indices."""
+    """Replace indices by the keys of images and by captions."""
     for row in found["wrong_texts"]:
         row["image"] = keys[row["image"]]
         row["caption"] = texts[row.pop("text")]

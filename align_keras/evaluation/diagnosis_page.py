@@ -1,4 +1,4 @@
-"""A diagnosis as a table for the terminal, and as one HTML page."""
+"""Format a diagnosis as a table for the terminal and as an HTML page."""
 
 from collections.abc import Sequence
 
@@ -28,13 +28,13 @@ td:last-child,th:last-child{text-align:left}
 
 
 def describe_diagnosis(found: dict) -> str:
-    """Put a diagnosis into lines for the terminal.
+    """Format a diagnosis for the terminal.
 
     Args:
-        found: dict, as `diagnose` returns it.
+        found: dict. What `diagnose` returns.
 
     Returns:
-        A string: what was looked at, and each number.
+        A string: the model and the data, and each number.
     """
     lines = [f"{found['model']} on {_counted(found)}"]
     rows = [(name, value) for name, value, _ in measures(found)]
@@ -47,7 +47,7 @@ def measures(found: dict) -> list[tuple[str, str, str]]:
     """List the numbers of a diagnosis.
 
     Args:
-        found: dict, as `diagnose` returns it.
+        found: dict. What `diagnose` returns.
 
     Returns:
         A list of tuples of strings: name, value and meaning.
@@ -141,17 +141,17 @@ def write_diagnosis_page(
     texts: Sequence[str],
     small: dict[int, str],
 ) -> str:
-    """Draw a diagnosis.
+    """Render a diagnosis as an HTML page.
 
     Args:
-        found: dict, as `diagnose` makes it, with indices of images and texts.
-        keys: sequence of strings. What images are called.
+        found: dict. The diagnosis, with indices of images and texts.
+        keys: sequence of strings. The names of the images.
         texts: sequence of strings.
-        small: dict from the index of an image to the address of its data.
-            One that is not there is named only.
+        small: dict from the index of an image to the data URL of its
+            thumbnail. Images without one are only named.
 
     Returns:
-        string, a whole HTML page without links to anything.
+        A string, a complete HTML page without external links.
     """
     body = [
         "<h1>Diagnosis</h1>",
@@ -266,7 +266,7 @@ def _sheet(rows, keys, texts, small):
 
 
 def _plot(edges, series):
-    """Bars of several histograms with the same bins, as shares of each."""
+    """Draw histograms with the same bins, as the shares of each."""
     held = [n for n in range(len(edges) - 1) if any(c[n] for _, _, c in series)]
     first, last = (held[0], held[-1] + 1) if held else (0, len(edges) - 1)
     totals = [sum(counts) or 1 for _, _, counts in series]
@@ -292,7 +292,7 @@ def _plot(edges, series):
     every = -(-(last - first) // 20)
     for place, edge in enumerate(edges[first : last + 1]):
         if place % every == 0:
-            # Labels at the ends stay within the drawing.
+            # The labels at both ends must not leave the drawing.
             anchor = {0: "start", last - first: "end"}.get(place, "middle")
             label = f"{edge:g}"
             parts.append(svg.text(place * step, 208, label, anchor, "soft", 11))
@@ -334,5 +334,5 @@ def _temperature(found):
 
 
 def _number(value):
-    # No zero has a sign.
+    # Adding 0.0 removes the sign of a negative zero.
     return "–" if value is None else f"{round(value, 4) + 0.0:.4f}"

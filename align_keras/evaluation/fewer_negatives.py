@@ -1,19 +1,19 @@
-"""The contrastive loss with a part of the negatives, for ablations."""
+"""Compute the contrastive loss with fewer negatives, for ablations."""
 
 import keras
 from keras import ops
 
 
 class FewerNegatives(keras.losses.Loss):
-    """Normalised softmax loss in which a share of the negatives counts.
+    """Normalised softmax loss that uses only a share of the negatives.
 
     Row `i` is scored against itself and the rows that follow it in the batch,
-    as many as the share says, round and round. A batch is in random order, so
-    that these are a random part of it. With the whole batch this is
-    `ContrastiveLoss`. One device only.
+    as many as the share allows; after the last row comes the first. Batches
+    are in random order, so these rows are a random part of the batch. With a
+    share of 1 this is `ContrastiveLoss`. It works on one device only.
 
     Args:
-        share: float in (0, 1]. Part of the other pairs that count.
+        share: float in (0, 1]. The share of the other pairs to use.
         label_smoothing: float. See `ContrastiveLoss`. Defaults to `0.1`.
     """
 
@@ -27,7 +27,7 @@ class FewerNegatives(keras.losses.Loss):
         return self.reduce(losses, sample_weight)
 
     def score(self, image_embeddings, text_embeddings, temperature=1.0):
-        """Loss and hits of each pair, as `ContrastiveLoss.score`."""
+        """Return loss and hits of each pair, like `ContrastiveLoss.score`."""
         images = ops.cast(image_embeddings, "float32")
         texts = ops.cast(text_embeddings, "float32")
         logits = ops.matmul(images, ops.transpose(texts))
@@ -37,7 +37,7 @@ class FewerNegatives(keras.losses.Loss):
         return image_loss + text_loss, image_hit, text_hit
 
     def reduce(self, losses, sample_weight=None):
-        """Mean over the batch."""
+        """Return the mean over the batch."""
         if sample_weight is not None:
             losses = losses * ops.cast(sample_weight, losses.dtype)
         return ops.mean(losses)

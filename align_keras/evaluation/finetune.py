@@ -1,4 +1,4 @@
-"""Fine-tuning for classification, in the paper's two stages."""
+"""Fine-tune for classification, in the paper's two stages."""
 
 import dataclasses
 import itertools
@@ -39,9 +39,9 @@ class ImageClassifier(keras.Model):
     """An image encoder with a linear head.
 
     Args:
-        model: an `align_keras.AlignDualEncoder`, whose image encoder is
-            taken, without the projection.
-        num_classes: integer.
+        model: an `align_keras.AlignDualEncoder`. Its image encoder is used
+            without the projection.
+        num_classes: integer. The number of classes.
     """
 
     def __init__(self, model: keras.Model, num_classes: int):
@@ -55,7 +55,7 @@ class ImageClassifier(keras.Model):
         self.stage = None
 
     def set_stage(self, stage):
-        """Choose what trains, before `compile`."""
+        """Choose what is trained; call this before `compile`."""
         self.stage = stage
         self.image_encoder.trainable = stage.part == "all"
 
@@ -71,7 +71,7 @@ class ImageClassifier(keras.Model):
         if stage.part == "head":
             features = ops.stop_gradient(features)
         elif stage.encoder_rate != 1.0:
-            # Scales the gradient of the encoder, and nothing else.
+            # This scales only the gradient of the encoder.
             rate = stage.encoder_rate
             held = ops.stop_gradient(features)
             features = (1 - rate) * held + rate * features
@@ -93,39 +93,45 @@ def measure_finetune(
 ) -> Result:
     """Fine-tune a classifier and measure it.
 
-    A run that was interrupted resumes from its last checkpoint; a finished
-    one is not repeated.
+    An interrupted run resumes from its last checkpoint, and finished runs are
+    not repeated.
 
     Args:
-        make_model: callable that returns a fresh, pre-trained
-            `align_keras.AlignDualEncoder`, once for each run.
-        train: a `DataSet` with labels. Its files are held in memory as they
-            are, not decoded.
+        make_model: callable. Returns a new, pretrained
+            `align_keras.AlignDualEncoder`; called once for each run.
+        train: a `DataSet` with labels. Images that it does not yield as paths
+            are held in memory, encoded.
         test: a `DataSet` with the same classes.
-        recipe: `FinetuneRecipe` or its name, see `load_finetune_recipe`.
-        workdir: string or `pathlib.Path`. For checkpoints and results.
-        runs: integer. Runs with different seeds, of which the mean counts;
-            the paper takes 3 on its fine-grained data sets. Defaults to `1`.
-        seed: integer. Of the first run. Defaults to `0`.
-        samples: integer. Resamples of the intervals. Defaults to `1000`.
+        recipe: `FinetuneRecipe` or its name. See `load_finetune_recipe`.
+        workdir: string or `pathlib.Path`. The directory for checkpoints and
+            results.
+        runs: integer. The number of runs with different seeds, whose metrics
+            are averaged; the paper uses 3 on its fine-grained data sets.
+            Defaults to `1`.
+        seed: integer. The seed of the first run; each further run adds 1.
+            Defaults to `0`.
+        samples: integer. Resamples for the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
-        identity: string. Tells the model from others, so that their runs are
-            not taken for its own. Defaults to `None`, `encoder_fingerprint`.
+        identity: string. Identifies the model, so that runs of other models
+            are not mistaken for its own. Defaults to `None`:
+            `encoder_fingerprint` of the model.
 
     Returns:
         A `Result` with the accuracies of `classification_accuracies`, averaged
-        over the runs, and `"deviations"` between several runs. Its task is
-        `"finetune"`, or `"finetune-head"` for a recipe that trains only that.
+        over the runs, and, with several runs, their `"deviations"`. Its task
+        is `"finetune"`, or `"finetune-head"` if the recipe trains only the
+        head.
 
     Raises:
-        ValueError: the data sets have other classes, `runs` is not positive,
-            or `workdir` holds a run of another model or other settings.
+        ValueError: the data sets have different classes, `runs` is not
+            positive, or `workdir` holds a run of another model or with other
+            settings.
     """
     recipe = load_finetune_recipe(recipe)
     if runs < 1:
         raise ValueError(f"`runs` must be positive. Received: runs={runs}")
     require_same_classes(train, test)
-    # Before hours of training, find out what does not decode.
+    # Find images that do not decode before hours of training.
     learned, wanted = check_images(train), check_images(test)
     labels = learned.labels
     images = [as_file(example[1]) for example in learned.examples()]
@@ -182,7 +188,7 @@ def _summary(task, outcomes, ks, samples, **values):
         finetune_accuracies({**outcomes, "rank": rank[None]}, ks=ks)
         for rank in outcomes["rank"]
     ]
-    # One run has no spread.
+    # A single run has no deviation.
     names = runs[0] if len(runs) > 1 else ()
     return summarize(
         task,
@@ -221,7 +227,7 @@ def finetune_accuracies(
 
 
 def encoder_fingerprint(model: keras.Model) -> str:
-    """Tell the image encoder of a model from others, by its weights.
+    """Compute a fingerprint of the weights of a model's image encoder.
 
     Args:
         model: an `align_keras.AlignDualEncoder`.
@@ -264,7 +270,7 @@ def _run(classifier, train, test, recipe, folder, seed, progress):
             while step < steps:
                 count = min(every, steps - step)
                 classifier.fit(
-                    # Keras knows generators, but no other iterators.
+                    # Keras accepts generators, but no other iterators.
                     (batch for batch in itertools.islice(batches, count)),
                     steps_per_epoch=count,
                     verbose=2 if progress else 0,

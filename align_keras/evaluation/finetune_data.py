@@ -1,4 +1,4 @@
-"""The images of fine-tuning, on their way into a classifier."""
+"""Prepare the images of fine-tuning for a classifier."""
 
 import io
 import itertools
@@ -22,20 +22,20 @@ from align_keras.preprocessing.decode import decode_in_graph
 
 logger = logging.getLogger("align_keras")
 
-# Share of an image's shorter side that the evaluation keeps (section 5.3).
+# Share of the shorter side that the central crop keeps (section 5.3).
 CENTRAL_CROP = 0.875
 
 
 class Checked(NamedTuple):
-    """What a data set holds that decodes.
+    """The images of a data set that decode.
 
     Attributes:
         data: `DataSet`.
-        labels: int64 array, of the readable images.
-        readable: bool array, of all images.
-        odd: set of the keys of those that TensorFlow does not show as Pillow
-            does.
-        digest: string. Fingerprint of the names of the readable ones.
+        labels: int64 array. The labels of the readable images.
+        readable: bool array. Whether each image of `data` is readable.
+        odd: set. The keys of the images that TensorFlow does not decode like
+            Pillow.
+        digest: string. Fingerprint of the names of the readable images.
     """
 
     data: DataSet
@@ -45,7 +45,7 @@ class Checked(NamedTuple):
     digest: str
 
     def examples(self) -> Iterator[tuple[str, Any, int]]:
-        """Yield the readable ones, all in a form that TensorFlow shows."""
+        """Yield the readable images, in a form that TensorFlow decodes."""
         readable = itertools.compress(self.data.examples(), self.readable)
         for key, image, label in readable:
             if key in self.odd:
@@ -54,7 +54,7 @@ class Checked(NamedTuple):
 
 
 def check_images(data: DataSet) -> Checked:
-    """Decode all images once, and name those that do not decode.
+    """Decode all images once, and warn of those that do not decode.
 
     Args:
         data: `DataSet` with labels.
@@ -98,7 +98,7 @@ def check_images(data: DataSet) -> Checked:
 
 
 def as_file(image: Any) -> Any:
-    """Return an image as a path or as the bytes of a file, not as pixels."""
+    """Encode an image that is an array; return others unchanged."""
     return _bytes(image) if isinstance(image, np.ndarray) else image
 
 
@@ -115,7 +115,7 @@ def _bytes(image):
 def training_batches(
     images: list, labels: np.ndarray, stage: Stage, seed: int, start_step: int
 ) -> Any:
-    """Make endless batches whose order and crops follow from seed and step."""
+    """Make endless batches that depend only on the seed and the step."""
     import tensorflow as tf
 
     def examples():
@@ -167,7 +167,7 @@ def test_batches(test: Checked, stage: Stage) -> Iterator[np.ndarray]:
 
 
 def _random_part(pixels, seed):
-    """Cut out a part of 8% to 100% of the area, and perhaps mirror it."""
+    """Crop 8% to 100% of the area at random, and flip at random."""
     import tensorflow as tf
 
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(

@@ -1,4 +1,4 @@
-"""Recipes of fine-tuning for classification: the paper's, or from a file."""
+"""Define recipes for fine-tuning: the paper's, or read from a file."""
 
 import dataclasses
 from pathlib import Path
@@ -16,22 +16,23 @@ class Stage:
     """One stage of fine-tuning.
 
     Attributes:
-        part: string. `"head"` trains the classifier on frozen features,
-            `"all"` everything.
-        learning_rate: float. To start from.
+        part: string. `"head"` trains the classifier on frozen features;
+            `"all"` trains everything.
+        learning_rate: float. The initial learning rate.
         image_size: int. Side of the training images in pixels.
-        eval_size: int. Side of the evaluation images.
-        epochs: float. Passes over the training images; or `steps`.
-        steps: int or `None`. Optimizer steps, in the place of `epochs`.
-        batch_size: int.
-        drop: float. Factor of the learning rate every `drop_every` epochs;
-            `0.0` for a cosine decay to zero.
+        eval_size: int. Side of the evaluation images in pixels.
+        epochs: float. Passes over the training images. Not used if `steps` is
+            given.
+        steps: int or `None`. Optimizer steps, instead of `epochs`.
+        batch_size: int. Images per optimizer step.
+        drop: float. The learning rate is multiplied by it every `drop_every`
+            epochs; `0.0` selects a cosine decay to zero instead.
         drop_every: float. Epochs between drops.
-        encoder_rate: float. Factor of the encoder's learning rate.
+        encoder_rate: float. Factor on the learning rate of the encoder.
         freeze_statistics: bool. Whether batch normalisation uses the
-            statistics of pre-training. Drop-connect is off then as well.
-        augmentation: string. `"inception"`, a random part of the image,
-            mirrored or not, or `"none"`.
+            statistics from pretraining; this also turns drop-connect off.
+        augmentation: string. `"inception"`, a random crop of the image with a
+            random flip, or `"none"`.
     """
 
     part: str
@@ -72,9 +73,9 @@ class FinetuneRecipe:
     """How a classifier is fine-tuned.
 
     Attributes:
-        stages: tuple of `Stage`, one after the other.
+        stages: tuple of `Stage`. They run one after the other.
         weight_decay: float. Decoupled, in proportion to the learning rate.
-        momentum: float.
+        momentum: float. The momentum of SGD.
         checkpoint_every: int. Steps between checkpoints.
     """
 
@@ -118,10 +119,10 @@ def load_finetune_recipe(
     """Load a fine-tuning recipe.
 
     Args:
-        recipe: `FinetuneRecipe`; string, `"imagenet"`, `"imagenet_frozen"` or
-            `"fine_grained"`, or the path of a YAML file with the fields of
-            `FinetuneRecipe`, where `stages` is a list of the fields of
-            `Stage`.
+        recipe: `FinetuneRecipe`; or a string, `"imagenet"`,
+            `"imagenet_frozen"` or `"fine_grained"`; or the path of a YAML
+            file with the fields of `FinetuneRecipe`, where `stages` is a list
+            of mappings with the fields of `Stage`.
 
     Returns:
         A `FinetuneRecipe`.

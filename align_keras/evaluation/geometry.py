@@ -1,8 +1,8 @@
-"""Where images and texts lie on the sphere, from arrays of their vectors.
+"""Describe where the vectors of images and texts lie on the sphere.
 
-All sums are taken in float64 over blocks, so that no number depends on the
-size of a block and no matrix of all pairs is held. What is estimated from a
-sample says from how many; samples are drawn by a seed.
+All sums are taken in float64, block by block, so that results do not depend on
+the size of a block and the matrix of all pairs is never held in memory.
+Estimates from samples report the size of the sample, which a seed determines.
 """
 
 import math
@@ -23,10 +23,10 @@ from align_keras.evaluation.ranks import check_pair
 from align_keras.evaluation.ranks import pair_scores
 from align_keras.evaluation.retrieval import check_owners
 
-# Rows whose pairs uniformity takes: 134 million, and its standard error is
+# Most rows for uniformity: they form 134 million pairs, for a standard error of
 # about 0.01.
 ROWS = 1 << 14
-# Neighbours that count occurrences, as in the literature on hubs.
+# Nearest neighbours that count for hubness, as in the literature.
 NEIGHBOURS = 10
 
 
@@ -41,26 +41,26 @@ def geometry_metrics(
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> dict:
-    """Describe how the vectors of images and texts lie to one another.
+    """Describe how the vectors of images and texts lie relative to each other.
 
-    A pair is an image with one of its texts. Every other image and text are a
-    non-pair, so that texts of one image are not wrong for it.
+    A pair is an image with one of its texts; any other image and text form a
+    non-pair. All texts of an image are therefore right for it.
 
     Args:
         image_embeddings: float array `(num_images, dim)`, unit vectors.
         text_embeddings: float array `(num_texts, dim)`, unit vectors.
-        text_to_image: integer array, see `retrieval_metrics`.
+        text_to_image: integer array. See `retrieval_metrics`.
         temperature: float. What cosines are divided by before the softmax.
-            Defaults to `None`: it is not known, and `"softmax"` is `None`.
-        softmax_batch: int. Number of images, each with one of its texts,
-            among which the softmax is taken. Defaults to `256`.
-        k: int. Neighbours of a query that count as occurrences. Defaults to
-            `10`.
-        examples: int. Images to name that are nearest to a wrong text.
-            Defaults to `24`.
-        seed: int. Of the samples. Defaults to `0`.
-        progress: optional callable, called with the number of images and
-            texts that were searched since its last call.
+            Defaults to `None`, unknown; `"softmax"` is then `None`.
+        softmax_batch: int. Number of images in the softmax, each with one of
+            its texts. Defaults to `256`.
+        k: int. How many nearest neighbours of each query count for hubness.
+            Defaults to `10`.
+        examples: int. How many images that are nearest to a wrong text to
+            return. Defaults to `24`.
+        seed: int. The seed of the samples. Defaults to `0`.
+        progress: callable. Takes the number of images and texts that were
+            searched since its last call. Defaults to `None`.
 
     Returns:
         A dictionary: `"alignment"`, `"image_uniformity"`,
@@ -68,12 +68,12 @@ def geometry_metrics(
         floats; `"cosines"`, `"softmax"` and `"hubness"` are dictionaries of
         numbers and histograms; `"wrong_texts"` is a list of dictionaries, the
         worst first, with indices under `"image"`, `"text"` and
-        `"wrong_text"`. What has no value is NaN. docs/evaluation.md defines
-        them.
+        `"wrong_text"`. Numbers that are not defined are NaN.
+        docs/evaluation.md defines all of them.
 
     Raises:
         ValueError: an array is empty, not finite, or does not fit the others,
-            or an option is out of its range.
+            or an option is out of range.
 
     Example:
 
@@ -128,7 +128,7 @@ def geometry_metrics(
 def check_options(
     temperature: float | None, softmax_batch: int, k: int, examples: int
 ) -> None:
-    """Refuse what `geometry_metrics` cannot use, before hours of embedding."""
+    """Check the options of `geometry_metrics` before hours of embedding."""
     check_ks([k])
     if temperature is not None and not 0 < temperature < math.inf:
         raise ValueError(
@@ -152,7 +152,7 @@ def check_options(
 def alignment(
     images: np.ndarray, texts: np.ndarray, pairs: np.ndarray
 ) -> float:
-    """Mean of `||x - y||^2` over the pairs.
+    """Compute the mean of `||x - y||^2` over the pairs.
 
     Args:
         images: float32 array `(num_images, dim)`.
@@ -160,7 +160,7 @@ def alignment(
         pairs: integer array `(num_pairs, 2)` of an image and a text.
 
     Returns:
-        float. 0 where every text lies on its image; 2 where they are
+        float. 0 if every text coincides with its image; 2 if they are
         orthogonal.
 
     Reference:
@@ -176,16 +176,16 @@ def alignment(
 
 
 def uniformity(rows: np.ndarray, seed: int = 0) -> float:
-    """Logarithm of the mean of `exp(-2 ||x_i - x_j||^2)` over `i < j`.
+    """Compute the log of the mean of `exp(-2 ||x_i - x_j||^2)` over `i < j`.
 
     Args:
-        rows: float32 array `(count, dim)`. Of more than 16,384 rows as many
-            are drawn without replacement.
-        seed: int. Of that draw. Defaults to `0`.
+        rows: float32 array `(count, dim)`. If there are more than 16,384
+            rows, this many are drawn without replacement.
+        seed: int. The seed of the draw. Defaults to `0`.
 
     Returns:
-        float. 0 where all rows are one; about -4 where unit vectors of many
-        dimensions are spread evenly. NaN for a single row.
+        float. 0 if all rows are equal; about -4 if unit vectors of many
+        dimensions are spread evenly; NaN for a single row.
 
     Reference:
         - [Wang and Isola, 2020](https://arxiv.org/abs/2005.10242), with its
@@ -200,7 +200,7 @@ def uniformity(rows: np.ndarray, seed: int = 0) -> float:
     squares = (values**2).sum(axis=1)
     total = 0.0
     for part in row_blocks(len(rows), len(rows)):
-        # From the diagonal on: each pair once.
+        # Starting at the diagonal takes each pair once.
         others = values[part.start :]
         apart = squares[part, None] + squares[part.start :]
         apart -= 2 * values[part] @ others.T
@@ -210,7 +210,7 @@ def uniformity(rows: np.ndarray, seed: int = 0) -> float:
 
 
 def modality_gap(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
-    """Measure how far apart images and texts lie as two clouds.
+    """Measure how far apart the two clouds of images and texts lie.
 
     Args:
         images: float32 array `(num_images, dim)`.
@@ -218,9 +218,9 @@ def modality_gap(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
 
     Returns:
         A pair of floats: the distance of the two means, and the balanced
-        accuracy of telling images from texts by the plane halfway between the
-        means. On the plane, a vector counts half. 0.5 says that they lie
-        among each other, 1 that they are apart.
+        accuracy of separating images from texts by the plane halfway between
+        the means. A vector on the plane counts half. 0.5 means that the
+        clouds are mixed, 1 that they are separate.
 
     Reference:
         - [Liang et al., 2022](https://arxiv.org/abs/2203.02053) for the gap.

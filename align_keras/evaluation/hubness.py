@@ -1,4 +1,4 @@
-"""What is near to everything, and what is near but wrong."""
+"""Find hubs, and images that are nearest to a wrong text."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from align_keras.evaluation.knn import nearest_neighbours
 
-# Most occurrences that are named.
+# How many hubs to return.
 HUBS = 10
 
 
@@ -14,16 +14,16 @@ def hubness(neighbours: np.ndarray, count: int) -> dict:
     """Describe how unevenly candidates occur among nearest neighbours.
 
     Args:
-        neighbours: integer array `(num_queries, k)`, see
+        neighbours: integer array `(num_queries, k)`. See
             `nearest_neighbours`.
         count: int. Number of candidates.
 
     Returns:
-        A dictionary. `"k"`; `"skewness"` of the occurrences, the third
-        standardised moment, NaN where all occur equally often;
-        `"never_retrieved"`, the share of candidates that are no neighbour of
-        any query; `"hubs"`, those that occur most, with their `"index"` and
-        `"occurrences"`, of equal ones the lower index first.
+        A dictionary: `"k"`; `"skewness"`, the third standardised moment of
+        the occurrences, NaN if all candidates occur equally often;
+        `"never_retrieved"`, the share of candidates that are a neighbour of
+        no query; `"hubs"`, the most frequent candidates with their `"index"`
+        and `"occurrences"`, in case of ties the lower index first.
 
     Reference:
         - [Radovanović et al.,
@@ -62,17 +62,17 @@ def wrong_texts(
         images: float32 array `(num_images, dim)`.
         texts: float32 array `(num_texts, dim)`.
         pairs: integer array `(num_pairs, 2)` of an image and a text, sorted.
-        own: float32 array `(num_pairs,)`. Their cosines.
-        found, scores: what `nearest_neighbours` found for the images.
-        examples: int. How many to give.
+        own: float32 array `(num_pairs,)`. The cosines of the pairs.
+        found, scores: what `nearest_neighbours` returned for the images.
+        examples: int. How many images to return.
 
     Returns:
-        A list of dictionaries with the indices `"image"`, `"text"`, its best,
-        and `"wrong_text"`, the nearest one that is not its own, and both
-        cosines; sorted by how much greater the cosine of the wrong one is, of
-        equal ones the lower index first.
+        A list of dictionaries: the indices `"image"`, `"text"` (the nearest
+        text of its own) and `"wrong_text"` (the nearest text of others), and
+        the cosines of both. They are sorted by how far the cosine of the
+        wrong text exceeds the other, in case of ties the lower index first.
     """
-    # By image, the greatest cosine first, then the lower index.
+    # Sort by image, then by descending cosine, then by index.
     order = np.lexsort((pairs[:, 1], -own, pairs[:, 0]))
     asked, first = np.unique(pairs[order, 0], return_index=True)
     best, cosine = pairs[order[first], 1], own[order[first]]
@@ -81,7 +81,7 @@ def wrong_texts(
     )
     lost = np.flatnonzero(wrong < 0)
     if len(lost):
-        # All that was found is their own, so the next is beyond it.
+        # All neighbours found are their own texts, so search deeper.
         most = int(np.bincount(pairs[:, 0])[asked[lost]].max())
         more = nearest_neighbours(images[asked[lost]], texts, most + 1)
         wrong[lost], wrong_cosine[lost] = _first_wrong(
@@ -103,7 +103,7 @@ def wrong_texts(
 
 
 def _first_wrong(asked, found, scores, pairs, num_texts):
-    """First neighbour of each image that is not its own, -1 for none."""
+    """Return the first neighbour of each image that is wrong, or -1."""
     codes = asked[:, None] * num_texts + found
     wrong = ~np.isin(codes, pairs @ [num_texts, 1])
     place = np.argmax(wrong, axis=1)[:, None]

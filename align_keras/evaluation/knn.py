@@ -1,4 +1,4 @@
-"""Nearest neighbours among labelled images, exact and in little memory."""
+"""Classify images by exact nearest neighbours, in little memory."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from align_keras.evaluation.ranks import score_margins
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 
-# Queries and neighbours in one product.
+# Most queries and candidates in one matrix product.
 _QUERIES = 4096
 _NEIGHBOURS = 4096
 
@@ -38,17 +38,18 @@ def nearest_neighbours(
 
     The search is exact, in the sense of `vectors.exact_scores`: scores are
     summed in float64 and rounded to float32 once, and among equal scores the
-    lower index comes first. Products are taken in float32; what may lie among
-    the first `k` in spite of their rounding is scored again. The candidates
-    are read in blocks, so that they may lie on disk (`numpy.memmap`).
+    lower index comes first. For speed, products are computed in float32, and
+    every candidate that could be among the first `k` given their rounding is
+    then scored exactly. Candidates are read in blocks, so they may be on disk
+    (`numpy.memmap`).
 
     Args:
         queries: float array `(num_queries, dim)`. Scores are dot products, so
             unit vectors give cosines.
-        candidates: float array `(num_candidates, dim)`, also a memory map.
-        k: integer. Number of neighbours; all candidates where fewer exist.
-        progress: optional callable, called with the number of candidates
-            that were searched since its last call.
+        candidates: float array or memory map `(num_candidates, dim)`.
+        k: integer. Number of neighbours, at most that of the candidates.
+        progress: callable. Takes the number of candidates that were searched
+            since its last call. Defaults to `None`.
 
     Returns:
         A pair of arrays `(num_queries, k)`: int64 indices of candidates, best
@@ -78,7 +79,7 @@ def nearest_neighbours(
     indices: np.ndarray = np.zeros((len(queries), 0), "int64")
     scores: np.ndarray = np.zeros((len(queries), 0), "float32")
     lengths = row_lengths(queries)
-    # The blocks go around the queries: each candidate is read once.
+    # Candidates are the outer loop, so that each is read only once.
     width = max(1, min(_NEIGHBOURS, vectors.BLOCK // queries.shape[1]))
     for start in range(0, len(candidates), width):
         name = f"candidates[{start}:{start + width}]"
@@ -110,7 +111,7 @@ def _slices(count, width):
 
 
 def _merge(queries, block, offset, margins, indices, scores, k):
-    """The first `k` among those found before and a block of candidates."""
+    """Return the first `k` of those found before and a new block."""
     products = queries @ block.T
     rows, columns = _contenders(products, margins, scores, k)
     exact = pair_scores(queries, block, rows, columns)
@@ -128,15 +129,15 @@ def _merge(queries, block, offset, margins, indices, scores, k):
 
 
 def _contenders(products, margins, scores, k):
-    """Pairs that may be among the first `k` of their query."""
+    """Return the pairs that may be among the first `k` of their query."""
     width = products.shape[1]
     if scores.shape[1] == k:
-        # To the last place in hand, a later candidate loses a tie.
+        # A candidate with the score of the last place loses, coming later.
         least = scores[:, -1] - margins
     else:
         room = min(k - scores.shape[1], width)
         best = np.partition(products, width - room, axis=1)
-        # The product of the last place and that of a contender may err.
+        # Both the product at the last place and a contender's may be off.
         least = best[:, width - room] - 2 * margins
         if scores.shape[1]:
             least = np.full(len(products), -np.inf)
@@ -147,14 +148,14 @@ def _contenders(products, margins, scores, k):
 def knn_hits(
     neighbour_labels: ArrayLike, labels: ArrayLike, ks: Sequence[int] = (1,)
 ) -> dict[int, np.ndarray]:
-    """Tell for each query whether its label is among its neighbours'.
+    """Return for each query whether a neighbour has its label.
 
-    This is accuracy@K as in the paper's ablations: a hit where the label
-    appears among the K nearest, not a vote.
+    This is accuracy@K as in the paper's ablations: a query is a hit if its
+    label appears among the K nearest neighbours; they do not vote.
 
     Args:
-        neighbour_labels: integer array `(num_queries, at least max(ks))`,
-            nearest first.
+        neighbour_labels: integer array `(num_queries, at least max(ks))`. The
+            labels of the neighbours, nearest first.
         labels: integer array `(num_queries,)`.
         ks: tuple of integers. Defaults to `(1,)`.
 
@@ -177,7 +178,7 @@ def knn_hits(
 def knn_accuracies(
     outcomes: dict[str, np.ndarray], weights: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Share of hits, for each K of `knn_hits`."""
+    """Compute the share of hits for each K of `knn_hits`."""
     return {
         name.replace("hit", "accuracy"): float(
             np.average(outcomes[name], weights=weights)
@@ -197,24 +198,23 @@ def measure_knn(
     cache: str | Path | None = None,
     samples: int = SAMPLES,
 ) -> Result:
-    """Measure how often near training images share the label.
+    """Measure how often the nearest training images have the right label.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        train: a `DataSet` with labels, among whose images neighbours are
-            looked for.
-        test: a `DataSet` with the same labels.
-        ks: tuple of ints. A hit at K is a label that appears among the K
-            nearest (footnote 3 of the paper, which reports K = 1). Defaults
-            to `(1,)`.
+        train: a `DataSet` with labels, in which neighbours are searched.
+        test: a `DataSet` with the same classes.
+        ks: tuple of ints. A test image is a hit at K if its label appears
+            among the K nearest neighbours (footnote 3 of the paper, which
+            reports K = 1). Defaults to `(1,)`.
         batch_size, progress, cache, samples: See `measure_retrieval`.
 
     Returns:
         A `Result` with `"accuracy@K"`.
 
     Raises:
-        ValueError: the data sets have other classes, or no image is
+        ValueError: the data sets have different classes, or no image is
             readable.
     """
     ks = check_ks(ks)
@@ -250,6 +250,6 @@ def measure_knn(
 
 
 def _knn_chance(labels, wanted, k):
-    """Chance that one of K random training images has the label."""
+    """Return the chance that one of K random images has the label."""
     share = np.bincount(labels, minlength=wanted.max() + 1) / len(labels)
     return float(np.mean(1 - (1 - share[wanted]) ** k))

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on frozen vectors."""
+"""Fit linear classifiers on frozen vectors, and measure them."""
 
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,11 @@ from align_keras.io.optional import OptionalModule
 
 optimize = OptionalModule("scipy.optimize", extra="evaluation")
 
-# The closed set of weight decays that the sweep may choose from.
+# The weight decays that the sweep chooses from.
 DECAYS = tuple(np.logspace(-6, 2, 97).tolist())
 # The sweep first tries every sixteenth of them, then halves its step.
 _FIRST_STEP = 16
-# Rows of logits that are held at once.
+# Rows of logits that are in memory at once.
 _ROWS = 8192
 
 
@@ -42,18 +42,20 @@ def fit_logistic(
 ) -> np.ndarray:
     """Fit a linear classifier by L-BFGS.
 
-    The mean cross entropy plus `decay / 2` times the squared weights is
-    minimised; biases are free. scikit-learn's `LogisticRegression(C)` has the
-    same minimum for `C = 1 / (decay * count)`.
+    It minimises the mean cross entropy plus `decay / 2` times the sum of
+    squared weights; biases are not penalised. scikit-learn's
+    `LogisticRegression(C)` has the same minimum for
+    `C = 1 / (decay * count)`.
 
     Args:
         features: float array `(count, dim)`.
         labels: integer array `(count,)`.
         num_classes: integer. Classes without examples are allowed.
-        decay: float, positive.
-        start: float64 array `(dim + 1, num_classes)` to start from. Defaults
-            to `None`, zeros.
-        iterations: integer. Their greatest number. Defaults to `1000`.
+        decay: float. Positive.
+        start: float64 array `(dim + 1, num_classes)`. Initial weights.
+            Defaults to `None`, zeros.
+        iterations: integer. Maximum number of iterations. Defaults to
+            `1000`.
 
     Returns:
         float64 array `(dim + 1, num_classes)`: weights, and the biases in the
@@ -100,17 +102,17 @@ def fit_sgd(
     decay: float = 0.0,
     seed: int = 0,
 ) -> np.ndarray:
-    """Fit a linear classifier as the paper trains its head on frozen features.
+    """Fit a linear classifier with the paper's recipe for frozen features.
 
-    Section 5.3: stochastic gradient descent with momentum; the rate falls to
-    a fifth every 30 of 100 epochs. The paper augments the images meanwhile,
-    which vectors that were computed once cannot show; for that, see the first
-    stage of `measure_finetune`.
+    Section 5.3: stochastic gradient descent with momentum, with a learning
+    rate that falls to a fifth every 30 of 100 epochs. The paper also augments
+    the images, which is impossible with vectors that are computed once; see
+    the first stage of `measure_finetune` for that.
 
-    The paper's rate is for features before the projection. Those of unit
-    vectors are so small that it would hardly move the weights, so each
-    dimension is brought to a mean of 0 and a deviation of 1 on `features`;
-    the weights that are returned take the vectors as they are.
+    The paper's learning rate is for features before the projection. The
+    values of unit vectors are so small that it would hardly change the
+    weights, so each dimension of `features` is standardised to mean 0 and
+    deviation 1. The returned weights apply to the original vectors.
 
     Args:
         features: float array `(count, dim)`.
@@ -119,14 +121,15 @@ def fit_sgd(
         learning_rate: float. Defaults to `0.1`.
         epochs: integer. Defaults to `100`.
         batch_size: integer. Defaults to `1024`.
-        drop: float. Factor of the learning rate. Defaults to `0.2`.
+        drop: float. Factor on the learning rate at each drop. Defaults to
+            `0.2`.
         drop_every: integer. Epochs between drops. Defaults to `30`.
         momentum: float. Defaults to `0.9`.
         decay: float. Weight decay. Defaults to `0.0`.
-        seed: integer. Of the order of the examples. Defaults to `0`.
+        seed: integer. Determines the order of examples. Defaults to `0`.
 
     Returns:
-        float64 array `(dim + 1, num_classes)`, as `fit_logistic` gives it.
+        float64 array `(dim + 1, num_classes)`, as from `fit_logistic`.
     """
     features = as_vectors(features, "features")
     labels = check_labels(labels, len(features), num_classes)
@@ -154,7 +157,7 @@ def fit_sgd(
 
 
 def _cross_entropy(features, labels, weights):
-    """Mean cross entropy and its gradient, a block of rows at a time."""
+    """Compute the mean cross entropy and its gradient, in blocks of rows."""
     loss, gradient = 0.0, np.zeros_like(weights)
     for start in range(0, len(features), _ROWS):
         block = features[start : start + _ROWS].astype("float64")
@@ -194,9 +197,9 @@ def sweep_decay(
 ) -> tuple[float, dict[float, float]]:
     """Choose the weight decay that is best on held-out examples.
 
-    The search is closed: 97 values from 1e-6 to 1e2, evenly spaced in their
-    logarithm. Every sixteenth is tried, then the neighbours of the best at
-    half the distance, and so on. Among equals the stronger decay wins.
+    There are 97 candidates from 1e-6 to 1e2, evenly spaced in their
+    logarithm. Every sixteenth is tried, then the neighbours of the best one
+    at half the distance, and so on. In case of ties, the stronger decay wins.
 
     Args:
         features: float array `(count, dim)`.
@@ -206,8 +209,8 @@ def sweep_decay(
         num_classes: integer.
 
     Returns:
-        A pair: the decay, and a dictionary from each decay that was tried to
-        its accuracy.
+        A pair: the chosen decay, and a dictionary from each decay that was
+        tried to its accuracy.
     """
     validation_labels = check_labels(
         validation_labels, len(validation_features), num_classes
@@ -217,7 +220,7 @@ def sweep_decay(
     step = _FIRST_STEP
     places = list(range(0, len(DECAYS), step))
     while step:
-        # From strong to weak: each solution starts the next one.
+        # From strong to weak: each fit starts from the solution before it.
         for place in sorted(places, reverse=True):
             if place not in tried:
                 weights = fit_logistic(
@@ -249,18 +252,19 @@ def measure_linear_probe(
 ) -> Result:
     """Measure a linear classifier on frozen vectors.
 
-    With the solver `"lbfgs"`, a weight decay is chosen from a closed set on
-    held-out images, and the classifier is fitted again on all of them
-    (`sweep_decay`). `"sgd"` is the paper's recipe for its head, `fit_sgd`.
+    With the solver `"lbfgs"`, the weight decay is chosen on held-out images
+    (`sweep_decay`), and the classifier is then fitted again on all training
+    images. `"sgd"` is the paper's recipe for its head, `fit_sgd`.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
         train: a `DataSet` with labels.
-        test: a `DataSet` with the same labels.
-        validation: a `DataSet` to choose the decay on. Defaults to `None`: a
-            fifth of the training images, drawn with a fixed seed.
-        solver: string, `"lbfgs"` or `"sgd"`. Defaults to `"lbfgs"`.
+        test: a `DataSet` with the same classes.
+        validation: a `DataSet` with the same classes. The decay is chosen on
+            it, and either solver then trains on it, too. Defaults to `None`:
+            a fifth of the training images, drawn with a fixed seed.
+        solver: string. `"lbfgs"` or `"sgd"`. Defaults to `"lbfgs"`.
         batch_size, progress, cache, samples: See `measure_retrieval`.
 
     Returns:
@@ -268,7 +272,8 @@ def measure_linear_probe(
 
     Raises:
         ImportError: SciPy is not installed.
-        ValueError: the data sets have other classes, or `solver` is unknown.
+        ValueError: the data sets have different classes, or `solver` is
+            unknown.
     """
     if solver not in ("lbfgs", "sgd"):
         raise ValueError(

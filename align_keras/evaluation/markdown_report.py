@@ -1,4 +1,4 @@
-"""Results side by side in one Markdown file, with plots."""
+"""Write results side by side into one Markdown file, with plots."""
 
 import importlib.util
 import math
@@ -20,14 +20,14 @@ def write_markdown_report(
     directory: str | Path,
     skipped: dict[str, str] | None = None,
 ) -> Path:
-    """Write `report.md` with one table for each data set, and plots.
+    """Write `report.md` with a table and a plot for each data set.
 
-    The models stand side by side, and the paper's values beside them. Plots
-    need matplotlib; without it the report says so.
+    Each table has a column for each model, followed by the paper's values.
+    Plots need matplotlib; without it, the report notes that they are missing.
 
     Args:
         results: list of `Result`.
-        directory: string or `pathlib.Path`.
+        directory: string or `pathlib.Path`. The directory to write.
         skipped: dictionary from the name of an evaluation to the reason why
             it did not run. Defaults to `None`.
 
@@ -97,7 +97,7 @@ def _table(group):
 
 
 def _table_of_languages(result):
-    """A row for each language, where they were measured by themselves."""
+    """Return a table with a row for each language, if there are several."""
     languages = result.get("by_language")
     if not languages:
         return []
@@ -115,7 +115,7 @@ def _table_of_languages(result):
 
 
 def _list_of_tasks(result):
-    """A line for each task that was not measured."""
+    """Return a line for each task that was not measured."""
     missing = tasks_left_out(result)
     if not missing:
         return []
@@ -126,7 +126,7 @@ def _list_of_tasks(result):
 def markdown_table(
     headings: list[str], rows: dict[str, list[str]]
 ) -> list[str]:
-    """Return the lines of a table, whose rows begin with their names."""
+    """Return the lines of a table whose rows start with their names."""
     return [
         "| | " + " | ".join(headings) + " |",
         "|---|" + "---:|" * len(headings),
@@ -135,7 +135,7 @@ def markdown_table(
 
 
 def metric_cell(result: Result, name: str) -> str:
-    """Write a metric in percent, with its deviation and its interval."""
+    """Format a metric in percent, with its deviation and interval."""
     value = result.get(name)
     if value is None or math.isnan(value):
         return "–"
@@ -151,7 +151,7 @@ def metric_cell(result: Result, name: str) -> str:
 
 
 def _plot(group, path):
-    """Draw each metric with its interval, and the paper's as a diamond."""
+    """Draw bars with intervals, and the paper's metrics as diamonds."""
     names = [
         name
         for name in group[0]["intervals"]

@@ -1,4 +1,4 @@
-"""Retrieval between images and captions in many languages."""
+"""Measure retrieval between images and captions in many languages."""
 
 import gzip
 import warnings
@@ -35,8 +35,8 @@ from align_keras.io.text import split_lines
 
 # === Data ===
 
-# Which of Multi30k's tasks has the captions of a language: the second has
-# five of each image, the first the translation of one.
+# The task of Multi30k with the captions of each language: the second task has
+# five captions per image, the first one translation per image.
 _TASK_OF = {"en": 2, "de": 2, "fr": 1, "cs": 1}
 
 
@@ -48,13 +48,14 @@ def multi30k(
     name: str = "multi30k",
     allow_outside: bool = False,
 ) -> datasets.DataSet:
-    """Images of Multi30k's test of 2016 with captions in four languages.
+    """Read Multi30k's 2016 test images with captions in four languages.
 
     Args:
         folder: string or `pathlib.Path`. The published repository, a folder
-            with `data/task1` and `data/task2`; files may be unzipped.
+            with `data/task1` and `data/task2`, whose files may be gzipped or
+            not.
         images: string or `pathlib.Path`. The images of Flickr30k.
-        languages: list of strings among `"en"`, `"de"`, `"fr"` and `"cs"`.
+        languages: list of strings. Any of `"en"`, `"de"`, `"fr"` and `"cs"`.
             Defaults to `None`, all.
         name: string. Defaults to `"multi30k"`.
         allow_outside: bool. See
@@ -121,28 +122,28 @@ def crossmodal3600(
     name: str = "xm3600",
     allow_outside: bool = False,
 ) -> datasets.DataSet:
-    """Images of Crossmodal-3600 (XM3600) with captions in 36 languages.
+    """Read Crossmodal-3600 (XM3600), with captions in 36 languages.
 
     Args:
         folder: string or `pathlib.Path`. Holds the published
             `captions.jsonl`.
-        images: string or `pathlib.Path`. The published images, `KEY.jpg`.
-            Defaults to `None`: `images` in `folder`.
-        languages: list of strings, such as `["de", "th"]`. Defaults to
-            `None`, all of the file.
-        captions_per_image: int. How many of the first captions to take of
-            each image in each language. Defaults to `None`, all.
+        images: string or `pathlib.Path`. The folder of published images,
+            `KEY.jpg`. Defaults to `None`: `images` in `folder`.
+        languages: list of strings. Such as `["de", "th"]`. Defaults to
+            `None`, all languages in the file.
+        captions_per_image: int. How many captions of each image to use in
+            each language, starting with the first. Defaults to `None`, all.
         name: string. Defaults to `"xm3600"`.
         allow_outside: bool. See
             `align_keras.evaluation.datasets.captioned`.
 
     Returns:
         `DataSet` with dictionaries from a language to a list of captions,
-        which is empty where an image has none.
+        which is empty if an image has none.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a row is wrong, or there is no such language.
+        ValueError: a row is invalid, or there is no such language.
 
     Reference:
         - [Thapliyal et al., 2022](https://arxiv.org/abs/2205.12522)
@@ -205,7 +206,7 @@ def _captions_of(path, number, language, value):
 def _choose_languages(wanted, known, source):
     check_list(wanted, "languages")
     chosen = list(known) if wanted is None else list(dict.fromkeys(wanted))
-    # A set, for a file may claim any number of languages.
+    # A set, because a file may list any number of languages.
     unknown = sorted({*chosen} - {*known})
     if unknown or not chosen:
         raise ValueError(
@@ -216,7 +217,7 @@ def _choose_languages(wanted, known, source):
 
 
 def _lines(folder, name, allow_outside):
-    """The lines of a text file, or of the one that gzip made of it."""
+    """Return the lines of a text file, or of its gzipped version."""
     path, packed = (
         datasets.path_within(folder, file, allow_outside)
         for file in (name, f"{name}.gz")
@@ -250,27 +251,27 @@ def multilingual_recalls(
     languages: Sequence[str] = (),
     ks: Sequence[int] = KS,
 ) -> dict[str, float]:
-    """Sum up the ranks of each language, and the means over the languages.
+    """Compute the recalls of each language, and their means.
 
     Args:
         outcomes: dictionary of arrays: `"captions"` int64 `(num_images,
-            num_languages)`, how many each image has; `"image_rank"` int64
-            of the same shape, from 0, and -1 without a caption;
-            `"text_rank"`, `"text_image"` and `"text_language"` int64
-            `(num_texts,)`, the image and the language by their numbers, in
-            the order of the languages.
+            num_languages)`, the number of captions of each image;
+            `"image_rank"` int64 of the same shape, from 0, or -1 without a
+            caption; `"text_rank"`, `"text_image"` and `"text_language"` int64
+            `(num_texts,)`, where the last two are indices of the image and
+            the language. Texts are in the order of the languages.
         weights: integer array `(num_images,)`. How often each image counts,
             with its captions in all languages. Defaults to `None`, once
             each.
-        languages: list of strings, their names.
+        languages: list of strings. The names of the languages.
         ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
 
     Returns:
-        A dictionary of floats: the means over the languages of the recalls
-        and of their mean under the names that `retrieval_recalls` gives
-        them, and the metrics of each language with its name before them, as
-        in `"de_mean_recall"`. A language that no image drawn has is NaN, and
-        left out of the means.
+        A dictionary of floats: the means over the languages, under the names
+        that `retrieval_recalls` uses; and the metrics of each language,
+        prefixed with its name, as in `"de_mean_recall"`. If no drawn image
+        has a caption in a language, its metrics are NaN and left out of the
+        means.
     """
     parts, found = [], {}
     texts = np.bincount(outcomes["text_language"], minlength=len(languages))
@@ -290,7 +291,8 @@ def multilingual_recalls(
         parts.append(part)
         found |= {f"{language}_{name}": part[name] for name in part}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # Nothing but NaN.
+        # If all values are NaN, the mean is NaN as well.
+        warnings.simplefilter("ignore", RuntimeWarning)
         means = {
             name: float(np.nanmean([part[name] for part in parts]))
             for name in parts[0]
@@ -308,27 +310,28 @@ def measure_multilingual(
     cache: str | Path | None = None,
     samples: int = SAMPLES,
 ) -> Result:
-    """Measure how well a model finds captions of images in each language.
+    """Measure image–text retrieval in each language.
 
-    Each language is searched by itself, as `measure_retrieval` does, among
-    all images: one without a caption in a language is not a query there, is
-    counted, and stays a candidate. Images are embedded once. A language's
-    mean recall is the mean of its recalls both ways (section 8 of the
-    paper).
+    Each language is measured separately among all images, as in
+    `measure_retrieval`. An image without a caption in a language is counted;
+    it is no query in that language, but remains a candidate. Images are
+    embedded once. The mean recall of a language is the mean of its recalls in
+    both directions (section 8 of the paper).
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        data: `DataSet` with dictionaries from a language to its captions, as
-            `multi30k` and `crossmodal3600` return it.
-        ks, batch_size, progress, cache, samples: See `measure_retrieval`;
-            the intervals draw images with their captions in all languages.
+        data: `DataSet` with dictionaries from a language to captions, as
+            returned by `multi30k` and `crossmodal3600`.
+        ks, batch_size, progress, cache, samples: See `measure_retrieval`. The
+            intervals resample images with their captions in all languages.
 
     Returns:
-        A `Result`: the means over the languages, the mean recall of each as
-        in `"de_mean_recall"`, chance, and `"by_language"`, a dictionary from
-        each language to a dictionary of the metrics of `measure_retrieval`
-        with their `"intervals"`, `"texts"` and `"images_without_text"`.
+        A `Result`: the means over the languages; the mean recall of each
+        language, as in `"de_mean_recall"`; chance; and `"by_language"`, which
+        holds for each language a dictionary of the metrics of
+        `measure_retrieval` with their `"intervals"`, `"texts"` and
+        `"images_without_text"`.
 
     Raises:
         ValueError: The model has no preprocessor, no image is readable, or a
@@ -407,7 +410,7 @@ def measure_multilingual(
 
 
 def _split_off(result, language):
-    """Move the metrics of a language out of the result, all but the mean."""
+    """Move the metrics of a language, except the mean, out of the result."""
     start, intervals, metrics = f"{language}_", {}, {}
     for name in [n for n in result["intervals"] if n.startswith(start)]:
         own = name.removeprefix(start)

@@ -1,4 +1,4 @@
-"""ObjectNet: everyday objects, whose classes overlap with ImageNet's."""
+"""Read ObjectNet, whose classes partly overlap with ImageNet's."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ from align_keras.io.text import split_lines
 
 logger = logging.getLogger("align_keras")
 
-# The red frame of each image, as the authors' code cuts it off.
+# Width of the red frame that the authors' code crops from each image.
 BORDER = 2
 IMAGENET_CLASSES = 1000
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -35,27 +35,27 @@ _FILES = {
 def objectnet(
     folder: str | Path, name: str = "objectnet", allow_outside: bool = False
 ) -> DataSet:
-    """Read those images of ObjectNet whose classes ImageNet has, too.
+    """Read the images of ObjectNet whose classes ImageNet also has.
 
-    Two pixels are cut off at each side of an image, where ObjectNet's have a
+    Two pixels are cropped from each side of an image, to remove ObjectNet's
     red frame.
 
     Args:
-        folder: string or `pathlib.Path`. ObjectNet as it is published: a
-            folder of images for each of 313 classes in `images`, and four
-            files in `mappings`.
+        folder: string or `pathlib.Path`. ObjectNet in its published form:
+            `images` with a folder for each of 313 classes, and `mappings`
+            with four files.
         name: string. Defaults to `"objectnet"`.
         allow_outside: bool. Whether links may lead out of the folder.
             Defaults to `False`.
 
     Returns:
-        `DataSet` whose labels are the 113 classes that overlap. With the
-        names of ImageNet's 1,000 classes, in the order of their WordNet ids,
-        each class that the mapping names for a label is right.
+        `DataSet` whose labels are the 113 classes that overlap. Its `answers`
+        expects the names of ImageNet's 1,000 classes, in the order of their
+        WordNet ids; every class that the mapping lists for a label is right.
 
     Raises:
         FileNotFoundError: A file, or the folder of a class, is missing.
-        ValueError: A file in `mappings` has another form.
+        ValueError: A file in `mappings` has another format.
 
     Reference:
         - [Barbu et al., 2019](https://objectnet.dev)
@@ -98,7 +98,7 @@ def objectnet(
 
 
 def _read_mappings(folder, allow_outside):
-    """Folder, label, and the numbers of ImageNet's classes of each class."""
+    """Return folder, label, and numbers of ImageNet's classes per class."""
     mappings = path_within(folder, "mappings", allow_outside)
     paths = {
         key: path_within(mappings, file, allow_outside)
@@ -144,7 +144,7 @@ def _without_border(path):
 
 
 def _positions(classes: Classes, numbers):
-    """Where ImageNet's classes of these numbers stand among the named."""
+    """Return the positions in `classes` of ImageNet's numbered classes."""
     if len(classes.keys) != IMAGENET_CLASSES:
         raise ValueError(
             "ObjectNet's mapping is to ImageNet's 1,000 classes, whose names "
@@ -152,6 +152,6 @@ def _positions(classes: Classes, numbers):
         )
     order = np.arange(IMAGENET_CLASSES)
     if all(_WORDNET_ID.fullmatch(str(key)) for key in classes.keys):
-        # An object of JSON may list them in any order.
+        # A JSON object may list the classes in any order.
         order = np.argsort(classes.keys)
     return [order[row].tolist() for row in numbers]

@@ -1,4 +1,4 @@
-"""Cosines of pairs beside those of non-pairs, and their softmax."""
+"""Compare the cosines of pairs and non-pairs, and compute their softmax."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 from align_keras.embedding import similarity as vectors
 from align_keras.evaluation.ranks import pair_scores
 
-# Non-pairs of the histogram: the standard error of the AUC is at most 0.0005.
+# Most non-pairs to use: the standard error of the AUC is at most 0.0005.
 NON_PAIRS = 1 << 20
 COSINE_EDGES = np.round(np.linspace(-1, 1, 101), 2)
 PROBABILITY_EDGES = np.round(np.linspace(0, 1, 21), 2)
@@ -18,17 +18,17 @@ WAYS = ("image_to_text", "text_to_image")
 def non_pair_scores(
     images: np.ndarray, texts: np.ndarray, pairs: np.ndarray, seed: int = 0
 ) -> np.ndarray:
-    """Exact cosines of images and texts that are not pairs.
+    """Compute exact cosines of images and texts that are not pairs.
 
     Args:
         images: float32 array `(num_images, dim)`.
         texts: float32 array `(num_texts, dim)`.
-        pairs: integer array `(num_pairs, 2)` of different pairs.
-        seed: int. Of the draw. Defaults to `0`.
+        pairs: integer array `(num_pairs, 2)` of distinct pairs.
+        seed: int. The seed of the draw. Defaults to `0`.
 
     Returns:
-        float32 array of all of them; of more than 1,048,576, as many that are
-        drawn with replacement.
+        float32 array with the cosines of all non-pairs; if there are more
+        than 1,048,576, this many are drawn with replacement.
     """
     total = len(images) * len(texts)
     own = pairs @ [len(texts), 1]
@@ -45,18 +45,18 @@ def non_pair_scores(
 
 
 def compare_cosines(pairs: np.ndarray, non_pairs: np.ndarray) -> dict:
-    """Put cosines of pairs beside those of non-pairs.
+    """Compare the cosines of pairs with those of non-pairs.
 
     Args:
         pairs: float32 array.
         non_pairs: float32 array.
 
     Returns:
-        A dictionary: `"auc"` is the probability that a pair has a greater
-        cosine than a non-pair, where equal ones count half, which is the area
-        under the ROC curve; `"pair_mean"` and `"non_pair_mean"`;
-        `"non_pairs_compared"`; and histograms, with the bounds of their bins
-        in `"edges"`.
+        A dictionary: `"auc"`, the area under the ROC curve, which is the
+        probability that a pair has a greater cosine than a non-pair, with
+        ties counted half; `"pair_mean"` and `"non_pair_mean"`;
+        `"non_pairs_compared"`; and the histograms `"pairs"` and
+        `"non_pairs"`, with the bounds of their bins in `"edges"`.
     """
     ordered = np.sort(non_pairs)
     below = np.searchsorted(ordered, pairs, "left").sum(dtype="float64")
@@ -83,19 +83,20 @@ def softmax_probabilities(
     batch: int,
     seed: int = 0,
 ) -> dict:
-    """Give the probability of the true match, as training computes it.
+    """Compute the probability of the true match, as training does.
 
-    Each image is drawn once, with one of its texts, and the order is cut into
-    batches, of which an incomplete last one is left out. As in training, every
-    other row of the batch is a negative.
+    Each image is drawn once, in random order, with one of its texts. The
+    sequence is divided into batches; an incomplete last batch is dropped. As
+    in training, every other row of the batch is a negative.
 
     Args:
         images: float32 array `(num_images, dim)`.
         texts: float32 array `(num_texts, dim)`.
         pairs: integer array `(num_pairs, 2)` of an image and a text.
-        temperature: float.
-        batch: int. All images where fewer have a text.
-        seed: int. Of the order. Defaults to `0`.
+        temperature: float. What cosines are divided by.
+        batch: int. Images per batch; if fewer images have a text, all of them
+            form one batch.
+        seed: int. The seed of the order. Defaults to `0`.
 
     Returns:
         A dictionary: `"temperature"`, `"batch"`, `"batches"`, `"edges"`, and
@@ -128,7 +129,7 @@ def softmax_probabilities(
 
 
 def _true_matches(images, texts, temperature):
-    """Probabilities of row `i` of one for row `i` of the other, both ways."""
+    """Return the softmax probability of each pair, in both directions."""
     images, texts = images.astype("float64"), texts.astype("float64")
     own = np.einsum("ij,ij->i", images, texts) / temperature
     by_image = np.empty(len(images))
@@ -147,7 +148,7 @@ def _log_sum(scores, axis):
 
 
 def row_blocks(count: int, width: int) -> Iterator[slice]:
-    """Slices of rows, of which a block holds few enough values."""
+    """Yield slices of rows whose blocks of scores fit in memory."""
     step = max(1, vectors.BLOCK // 4 // width)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))

@@ -1,4 +1,4 @@
-"""The metrics of the ALIGN paper, to stand beside one's own."""
+"""Look up the metrics of the ALIGN paper, to compare models with."""
 
 import functools
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from align_keras.io.json_files import read_json
 
 _FILE = Path(__file__).with_name("paper.json")
-# What the splits of TFDS are called there.
+# Splits of TFDS, and the names of their data sets in `paper.json`.
 _DATASETS = {
     "coco_captions/test": "mscoco",
     "imagenet2012/validation": "imagenet",
@@ -18,11 +18,11 @@ _DATASETS = {
     "cars196/test": "cars",
     "food101/validation": "food101",
 }
-# The paper has a linear classifier on frozen features once, whichever of ours
-# trains it.
+# The paper has one linear classifier on frozen features; here are two ways to
+# train it.
 _TASKS = {"finetune-head": "linear-probe"}
-# The models of Tables 1 to 7, 11 and 12; and, where these have no metrics, the
-# best and the baseline of the ablations.
+# The models of Tables 1 to 7, 11 and 12; and, for evaluations that lack them,
+# the best model and the baseline of the ablations.
 _MODELS = ("ALIGN", "ALIGN_EN", "ALIGN_mling")
 _ABLATED = ("B7 + BERT-base, full data", "ALIGN B5 + BERT-base")
 
@@ -34,7 +34,7 @@ def paper_rows() -> list[dict]:
     Returns:
         A list of dictionaries: `"table"` (its number in the paper), `"task"`,
         `"dataset"`, `"model"`, `"setting"`, and `"metrics"`, percentages
-        under the names that our results use.
+        under the names that `Result` uses.
 
     Reference:
         - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), second
@@ -48,11 +48,12 @@ def paper_rows_of(task: str, dataset: str) -> dict[str, dict[str, float]]:
 
     Args:
         task: string.
-        dataset: string. The paper's name of it, or that of TFDS.
+        dataset: string. The name in our copy of the paper's tables, or in
+            TFDS.
 
     Returns:
-        A dictionary from a heading, as in `"ALIGN, zero-shot"`, to metrics.
-        Rows of one heading in several tables are one.
+        A dictionary from a heading, such as `"ALIGN, zero-shot"`, to metrics.
+        Rows of several tables with the same heading are merged.
     """
     wanted = _TASKS.get(task, task), _DATASETS.get(dataset, dataset)
     rows = [r for r in paper_rows() if (r["task"], r["dataset"]) == wanted]

@@ -1,10 +1,10 @@
-"""Ranks of positives, in float32 speed and with float64 exactness.
+"""Rank positives at the speed of float32 with the exactness of float64.
 
-Which candidates come before a positive is decided by scores that are summed
-in float64 and rounded to float32 once (`vectors.exact_scores`). Computing all
-of them so is slow. A product in float32 differs from them by no more than a
-known bound; so only candidates that lie within that bound of the positive's
-score are scored again, exactly. The ranks are the same as without this.
+Ranks are defined by scores that are summed in float64 and rounded to float32
+once (`vectors.exact_scores`), but computing all scores this way is slow. A
+product in float32 differs from the exact score by no more than a known bound.
+So only the candidates within this bound of the positive's score are scored
+again, exactly. The ranks are the same as if all scores were exact.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from align_keras.embedding import similarity as vectors
 from align_keras.embedding.similarity import as_vectors
 from align_keras.embedding.similarity import exact_scores
 
-# Rows and columns of one product, beyond which it gets no faster.
+# Rows and columns of one product; larger ones are not faster.
 _ROWS, _COLUMNS = 1024, 4096
-# Rows of it that are compared at once, so that they stay in the cache.
+# Rows of a product that are compared at once, so that they fit in the cache.
 _STRIP = 64
-# Above this share of close calls, scoring all pairs exactly is quicker.
+# Above this share of close scores, scoring all pairs exactly is faster.
 _MANY = 1 / 32
 _ROUNDING = 2.0**-24
 
@@ -36,9 +36,8 @@ def best_positive_ranks(
 
     The rank is the number of candidates that come before the positive: those
     that score higher, and those that score the same and have a lower index.
-    A model that gives every pair the same score therefore ranks in index
-    order and reaches chance, where counting higher scores alone would call it
-    perfect.
+    A model that gives every pair the same score therefore ranks by index and
+    reaches chance level; if only higher scores counted, it would seem perfect.
 
     Args:
         queries: float array `(num_queries, dim)`. Scores are dot products,
@@ -47,18 +46,18 @@ def best_positive_ranks(
         positives: integer array `(num_pairs, 2)`. Each row names a query and
             a candidate that answers it. A query may occur several times, or
             never.
-        exclude_self: bool. Whether the candidate of the query's own index
-            does not count, as where captions are looked for with captions.
-            Defaults to `False`.
+        exclude_self: bool. Whether to ignore the candidate with the index of
+            the query, as when captions are searched with captions. Defaults
+            to `False`.
 
     Returns:
-        `numpy.ndarray` of int64 `(num_queries,)`. 0 where a positive comes
-        first, and -1 for a query without a positive.
+        `numpy.ndarray` of int64 `(num_queries,)`. 0 if a positive comes
+        first, -1 for a query without a positive.
 
     Raises:
-        ValueError: an array is empty, not finite or of the wrong shape, or a
-            pair names a row that does not exist, or itself where that is
-            excluded.
+        ValueError: an array is empty, not finite or of the wrong shape; a
+            pair names a row that does not exist; or, with `exclude_self`, a
+            query is its own positive.
 
     Example:
 
@@ -90,9 +89,9 @@ def best_positive_ranks(
 def ranks_both_ways(
     images: np.ndarray, texts: np.ndarray, pairs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank images for their texts and texts for their images at once.
+    """Rank texts for images and images for texts at once.
 
-    One product of both matrices serves both directions.
+    A single matrix product serves both directions.
 
     Args:
         images: float32 array `(num_images, dim)`.
@@ -100,8 +99,8 @@ def ranks_both_ways(
         pairs: integer array `(num_pairs, 2)` of an image and a text.
 
     Returns:
-        A pair of int64 arrays as `best_positive_ranks` gives them, for
-        `images` among `texts` and for `texts` among `images`.
+        A pair of int64 arrays as from `best_positive_ranks`: for each of
+        `images` among `texts`, and for each of `texts` among `images`.
     """
     dim = images.shape[1]
     lengths = row_lengths(images), row_lengths(texts)
@@ -116,7 +115,7 @@ def ranks_both_ways(
         exact,
         score_margins(*lengths[::-1], dim),
     )
-    # The directions count side by side: NumPy compares on one core only.
+    # Count both directions in parallel: NumPy compares on one core only.
     with ThreadPoolExecutor(1) as pool:
         for top, left, scores in _strips(images, texts):
             other = pool.submit(by_text.count, scores.T, left, top)
@@ -128,7 +127,7 @@ def ranks_both_ways(
 def check_pair(
     left: ArrayLike, right: ArrayLike, left_name: str, right_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float32 matrices of one width."""
+    """Return both as float32 matrices, after checking that they fit."""
     left, right = as_vectors(left, left_name), as_vectors(right, right_name)
     if left.shape[1] != right.shape[1]:
         raise ValueError(
@@ -141,7 +140,7 @@ def check_pair(
 def check_positives(
     positives: ArrayLike, num_queries: int, num_candidates: int
 ) -> np.ndarray:
-    """Return the pairs as int64, or say which one does not exist."""
+    """Return the pairs as int64, after checking that they exist."""
     positives = np.asarray(positives)
     if (
         positives.ndim != 2
@@ -164,7 +163,7 @@ def check_positives(
 
 
 def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    """Return the depths of recall as a tuple of positive integers."""
+    """Return the depths of recall as a tuple, after checking them."""
     ks = tuple(ks)
     if not ks or any(int(k) != k or k < 1 for k in ks):
         raise ValueError(
@@ -178,25 +177,25 @@ def score_margins(
 ) -> np.ndarray:
     """Bound how far products in float32 lie from exact scores.
 
-    Whatever the order of summation, a dot product of `n` terms in float32 is
-    wrong by no more than `n * 2**-24` times the product of the norms; the
-    rounding of the exact score adds one unit.
+    Whatever the order of summation, the error of a dot product of `n` terms in
+    float32 is at most `n * 2**-24` times the product of the norms. Rounding
+    the exact score adds one unit.
 
     Args:
-        query_lengths: float64 array `(num_queries,)`, see `row_lengths`.
+        query_lengths: float64 array `(num_queries,)`. See `row_lengths`.
         candidate_lengths: float64 array `(num_candidates,)`.
         dim: integer. The number of terms.
 
     Returns:
-        float64 array `(num_queries,)`.
+        float64 array `(num_queries,)`. The bound for each query.
     """
     units = (dim + 4) * _ROUNDING
-    # The smallest number stands for what underflows.
+    # The last term covers products that underflow.
     return units * query_lengths * candidate_lengths.max() + 1e-37
 
 
 def row_lengths(matrix):
-    """Euclidean length of each row of a float32 matrix, in float64."""
+    """Compute the Euclidean length of each float32 row in float64."""
     squares = np.empty(len(matrix))
     step = max(1, vectors.BLOCK // 32 // matrix.shape[1])
     for start in range(0, len(matrix), step):
@@ -208,7 +207,7 @@ def row_lengths(matrix):
 def _strips(queries, candidates):
     """Yield `(first row, first column, float32 scores)`, block by block.
 
-    The scores are overwritten by those of the next block.
+    The next block overwrites the scores of the last one.
     """
     width = min(len(candidates), _COLUMNS, vectors.BLOCK)
     height = max(1, min(len(queries), _ROWS, vectors.BLOCK // width))
@@ -225,14 +224,14 @@ def _strips(queries, candidates):
 
 
 class _Counter:
-    """Counts for each query the candidates before its best positive."""
+    """Count for each query the candidates before its best positive."""
 
     def __init__(self, queries, candidates, positives, scores, margins):
         self.queries, self.candidates = queries, candidates
         self.ahead = np.zeros(len(queries), "int64")
         self._find_best(positives, scores)
         best = self.best.astype("float64")
-        # One step outwards, for the bounds themselves are rounded.
+        # One step outwards, because the bounds themselves are rounded.
         self.low = np.nextafter(
             (best - margins).astype("float32"), np.float32(-np.inf)
         )
@@ -241,8 +240,8 @@ class _Counter:
         )
 
     def _find_best(self, positives, scores):
-        """Exact score and index of the positive that comes first."""
-        # By query, then by candidate: the order that the segments need.
+        """Find the exact score and index of the first positive."""
+        # Sort by query, then by candidate, so that segments are contiguous.
         order = np.lexsort(positives.T[::-1])
         owners, targets = positives[order].T
         scores = scores[order]
@@ -253,14 +252,14 @@ class _Counter:
         asked, starts = np.unique(owners, return_index=True)
         lengths = np.diff(np.append(starts, len(owners)))
         best = np.maximum.reduceat(scores, starts)
-        # Of the positives that share the best score, the lowest index.
+        # Among positives with the best score, take the lowest index.
         is_best = scores == np.repeat(best, lengths)
         index = np.where(is_best, targets, len(self.candidates))
         self.best[asked] = best
         self.target[asked] = np.minimum.reduceat(index, starts)
 
     def count(self, scores, top, left):
-        """Take a block of float32 scores into account."""
+        """Count the candidates of a block of float32 scores."""
         rows = slice(top, top + len(scores))
         above = scores > self.high[rows, None]
         close = scores >= self.low[rows, None]
@@ -310,7 +309,7 @@ def pair_scores(
     rows: np.ndarray,
     columns: np.ndarray,
 ) -> np.ndarray:
-    """Exact scores of single pairs, float32 `(num_pairs,)`."""
+    """Compute the exact scores of pairs: float32 `(num_pairs,)`."""
     scores: np.ndarray = np.empty(len(rows), "float32")
     step = max(1, vectors.BLOCK // 4 // queries.shape[1])
     for start in range(0, len(rows), step):
@@ -324,14 +323,14 @@ def pair_scores(
 
 
 def _nonzero(mask):
-    """Row and column indices, whichever way the mask lies in memory."""
+    """Return row and column indices, for any memory order of the mask."""
     if mask.flags.c_contiguous:
         return np.divmod(_flat_nonzero(mask.ravel()), mask.shape[1])
     return np.divmod(_flat_nonzero(mask.T.ravel()), mask.shape[0])[::-1]
 
 
 def _flat_nonzero(mask):
-    """`numpy.flatnonzero` for few true values: looks at eight at a time."""
+    """Find few true values, like `numpy.flatnonzero`, eight at a time."""
     whole = len(mask) // 8 * 8
     eights = np.flatnonzero(mask[:whole].view("uint64"))
     found = (8 * eights[:, None] + np.arange(8)).ravel()
@@ -341,10 +340,10 @@ def _flat_nonzero(mask):
 
 
 def _row_sums(mask):
-    """Count true values in each row, whichever way they lie in memory."""
+    """Count true values in each row, for any memory order of the mask."""
     if mask.flags.c_contiguous:
         return np.array([np.count_nonzero(row) for row in mask], "int64")
-    # Bytes add up quickly as long as they do not overflow.
+    # Sums of bytes are fast, and 255 rows at a time cannot overflow.
     columns = mask.T.view("uint8")
     sums = np.zeros(len(mask), "int64")
     for start in range(0, len(columns), 255):

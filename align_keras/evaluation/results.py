@@ -1,4 +1,4 @@
-"""What an evaluation gives: metrics as JSON, outcomes beside them."""
+"""Hold, save and load results: metrics as JSON, outcomes as NumPy arrays."""
 
 import json
 import math
@@ -21,20 +21,20 @@ from align_keras.io.json_files import is_number
 from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
 
-# What the JSON file says of the outcomes.
+# Field of the JSON file with the digest of the outcomes.
 _DIGEST = "outcomes_sha256"
 
 
-# What error messages say of a result.
+# What error messages call a result, and what they advise.
 _ABOUT = "result of `align-keras evaluate`", "Evaluate again."
 
 
 def _is_metric(value):
-    # What has no value is `null`.
+    # `null` stands for NaN.
     return value is None or is_number(value)
 
 
-# Of the fields that are used of a result.
+# The form of the fields that are read again.
 _FORM = {
     "task": str,
     "dataset?": str,
@@ -48,18 +48,19 @@ _FORM = {
 
 
 class Result(dict):
-    """The metrics of one evaluation, and what each query contributed.
+    """The metrics of one evaluation, and the outcome of each query.
 
     A dictionary that JSON can hold. `"task"`, `"dataset"` and `"model"` say
-    what was measured; the metrics stand under their names; `"intervals"` maps
-    each of them to the ends of its 95% interval; the rest are counts and
-    options.
+    what was measured; each metric has an entry under its name; `"intervals"`
+    maps each metric to the ends of its 95% interval; the other entries are
+    counts and options.
 
     Args:
-        values: dictionary of what JSON can hold.
-        outcomes: dictionary of arrays, one value for each query, from which
-            the metrics and their resamples follow. Saved beside the JSON file
-            as `.npz`, for `compare_results`.
+        values: dictionary. Values that JSON can hold.
+        outcomes: dictionary of arrays. One value for each query, from which
+            the metrics and their resamples are computed. They are saved next
+            to the JSON file as `.npz`, for `compare_results`. Defaults to
+            `None`, no outcomes.
     """
 
     def __init__(
@@ -69,14 +70,15 @@ class Result(dict):
         self.outcomes = outcomes or {}
 
     def save(self, path: str | Path) -> None:
-        """Write `path`, and the outcomes, if any, beside it.
+        """Write `path`, and the outcomes, if any, next to it.
 
         Raises:
             ValueError: the name does not end in `.json`.
         """
         path = check_name(path)
-        # The JSON file comes last, and names the contents of the other: where
-        # it is, all is, whoever else wrote to that place.
+        # The JSON file is written last, with the digest of the outcomes. So if
+        # it exists, the result is complete, and outcomes that somebody else
+        # wrote are detected.
         outcomes = path.with_suffix(".npz")
         digest = None
         if self.outcomes:
@@ -89,7 +91,7 @@ class Result(dict):
         write_json(path, {**plain(self), _DIGEST: digest})
 
     def to_json(self) -> str:
-        """Return the metrics as text; what has no value is `null`."""
+        """Return the result as JSON text, with `null` for NaN."""
         return json.dumps(plain(self), indent=2, allow_nan=False)
 
     @classmethod
@@ -99,14 +101,14 @@ class Result(dict):
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: The file is not the result of an evaluation, or the
-                outcomes beside it are those of another.
+                outcomes next to it belong to another result.
         """
         path = check_name(path)
         values = read_object(path, _FORM, *_ABOUT)
         measured = dict.fromkeys(values.get("intervals", ()), _is_metric)
         check_form(values, measured, path, *_ABOUT)
         outcomes = path.with_suffix(".npz")
-        # Before there were digests, any file of that name was taken.
+        # Older results have no digest; any file of that name is accepted.
         digest = values.pop(_DIGEST, "")
         if digest is None or not outcomes.is_file():
             return cls(values)
@@ -122,14 +124,14 @@ class Result(dict):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics alone, without counts and options."""
+        """Only the metrics, without counts and options."""
         return {name: self[name] for name in self.get("intervals", {})}
 
 
 def check_name(path: str | Path) -> Path:
-    """Return a result's path if it ends in `.json`.
+    """Return the path of a result, after checking that it ends in `.json`.
 
-    With any other ending, two results could share one `.npz`.
+    With other endings, two results could share one `.npz` file.
     """
     if Path(path).suffix.lower() != ".json":
         raise ValueError(
@@ -149,14 +151,14 @@ def summarize(
     """Compute metrics with their intervals.
 
     Args:
-        task: string. Which evaluation it is.
-        metrics: callable. Takes `outcomes` and weights of the units, or
+        task: string. The name of the evaluation.
+        metrics: callable. Takes `outcomes` and the weights of the units, or
             `None`, and returns a dictionary of floats.
-        outcomes: dictionary of arrays.
-        units: integer. Number of units that a bootstrap draws.
+        outcomes: dictionary of arrays. See `Result`.
+        units: integer. Number of units that the bootstrap draws.
         samples: integer. Number of resamples; 0 for no intervals. Defaults to
             `1000`.
-        **values: What else belongs in the result.
+        **values: Other entries of the result.
 
     Returns:
         A `Result`.
@@ -173,7 +175,7 @@ def summarize(
 
 
 def plain(value: Any) -> Any:
-    """Return what JSON can hold: lists for tuples and arrays."""
+    """Convert a value for JSON: lists for arrays, `None` for NaN."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

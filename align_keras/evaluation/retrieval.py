@@ -1,4 +1,4 @@
-"""Retrieval between images and captions, in both directions."""
+"""Measure retrieval between images and captions, in both directions."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from align_keras.evaluation.ranks import ranks_both_ways
 from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 
-# The paper's Tables 1 to 3 report these.
+# The depths that the paper's Tables 1 to 3 report.
 KS = (1, 5, 10)
 
 
@@ -32,21 +32,21 @@ def retrieval_metrics(
     text_to_image: ArrayLike,
     ks: Sequence[int] = KS,
 ) -> dict[str, float]:
-    """Measure how well images find their captions, and captions their image.
+    """Measure how well images retrieve their captions, and vice versa.
 
-    A query counts as answered at K when any of its positives is among the
-    first K candidates, which is what the literature calls recall@K for images
-    with several captions (the paper's section 5.1). Ties are broken by index,
-    see `best_positive_ranks`. An image without a caption cannot be answered:
-    it is left out of the image-to-text queries and counted, and stays a
-    candidate for the captions of others.
+    A query is a hit at K if any of its positives is among the first K
+    candidates. The literature calls this recall@K for images with several
+    captions (the paper's section 5.1). Ties are broken by index, see
+    `best_positive_ranks`. An image without a caption is no image-to-text
+    query; it is counted, and remains a candidate for the captions of other
+    images.
 
     Args:
         image_embeddings: float array `(num_images, dim)`, unit vectors.
         text_embeddings: float array `(num_texts, dim)`, unit vectors.
-        text_to_image: integer array `(num_texts,)`, for each caption the
-            index of its image; or `(num_pairs, 2)`, a caption and an image in
-            each row, where a caption may belong to several images.
+        text_to_image: integer array `(num_texts,)`, the index of each
+            caption's image; or `(num_pairs, 2)`, with a caption and an image
+            in each row, if a caption may belong to several images.
         ks: tuple of integers. The depths of recall. Defaults to `(1, 5, 10)`.
 
     Returns:
@@ -86,19 +86,19 @@ def retrieval_outcomes(
     text_to_image: ArrayLike,
     folds: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Rank every query; what `retrieval_recalls` sums up.
+    """Rank every query, for `retrieval_recalls`.
 
     Args:
         image_embeddings: float array `(num_images, dim)`, unit vectors.
         text_embeddings: float array `(num_texts, dim)`, unit vectors.
-        text_to_image: integer array, see `retrieval_metrics`.
-        folds: integer. Into how many equal runs of images, in their order,
-            the data is cut; each is searched by itself. MSCOCO's 1K metrics
-            are the mean of five folds of its 5,000 images. Defaults to `1`.
+        text_to_image: integer array. See `retrieval_metrics`.
+        folds: integer. The number of equal folds of consecutive images, each
+            of which is searched separately. MSCOCO's 1K metrics are the mean
+            of five folds of its 5,000 images. Defaults to `1`.
 
     Returns:
         A dictionary of arrays: `"image_rank"` int64 `(num_images,)` and
-        `"text_rank"` int64 `(num_texts,)`, from 0, and -1 for a query without
+        `"text_rank"` int64 `(num_texts,)`, from 0, or -1 for a query without
         an answer; `"text_image"` int64 `(num_texts,)`, the first image of
         each caption; `"fold"` int64 `(num_images,)`.
 
@@ -150,12 +150,12 @@ def retrieval_recalls(
     weights: np.ndarray | None = None,
     ks: Sequence[int] = KS,
 ) -> dict[str, float]:
-    """Sum up ranks to recalls and median ranks, the mean over the folds.
+    """Compute recalls and median ranks from ranks, averaged over the folds.
 
     Args:
-        outcomes: dictionary of arrays, see `retrieval_outcomes`.
+        outcomes: dictionary of arrays. See `retrieval_outcomes`.
         weights: integer array `(num_images,)`. How often each image counts,
-            with its captions, as a bootstrap draws them. Defaults to `None`,
+            with its captions, in a draw of the bootstrap. Defaults to `None`,
             once each.
         ks: tuple of integers. The depths of recall. Defaults to `(1, 5, 10)`.
 
@@ -202,7 +202,7 @@ def _share(part, whole):
 
 
 def _median(counts):
-    """Median rank, counted from 1, of a histogram of ranks from 0."""
+    """Return the median rank, from 1, of a histogram of ranks from 0."""
     reached = np.cumsum(counts)
     if not len(counts) or not reached[-1]:
         return math.nan
@@ -213,15 +213,16 @@ def _median(counts):
 def retrieval_chance(
     text_to_image: ArrayLike, num_images: int, ks: Sequence[int] = KS
 ) -> dict[str, float]:
-    """Give the recall that a random order reaches on the same pairs.
+    """Compute the expected recall of a random order of the same pairs.
 
-    With m captions among T, one of them is in K random places with
-    probability `1 - C(T - m, K) / C(T, K)`.
+    If m of T captions are right, at least one of them is among K random ones
+    with probability `1 - C(T - m, K) / C(T, K)`.
 
     Args:
-        text_to_image: integer array `(num_texts,)`. For each caption the
-            index of its image.
-        num_images: integer. Images among which a caption has to find its own.
+        text_to_image: integer array `(num_texts,)`. The index of each
+            caption's image.
+        num_images: integer. The number of images that a caption is compared
+            with.
         ks: tuple of integers. The depths of recall. Defaults to `(1, 5, 10)`.
 
     Returns:
@@ -253,7 +254,7 @@ def retrieval_chance(
 
 
 def check_owners(text_to_image, num_texts, num_images):
-    """Return pairs `(num_pairs, 2)` of a text and an image, as int64."""
+    """Return int64 pairs `(num_pairs, 2)` of a text and an image."""
     owners = np.asarray(text_to_image)
     if num_texts == 0:
         raise ValueError("`text_to_image` must name at least one text.")
@@ -285,11 +286,11 @@ def measure_retrieval(
     cache: str | Path | None = None,
     samples: int = SAMPLES,
 ) -> Result:
-    """Measure how well a model finds captions of images, and the reverse.
+    """Measure how well a model retrieves captions for images, and vice versa.
 
-    Every image is embedded once and every one of its captions (section 5.1
-    of the paper). An image that does not decode is left out together with
-    its captions, named in a warning, and counted.
+    Every image and every caption is embedded once (section 5.1 of the paper).
+    An image that does not decode is left out together with its captions; a
+    warning names it, and it is counted.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
@@ -299,19 +300,18 @@ def measure_retrieval(
         ks: tuple of ints. The depths of recall. Defaults to `(1, 5, 10)`.
         folds: int. See `retrieval_outcomes`; 5 for MSCOCO's 1K metrics.
             Defaults to `1`.
-        batch_size: int. Images in one call of the network. Defaults to
-            `64`.
+        batch_size: int. Images per call of the network. Defaults to `64`.
         progress: bool. Whether to draw progress bars on the standard error
             stream. Defaults to `True`.
         cache: string or `pathlib.Path`. A directory for vectors, see
             `embed_readable`. Defaults to `None`.
-        samples: int. Resamples of the intervals, which draw images with all
-            of their captions; 0 for none. Defaults to `1000`.
+        samples: int. Resamples for the intervals, which draw images with all
+            of their captions; 0 for no intervals. Defaults to `1000`.
 
     Returns:
         A `Result`: the metrics of `retrieval_recalls`, `"intervals"`, the
         numbers of images and texts, `"images_skipped"`, and under
-        `"chance_…"` each recall that a random order would reach.
+        `"chance_…"` each recall of a random order.
 
     Raises:
         FileNotFoundError: No file matches `data`.
@@ -358,7 +358,7 @@ def measure_retrieval(
 
 
 def _chance(owners, num_images, folds, ks):
-    """The mean of the folds' chances, each fold on its own."""
+    """Return the mean over the folds of the recall of a random order."""
     size = num_images // folds
     parts = [
         owners[owners // size == fold] - fold * size for fold in range(folds)

@@ -1,4 +1,4 @@
-"""All evaluations for which a directory holds the data."""
+"""Run all evaluations for which a directory holds the data."""
 
 import functools
 import logging
@@ -45,7 +45,7 @@ from align_keras.io.mirrors import reads
 logger = logging.getLogger("align_keras")
 
 FINE_GRAINED = ("flowers102", "pets", "cars", "food101")
-# Data sets of TFDS: their labels are classified, with these splits.
+# Labelled data sets of TFDS, with their splits for training, validation, test.
 TFDS_SPLITS: dict[str, tuple[str, str | None, str]] = {
     "oxford_flowers102": ("train", "validation", "test"),
     "oxford_iiit_pet": ("train", None, "test"),
@@ -55,12 +55,13 @@ TFDS_SPLITS: dict[str, tuple[str, str | None, str]] = {
 
 
 class Job(NamedTuple):
-    """One evaluation: what it needs on disk, and what it does.
+    """One evaluation, and the data it needs on disk.
 
     Attributes:
-        name: string.
-        needs: tuple of `pathlib.Path`.
-        run: callable of an embedder and keyword arguments.
+        name: string. The name of the evaluation.
+        needs: tuple of `pathlib.Path`. Files and folders that must exist.
+        run: callable. Takes an embedder and keyword arguments, and returns a
+            `Result`.
     """
 
     name: str
@@ -72,7 +73,8 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
     """List all evaluations that a directory could hold data for.
 
     Args:
-        root: string or `pathlib.Path`, see docs/evaluation.md for its layout.
+        root: string or `pathlib.Path`. A directory in the layout of
+            docs/evaluation.md.
         allow_outside: bool. Whether links may lead out of a data set.
             Defaults to `False`.
 
@@ -163,7 +165,7 @@ def _imagenet_jobs(root, allow_outside):
 
     def objects(embedder, **options):
         data = objectnet(folder, allow_outside=allow_outside)
-        # All of ImageNet's classes compete, as its authors have it.
+        # All of ImageNet's classes compete, as its authors define it.
         return measure_zero_shot(
             embedder, data, names, all_classes=True, **options
         )
@@ -246,7 +248,7 @@ def _datacomp_job(root, allow_outside):
 
 
 def _own_jobs(root, allow_outside):
-    """Data sets of the user's own names."""
+    """Yield the evaluations of the user's own data sets."""
     for folder in glob_visible(root / "retrieval", "*/"):
 
         def run(embedder, folder=folder, **options):
@@ -299,32 +301,32 @@ def measure_all(
     samples: int = SAMPLES,
     allow_outside: bool = False,
 ) -> dict:
-    """Run every evaluation whose data are there, and write one report.
+    """Run every evaluation that finds its data, and write one report.
 
     A finished evaluation of the same model on the same data is not repeated,
-    and an interrupted one resumes from the vectors that are on disk. Neither
-    holds for an `Embedder` without a fingerprint, which may have changed.
-    Files count as unchanged where their contents are the same, directories
-    where they hold as many files of the same total size. An evaluation that
-    fails is named, and the others still run.
+    and an interrupted one resumes from the vectors on disk. Neither applies to
+    an `Embedder` without a fingerprint, which may have changed. A file counts
+    as unchanged if its contents are the same, a directory if the number and
+    the total size of its files are the same. If an evaluation fails, the
+    report names it, and the others still run.
 
     Args:
         models: list of `Embedder`, `align_keras.AlignDualEncoder`, or strings
             for `load_embedder`.
         data_root: string or `pathlib.Path`. A directory in the layout of
             docs/evaluation.md.
-        output: string or `pathlib.Path`. A directory for results, vectors,
+        output: string or `pathlib.Path`. The directory for results, vectors,
             `report.md` and its plots.
-        batch_size: int. Images in one call of the network. Defaults to
-            `64`.
+        batch_size: int. Images per call of the network. Defaults to `64`.
         progress: bool. Whether to draw progress bars. Defaults to `True`.
-        samples: int. Resamples of the intervals. Defaults to `1000`.
+        samples: int. Resamples for the intervals. Defaults to `1000`.
         allow_outside: bool. Whether links may lead out of a data set.
             Defaults to `False`.
 
     Returns:
         A dictionary: `"results"` (list of `Result`), `"skipped"` (from the
-        name of an evaluation to the reason), and `"report"` (its path).
+        name of each evaluation that did not run to the reason), and
+        `"report"` (its path).
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -338,8 +340,8 @@ def measure_all(
     for model in path_list(models):
         named = isinstance(model, (str, Path))
         embedder = load_embedder(str(model)) if named else as_embedder(model)
-        # A model that was named is known by its name where it is not a
-        # directory.
+        # A preset that is not a directory has no fingerprint, but its name
+        # identifies it.
         known = named or embedder.fingerprint is not None
         for job in jobs:
             missing = [path for path in job.needs if not path.exists()]
@@ -358,7 +360,7 @@ def measure_all(
                 result = _run(
                     job, embedder, known, output, batch_size, progress, identity
                 )
-            # Whatever goes wrong in one of them, the others may be right.
+            # Whatever fails in one evaluation, the others can still run.
             except Exception as error:
                 expected = isinstance(error, (ValueError, OSError, ImportError))
                 reason = f"failed: {type(error).__name__}: {error}"
@@ -381,7 +383,7 @@ def measure_all(
 
 
 def _state(path):
-    """Tell the content of a file, or of a directory as far as is quick."""
+    """Return the digest of a file, or count and size for a directory."""
     if path.is_file():
         return file_digest(path)
     sizes = [f.stat().st_size for f in path.rglob("*") if f.is_file()]
@@ -389,7 +391,7 @@ def _state(path):
 
 
 def _run(job, embedder, known, output, batch_size, progress, identity):
-    """The result of a job, from disk where it is finished."""
+    """Return the result of a job, from disk if it is finished."""
     name = file_name(embedder.name).strip("-.")
     path = output / name / f"{job.name}.json"
     if known and path.is_file():

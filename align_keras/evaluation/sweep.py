@@ -1,4 +1,4 @@
-"""Averages of two models, from all of one to all of the other."""
+"""Measure weighted averages of two models, from one to the other."""
 
 import logging
 
@@ -34,29 +34,30 @@ def sweep(
 ):
     """Measure averages of two models on the old and on the new task.
 
-    Writes `sweep.json` and, with matplotlib, `sweep.png` with the two recalls
-    against each other.
+    Writes `sweep.json` and, if matplotlib is installed, `sweep.png`, which
+    plots the two recalls against each other.
 
     Args:
         first: string. The model before fine-tuning, see `average`.
-        second: string. The model after it.
-        old_data: string. TFRecord files of what the first can do.
-        new_data: string. TFRecord files of what the second was trained for.
-        directory: string or `pathlib.Path`. Where the files are written.
+        second: string. The model after fine-tuning.
+        old_data: string. TFRecord files of the task that `first` can do.
+        new_data: string. TFRecord files of the task that `second` was trained
+            for.
+        directory: string or `pathlib.Path`. The directory to write.
         weights: sequence of floats from 0 to 1. Shares of the second model.
             Defaults to tenths.
-        batch_size: int. Images in one call of the network. Defaults to `64`.
-        samples: int. Resamples of the intervals. Defaults to `1000`.
+        batch_size: int. Images per call of the network. Defaults to `64`.
+        samples: int. Resamples for the intervals. Defaults to `1000`.
         allow_outside: bool. Whether links may lead out of a folder of data.
             Defaults to `False`.
 
     Returns:
         A list of dicts, one for each weight, with `"weight"`, `"old"` and
-        `"new"`; the last two are those of `measure_retrieval`.
+        `"new"`; the last two are results of `measure_retrieval`.
 
     Raises:
-        ValueError: The models do not belong together.
-        FileNotFoundError: There are no such data.
+        ValueError: The models cannot be averaged.
+        FileNotFoundError: The data do not exist.
     """
     weights = [float(weight) for weight in weights]
     ends = [average(first, second, end) for end in (0.0, 1.0)]
@@ -99,7 +100,7 @@ def sweep(
 
 
 def plot_sweep(rows, path):
-    """Draw the recall on the new task over that on the old one.
+    """Plot the recall on the new task against that on the old task.
 
     Args:
         rows: list of dicts. What `sweep` returned.

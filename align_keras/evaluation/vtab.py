@@ -1,4 +1,4 @@
-"""Fine-tuning on VTAB-1k: a sweep of settings for each of its 19 tasks."""
+"""Fine-tune on VTAB-1k, with a sweep of settings for each of its 19 tasks."""
 
 import dataclasses
 import logging
@@ -37,17 +37,17 @@ logger = logging.getLogger("align_keras")
 class Sweep:
     """The settings that trials draw from.
 
-    The paper draws 50 trials a task from the space in the VTAB paper's
-    appendix I, which is not reproduced here; this one is our own.
+    The paper draws 50 trials per task from the space in appendix I of the VTAB
+    paper. This space is a different one, chosen for this library.
 
     Attributes:
         trials: int. Number of draws. Defaults to `50`.
-        learning_rate: pair of floats. Drawn evenly in the logarithm.
-        weight_decay: tuple of floats.
-        steps: tuple of ints.
-        batch_size: tuple of ints.
-        image_size: tuple of ints.
-        augmentation: tuple of strings, see `Stage`.
+        learning_rate: pair of floats. Bounds of a log-uniform distribution.
+        weight_decay: tuple of floats. Values to choose from.
+        steps: tuple of ints. Values to choose from.
+        batch_size: tuple of ints. Values to choose from.
+        image_size: tuple of ints. Values to choose from.
+        augmentation: tuple of strings. Values to choose from, see `Stage`.
     """
 
     trials: int = 50
@@ -91,36 +91,38 @@ def measure_vtab(
     progress: bool = True,
     identity: str | None = None,
 ) -> Result:
-    """Fine-tune on tasks of VTAB-1k, and take the mean.
+    """Fine-tune on tasks of VTAB-1k, and average their accuracies.
 
-    For each task the settings of every trial are trained on 800 images and
-    judged on 200; those that are best are trained again on all 1,000, with
-    `runs` seeds, and measured on the test images. Whatever is finished is
-    not repeated.
+    For each task, every trial trains on 800 images and is measured on 200. The
+    best settings are then trained on all 1,000 images, with `runs` seeds, and
+    measured on the test images. Finished trials and runs are not repeated.
 
     Args:
-        make_model: callable that returns a fresh, pre-trained
+        make_model: callable. Returns a new, pretrained
             `align_keras.AlignDualEncoder`.
-        workdir: string or `pathlib.Path`.
-        tasks: list of keys of `TASKS`. Defaults to `None`, all.
-        sweep: `Sweep`. Defaults to `None`, 50 trials of our own space.
-        runs: integer. Runs of the best settings. Defaults to `3`.
-        seed: integer. Defaults to `0`.
-        data_dir: string. Where TFDS keeps its data.
+        workdir: string or `pathlib.Path`. The directory for checkpoints and
+            results.
+        tasks: list of strings. Keys of `TASKS`. Defaults to `None`, all.
+        sweep: `Sweep`. Defaults to `None`, 50 trials of the default space.
+        runs: integer. Runs with the best settings. Defaults to `3`.
+        seed: integer. Determines the trials, and the seeds of the runs.
+            Defaults to `0`.
+        data_dir: string. Where TFDS keeps its data. Defaults to the default
+            directory of TFDS.
         limits: pair of integers. See `load_task`.
-        samples: integer. Resamples of the intervals. Defaults to `1000`.
+        samples: integer. Resamples for the intervals. Defaults to `1000`.
         progress: bool. Whether to show Keras' progress. Defaults to `True`.
         identity: string. See `measure_finetune`.
 
     Returns:
-        A `Result`: `"all"`, the mean top-1 accuracy of the tasks, that of
-        each group, and that of each task.
+        A `Result`: `"all"`, the mean top-1 accuracy of the tasks; the mean
+        of each group; and the accuracy of each task, as in `"task_dtd"`.
 
     Raises:
-        FileNotFoundError: TFDS does not have the data of a task yet.
+        FileNotFoundError: the data set of a task has not been prepared.
         ValueError: there is no such task, `runs` or the number of trials is
-            not positive, or `workdir` holds trials of another model or other
-            settings.
+            not positive, or `workdir` holds trials of another model or with
+            other settings.
     """
     sweep, workdir = sweep or Sweep(), Path(workdir)
     for option, value in (("runs", runs), ("trials", sweep.trials)):
@@ -136,7 +138,7 @@ def measure_vtab(
         "limits": limits,
         "seed": seed,
     }
-    # What is missing is reported before the first day of training.
+    # Report missing data before the first day of training.
     loaded = {n: load_task(n, data_dir, limits) for n in tasks or TASKS}
     results = {}
     for name, data in loaded.items():
@@ -193,7 +195,7 @@ def _best_trial(make_model, data, sweep, folder, seed, progress, identity):
 
 
 def _summary(results, runs, samples):
-    """The mean of the tasks, whose images are drawn task by task."""
+    """Average the tasks; the intervals draw the images of each separately."""
     outcomes = {}
     for name, result in results.items():
         right = result.outcomes["rank"] == 0
@@ -226,13 +228,13 @@ def vtab_draws(
     """Resample the accuracies of the tasks and of their groups.
 
     Args:
-        outcomes: dictionary of arrays `"TASK_accuracy"`, the share of the
-            runs that were right on each image.
-        samples: integer.
+        outcomes: dictionary of arrays `"TASK_accuracy"`. The share of runs
+            that were right on each image.
+        samples: integer. Number of resamples.
 
     Returns:
         A dictionary from each metric of `measure_vtab` to a float64 array
-        `(samples,)`. Each task draws among its own images.
+        `(samples,)`. The images of each task are drawn separately.
     """
     names = [
         n.removesuffix("_accuracy") for n in outcomes if n.endswith("_accuracy")
@@ -254,7 +256,7 @@ def _mean(right, weights):
 
 
 def _with_groups(tasks):
-    """Means of all tasks and of each group, and the tasks themselves."""
+    """Return the means over all tasks and over groups, and each task."""
     groups = {"all": list(tasks)}
     for name in tasks:
         groups.setdefault(TASKS[name].group, []).append(name)

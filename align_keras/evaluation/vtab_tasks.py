@@ -1,7 +1,7 @@
 """The 19 tasks of VTAB-1k, by their TFDS names.
 
-1,000 training images a task: 800 to train on, 200 to choose among settings,
-then all of them for the settings that were best (Zhai et al., 2019,
+Each task has 1,000 training images: 800 to train on and 200 to choose settings
+with; then all of them train with the best settings (Zhai et al., 2019,
 https://arxiv.org/abs/1910.04867).
 """
 
@@ -19,16 +19,16 @@ TRAIN, VALIDATION = 800, 200
 
 
 class Task(NamedTuple):
-    """One task.
+    """One task of VTAB.
 
     Attributes:
-        group: string, `"natural"`, `"specialized"` or `"structured"`.
+        group: string. `"natural"`, `"specialized"` or `"structured"`.
         tfds: string. Name of the data set.
-        train, validation, test: strings. Its splits; the first 800 and 200 of
-            the first two are taken.
-        label: string, a feature, or a callable of an example.
-        classes: integer, where the label is a callable.
-        decode: callable from the bytes of an image to an array, or `None`.
+        train, validation, test: strings. Its splits. The first 800 examples
+            of `train` and the first 200 of `validation` are used.
+        label: string or callable. See `tfds_labels`.
+        classes: integer. The number of classes, if `label` is a callable.
+        decode: callable or `None`. See `tfds_labels`.
     """
 
     group: str
@@ -42,7 +42,7 @@ class Task(NamedTuple):
 
 
 def _bins(edges):
-    """Number of the last edge below a value."""
+    """Return a function that finds the last edge below a value."""
     return lambda value: int(np.searchsorted(edges, value, side="left")) - 1
 
 
@@ -56,7 +56,7 @@ def _clevr_count(example):
 
 
 def _kitti_distance(example):
-    # Car, van, truck; none at all is the last class.
+    # Cars, vans and trucks. Images without any are in the last class.
     vehicles = example["objects"]["type"] < 3
     depths = example["objects"]["location"][vehicles, 2]
     return _bins([-100.0, 8.0, 20.0, 999.0])(min([1000.0, *depths]))
@@ -133,16 +133,18 @@ def load_task(
     """Make the data sets of a task.
 
     Args:
-        name: string, a key of `TASKS`.
-        data_dir: string. Where TFDS keeps its data.
+        name: string. A key of `TASKS`.
+        data_dir: string. Where TFDS keeps its data. Defaults to the default
+            directory of TFDS.
         limits: pair of integers. Numbers of training and validation images.
+            Defaults to `(800, 200)`.
 
     Returns:
-        A dictionary of `DataSet`: `"train"`, `"validation"`, both as
+        A dictionary of `DataSet`: `"train"`, `"validation"`, both of them as
         `"train+validation"`, and `"test"`.
 
     Raises:
-        FileNotFoundError: TFDS does not have the data yet.
+        FileNotFoundError: the data set has not been prepared.
         ImportError: tensorflow-datasets is not installed.
         ValueError: there is no such task.
     """

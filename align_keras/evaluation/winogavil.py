@@ -1,4 +1,4 @@
-"""WinoGAViL: which images people associate with a word."""
+"""Measure WinoGAViL: which images people associate with a word."""
 
 import math
 from functools import partial
@@ -21,18 +21,19 @@ from align_keras.io.rows import RowError
 from align_keras.io.rows import read_rows
 
 TABLE = "winogavil_dataset.csv"
-# DataComp measures these alone.
+# DataComp uses only examples with at least this many.
 FEWEST_CANDIDATES = 10
 _VOWELS = "aeiou"
 
 
 class Association(NamedTuple):
-    """One example.
+    """One example: a word, and images to choose from.
 
     Attributes:
-        cue: string.
-        candidates: list of strings, the names of images.
-        right: set of strings. Those that go with the cue.
+        cue: string. The word.
+        candidates: list of strings. The names of images.
+        right: set of strings. The candidates that people associate with the
+            cue.
     """
 
     cue: str
@@ -46,11 +47,11 @@ def winogavil(
     fewest: int = FEWEST_CANDIDATES,
     allow_outside: bool = False,
 ) -> list[Association]:
-    """Read WinoGAViL as it is published.
+    """Read WinoGAViL in its published form.
 
     Args:
         folder: string or `pathlib.Path`. Holds `winogavil_dataset.csv`.
-        fewest: int. Examples of fewer candidates are left out. Defaults to
+        fewest: int. Examples with fewer candidates are left out. Defaults to
             `10`, as in DataComp.
         allow_outside: bool. Whether links may lead out of the folder.
             Defaults to `False`.
@@ -60,7 +61,7 @@ def winogavil(
 
     Raises:
         FileNotFoundError: The table is missing.
-        ValueError: A row has another form, or none has so many candidates.
+        ValueError: A row has another format, or none has enough candidates.
 
     Reference:
         - [Bitton et al., 2022](https://arxiv.org/abs/2207.12576)
@@ -109,15 +110,18 @@ def prompt(cue: str) -> str:
 
 
 def jaccard(scores: np.ndarray, right: np.ndarray) -> float:
-    """Compare the best candidates with as many that are right.
+    """Compute the Jaccard index of the best candidates and the right ones.
+
+    As many candidates are chosen as there are right ones.
 
     Args:
-        scores: float array `(num_candidates,)`. Of equal ones the first is
-            taken.
+        scores: float array `(num_candidates,)`. In case of ties, the first
+            candidates are chosen.
         right: bool array `(num_candidates,)`.
 
     Returns:
-        A float: of those that are chosen or right, the share that are both.
+        A float: among candidates that are chosen or right, the share that are
+        both.
     """
     count = np.count_nonzero(right)
     chosen = np.argsort(-scores, kind="stable")[:count]
@@ -126,7 +130,7 @@ def jaccard(scores: np.ndarray, right: np.ndarray) -> float:
 
 
 def jaccard_chance(candidates: int, right: int) -> float:
-    """Give the mean of `jaccard` over all orders of the candidates."""
+    """Compute the mean of `jaccard` over all orders of the candidates."""
     return sum(
         math.comb(right, both)
         * math.comb(candidates - right, right - both)
@@ -146,21 +150,22 @@ def associate(
     cache: str | Path | None = None,
     allow_outside: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict]:
-    """Choose the images of each cue.
+    """Choose the images that a model associates with each cue.
 
     Args:
         embedder: `Embedder`.
         examples: list of `Association`.
-        images: string or `pathlib.Path`. The images, by their names with a
-            suffix.
+        images: string or `pathlib.Path`. The folder of images, which may have
+            a suffix after their names.
         batch_size, progress, cache: See `measure_retrieval`.
-        allow_outside: bool. Defaults to `False`.
+        allow_outside: bool. Whether links may lead out of the folder.
+            Defaults to `False`.
 
     Returns:
-        A pair of dictionaries: arrays `(count,)` `"candidates"` and
-        `"associations"`, their numbers, and `"score"`, see `jaccard`; and
-        what a result says of the images. Examples of which an image is not
-        readable are left out.
+        A pair of dictionaries: arrays `(count,)`, with the numbers of
+        `"candidates"` and right `"associations"`, and the `"score"`, see
+        `jaccard`; and fields of the result about the images. Examples with an
+        unreadable image are left out.
     """
     names = sorted({name for each in examples for name in each.candidates})
     data = DataSet(

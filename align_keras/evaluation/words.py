@@ -1,4 +1,4 @@
-"""Similarity of words, against human judgement."""
+"""Compare the similarity of words with human judgement."""
 
 import dataclasses
 import math
@@ -41,12 +41,11 @@ def read_simlex(
     """Read word pairs in the form of SimLex-999.
 
     Args:
-        path: string or `pathlib.Path`. Values separated by tabs, in which
-            quotation marks are text, with the
-            columns `word1`, `word2`, `POS` (A, N or V), `SimLex999` (the
-            judgement), `concQ` (quartile of concreteness, 1 to 4) and
-            `SimAssoc333` (1 for the pairs that are hard because they are
-            associated).
+        path: string or `pathlib.Path`. A file of values separated by tabs,
+            without quoting. The columns are `word1`, `word2`, `POS` (A, N or
+            V), `SimLex999` (the judgement), `concQ` (quartile of
+            concreteness, 1 to 4) and `SimAssoc333` (1 for pairs that are hard
+            because the words are associated).
 
     Returns:
         A triple: list of pairs of words; float64 array of judgements; and a
@@ -78,7 +77,7 @@ def word_correlations(
             Defaults to `None`, once each.
 
     Returns:
-        A dictionary from category to Spearman's correlation; NaN where a
+        A dictionary from category to Spearman's correlation; NaN if a
         category has fewer than two pairs.
     """
     judgement, similarity = outcomes["judgement"], outcomes["similarity"]
@@ -103,24 +102,25 @@ def measure_words(
     progress: bool = True,
     samples: int = SAMPLES,
 ) -> Result:
-    """Measure how the similarity of words agrees with human judgement.
+    """Measure how well the similarity of words agrees with human judgement.
 
-    Words are compared by the cosine of `Embedder.words`: for ALIGN the vector
-    of the `[CLS]` token before the projection, as in the paper's Table 12.
+    Words are compared by the cosine of the vectors that `Embedder.words`
+    returns. For ALIGN, this is the vector of the `[CLS]` token before the
+    projection, as in the paper's Table 12.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        path: string or `pathlib.Path`. A file in SimLex-999's form.
+        path: string or `pathlib.Path`. A file in the format of SimLex-999.
         progress: bool. Whether to draw a progress bar. Defaults to `True`.
-        samples: int. Resamples of the intervals. Defaults to `1000`.
+        samples: int. Resamples for the intervals. Defaults to `1000`.
 
     Returns:
         A `Result` with Spearman's correlation for each category.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has another form.
+        ValueError: the file has another format.
     """
     embedder = as_embedder(model)
     pairs, judgements, members = read_simlex(path)

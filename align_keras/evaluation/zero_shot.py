@@ -1,4 +1,4 @@
-"""Zero-shot classification: images by the names of the classes."""
+"""Measure zero-shot classification of images by the names of classes."""
 
 import dataclasses
 import math
@@ -42,17 +42,17 @@ def classification_outcomes(
 ) -> dict[str, np.ndarray]:
     """Rank the right class of each image among all classes.
 
-    Where several classes are right, the best of them counts.
+    If several classes are right, the best of them counts.
 
     Args:
         image_embeddings: float array `(num_images, dim)`.
         class_vectors: float array `(num_classes, dim)`.
         labels: integer array `(num_images,)`.
         answers: list of lists of integers. The classes that are right for
-            each label. Defaults to `None`, the class of the same number.
+            each label. Defaults to `None`: the class with the same index.
 
     Returns:
-        A dictionary of int64 arrays `(num_images,)`: `"label"`, and `"rank"`
+        A dictionary of int64 arrays `(num_images,)`: `"label"`; and `"rank"`
         from 0, with ties by index as in `best_positive_ranks`.
 
     Raises:
@@ -81,20 +81,20 @@ def classification_chance(
     num_classes: int,
     ks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
-    """Give the accuracies that a random order of the classes reaches.
+    """Compute the expected accuracies of a random order of the classes.
 
-    With m right classes among C, one of them is among the first K with
-    probability `1 - C(C - m, K) / C(C, K)`.
+    If m of N classes are right, at least one of them is among the first K with
+    probability `1 - C(N - m, K) / C(N, K)`.
 
     Args:
         labels: integer array `(num_images,)`.
         answers: list of lists of integers. The classes that are right for
             each label.
-        num_classes: integer. How many compete.
+        num_classes: integer. How many classes compete.
         ks: tuple of integers. Defaults to `(1, 5)`.
 
     Returns:
-        A dictionary with the names of `classification_accuracies`.
+        A dictionary with the keys of `classification_accuracies`.
     """
     counts = np.bincount(labels, minlength=len(answers))
     chance = {}
@@ -125,23 +125,24 @@ def measure_zero_shot(
     cache: str | Path | None = None,
     samples: int = SAMPLES,
 ) -> Result:
-    """Measure classification by the names of the classes alone.
+    """Measure classification of images by the names of classes only.
 
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, or an
             `Embedder`.
-        data: a `DataSet` with labels. Where it says that several classes are
-            right for a label, as of `objectnet`, any of them counts.
+        data: a `DataSet` with labels. If several classes are right for a
+            label, as in `objectnet`, any of them counts.
         classes: `Classes`, or the path of a file for `read_classes`. Defaults
-            to `None`: the names in the metadata or the folders of the data
+            to `None`: the names in the metadata or of the folders of the data
             set.
-        templates: list of strings with `{}`. Defaults to those of `classes`,
-            or else to our own eight.
+        templates: list of strings. Prompts with `{}` for the name. Defaults to
+            those of `classes`, or, if it has none, to
+            `align_keras.classes.TEMPLATES`.
         ensemble: string. See `class_vectors`. Defaults to `"normalized"`.
         all_classes: bool. Whether all of `classes` compete, or only those
             that are right for a label of the data set, as is usual for the
             200 classes of ImageNet-R and -A. Defaults to `False`.
-        ks: tuple of ints. Defaults to `(1, 5)`.
+        ks: tuple of ints. The K of top-K accuracy. Defaults to `(1, 5)`.
         batch_size, progress, cache, samples: See `measure_retrieval`.
 
     Returns:
@@ -174,7 +175,7 @@ def measure_zero_shot(
 
 
 class Named(NamedTuple):
-    """Images with labels, and the names of classes, as vectors.
+    """Vectors of images with labels, and of the names of classes.
 
     Attributes:
         images: float32 array `(num_images, dim)`.
@@ -182,9 +183,9 @@ class Named(NamedTuple):
         labels: int64 array `(num_images,)`.
         answers: list of lists of integers. The classes that are right for
             each label.
-        notes: integer array `(num_images, ...)`. What the data set says of
-            each image beside its label.
-        values: dictionary. What a result says of the images and the names.
+        notes: integer array `(num_images, ...)`. What the data set holds for
+            each image in addition to its label.
+        values: dictionary. Fields of the result about images and names.
     """
 
     images: np.ndarray
@@ -210,8 +211,8 @@ def embed_named(
 
     Args:
         model, data, classes, templates, ensemble, all_classes, batch_size,
-            progress, cache: See `measure_zero_shot`. Of `data`, a label may
-            be the first of several integers.
+            progress, cache: See `measure_zero_shot`. A note of `data` may be
+            several integers, of which the first is the label.
 
     Returns:
         `Named`.
@@ -224,7 +225,7 @@ def embed_named(
                 f"The data set `{data.name}` does not name its classes: give "
                 "their names in a file."
             )
-        # Labels are what they are called.
+        # Each label is right for its own name, and nothing else.
         data = dataclasses.replace(data, answers=None)
         names = [name.replace("_", " ") for name in labels]
         classes = Classes(list(labels), [[name] for name in names])
@@ -264,7 +265,7 @@ def embed_named(
 
 
 def _match_classes(data, labels, classes, all_classes):
-    """Labels, the classes that are right for each, and those that compete."""
+    """Return labels, right classes for each, and classes that compete."""
     names = data.class_names
     if names is None:
         names = [
