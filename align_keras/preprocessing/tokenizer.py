@@ -220,9 +220,10 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
     def learn_vocabulary(texts, vocabulary_size, strip_accents=True):
         """Learn a WordPiece vocabulary from captions.
 
-        The same texts give the same vocabulary in any order. Texts are split
-        into words as in the tokenizer; pieces that occur only once are not
-        learned. The trainer of Hugging Face's `tokenizers` does the work.
+        The same texts give the same vocabulary in any order. Texts are
+        lowercased and split into words as in the tokenizer; pieces that occur
+        only once are not learned. The trainer of Hugging Face's `tokenizers`
+        does the work.
 
         Args:
             texts: iterable of strings. It is read once; memory holds only the
