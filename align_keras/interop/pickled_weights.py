@@ -154,7 +154,7 @@ class PickledWeights:
             file.seek(self._places[storage.key])
             return file.read(storage.bytes())
 
-    # === What comes out ===
+    # === Results ===
 
     def _named(self, found):
         if not isinstance(found, dict) or not all(
@@ -373,7 +373,7 @@ class _Description:
     def _recall(self, place):
         self._push(self._memo[place])
 
-    # === What is called ===
+    # === Calls ===
 
     def _find(self, name):
         if name not in _ALLOWED:

@@ -25,7 +25,7 @@ def handle_file(handle, name):
     """Download a file behind a handle, or find it in the cache.
 
     Args:
-        handle: string with a scheme that KerasHub knows.
+        handle: string with a scheme that KerasHub supports.
         name: string. The name of the file.
 
     Returns:

@@ -423,7 +423,7 @@ def check_weights(preset):
     """Refuse weights that differ from those that were saved.
 
     Args:
-        preset: string. A result of `find_preset`. Presets that are no
+        preset: string. A result of `find_preset`. Presets that are not
             directories or have no checksums are not checked.
 
     Raises:
