@@ -1,4 +1,4 @@
-"""Weights of other libraries, in and out; see docs/foreign_weights.md."""
+"""Read and write weights of other libraries; see docs/foreign_weights.md."""
 
 from align_keras.interop.convert import convert
 from align_keras.interop.huggingface_align import save_huggingface

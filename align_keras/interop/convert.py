@@ -1,4 +1,4 @@
-"""Any weights to a preset directory, and a preset to Hugging Face."""
+"""Convert foreign weights to a preset, or a preset to Hugging Face."""
 
 from pathlib import Path
 
@@ -26,18 +26,18 @@ def convert(source, destination, to="preset", antialias=None):
     Args:
         source: string. For `to="preset"`: a directory of Hugging Face (ALIGN
             or BERT), timm, KerasHub (`BertBackbone`), the original BERT or the
-            TensorFlow Model Garden; a handle of one, such as
+            TensorFlow Model Garden; the handle of one, such as
             `"hf://kakaobrain/align-base"`; or
-            `"keras-applications://EfficientNetB0"`, which downloads ImageNet's
-            weights. For `to="huggingface"`: whatever
-            `AlignDualEncoder.from_preset` takes.
-        destination: string. The directory to write. Its files appear whole.
+            `"keras-applications://EfficientNetB0"`, which downloads the
+            ImageNet weights. For `to="huggingface"`: anything that
+            `AlignDualEncoder.from_preset` accepts.
+        destination: string. The directory, which is written atomically.
         to: string. `"preset"` for this package, `"huggingface"` for
             `transformers.AlignModel` and `AlignProcessor`. Defaults to
             `"preset"`.
-        antialias: bool. Whether images are averaged when they shrink, as
-            Hugging Face does, or not, as the public ALIGN checkpoints were
-            trained. Defaults to `None`, what the source says.
+        antialias: bool. Whether shrinking averages over all pixels, as
+            Hugging Face does. The public ALIGN checkpoints were trained
+            without. Defaults to `None`, the setting of the source.
 
     Returns:
         The model that was written: an `AlignDualEncoder`, `BertTextEncoder`
@@ -45,7 +45,7 @@ def convert(source, destination, to="preset", antialias=None):
 
     Raises:
         ValueError: `source` is none of these, its tensors do not fit, or
-            the model cannot be expressed in the other format.
+            the other format cannot express the model.
 
     Example:
 
@@ -76,7 +76,7 @@ def convert(source, destination, to="preset", antialias=None):
 
 
 def _read(source):
-    """Return a model and, for a single tower, the parts that prepare for it."""
+    """Return a model and, for a single tower, its preprocessing parts."""
     if str(source).startswith(_APPLICATIONS):
         theirs = _application(str(source).removeprefix(_APPLICATIONS))
         converter = keras_applications_converter(theirs)

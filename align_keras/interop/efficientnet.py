@@ -1,11 +1,11 @@
-"""EfficientNets elsewhere, as other names for the layers of ours."""
+"""Map the layers of other EfficientNets to those of our backbone."""
 
 from align_keras.interop.links import torch_links
 from align_keras.interop.links import torch_pointwise_links
 from align_keras.models import presets
 from align_keras.models.efficientnet_backbone import block_specs
 
-# The layers of a block that have weights, in the order of computation.
+# The layers of a block that have weights, in the order in which they run.
 PARTS = (
     "expand_conv",
     "expand_bn",
@@ -30,10 +30,10 @@ def torch_efficientnet_links(backbone, stem, names):
 
     Args:
         backbone: `EfficientNetBackbone`.
-        stem: pair of strings, the names of the stem's convolution and
+        stem: pair of strings. The names of the stem's convolution and
             normalisation.
-        names: function of the index of a block, and the block, that returns a
-            dict from the name of a part to the name of its module.
+        names: callable. Takes the index of a block and the block, and returns
+            a dict from the name of a part to the name of its module.
 
     Returns:
         A dict from the name of a tensor to its `Link`.
@@ -66,14 +66,17 @@ def coefficients(size):
 
 
 def find_coefficients(repeats, filters):
-    """Return the coefficients of the size with such stages.
+    """Find the size of an EfficientNet by its stages.
 
     Args:
-        repeats: list of int. Number of blocks of each stage.
-        filters: list of int. Channels that each stage puts out.
+        repeats: list of int. Number of blocks in each stage.
+        filters: list of int. Number of output channels of each stage.
+
+    Returns:
+        The width and depth coefficients of that size.
 
     Raises:
-        ValueError: No size has these.
+        ValueError: No size has such stages.
     """
     for size in (*(f"b{i}" for i in range(8)), "l2"):
         stages = {}

@@ -1,4 +1,4 @@
-"""What the weights of every other library can be asked for."""
+"""The common interface to the weights of other libraries."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from align_keras.preprocessing import AlignPreprocessor
 class ForeignWeights:
     """The weights of another library, in a local directory.
 
-    A subclass tells which model it becomes, how to build that model, and how
-    to set its weights.
+    A subclass defines the class of the converted model, how to build that
+    model, and how to set its weights.
 
     Args:
         directory: string or `pathlib.Path`.
         config: dict. The configuration, as the other library wrote it.
     """
 
-    # The class of ours that the weights become.
+    # The class of the converted model.
     model_class: type | None = None
 
     def __init__(self, directory, config):
@@ -42,8 +42,8 @@ class ForeignWeights:
             An instance of `cls`.
 
         Raises:
-            ValueError: The weights are for another class, their network
-                cannot be expressed, or their tensors do not fit.
+            ValueError: The weights are for another class, our model cannot
+                express their network, or their tensors do not fit.
         """
         self.require_class(cls)
         model = self.build(cls, **kwargs)
@@ -52,7 +52,7 @@ class ForeignWeights:
         return model
 
     def require_class(self, cls):
-        """Refuse to become a model of another class."""
+        """Refuse a class that the weights do not fit."""
         if not issubclass(cls, self.model_class):
             raise ValueError(
                 f"`{self.directory}` holds the weights of a "
@@ -65,7 +65,7 @@ class ForeignWeights:
         return cls(**{**self.arguments(), **kwargs})
 
     def arguments(self):
-        """Return the constructor's arguments as a dict."""
+        """Return the arguments of the model's constructor as a dict."""
         raise NotImplementedError
 
     def load_weights(self, model):
@@ -76,8 +76,7 @@ class ForeignWeights:
         """Open the weights of a directory in PyTorch's layout.
 
         Returns:
-            `SafetensorsFiles`, or `PickledWeights` where there is nothing
-            else.
+            `SafetensorsFiles`, or `PickledWeights` if there is nothing else.
         """
         safe = any(
             (self.directory / name).is_file() for name in (WEIGHTS, INDEX)
@@ -88,15 +87,15 @@ class ForeignWeights:
         return SafetensorsFiles(self.directory)
 
     def parts(self):
-        """Name the parts of a preprocessor that the directory describes.
+        """List the parts of a preprocessor that the directory describes.
 
         Returns:
-            A list of `"tokenizer"`, `"image_converter"`, both or neither.
+            A list with `"tokenizer"`, `"image_converter"`, both or neither.
         """
         return []
 
     def tokenizer(self, **kwargs):
-        """Return the `AlignTokenizer`, or raise where there is no vocabulary.
+        """Return the `AlignTokenizer`, or raise if there is no vocabulary.
 
         Args:
             **kwargs: Arguments that replace those of the directory.
@@ -106,7 +105,7 @@ class ForeignWeights:
         )
 
     def image_converter(self, **kwargs):
-        """Return the `AlignImageConverter`, or raise where none is described.
+        """Return the `AlignImageConverter`, or raise if none is described.
 
         Args:
             **kwargs: Arguments that replace those of the directory.
@@ -132,7 +131,7 @@ class ForeignWeights:
 
 
 def read_json(path):
-    """Read a JSON object, or say which file is none."""
+    """Read a JSON object, or raise an error that names the file."""
     content = json_files.read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"`{path}` does not hold a JSON object.")
@@ -140,13 +139,13 @@ def read_json(path):
 
 
 def require_values(config, expected, path, reason):
-    """Refuse a configuration whose fields have other values than expected.
+    """Refuse a configuration with unexpected values.
 
     Args:
-        config: dict. A field that it lacks has the expected value.
-        expected: dict from field to its only value.
-        path: string. Where the configuration stands.
-        reason: string. What our model does instead.
+        config: dict. Missing fields count as having the expected value.
+        expected: dict from field to its only valid value.
+        path: string. Where the configuration comes from, for error messages.
+        reason: string. Why no other value is possible.
 
     Raises:
         ValueError: A field has another value; the message names it.
@@ -161,12 +160,12 @@ def require_values(config, expected, path, reason):
 
 
 def require_numbers(config, names, path):
-    """Refuse a configuration with something else where numbers stand.
+    """Refuse a configuration if one of the given fields is not a number.
 
     Args:
-        config: dict. Fields that it lacks are left to their defaults.
+        config: dict. Missing fields are allowed.
         names: sequence of strings. The fields.
-        path: string. Where the configuration stands.
+        path: string. Where the configuration comes from, for error messages.
 
     Raises:
         ValueError: A field is not a number; the message names it.

@@ -1,4 +1,4 @@
-"""ALIGN in Hugging Face's layout, in and out."""
+"""Read and write ALIGN in Hugging Face's layout."""
 
 import copy
 import re
@@ -26,7 +26,7 @@ from align_keras.models import EfficientNetBackbone
 from align_keras.models.carried import Carried
 from align_keras.models.efficientnet_backbone import STAGES
 
-# Fields of the image tower that our backbone has as constants.
+# Fields of the image tower that are constants in our backbone.
 _VISION_FIXED = {
     "num_channels": 3,
     "depth_divisor": 8,
@@ -48,8 +48,8 @@ _VISION_NUMBERS = (
 )
 _POOLER = "text_model.pooler.dense"
 _COUNTER = "num_batches_tracked"
-# BERT's pooler, which `AlignModel` computes and drops; the step counters of
-# batch normalisation; and places that older versions wrote out.
+# BERT's pooler, which `AlignModel` computes but does not use; the step counters
+# of batch normalisation; and position ids that older versions saved.
 _UNUSED = re.compile(
     rf"{re.escape(_POOLER)}\.(weight|bias)$"
     rf"|vision_model\..+\.{_COUNTER}$"
@@ -58,11 +58,11 @@ _UNUSED = re.compile(
 
 
 class HuggingFaceAlign(ForeignWeights):
-    """A directory of an `AlignModel`, for an `AlignDualEncoder`.
+    """A directory of an `AlignModel`, which becomes an `AlignDualEncoder`.
 
-    The temperature is learned as it is (`temperature_form="raw"`), as these
-    checkpoints were trained. What our model does not use goes into
-    `model.carried`, so that `save_huggingface` writes what was read.
+    The model learns the temperature itself (`temperature_form="raw"`), as in
+    the training of these checkpoints. The parts that our model does not use
+    are kept in `model.carried`, so that `save_huggingface` can write them.
     """
 
     model_class = AlignDualEncoder
@@ -113,7 +113,7 @@ class HuggingFaceAlign(ForeignWeights):
         return model
 
     def _require_rows(self, model):
-        """Refuse a tokenizer with ids beyond the table of the text tower."""
+        """Refuse a tokenizer with more tokens than the text tower."""
         rows = getattr(model.text_encoder, "vocabulary_size", None)
         tokenizer = getattr(model.preprocessor, "tokenizer", None)
         if None in (rows, tokenizer) or tokenizer.vocabulary_size() <= rows:
@@ -131,7 +131,7 @@ class HuggingFaceAlign(ForeignWeights):
             "temperature": _TemperatureLink(model.contrastive_head),
             **_links(model),
         }
-        # A bias that was asked for starts as it was built.
+        # A bias that the caller added keeps its initial value.
         bias = model.contrastive_head.bias
         built = () if bias is None else (bias,)
         assign(model, links, tensors, _UNUSED.match, built)
@@ -196,7 +196,7 @@ class HuggingFaceAlign(ForeignWeights):
 
 
 class _TemperatureLink:
-    """Links the temperature, whatever form it is learned in."""
+    """Links the temperature, in whichever form it is learned."""
 
     shape = ()
 
@@ -213,13 +213,13 @@ class _TemperatureLink:
 
 
 def _storable(tensor):
-    """Widen 16-bit floats, which NumPy's own files do not all know."""
+    """Widen 16-bit floats, since NumPy's file format lacks some of them."""
     narrow = tensor.dtype.itemsize == 2 and tensor.dtype.kind not in "iu"
     return tensor.astype("float32") if narrow else tensor
 
 
 def _links(model):
-    """Link everything but the temperature with Hugging Face's names."""
+    """Link everything except the temperature with Hugging Face's names."""
     links = torch_efficientnet_links(
         model.image_encoder,
         [
@@ -247,25 +247,27 @@ def _block_names(index, block):
     }
 
 
-# === The way out ===
+# === Writing ===
 
 
 def save_huggingface(model, directory):
-    """Write a model as `transformers.AlignModel` and `AlignProcessor` load it.
+    """Write a model for `transformers.AlignModel` and `AlignProcessor`.
 
-    Embeddings and logits there equal those here. A model that came from such a
-    directory gives the same tensors bit for bit, with those that `AlignModel`
-    holds and does not use. A model from elsewhere gets zeros for these: the
-    pooler of the text tower and the step counters of batch normalisation.
+    Embeddings and logits are the same there as here. If the model was loaded
+    from such a directory, the tensors are the same bit for bit, including
+    those that `AlignModel` holds but does not use. Otherwise the unused ones
+    are zeros: the pooler of the text tower and the step counters of batch
+    normalisation.
 
-    `AlignProcessor` averages when it shrinks an image. Where our image
-    converter does not, its pixels differ by about one grey level on average;
-    the setting stands in `preprocessor_config.json` all the same, so that it
-    survives the way back.
+    `AlignProcessor` always averages over all pixels when it shrinks an image.
+    If our image converter does not, pixels differ by about one grey level on
+    average. `preprocessor_config.json` still stores the setting, so that
+    reading the directory restores it.
 
     Args:
         model: `AlignDualEncoder`.
-        directory: string or `pathlib.Path`. Its files appear whole.
+        directory: string or `pathlib.Path`. The directory, which is written
+            atomically.
 
     Raises:
         ValueError: `AlignModel` cannot express the model; the message says
@@ -354,7 +356,7 @@ def _unused_tensors(model, tensors):
 
 
 def _config(model):
-    """Describe the model, on top of the description that it came with."""
+    """Describe the model, starting from the configuration that it came with."""
     config = copy.deepcopy(model.carried.config) if model.carried else {}
     image_encoder, text_encoder = model.image_encoder, model.text_encoder
     activations = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
@@ -377,7 +379,7 @@ def _config(model):
         },
     )
     vision = config.setdefault("vision_config", {})
-    # The reach of the average over the map, which covers it all.
+    # The size of the average pooling; ours covers the whole map.
     vision.setdefault("hidden_dim", image_encoder.num_features)
     converter = getattr(model.preprocessor, "image_converter", None)
     if converter is not None:
@@ -407,7 +409,7 @@ def _config(model):
 
 
 def _update(config, values):
-    """Set fields, and leave alone what says the same by another name."""
+    """Set fields, but keep another name of the same activation."""
     for name, value in values.items():
         if name == "hidden_act":
             old = ACTIVATIONS.get(config.get(name))

@@ -1,4 +1,4 @@
-"""BERT in Hugging Face's layout: configuration and names of tensors."""
+"""Read BERT in Hugging Face's layout."""
 
 import re
 
@@ -11,7 +11,7 @@ from align_keras.interop.links import torch_links
 from align_keras.keras_hub_internals import transformer_parts
 from align_keras.models import BertTextEncoder
 
-# Activations, theirs to ours. The first name of a kind is the one we write.
+# Map their activations to ours. We write the first name of each.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -21,7 +21,7 @@ ACTIVATIONS = {
     "silu": "silu",
     "tanh": "tanh",
 }
-# Their fields, with our argument and the default of each.
+# Their fields, with our argument and their default.
 _NUMBERS = {
     "vocab_size": ("vocabulary_size", 30522),
     "num_hidden_layers": ("num_layers", 12),
@@ -38,8 +38,7 @@ _FIXED = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
-# Heads on top of BERT, its pooler, and the numbers of places that older
-# versions wrote out.
+# Heads on top of BERT, its pooler, and position ids that older versions saved.
 _UNUSED = re.compile(
     r"(bert\.)?(pooler\.|embeddings\.(position_ids|token_type_ids)$)"
     r"|cls\.|classifier\.|qa_outputs\."
@@ -47,9 +46,9 @@ _UNUSED = re.compile(
 
 
 class HuggingFaceBert(ForeignWeights):
-    """A directory of a BERT: encoder weights for a `BertTextEncoder`.
+    """A directory of a BERT model, which becomes a `BertTextEncoder`.
 
-    The pooler and any head stay behind: ALIGN has no use for them.
+    The pooler and any head are dropped, since ALIGN does not use them.
     """
 
     model_class = BertTextEncoder
@@ -80,11 +79,11 @@ class HuggingFaceBert(ForeignWeights):
 
 
 def encoder_arguments(config, path):
-    """Return the arguments of the `BertTextEncoder` that equals a BERT.
+    """Return the `BertTextEncoder` arguments that reproduce a BERT model.
 
     Args:
-        config: dict, as in Hugging Face's config.json.
-        path: string. Where it stands, for error messages.
+        config: dict. The content of Hugging Face's config.json.
+        path: string. The path of that file, for error messages.
 
     Raises:
         ValueError: Our encoder cannot express the network.
@@ -107,7 +106,7 @@ def encoder_arguments(config, path):
 
 
 def bert_layers(encoder):
-    """Name the layers of a text encoder as BERT does.
+    """Map the names of BERT's layers to those of a text encoder.
 
     Args:
         encoder: `BertTextEncoder`, or a `keras_hub.models.BertBackbone`.
@@ -129,6 +128,6 @@ def bert_layers(encoder):
 
 
 def _old_name(name):
-    """Name a tensor as files from BERT's first year do."""
+    """Return the name of a tensor in files from BERT's first year."""
     name = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", name)
     return re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)

@@ -1,4 +1,4 @@
-"""Tokenizers and image processors in Hugging Face's layout, in and out."""
+"""Read and write tokenizers and image processors in Hugging Face's layout."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from align_keras.io.word_pieces import read_vocabulary
 from align_keras.preprocessing import AlignImageConverter
 from align_keras.preprocessing import AlignTokenizer
 
-# What `AlignProcessor` fills texts up to, whatever the tokenizer says.
+# The length to which `AlignProcessor` pads texts, whatever the tokenizer says.
 SEQUENCE_LENGTH = 64
 
 _SPECIAL = {
@@ -26,7 +26,7 @@ _SPECIAL = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
-# What `tokenizer_config.json` may say, where it says anything.
+# The optional fields of `tokenizer_config.json`.
 _SETTINGS = {
     "do_lower_case?": bool,
     "strip_accents?": lambda value: value in (None, True, False),
@@ -53,7 +53,7 @@ _IMAGE_DEFAULTS = {
 
 
 def parts(directory):
-    """Name the parts of a preprocessor that a directory describes."""
+    """List the parts of a preprocessor that a directory describes."""
     names = ("vocab.txt", "tokenizer.json")
     described = {
         "tokenizer": any((Path(directory) / n).is_file() for n in names),
@@ -73,11 +73,13 @@ def read_tokenizer(directory, **kwargs):
         **kwargs: Arguments of `AlignTokenizer` that replace those read.
 
     Returns:
-        An `AlignTokenizer` with equal token ids. As there, `[MASK]` and the
-        like in a text are those tokens, unless `split_special_tokens` is set.
+        An `AlignTokenizer` with the same token ids. As there, special tokens
+        such as `[MASK]` are recognised in a text, unless
+        `split_special_tokens` is set.
 
     Raises:
-        ValueError: There is no vocabulary, or it is not BERT's kind.
+        ValueError: There is no vocabulary, or the tokenizer is not like
+            BERT's.
     """
     directory = Path(directory)
     settings = {"do_lower_case": True}
@@ -88,7 +90,7 @@ def read_tokenizer(directory, **kwargs):
             settings, _SETTINGS, path, "config of a tokenizer", "Copy it again."
         )
     for name, token in _SPECIAL.items():
-        # Older files hold a dict for a token.
+        # Older files store a token as a dict.
         given = settings.get(name, token)
         given = given.get("content") if isinstance(given, dict) else given
         require_values(
@@ -123,7 +125,7 @@ def read_tokenizer(directory, **kwargs):
 
 
 def _read_fast_tokenizer(path, settings):
-    """Return the vocabulary of a tokenizer.json; its settings win."""
+    """Return the vocabulary of a tokenizer.json and update `settings`."""
     form = {"added_tokens?": _are_tokens}
     content = read_object(path, form, "tokenizer of BERT's kind", _DOWNLOAD)
     model, normalizer, pre_tokenizer = (
@@ -196,7 +198,7 @@ def _part(content, name, path):
 
 # === Image processors ===
 
-# Of what is calculated with here; the converter checks the rest.
+# The fields that are used in computations here; the converter checks the rest.
 _IMAGE_FORM = {
     "image_processor_type?": str,
     "rescale_factor?": is_number,
@@ -294,7 +296,7 @@ def _side_lengths(settings, name, path):
 
 
 def _scale_and_offset(settings):
-    """Sum up rescaling and normalisations in one multiplication and sum."""
+    """Combine rescaling and normalisations into one scale and one offset."""
     scale, offset = 1.0, 0.0
     if settings["do_rescale"]:
         scale = settings["rescale_factor"]
@@ -312,14 +314,14 @@ def _plain(numbers):
     return np.asarray(numbers, "float64").tolist()
 
 
-# === The way out ===
+# === Writing ===
 
 
 def write_processor(preprocessor, directory):
     """Write the files of an `AlignProcessor`.
 
     Args:
-        preprocessor: `AlignPreprocessor`. Parts that it lacks are left out.
+        preprocessor: `AlignPreprocessor`. Parts that are `None` are left out.
         directory: string or `pathlib.Path`.
 
     Raises:
@@ -372,7 +374,7 @@ def _image_processor(converter):
         "do_rescale": True,
         "do_normalize": False,
         "include_top": False,
-        # Read here alone; transformers always averages.
+        # Only this package reads it; transformers always averages.
         "antialias": converter.antialias,
     }
     scale = np.broadcast_to(np.asarray(converter.scale, "float64"), 3)
@@ -394,7 +396,7 @@ def _image_processor(converter):
 
 
 def _fast_tokenizer(tokenizer):
-    """Describe a tokenizer as the library tokenizers reads it."""
+    """Describe a tokenizer in the format of Hugging Face's `tokenizers`."""
 
     def special(token, type_id):
         return {"SpecialToken": {"id": token, "type_id": type_id}}

@@ -1,4 +1,4 @@
-"""`keras.applications.EfficientNetB0` to `B7`, for our backbone."""
+"""Convert `keras.applications.EfficientNetB0` to `B7` to our backbone."""
 
 import re
 
@@ -27,13 +27,14 @@ _NAMES = {
 def from_keras_applications(model, **kwargs):
     """Turn an EfficientNet of `keras.applications` into our backbone.
 
-    The result equals what goes into the head convolution (`"top_conv"`) there,
-    for images that `keras_applications_converter(model)` has prepared. A
-    model of a known image size pads by the parity of each map, which is
-    `padding="same"`; one of any size pads as for even ones, `"fixed"`.
+    For images prepared by `keras_applications_converter(model)`, the output
+    equals the input of the head convolution (`"top_conv"`) in `model`. If the
+    model has a fixed image size, it pads by the parity of each map, which is
+    `padding="same"`. A model for any size always pads as for even maps, which
+    is `"fixed"`.
 
     Args:
-        model: `keras.Model`, one of `keras.applications.EfficientNetB0` to
+        model: `keras.Model`. One of `keras.applications.EfficientNetB0` to
             `EfficientNetB7`, with or without top.
         **kwargs: Arguments of `EfficientNetBackbone`.
 
@@ -41,7 +42,7 @@ def from_keras_applications(model, **kwargs):
         An `EfficientNetBackbone`.
 
     Raises:
-        ValueError: `model` is no such network.
+        ValueError: `model` is not such a network.
 
     Example:
 
@@ -77,10 +78,10 @@ def application_coefficients(model):
     """Return the width and depth coefficients of a model.
 
     Args:
-        model: `keras.Model`, as in `from_keras_applications`.
+        model: `keras.Model`. See `from_keras_applications`.
 
     Raises:
-        ValueError: It is no such network.
+        ValueError: `model` is not such a network.
     """
     stages = {}
     for layer in model.layers:
@@ -98,14 +99,15 @@ def application_coefficients(model):
 
 
 def keras_applications_converter(model, **kwargs):
-    """Return the converter that prepares images as the model does inside.
+    """Return a converter that does the preprocessing inside the model.
 
     `keras.applications.EfficientNet` models rescale and normalise images
-    themselves; our backbone leaves it to the converter. A model of a known
-    size takes images resized to it as a whole, without a crop.
+    themselves; our backbone leaves this to the converter. For a model with a
+    fixed image size, the converter resizes images to that size without
+    cropping.
 
     Args:
-        model: `keras.Model`, as in `from_keras_applications`.
+        model: `keras.Model`. See `from_keras_applications`.
         **kwargs: Arguments of `AlignImageConverter`.
 
     Returns:

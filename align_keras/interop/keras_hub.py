@@ -1,4 +1,4 @@
-"""KerasHub's `BertBackbone`, for our text encoder."""
+"""Convert KerasHub's `BertBackbone` to our text encoder."""
 
 import keras_hub
 
@@ -24,7 +24,7 @@ class KerasHubBert(ForeignWeights):
     """A preset of `keras_hub.models.BertBackbone`, with its tokenizer.
 
     Args:
-        preset: string. A directory, a handle such as `kaggle://`.
+        preset: string. A directory, or a handle such as `kaggle://…`.
         config: dict. The content of its config.json.
     """
 
@@ -65,7 +65,7 @@ class KerasHubBert(ForeignWeights):
 def from_keras_hub_bert(backbone, **kwargs):
     """Turn a `BertBackbone` into our text encoder, without its pooler.
 
-    Sequences of vectors equal those of the backbone, with segment 0.
+    The sequence output equals that of the backbone with segment ids of 0.
 
     Args:
         backbone: `keras_hub.models.BertBackbone`.
@@ -83,7 +83,7 @@ def from_keras_hub_bert(backbone, **kwargs):
     ```
     """
     arguments = {name: getattr(backbone, name) for name in _ARGUMENTS}
-    # KerasHub has the tanh form of the activation, whatever was trained.
+    # KerasHub always uses the tanh form of GELU, whatever was trained.
     encoder = BertTextEncoder(
         **{**arguments, "activation": "gelu_tanh", **kwargs}
     )

@@ -1,4 +1,4 @@
-"""Which tensor of another library belongs to which variable of ours."""
+"""Link the tensors of other libraries to the variables of our models."""
 
 import dataclasses
 import math
@@ -9,18 +9,18 @@ from keras import layers
 
 from align_keras.models.batch_normalization import BatchNormalization
 
-# Names in an error message, of each kind of disagreement.
+# Maximum number of names in an error message, for each kind of mismatch.
 _MOST_NAMES = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A variable of ours and the form that its value has elsewhere.
+    """One of our variables and the layout of its value in another library.
 
     Args:
         variable: `keras.Variable`.
-        shape: tuple. The shape of the tensor elsewhere.
-        axes: tuple. The order in which the axes of the tensor come in ours.
+        shape: tuple. The shape of the foreign tensor.
+        axes: tuple. The axes of the foreign tensor, in the order of ours.
     """
 
     variable: keras.Variable
@@ -29,15 +29,15 @@ class Link:
 
     @property
     def weight(self):
-        """The weight of the model that is set."""
+        """The weight of the model that the link sets."""
         return self.variable
 
     def to_keras(self, tensor):
-        """Turn a tensor from elsewhere into the value of the variable."""
+        """Turn a foreign tensor into the value of the variable."""
         return tensor.transpose(self.axes).reshape(self.variable.shape)
 
     def to_foreign(self):
-        """Turn the value of the variable into the tensor, in float32."""
+        """Turn the value of the variable into a foreign tensor in float32."""
         value = keras.ops.convert_to_numpy(self.variable).astype("float32")
         value = value.reshape([self.shape[axis] for axis in self.axes])
         return np.array(value.transpose(np.argsort(self.axes)), order="C")
@@ -48,7 +48,7 @@ class Tensors:
 
     Args:
         arrays: dict from name to array.
-        source: string. Where they come from, for error messages.
+        source: string. The origin of the arrays, for error messages.
     """
 
     def __init__(self, arrays, source):
@@ -67,14 +67,16 @@ def assign(model, links, tensors, unused=lambda name: False, built=()):
     Args:
         model: `keras.Model`.
         links: dict from the name of a tensor to its `Link`.
-        tensors: `Tensors` or `SafetensorsFiles`.
-        unused: function of a name. Tells of a tensor without a link whether
-            it is known to be of no use to our model.
-        built: sequence of weights that keep the value they were built with.
+        tensors: `Tensors`, or a class with the same interface.
+        unused: callable. Takes the name of a tensor without a link and tells
+            whether our model is known not to need it. Defaults to refusing
+            all such tensors.
+        built: sequence of weights that keep their initial value. Defaults to
+            none.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or of another shape, or a
-            weight has no link; the message names them with both shapes.
+        ValueError: Tensors are missing, unexpected, quantised or of another
+            shape, or a weight has no link; the message names them.
     """
     shapes = tensors.shapes
     linked = {id(link.weight) for link in links.values()}
@@ -120,7 +122,7 @@ def assign(model, links, tensors, unused=lambda name: False, built=()):
             f"The weights in {tensors.source} do not fit the model, and none "
             f"was loaded. They have {'; '.join(findings)}."
         )
-    # Every tensor is looked at before the first variable changes.
+    # Check every tensor before the first variable changes.
     for name in links:
         _require_numbers(tensors, name)
     for name, link in links.items():
@@ -150,8 +152,8 @@ def _require_numbers(tensors, name):
 def torch_links(name, layer):
     """Link a layer with the tensors of a PyTorch module.
 
-    Kernels of convolutions come as `(out, in, height, width)`, those of
-    matrix products as `(out, in)`.
+    PyTorch's convolution kernels have the shape `(out, in, height, width)`,
+    and the kernels of its linear layers `(out, in)`.
 
     Args:
         name: string. The name of the module.
@@ -187,7 +189,7 @@ def torch_links(name, layer):
 
 
 def torch_pointwise_links(name, layer):
-    """Link a dense layer with a PyTorch convolution of 1x1."""
+    """Link a dense layer with a 1x1 convolution in PyTorch."""
     rows, columns = layer.kernel.shape
     shape = (columns, rows, 1, 1)
     return {
@@ -202,7 +204,7 @@ def torch_pointwise_links(name, layer):
 def tensorflow_links(name, layer):
     """Link a layer with the variables of a TensorFlow layer.
 
-    Matrix products have two axes, whatever the form of ours.
+    The kernels of matrix products have two axes there, even if ours have more.
 
     Args:
         name: string. The name of the layer, such as `"dense"`.
@@ -228,14 +230,14 @@ def tensorflow_links(name, layer):
 
 
 def copy_layers(model, pairs, source):
-    """Copy the weights of layers in memory into those of a model of ours.
+    """Copy the weights of layers in memory to our model.
 
     Args:
         model: `keras.Model`.
         pairs: dict from a name for error messages to a pair: a layer of any
-            Keras, and ours. A pointwise convolution may be a dense layer in
-            ours.
-        source: string. Where the layers come from, for error messages.
+            version of Keras, and our layer. A pointwise convolution may
+            correspond to a dense layer of ours.
+        source: string. The origin of the layers, for error messages.
 
     Raises:
         ValueError: A weight is missing, unexpected or of another shape.
@@ -256,7 +258,7 @@ def copy_layers(model, pairs, source):
 
 
 def roles(layer):
-    """Name the variables of a layer by what they are in it, in any Keras."""
+    """Map roles such as `"kernel"` to a layer's variables, in any Keras."""
     names = (
         "kernel",
         "depthwise_kernel",
@@ -289,7 +291,7 @@ def embeddings_of(layer):
 
 
 def matrix_shape(layer):
-    """Return the numbers of inputs and outputs of a matrix product."""
+    """Return the number of inputs and outputs of a dense layer."""
     columns = math.prod(layer.bias.shape)
     return math.prod(layer.kernel.shape) // columns, columns
 

@@ -1,4 +1,4 @@
-"""EfficientNet and BERT of the TensorFlow Model Garden (`official`)."""
+"""Convert EfficientNet and BERT of the TensorFlow Model Garden (`official`)."""
 
 import numpy as np
 import yaml
@@ -18,7 +18,7 @@ from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
 from align_keras.preprocessing import AlignImageConverter
 
-# Where a checkpoint of theirs keeps the network, outermost name first.
+# Where their checkpoints may keep the network, outermost name first.
 _EFFICIENTNET_PLACES = (
     "backbone",
     "model/backbone",
@@ -88,7 +88,7 @@ class ModelGardenEfficientNet(ForeignWeights):
 def from_model_garden_efficientnet(backbone, **kwargs):
     """Turn an EfficientNet of the Model Garden into our backbone.
 
-    The result equals the last feature map before the head convolution.
+    The output equals the last feature map before the head convolution.
 
     Args:
         backbone: `official.vision.modeling.backbones.EfficientNet`.
@@ -171,7 +171,7 @@ def _copy_efficientnet(theirs, ours, source):
 class ModelGardenBert(ForeignWeights):
     """A directory with bert_config.json, a TensorFlow 2 checkpoint, vocab.txt.
 
-    The layout of the Model Garden's BERT downloads.
+    The Model Garden's BERT downloads have this layout.
     """
 
     model_class = BertTextEncoder
@@ -209,14 +209,15 @@ class ModelGardenBert(ForeignWeights):
 def from_model_garden_bert(encoder, **kwargs):
     """Turn a `BertEncoder` of the Model Garden into our text encoder.
 
-    Sequences of vectors equal `"sequence_output"` there, with segment 0. The
-    pooler stays behind.
+    The sequence output equals `"sequence_output"` there with segment ids of
+    0. The pooler is dropped.
 
     Args:
         encoder: `official.nlp.modeling.networks.BertEncoder` or
             `BertEncoderV2`, built.
-        **kwargs: Arguments of `BertTextEncoder`. `activation` is not told by
-            every encoder; it defaults to `"gelu_tanh"`, as there.
+        **kwargs: Arguments of `BertTextEncoder`. Not every encoder reports
+            its activation, so `activation` defaults to `"gelu_tanh"`, the
+            default there.
 
     Returns:
         A `BertTextEncoder`.
@@ -275,7 +276,7 @@ def _copy_bert(theirs, ours, source):
 
 
 def read_params(path):
-    """Read the params.yaml of an experiment."""
+    """Read the params.yaml of a Model Garden experiment."""
     try:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -284,7 +285,7 @@ def read_params(path):
 
 
 def _restore(network, directory, places):
-    """Set every variable of a network of theirs from a checkpoint."""
+    """Set every variable of a Model Garden network from a checkpoint."""
     import tensorflow as tf
 
     prefix = find_prefix(directory)
@@ -294,7 +295,7 @@ def _restore(network, directory, places):
         for name in reversed(place.split("/")):
             node = tf.train.Checkpoint(**{name: node})
         try:
-            # What a head or an optimizer left there is not asked for.
+            # Ignore what a head or an optimizer left in the checkpoint.
             status = node.read(prefix).expect_partial()
             status.assert_existing_objects_matched()
             return

@@ -1,4 +1,4 @@
-"""BERT as it was published: a TensorFlow 1 checkpoint."""
+"""Read the original release of BERT, a TensorFlow 1 checkpoint."""
 
 import re
 
@@ -11,8 +11,8 @@ from align_keras.interop.links import tensorflow_links
 from align_keras.interop.tensorflow_checkpoint import TensorFlowCheckpoint
 from align_keras.models import BertTextEncoder
 
-# The pooler, the heads of pretraining and of the published tasks, and what an
-# optimizer keeps.
+# The pooler, the heads of pretraining and of the published tasks, and the state
+# of the optimizer.
 _UNUSED = re.compile(
     r"bert/pooler/|cls/|output_(weights|bias)$|global_step$"
     r"|.+/adam_[mv]$|beta[12]_power$|good_steps$|loss_scale$"
@@ -22,8 +22,8 @@ _UNUSED = re.compile(
 class OriginalBert(ForeignWeights):
     """A directory with bert_config.json, a checkpoint and vocab.txt.
 
-    The published program computes the activation in its tanh form, and so
-    does the encoder; Hugging Face takes the exact form for these weights
+    The original code uses the tanh form of GELU, and so does the encoder.
+    Hugging Face uses the exact form for the same weights
     (`activation="gelu"`).
     """
 
@@ -51,7 +51,7 @@ class OriginalBert(ForeignWeights):
         return [name for name in found if name == "tokenizer"]
 
     def tokenizer(self, **kwargs):
-        # These directories say nothing of case but in their name.
+        # Only the names of these directories tell whether BERT is cased.
         if "lowercase" not in kwargs and "cased" in self.directory.name:
             uncased = "uncased" in self.directory.name
             kwargs = {"lowercase": uncased, "strip_accents": uncased, **kwargs}
@@ -59,6 +59,6 @@ class OriginalBert(ForeignWeights):
 
 
 def _name(module):
-    """Name a layer as TensorFlow does: `bert/encoder/layer_0/…`."""
+    """Return TensorFlow's name of a layer, `bert/encoder/layer_0/…`."""
     name = re.sub(r"\.layer\.(\d+)\.", r".layer_\1.", module)
     return "bert/" + name.replace(".", "/")

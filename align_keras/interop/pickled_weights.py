@@ -1,11 +1,11 @@
-"""`pytorch_model.bin`, read without running the program that a pickle is.
+"""Read `pytorch_model.bin` without executing the pickle inside.
 
-PyTorch writes the tensors of a model as raw bytes, and a pickle that says how
-they are named and cut. It is followed here instruction by instruction, as far
-as such a file needs it: dicts, and the description of a tensor. That is what
-`torch.load(weights_only=True)` does, too; PyTorch is not needed for it.
-Python's own reader would let a few bytes take gigabytes, and look up keys that
-are nested so deep that the process dies.
+PyTorch writes the tensors of a model as raw bytes, and a pickle that holds
+their names and shapes. A pickle is a program. This module interprets only the
+instructions that such a file needs, for dicts and descriptions of tensors.
+`torch.load(weights_only=True)` does the same, but needs PyTorch. With Python's
+own reader, a few bytes could allocate gigabytes, and deeply nested keys could
+crash the process.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ import ml_dtypes
 import numpy as np
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
-# The pickle of the largest models takes a twentieth.
+# The pickle of the largest models is 20 times smaller.
 MAX_PICKLE_BYTES = 4 * 2**20
-# As many as NumPy has.
+# The limit of NumPy.
 MAX_DIMENSIONS = 64
-# Storages of PyTorch, with the names that safetensors files have for them.
+# PyTorch's storage classes, with the dtype names of safetensors.
 _TYPES = {
     "DoubleStorage": ("F64", np.float64),
     "FloatStorage": ("F32", np.float32),
@@ -36,7 +36,7 @@ _TYPES = {
     "ByteStorage": ("U8", np.uint8),
     "BoolStorage": ("BOOL", np.bool_),
 }
-# How files begin that were written before PyTorch 1.6 took to zip archives.
+# The beginning of files written before PyTorch 1.6, which introduced zip files.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
@@ -67,7 +67,7 @@ class PickledWeights:
         self.shapes = {name: t.shape for name, t in self._tensors.items()}
 
     def dtype(self, name):
-        """Return the name of a tensor's type as safetensors has it: `F32`."""
+        """Return a tensor's dtype as safetensors names it, such as `F32`."""
         return _TYPES[self._tensors[name].storage.kind][0]
 
     def read(self, name):
@@ -154,7 +154,7 @@ class PickledWeights:
             file.seek(self._places[storage.key])
             return file.read(storage.bytes())
 
-    # === What comes out ===
+    # === Results ===
 
     def _named(self, found):
         if not isinstance(found, dict) or not all(
@@ -174,7 +174,7 @@ class PickledWeights:
         )
 
 
-# What a pickle that was cut, or made up, can end in.
+# The errors that a truncated or forged pickle can cause.
 _DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -208,7 +208,7 @@ class _Tensor:
 
 
 class _Kind:
-    """The class of a storage, by name; pickles have nothing to call in it."""
+    """The name of a storage class, with nothing that a pickle could call."""
 
     __slots__ = ("name",)
 
@@ -221,7 +221,7 @@ def _is_count(value):
 
 
 def _tensor(storage, offset, shape, strides, *unused):
-    """What `_rebuild_tensor_v2` is called with, if it stays in its storage."""
+    """Stand in for `_rebuild_tensor_v2`; refuse to exceed the storage."""
     shape, strides = tuple(shape), tuple(strides)
     if (
         not isinstance(storage, _Storage)
@@ -233,7 +233,8 @@ def _tensor(storage, offset, shape, strides, *unused):
     last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if math.prod(shape) and offset + last >= storage.size:
         raise EOFError("a tensor that is larger than its storage")
-    # No number stands for many: what is read takes no more than the file.
+    # Refuse strides that repeat numbers, so that a tensor is never larger than
+    # its storage in the file.
     if math.prod(shape) > storage.size:
         raise EOFError("a tensor that is larger than its storage")
     return _Tensor(storage, offset, shape, strides)
@@ -244,7 +245,7 @@ def _parameter(tensor, *unused):
 
 
 def _ordered_dict(pairs=()):
-    """An `OrderedDict`, which Python 2 fills by its argument."""
+    """Stand in for `OrderedDict`; Python 2 passes the items as an argument."""
     found = {}
     for key, value in pairs:
         _set(found, key, value)
@@ -252,7 +253,7 @@ def _ordered_dict(pairs=()):
 
 
 def _set(found, key, value):
-    """Set an item; what is nested in a key could take for ever to look up."""
+    """Set an item; only accept keys that cannot be nested, for fast lookup."""
     if type(found) is not dict or type(key) not in (str, int):
         raise EOFError("a key that is no name")
     found[key] = value
@@ -268,11 +269,11 @@ _FUNCTIONS = (_tensor, _parameter, _ordered_dict)
 
 
 class _Refused(Exception):
-    """The pickle is a program, and no description of tensors."""
+    """Raised for a pickle that does more than describe tensors."""
 
 
 class _Description:
-    """Follows a pickle as far as a description of tensors goes.
+    """Interprets a pickle, if it only describes tensors.
 
     Args:
         file: file. It is read up to the end of the pickle.
@@ -282,11 +283,11 @@ class _Description:
         self.storages = {}
         self._file = file
         self._stack = []
-        self._below = []  # What lies under each mark.
+        self._below = []  # The stack under each mark.
         self._memo = {}
 
     def read(self):
-        """Return what the pickle describes."""
+        """Return the object that the pickle describes."""
         for opcode, argument, _ in pickletools.genops(self._file):
             run = _INSTRUCTIONS.get(opcode.name)
             if run is None:
@@ -372,7 +373,7 @@ class _Description:
     def _recall(self, place):
         self._push(self._memo[place])
 
-    # === What is called ===
+    # === Calls ===
 
     def _find(self, name):
         if name not in _ALLOWED:
@@ -396,7 +397,7 @@ class _Description:
         self._push(function(*arguments))
 
     def _build(self, _):
-        self._stack.pop()  # Versions of modules, which no tensor needs.
+        self._stack.pop()  # Versions of modules, which we do not need.
         if type(self._stack[-1]) is not dict:
             raise EOFError("attributes of what has none")
 
@@ -422,7 +423,7 @@ _INSTRUCTIONS = {
         (
             *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
             *("BINUNICODE", "SHORT_BINUNICODE"),
-            # Strings of Python 2.
+            # Strings from Python 2.
             *("BINSTRING", "SHORT_BINSTRING"),
         ),
         _Description._push,

@@ -1,4 +1,4 @@
-"""Recognise whose weights a directory or handle holds."""
+"""Recognise which library the weights in a directory or handle come from."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from align_keras.interop.safetensors_file import shard_of_each_tensor
 from align_keras.models.handles import handle_file
 from align_keras.models.presets import preset_file
 
-# Files beside config.json that a directory of Hugging Face's may have.
+# Optional files that Hugging Face has next to config.json.
 _OPTIONAL_FILES = (
     "vocab.txt",
     "tokenizer.json",
@@ -25,14 +25,14 @@ def open_foreign_weights(preset):
 
     Args:
         preset: string. A local directory, or a handle with a scheme that
-            KerasHub knows: `hf://`, `kaggle://`, `modelscope://`, `gs://`.
+            KerasHub supports: `hf://`, `kaggle://`, `modelscope://`, `gs://`.
 
     Returns:
-        A `ForeignWeights`, or `None` where `preset` is in Keras' own format and
-        not of a class that is converted.
+        A `ForeignWeights`, or `None` if `preset` is in Keras' own format and
+        its class needs no conversion.
 
     Raises:
-        ValueError: They are of a kind that is not read.
+        ValueError: The weights are of an unsupported kind.
     """
     if "://" in str(preset):
         return _open_handle(str(preset))
@@ -80,7 +80,7 @@ def _open_huggingface(directory, config):
 
 
 def _open_bert(directory):
-    """Open BERT's first layout, or the Model Garden's with the same config."""
+    """Open the original BERT, or the Model Garden's with the same config."""
     from align_keras.interop.tensorflow_checkpoint import TensorFlowCheckpoint
 
     config = read_json(directory / "bert_config.json")
@@ -107,7 +107,7 @@ def _open_handle(handle):
 
 
 def _download(handle):
-    """Download what there is to a handle, into the directory of its config."""
+    """Download all files that we read, to the directory of config.json."""
     for name in _OPTIONAL_FILES:
         preset_file(handle, name)
     if preset_file(handle, WEIGHTS) is not None:

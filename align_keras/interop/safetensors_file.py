@@ -1,4 +1,4 @@
-"""Safetensors files, whole or in shards; and no other kind of weights."""
+"""Read and write safetensors files, and read sharded ones."""
 
 from pathlib import Path
 
@@ -11,23 +11,24 @@ safetensors_numpy = OptionalModule("safetensors.numpy", extra="huggingface")
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# The largest models need a hundredth; each name in it costs some memory.
+# The headers of the largest models are 100 times smaller. Each name in a header
+# takes some memory.
 MAX_HEADER_BYTES = 16 * 2**20
-# Formats whose reading runs the program that they hold.
+# Formats that can run any code when they are loaded.
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class SafetensorsFiles:
     """The tensors of a directory with `model.safetensors`, or its shards.
 
-    Tensors are read one by one, so that no second copy of a large model is
-    held.
+    Tensors are read one by one, so that memory never holds a second copy of a
+    large model.
 
     Args:
         directory: string or `pathlib.Path`.
 
     Raises:
-        ValueError: The directory has pickled weights alone, or a file is
+        ValueError: The directory only has pickled weights, or a file is
             damaged or missing.
         ImportError: The package safetensors is not installed.
     """
@@ -48,7 +49,7 @@ class SafetensorsFiles:
         }
 
     def dtype(self, name):
-        """Return the name of a tensor's type as in the file, such as `F32`."""
+        """Return a tensor's dtype as the file names it, such as `F32`."""
         return self._slices[name].get_dtype()
 
     def read(self, name):
@@ -121,14 +122,14 @@ def _are_names(value):
 
 
 def write_safetensors(path, arrays):
-    """Write arrays to a file as PyTorch's users expect it.
+    """Write arrays to a safetensors file that PyTorch libraries accept.
 
     Args:
-        path: string or `pathlib.Path`. It appears whole or not at all.
+        path: string or `pathlib.Path`. The file, which is written atomically.
         arrays: dict from name to NumPy array.
     """
     with atomic_file(path) as temporary:
-        # transformers refuses files that do not say for whom they are.
+        # transformers refuses files that do not name their framework.
         safetensors_numpy.save_file(
             arrays, temporary, metadata={"format": "pt"}
         )

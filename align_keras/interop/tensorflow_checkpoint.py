@@ -1,4 +1,4 @@
-"""Checkpoints in TensorFlow's own format, read by TensorFlow."""
+"""Read checkpoints in TensorFlow's own format, using TensorFlow."""
 
 from align_keras.io.file_names import glob_visible
 
@@ -7,8 +7,8 @@ class TensorFlowCheckpoint:
     """The variables of a checkpoint, with the interface of `Tensors`.
 
     Args:
-        directory: string or `pathlib.Path`. It holds one checkpoint, or a
-            file `checkpoint` that names the latest.
+        directory: string or `pathlib.Path`. It holds a single checkpoint, or
+            a file `checkpoint` that names the latest.
     """
 
     def __init__(self, directory):
@@ -31,7 +31,8 @@ def find_prefix(directory):
     """Return the path of a directory's checkpoint without its suffixes.
 
     Raises:
-        ValueError: There is none, or several and none is named the latest.
+        ValueError: There is no checkpoint, or there are several and no file
+            `checkpoint` names the latest.
     """
     found = glob_visible(directory, "*.index")
     if len(found) == 1:

@@ -1,4 +1,4 @@
-"""timm's EfficientNets: safetensors of `tf_efficientnet_b0` to `l2`."""
+"""Read timm's EfficientNets, `tf_efficientnet_b0` to `tf_efficientnet_l2`."""
 
 import re
 
@@ -11,7 +11,8 @@ from align_keras.interop.links import assign
 from align_keras.models import EfficientNetBackbone
 from align_keras.preprocessing import AlignImageConverter
 
-# The ports of the original weights; others pad symmetrically.
+# timm's ports of the original weights; its other EfficientNets pad
+# symmetrically.
 _ARCHITECTURE = re.compile(r"tf_efficientnet_(b[0-7]|l2)(\.|_|$)")
 # The head convolution with its normalisation, the classifier, and the step
 # counters of batch normalisation.
@@ -19,11 +20,11 @@ _UNUSED = re.compile(r"(conv_head|bn2|classifier)\.|.*\.num_batches_tracked$")
 
 
 class Timm(ForeignWeights):
-    """A directory of timm's: config.json and model.safetensors.
+    """A directory of a timm model, with config.json and model.safetensors.
 
-    The head convolution and the classifier stay behind. Images are prepared
-    with the size, crop, mean and deviation that timm's config tells, though
-    bilinearly and without keeping their proportions.
+    The head convolution and the classifier are dropped. Images are prepared
+    with the size, crop, mean and standard deviation in timm's config, but
+    resized bilinearly and without keeping their aspect ratio.
     """
 
     model_class = EfficientNetBackbone
@@ -69,7 +70,7 @@ class Timm(ForeignWeights):
         )
 
     def _sizes(self, image_size):
-        """Sizes of the crop and, where it is told, before the crop."""
+        """Return the crop size and, if the config has it, the resize size."""
         sides = [int(side) for side in np.broadcast_to(image_size, 2)]
         share = self._pretrained().get("crop_pct")
         if share is None:
@@ -96,14 +97,14 @@ def links(backbone):
 
 
 def is_unused(name):
-    """Tell whether a tensor of timm's is of no use to our backbone."""
+    """Tell whether our backbone does not need a tensor of timm's."""
     return _UNUSED.match(name) is not None
 
 
 def _block_names(index, block):
     stage, number = re.fullmatch(r"stage(\d+)_block(\d+)", block.name).groups()
     prefix = f"blocks.{int(stage) - 1}.{int(number) - 1}"
-    # Without expansion, what is left is numbered from one.
+    # Without the expansion, timm numbers the remaining layers from one.
     if block.expansion_ratio == 1:
         names = ("conv_dw", "bn1", "conv_pw", "bn2")
     else:

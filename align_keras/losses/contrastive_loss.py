@@ -8,11 +8,11 @@ from align_keras.losses.tiles import log_sums
 
 
 def plain_contrastive_loss(images, texts, temperature, label_smoothing):
-    """Compute the loss of each pair as the paper writes it.
+    """Compute the loss of each pair by the paper's definition.
 
-    This is the definition, equations 1 and 2, on one device and with all
-    scores at once. `ContrastiveLoss` gives the same numbers on several
-    devices, tile by tile and with a mask.
+    This implements equations 1 and 2 on one device, with all scores at once.
+    `ContrastiveLoss` gives the same numbers on several devices, in tiles and
+    with a mask.
 
     Args:
         images: tensor of shape `(batch, dim)` with unit rows.
@@ -39,28 +39,28 @@ class ContrastiveLoss(PairLoss):
     Row `i` of the image embeddings matches row `i` of the text embeddings;
     every other row of the global batch is a negative. The loss of a pair is
     the sum of two cross entropies, image to text and text to image, over
-    cosine similarities divided by the temperature, as
-    `plain_contrastive_loss` above writes it down.
+    cosine similarities divided by the temperature. `plain_contrastive_loss`
+    above spells out the formula.
 
     Under `tf.distribute`, each replica scores its own rows against the
-    gathered rows of all replicas. The sum of the replicas' gradients is then
-    the gradient of the loss of the global batch, and the reported loss is its
-    value; there is nothing to configure.
+    gathered rows of all replicas. The gradients of the replicas then add up
+    to the gradient of the global batch's loss, which is also the loss that is
+    reported. There is nothing to configure.
 
     Args:
         label_smoothing: float in `[0, 1)`. The share of the target
             probability that is spread evenly over the whole batch. Defaults
             to `0.1`, as in the paper.
-        reduction: string. `"sum_over_batch_size"` gives the mean over the
-            global batch, divided among the replicas as Keras expects it;
-            `"sum"` their sum; `"none"` one loss per pair. Defaults to
-            `"sum_over_batch_size"`.
-        tile_size: int, `"auto"` or `None`. Greatest number of columns of the
-            matrix of similarities that are computed at a time, with the same
-            result in less memory: for a batch of N, in proportion to N times
-            `tile_size` instead of N squared. `None` computes all at once.
-            `"auto"` is 128, or `None` where the global batch is known to be
-            below 4096. Defaults to `"auto"`.
+        reduction: string. `"sum_over_batch_size"` returns the mean over the
+            global batch, divided among the replicas as Keras expects;
+            `"sum"` returns the sum, and `"none"` one loss per pair. Defaults
+            to `"sum_over_batch_size"`.
+        tile_size: int, `"auto"` or `None`. Maximum number of columns of the
+            similarity matrix to compute at a time. Tiles give the same
+            result in less memory: for a batch of N, it grows with N times
+            `tile_size` instead of N squared. `None` computes all columns at
+            once. `"auto"` is 128, or `None` if the global batch is known to
+            be below 4096. Defaults to `"auto"`.
         name: string. The name of the loss.
         dtype: The dtype of the similarities, the softmax and the result.
             Defaults to `"float32"`, whatever the dtype of the embeddings.
@@ -122,8 +122,8 @@ class ContrastiveLoss(PairLoss):
             image_score, text_sums, best_image = log_sums(
                 texts, all_images, labels, offsets, tile_size
             )
-        # Of a confident pair, the loss is the small difference of large
-        # numbers: both must come from the same products.
+        # The loss of a confident pair is the small difference of large
+        # numbers, so both must come from the same products.
         losses = (image_sums - text_score) + (text_sums - image_score)
         if self.label_smoothing:
             image_mean = self._mean(all_images, offsets)
@@ -136,7 +136,7 @@ class ContrastiveLoss(PairLoss):
         return losses, best_text, best_image
 
     def _mean(self, rows, offsets):
-        """Mean of the rows that count; the others are zeros."""
+        """Average the rows that are examples; the others are zeros."""
         if offsets is None:
             return ops.mean(rows, axis=0)
         count = ops.sum(ops.cast(offsets == 0.0, rows.dtype))
@@ -149,12 +149,13 @@ class ContrastiveLoss(PairLoss):
 
 
 def _linear_terms(images, texts, image_mean, text_mean, smoothing):
-    """What a loss has beside log-sums and matching scores, for each pair.
+    """Compute the terms of each pair's loss that are linear in the scores.
 
-    That is, the smoothing of the labels, since the mean of a row's scores is
-    the score of the columns' mean; and nothing but the gradient of the
-    matching scores. The gradients of all terms are added up here, since each
-    by itself would be as large as the embeddings.
+    The value is the effect of label smoothing; the mean of a row's scores
+    equals the score of the mean column. The value leaves out the matching
+    scores, which the caller subtracts without a gradient, but the gradient
+    includes theirs. Adding up all gradients here saves memory, since each of
+    them is as large as the embeddings.
     """
 
     @backend.custom_gradient

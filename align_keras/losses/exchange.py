@@ -1,6 +1,7 @@
-"""Sums over the columns of all replicas, few of which are held at a time.
+"""Sum over the columns of all replicas, holding only a few at a time.
 
-They are those of `plain_sigmoid_loss` in sigmoid_loss.py over the global batch.
+These are the sums of `plain_sigmoid_loss` in sigmoid_loss.py over the global
+batch.
 """
 
 import keras
@@ -13,30 +14,31 @@ from align_keras.losses.tiles import tiled_best
 from align_keras.losses.tiles import tiled_softplus_sums
 from align_keras.losses.tiles import tiled_softplus_sums_gradient
 
-# Each round is a part of the program, which is not to grow with the replicas.
+# Every round adds to the program, which must not grow with the replicas.
 MOST_ROUNDS = 8
 
 
 def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
     """Compute sums of `log(1 + exp(score + bias))` over all replicas' texts.
 
-    In tiles, one replica after another sends its rows to all (of more than
-    eight replicas, several at a time, in eight rounds at most). The backward
-    pass sends them again, so that no replica ever holds those of all.
+    With tiles, one replica after another sends its rows to all others. With
+    more than eight replicas, several send at a time, in at most eight rounds.
+    The backward pass sends the rows again, so no replica ever holds the rows
+    of all.
 
     Args:
         images: float tensor of shape `(batch, dim)`.
         texts: float tensor of shape `(batch, dim)`.
         bias: float scalar tensor.
-        offsets: float tensor of shape `(global_batch,)` to add to the scores
-            of each column, without a gradient, or `None`.
-        tile_size: int. Greatest number of columns of a tile; `None` sends all
+        offsets: float tensor of shape `(global_batch,)` that is added to the
+            scores of each column, without a gradient, or `None`.
+        tile_size: int. Maximum number of columns in a tile; `None` sends all
             rows and computes all scores at once.
 
     Returns:
-        A tuple of three tensors of shape `(batch,)`: the sums of the images;
+        A tuple of three tensors of shape `(batch,)`: the sum for each image;
         and, without a gradient, the int32 positions in the global batch of
-        the best text of each image and of the best image of each text.
+        the best text for each image and the best image for each text.
 
     Reference:
         - [Zhai et al., 2023](https://arxiv.org/abs/2303.15343), section 3.3.
@@ -49,7 +51,7 @@ def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
         sums = ops.zeros_like(images[:, 0])
         best_text, best_image = no_best(images), no_best(texts)
         for senders in _rounds(images, offsets, tile_size):
-            # Each waits for what the one before was needed for.
+            # Wait until the rows that were sent before are no longer needed.
             columns = senders.send(texts, after=best_image[0])
             best_text, sums = tiled_softplus_sums(
                 senders.tiles(images, columns), bias, best_text, sums
@@ -59,7 +61,8 @@ def exchanged_softplus_sums(images, texts, bias, offsets, tile_size):
 
         def gradients(*upstream):
             upstream = keras.tree.flatten(upstream)[0]
-            # The upstream gradient of a mean is known before all else.
+            # The upstream gradient of a mean is known from the start, so
+            # without waiting the backward pass could start too early.
             image_gradient = backend.wait_for(
                 best_image[0], ops.zeros_like(images)
             )
@@ -90,7 +93,7 @@ def _rounds(rows, offsets, tile_size):
 
 
 class _Senders:
-    """Some consecutive replicas, whose rows come next to each other."""
+    """Consecutive replicas that send their rows in the same round."""
 
     def __init__(self, first, number, local_size, offsets, tile_size):
         self.first = first * local_size
@@ -104,21 +107,24 @@ class _Senders:
         self.is_me = ops.reshape(is_me, (number, 1, 1))
 
     def send(self, rows, after):
-        """The rows of the senders, on all replicas, once `after` is known."""
+        """Send the senders' rows to all replicas, once `after` is known."""
         parts = ops.where(self.is_me, ops.expand_dims(rows, 0), 0.0)
         parts = backend.wait_for(after, parts)
         parts = ops.reshape(parts, (self.size, ops.shape(rows)[1]))
         return backend.all_reduce_sum([parts])[0]
 
     def take_back(self, gradient):
-        """The part of this replica of what all replicas derived, or zeros."""
+        """Sum a gradient over the replicas and return this replica's rows.
+
+        They are zeros if this replica is not among the senders.
+        """
         (gradient,) = backend.all_reduce_sum([gradient])
         shape = (ops.shape(self.is_me)[0], -1, ops.shape(gradient)[1])
         parts = ops.where(self.is_me, ops.reshape(gradient, shape), 0.0)
         return ops.sum(parts, axis=0)
 
     def tiles(self, rows, columns):
-        """The scores of rows of this replica and columns that were sent."""
+        """Return the `Tiles` of this replica's rows and the columns sent."""
         return Tiles(
             rows, columns, self.offsets, self.tile_size, first=self.first
         )

@@ -5,11 +5,11 @@ def cross_replica_gather(tensor):
     """Gather the rows of all replicas into the global batch.
 
     Under a `tf.distribute` strategy each replica holds its share of the
-    batch; the result holds the rows of all replicas, in the order of the
-    replicas, on each of them. Its gradient is exact: what every replica
-    derives for a row is summed on the replica that the row came from. With
-    one replica, and on JAX, where a program sees the global batch anyway, the
-    tensor is returned as it is.
+    batch. The result holds the rows of all replicas, in replica order, on
+    every replica. Its gradient is exact: the gradients that all replicas
+    compute for a row are summed on the replica that the row came from. With
+    one replica, and on JAX, where a program already sees the global batch,
+    the tensor is returned unchanged.
 
     Args:
         tensor: float tensor of shape `(local_batch, ...)`. All replicas must

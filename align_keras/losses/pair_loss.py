@@ -5,8 +5,8 @@ from align_keras import backend
 from align_keras.losses.gather import cross_replica_gather
 from align_keras.losses.tiles import EXCLUDED
 
-# From this global batch on, the matrix of scores is computed tile by tile. It
-# would take 64 MiB here, and four times that with each doubling.
+# From this global batch size on, the matrix of scores is computed in tiles. At
+# this size it would take 64 MiB, and four times as much with each doubling.
 TILED_FROM = 4096
 TILE_SIZE = 128
 
@@ -14,20 +14,20 @@ TILE_SIZE = 128
 class PairLoss(keras.losses.Loss):
     """Base of losses that compare all images with all texts of a batch.
 
-    A subclass implements `compare`; scaling, masks, replicas and reduction
-    are the same for all.
+    A subclass implements `compare`. This class handles scaling, masks,
+    replicas and reduction.
 
     Args:
-        reduction: string. `"sum_over_batch_size"` gives the mean over the
-            global batch, divided among the replicas as Keras expects it;
-            `"sum"` their sum; `"none"` one loss per pair.
-        tile_size: int, `"auto"` or `None`. Greatest number of columns of the
-            matrix of scores that are computed at a time. `None` computes all
-            at once. `"auto"` is `None` where the global batch is known to be
-            below 4096, and 128 elsewhere.
+        reduction: string. `"sum_over_batch_size"` returns the mean over the
+            global batch, divided among the replicas as Keras expects;
+            `"sum"` returns the sum, and `"none"` one loss per pair.
+        tile_size: int, `"auto"` or `None`. Maximum number of columns of the
+            matrix of scores to compute at a time. `None` computes all columns
+            at once. `"auto"` is `None` if the global batch is known to be
+            below 4096, and 128 otherwise.
         name: string. The name of the loss.
-        dtype: The dtype of scores and result, whatever the dtype of the
-            embeddings.
+        dtype: The dtype of the scores and the result, whatever the dtype of
+            the embeddings.
     """
 
     def __init__(self, reduction, tile_size, name, dtype):
@@ -82,15 +82,15 @@ class PairLoss(keras.losses.Loss):
             text_embeddings: tensor of shape `(batch, dim)` with unit rows.
             temperature: float or scalar tensor.
             mask: bool tensor of shape `(batch,)`, False for rows that only
-                fill up the batch. They are nobody's negatives, and their own
-                loss and hits are 0. Defaults to `None`: all rows count.
-            **kwargs: What else the loss needs, see its call arguments.
+                fill up the batch. They do not serve as negatives, and their
+                own loss and hits are 0. Defaults to `None`: all rows count.
+            **kwargs: Other call arguments of the loss.
 
         Returns:
             A tuple of three float tensors of shape `(batch,)`: the loss, 1.0
             where the image's own text scores highest of all texts, and 1.0
-            where the text's own image scores highest of all images. Of equal
-            scores, the first in the batch is the highest.
+            where the text's own image scores highest of all images. Among
+            equal scores, the first in the batch counts as the highest.
         """
         images = ops.cast(image_embeddings, self.dtype)
         texts = ops.cast(text_embeddings, self.dtype)
@@ -116,15 +116,15 @@ class PairLoss(keras.losses.Loss):
         return tuple(ops.cast(x, self.dtype) for x in results)
 
     def compare(self, images, texts, labels, offsets):
-        """Compute the loss of each pair and what was retrieved for it.
+        """Compute the loss of each pair, its best text and its best image.
 
         Args:
             images: tensor of shape `(batch, dim)`, divided by the temperature.
             texts: tensor of shape `(batch, dim)`.
             labels: int32 tensor of shape `(batch,)`, the positions of the
                 pairs in the global batch.
-            offsets: tensor of shape `(global_batch,)` to add to the scores of
-                each column, or `None`.
+            offsets: tensor of shape `(global_batch,)` that is added to the
+                scores of each column, or `None`.
 
         Returns:
             A tuple of three tensors of shape `(batch,)`: the loss, and the
@@ -133,10 +133,10 @@ class PairLoss(keras.losses.Loss):
         raise NotImplementedError
 
     def reduce(self, losses, sample_weight=None, mask=None):
-        """Reduce the losses of the local pairs as `reduction` says.
+        """Reduce the losses of the local pairs according to `reduction`.
 
-        Keras sums the losses and gradients of the replicas, hence the mean
-        divides by the number of pairs of the global batch.
+        Keras sums the losses and gradients of the replicas, so the mean
+        divides by the number of pairs in the global batch.
 
         Args:
             losses: tensor of shape `(batch,)`.
@@ -167,7 +167,7 @@ class PairLoss(keras.losses.Loss):
         return cross_replica_gather(ops.cast(mask, self.dtype))
 
     def tile_size_of(self, rows):
-        """Number of columns at a time for a batch with these local rows."""
+        """Return the number of columns at a time, given the local rows."""
         if self.tile_size != "auto":
             return self.tile_size
         size = rows.shape[0]

@@ -8,9 +8,9 @@ from align_keras.losses.tiles import softplus_sums
 
 
 def plain_sigmoid_loss(images, texts, temperature, bias):
-    """Compute the loss of each image as SigLIP's paper writes it.
+    """Compute the loss of each image by the definition in the SigLIP paper.
 
-    This is the definition, on one device and with all scores at once; see
+    It runs on one device, with all scores at once; see
     `plain_contrastive_loss`.
 
     Args:
@@ -31,17 +31,17 @@ def plain_sigmoid_loss(images, texts, temperature, bias):
 class SigmoidLoss(PairLoss):
     """Pairwise sigmoid loss between matching images and texts.
 
-    Each image and each text of the global batch is a question of its own: do
-    they match? The logit is their cosine similarity divided by the
-    temperature, plus a bias; the loss of a pair is the sum of the binary cross
-    entropies of its image with all texts. The model learns the bias, which it
-    has from `AlignDualEncoder(initial_bias=-10.0, initial_temperature=0.1)`,
-    where training starts in the reference.
+    The loss classifies every combination of an image and a text in the global
+    batch as matching or not. The logit is their cosine similarity divided by
+    the temperature, plus a bias. The loss of a pair is the sum of the binary
+    cross entropies of its image with all texts. The model learns the bias;
+    create it with `AlignDualEncoder(initial_bias=-10.0,
+    initial_temperature=0.1)` to start from the values in the reference.
 
     Under `tf.distribute`, each replica scores its own images against the
-    texts of all replicas; there is nothing to configure. Where the scores are
-    computed in tiles, the replicas send their rows one after another, so that
-    none holds those of all.
+    texts of all replicas. There is nothing to configure. If the scores are
+    computed in tiles, the replicas send their rows one after another, so no
+    replica holds the rows of all.
 
     Args:
         reduction: string. See `ContrastiveLoss`. Defaults to
@@ -77,7 +77,7 @@ class SigmoidLoss(PairLoss):
           and algorithm 1.
     """
 
-    # `AlignDualEncoder` passes its bias to losses that say so.
+    # Makes `AlignDualEncoder` pass its bias.
     takes_bias = True
 
     def __init__(
@@ -98,6 +98,6 @@ class SigmoidLoss(PairLoss):
         sums, best_text, best_image = compute(
             images, texts, bias, offsets, tile_size
         )
-        # Of the matching pair, softplus(-logit) = softplus(logit) - logit.
+        # For the matching pair, softplus(-logit) = softplus(logit) - logit.
         logits = ops.sum(images * texts, axis=1) + bias
         return sums - logits, best_text, best_image

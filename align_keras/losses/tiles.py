@@ -1,8 +1,8 @@
-"""Sums over all pairs of two sets of vectors, at once or tile by tile.
+"""Sum over all pairs of two sets of vectors, at once or in tiles.
 
-The matrix of all scores takes memory in proportion to rows times columns. The
-tiled form computes some columns at a time and keeps what the sums need; its
-gradient computes the tiles again. Both forms give the same numbers, those of
+The memory of the full score matrix grows with rows times columns. The tiled
+form computes some columns at a time and keeps only what the sums need; its
+gradient computes the tiles again. Both forms give the same numbers as
 `plain_contrastive_loss` and `plain_sigmoid_loss`.
 """
 
@@ -12,8 +12,8 @@ from keras import ops
 
 from align_keras import backend
 
-# The offset of a row or column that is left out. It is finite, since the
-# difference of two infinities would be no number.
+# The offset of a row or column that is left out. It is finite, because the
+# difference of two infinities would be NaN.
 EXCLUDED = -1e30
 
 
@@ -32,18 +32,18 @@ def log_sums(
             that matches each row.
         offsets: float tensor of shape `(num_columns,)` without a gradient.
             Defaults to `None`.
-        tile_size: int. Greatest number of columns of a tile; `None` computes
+        tile_size: int. Maximum number of columns in a tile; `None` computes
             all scores at once. Defaults to `None`.
-        both_ways: bool. Whether to return the same for each column over the
-            rows. The offsets then hold for the rows, too, which are as many.
-            Defaults to `False`.
+        both_ways: bool. Whether to return the same for each column, over the
+            rows. The offsets then apply to the rows too, so there must be as
+            many rows as columns. Defaults to `False`.
 
     Returns:
         A tuple of three tensors of shape `(num_rows,)`: the score of the
-        matching column, without a gradient, rounded as the scores in the
-        log-sums are; the log-sums; and the int32 positions of the first
-        maximum. With `both_ways`, also of the log-sums and positions of shape
-        `(num_columns,)`.
+        matching column, without a gradient and rounded like the scores in the
+        log-sums; the log-sums; and the int32 positions of the first maximum.
+        With `both_ways`, it also holds the log-sums and positions of the
+        columns, of shape `(num_columns,)`.
 
     Reference:
         - [Milakov and Gimelshein, 2018](https://arxiv.org/abs/1805.02867) for
@@ -74,15 +74,15 @@ def log_sums(
 
 
 def softplus_sums(rows, columns, bias, offsets=None, tile_size=None):
-    """Compute sums of `log(1 + exp(score + bias))`, and what scores best.
+    """Compute sums of `log(1 + exp(score + bias))` and the best matches.
 
     Args:
         rows: float tensor of shape `(batch, dim)`.
         columns: float tensor of shape `(batch, dim)`.
         bias: float scalar tensor.
-        offsets: float tensor of shape `(batch,)` without a gradient, for the
-            rows as well. Defaults to `None`.
-        tile_size: int. Greatest number of columns of a tile; `None` computes
+        offsets: float tensor of shape `(batch,)` without a gradient, added
+            for rows and columns. Defaults to `None`.
+        tile_size: int. Maximum number of columns in a tile; `None` computes
             all scores at once. Defaults to `None`.
 
     Returns:
@@ -111,7 +111,7 @@ def softplus_sums(rows, columns, bias, offsets=None, tile_size=None):
 
 
 def tiled_best(tiles, best):
-    """The better of `best`, of columns before, and the best of the tiles'."""
+    """Update `best`, of earlier columns, with the columns of the tiles."""
 
     def step(best, tile):
         return _better(best, _first_best(tiles.scores(tile), 1), tile), {}
@@ -120,18 +120,18 @@ def tiled_best(tiles, best):
 
 
 class Tiles:
-    """Scores of rows and columns, for so many columns at a time.
+    """Scores of rows and columns, computed for a few columns at a time.
 
     Args:
         rows: float tensor of shape `(num_rows, dim)`.
         columns: float tensor of shape `(num_columns, dim)`.
         offsets: float tensor of shape `(num_columns,)` or `None`.
-        tile_size: int. Greatest number of columns of a tile, or `None` if
-            all scores are computed at once.
-        both_ways: bool. Whether the offsets hold for the rows, too. Defaults
+        tile_size: int. Maximum number of columns in a tile, or `None` if all
+            scores are computed at once.
+        both_ways: bool. Whether the offsets apply to the rows too. Defaults
             to `False`.
-        first: int. Position of the first column, where the columns are a part
-            of more. Defaults to `0`.
+        first: int. Position of the first column, if the columns are only a
+            part of all columns. Defaults to `0`.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Tiles:
         self.dtype = rows.dtype
         if tile_size is None:
             return
-        # Equal tiles leave the least padding at the end of the last.
+        # Tiles of equal size need the least padding in the last one.
         self.num_columns = ops.shape(columns)[0]
         self.num_tiles = -(-self.num_columns // tile_size)
         self.size = -(-self.num_columns // self.num_tiles)
@@ -158,7 +158,7 @@ class Tiles:
         return self._exclude(scores, self.offsets)
 
     def scores(self, tile):
-        """Compute the scores of all rows and the columns of a tile."""
+        """Compute the scores of all rows with the columns of a tile."""
         scores = ops.matmul(self.rows, ops.transpose(tile["columns"]))
         return self._exclude(scores, tile.get("offsets"))
 
@@ -171,10 +171,11 @@ class Tiles:
         return scores
 
     def scan(self, step, carry, dtypes=None, **of_columns):
-        """Loop over the tiles, and join what they give for each column.
+        """Loop over the tiles and join their outputs for each column.
 
-        `step` takes the carry and a dict of the first position of a tile, its
-        `"columns"`, their `"offsets"` if any, and their part of `of_columns`.
+        `step` takes the carry and a dict of a tile: its `"first"` position,
+        its `"columns"`, their `"offsets"` if any, and their part of each of
+        `of_columns`. It returns the carry and a dict of outputs.
         """
         offsets = self.offsets
         if self.is_padded and offsets is None:
@@ -202,24 +203,24 @@ class Tiles:
 
 
 def no_best(rows):
-    """The score and position of the best of no columns, for each row."""
+    """Return the initial best score and position, before any column."""
     lowest = ops.full_like(rows[:, 0], -np.inf)
     return lowest, ops.zeros_like(lowest, "int32")
 
 
 def _first_best(scores, axis):
-    """The greatest scores along an axis and the first position of each."""
+    """Return the highest scores along an axis and their first positions."""
     positions = ops.argmax(scores, axis=axis)
     return ops.max(scores, axis=axis), ops.cast(positions, "int32")
 
 
 def _pick(scores, labels):
-    """The score of one column for each row."""
+    """Return the score of one column for each row."""
     return ops.take_along_axis(scores, ops.expand_dims(labels, 1), 1)[:, 0]
 
 
 def _better(best, best_of_tile, tile):
-    """Combine the best of the tiles before with that of a tile."""
+    """Combine the best of earlier tiles with the best of this tile."""
     (value, position), (new_value, new_position) = best, best_of_tile
     position = ops.where(
         new_value > value, new_position + tile["first"], position
@@ -290,9 +291,10 @@ def _tiled_log_sums_gradient(tiles, log_sums, upstream):
 
 
 def tiled_softplus_sums(tiles, bias, best, sums):
-    """Add the tiles to the best and the sums of columns before.
+    """Update the best and the sums of earlier columns with the tiles.
 
-    Returns both, and with `both_ways` the best row of each column.
+    Returns:
+        A tuple of both, and with `both_ways` the best row of each column.
     """
 
     def step(carry, tile):
@@ -310,7 +312,7 @@ def tiled_softplus_sums(tiles, bias, best, sums):
 
 
 def tiled_softplus_sums_gradient(tiles, bias, upstream):
-    """The gradients of rows, columns and bias, given that of the sums."""
+    """Compute the gradients of rows, columns and bias from that of the sums."""
     upstream = ops.expand_dims(upstream, 1)
 
     def step(carry, tile):

@@ -41,11 +41,12 @@ class AlignDualEncoder(
 ):
     """ALIGN: an image encoder and a text encoder with one embedding space.
 
-    Each tower ends in a vector, linearly projected to the common width where
-    needed and scaled to unit length, so that the product of an image's and a
-    text's embedding is their cosine similarity. The model trains with
-    `ContrastiveLoss` through `fit`, under any strategy of `tf.distribute` or
-    distribution of `keras.distribution`; there are no labels.
+    The output of each tower is pooled to one vector, projected to the common
+    width where needed, and scaled to unit length. The inner product of an
+    image embedding and a text embedding is therefore their cosine similarity.
+    Train the model with `ContrastiveLoss` through `fit`, under any
+    `tf.distribute` strategy or `keras.distribution` distribution. There are
+    no labels.
 
     Args:
         image_encoder: `keras.Model`. Takes images of shape `(batch, height,
@@ -54,37 +55,36 @@ class AlignDualEncoder(
             whichever of `"padding_mask"` and `"segment_ids"` it declares, and
             returns a sequence, vectors, or a dict with `"pooled_output"` or
             `"sequence_output"`.
-        embedding_dim: int. Width of the embeddings. `None` follows the image
-            encoder, whose features then stay unprojected as in the paper; a
-            width other than that of the image features adds a linear layer
-            behind the image encoder too. The text encoder always has one.
-            Defaults to `None`.
-        initial_temperature: float. The softmax temperature to start from.
+        embedding_dim: int. Width of the embeddings. `None` uses the width of
+            the image features, which are then not projected, as in the paper.
+            Any other width adds a linear projection to the image tower as
+            well. The text tower always has one. Defaults to `None`.
+        initial_temperature: float. Initial value of the softmax temperature.
             Defaults to `1.0`.
-        temperature_range: pair of floats. Bounds that the learned temperature
-            keeps. Defaults to `(0.005, 10.0)`.
+        temperature_range: pair of floats. Lower and upper bound of the
+            learned temperature. Defaults to `(0.005, 10.0)`.
         temperature_form: string. `"log"` or `"raw"`, see `ContrastiveHead`.
             Defaults to `"log"`.
-        initial_bias: float. Start of the learned bias of the logits that
-            `SigmoidLoss` needs and other losses leave alone; its authors
-            start from -10 and a temperature of 0.1. Defaults to `None`: there
-            is no bias.
-        image_pooling: string. `"average"`, `"first"`, `"last"` or `"none"`;
-            `"auto"` averages anything that is not a vector yet. A
-            `"padding_mask"` among the encoder's outputs, or a mask that Keras
-            attached, leaves places out. Defaults to `"auto"`.
-        text_pooling: string. The same, of real tokens; or `"end_of_text"`,
-            the token with the highest id, as in CLIP. `"auto"` takes the
-            encoder's `"pooled_output"`, or else the token where the encoder
-            is known to gather what it has read: the first of BERT and its
-            kin, the last of GPT-2 and other decoders. Defaults to `"auto"`.
+        initial_bias: float. Initial value of the learned logit bias, which
+            `SigmoidLoss` needs and other losses ignore. The SigLIP paper
+            starts from a bias of -10 and a temperature of 0.1. Defaults to
+            `None`, for no bias.
+        image_pooling: string. `"average"`, `"first"`, `"last"` or `"none"`.
+            `"auto"` averages any output that is not already a vector.
+            Positions are left out if the encoder returns a `"padding_mask"`
+            or its output carries a Keras mask. Defaults to `"auto"`.
+        text_pooling: string. One of the values of `image_pooling`, applied to
+            real tokens; or `"end_of_text"` for the token with the highest id,
+            as in CLIP. `"auto"` takes the encoder's `"pooled_output"` if
+            there is one, and otherwise the token that represents the text in
+            known encoders: the first for BERT-like encoders, the last for
+            GPT-2 and other decoders. Defaults to `"auto"`.
         preprocessor: `AlignPreprocessor`. Lets `encode_image`,
-            `encode_text`, `fit`, `evaluate` and `predict` take images and
-            strings as they come, and travels with the saved model and in
-            exports.
-        dtype: string or `keras.DTypePolicy`. The dtype of computations and
-            weights of the projections; embeddings are float32, or float64
-            where it is float64.
+            `encode_text`, `fit`, `evaluate` and `predict` take raw images and
+            strings. It is saved and exported with the model.
+        dtype: string or `keras.DTypePolicy`. The dtype of the computations
+            and weights of the projections. Embeddings are float32, or float64
+            if `dtype` is float64.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Call arguments:
@@ -208,8 +208,8 @@ class AlignDualEncoder(
         self.initial_bias = initial_bias
         self.preprocessor = preprocessor
 
-    # The preprocessor is no layer of the network: it has no weights, and its
-    # strings must not reach a compiled step.
+    # Keras must not track the preprocessor as a layer: it has no weights, and
+    # its strings must not reach a compiled step.
     @property
     def preprocessor(self):
         """The `AlignPreprocessor` for images and strings, or `None`."""
@@ -217,15 +217,15 @@ class AlignDualEncoder(
 
     @preprocessor.setter
     def preprocessor(self, value):
-        # Keras tracks any layer before it calls a setter.
+        # Keras tracks every layer before it calls the setter.
         self._tracker.untrack(value)
         self.__dict__["_untracked_preprocessor"] = value
 
-    # Nor is what converted weights bring along and the network does not
-    # use: only those need it who convert the model back.
+    # Nor must Keras track the unused parts of converted weights, which are
+    # only needed to convert the model back.
     @property
     def carried(self):
-        """What converted weights hold beyond the model, or `None`."""
+        """The `Carried` parts of converted weights, or `None`."""
         return self.__dict__.get("_untracked_carried")
 
     @carried.setter
@@ -237,8 +237,8 @@ class AlignDualEncoder(
         """The learned softmax temperature, a float."""
         return float(ops.convert_to_numpy(self.contrastive_head.temperature))
 
-    # `fit` calls the model as everyone does. The graph that the constructor
-    # made knows nothing of encoders that are frozen later, or set free.
+    # Do not run the graph that the constructor built: it ignores encoders
+    # that are frozen or unfrozen later.
     def call(self, inputs, training=None, mask=None):
         """Embed a batch of pairs, see `embed`."""
         names = sorted(inputs) if isinstance(inputs, dict) else []
@@ -262,7 +262,7 @@ class AlignDualEncoder(
 
         Args:
             images: float tensor of shape `(batch, height, width, 3)`.
-            training: bool. Whether dropout and batch statistics are on.
+            training: bool. Whether to use dropout and batch statistics.
 
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
@@ -270,20 +270,21 @@ class AlignDualEncoder(
         return self._project_image(self.image_vectors(images, training))
 
     def image_vectors(self, images, training=None):
-        """Compute the vector that the image encoder has for each image.
+        """Compute the pooled, unprojected vector of each image.
 
-        A frozen encoder (`image_encoder.trainable = False`) runs as in
-        inference, and no gradient is computed for it.
+        A frozen encoder (`image_encoder.trainable = False`) runs in inference
+        mode, and no gradient is computed for it.
 
         Args:
             images: float tensor of shape `(batch, height, width, 3)`.
-            training: bool. Whether dropout and batch statistics are on.
+            training: bool. Whether to use dropout and batch statistics.
 
         Returns:
             A float tensor of shape `(batch, dim)`.
         """
         _require_float(images)
-        # A symbolic tensor stands for calls to come, frozen or not.
+        # A symbolic call only builds the graph; the encoder may be frozen or
+        # unfrozen later.
         symbolic = isinstance(images, keras.KerasTensor)
         frozen = self.image_encoder_is_frozen and not symbolic
         if isinstance(declared(self.image_encoder, "input"), dict):
@@ -303,7 +304,7 @@ class AlignDualEncoder(
 
     @property
     def image_encoder_is_frozen(self):
-        """Whether no variable of the image encoder is trained."""
+        """Whether the image encoder has no trainable variable."""
         return not trained_variables(self.image_encoder)
 
     def _project_image(self, vectors):
@@ -314,13 +315,13 @@ class AlignDualEncoder(
     def text_features(self, tokens, training=None):
         """Compute the projected, unnormalised vector of each text.
 
-        A frozen encoder (`text_encoder.trainable = False`) runs as in
-        inference, and no gradient is computed for it.
+        A frozen encoder (`text_encoder.trainable = False`) runs in inference
+        mode, and no gradient is computed for it.
 
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
                 of shape `(batch, length)`.
-            training: bool. Whether dropout is on.
+            training: bool. Whether to use dropout.
 
         Returns:
             A float tensor of shape `(batch, embedding_dim)`.
@@ -328,17 +329,17 @@ class AlignDualEncoder(
         return self.text_projection(self.text_vectors(tokens, training))
 
     def text_vectors(self, tokens, training=None):
-        """Compute the vector that the text encoder has for each text.
+        """Compute the pooled, unprojected vector of each text.
 
-        For BERT this is the vector of the `[CLS]` token of the last layer, by
-        which the paper compares words (section 8, Table 12). An average is one
-        over real tokens, without padding. A frozen encoder runs as in
-        inference, see `text_features`.
+        For BERT this is the last layer's vector of the `[CLS]` token, which
+        the paper uses to compare words (section 8, Table 12). With
+        `text_pooling="average"`, padding is left out. A frozen encoder runs
+        in inference mode, see `text_features`.
 
         Args:
             tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors
                 of shape `(batch, length)`.
-            training: bool. Whether dropout is on.
+            training: bool. Whether to use dropout.
 
         Returns:
             A float tensor of shape `(batch, dim)`.
@@ -371,17 +372,17 @@ class AlignDualEncoder(
 
     @property
     def text_encoder_is_frozen(self):
-        """Whether no variable of the text encoder is trained."""
+        """Whether the text encoder has no trainable variable."""
         return not trained_variables(self.text_encoder)
 
     def embed(self, inputs, training=None):
         """Embed a batch of pairs.
 
         Args:
-            inputs: dict of tensors, as the model is called with. In the place
-                of `"images"` may stand `"image_vectors"`, which
-                `image_vectors` computed before.
-            training: bool. Whether dropout and batch statistics are on.
+            inputs: dict of tensors, the inputs of the model. `"images"` may
+                be replaced by `"image_vectors"`, the result of
+                `image_vectors`.
+            training: bool. Whether to use dropout and batch statistics.
 
         Returns:
             A dict with `"image_embeddings"` and `"text_embeddings"`, tensors
@@ -399,15 +400,16 @@ class AlignDualEncoder(
 
     @backend.without_gradients
     def encode_image(self, images):
-        """Embed images, as in inference.
+        """Embed images in inference mode.
 
-        On torch no gradients flow through it; `image_features` has them.
+        On torch no gradients flow through this method; use `image_features`
+        if you need them.
 
         Args:
             images: float array of shape `(batch, height, width, 3)` with
-                values from -1 to 1, taken as it is; or images for the
-                preprocessor: a uint8 array of that shape, or a list of file
-                paths or of the bytes of files.
+                values from -1 to 1, which is used unchanged; or images for
+                the preprocessor: a uint8 array of that shape, or a list of
+                file paths or encoded files as bytes.
 
         Returns:
             A float32 tensor of shape `(batch, embedding_dim)` with rows of
@@ -426,9 +428,10 @@ class AlignDualEncoder(
 
     @backend.without_gradients
     def encode_text(self, texts):
-        """Embed texts, as in inference.
+        """Embed texts in inference mode.
 
-        On torch no gradients flow through it; `text_features` has them.
+        On torch no gradients flow through this method; use `text_features` if
+        you need them.
 
         Args:
             texts: string, list of strings, or string tensor, for the

@@ -5,8 +5,8 @@ from align_keras import backend
 from align_keras.models.pooling import at_least_float32
 from align_keras.models.step_scope import current_mask
 
-# The moving statistics reach over the last tenth of the updates, until the
-# momentum ends their growth.
+# After n updates, the moving statistics average over about the last n / PART
+# batches, until `momentum` limits that number.
 PART = 10.0
 
 
@@ -14,16 +14,17 @@ PART = 10.0
 class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose moving statistics are right from the start.
 
-    With a constant momentum of 0.99, the moving statistics are half made of
-    their initial values after 70 steps, and for long of batches that other
-    weights have seen. Here the share of a batch is `10 / (10 + n)` after `n`
-    updates, until it falls to `1 - momentum`, where it stays: the first batch
-    replaces the initial values, and after 990 updates with a momentum of 0.99
-    the rule is the usual one. The share is a weight of the layer, so that a
-    run that resumes, or starts from trained weights, continues with it.
+    With a constant momentum of 0.99, half of the moving statistics is still
+    the initial value after 70 steps, and for a long time they reflect batches
+    that went through outdated weights. Here a batch contributes
+    `10 / (10 + n)` after `n` updates, until that share falls to
+    `1 - momentum`, where it stays. The first batch thus replaces the initial
+    values, and with a momentum of 0.99 the usual rule applies after 990
+    updates. The share is a weight of the layer, so it is restored when a run
+    resumes or starts from trained weights.
 
-    Rows of padding, which fill up the last batch of an epoch, are left out of
-    the statistics.
+    The statistics leave out padding rows, which fill up the last batch of an
+    epoch.
 
     Args:
         **kwargs: Arguments of `keras.layers.BatchNormalization`. The channels
@@ -57,10 +58,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def settle(self):
-        """Take the moving statistics for those of a long training.
+        """Treat the moving statistics as the result of a long training.
 
-        To be called when they were set to values from elsewhere, which the
-        next batch would replace otherwise.
+        Call this after loading them from another source; otherwise the next
+        batch would replace them.
         """
         self.moving_share.assign(0.0)
 
@@ -79,11 +80,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self.normalize(x, mean, variance)
 
     def normalize_and_silu(self, inputs):
-        """Run a step of training and `silu` behind it, in the short form."""
+        """Normalise in training and apply `silu`, as one fused operation."""
         return self._run_short_form(backend.normalize_and_silu, inputs)
 
     def has_short_form(self, inputs):
-        """Whether a step of training is one operation of the backend."""
+        """Whether the backend can normalise in training in one operation."""
         alone = not self.synchronized or backend.num_replicas() == 1
         is_map = len(inputs.shape) == 4 and self.scale and self.center
         wide = self.variable_dtype == "float32"
@@ -102,7 +103,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         places = ops.size(x[0, ..., 0])
         count = ops.sum(weights) * ops.cast(places, x.dtype)
         count, total = self._of_all([count, ops.sum(x * weights, axes)])
-        # A replica may hold padding alone.
+        # A replica may hold only padding.
         count = ops.maximum(count, 1.0)
         mean = total / count
         deviations = ops.square(x - mean) * weights
@@ -125,7 +126,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_share.assign(share / (1.0 + share / PART))
 
     def scale_and_shift(self):
-        """Return what inference multiplies each channel with, and adds."""
+        """Return the scale and shift of each channel in inference."""
         mean = ops.convert_to_tensor(self.moving_mean)
         variance = ops.convert_to_tensor(self.moving_variance)
         scale = ops.rsqrt(variance + self.epsilon)
@@ -137,7 +138,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return scale, shift
 
     def normalize(self, x, mean, variance):
-        """Scale and shift `x`, whose statistics are given."""
+        """Normalise `x` with the given statistics, then scale and shift it."""
         x = (x - mean) * ops.rsqrt(variance + self.epsilon)
         if self.scale:
             x = x * ops.cast(self.gamma, x.dtype)
@@ -147,6 +148,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def broadcast_rows(rows, x):
-    """Reshape `(..., )` weights of rows so that they multiply `x`."""
+    """Reshape and cast the weights of rows so that they broadcast to `x`."""
     ones = (1,) * (len(x.shape) - len(rows.shape))
     return ops.reshape(ops.cast(rows, x.dtype), (*ops.shape(rows), *ones))

@@ -14,7 +14,7 @@ from align_keras.models.rematerialization import rematerialize
 
 @keras.saving.register_keras_serializable(package="align_keras")
 def gelu_tanh(x):
-    """Compute the tanh form of GELU, as BERT's first program did."""
+    """Compute the tanh approximation of GELU, as the original BERT code did."""
     return ops.gelu(x, approximate=True)
 
 
@@ -26,25 +26,25 @@ def _activation(name):
 class BertTextEncoder(PresetMixin, LowRank, Backbone):
     """A BERT encoder that represents a text by its first token.
 
-    The network of BERT without its pooler: ALIGN takes the vector of the
-    `[CLS]` token of the last layer as it is. The sizes tiny, mini, small,
-    medium, base and large exist as presets, `"bert_tiny"` to `"bert_large"`.
+    This is BERT without the pooler: ALIGN uses the last layer's vector of the
+    `[CLS]` token directly. There are presets for the sizes tiny, mini, small,
+    medium, base and large, `"bert_tiny"` to `"bert_large"`.
 
     Args:
         vocabulary_size: int. Number of tokens. The paper uses 100,000.
         num_layers: int. Number of transformer layers.
-        num_heads: int. Number of attention heads of a layer.
-        hidden_dim: int. Width of the token vectors; a multiple of
+        num_heads: int. Number of attention heads in each layer.
+        hidden_dim: int. Width of the token vectors. Must be a multiple of
             `num_heads`.
         intermediate_dim: int. Width of the feed-forward layers.
         dropout: float. Dropout rate. Defaults to `0.1`.
-        max_sequence_length: int. Number of position vectors, the greatest
-            number of tokens of a text. Defaults to `512`.
-        num_segments: int. Number of segment vectors, of which a single text
-            uses the first. Defaults to `2`.
+        max_sequence_length: int. Number of position vectors, which limits the
+            number of tokens in a text. Defaults to `512`.
+        num_segments: int. Number of segment vectors; a single text uses only
+            the first. Defaults to `2`.
         activation: string. Activation of the feed-forward layers. Defaults
-            to `"gelu"`, in its exact form; the tanh form, `"gelu_tanh"`,
-            differs by up to 3e-4 in the outputs.
+            to `"gelu"`, the exact form; with the tanh form, `"gelu_tanh"`,
+            outputs differ by up to 3e-4.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights.
         **kwargs: Arguments of `keras.Model`, such as `name`.
@@ -175,15 +175,15 @@ class BertTextEncoder(PresetMixin, LowRank, Backbone):
         self.activation = activation
 
     def count_macs(self, sequence_length):
-        """Count multiply-accumulate operations of one text.
+        """Count the multiply-accumulate operations for one text.
 
         Args:
             sequence_length: int. Number of tokens, padding included.
 
         Returns:
-            int. The number of multiply-accumulate operations of the matrix
-            products, for the vectors of all tokens; the pooled output alone
-            takes less in the last layer.
+            int. The number of multiply-accumulate operations in the matrix
+            products, computing the vectors of all tokens. If only the pooled
+            output is needed, the last layer takes fewer.
         """
         per_token = 4 * self.hidden_dim**2
         per_token += 2 * self.hidden_dim * self.intermediate_dim
@@ -210,13 +210,14 @@ class BertTextEncoder(PresetMixin, LowRank, Backbone):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class BertLayer(TransformerEncoder):
-    """A transformer layer that can compute its activations anew.
+    """A transformer layer that supports rematerialisation.
 
-    Given `outputs`, what it returns for `inputs`, it returns the first token's
-    vector of them, `(batch, hidden_dim)`. In inference it computes that one
-    alone, so that a graph or compiler leaves the others out where nothing
-    else needs them. In training that would save a hundredth of a step, and
-    dropout would fall otherwise.
+    Called with `outputs`, the result of an earlier call on the same `inputs`,
+    it returns only the first token's vector, of shape `(batch, hidden_dim)`.
+    In inference it computes that vector separately, so that a graph or
+    compiler can drop the other tokens if nothing else needs them. In training
+    that would save only a hundredth of a step, and dropout would draw another
+    mask.
     """
 
     def call(self, inputs, padding_mask=None, outputs=None, training=None):

@@ -1,8 +1,8 @@
-"""What converted weights hold and our network has no use for.
+"""Store the parts of converted weights that our network does not use.
 
-Weights that go out again must be what came in. Tensors such as BERT's
-pooler, which ALIGN does not use, and fields of the configuration without a
-meaning here stay in a file of their own beside the weights.
+Converting a model back must reproduce the original files. Unused tensors,
+such as BERT's pooler, and configuration fields that mean nothing here are
+kept in a separate file next to the weights.
 """
 
 import json
@@ -15,11 +15,11 @@ _CONFIG = "config.json"
 
 
 class Carried:
-    """Tensors and configuration that pass through unchanged.
+    """Unused tensors and the original configuration of a converted model.
 
     Args:
         tensors: dict from name to NumPy array.
-        config: dict, the configuration as it came.
+        config: dict. The configuration, unchanged.
     """
 
     def __init__(self, tensors, config):
@@ -27,19 +27,20 @@ class Carried:
         self.config = config
 
     def write(self, directory):
-        """Write the file of a preset directory."""
+        """Write the tensors and configuration to a preset directory."""
         config = np.array(json.dumps(self.config))
         with open(Path(directory) / FILE, "wb") as file:
             np.savez(file, **{_CONFIG: config}, **self.tensors)
 
     @classmethod
     def read(cls, directory):
-        """Read the file of a preset directory; `None` where there is none."""
+        """Read them from a preset directory; return `None` without a file."""
         path = Path(directory) / FILE
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as file:
-            # As they were written; others could be of any size.
+            # `write` does not compress, and a small compressed file could
+            # expand to any size.
             if any(member.compress_type for member in file.zip.infolist()):
                 raise ValueError(
                     f"`{path}` is compressed, as no file of ours is: remove "

@@ -11,21 +11,21 @@ from align_keras.models.pooling import at_least_float32
 class ContrastiveHead(layers.Layer):
     """Normalises both embeddings and holds the softmax temperature.
 
-    The temperature is learned as its logarithm and kept within a range after
-    each step of the optimizer, so that no step can make it negative or drive
-    it to zero. It always computes in float32; in float64, where that is its
-    dtype or Keras' default.
+    The layer learns the logarithm of the temperature and clips it to a range
+    after each optimizer step, so that no step can make the temperature
+    negative or drive it to zero. The layer always computes in float32, or in
+    float64 if that is its dtype or Keras' default.
 
     Args:
         initial_temperature: float. Defaults to `1.0`, as in the paper, where
-            it converges to about 1/64.
+            the temperature converges to about 1/64.
         temperature_range: pair of floats. Bounds of the temperature. Defaults
             to `(0.005, 10.0)`.
         temperature_form: string. `"log"` learns the logarithm; `"raw"` learns
             the temperature itself without bounds, as the public checkpoints
             were trained. Defaults to `"log"`.
-        initial_bias: float. Start of the learned bias of the logits, which
-            `SigmoidLoss` needs. Defaults to `None`: there is no bias.
+        initial_bias: float. Initial value of the learned logit bias, which
+            `SigmoidLoss` needs. Defaults to `None`, for no bias.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -33,7 +33,7 @@ class ContrastiveHead(layers.Layer):
         text_features: float tensor of shape `(batch, dim)`.
 
     Returns:
-        Both, as float32 with rows of unit length.
+        A pair of float32 tensors, both inputs with rows of unit length.
 
     Example:
 
@@ -60,7 +60,8 @@ class ContrastiveHead(layers.Layer):
         )
         dtype = "float64" if wide else "float32"
         super().__init__(**{**kwargs, "dtype": dtype})
-        # Keras would cast wider features down to the dtype of the layer.
+        # With autocast, Keras would cast wider features down to the dtype of
+        # the layer.
         self.autocast = False
         low, high = temperature_range
         if temperature_form not in ("log", "raw"):
@@ -108,13 +109,13 @@ class ContrastiveHead(layers.Layer):
         return ops.convert_to_tensor(self._variable)
 
     def set_temperature(self, value):
-        """Set the temperature, a float within its range."""
+        """Set the temperature to a float within its range."""
         is_log = self.temperature_form == "log"
         self._variable.assign(math.log(value) if is_log else value)
 
     def load_own_variables(self, store):
         if self.bias is not None and len(store.keys()) == 1:
-            # Saved without a bias, which then starts as it was built.
+            # Saved without a bias, which keeps its initial value.
             self._variable.assign(store["0"])
         else:
             super().load_own_variables(store)
@@ -125,7 +126,7 @@ class ContrastiveHead(layers.Layer):
     def normalize(self, features):
         """Scale the rows of `features` to unit length, at least in float32."""
         x = at_least_float32(features)
-        # A vector of zeros, as padding may have, keeps a gradient of zeros.
+        # For a vector of zeros, as in padding, the gradient stays finite.
         squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
         return x * ops.rsqrt(ops.maximum(squares, 1e-24))
 

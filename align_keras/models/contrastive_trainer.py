@@ -13,12 +13,12 @@ from align_keras.models.step_scope import note_hits
 
 IMAGE_RECALL = "image_to_text_recall_at_1"
 TEXT_RECALL = "text_to_image_recall_at_1"
-# Where the methods of a model stand that is no subclass by a user.
+# The modules that define our own models; classes elsewhere are a user's.
 _MODULES = (__name__, "align_keras.models.align_dual_encoder")
 
 
 def _compares_pairs(loss):
-    """Whether a loss can be called as `ContrastiveLoss()` is."""
+    """Whether a loss takes the same arguments as `ContrastiveLoss()`."""
     if isinstance(loss, type) or not callable(loss):
         return False
     if hasattr(loss, "score"):
@@ -54,29 +54,30 @@ class ContrastiveTrainer(backend.Trainer):
 
         Args:
             optimizer: `keras.optimizers.Optimizer` or its name.
-            loss: A loss that is called with `(image_embeddings,
-                text_embeddings, sample_weight, temperature)`. Defaults to
+            loss: Loss, called with `(image_embeddings, text_embeddings,
+                sample_weight, temperature)`. Defaults to
                 `ContrastiveLoss()`.
-            metrics: list of `keras.metrics.Metric`. Each is updated with
-                `(image_embeddings, text_embeddings, sample_weight=…)` of a
-                batch, such as `PairRecall(k=5)`. Recall at 1 within the batch
-                is reported in any case. Defaults to `None`.
+            metrics: list of `keras.metrics.Metric`, such as
+                `PairRecall(k=5)`. Each is updated with `(image_embeddings,
+                text_embeddings, sample_weight=…)` of a batch. Recall at 1
+                within the batch is always reported. Defaults to `None`.
             microbatch_size: int. Number of pairs that a replica embeds at a
-                time, which bounds the memory of a batch of any size: the loss
-                and its gradients are those of the whole batch. Batch
-                normalisation then sees microbatches. `None` embeds the batch
-                at once. Defaults to `None`.
-            remat: bool. Whether the blocks of the encoders compute their
-                activations anew in the backward pass instead of keeping them.
-                Saves memory and costs about a third more time. Defaults to
+                time. This bounds the memory for a batch of any size, while
+                the loss and its gradients stay those of the whole batch.
+                Batch normalisation then sees microbatches. `None` embeds the
+                batch at once. Defaults to `None`.
+            remat: bool. Whether the blocks of the encoders recompute their
+                activations in the backward pass instead of keeping them.
+                Saves memory and takes about a third more time. Defaults to
                 `False`.
-            skip_nonfinite: bool. Whether to leave out a step whose loss or
-                gradient is not finite, on all replicas alike, and to count it
-                in the metric `nonfinite_steps`. Defaults to `False`.
+            skip_nonfinite: bool. Whether to skip a step on all replicas if
+                its loss or gradient is not finite, and to count it in the
+                metric `nonfinite_steps`. Defaults to `False`.
             gradient_norms: bool. Whether to report the norm of each tower's
-                gradient of the global batch, before it is clipped, as
-                `image_gradient_norm` and `text_gradient_norm`; a tower's
-                projection counts with it. Defaults to `False`.
+                gradient over the global batch, before clipping, as
+                `image_gradient_norm` and `text_gradient_norm`. The gradient
+                of a tower includes that of its projection. Defaults to
+                `False`.
             **kwargs: Other arguments of `keras.Model.compile`.
         """
         for name in ("weighted_metrics", "loss_weights"):
@@ -127,12 +128,12 @@ class ContrastiveTrainer(backend.Trainer):
                 "`steps_per_execution` must be an int of at least 1. "
                 f"Received: steps_per_execution={steps!r}"
             )
-        # Keras leaves a model locked that it quantised.
+        # Keras locks a model when it quantises it.
         self._tracker.unlock()
         super().compile(
             optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
         )
-        # Keras keeps what "auto" means on this backend.
+        # Keras only stores what "auto" resolves to on this backend.
         self._jit_compile_argument = kwargs.get("jit_compile", "auto")
         self.microbatch_size = microbatch_size
         self.remat = remat
@@ -153,23 +154,23 @@ class ContrastiveTrainer(backend.Trainer):
             self.text_norm = keras.metrics.Mean(name="text_gradient_norm")
 
     def enable_lora(self, rank, target_layer_names=None):
-        """Train low-rank updates of layers in the place of the towers.
+        """Train low-rank updates (LoRA) of layers instead of the towers.
 
-        Everything in the towers is frozen but the updates and the biases of
-        their layers. Projections and temperature, which belong to no tower,
-        are trained as before: the same as after `enable_lora` of both towers.
-        Call `compile` afterwards.
+        In the towers, everything is frozen except for the updates and the
+        biases of the updated layers. The projections and the temperature
+        belong to no tower and are trained as before. The result is the same
+        as calling `enable_lora` on both towers. Call `compile` afterwards.
 
         Args:
-            rank: int. The rank of an update.
-            target_layer_names: list of strings. Names of the layers that have
-                one. Defaults to `None`, what KerasHub's backbones name: the
-                queries and values of attention.
+            rank: int. The rank of the updates.
+            target_layer_names: list of strings. Names of the layers to
+                update. Defaults to `None`, the layers that KerasHub's
+                backbones choose: the queries and values of attention.
 
         Raises:
-            ValueError: A name is of no layer that can have an update, for
-                which Keras would freeze the towers and say nothing; or there
-                are updates already, be it of one tower.
+            ValueError: A name matches no layer that can be updated (Keras
+                would silently freeze the towers), or a tower already has
+                low-rank updates.
         """
         own = [
             layer
@@ -215,16 +216,16 @@ class ContrastiveTrainer(backend.Trainer):
     # === One step ===
 
     def _symbolic_build(self, iterator=None, data_batch=None):
-        # All is built but the optimizer; no batch need be drawn for it.
+        # Only the optimizer is not built yet, and it needs no batch.
         optimizer = getattr(self, "optimizer", None)
         if optimizer is not None and not optimizer.built:
             optimizer.build(self.trainable_variables)
 
     def take_gradients(self, data, parameters, state, scale_loss):
-        """Compute loss and gradients of a batch without side effects.
+        """Compute the loss and gradients of a batch without side effects.
 
         Args:
-            data: What a data set yields, see `backend.padding.unpack`.
+            data: An element of a data set, see `backend.padding.unpack`.
             parameters: list of tensors. Values of `trainable_variables`.
             state: list of tensors. Values of `non_trainable_variables`.
             scale_loss: callable. Scales the loss before it is differentiated.
@@ -248,7 +249,11 @@ class ContrastiveTrainer(backend.Trainer):
                 yield layer
 
     def layer_that_minds_padding(self):
-        """Return the path of a layer that would count padding, or `None`."""
+        """Return the path of a layer whose statistics would include padding.
+
+        Returns:
+            A string, or `None` if there is no such layer.
+        """
         for layer in self._batch_normalizations():
             if not isinstance(layer, BatchNormalization):
                 return layer.path
@@ -266,7 +271,7 @@ class ContrastiveTrainer(backend.Trainer):
                 )
 
     def score(self, embeddings, batch):
-        """Compare embeddings; returns this replica's loss, and the hits."""
+        """Compare embeddings and return this replica's loss and the hits."""
         images, texts = (embeddings[name] for name in gradients.EMBEDDINGS)
         temperature = self.contrastive_head.temperature
         if not hasattr(self.loss, "score"):
@@ -289,39 +294,42 @@ class ContrastiveTrainer(backend.Trainer):
         mask = (batch.mask,) if batch.mask is not None else ()
         return self.loss.reduce(losses, batch.sample_weight, *mask), hits
 
-    # Keras has none for graphs; this one is called, as any layer is.
+    # Keras does not implement it for functional models, but our `call` runs
+    # as that of any layer does.
     add_loss = keras.layers.Layer.add_loss
 
     def extra_loss(self):
-        """What layers and regularizers add, as this replica's share."""
+        """Return this replica's share of the losses that layers add."""
         total = 0.0
         for loss in self.losses:
-            # The replicas' losses are summed, and each has all of this one.
+            # The losses of the replicas are summed, and every replica computes
+            # all of this one.
             total = total + ops.sum(loss) / backend.num_replicas()
         return total
 
     def loss_and_hits(self, batch, embeddings, training=True):
-        """Return what `compute_loss` says of a batch, and hits on the way."""
+        """Return the result of `compute_loss` and the hits found on the way."""
         x, y, y_pred, sample_weight = batch.compared(embeddings)
         with listening_for_hits() as hits:
-            # Takes one of a subclass without the argument `training` too.
+            # Also supports a subclass whose `compute_loss` has no argument
+            # `training`.
             loss = self._compute_loss(x, y, y_pred, sample_weight, training)
         return loss, list(hits)
 
     def evaluate_batch(self, data):
-        """Embed and compare a batch; returns what `update_metrics` takes."""
+        """Embed and score a batch; return the arguments of `update_metrics`."""
         batch = gradients.Batch.of(data)
         embeddings = self(batch.inputs, training=False)
         loss, hits = self.loss_and_hits(batch, embeddings, training=False)
         return self.to_count(batch, loss, hits, embeddings)
 
     def to_count(self, batch, loss, hits, embeddings):
-        """Gather what `update_metrics` takes."""
+        """Return the arguments of `update_metrics`."""
         compared = batch.compared(embeddings)
         return loss, hits, batch.examples, batch.weights(), compared
 
     def update_metrics(self, loss, hits, examples, weights, compared):
-        """Count a batch in the means of the loss and of recall, and others.
+        """Update the mean loss, recall and the other metrics with a batch.
 
         Args:
             loss: scalar tensor. This replica's share of the loss.
@@ -341,7 +349,7 @@ class ContrastiveTrainer(backend.Trainer):
         return self.compute_metrics(*compared)
 
     def update_norms(self, gradients):
-        """Count the norm of the gradient of each tower, where it is finite.
+        """Update the gradient norm of each tower, if it is finite.
 
         Args:
             gradients: list of tensors, one for each trainable variable: the
@@ -370,7 +378,7 @@ class ContrastiveTrainer(backend.Trainer):
         return ops.sqrt(sum(squares, ops.zeros((), "float32")))
 
     def _update_recall(self, hits, weights):
-        # A loss without scores knows nothing of recall.
+        # A loss without the method `score` returns no hits.
         metrics = (self.image_recall, self.text_recall)
         for metric, hit in zip(metrics, hits, strict=False):
             metric.update_state(hit, weights)
@@ -380,17 +388,18 @@ class ContrastiveTrainer(backend.Trainer):
     ):
         """Compute this replica's share of the loss, and count recall.
 
-        A subclass may add to it. `fit` and `evaluate` call it once for each
-        batch, also with `microbatch_size`: `y_pred` are always the embeddings
-        of the whole batch. It runs without side effects.
+        A subclass may override this method and add to the loss. `fit` and
+        `evaluate` call it once per batch, even with `microbatch_size`:
+        `y_pred` always holds the embeddings of the whole batch. It must not
+        rely on side effects.
 
         Args:
             x: dict of tensors. The inputs of the model.
-            y: What is known of the rows beside the inputs, or `None`: there
+            y: dict with the mask and weights of the rows, or `None`. There
                 are no labels.
-            y_pred: dict of tensors. What the model returned.
+            y_pred: dict of tensors. The outputs of the model.
             sample_weight: Optional tensor of shape `(batch,)`.
-            training: bool. Makes no difference here.
+            training: bool. Ignored.
 
         Returns:
             A scalar tensor.
@@ -402,15 +411,15 @@ class ContrastiveTrainer(backend.Trainer):
         return loss + self.extra_loss()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Update the metrics that `compile` was given.
+        """Update the metrics that were passed to `compile`.
 
         Args:
-            x: see `compute_loss`, as all other arguments.
+            x: see `compute_loss`, also for the other arguments.
 
         Returns:
             A dict from the name of each metric of the model to its value.
         """
-        # Recall was updated together with the loss, which had the scores.
+        # Recall was already updated with the loss, which has the scores.
         if self.pair_metrics:
             batch = gradients.Batch.of((x, y, sample_weight))
             rows = [y_pred[name] for name in gradients.EMBEDDINGS]
@@ -434,7 +443,7 @@ class ContrastiveTrainer(backend.Trainer):
         super().make_test_function(force)
 
     def overrides(self, *names):
-        """Whether a subclass has methods of its own in the place of ours."""
+        """Whether a user's subclass overrides one of these methods."""
         own = (m for m in type(self).__mro__ if m.__module__ in _MODULES)
         known = next(own)
         return any(
@@ -443,10 +452,10 @@ class ContrastiveTrainer(backend.Trainer):
         )
 
     def logs_of_step(self, step):
-        """Whether a step's own logs are what `fit` reports, not the metrics.
+        """Whether `fit` reports the logs that a step returns, not the metrics.
 
         Raises:
-            ValueError: A subclass's logs would get lost.
+            ValueError: The logs of a subclass would be lost.
         """
         if not self.overrides(step, "compute_metrics"):
             return False

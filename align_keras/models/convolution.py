@@ -1,4 +1,4 @@
-"""Convolutions and the normalisation of what they give."""
+"""Convolutions, together with the normalisation of their outputs."""
 
 import keras
 from keras import layers
@@ -10,18 +10,19 @@ from align_keras import backend
 def convolve_and_normalize(
     convolution, normalization, x, training, activation=None
 ):
-    """Run a convolution, the normalisation behind it, and an activation.
+    """Run a convolution, the normalisation after it, and an activation.
 
-    In inference a normalisation is a scale and a shift of each channel. The
-    scale goes into the kernel, so that the map is not read and written for it.
+    In inference, normalisation scales and shifts each channel. The scale is
+    folded into the kernel, which saves reading and writing the map once.
 
     Args:
         convolution: `keras.layers.Conv2D` or `keras.layers.DepthwiseConv2D`,
             built, without a bias.
         normalization: `BatchNormalization`, built.
         x: float tensor of shape `(batch, height, width, channels)`.
-        training: bool. Whether batch statistics are on.
-        activation: callable, of `keras.activations`. Defaults to none.
+        training: bool. Whether to use batch statistics.
+        activation: callable of `keras.activations`. Defaults to `None`, for
+            no activation.
 
     Returns:
         A float tensor of shape `(batch, new_height, new_width, filters)`.

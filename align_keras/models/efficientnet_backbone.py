@@ -15,7 +15,7 @@ Stage = collections.namedtuple(
     "Stage", "filters kernel_size strides expansion_ratio repeats"
 )
 
-# The seven stages of B0, which the coefficients scale.
+# The seven stages of B0. The coefficients scale them.
 STAGES = (
     Stage(16, 3, 1, 1, 1),
     Stage(24, 3, 2, 6, 2),
@@ -46,52 +46,52 @@ def round_repeats(repeats, depth_coefficient):
 class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
     """An EfficientNet without its head convolution, as ALIGN uses it.
 
-    The output is the feature map of the last block: ALIGN pools it directly.
-    An image of 289x289 gives a 9x9 map. Two details make weights of trained
-    ALIGN models fit: strided convolutions pad by fixed amounts, whatever the
-    parity of their input, and the drop rate of a residual branch grows with
-    the index of its block over all blocks.
+    The output is the feature map of the last block, which ALIGN pools
+    directly. A 289x289 image gives a 9x9 map. Two details are needed to match
+    the weights of trained ALIGN models: strided convolutions pad by fixed
+    amounts, whatever the parity of their input, and the drop rate of the
+    residual branches grows with the block index over all blocks.
 
-    The sizes B0 to B7 and L2 exist as presets, `"efficientnet_b0"` to
+    There are presets for the sizes B0 to B7 and L2, `"efficientnet_b0"` to
     `"efficientnet_l2"`.
 
     Args:
-        width_coefficient: float. Factor of the channels; 1.0 is B0.
-        depth_coefficient: float. Factor of the blocks; 1.0 is B0.
-        image_shape: tuple. Shape of an image, as `data_format` says.
+        width_coefficient: float. Multiplies the channels; B0 has 1.0.
+        depth_coefficient: float. Multiplies the blocks; B0 has 1.0.
+        image_shape: tuple. Shape of an image in the given `data_format`.
             Defaults to `(None, None, 3)`, which accepts any size.
-        dropout: float. Drop rate of a residual branch at the end of the
-            network; block `i` of `n` has `dropout * i / n`. Defaults to
-            `0.2`.
+        dropout: float. Drop rate of the residual branch at the end of the
+            network; block `i` of `n` has the rate `dropout * i / n`.
+            Defaults to `0.2`.
         batch_norm: string. Which examples share statistics in training:
             `"local"`, those of a replica; `"synchronized"`, those of all
             replicas; `"ghost"`, runs of `virtual_batch_size` examples. On
-            JAX, where a program sees the global batch, `"local"` is
-            `"synchronized"`. Defaults to `"local"`.
-        virtual_batch_size: int. Number of examples in a run of `"ghost"`.
+            JAX, where a program sees the global batch, `"local"` is the same
+            as `"synchronized"`. Defaults to `"local"`.
+        virtual_batch_size: int. Number of examples in a run with `"ghost"`.
             Defaults to `16`.
         padding: string. `"fixed"` pads strided convolutions with
             `kernel_size // 2 - 1` rows before and `kernel_size // 2` rows
-            after the map, as the public ALIGN checkpoints need it; `"same"`
-            pads by the parity of the map, as TensorFlow does and EfficientNets
-            for ImageNet need it. Defaults to `"fixed"`.
+            after the map, as the public ALIGN checkpoints require. `"same"`
+            pads by the parity of the map, as TensorFlow does and as
+            EfficientNets for ImageNet require. Defaults to `"fixed"`.
         activation: string. Defaults to `"silu"`, also known as swish.
         squeeze_activation: string. Activation inside squeeze and excitation,
-            where it is another, as in the TensorFlow Model Garden. Defaults
-            to `None`, which is `activation`.
+            if it differs, as in the TensorFlow Model Garden. Defaults to
+            `None`, which uses `activation`.
         data_format: string. `"channels_last"`, or `"channels_first"` for
             images and maps of shape `(batch, channels, height, width)`, which
-            the network turns around at its ends. Defaults to
+            the network transposes at its input and outputs. Defaults to
             `"channels_last"`.
         dtype: string or `keras.DTypePolicy`. The dtype of computations and
             weights.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Attributes:
-        pyramid_outputs: dict from `"P1"` to `"P5"`. Symbolic outputs, the last
-            map of each size, half as high and wide as the one before. With it
-            the network is the backbone of KerasHub's detectors, segmenters
-            and classifiers.
+        pyramid_outputs: dict with the keys `"P1"` to `"P5"`. Symbolic
+            outputs: the last map of each size, each half as high and wide as
+            the one before. With them the network can serve as the backbone
+            of KerasHub's detectors, segmenters and classifiers.
 
     Call arguments:
         images: float tensor of shape `(batch, height, width, 3)` with values
@@ -199,7 +199,7 @@ class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
         super().__init__(
             inputs=image_input, outputs=pyramid[-1], dtype=dtype, **kwargs
         )
-        # The last map of each size, as KerasHub's detectors take them.
+        # The last map of each size, as KerasHub's detectors expect them.
         self.pyramid_outputs = {
             f"P{level}": outputs for level, outputs in enumerate(pyramid, 1)
         }
@@ -218,10 +218,10 @@ class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
         self.num_features = specs[-1]["output_filters"]
 
     def count_macs(self, image_size):
-        """Count multiply-accumulate operations of one image.
+        """Count the multiply-accumulate operations for one image.
 
-        Convolutions and squeeze-and-excitation count, as published numbers
-        do; normalisation and activations do not.
+        As in published numbers, this includes the convolutions and squeeze
+        and excitation, but not normalisation and activations.
 
         Args:
             image_size: int. Height and width of the image in pixels.

@@ -11,17 +11,17 @@ from align_keras.models.step_scope import current_mask
 class GhostBatchNormalization(BatchNormalization):
     """Batch normalisation with the statistics of small virtual batches.
 
-    In training, the batch is cut into runs of `virtual_batch_size` examples,
+    In training, the batch is split into runs of `virtual_batch_size` examples,
     each normalised by its own mean and variance. The moving statistics, used
-    in inference, follow the average over the runs and are updated once a
-    step. The public replica of ALIGN found statistics of 16 examples better
-    than those of many.
+    in inference, follow the average over the runs and are updated once per
+    step. The public replica of ALIGN trained better with statistics of 16
+    examples than with those of many.
 
     Args:
         virtual_batch_size: int. Number of examples that share statistics. A
-            batch that is smaller is one run. Defaults to `16`.
+            smaller batch is a single run. Defaults to `16`.
         **kwargs: Arguments of `keras.layers.BatchNormalization`. The channels
-            must come last and `synchronized` stays `False`.
+            must come last, and `synchronized` must stay `False`.
 
     Call arguments:
         inputs: float tensor of shape `(batch, ..., channels)`. In training,
@@ -99,7 +99,7 @@ def _moments_of_rows(runs, rows, axes):
 
 
 def _average(statistics, weights=1.0):
-    """Average over the runs; an empty one has no weight."""
+    """Average over the runs; an empty run has no weight."""
     weights = weights * ops.ones_like(statistics[..., :1])
     axes = tuple(range(len(statistics.shape) - 1))
     total = ops.sum(statistics * weights, axes)

@@ -1,8 +1,8 @@
-"""The gradient of the loss of a whole batch, in one pass or in microbatches.
+"""Compute the gradient of a batch's loss, in one pass or in microbatches.
 
-Everything here is a function without side effects: it takes the values of the
-model's variables and returns what they become. That is what lets a step
-replay its dropout, move the statistics of normalisations once, or be dropped.
+The functions here have no side effects: they take the values of the model's
+variables and return the new ones. This lets a step replay its dropout, update
+the moving statistics of normalisations once, or be skipped.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from align_keras.models.step_scope import step_scope
 
 @dataclasses.dataclass
 class Batch:
-    """The rows that a replica holds of a batch.
+    """A replica's rows of a batch.
 
     Attributes:
-        inputs: dict of tensors. What the model takes.
+        inputs: dict of tensors. The inputs of the model.
         mask: bool tensor of shape `(batch,)`. Which rows are examples; the
-            others fill up the batch. `None`: all.
+            others fill up the batch. `None` if all are examples.
         sample_weight: float tensor of shape `(batch,)`, or `None`.
     """
 
@@ -36,7 +36,11 @@ class Batch:
 
     @classmethod
     def of(cls, data):
-        """Take apart what a data set yields, a tuple or the inputs alone."""
+        """Create a batch from an element of a data set.
+
+        Args:
+            data: tuple, or only the inputs, see `backend.padding.unpack`.
+        """
         inputs, mask, sample_weight = unpack(data)
         rows = dict(inputs) if isinstance(inputs, dict) else {}
         if sample_weight is not None:
@@ -48,8 +52,8 @@ class Batch:
     @property
     def examples(self):
         """Number of examples on all replicas, a scalar tensor."""
-        # Not `functools.cached_property`: until Python 3.12 it holds a lock
-        # meanwhile, for which the other replicas would wait for ever.
+        # Not `functools.cached_property`: before Python 3.12 it holds a lock
+        # while it computes, and the other replicas would wait for ever.
         if self._examples is None:
             self._examples = self._count_examples()
         return self._examples
@@ -62,15 +66,15 @@ class Batch:
         return backend.all_reduce_sum([local])[0]
 
     def marks(self):
-        """Return the mask where Keras has labels; `None` without a mask."""
+        """Return the mask in a dict, passed in place of labels, or `None`."""
         return None if self.mask is None else {IS_EXAMPLE: self.mask}
 
     def compared(self, embeddings):
-        """Return what `compute_loss` and `compute_metrics` take."""
+        """Return the arguments of `compute_loss` and `compute_metrics`."""
         return self.inputs, self.marks(), embeddings, self.sample_weight
 
     def share(self):
-        """Return the part of all examples that this replica holds."""
+        """Return this replica's share of the examples of all replicas."""
         if self.mask is None:
             return ops.ones(()) / backend.num_replicas()
         return ops.sum(ops.cast(self.mask, "float32")) / self.examples
@@ -86,7 +90,7 @@ class Batch:
 
 
 def _require_equal_counts(rows):
-    """Refuse arrays of a batch of which one row would spread over the rest."""
+    """Refuse arrays with different numbers of rows; one row would broadcast."""
     known = {name: array.shape[:1] for name, array in rows.items()}
     message = (
         "All inputs of a batch, and weights, must have one row for each pair. "
@@ -103,7 +107,7 @@ def _require_equal_counts(rows):
 
 
 def _one_for_each_row(weights):
-    """Return weights of shape `(batch,)`; `(batch, 1)` would spread out."""
+    """Return weights of shape `(batch,)`; `(batch, 1)` would broadcast."""
     if isinstance(weights, dict):
         raise ValueError(
             "`sample_weight` must be one number for each pair. "
@@ -111,7 +115,7 @@ def _one_for_each_row(weights):
         )
     try:
         rank = len(weights.shape)
-    except ValueError:  # A generator's tensors are of unknown rank.
+    except ValueError:  # Tensors from a generator have no known rank.
         return ops.reshape(weights, (-1,))
     if rank == 2 and weights.shape[1] == 1:
         return ops.squeeze(weights, 1)
@@ -125,14 +129,14 @@ def _one_for_each_row(weights):
 
 @dataclasses.dataclass
 class Step:
-    """What a step of training found out.
+    """The results of a training step.
 
     Attributes:
         loss: scalar tensor. This replica's share of the loss.
         hits: list of tensors of shape `(batch,)`. See `ContrastiveLoss.score`.
-        embeddings: dict of tensors. What the model returned.
+        embeddings: dict of tensors. The outputs of the model.
         gradients: list of tensors, one for each trainable variable.
-        state: list of tensors, one for each other variable: its new value.
+        state: list of tensors. The new values of all other variables.
     """
 
     loss: Any
@@ -143,7 +147,7 @@ class Step:
 
 
 def in_one_pass(model, batch, parameters, state, scale_loss):
-    """Differentiate the loss of a batch that is embedded as a whole.
+    """Differentiate the loss of a batch, embedding it as a whole.
 
     Args:
         model: `AlignDualEncoder`, compiled.
@@ -171,14 +175,14 @@ def in_one_pass(model, batch, parameters, state, scale_loss):
 
 
 def in_microbatches(model, batch, parameters, state, scale_loss, size):
-    """Differentiate the same loss with the memory of a microbatch.
+    """Differentiate the same loss using the memory of a microbatch.
 
-    The first pass embeds all microbatches and keeps the embeddings alone. The
-    loss is that of the whole batch; its gradients with respect to the
-    embeddings are kept. The second pass embeds each microbatch again, from
-    the same state of its random numbers, and carries its share of those
-    gradients back. Normalisations see microbatches, and their moving
-    statistics follow the average over them.
+    The first pass embeds all microbatches and keeps only the embeddings. The
+    loss of the whole batch is computed from them and differentiated with
+    respect to them. The second pass embeds each microbatch again, with the
+    same random state, and backpropagates its share of those gradients.
+    Normalisations see microbatches, and their moving statistics follow the
+    average over them.
 
     Args:
         model: `AlignDualEncoder`, compiled.
@@ -186,7 +190,7 @@ def in_microbatches(model, batch, parameters, state, scale_loss, size):
         parameters: list of tensors. Values of the trainable variables.
         state: list of tensors. Values of the other variables.
         scale_loss: callable. Scales the loss before it is differentiated.
-        size: int. Number of rows of a microbatch on one device.
+        size: int. Number of rows in a microbatch on one device.
 
     Returns:
         A `Step`.
@@ -232,10 +236,10 @@ EMBEDDINGS = ("image_embeddings", "text_embeddings")
 
 
 def split(rows, size):
-    """Cut `(batch, ...)` to `(parts, rows of a part, ...)`.
+    """Reshape `(batch, ...)` to `(parts, rows of a part, ...)`.
 
-    Where a program sees the rows of several devices, each part takes `size`
-    rows from every device, so that none has to move.
+    If a program sees the rows of several devices, each part takes `size` rows
+    from every device, so that no row has to move.
     """
     shards, batch = backend.num_shards(), rows.shape[0]
     message = (
@@ -263,7 +267,7 @@ def join(parts, batch):
 
 
 def _stateless(model, parameters, state):
-    """Give the variables of a model other values, and keep what they become."""
+    """Return a scope that replaces and tracks the values of the variables."""
     variables = model.trainable_variables, model.non_trainable_variables
     mapping = [
         *zip(variables[0], parameters, strict=True),
@@ -277,7 +281,7 @@ def _state_after(model, scope):
 
 
 def _run_frozen_encoder(model, parts, parameters, state):
-    """Replace images by what a frozen encoder says of them, once."""
+    """Replace the images with the vectors of a frozen encoder."""
 
     def run(carry, part):
         with _stateless(model, parameters, state):
@@ -295,11 +299,11 @@ def _run_frozen_encoder(model, parts, parameters, state):
 
 
 def _embed(model, part, parameters, state):
-    """Embed a microbatch; returns embeddings, new state and further losses."""
+    """Embed a microbatch; return embeddings, new state and added losses."""
     inputs = {name: rows for name, rows in part.items() if name != "mask"}
     with _stateless(model, parameters, state) as scope:
         with step_scope(part.get("mask"), model.remat):
-            # Keras lets nothing stand in the place of images.
+            # Calling the model itself accepts only its declared inputs.
             run = model.embed if "image_vectors" in inputs else model
             embeddings = run(inputs, training=True)
     return embeddings, _state_after(model, scope), list(scope.losses)
@@ -308,9 +312,9 @@ def _embed(model, part, parameters, state):
 def _first_pass(model, parts, parameters, state):
     """Embed all microbatches, without gradients.
 
-    The state of random numbers goes from one microbatch to the next. Moving
-    statistics start from the same values in each, and are averaged with the
-    number of examples as weight.
+    The random state is passed from one microbatch to the next. The moving
+    statistics start from the same values in every microbatch and are averaged,
+    weighted by the number of examples.
     """
     seeds, averages = _moving_state(model)
 
@@ -337,7 +341,7 @@ def _first_pass(model, parts, parameters, state):
     (drawn, sums, total), embeddings = backend.scan(
         run, start, parts, dict.fromkeys(EMBEDDINGS, sums_dtype)
     )
-    # A replica that holds padding alone has seen nothing.
+    # A replica that holds only padding has no examples.
     total = ops.maximum(total, 1.0)
     means = [value / ops.cast(total, value.dtype) for value in sums]
     new_state = _replace(_replace(state, seeds, drawn), averages, means)
@@ -347,7 +351,7 @@ def _first_pass(model, parts, parameters, state):
 def _second_pass(
     model, parts, cached, parameters, state, gradients, scale_loss
 ):
-    """Carry the cached gradients of the embeddings back to the parameters."""
+    """Backpropagate the cached gradients of the embeddings."""
     seeds, _ = _moving_state(model)
     count = ops.shape(cached[EMBEDDINGS[0]])[0] * backend.num_replicas()
 
@@ -361,7 +365,7 @@ def _second_pass(
             value = sum(
                 ops.sum(embeddings[name] * cached[name]) for name in EMBEDDINGS
             )
-            # What layers add to the loss is averaged over the microbatches.
+            # Losses that layers add are averaged over the microbatches.
             added = ops.zeros_like(value)
             if losses:
                 added = sum(ops.cast(ops.sum(v), value.dtype) for v in losses)
@@ -382,7 +386,7 @@ def _second_pass(
 
 
 def _moving_state(model):
-    """Find the state that a step changes: of random numbers, and averages.
+    """Find the variables that a step changes: random state and averages.
 
     Returns:
         A pair of lists of positions in `model.non_trainable_variables`.

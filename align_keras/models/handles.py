@@ -1,4 +1,4 @@
-"""Files behind a handle such as `hf://user/name`, downloaded when asked for."""
+"""Download the files behind a handle such as `hf://user/name`."""
 
 import functools
 import socket
@@ -16,7 +16,7 @@ huggingface_hub = OptionalModule("huggingface_hub", extra="huggingface")
 hub_errors = OptionalModule("huggingface_hub.errors", extra="huggingface")
 
 HUGGING_FACE = "hf://"
-# Seconds after which a hub that does not answer is not there.
+# Seconds to wait for a hub before it counts as unreachable.
 _PATIENCE = 5
 _WEIGHTS = (".bin", ".h5", ".safetensors")
 
@@ -25,24 +25,24 @@ def handle_file(handle, name):
     """Download a file behind a handle, or find it in the cache.
 
     Args:
-        handle: string, with a scheme that KerasHub knows.
-        name: string. The file.
+        handle: string with a scheme that KerasHub supports.
+        name: string. The name of the file.
 
     Returns:
         `pathlib.Path` of the file.
 
     Raises:
-        FileNotFoundError: The hub has no such file there.
-        ConnectionError: The hub does not answer, and the cache has no such
-            file.
-        ValueError: There is no such repository, or one must log in; or the
-            weights are not what the hub holds.
+        FileNotFoundError: The repository has no such file.
+        ConnectionError: The hub does not answer, and the file is not in the
+            cache.
+        ValueError: The repository does not exist or requires a login; or the
+            weights differ from those on the hub.
     """
     if not handle.startswith(HUGGING_FACE):
         return Path(keras_hub_internals.get_file(handle, name))
     repository = handle.removeprefix(HUGGING_FACE)
     endpoint = _hub_constants().ENDPOINT
-    # What is tried in vain costs a minute and more.
+    # Without a network, the client would retry for more than a minute.
     reason = no_network()
     try:
         path = huggingface_hub.hf_hub_download(
@@ -78,7 +78,7 @@ def handle_file(handle, name):
 
 
 def handle_directory(handle):
-    """Download all of a model in Keras' format, or find it in the cache.
+    """Download all files of a model in Keras' format, or find them cached.
 
     Args:
         handle: string, such as `"hf://user/name"`.
@@ -87,7 +87,8 @@ def handle_directory(handle):
         `pathlib.Path` of the directory.
 
     Raises:
-        ValueError: The handle is of another hub. Else as `handle_file`.
+        ValueError: The handle is of another hub. Also raises the errors of
+            `handle_file`.
     """
     if not handle.startswith(HUGGING_FACE):
         raise ValueError(
@@ -105,7 +106,7 @@ def handle_directory(handle):
 
 
 def _hub_constants():
-    # They may change while a program runs, so none is kept.
+    # They may change while a program runs, so keep no copy.
     return require("huggingface_hub.constants", extra="huggingface")
 
 
@@ -120,7 +121,7 @@ def _is_cached(repository, name):
 
 def no_network():
     """Return why Hugging Face's hub cannot be reached, or an empty string."""
-    # A network may come and go: it is tried once a minute.
+    # A network may come and go, so try it once a minute.
     return _no_network(_hub_constants().ENDPOINT, int(time.monotonic() // 60))
 
 
@@ -129,7 +130,7 @@ def _no_network(endpoint, minute):
     if _hub_constants().HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if urllib.request.getproxies():
-        return ""  # A proxy knows the way.
+        return ""  # A proxy makes the connection.
     address = urllib.parse.urlsplit(endpoint)
     port = address.port or (80 if address.scheme == "http" else 443)
     try:
@@ -141,8 +142,8 @@ def _no_network(endpoint, minute):
 
 @functools.cache
 def _check(path, handle):
-    """Compare weights with the digest by which the hub stores them."""
-    # The cache names a large file by the SHA-256 digest of the hub's.
+    """Compare weights with the digest of the hub."""
+    # The cache names a large file by the SHA-256 digest that the hub gives.
     digest = path.resolve().name
     if path.suffix in _WEIGHTS and len(digest) == 64:
         remedy = f"remove it, to have it downloaded from {handle} again"

@@ -1,7 +1,7 @@
-"""Random weights, drawn without a program for each shape.
+"""Initialise random weights without compiling a program for each shape.
 
-JAX compiles a program for every shape of random numbers, half a second each,
-and a network has a hundred shapes; there, NumPy draws them.
+JAX compiles a program for every shape of random numbers. Each takes half a
+second, and a network has a hundred shapes. On JAX, NumPy draws the numbers.
 """
 
 import math
@@ -15,7 +15,7 @@ class FanOutNormal(keras.initializers.VarianceScaling):
     """Normal with variance 2 / fan-out, as EfficientNets are initialised.
 
     Args:
-        seed: int. Defaults to `None`, another one for each initializer.
+        seed: int. Defaults to `None`, a different one for each initializer.
     """
 
     def __init__(self, seed=None):
@@ -37,10 +37,10 @@ class FanOutNormal(keras.initializers.VarianceScaling):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class SmallNormal(keras.initializers.TruncatedNormal):
-    """Normal with deviation 0.02, cut off at twice that, as in BERT.
+    """Normal with standard deviation 0.02, truncated at twice that, as in BERT.
 
     Args:
-        seed: int. Defaults to `None`, another one for each initializer.
+        seed: int. Defaults to `None`, a different one for each initializer.
     """
 
     def __init__(self, seed=None):

@@ -1,4 +1,4 @@
-"""Low-rank updates of a frozen model, through Keras."""
+"""Low-rank updates (LoRA) of a frozen model, using Keras."""
 
 import contextlib
 import math
@@ -8,7 +8,7 @@ from keras import ops
 
 from align_keras.models.snapshot import to_host
 
-# Names of values in a weight file, beside those that Keras numbers.
+# Prefix of our values in a weight file; Keras numbers its own.
 _KEPT = "low_rank_"
 _KINDS = (
     keras.layers.Dense,
@@ -18,19 +18,20 @@ _KINDS = (
 
 
 def add_lora(model, rank):
-    """Train low-rank updates in the place of the towers.
+    """Train low-rank updates instead of the towers.
 
-    Each dense layer and each table of vectors in a tower gets an update of
-    `rank`, unless it is frozen or one of its sides is no longer than `rank`.
-    All else in the towers is frozen, convolutions and normalisations
-    included; projections and temperature are trained as they are.
+    Each dense and each embedding layer in a tower gets an update of rank
+    `rank`, unless the layer is frozen or one side of its matrix is no longer
+    than `rank`. Everything else in the towers is frozen, including
+    convolutions and normalisations. The projections and the temperature are
+    trained as usual.
 
     Args:
         model: `AlignDualEncoder`.
-        rank: int.
+        rank: int. The rank of the updates.
 
     Raises:
-        ValueError: No layer of the towers can have an update.
+        ValueError: No layer of the towers can be updated.
 
     Reference:
         - [Hu et al., 2022](https://arxiv.org/abs/2106.09685)
@@ -66,24 +67,24 @@ def _fits(layer, rank):
 
 
 class LowRank:
-    """`enable_lora` of a KerasHub `Backbone` that refuses what does nothing."""
+    """Makes `enable_lora` of a KerasHub `Backbone` refuse useless calls."""
 
     def enable_lora(self, rank, target_layer_names=None):
-        """Train low-rank updates of layers in the place of the model.
+        """Train low-rank updates (LoRA) of layers instead of the model.
 
-        All else is frozen, but for the biases of these layers. Call `compile`
-        afterwards.
+        Everything else is frozen, except for the biases of these layers. Call
+        `compile` afterwards.
 
         Args:
-            rank: int. The rank of an update.
-            target_layer_names: list of strings. Names of the layers that have
-                one. Defaults to `None`, what KerasHub's backbones name: the
-                queries and values of attention.
+            rank: int. The rank of the updates.
+            target_layer_names: list of strings. Names of the layers to
+                update. Defaults to `None`, the layers that KerasHub's
+                backbones choose: the queries and values of attention.
 
         Raises:
-            ValueError: A name is of no layer that can have an update, for
-                which Keras would freeze the model and say nothing; or there
-                are updates already.
+            ValueError: A name matches no layer that can be updated (Keras
+                would silently freeze the model), or the model already has
+                low-rank updates.
         """
         if type(rank) is not int or rank < 1:
             raise ValueError(
@@ -129,8 +130,8 @@ class LowRank:
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        # Keras merges an update into its weight, and loads zeros for its
-        # factors, from which nothing is ever learnt.
+        # Keras merges each update into its weight, and loads zeros for both
+        # factors, which would then get no gradient.
         for index, variable in enumerate(lora_variables(self)):
             store[f"{_KEPT}{index}"] = to_host(variable)
 
@@ -155,7 +156,7 @@ class LowRank:
             for layer in lora_layers(self):
                 _kernel(layer).assign(_with_update(layer, -1))
             return
-        # The file has other updates, or none: these start anew.
+        # The file has other updates, or none: start these afresh.
         for first in variables[::2]:
             first.assign(keras.initializers.HeUniform()(first.shape))
 
@@ -174,7 +175,7 @@ def lora_layers(model):
 
 
 def lora_variables(model):
-    """List the factors of all low-rank updates of a model."""
+    """List the factors of all low-rank updates in a model."""
     return [
         variable
         for layer in lora_layers(model)
@@ -185,7 +186,7 @@ def lora_variables(model):
 
 @contextlib.contextmanager
 def without_lora(model):
-    """Have layers save what they started from, without their updates."""
+    """Make layers save their original weights, without the updates."""
     layers = lora_layers(model)
     try:
         for layer in layers:
@@ -198,10 +199,10 @@ def without_lora(model):
 
 @contextlib.contextmanager
 def described_without_lora(model):
-    """Have layers give the configs that they had without updates.
+    """Make layers return the configs that they had without updates.
 
-    Some layers name their rank in it and others do not, and Keras merges the
-    weights that it saves.
+    Keras merges the updates into the weights that it saves, but some layers
+    put their rank into their config.
     """
     ranks = [(layer, layer.lora_rank) for layer in lora_layers(model)]
     try:
@@ -215,10 +216,10 @@ def described_without_lora(model):
 
 @contextlib.contextmanager
 def merged_lora(model):
-    """Turn low-rank updates into ordinary weights, for a while.
+    """Merge low-rank updates into the weights temporarily.
 
-    What is saved within the context loads into a model without updates.
-    Afterwards all is as before, bit for bit.
+    Weights saved within this context load into a model without updates.
+    Afterwards the model is as before, bit for bit.
 
     Args:
         model: `AlignDualEncoder`.
@@ -238,14 +239,14 @@ def merged_lora(model):
 
 
 def _kernel(layer):
-    """The variable of a layer that an update is added to."""
+    """Return the variable of a layer to which the update is added."""
     if isinstance(layer, keras.layers.Embedding):
         return layer._embeddings
     return layer._kernel
 
 
 def _with_update(layer, factor=1):
-    """Weight and update together, in the precision of the weight."""
+    """Add the update, times `factor`, to the weight, in the weight's dtype."""
     kind = "kernel"
     if isinstance(layer, keras.layers.Embedding):
         kind = "embeddings"

@@ -11,19 +11,19 @@ from align_keras.models.rematerialization import rematerialize
 
 
 def batch_normalization(kind, virtual_batch_size, dtype, name):
-    """Create the normalisation of an EfficientNet.
+    """Create a batch normalisation layer of an EfficientNet.
 
     Args:
         kind: string. `"local"`, `"synchronized"` or `"ghost"`.
-        virtual_batch_size: int. Size of a run of `"ghost"`.
+        virtual_batch_size: int. Size of a run with `"ghost"`.
         dtype: The dtype policy of the layer.
         name: string. The name of the layer.
     """
     kwargs = {"momentum": 0.99, "epsilon": 1e-3, "dtype": dtype, "name": name}
     if kind == "ghost":
         return GhostBatchNormalization(virtual_batch_size, **kwargs)
-    # On JAX one program sees the global batch, so that statistics are those
-    # of all devices without further ado, and the argument is refused there.
+    # On JAX one program sees the global batch, so statistics already cover
+    # all devices, and Keras refuses the argument.
     synchronized = (
         kind == "synchronized" and keras.config.backend() == "tensorflow"
     )
@@ -34,20 +34,22 @@ def batch_normalization(kind, virtual_batch_size, dtype, name):
 class MBConvBlock(layers.Layer):
     """Inverted bottleneck with squeeze and excitation.
 
-    Expansion by a 1x1 convolution, a depthwise convolution, squeeze and
-    excitation, a projection by a 1x1 convolution and, where shapes allow, a
-    residual connection whose branch is dropped at random for whole examples.
+    The block consists of an expansion by a 1x1 convolution, a depthwise
+    convolution, squeeze and excitation, a projection by a 1x1 convolution
+    and, with `residual`, a skip connection. In training, the residual branch
+    is dropped at random for whole examples.
 
     Args:
-        input_filters: int. Number of channels that come in.
-        output_filters: int. Number of channels that go out.
+        input_filters: int. Number of input channels.
+        output_filters: int. Number of output channels.
         kernel_size: int. Size of the depthwise kernel.
         strides: int. 1 or 2.
-        expansion_ratio: int. Factor of the hidden width; 1 leaves the
-            expansion out.
+        expansion_ratio: int. Hidden width relative to `input_filters`; 1
+            leaves out the expansion.
         squeeze_ratio: float. Width of the squeeze, relative to
             `input_filters`. Defaults to `0.25`.
-        residual: bool. Whether the input is added to the output.
+        residual: bool. Whether to add the input to the output. Defaults to
+            `False`.
         dropout: float. Probability of dropping the branch of an example in
             training (drop connect). Defaults to `0.0`.
         padding: string. How a strided convolution pads, see
@@ -56,7 +58,7 @@ class MBConvBlock(layers.Layer):
         squeeze_activation: string. See `EfficientNetBackbone`. Defaults to
             `None`.
         batch_norm: string. See `EfficientNetBackbone`. Defaults to `"local"`.
-        virtual_batch_size: int. See `EfficientNetBackbone`.
+        virtual_batch_size: int. See `EfficientNetBackbone`. Defaults to `16`.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class MBConvBlock(layers.Layer):
         )
 
     def _dense(self, units, name):
-        # A 1x1 convolution of a 1x1 map.
+        # Equivalent to a 1x1 convolution of a 1x1 map.
         return layers.Dense(
             units,
             kernel_initializer=FanOutNormal(),
@@ -159,7 +161,7 @@ class MBConvBlock(layers.Layer):
         if self.expansion_ratio != 1:
             self.expand_conv.build(narrow)
             self.expand_bn.build(wide)
-        # Without weights, but quantisation wants all layers built.
+        # These have no weights, but quantisation needs all layers built.
         if self.pad is not None:
             self.pad.build(wide)
         self.drop_connect.build(projected)

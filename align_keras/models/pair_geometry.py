@@ -1,7 +1,7 @@
-"""Where images and texts lie on the sphere, as metrics of training.
+"""Training metrics for the geometry of image and text embeddings.
 
-docs/evaluation.md defines the quantities, and `align_keras.evaluation`
-measures them on all of a data set at once.
+docs/evaluation.md defines them, and `align_keras.evaluation` measures them on
+a whole data set at once.
 """
 
 import keras
@@ -16,9 +16,10 @@ EMBEDDINGS = ("image", "text")
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Alignment(PairMetric):
-    """Mean squared distance of an image and its text.
+    """Mean squared distance between an image and its text.
 
-    0 where every text lies on its image, 2 where they are orthogonal.
+    It is 0 if each text has the embedding of its image, and 2 if the two are
+    orthogonal.
 
     Args:
         name: string. Defaults to `"alignment"`.
@@ -49,10 +50,10 @@ class Alignment(PairMetric):
 
 
 class _MeanOverTwo(PairMetric):
-    """A mean over every two rows of the global batch.
+    """A mean over all pairs of different rows of the global batch.
 
-    Two rows weigh the product of their weights. It takes the matrix of all of
-    them.
+    The weight of a pair is the product of the weights of its rows. This
+    computes the matrix of all pairs.
     """
 
     def measure(self, images, texts, sample_weight, mask):
@@ -63,10 +64,10 @@ class _MeanOverTwo(PairMetric):
         weights = _weights(rows, sample_weight, mask)
         columns = cross_replica_gather(rows)
         count = ops.shape(rows)[0]
-        # With `floatx` of 64 bits, `arange` would give integers of 64 bits.
+        # With a 64-bit `floatx`, `arange` would return 64-bit integers.
         own = backend.replica_index() * count + ops.arange(count, dtype="int32")
         others = ops.arange(ops.shape(columns)[0], dtype="int32")
-        # Each two once, on the replica of the first.
+        # Count each pair of rows once, on the replica of the first row.
         later = others > ops.expand_dims(own, 1)
         both = ops.expand_dims(weights, 1) * cross_replica_gather(weights)
         return (
@@ -75,18 +76,18 @@ class _MeanOverTwo(PairMetric):
         )
 
     def mean(self):
-        # Of nothing it has no value, and 0 would be one.
+        # Without data there is no mean: NaN, as 0 could be a real value.
         return self.total / self.count
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Uniformity(_MeanOverTwo):
-    """How evenly the vectors of images, or of texts, are spread.
+    """How evenly the embeddings of images, or of texts, are spread.
 
-    The logarithm of the mean of `exp(-2 ||x_i - x_j||^2)` over every two
-    different rows of a batch: 0 where all are the same, about -4 where unit
-    vectors of many dimensions are spread evenly. NaN before two rows were
-    seen.
+    This is the logarithm of the mean of `exp(-2 ||x_i - x_j||^2)` over all
+    pairs of different rows in a batch. It is 0 if all embeddings are equal,
+    and about -4 if unit vectors of many dimensions are spread evenly. It is
+    NaN until two rows have been seen.
 
     Args:
         embeddings: string. `"image"` or `"text"`. Defaults to `"image"`.
@@ -134,9 +135,9 @@ class ModalityGap(_MeanOverTwo):
     """Distance between the mean image and the mean text.
 
     Its square is estimated as the mean of `(x_i - y_i) · (x_j - y_j)` over
-    every two different pairs of a batch. Unlike the distance of a batch's
-    means, this does not depend on the size of the batch; below zero it counts
-    as zero. NaN before two pairs were seen.
+    any two different image–text pairs in a batch. Unlike the distance between
+    the means of a batch, this does not depend on the batch size. A negative
+    estimate counts as zero. The metric is NaN until two pairs have been seen.
 
     Args:
         name: string. Defaults to `"modality_gap"`.
@@ -167,7 +168,7 @@ class ModalityGap(_MeanOverTwo):
 
 
 def _weights(rows, sample_weight, mask):
-    """Weights of the rows; those that only fill up the batch have none."""
+    """Return the weights of the rows; padding rows have zero weight."""
     weights = ops.ones_like(rows[:, 0])
     for part in (sample_weight, mask):
         if part is not None:

@@ -1,25 +1,26 @@
-"""What metrics of the pairs of a batch have in common."""
+"""The base class of metrics over the pairs of a batch."""
 
 import keras
 
 
 class PairMetric(keras.metrics.Mean):
-    """A mean over what `measure` finds in the pairs of a batch.
+    """A mean over the values that `measure` returns for the pairs of a batch.
 
-    `measure(images, texts, sample_weight, mask)` returns values and weights.
+    A subclass implements `measure(images, texts, sample_weight, mask)`, which
+    returns values and their weights.
     """
 
-    # `AlignDualEncoder` passes its mask to metrics that say so.
+    # Makes `AlignDualEncoder` pass the mask.
     takes_mask = True
 
     def update_state(
         self, image_embeddings, text_embeddings, sample_weight=None, mask=None
     ):
-        """Count the pairs of a batch.
+        """Add the pairs of a batch to the mean.
 
         Args:
-            image_embeddings: tensor of shape `(batch, dim)`, unit rows.
-            text_embeddings: tensor of shape `(batch, dim)`, unit rows.
+            image_embeddings: tensor of shape `(batch, dim)` with unit rows.
+            text_embeddings: tensor of shape `(batch, dim)` with unit rows.
             sample_weight: Optional tensor of shape `(batch,)`.
             mask: Optional bool tensor of shape `(batch,)`, False for rows
                 that only fill up the batch.

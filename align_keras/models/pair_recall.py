@@ -12,16 +12,16 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class PairRecall(PairMetric):
-    """How often the own text of an image is among the best `k` of the batch.
+    """How often an image's own text is among the best `k` in the batch.
 
-    Ranks are those of the cosines within the global batch; of equal scores,
-    the first in the batch comes first, and rows that only fill up the batch
-    are left out. It takes the matrix of all scores of the batch.
+    Texts are ranked by cosine similarity within the global batch. Among equal
+    scores, the first in the batch ranks first. Padding rows are left out.
+    This computes the matrix of all scores in the batch.
 
     Args:
-        k: int. How many of the best count. Defaults to `5`.
+        k: int. Number of best results to look at. Defaults to `5`.
         direction: string. `"image_to_text"` ranks texts for each image,
-            `"text_to_image"` images for each text. Defaults to
+            `"text_to_image"` ranks images for each text. Defaults to
             `"image_to_text"`.
         name: string. Defaults to `"{direction}_recall_at_{k}"`.
         dtype: The dtype of the mean.
@@ -63,7 +63,7 @@ class PairRecall(PairMetric):
                 weight = weight * ops.cast(sample_weight, "float32")
             sample_weight = weight
         count = ops.shape(rows)[0]
-        # With `floatx` of 64 bits, `arange` would give integers of 64 bits.
+        # With a 64-bit `floatx`, `arange` would return 64-bit integers.
         place = ops.arange(count, dtype="int32")
         own = ops.expand_dims(backend.replica_index() * count + place, 1)
         best = ops.take_along_axis(scores, own, axis=1)

@@ -22,15 +22,16 @@ class Pooling(layers.Layer):
     """Reduces the output of an encoder to one vector for each example.
 
     Args:
-        mode: string. `"average"` over all places that the mask leaves,
-            `"first"` place, the `"last"` that the mask leaves, or `"none"`
-            for an output that is pooled already.
+        mode: string. `"average"` averages the positions that the mask keeps,
+            `"first"` takes the first position, `"last"` takes the last one
+            that the mask keeps, and `"none"` returns an output that is
+            already pooled. Defaults to `"average"`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: float tensor of shape `(batch, ..., channels)`.
-        mask: Optional tensor of shape `(batch, ...)`, 1 or true for the
-            places that count, 0 for padding.
+        mask: Optional tensor of shape `(batch, ...)`, 1 or true for positions
+            that count, 0 for padding.
 
     Returns:
         A float tensor of shape `(batch, channels)`.
@@ -66,7 +67,7 @@ class Pooling(layers.Layer):
 
 
 def _masked_mean(inputs, mask, axis):
-    """Average the places that count; where there is none, the result is 0."""
+    """Average the positions that count; the result is 0 if there are none."""
     if (
         any(
             None not in pair and pair[0] != pair[1]
@@ -87,7 +88,7 @@ def _masked_mean(inputs, mask, axis):
 
 
 def _last(inputs, mask):
-    """Take the last place that counts; the first where there is none."""
+    """Take the last position that counts, or the first if there is none."""
     if len(inputs.shape) != 3:
         raise ValueError(
             "Only a sequence has a last place. Received: output of shape "
@@ -101,27 +102,27 @@ def _last(inputs, mask):
 
 
 def until_end_of_text(token_ids):
-    """Return a mask up to the first token with the highest id of its text."""
+    """Return a mask up to the first token with the highest id in each text."""
     places = ops.cumsum(ops.ones_like(token_ids), axis=1)
     ends = ops.cast(ops.argmax(token_ids, axis=1), token_ids.dtype)
     return ops.cast(places <= ops.expand_dims(ends, 1) + 1, "int32")
 
 
 def resolve_pooling(mode, outputs, kind, encoder=None):
-    """Choose how to pool an encoder's output where `mode` is `"auto"`.
+    """Choose how to pool the output of an encoder if `mode` is `"auto"`.
 
-    A map of places is averaged, a sequence of image patches too; of a
-    sequence of tokens, the place is taken where the encoder is known to gather
-    what it has read.
+    Feature maps and sequences of image patches are averaged. From a sequence
+    of tokens, one token is taken: the one that represents the text in
+    encoders of this class, see `GATHERED`.
 
     Args:
         mode: string. One of `POOLINGS`.
         outputs: tensor. The output of the encoder.
         kind: string. `"image"` or `"text"`.
-        encoder: `keras.Model`. Defaults to `None`: an unknown one.
+        encoder: `keras.Model`. Defaults to `None`, for an unknown encoder.
 
     Returns:
-        A string, one of `POOLINGS` but `"auto"`.
+        A string, one of `POOLINGS` except `"auto"`.
     """
     known = [m for m in POOLINGS if kind == "text" or m != "end_of_text"]
     if mode not in known:

@@ -1,10 +1,10 @@
-"""How the outputs of an encoder become one vector, by name."""
+"""The names of the ways to pool the outputs of an encoder."""
 
 POOLINGS = ("auto", "average", "first", "last", "end_of_text", "none")
 
-# Where a text encoder gathers what it has read, by the name of its class. Of
-# one that looks ahead, the first token; of one that looks back only, the last;
-# CLIP puts a token with the highest id of all at the end.
+# The token that represents a text, by the class name of the encoder: the first
+# for bidirectional encoders, the last for causal ones. CLIP ends a text with
+# the token that has the highest id.
 GATHERED = {
     "first": (
         "AlbertBackbone",

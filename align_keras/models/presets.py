@@ -1,6 +1,6 @@
-"""Presets by name: shipped architectures, directories, and handles.
+"""Find and load presets: shipped architectures, directories and handles.
 
-What `save_to_preset` writes is a directory in KerasHub's format.
+`save_to_preset` writes a directory in KerasHub's format.
 """
 
 import contextlib
@@ -36,29 +36,29 @@ from align_keras.models.shipped_presets import pretrained_handle
 from align_keras.models.shipped_presets import shipped_config
 from align_keras.models.shipped_presets import shipped_configs
 
-# SHA-256 digests of the weight files, by name.
+# The file with the SHA-256 digests of a preset's files, by name.
 CHECKSUMS = "checksums.json"
 _CONFIG = "config.json"
 _WEIGHT_FILES = ("model.weights.h5", "model.weights.json")
-# Any of these makes a directory a preset of ours or weights of others.
+# A directory with one of these is a preset or holds foreign weights.
 CONFIG_FILES = ("config.json", "bert_config.json", "params.yaml")
 
 
 def find_preset(preset, *part):
-    """Find a preset.
+    """Find a preset by name, directory or handle.
 
     Args:
         preset: string. The name of a preset that we or KerasHub ship, a
             directory, or a handle with a scheme such as `hf://`.
-        *part: string. The name of a file that makes a directory a preset too.
+        *part: string. Names of further files that identify a directory as a
+            preset.
 
     Returns:
         A string: the directory, the handle, or the name of a preset that we
         ship.
 
     Raises:
-        OutsideFolder: A file of the directory is a link that leads out of
-            it.
+        OutsideFolder: The directory contains a link that points outside it.
         ValueError: `preset` is neither a name nor a directory; the message
             suggests the nearest name.
     """
@@ -70,7 +70,7 @@ def find_preset(preset, *part):
         return preset
     path = Path(preset)
     if any((path / name).is_file() for name in (*CONFIG_FILES, *part)):
-        # Whoever packed it would choose what is shown as its vocabulary.
+        # A link could make any file on this computer the vocabulary.
         check_links(path)
         return preset
     if path.exists():
@@ -89,14 +89,14 @@ def find_preset(preset, *part):
 
 
 def preset_file(preset, name):
-    """Find a file of a preset, downloading it where that is a handle.
+    """Find a file of a preset, downloading it if the preset is a handle.
 
     Args:
-        preset: string. What `find_preset` returned.
+        preset: string. A result of `find_preset`.
         name: string. The name of the file.
 
     Returns:
-        A `pathlib.Path`, or `None` where the preset has no such file.
+        A `pathlib.Path`, or `None` if the preset has no such file.
     """
     preset = str(preset)
     if is_shipped(preset):
@@ -111,7 +111,7 @@ def preset_file(preset, name):
 
 
 def has_weights(preset):
-    """Tell whether a preset holds weights, not an architecture alone."""
+    """Tell whether a preset holds weights, not only an architecture."""
     if is_shipped(preset):
         return False
     if "://" in preset or foreign_weights(preset) is not None:
@@ -157,11 +157,11 @@ def foreign_weights(path):
     """Open the weights of another library.
 
     Args:
-        path: string. What `find_preset` returned.
+        path: string. A result of `find_preset`.
 
     Returns:
-        A `ForeignWeights` of `align_keras.interop`, or `None` where `path` is
-        a preset of ours.
+        A `ForeignWeights` of `align_keras.interop`, or `None` if `path` needs
+        no conversion.
     """
     if is_shipped(path):
         return None
@@ -169,16 +169,16 @@ def foreign_weights(path):
 
 
 def preset_directory(preset):
-    """Return the local directory of a preset, downloading it where needed.
+    """Return the local directory of a preset, downloading it if needed.
 
     Args:
-        preset: string. A directory, a handle, or the name of one.
+        preset: string. A directory, a handle, or the name of a preset.
 
     Returns:
         `pathlib.Path`.
 
     Raises:
-        ValueError: There is no such preset, or it is an architecture.
+        ValueError: There is no such preset, or it has no weights.
     """
     path = find_preset(preset)
     if is_shipped(path):
@@ -192,7 +192,7 @@ def preset_directory(preset):
     return handle_directory(path) if foreign is None else foreign.directory
 
 
-# What `keras.Model` takes, beside the arguments of a class.
+# Arguments of `keras.Model`, besides those of a class.
 _OF_MODELS = {"inputs", "outputs", "dtype", "name", "trainable"}
 
 
@@ -200,7 +200,7 @@ class PresetMixin(backend.Module):
     """Adds the shipped presets to a KerasHub `Backbone`."""
 
     def __init__(self, *args, **kwargs):
-        # Keras' functional models take any keyword and forget it.
+        # Keras' functional models silently ignore unknown keywords.
         unknown = sorted(set(kwargs) - _OF_MODELS)
         if unknown:
             known = inspect.signature(type(self)).parameters
@@ -227,12 +227,12 @@ class PresetMixin(backend.Module):
 
         Args:
             preset: string. The name of a shipped preset, a local preset
-                directory, or a handle that KerasHub knows, such as
+                directory, or a handle that KerasHub supports, such as
                 `kaggle://` or `hf://`; or a directory of another library,
                 whose weights are converted (docs/foreign_weights.md).
             load_weights: bool. Whether to load the weights of the preset.
-                Shipped presets are architectures without weights; a notice
-                says so once. Defaults to `True`.
+                Shipped presets are architectures without weights, which is
+                reported once. Defaults to `True`.
             **kwargs: Arguments of the constructor that replace those of the
                 preset.
 
@@ -247,7 +247,7 @@ class PresetMixin(backend.Module):
         if foreign is not None:
             return foreign.load(cls, load_weights, **kwargs)
         if load_weights and path.startswith(HUGGING_FACE):
-            # KerasHub would not compare what it downloads with any digest.
+            # KerasHub would not verify the digests of its downloads.
             path = str(handle_directory(path))
         if load_weights and not has_weights(path):
             _say_fresh_weights(preset)
@@ -256,7 +256,7 @@ class PresetMixin(backend.Module):
             check_weights(path)
         if not is_shipped(path):
             with described(path):
-                # KerasHub's loader of backbones forgets which layers are
+                # KerasHub's backbone loader loses track of which layers are
                 # quantised.
                 dtype = load_config(path)["config"].get("dtype")
                 if is_quantized(dtype):
@@ -274,7 +274,7 @@ class PresetMixin(backend.Module):
 
         Args:
             preset_dir: string. The directory.
-            max_shard_size: int or float. Greatest size of a weight file in
+            max_shard_size: int or float. Maximum size of a weight file in
                 GB. Defaults to `10`.
         """
         directory = local_path(preset_dir)
@@ -286,13 +286,15 @@ class PresetMixin(backend.Module):
         """Export the model for inference, see `keras.Model.export`.
 
         Args:
-            filepath: string or `pathlib.Path`. What to write.
-            format: string. Keras' own `"onnx"` leaves out operations that it
-                does not know, such as exact GELU, so ours takes its place.
-                Defaults to `"tf_saved_model"`.
-            **kwargs: Arguments that `keras.Model.export` has for the format.
-                On JAX, networks such as BERT need an `input_signature` that
-                fixes the length of texts.
+            filepath: string or `pathlib.Path`. The file or directory to
+                write.
+            format: string. A format of `keras.Model.export`. `"onnx"` uses
+                our own exporter, because that of Keras does not support some
+                operations, such as exact GELU. Defaults to
+                `"tf_saved_model"`.
+            **kwargs: Arguments of `keras.Model.export` for the format. On
+                JAX, networks such as BERT need an `input_signature` with a
+                fixed text length.
         """
         filepath = str(local_path(filepath))
         _check_format(format)
@@ -312,14 +314,14 @@ class PresetMixin(backend.Module):
 
 
 class StoredPart:
-    """A part of a preset that is saved to a local directory or a store."""
+    """Saves a part of a preset to a local directory or a store."""
 
     @stored("preset_dir")
     def save_to_preset(self, preset_dir):
         """Save the part to a preset directory.
 
         Args:
-            preset_dir: string. The directory, or its address.
+            preset_dir: string. The directory, or its URL in a store.
         """
         directory = local_path(preset_dir)
         super().save_to_preset(str(directory))
@@ -344,14 +346,14 @@ def _is_of_part(name):
 
 
 def write_checksums(directory):
-    """Write down the digests of the weight files and config of a directory."""
+    """Store the digests of the weight files and the config of a directory."""
     directory = Path(directory)
     files = [directory / _CONFIG, *glob_visible(directory, "*.weights.*")]
     _write_checksums(directory, files, _is_of_model)
 
 
 def _write_checksums(directory, files, own):
-    """Write the checksums of files; those that are not `own` stay."""
+    """Write the checksums of files; keep those of names that are not `own`."""
     listed = directory / CHECKSUMS
     digests = _read_checksums(listed) if listed.is_file() else {}
     digests = {name: d for name, d in digests.items() if not own(name)}
@@ -362,7 +364,7 @@ def _write_checksums(directory, files, own):
     write_json(listed, digests)
 
 
-# Where the formats of an export can be made.
+# The backends that support each export format.
 _BACKENDS = {
     "tf_saved_model": ("tensorflow", "jax"),
     "onnx": ("tensorflow",),
@@ -373,7 +375,7 @@ _BACKENDS = {
 
 
 def _check_format(format):
-    """Refuse a format that this backend, or what is installed, cannot make."""
+    """Refuse a format that this backend or installation cannot export."""
     backend = keras.config.backend()
     backends = _BACKENDS.get(format, (backend,))
     if backend not in backends:
@@ -389,7 +391,7 @@ def _check_format(format):
 
 @contextlib.contextmanager
 def _fixed_sizes_asked():
-    """Say what to pass to JAX, which cannot compare sizes it does not know."""
+    """Explain what to pass when JAX fails because a size is unknown."""
     try:
         yield
     except Exception as error:
@@ -406,7 +408,7 @@ def _fixed_sizes_asked():
 
 @contextlib.contextmanager
 def described(path, file="config.json"):
-    """Say in one sentence that a config is none; Keras would print it all."""
+    """Report an invalid config in one sentence; Keras would print all of it."""
     try:
         yield
     except (AttributeError, KeyError, TypeError) as error:
@@ -418,11 +420,11 @@ def described(path, file="config.json"):
 
 
 def check_weights(preset):
-    """Refuse weights that are not those that were saved.
+    """Refuse weights that differ from those that were saved.
 
     Args:
-        preset: string. What `find_preset` returned; other presets than
-            directories, and those without checksums, are taken as they are.
+        preset: string. A result of `find_preset`. Presets that are not
+            directories or have no checksums are not checked.
 
     Raises:
         ValueError: A weight file is damaged or missing; the message names it.
@@ -440,7 +442,7 @@ def _read_checksums(path):
 
 
 def _check_files(preset, own):
-    """Refuse files of which `own` is true and that are not as saved."""
+    """Refuse files that have changed, among the names accepted by `own`."""
     if is_shipped(preset) or "://" in preset:
         return
     listed = Path(preset) / CHECKSUMS
@@ -457,12 +459,12 @@ def _check_files(preset, own):
 
 
 def is_quantized(dtype):
-    """Whether the config of a dtype policy holds one for each layer."""
+    """Whether the config of a dtype policy has one policy for each layer."""
     return isinstance(dtype, dict) and dtype["class_name"] == "DTypePolicyMap"
 
 
 def refuse_dtype(dtype):
-    """Refuse a dtype that a caller asks for in the place of a quantised one.
+    """Refuse a dtype that a caller passes to replace a quantised one.
 
     Raises:
         ValueError: `dtype` is neither `None` nor a saved one.
@@ -500,7 +502,7 @@ def load_part(cls, preset, part, **kwargs):
     """Load a preprocessor, or a part of one, from a preset.
 
     Args:
-        cls: class of what is loaded.
+        cls: The class to load.
         preset: string, see `find_preset`; or a directory that the part's own
             `save_to_preset` wrote.
         part: string. `"tokenizer"`, `"image_converter"` or `"preprocessor"`.
@@ -508,7 +510,7 @@ def load_part(cls, preset, part, **kwargs):
             preset.
 
     Returns:
-        An instance of `cls`, or of what the preset has in its place.
+        An instance of `cls`, or of the class that the preset names instead.
 
     Raises:
         ValueError: The preset has no such part.
@@ -523,7 +525,7 @@ def load_part(cls, preset, part, **kwargs):
     config = preset_file(path, file)
     if config is not None:
         _check_files(path, _is_of_part)
-    # Others have files of this name too.
+    # Other libraries have files of this name too.
     about = None if config is None else read_json(config)
     if not isinstance(about, dict) or "class_name" not in about:
         raise ValueError(
@@ -548,9 +550,10 @@ def _say_architecture(name):
 
 
 class _Architecture(dict):
-    """What KerasHub finds under the name of an architecture that we ship.
+    """KerasHub's entry for an architecture that we ship.
 
-    Its own classes load what has weights.
+    KerasHub's own classes only load presets with weights; this entry makes
+    them raise an error that says what to do.
     """
 
     def __init__(self, name):

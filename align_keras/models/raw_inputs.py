@@ -1,4 +1,4 @@
-"""Images and texts as they come, where the model takes numbers."""
+"""Let the model take raw images and texts, by running its preprocessor."""
 
 import types
 
@@ -14,12 +14,12 @@ from align_keras.keras_hub_internals import DataAdapter
 
 
 def is_float(images):
-    """Whether images are numbers for the network already."""
+    """Whether images are float arrays, which need no preprocessing."""
     return "float" in str(getattr(images, "dtype", ""))
 
 
 def is_raw(inputs):
-    """Whether inputs are images or texts for the preprocessor."""
+    """Whether inputs need to go through the preprocessor."""
     if not isinstance(inputs, dict):
         return True
     if "texts" in inputs:
@@ -28,10 +28,10 @@ def is_raw(inputs):
 
 
 def named_pair(parts):
-    """Name images and texts, which come as a tuple or list.
+    """Turn a tuple or list of images and texts into a dict.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: The tuple or list holds something else.
     """
     if len(parts) != 2 or isinstance(parts[0], dict):
         kinds = ", ".join(type(part).__name__ for part in parts)
@@ -45,11 +45,11 @@ def named_pair(parts):
 
 
 class RawInputs:
-    """Passes what `fit`, `evaluate` and `predict` get through `preprocessor`.
+    """Runs `preprocessor` on the inputs of `fit`, `evaluate` and `predict`.
 
-    Inputs are raw where texts are strings, or images are no floats: a dict of
-    `"images"` and `"texts"`, or a tuple of both. What the network takes as it
-    is passes unchanged.
+    Raw inputs are a dict of `"images"` and `"texts"`, or a tuple of both, with
+    texts as strings or images that are not floats. Inputs that the network
+    accepts directly pass unchanged.
     """
 
     def fit(self, x=None, *args, validation_data=None, **kwargs):
@@ -78,18 +78,18 @@ class RawInputs:
         return super().predict_on_batch(self._at_once(x))
 
     def prepare(self, inputs):
-        """Turn raw inputs into what the model is called with.
+        """Turn raw inputs into the inputs of the model.
 
         Args:
             inputs: dict with `"images"` and `"texts"`, or a tuple of both, see
-                `AlignPreprocessor`; or what the model takes already, such as
-                float images, which stay as they are.
+                `AlignPreprocessor`. Inputs that the model already accepts,
+                such as float images, are returned unchanged.
 
         Returns:
             A dict of tensors.
 
         Raises:
-            ValueError: There are texts twice, as strings and as tokens.
+            ValueError: Texts are given both as strings and as tokens.
         """
         if isinstance(inputs, (tuple, list)):
             inputs = named_pair(inputs)
@@ -111,7 +111,7 @@ class RawInputs:
         return {**ready, **preprocessor(raw)}
 
     def require_preprocessor(self):
-        """Return the preprocessor; raise `ValueError` where there is none."""
+        """Return the preprocessor, or raise `ValueError` if there is none."""
         if self.preprocessor is None:
             raise ValueError(
                 "The model has no preprocessor, so it takes float images and "
@@ -138,7 +138,7 @@ class RawInputs:
         return (self._prepared_inputs(data[0]), *data[1:])
 
     def _prepared_inputs(self, x):
-        """Prepare inputs of any kind; what is large, batch by batch."""
+        """Prepare inputs of any kind, and large ones batch by batch."""
         if x is None or isinstance(x, DataAdapter) or is_distributed(x):
             return x
         if hasattr(x, "element_spec"):
@@ -152,11 +152,11 @@ class RawInputs:
             return x.map(run, num_parallel_calls=-1)
         if isinstance(x, keras.utils.PyDataset):
             if self.preprocessor is None:
-                # An error within an epoch of JAX would cost the weights.
+                # On JAX, an error within an epoch would lose the weights.
                 self._prepare_batch(x[0])
             return _PreparedDataset(x, self._prepare_batch)
         if isinstance(x, types.GeneratorType):
-            # Keras takes tuples only.
+            # Keras requires tuples.
             batches = (to_numpy(self._prepare_batch(data)) for data in x)
             return (b if isinstance(b, tuple) else (b,) for b in batches)
         if _is_grain(x):
@@ -166,7 +166,7 @@ class RawInputs:
         return self._at_once(x, but_arrays=True)
 
     def _at_once(self, x, but_arrays=False):
-        """Prepare arrays; `but_arrays` leaves those of images for later."""
+        """Prepare arrays; `but_arrays` leaves image arrays for later."""
         if isinstance(x, (tuple, list)):
             x = named_pair(x)
         if not isinstance(x, dict) or not is_raw(x):
@@ -229,7 +229,7 @@ def _is_grain(x):
 
 
 def _is_pair(data):
-    """Whether a tuple is `(images, texts)`, in the place of `(x, y)`."""
+    """Whether a tuple is `(images, texts)` instead of `(x, y)`."""
     if not isinstance(data, tuple) or len(data) < 2:
         return False
     return not isinstance(data[0], (dict, tuple)) and _is_text(data[1])
@@ -249,7 +249,7 @@ def _is_array(value):
 
 
 def _listed(value):
-    """A list in the place of an array of strings, or of a column of pandas."""
+    """Turn an array of strings or a pandas column into a list."""
     if hasattr(value, "tolist") and _is_text(value):
         return value.tolist()
     return value

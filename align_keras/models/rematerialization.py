@@ -8,12 +8,12 @@ from align_keras.models.towers import trained_variables
 
 
 def rematerialize(layer, function, *inputs):
-    """Run a block; in a step that asks for it, compute it anew backwards.
+    """Run a block, and recompute it in the backward pass if the step asks.
 
-    The block becomes a function of its inputs and its variables. The backward
-    pass repeats it from the same variables and the same state of its random
-    numbers, so that dropout falls alike, and what it assigned to its
-    variables, such as the statistics of a normalisation, counts once.
+    The block becomes a pure function of its inputs and variables. The backward
+    pass repeats it with the same variables and the same random state, so
+    dropout draws the same mask. Assignments to its variables, such as the
+    moving statistics of a normalisation, are applied once.
 
     Args:
         layer: `keras.Layer`. Owns all variables that `function` uses.
@@ -21,7 +21,7 @@ def rematerialize(layer, function, *inputs):
         *inputs: float tensors.
 
     Returns:
-        What `function` returns, a tensor.
+        The tensor that `function` returns.
     """
     if not rematerializing():
         return function(*inputs)
@@ -46,14 +46,14 @@ def rematerialize(layer, function, *inputs):
 
 
 def rematerialize_encoder(encoder, function):
-    """Run an encoder as one block, unless it is made of blocks itself.
+    """Run an encoder as one block, unless it rematerialises its own blocks.
 
     Args:
         encoder: `keras.Model`.
-        function: callable without arguments that runs it.
+        function: callable without arguments that runs the encoder.
 
     Returns:
-        What `function` returns, a tensor.
+        The tensor that `function` returns.
     """
     if getattr(encoder, "rematerializes_blocks", False):
         return function()

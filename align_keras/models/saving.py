@@ -1,4 +1,4 @@
-"""How a dual encoder is saved, loaded and exported."""
+"""Save, load, clone and export a dual encoder."""
 
 import base64
 import copy
@@ -23,15 +23,16 @@ from align_keras.models.lora import lora_layers
 from align_keras.models.lora import merged_lora
 from align_keras.models.snapshot import Snapshot
 
-# What stands in a preset's config for a preprocessor with files of its own.
+# Marks a preprocessor in a preset's config that is stored in separate files.
 BESIDE = "preprocessor.json"
 _TOWERS = ("image_encoder", "text_encoder")
 
 
 class _OfClone(dict):
-    """What `clone_model` takes for the outputs of a graph that it has cloned.
+    """Carries a clone through `clone_model`, as outputs of a cloned graph.
 
-    It passes them to the class of the model, which takes the clone from them.
+    Keras passes these outputs to the class of the model, which returns the
+    clone that they carry.
     """
 
     def __init__(self, model):
@@ -44,10 +45,10 @@ def _are_of_clone(args):
 
 
 def _unless_cloned(construct):
-    """Let a constructor take what `clone_model` has, and leave it as it is.
+    """Make a constructor do nothing if `clone_model` passes a finished clone.
 
-    Keras passes a graph to constructors that name no arguments; of others it
-    makes a plain model.
+    Keras only passes a graph to constructors without named arguments; for
+    others it would make a plain model.
     """
 
     @functools.wraps(construct)
@@ -59,25 +60,26 @@ def _unless_cloned(construct):
         inspect.signature(construct).bind(None)
     except TypeError:
         return run
-    # Of a constructor without required arguments Keras gathers all that `run`
-    # names, and must not look through it for them.
+    # For a constructor without required arguments, Keras collects the
+    # arguments from the signature, and must see that of `run`.
     del run.__wrapped__
     return run
 
 
 def _layers_of(tower):
-    """All layers within an encoder, in an order that its config fixes."""
+    """List all layers in an encoder, in an order that its config determines."""
     return list(tower._flatten_layers(include_self=False))
 
 
 class Saving:
-    """Saves the towers and the preprocessor of a dual encoder with it."""
+    """Saves a dual encoder together with its towers and preprocessor."""
 
     def own_dtype_config(self):
-        """Return the config of the dtype policy of what is no tower.
+        """Return the config of the dtype policy outside the towers.
 
-        The towers keep policies of their own. KerasHub's `get_config` would
-        gather those of all layers by their paths, which two towers may share.
+        The towers save their own policies. KerasHub's `get_config` would
+        collect the policies of all layers by path, but the paths of two
+        towers may coincide.
         """
         policy = self.dtype_policy
         if not isinstance(policy, DTypePolicyMap):
@@ -92,16 +94,16 @@ class Saving:
         return keras.dtype_policies.serialize(policy)
 
     def frozen_layers(self):
-        """Tell which layers of encoders that are trained are not.
+        """List the frozen layers of encoders that are not frozen as a whole.
 
-        The config of an encoder tells whether it is trained as a whole.
+        The config of an encoder already says whether all of it is frozen.
 
         Returns:
-            A dict from `"image_encoder"` or `"text_encoder"` to the places of
+            A dict from `"image_encoder"` or `"text_encoder"` to the indices of
             these layers among all layers of the encoder.
         """
         if lora_layers(self):
-            return {}  # What the updates froze, merging them sets free.
+            return {}  # Merging the updates unfreezes what they froze.
         found = {}
         for name in _TOWERS:
             tower = getattr(self, name)
@@ -115,13 +117,13 @@ class Saving:
         return found
 
     def preprocessor_config(self):
-        """Return the config of the preprocessor, its vocabulary included."""
+        """Return the config of the preprocessor, including its vocabulary."""
         if self.__dict__.get("_saves_preset"):
-            return BESIDE  # A preset has files of its own for it.
+            return BESIDE  # A preset stores it in separate files.
         config = keras.saving.serialize_keras_object(self.preprocessor)
         tokenizer = config["config"].get("tokenizer")
-        # KerasHub keeps a vocabulary in files beside the config, of which a
-        # copy in memory has none.
+        # KerasHub keeps a vocabulary in files next to the config, but a config
+        # in memory has no files.
         for name in ("vocabulary", "merges", "proto"):
             if tokenizer and tokenizer["config"].get(name, "") is None:
                 value = getattr(self.preprocessor.tokenizer, name, None)
@@ -134,16 +136,16 @@ class Saving:
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         if config.get("trainable"):
-            # Setting it would set free the layers that are frozen.
+            # Setting it would unfreeze the layers that are frozen.
             del config["trainable"]
         frozen = config.pop("frozen_layers", {})
         for name in _TOWERS:
             tower = config[name]
             if not isinstance(tower, dict):
                 continue
-            # A dtype that the caller asked for holds for the towers too.
-            # A saved dtype is a dict, and the towers have their own, as have
-            # those that are quantised.
+            # A dtype from the caller applies to the towers too. A saved dtype
+            # is a dict, and then the towers have their own; so do quantised
+            # towers.
             dtype, own = config.get("dtype"), tower["config"].get("dtype")
             if presets.is_quantized(own):
                 presets.refuse_dtype(dtype)
@@ -162,7 +164,7 @@ class Saving:
             )
             config["preprocessor"] = None
         elif isinstance(preprocessor, dict):
-            # KerasHub puts the parts that it makes into the config it reads.
+            # KerasHub changes the config: it puts the objects it makes into it.
             config["preprocessor"] = keras.saving.deserialize_keras_object(
                 copy.deepcopy(preprocessor), custom_objects
             )
@@ -184,8 +186,8 @@ class Saving:
         return super().__new__(cls, *args, **kwargs)
 
     def _run_through_graph(self, inputs, **functions):
-        # `clone_model` alone gives both functions. It would make a plain graph,
-        # which could not be trained as this model is.
+        # Only `clone_model` passes both functions. It would make a plain
+        # graph, which could not be trained like this model.
         if sorted(functions) != ["call_fn", "operation_fn"]:
             return super()._run_through_graph(inputs, **functions)
         clone = functions["operation_fn"]
@@ -221,7 +223,7 @@ class Saving:
             "text_encoder": found[self.text_encoder],
         }
         if type(found[self.text_encoder]) is not type(self.text_encoder):
-            # With `recursive=True`, a plain graph, of which nothing is known.
+            # With `recursive=True` the clone is a plain graph of unknown class.
             config["text_pooling"] = self.resolved_text_pooling
         return _OfClone(type(self).from_config(config))
 
@@ -232,17 +234,17 @@ class Saving:
         Args:
             preset: string. The name of a shipped preset such as
                 `"align_b7_bert_base"`, a directory that `save_to_preset`
-                wrote, a handle that KerasHub knows; or a directory in Hugging
-                Face's layout, or a handle of one such as
+                wrote, or a handle that KerasHub supports; or a directory in
+                Hugging Face's layout, or the handle of one, such as
                 `"hf://kakaobrain/align-base"`, whose weights are converted.
             load_weights: bool. Whether to load the weights of the preset.
-                Shipped presets are architectures without weights; a notice
-                says so once. Defaults to `True`.
+                Shipped presets are architectures without weights, which is
+                reported once. Defaults to `True`.
             **kwargs: Arguments of the constructor that replace those of the
                 preset. `image_encoder` and `text_encoder` may be dicts of
                 arguments of the respective tower, for example
-                `text_encoder={"vocabulary_size": 30_000}`; weights that no
-                longer fit then need `load_weights=False`.
+                `text_encoder={"vocabulary_size": 30_000}`. If the weights no
+                longer fit, pass `load_weights=False`.
 
         Returns:
             An `AlignDualEncoder`.
@@ -284,25 +286,25 @@ class Saving:
         Low-rank updates are merged into the weights.
 
         Args:
-            preset_dir: string. The directory. Its files appear whole.
-            max_shard_size: int or float. Greatest size of a weight file in
+            preset_dir: string. The directory, which is written atomically.
+            max_shard_size: int or float. Maximum size of a weight file in
                 GB. Defaults to `10`.
         """
         self.begin_saving(preset_dir, max_shard_size)()
 
     def begin_saving(self, preset_dir, max_shard_size=10):
-        """Take what `save_to_preset` would write now, to write it later.
+        """Copy the current state of the model, to write a preset later.
 
         Args:
-            preset_dir: string. See `save_to_preset`; a local directory.
+            preset_dir: string. A local directory, see `save_to_preset`.
             max_shard_size: int or float. See `save_to_preset`.
 
         Returns:
-            A callable that writes the directory, while the model may be
-            trained on.
+            A callable that writes the directory. Training may continue in the
+            meantime.
         """
-        # Keras would write the optimizer's moments, thrice the weights' size,
-        # into the weight file of a compiled model.
+        # For a compiled model, Keras would also write the moments of the
+        # optimizer, and the weight file would be three times as large.
         optimizer = getattr(self, "optimizer", None)
         self.optimizer = None
         weights = []
@@ -361,24 +363,23 @@ class Saving:
     ):
         """Export the model for inference.
 
-        With a preprocessor, a SavedModel takes the bytes of images and
-        strings, see `align_keras.serving.export_saved_model`. All other
-        exports are those of Keras and take what the model is called with:
-        those of a model without preprocessor, of other formats, and with an
-        `input_signature`.
+        With a preprocessor, a SavedModel takes encoded images and strings,
+        see `align_keras.serving.export_saved_model`. If the model has no
+        preprocessor, the format is another, or an `input_signature` is given,
+        the export has the same inputs as the model, as in Keras.
 
         Args:
-            filepath: string or `pathlib.Path`. What to write.
+            filepath: string or `pathlib.Path`. The file or directory to
+                write.
             format: string. `"tf_saved_model"`, `"onnx"`, `"openvino"`,
                 `"litert"`, or another format of `keras.Model.export`.
                 Defaults to `"tf_saved_model"`.
             verbose: bool. Whether to print what was written. Defaults to
-                `None`, as the format has it.
+                `None`, the default of the format.
             input_signature: see `keras.Model.export`. On JAX, networks such as
-                BERT need one that fixes the length of texts. Defaults to
-                `None`.
-            **kwargs: Arguments of `export_saved_model`, or those that
-                `keras.Model.export` has for the format.
+                BERT need one with a fixed text length. Defaults to `None`.
+            **kwargs: Arguments of `export_saved_model`, or arguments of
+                `keras.Model.export` for the format.
 
         Returns:
             With a preprocessor, a dict from the name of each signature to the

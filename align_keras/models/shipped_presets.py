@@ -1,8 +1,8 @@
-"""The architectures that we ship, and names for weights that others publish.
+"""List the shipped architectures and the weights that others publish.
 
-There is one file for each tower, composed to pairs.
+There is one file for each tower; pairs of towers are composed from them.
 
-Nothing here needs Keras, so that names are listed and checked at once.
+Nothing here imports Keras, so listing and checking names is fast.
 """
 
 import copy
@@ -16,8 +16,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def presets_directory():
     """Return the directory of the shipped presets and recipes.
 
-    An installed wheel holds it inside the package; in a checkout it stands
-    beside the package.
+    In an installed wheel it is inside the package; in a checkout it is next
+    to the package.
     """
     installed = _PACKAGE / "presets"
     return installed if installed.is_dir() else _PACKAGE.parent / "presets"
@@ -42,7 +42,7 @@ def _pairs():
 
 @functools.cache
 def shipped_configs():
-    """Map the name of each shipped preset to its config, as Keras has it."""
+    """Map the name of each shipped preset to its config in Keras' format."""
     towers = (*_towers("image").values(), *_towers("text").values())
     configs = {tower["config"]["name"]: _tower(tower) for tower in towers}
     for name, (image, text) in _pairs().items():
@@ -57,7 +57,7 @@ def shipped_configs():
 
 
 def _tower(tower):
-    # The caller's dtype, or else Keras' own, takes the place of `None`.
+    # `None` stands for the dtype of the caller, or else Keras' default.
     config = {**tower["config"], "dtype": None}
     return _serialized(tower["class_name"], config)
 
@@ -72,13 +72,13 @@ def _serialized(class_name, config):
 
 @functools.cache
 def _pretrained():
-    """Read what is told of each model that others publish with weights."""
+    """Read the descriptions of the models that others publish with weights."""
     path = presets_directory() / "pretrained.json"
     return json.loads(path.read_text("utf-8"))
 
 
 def pretrained_handle(preset):
-    """Return the handle of the weights of that name, or `None`."""
+    """Return the handle of the weights with that name, or `None`."""
     return _pretrained().get(preset, {}).get("handle")
 
 
@@ -93,22 +93,22 @@ def shipped_config(preset):
 
 
 def is_shipped(preset):
-    """Tell whether a preset is a shipped architecture, without any file."""
+    """Tell whether a preset is a shipped architecture, which has no weights."""
     return preset in shipped_configs()
 
 
 def list_presets():
     """Describe the shipped ALIGN presets.
 
-    They are architectures with fresh weights: one for each image encoder from
-    B0 to B7 and L2 with each text encoder from tiny to large.
+    They are architectures without trained weights: one for each combination
+    of an image encoder (B0 to B7 and L2) and a text encoder (tiny to large).
 
     Returns:
         A dict from preset name to a dict with `"image_encoder"` and
         `"text_encoder"`, the names of the towers' presets; `"parameters"`,
-        the number of trainable parameters with the vocabulary of 100,000
+        the number of trainable parameters with a vocabulary of 100,000
         tokens; `"embedding_dim"`; and `"gflops"`, billions of floating-point
-        operations of one forward pass on one pair, at 289x289 pixels and 64
+        operations for a forward pass on one pair of 289x289 pixels and 64
         tokens.
 
     Example:
@@ -132,15 +132,16 @@ def list_presets():
 def list_pretrained_presets():
     """Describe the named presets that have weights.
 
-    They are models that others have published: an ALIGN, and encoders to start
-    from. `from_preset` of the named class downloads one when it is first asked
-    for, and keeps it in Hugging Face's cache.
+    They are models that others have published: an ALIGN model, and encoders
+    to start from. `from_preset` of the named class downloads a model when it
+    is first used, and keeps it in Hugging Face's cache.
 
     Returns:
-        A dict from preset name to a dict with `"handle"`, where it is found;
-        `"class_name"`, whose `from_preset` loads it; `"megabytes"`, the size
-        of the download; `"license"`; `"trained_on"`; `"results"`, a dict of
-        what its authors measured, in %; and `"source"`, where they publish it.
+        A dict from preset name to a dict with `"handle"`, its location;
+        `"class_name"`, the class whose `from_preset` loads it;
+        `"megabytes"`, the size of the download; `"license"`; `"trained_on"`;
+        `"results"`, a dict of the authors' measurements in %; and `"source"`,
+        the publication.
 
     Example:
 

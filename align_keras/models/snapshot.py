@@ -1,4 +1,4 @@
-"""The weights of a model at one moment, in the memory of the host."""
+"""Copy the weights of a model to host memory, to write them later."""
 
 import contextlib
 import functools
@@ -13,13 +13,14 @@ from align_keras.keras_hub_internals import save_state
 
 
 class Snapshot:
-    """What `keras.Model.save_weights` would write now, to be written later.
+    """A copy of a model's weights that can be written later.
 
-    The model may be trained on meanwhile, and other threads may write.
+    It holds what `keras.Model.save_weights` would write now. Training may
+    continue in the meantime, and another thread may write the copy.
 
     Args:
-        model: `keras.Model`, built. Its optimizer's state is part of it where
-            the model is compiled.
+        model: `keras.Model`, built. If the model is compiled, the copy
+            includes the state of its optimizer.
 
     Example:
 
@@ -41,8 +42,8 @@ class Snapshot:
 
         Args:
             path: string or `pathlib.Path`.
-            max_shard_size: int or float. As of `keras.Model.save_weights`.
-                Defaults to `None`: one file.
+            max_shard_size: int or float. See `keras.Model.save_weights`.
+                Defaults to `None`, for a single file.
         """
         if max_shard_size is None:
             store = H5IOStore(path, mode="w")
@@ -63,9 +64,9 @@ class Snapshot:
 
 @contextlib.contextmanager
 def _handing_over(optimizer):
-    """Let an optimizer save variables in the place of NumPy arrays of them.
+    """Make an optimizer save its variables instead of NumPy arrays.
 
-    A process cannot make an array of a variable that it holds a part of.
+    A process cannot make an array of a variable if it holds only a part of it.
     """
     optimizers = []
     while optimizer is not None:
@@ -87,7 +88,7 @@ def _handing_over(optimizer):
 
 
 class _Recorder(H5IOStore):
-    """Takes what a model saves, in the place of a file."""
+    """Records the values that a model saves, instead of writing a file."""
 
     def __init__(self):
         self.entries = []
@@ -101,7 +102,7 @@ class _Recorder(H5IOStore):
 
 
 class _Values(dict):
-    """Arrays that nothing else changes, by the names of a layer."""
+    """Private copies of the arrays of a layer, by name."""
 
     def __init__(self):
         super().__init__()
@@ -113,27 +114,29 @@ class _Values(dict):
 
 
 def to_host(value):
-    """Copy a variable to the memory of the host.
+    """Copy a variable to host memory.
 
-    Where processes of JAX hold a part of it each, all of them must call this.
+    If several JAX processes each hold a part of it, all of them must call
+    this function.
 
     Args:
         value: variable or tensor.
 
     Returns:
-        NumPy array that nothing else changes.
+        A NumPy array that shares no memory with the variable.
     """
     backend = keras.config.backend()
     if backend == "torch":
         value = ops.convert_to_numpy(value)
     if backend == "jax" and isinstance(value, keras.Variable):
         value = value.value
-    # What is no array of JAX lies here whole.
+    # Only JAX arrays can be spread over several processes.
     if not getattr(value, "is_fully_addressable", True):
         if not value.is_fully_replicated:
             from jax.experimental import multihost_utils
 
             value = multihost_utils.process_allgather(value, tiled=True)
-    # On TensorFlow, `convert_to_numpy` copies twice. Some backends lend the
-    # memory of the variable.
+    # On TensorFlow, `convert_to_numpy` copies twice. On some backends the
+    # array shares the memory of the variable, so require one that owns its
+    # data.
     return np.require(np.asarray(value), requirements="O")

@@ -1,4 +1,4 @@
-"""What the layers of a training step need to know beside their inputs."""
+"""Context that the layers of a training step need besides their inputs."""
 
 import contextlib
 import threading
@@ -8,13 +8,13 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def step_scope(mask=None, remat=False):
-    """Tell the layers that run inside about the step they are part of.
+    """Set the context of a step for the layers that run inside it.
 
     Args:
         mask: Optional bool tensor of shape `(batch,)`. Which rows are
             examples; the others only fill up the batch.
-        remat: bool. Whether blocks compute their activations anew in the
-            backward pass, to save memory.
+        remat: bool. Whether blocks recompute their activations in the
+            backward pass, to save memory. Defaults to `False`.
     """
     before = getattr(_local, "step", (None, False))
     _local.step = (mask, remat)
@@ -25,21 +25,21 @@ def step_scope(mask=None, remat=False):
 
 
 def current_mask():
-    """Return the mask of the rows that are examples, or `None`."""
+    """Return the mask that tells which rows are examples, or `None`."""
     return getattr(_local, "step", (None, False))[0]
 
 
 def rematerializing():
-    """Return whether blocks are to compute their activations anew."""
+    """Return whether blocks must recompute their activations."""
     return getattr(_local, "step", (None, False))[1]
 
 
 @contextlib.contextmanager
 def listening_for_hits():
-    """Collect what the loss of a step retrieved, for metrics to count later.
+    """Collect the retrieval hits of a step's loss, for the recall metrics.
 
     Yields:
-        A list, which `note_hits` fills.
+        A list that `note_hits` fills.
     """
     before = getattr(_local, "hits", None)
     _local.hits = []
@@ -50,7 +50,7 @@ def listening_for_hits():
 
 
 def note_hits(hits):
-    """Give hits to the step that listens; returns whether there is one."""
+    """Pass hits to the listening step; return whether a step listens."""
     listener = getattr(_local, "hits", None)
     if listener is None:
         return False

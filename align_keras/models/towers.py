@@ -1,4 +1,4 @@
-"""What any Keras model must show to serve as an encoder."""
+"""Read the inputs, outputs and variables of any Keras model as an encoder."""
 
 
 def declared(encoder, side):
@@ -18,10 +18,10 @@ def image_input(encoder):
 
 
 def main_output(outputs, pooling):
-    """Pick the output that `pooling` is about.
+    """Pick the output of an encoder that `pooling` applies to.
 
-    An encoder that names several is taken at its word with `"auto"` and
-    `"none"`; to pool ourselves, the sequence is needed.
+    If an encoder has both outputs, `"auto"` and `"none"` use its pooled
+    output; all other modes pool its sequence.
     """
     if not isinstance(outputs, dict):
         return outputs
@@ -39,9 +39,9 @@ def main_output(outputs, pooling):
 
 
 def output_mask(outputs):
-    """Return the mask of the places that an encoder's output holds, if named.
+    """Return the padding mask among an encoder's outputs, or `None`.
 
-    A mask that Keras' layers attach to a tensor finds its own way.
+    Keras itself passes on a mask that layers attach to a tensor.
     """
     return outputs.get("padding_mask") if isinstance(outputs, dict) else None
 
@@ -49,7 +49,7 @@ def output_mask(outputs):
 def trained_variables(layer):
     """List the variables of a layer that are trained.
 
-    Keras' `trainable_variables` leaves out those of a frozen layer whose inner
-    layers were set free again, as low-rank updates are.
+    Keras' `trainable_variables` is empty for a frozen layer, even if variables
+    within it were unfrozen again, such as low-rank updates.
     """
     return [v for v in layer.variables if v.trainable]

@@ -2,8 +2,9 @@ import collections
 import re
 
 # Biases, normalisation parameters and the temperature are neither decayed nor
-# adapted: a variable that starts at zero would hardly move under a step that
-# is proportional to its norm. Nor are the factors of LoRA, one of which does.
+# adapted: a variable that starts at zero would hardly move if its step were
+# proportional to its norm. The same holds for LoRA's factors, one of which
+# starts at zero.
 DEFAULT_EXCLUSIONS = (
     r"(^|/)bias$",
     r"(^|/)(gamma|beta)$",
@@ -13,7 +14,7 @@ DEFAULT_EXCLUSIONS = (
 
 
 def is_excluded(patterns, variable):
-    """Tell whether one of the regular expressions is found in the path."""
+    """Tell whether one of the patterns matches in the variable's path."""
     return any(re.search(pattern, variable.path) for pattern in patterns)
 
 
@@ -22,10 +23,10 @@ def describe_exclusions(optimizer, variables):
 
     Args:
         optimizer: `keras.optimizers.Optimizer`. Need not be built.
-        variables: list of `keras.Variable`, those that are trained.
+        variables: list of `keras.Variable`. The trainable variables.
 
     Returns:
-        A string of one or two lines, without a line break at the end.
+        A string of one or two lines, without a trailing line break.
 
     Example:
 

@@ -15,13 +15,12 @@ class Lamb(
 
     The step of a variable `w` is `u = m / (sqrt(v) + epsilon) +
     weight_decay * w` with Adam's bias-corrected moments, scaled by the trust
-    ratio `norm(w) / norm(u)` (1 where either norm is zero). This is the
-    algorithm as its authors published it. `keras.optimizers.Lamb` differs: it
-    decays weights apart from the trust ratio, as AdamW does, and adapts every
-    variable.
+    ratio `norm(w) / norm(u)` (1 if either norm is zero). This is the
+    published algorithm. `keras.optimizers.Lamb` differs: it decays weights
+    outside the trust ratio, as AdamW does, and adapts every variable.
 
-    Variables are excluded by regular expressions that are searched for in
-    their path, such as `"align_dual_encoder/stem_bn/gamma"`.
+    Regular expressions select the variables to exclude. They are searched for
+    in the variable's path, such as `"align_dual_encoder/stem_bn/gamma"`.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules`
@@ -33,8 +32,9 @@ class Lamb(
         weight_decay: float. Factor of the weight in the step; the paper uses
             `1e-5`. Defaults to `0.0`.
         exclude_from_weight_decay: list of regular expressions. Variables
-            without decay. Defaults to biases, normalisation parameters and
-            the temperature. Pass `[]` to decay everything.
+            without decay. Defaults to biases, normalisation parameters, the
+            temperature and the factors of LoRA. Pass `[]` to decay
+            everything.
         exclude_from_layer_adaptation: list of regular expressions. Variables
             whose trust ratio is always 1. Defaults to
             `exclude_from_weight_decay`, as in the authors' code.
@@ -97,7 +97,7 @@ class Lamb(
         ]
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        # Once, and not for each of hundreds of variables.
+        # Compute these once, not for each of hundreds of variables.
         step = ops.cast(self.iterations + 1, "float32")
         corrections = (
             1.0 / (1.0 - ops.power(beta, step))
@@ -111,9 +111,9 @@ class Lamb(
 
         Args:
             gradient: tensor like the variable.
-            variable: the variable.
-            rates: tuple of scalars: the learning rate, and what the biased
-                moments are multiplied with.
+            variable: The variable.
+            rates: tuple of scalars. The learning rate and the factors that
+                correct the bias of the two moments.
         """
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
@@ -173,7 +173,7 @@ class Lamb(
 
 
 def _trust_ratio(weight, change):
-    """The norm of the weight over that of the change; 1 where one is 0."""
+    """Divide the norm of the weight by that of the change; 1 if one is 0."""
     squares = map(backend.sum_of_squares, (weight, change))
     ratio = ops.sqrt(ops.divide_no_nan(*squares))
     return ops.where(ratio > 0, ratio, 1.0)

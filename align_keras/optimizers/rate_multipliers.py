@@ -4,11 +4,11 @@ from keras import ops
 
 
 class RateMultipliers:
-    """Gives each variable a learning rate of its own.
+    """Gives each variable its own learning rate.
 
-    A part of the optimizers here. The rate of variable `i` is the learning
-    rate times `rate_multipliers[i]`, in its step and in its weight decay, as
-    if each variable had an optimizer to itself.
+    This is a mixin of the optimizers in this package. The rate of variable
+    `i` is the learning rate times `rate_multipliers[i]`, in its step and in
+    its weight decay, as if each variable had a separate optimizer.
 
     Args:
         *args: Arguments of the optimizer.

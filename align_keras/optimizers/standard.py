@@ -1,4 +1,4 @@
-"""Optimizers of Keras, exact under several replicas."""
+"""Keras' optimizers, with exact gradient clipping on several replicas."""
 
 import keras
 
@@ -10,7 +10,7 @@ from align_keras.optimizers.rate_multipliers import RateMultipliers
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Adam(RateMultipliers, backend.ReplicaClipping, keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, whose clipping sees the global batch.
+    """`keras.optimizers.Adam` that clips the gradient of the global batch.
 
     See `RateMultipliers` for learning rates of single variables.
     """
@@ -18,7 +18,7 @@ class Adam(RateMultipliers, backend.ReplicaClipping, keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class SGD(RateMultipliers, backend.ReplicaClipping, keras.optimizers.SGD):
-    """`keras.optimizers.SGD`, whose clipping sees the global batch.
+    """`keras.optimizers.SGD` that clips the gradient of the global batch.
 
     See `RateMultipliers` for learning rates of single variables.
     """
@@ -26,14 +26,16 @@ class SGD(RateMultipliers, backend.ReplicaClipping, keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AdamW(RateMultipliers, backend.ReplicaClipping, keras.optimizers.AdamW):
-    """`keras.optimizers.AdamW` with exclusions, clipping the global batch.
+    """`keras.optimizers.AdamW` with exclusions and clipping of global batches.
+
+    It clips the gradient of the global batch, like `Adam` and `SGD` here.
 
     Args:
         *args: Arguments of `keras.optimizers.AdamW`.
         exclude_from_weight_decay: list of regular expressions that are
             searched for in the paths of variables. Variables without decay.
-            Defaults to biases, normalisation parameters and the temperature.
-            Pass `[]` to decay everything.
+            Defaults to biases, normalisation parameters, the temperature and
+            the factors of LoRA. Pass `[]` to decay everything.
         **kwargs: Arguments of `keras.optimizers.AdamW`, and
             `rate_multipliers`, see `RateMultipliers`.
 

@@ -15,9 +15,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             warm-up.
         warmup_steps: int. Number of steps of the warm-up. May be 0.
         total_steps: int. Number of steps after which the rate is zero.
-        first_step: int. Number of steps that another optimizer took before.
-            The rate then rises from zero once more, over `warmup_steps`, to
-            what it would have been by then. Defaults to `0`.
+        first_step: int. Number of steps that another optimizer has already
+            taken. The rate then rises from zero again, over `warmup_steps`
+            steps, until it meets the schedule. Defaults to `0`.
         name: string. The name of the schedule.
 
     Example:

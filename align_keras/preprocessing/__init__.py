@@ -1,4 +1,4 @@
-"""From images and strings to what the model takes."""
+"""Turn images and strings into the inputs of the model."""
 
 import lazy_loader
 

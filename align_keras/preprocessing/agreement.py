@@ -1,4 +1,4 @@
-"""Whether Pillow and TensorFlow's graph show the same image for a file."""
+"""Check whether Pillow and TensorFlow's graph decode a file alike."""
 
 import numpy as np
 
@@ -14,21 +14,21 @@ _JPEG = ("JPEG", "MPO")
 
 
 def decode_for_graph(contents, max_pixels=None):
-    """Decode an image, and tell whether the graph shows the same.
+    """Decode an image, and tell whether the graph decodes it identically.
 
-    Both decoders are asked, except that they are known to agree on common
-    files, see `is_common`; of these the graph's image is taken.
+    Both decoders are run and compared. Common files, see `is_common`, are
+    decoded only in the graph, since the decoders are known to agree on them.
 
     Args:
-        contents: bytes, a whole image file.
+        contents: bytes. A whole image file.
         max_pixels: int. Refuse images with more pixels than this, before
             decoding them. Defaults to `None`, Pillow's own limit.
 
     Returns:
-        Tuple of the uint8 array `(height, width, 3)`, upright, and a bool:
-        true when `decode_in_graph` gives the same array for these bytes, and
-        they may be stored: JPEG, PNG and WebP that need no turning. BMP and
-        GIF are smaller as PNG.
+        A tuple of the upright uint8 array `(height, width, 3)` and a bool. The
+        bool is true if `decode_in_graph` returns the same array for these
+        bytes and they may be stored as they are: JPEG, and PNG and WebP that
+        need no turning. BMP and GIF are smaller as PNG.
 
     Raises:
         TooManyPixels: The image is larger than `max_pixels`.
@@ -40,7 +40,7 @@ def decode_for_graph(contents, max_pixels=None):
         return shown, True
     pixels, orientation = decode_and_orient(contents, max_pixels)
     same = shown is not None and np.array_equal(pixels, shown)
-    # Few readers of records turn other formats.
+    # Few readers of records apply EXIF orientation to other formats.
     return pixels, same and (form in _JPEG or orientation == 1)
 
 
@@ -50,16 +50,16 @@ def _format(contents, max_pixels):
     except TooManyPixels:
         raise
     except ValueError:
-        # Of a PNG, more is read below, where it is not as it should be.
+        # An irregular file may still decode below, such as some PNGs.
         return None
 
 
 def _show(contents):
-    """The graph's image of a file, or `None`."""
+    """Return the image that the graph decodes from a file, or `None`."""
     import tensorflow as tf
 
     if contents[:8] == PNG_SIGNATURE and contents[12:16] != b"IHDR":
-        return None  # Exports refuse it; Pillow takes chunks in any order.
+        return None  # Exports refuse it; Pillow accepts chunks in any order.
     try:
         with tf.device("cpu"):
             return decode_in_graph(contents).numpy()

@@ -1,13 +1,13 @@
-"""How BERT prepares text for WordPiece, in Python and as TensorFlow graph.
+"""Prepare text for WordPiece like BERT, in Python and in a TensorFlow graph.
 
-Both do what BERT's reference and Hugging Face's `BertNormalizer` and
-`BertPreTokenizer` do: control and private characters vanish, every white space
-is a space, CJK characters stand alone, accents go, capitals become small
-letter by letter ("ß" stays), punctuation stands alone. KerasHub's WordPiece
-differs in each of these, so that its ids do for awkward texts. Characters
-younger than Unicode 8, which the reference does not know, may differ from it.
-Python and the graph agree on all characters, see `unicode_classes`; but several
-marks younger than Unicode 14 on one letter may stand in another order.
+Both do the same as BERT's reference code and Hugging Face's `BertNormalizer`
+and `BertPreTokenizer`: remove control and private characters, turn all white
+space into spaces, separate CJK characters, strip accents, lowercase letter by
+letter ("ß" stays), and separate punctuation. KerasHub's WordPiece differs in
+each of these, so its ids differ for unusual texts. Results may differ from
+the reference for characters newer than Unicode 8, which it does not know.
+Python and the graph agree on all characters, see `unicode_classes`; but
+several marks newer than Unicode 14 on one letter may come in another order.
 """
 
 import functools
@@ -24,18 +24,18 @@ from align_keras.preprocessing.unicode_classes import YOUNG_CAPITALS
 from align_keras.preprocessing.unicode_classes import YOUNG_COMPOSITIONS
 from align_keras.preprocessing.unicode_classes import members
 
-# Patterns in RE2's syntax, which tensorflow-text reads.
+# Patterns in the syntax of RE2, which tensorflow-text uses.
 _CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{fffd}"
 _DROPPED = f"[{_CONTROLS}{members(UNSEEN)}]"
 _SPACE = rf"[\t\n\r{members(SEPARATORS)}]"
-# As the reference has it, with the gap before 2B920.
+# As in the reference, including the gap before 2B920.
 _CJK = (
     r"[\x{3400}-\x{4dbf}\x{4e00}-\x{9fff}\x{f900}-\x{faff}"
     r"\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}\x{2b740}-\x{2b81f}"
     r"\x{2b920}-\x{2ceaf}\x{2f800}-\x{2fa1f}]"
 )
 _ACCENT = f"[{members(ACCENTS)}]"
-# All of ASCII's signs, whatever Unicode calls them.
+# All ASCII symbols, including those that Unicode does not call punctuation.
 _PUNCTUATION = r"[!-/:-@\[-`{-~" + members(PUNCTUATION) + "]"
 _YOUNG_CAPITAL = f"[{members(YOUNG_CAPITALS)}]"
 
@@ -59,7 +59,7 @@ def normalize(text, lowercase, strip_accents, split_on_cjk):
     """Normalise one string in Python."""
     text = _compiled(_DROPPED).sub("", text)
     text = _compiled(_SPACE).sub(" ", text)
-    if text.isascii():  # Most texts; the rest is about other letters.
+    if text.isascii():  # Most texts; the steps below only change others.
         return text.lower() if lowercase else text
     if split_on_cjk:
         text = _compiled(_CJK).sub(r" \g<0> ", text)
@@ -68,7 +68,7 @@ def normalize(text, lowercase, strip_accents, split_on_cjk):
         text = unicodedata.normalize("NFD", text)
         text = _compiled(_ACCENT).sub("", text)
     if lowercase:
-        # Letter by letter, or else the last sigma of a word would differ.
+        # Lowercase letter by letter: as a whole, a final sigma would differ.
         kept = set(_compiled(_YOUNG_CAPITAL).findall(text))
         text = "".join(c if c in kept else c.lower() for c in text)
     return text
@@ -102,12 +102,12 @@ def split_special(text, pattern):
 
 
 def normalize_in_graph(texts, lowercase, strip_accents, split_on_cjk):
-    """`normalize`, for a string tensor `(batch,)`."""
+    """Normalise a string tensor `(batch,)`, as `normalize` does."""
     import tensorflow as tf
     import tensorflow_text as tf_text
 
     replace = tf.strings.regex_replace
-    # Bytes that are not UTF-8 become U+FFFD, which goes with the others.
+    # Bytes that are not UTF-8 become U+FFFD, which `_DROPPED` includes.
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     texts = replace(texts, _DROPPED, "")
     texts = replace(texts, _SPACE, " ")
@@ -122,7 +122,7 @@ def normalize_in_graph(texts, lowercase, strip_accents, split_on_cjk):
 
 
 def split_words_in_graph(texts):
-    """`split_words`, for a string tensor `(batch,)`; returns a ragged one."""
+    """Split a string tensor `(batch,)` like `split_words`; return it ragged."""
     import tensorflow_text as tf_text
 
     return tf_text.regex_split(texts, f" |{_PUNCTUATION}", _PUNCTUATION)
@@ -133,13 +133,13 @@ def split_special_in_graph(texts, pattern):
 
     Returns:
         A ragged string tensor `(batch, pieces)`, and a bool tensor that tells
-        of each of its flat values whether it is a special token.
+        for each of its flat values whether it is a special token.
     """
     import tensorflow as tf
     import tensorflow_text as tf_text
 
-    # A null byte would end the text; any other control character vanishes as
-    # it does.
+    # A null byte would end the text; any other control character is removed
+    # later, as a null byte should be.
     texts = tf.strings.regex_replace(texts, r"\x00", "\x01")
     pieces = tf_text.regex_split(texts, pattern, pattern)
     is_special = tf.strings.regex_full_match(pieces.flat_values, pattern)

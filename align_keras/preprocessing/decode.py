@@ -1,6 +1,6 @@
-"""Encoded images to 8-bit RGB in a TensorFlow graph.
+"""Decode images to 8-bit RGB in a TensorFlow graph.
 
-Built from TensorFlow operations, so that it runs in tf.data and inside an
+The code consists of TensorFlow operations, so it runs in tf.data and inside an
 exported SavedModel. `align_keras.io.images` does the same with Pillow.
 """
 
@@ -18,20 +18,20 @@ from align_keras.preprocessing.image_parts import webp_pixels
 from align_keras.preprocessing.orientation import orientation
 from align_keras.preprocessing.orientation import upright
 
-# The first marker, and what begins the next: libjpeg would look for this behind
-# other bytes, where other libraries see no JPEG.
+# The first marker and the first byte of the next. libjpeg would also search for
+# them after other bytes, in files that other libraries do not accept as JPEG.
 _JPEG = b"\xff\xd8\xff"
 
-# What says that the inks of a JPEG of four channels are inverted, behind the
-# two bytes that begin the file.
+# Adobe's marker, after the first two bytes of the file. It says that the inks
+# of a JPEG with four channels are inverted.
 _ADOBE_MARKER = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"
 
-# Bits by which an extended WebP announces alpha; and those of animations, and
-# of what is reserved, for which Pillow refuses a file.
+# The bit by which an extended WebP announces alpha; and the bits for animations
+# and reserved features, with which Pillow refuses a file.
 _WEBP_ALPHA = 0x10
 _WEBP_REFUSED = 0x02 | 0xC1
 
-# Lengths of BMP's headers, but for the shortest, that of OS/2.
+# Lengths of BMP headers, except for the shortest, that of OS/2.
 _BMP_HEADERS = (40, 52, 56, 64, 108, 124)
 
 
@@ -39,7 +39,7 @@ def in_tf_graph():
     """Whether the caller is being traced into a TensorFlow graph.
 
     Returns:
-        bool. False where TensorFlow has not been imported at all.
+        bool. False if TensorFlow has not been imported at all.
     """
     tf = sys.modules.get("tensorflow")
     return hasattr(tf, "executing_eagerly") and not tf.executing_eagerly()
@@ -49,13 +49,13 @@ def decode_in_graph(contents):
     """Decode one encoded image with TensorFlow operations.
 
     Args:
-        contents: scalar string tensor, a whole image file: JPEG (gray,
+        contents: scalar string tensor. A whole image file: JPEG (gray,
             colour or CMYK), PNG (any), WebP (not animated), GIF (first frame,
-            if it fills the screen), BMP (24 and 32 bit). EXIF orientation is
-            applied, and transparency lies over white.
+            if it fills the screen) or BMP (24 and 32 bit). EXIF orientation
+            is applied, and transparent images are put on white.
 
     Returns:
-        uint8 tensor `(height, width, 3)`, upright. Anything else raises
+        Upright uint8 tensor `(height, width, 3)`. Any other file raises
         `tf.errors.InvalidArgumentError` when the operation runs.
     """
     return _traced()(contents)
@@ -63,7 +63,7 @@ def decode_in_graph(contents):
 
 @functools.cache
 def _traced():
-    """Hundreds of operations, traced once for all data sets and exports."""
+    """Trace the hundreds of operations once for all data sets and exports."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec((), tf.string)]
@@ -73,7 +73,7 @@ def _traced():
 def _decode(contents):
     import tensorflow as tf
 
-    # Zeros behind the end, because positions beyond it would be errors.
+    # Append zeros, because positions beyond the end would be errors.
     head = tf.strings.join([tf.strings.substr(contents, 0, 34), b"\0" * 34])
 
     def begins(signature, position=0):
@@ -83,9 +83,9 @@ def _decode(contents):
     webp = begins(b"RIFF") & begins(b"WEBP", 8)
     extended = begins(b"VP8X", 12)
     odd = extended & _bit_is_set(head, 20, _WEBP_REFUSED)
-    # On animated WebP every decoding operation of TensorFlow 2.20 writes
-    # beyond its buffer. An empty file is refused properly.
-    # What Pillow refuses is not to be shown, either.
+    # On animated WebP, every decoding operation of TensorFlow 2.20 writes
+    # beyond its buffer; an empty file is refused properly. Also refuse the
+    # files that Pillow refuses.
     odd |= tf.cond(
         webp,
         lambda: ends_within_a_chunk(contents),
@@ -93,8 +93,8 @@ def _decode(contents):
     )
     contents = tf.where(webp & odd, b"", contents)
     opaque = extended & ~_bit_is_set(head, 20, _WEBP_ALPHA)
-    # Uncompressed, behind a header of the usual form. TensorFlow would take
-    # a palette's indices for grey levels.
+    # Only uncompressed BMP with a usual header and no palette: TensorFlow
+    # would read palette indices as grey levels.
     bmp = begins(b"BM") & begins(b"\0\0\0\0", 30)
     header = number(bytes_at(head, tf.constant(14), 4)[::-1])
     bmp &= tf.reduce_any(tf.equal(header, _BMP_HEADERS))
@@ -106,7 +106,7 @@ def _decode(contents):
             (begins(b"GIF8"), lambda: _decode_gif(contents)),
             (bmp, lambda: tf.io.decode_bmp(contents, channels=3)),
         ],
-        # Also what gives unknown formats their error message.
+        # This also produces the error message for unknown formats.
         default=lambda: _decode_png(contents, head),
     )
     return tf.ensure_shape(upright(image, contents), (None, None, 3))
@@ -115,7 +115,7 @@ def _decode(contents):
 def _decode_jpeg(contents):
     import tensorflow as tf
 
-    # The accurate transform is what every other library uses, and is as fast.
+    # Every other library uses the accurate transform, which is as fast.
     return tf.io.decode_jpeg(
         _with_adobe_marker(_whole_jpeg(contents)),
         channels=3,
@@ -124,17 +124,17 @@ def _decode_jpeg(contents):
 
 
 def _whole_jpeg(contents):
-    """The file, or none, which is refused, where decoders would fill it in."""
+    """Return the file, or an empty one if decoders would fill in gaps."""
     import tensorflow as tf
 
     return tf.where(lacks_scans(contents), b"", contents)
 
 
 def _with_adobe_marker(contents):
-    """Say of a JPEG of four channels that its inks are inverted.
+    """Mark the inks of a JPEG with four channels as inverted.
 
-    They are by convention, but TensorFlow believes it only where Adobe's
-    marker says so. A marker of the file's own counts more, standing behind.
+    By convention they are, but TensorFlow only inverts them with Adobe's
+    marker. A marker of the file itself takes precedence, since it comes later.
     """
     import tensorflow as tf
 
@@ -148,10 +148,10 @@ def _with_adobe_marker(contents):
 
 
 def is_upright_jpeg(contents):
-    """Whether `decode_window` takes a file: a JPEG that is not to be turned.
+    """Whether a file is a JPEG that needs no turning, for `decode_window`.
 
     Args:
-        contents: scalar string tensor, a whole image file.
+        contents: scalar string tensor. A whole image file.
 
     Returns:
         bool scalar tensor.
@@ -164,18 +164,18 @@ def is_upright_jpeg(contents):
 
 
 def decode_window(contents, corner, window_size, full_size):
-    """Decode the part of a JPEG file that a crop shows.
+    """Decode only the part of a JPEG file that a crop shows.
 
-    What the image would be at `full_size` is cropped; here, the part of the
-    file under that crop is decoded, from whole pixels to whole pixels. Where
-    it is larger than the crop by 2, 4 or 8, libjpeg makes it that much
-    smaller while it decodes, out of the lower frequencies of each block.
+    The crop refers to the image resized to `full_size`. This decodes the
+    corresponding part of the file, rounded to whole pixels. If that part is 2,
+    4 or 8 times as large as the crop, libjpeg shrinks it by that factor while
+    decoding, using only the lower frequencies of each block.
 
     Args:
         contents: scalar string tensor, see `is_upright_jpeg`.
-        corner: int32 tensor `(2,)`, top and left of the crop.
-        window_size: pair of ints, height and width of the crop.
-        full_size: pair of ints, height and width of what it is cropped from.
+        corner: int32 tensor `(2,)`. Top and left of the crop.
+        window_size: pair of ints. Height and width of the crop.
+        full_size: pair of ints. Height and width of the resized image.
 
     Returns:
         uint8 tensor `(height, width, 3)`, still to be resized to
@@ -212,8 +212,8 @@ def _decode_webp(contents, opaque):
     import tensorflow as tf
 
     contents = webp_pixels(contents)
-    # Of a file with alpha that it does not announce, on which decoders differ,
-    # three channels are refused.
+    # Decoders differ on a file whose alpha is not announced; with three
+    # channels, TensorFlow refuses it.
     return tf.cond(
         opaque,
         lambda: tf.io.decode_webp(contents, channels=3)[0],
@@ -234,7 +234,7 @@ def _decode_png(contents, head):
         # libpng looks for the transparent colour of a gray image, or of one
         # of three channels, only where four are asked for.
         image = tf.io.decode_png(contents, channels=4)
-        # Of a key that is damaged, and left out, alpha is 1 or more.
+        # If libpng ignores a damaged key, alpha is 1 or more everywhere.
         shown = image[..., 3:] > 0
         return tf.where(shown, image[..., :3], tf.constant(255, tf.uint8))
 
@@ -244,7 +244,7 @@ def _decode_png(contents, head):
         lambda: _key(contents, head),
         lambda: (False, True),
     )
-    # Decoders differ on other keys. An empty file is refused.
+    # Decoders differ on other keys, so refuse those, as an empty file.
     contents = tf.where(known, contents, b"")
     key &= known & ~palette
     return tf.cond(
@@ -255,17 +255,17 @@ def _decode_png(contents, head):
 
 
 def _key(contents, head):
-    """Whether a PNG has a chunk of transparency, and whether that is known.
+    """Return whether a PNG has a transparency chunk, and whether we know.
 
-    It is if there is one at most, as the standard has it, and all chunks can
-    be followed.
+    We do if all chunks can be followed and there is at most one such chunk,
+    in the form that the standard requires.
     """
     import tensorflow as tf
 
     followed = png_chunk(contents, b"IEND")[0] > 0
     there = png_chunk(contents, b"tRNS")[0] > 0
     place, length = png_chunk(contents, b"tRNS", b"IDAT")
-    # Behind its checksum.
+    # Continue after its checksum.
     another = png_chunk(contents, b"tRNS", behind=place + length + 4)[0]
     colours = png_chunk(contents, b"PLTE", b"tRNS")[1] // 3
     key = tf.reshape(bytes_at(contents, place, 6), (3, 2))
@@ -280,7 +280,7 @@ def _key(contents, head):
 
 
 def _over_white(image):
-    """Gray, gray-alpha, RGB or RGBA (known when it runs) to RGB."""
+    """Convert gray, gray-alpha, RGB or RGBA (known at run time) to RGB."""
     import tensorflow as tf
 
     channels = tf.shape(image)[-1]

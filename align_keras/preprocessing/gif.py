@@ -1,33 +1,36 @@
-"""The first frame of a GIF, cut out in a TensorFlow graph."""
+"""Cut out the first frame of a GIF in a TensorFlow graph."""
 
-# Sub-blocks, of up to 255 bytes, before the end of a GIF's first frame.
+# Maximum number of sub-blocks, of up to 255 bytes, before the first frame ends.
 _MAX_GIF_BLOCKS = 1 << 14
-# Codes that are looked at together, as many as a table has, and how often: a
-# file with more tables than that compresses nothing.
+# Number of codes to process at a time, the size of a full table; and maximum
+# number of times: a file with more tables than that would not be compressed.
 _MAX_CODES = 1 << 12
 _MAX_TABLES = 1 << 14
 
 
 def first_frame(contents):
-    """Cut a GIF behind its first frame, and paint it where it is clear.
+    """Cut off a GIF after its first frame, and make transparency white.
 
     A GIF is a chain of blocks: a header with colours, then extensions and
-    frames, each followed by sub-blocks that name their length, the last 0.
+    frames, each followed by sub-blocks that start with their length. The last
+    sub-block has the length 0.
 
     Args:
-        contents: scalar string tensor, a GIF file.
+        contents: scalar string tensor. A GIF file.
 
     Returns:
-        A pair: the file with that frame alone, a scalar string tensor, in
-        which the transparent colour is white; and how many pixels its decoder
-        lays out. Where the frame does not fill the screen, or the chain or
-        the code of its pixels is broken, the file is empty.
+        A pair. The first item is a scalar string tensor: the file with only
+        that frame, in which the transparent colour is white. It is empty if
+        the frame does not fill the screen, or if the chain or the code of the
+        pixels is broken. The second is the number of pixels that a decoder
+        allocates.
     """
     import tensorflow as tf
 
     values = tf.io.decode_raw(contents, tf.uint8)
     size = tf.size(values, tf.int64)
-    # Read as 0, which ends sub-blocks and is no block.
+    # Positions beyond the end read as 0, which ends sub-blocks and starts no
+    # block.
     values = tf.concat([values, tf.zeros(16, tf.uint8)], 0)
 
     def at(position):
@@ -43,14 +46,14 @@ def first_frame(contents):
     none = tf.constant(0, tf.int64)
 
     def follow(position, inside, frame, control, blocks, _):
-        """One step: (position, in a frame's data?, places, more?)."""
+        """Follow one block: (position, in a frame's data?, places, more?)."""
         length = at(position)
-        # Where lengths stand in a frame's data; 0 elsewhere.
+        # The position of a length within a frame's data; 0 elsewhere.
         place = tf.where(tf.equal(inside, 2), position, 0)
         blocks = blocks.write(blocks.size(), place)
 
         def begin():
-            # A frame's descriptor, or an extension's two bytes.
+            # The descriptor of a frame, or the two bytes of an extension.
             is_frame = tf.equal(length, 0x2C)
             is_control = tf.equal(length, 0x21) & tf.equal(
                 at(position + 1), 0xF9
@@ -95,7 +98,7 @@ def first_frame(contents):
     sides = tf.stack([pair(frame + 5), pair(frame + 7)])
     whole = tf.equal(inside, 0) & (frame > 0)
     whole &= tf.reduce_all(tf.equal(sides, screen))
-    # Other versions, and shorter controls, are refused by Pillow.
+    # Pillow refuses other versions and shorter controls.
     version = tf.strings.substr(tf.strings.join([contents, b"\0" * 6]), 3, 3)
     whole &= tf.equal(version, b"87a") | tf.equal(version, b"89a")
     whole &= tf.equal(control, 0) | (at(control + 2) >= 4)
@@ -106,7 +109,7 @@ def first_frame(contents):
 
     clear = tf.equal(at(control + 3) % 2, 1) & (control > 0)
     own = at(frame + 9) >= 128
-    # The bits of a code, and then the sub-blocks.
+    # Here the bits per pixel are stored; the sub-blocks follow.
     data = frame + 10 + 3 * colours(at(frame + 9))
     table = tf.where(own, frame + 10, 13)
     flags = tf.where(own, at(frame + 9), at(none + 10))
@@ -136,32 +139,32 @@ def first_frame(contents):
 
 
 def _names_known_codes(data, bits):
-    """Whether all codes of a GIF's pixels are in the table when they come.
+    """Whether every code of a GIF's pixels is already in the table.
 
-    TensorFlow shows something in the place of others, which Pillow refuses.
-    A code has one bit more than a pixel, until the table outgrows it. It holds
-    the pixels, a code that clears it and one that ends the data, and gets an
-    entry with each code but the first.
+    Pillow refuses a file with an unknown code, but TensorFlow shows something
+    in its place. A code has one bit more than a pixel, until the table
+    outgrows it. The table holds the pixel values, a code that clears it and a
+    code that ends the data. Each code except the first adds an entry.
 
     Args:
-        data: uint8 tensor `(size,)`.
-        bits: scalar int64 tensor. The bits of a pixel.
+        data: uint8 tensor `(size,)`. The code of the pixels.
+        bits: scalar int64 tensor. The bits per pixel.
 
     Returns:
-        bool scalar tensor. False, too, where the table is cleared more often
-        than any encoder does.
+        bool scalar tensor. Also false if the table is cleared more often than
+        any encoder does.
     """
     import tensorflow as tf
 
     size = 8 * tf.size(data, tf.int64)
-    # Read beyond the end of the last code.
+    # Codes are read from three bytes, which may lie beyond the end.
     data = tf.cast(tf.pad(data, [[0, 3]]), tf.int64)
     clear = tf.bitwise.left_shift(tf.constant(1, tf.int64), bits % 16)
     powers = tf.constant([2**power for power in range(12)], tf.int64)
     going, ended, unknown = tf.unstack(tf.range(3))
 
     def follow(position, count, _):
-        """One step: (first bit, codes of the table so far, how it is)."""
+        """Check some codes: (first bit, codes in the table so far, state)."""
         number = count + tf.range(_MAX_CODES, dtype=tf.int64)
         entry = tf.minimum(clear + 1 + tf.maximum(number, 1), _MAX_CODES)
         width = tf.searchsorted(powers, entry, "right", tf.int64)
@@ -170,7 +173,7 @@ def _names_known_codes(data, bits):
         code = sum(tf.gather(data, begin // 8 + n) * 256**n for n in range(3))
         code = tf.bitwise.right_shift(code, begin % 8)
         code %= tf.bitwise.left_shift(tf.ones_like(width), width)
-        # Only one after the first can be the entry that it makes itself.
+        # Any code except the first may be the entry that it adds itself.
         most = tf.where(tf.equal(number, 0), clear + 1, entry)
         clears = tf.equal(code, clear)
         state = tf.where(code > most, unknown, going)

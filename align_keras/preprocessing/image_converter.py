@@ -1,4 +1,4 @@
-"""The paper's image preprocessing: resize, crop, scale."""
+"""Prepare images as in the paper: resize, crop and scale."""
 
 import os
 
@@ -23,40 +23,40 @@ _RESIZE_RATIO = 346 / 289
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
-    """Turns images into the numbers that the image tower takes.
+    """Turns images into the float arrays that the image tower takes.
 
-    Every image is resized to `resize_size` without keeping its proportions,
-    then `image_size` is cropped out of it: the centre in evaluation, a random
-    place with a random mirror image in training (section 4.1 of the paper;
-    `mirror=False` leaves out the mirror).
-    Values go from 0..255 to -1..1. The layer runs eagerly on every Keras
-    backend, inside tf.data and inside a SavedModel; results are float32 under
-    every dtype policy.
+    Every image is resized to `resize_size` without keeping its aspect ratio
+    and then cropped to `image_size`: at the centre in evaluation; at a random
+    position, and mirrored at random, in training (section 4.1 of the paper;
+    `mirror=False` turns off mirroring). Values are scaled from 0..255 to
+    -1..1. The layer runs eagerly on every Keras backend, inside tf.data and
+    inside a SavedModel. Results are float32 under every dtype policy.
 
-    Random crops are stateless: they follow from `seed` alone. TensorFlow and
+    Random crops are stateless: they depend only on `seed`. TensorFlow and
     NumPy (used eagerly on other backends) draw different numbers from the
     same seed.
 
     Args:
-        image_size: int or tuple of two ints, height and width of the result
+        image_size: int or tuple of two ints. Height and width of the result
             in pixels. Defaults to 289.
-        resize_size: int or tuple of two ints, height and width before the
-            crop. Defaults to `None`, the paper's proportion 346 / 289 of
-            `image_size`.
+        resize_size: int or tuple of two ints. Height and width before the
+            crop. Defaults to `None`, which is 346 / 289 of `image_size`, as
+            in the paper.
         antialias: bool. Whether shrinking averages over all pixels and
-            rounds to whole grey levels, as Pillow and so the Hugging Face
-            processor do. Defaults to `False`, as the public reproduction of
-            ALIGN was trained.
-        fast: bool. Whether `decode_random_crop`, and so training, decodes of
-            a JPEG only what the crop shows, at a half, a quarter or an eighth
-            of its size where the crop is larger by that much. The window then
-            begins and ends at whole pixels of the file. Defaults to `False`.
-        mirror: bool. Whether training mirrors half of the images, which
-            falsifies captions that name sides or letters. Defaults to `True`,
-            as in the paper.
-        scale: float or three floats, multiplied with the values 0..255.
+            rounds to whole grey levels, like Pillow and therefore the Hugging
+            Face processor. Defaults to `False`, as the public reproduction
+            of ALIGN was trained.
+        fast: bool. Whether `decode_random_crop`, and therefore training,
+            decodes only the part of a JPEG that the crop shows. If that part
+            is at least 2, 4 or 8 times as large as the crop, it is decoded
+            at a half, a quarter or an eighth of its size. The part begins
+            and ends at whole pixels of the file. Defaults to `False`.
+        mirror: bool. Whether training mirrors half of the images. Mirroring
+            makes captions wrong that mention left, right or letters. Defaults
+            to `True`, as in the paper.
+        scale: float or three floats. Multiplied with the values 0..255.
             Defaults to 1 / 127.5.
-        offset: float or three floats, added afterwards. Defaults to -1.
+        offset: float or three floats. Added afterwards. Defaults to -1.
 
     Example:
 
@@ -106,8 +106,8 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
 
         Args:
             preset: string. A local preset directory, a handle that KerasHub
-                knows, or a directory of another library that tells how
-                images are prepared (docs/foreign_weights.md).
+                supports, or a directory of another library that describes
+                how images are prepared (docs/foreign_weights.md).
             **kwargs: Arguments of the constructor that replace those of the
                 preset, such as `antialias`.
 
@@ -118,7 +118,7 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
 
     @property
     def image_size(self):
-        """Height and width of the result; can be set."""
+        """Height and width of the result. It can be set."""
         return self._image_size
 
     @image_size.setter
@@ -137,16 +137,16 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
         return (self.resizing.height, self.resizing.width)
 
     def call(self, images, training=False, seed=None):
-        """Convert one image or a batch of equally large ones.
+        """Convert an image, or a batch of images of the same size.
 
         Args:
             images: uint8 or float array `(height, width, 3)` or `(batch,
                 height, width, 3)` with values 0..255. In a TensorFlow graph
                 also a string tensor, `()` or `(batch,)`, of encoded files.
-            training: bool. Random crop and mirror image in the place of the
-                central crop. Defaults to `False`.
-            seed: two ints, needed with `training=True`. Each image of the
-                batch has its own draw.
+            training: bool. Whether to crop and mirror at random instead of
+                taking the central crop. Defaults to `False`.
+            seed: two ints. Required with `training=True`. Each image of the
+                batch has its own random draw.
 
         Returns:
             float32 tensor `(height, width, 3)` or `(batch, height, width, 3)`
@@ -188,7 +188,7 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
             contents: scalar string tensor, the bytes of a JPEG, PNG, WebP
                 (not animated), GIF (first frame, if it fills the screen) or
                 BMP (24 or 32 bit, not compressed) file. EXIF orientation is
-                applied, and transparency lies over white.
+                applied, and transparent images are put on white.
 
         Returns:
             uint8 tensor `(height, width, 3)`. A file that does not decode
@@ -199,13 +199,13 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
     def decode_random_crop(self, contents, seed):
         """Decode one encoded image and crop it at random, in a graph.
 
-        For training, inside a TensorFlow graph as `decode` is. With
-        `fast=True`, a JPEG is decoded only where the crop is.
+        This is for training, inside a TensorFlow graph like `decode`. With
+        `fast=True`, only the cropped part of a JPEG is decoded.
 
         Args:
             contents: scalar string tensor, see `decode`.
-            seed: two ints. The same crop follows from the same seed, up to
-                half a pixel with `fast`.
+            seed: two ints. The same seed gives the same crop, up to half a
+                pixel with `fast`.
 
         Returns:
             float32 tensor `(height, width, 3)` with `height, width =
@@ -239,7 +239,7 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
                 values 0..255; or one such item.
 
         Returns:
-            NumPy array float32 `(number of images, height, width, 3)`.
+            A float32 NumPy array `(number of images, height, width, 3)`.
 
         Raises:
             FileNotFoundError: A path does not exist.
@@ -292,15 +292,15 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
                 (*self.resize_size, 3), tf.float32
             ),
         )
-        # A second resizing to the same size changes nothing.
+        # Resizing again to the same size changes nothing.
         return self.call(images, training, seed)
 
     def _resize(self, images):
         height, width = self.resize_size
         if not self.antialias:
             return _bilinear(images, height, width)
-        # Pillow works on 8-bit images: columns first, rounded half up,
-        # then rows, rounded again.
+        # Pillow works on 8-bit images: it resizes the columns, rounds half
+        # up, resizes the rows and rounds again.
         images = _bilinear(images, images.shape[-3], width, antialias=True)
         images = (images + 0.5) // 1.0
         images = _bilinear(images, height, width, antialias=True)
@@ -335,7 +335,7 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
 
         draws = tf.random.stateless_uniform((3,), tf.convert_to_tensor(seed))
         margins = [self._margin(axis) + 1 for axis in (0, 1)]
-        # A draw lies in [0, 1), so that none is below 0.
+        # Draws lie in [0, 1), so with `mirror=False` none is below the bound.
         mirrored = draws[2] < 0.5 * self.mirror
         return tf.cast(draws[:2] * margins, tf.int32), mirrored
 
@@ -391,16 +391,17 @@ def _pair(size, name):
 
 
 def _uses_tensorflow():
-    """Whether to compute with TensorFlow, or else with NumPy.
+    """Whether to compute with TensorFlow instead of NumPy.
 
-    tf.data and SavedModels need TensorFlow under every Keras backend. NumPy
-    serves the others: their compilers would start anew for each image size.
+    tf.data and SavedModels need TensorFlow under every Keras backend.
+    Elsewhere NumPy is used, since the compilers of the other backends would
+    run again for each image size.
     """
     return in_tf_graph() or keras.backend.backend() == "tensorflow"
 
 
 def _to_tensor(images):
-    """A tensor as it is, which resizing makes float; or a float array."""
+    """Return a tensor of the same dtype, or a float32 NumPy array."""
     if _uses_tensorflow():
         import tensorflow as tf
 
@@ -421,7 +422,7 @@ def _bilinear(images, height, width, antialias=False):
 
         height = tf.shape(images)[-3] if height is None else height
         images = tf.image.resize(images, (height, width), antialias=antialias)
-        # What has the size already is returned as it is.
+        # `resize` returns an image of this size unchanged, in its own dtype.
         return tf.cast(images, tf.float32)
     for axis, side in ((-2, width), (-3, height)):
         weights = _bilinear_weights(images.shape[axis], side, antialias)
@@ -431,7 +432,7 @@ def _bilinear(images, height, width, antialias=False):
 
 
 def _bilinear_weights(size, new_size, antialias):
-    """Weights `(new_size, size)` of the old pixels in each new one."""
+    """Return the weights `(new_size, size)` of old pixels in each new one."""
     scale = size / new_size
     centres = (np.arange(new_size) + 0.5) * scale - 0.5
     distances = np.abs(np.arange(size) - centres[:, None])
@@ -441,13 +442,14 @@ def _bilinear_weights(size, new_size, antialias):
 
 
 def _load_pixels(image, position):
-    """uint8 pixels of a path, bytes, Pillow image or array."""
+    """Return the pixels of a path, bytes, Pillow image or array."""
     if isinstance(image, (str, os.PathLike)):
         name = f"`{image}`"
         try:
             image = read_file(image)
         except OSError as error:
-            # Around a layer's errors, Keras keeps the first argument alone.
+            # When Keras wraps an error of a layer, it keeps only the first
+            # argument.
             told = f"{name} cannot be read: {error.strerror or error}."
             raise type(error)(told) from error
     else:

@@ -1,6 +1,6 @@
-"""The parts of JPEG, PNG and WebP files, followed in a TensorFlow graph.
+"""Follow the parts of JPEG, PNG and WebP files in a TensorFlow graph.
 
-See `align_keras.io.image_parts`, which does the same without TensorFlow.
+`align_keras.io.image_parts` does the same without TensorFlow.
 """
 
 from align_keras.io.image_parts import EXIF_HEADER
@@ -15,8 +15,8 @@ from align_keras.io.image_parts import WEBP_EXIF
 from align_keras.io.image_parts import WEBP_EXTENDED
 from align_keras.io.image_parts import WEBP_HAS_EXIF
 
-# What a progressive frame begins with, and an image ends with; coefficients of
-# a block that libjpeg fills in where they are missing.
+# The markers that begin a progressive frame and end an image; the number of
+# coefficients of a block that libjpeg fills in if they are missing.
 _PROGRESSIVE = b"\xff\xc2"
 _JPEG_END = 0xD9
 _SMOOTHED = 10
@@ -30,7 +30,7 @@ def exif_block(contents):
         contents: scalar string tensor.
 
     Returns:
-        Scalar string tensor, empty where there is none.
+        Scalar string tensor, empty if there is no such block.
     """
     import tensorflow as tf
 
@@ -66,24 +66,25 @@ def png_chunk(contents, name, last=PNG_LAST, behind=8):
     """Find a chunk of a PNG.
 
     Args:
-        contents: scalar string tensor, the file.
-        name: bytes.
-        last: bytes. The name of a chunk behind which none is looked for.
-        behind: int or int64 tensor. Where a chunk begins, perhaps that one.
+        contents: scalar string tensor. The file.
+        name: bytes. The name of the chunk.
+        last: bytes. The name of the chunk at which the search ends.
+        behind: int or int64 tensor. The position of the chunk at which the
+            search begins.
 
     Returns:
-        Pair of int64 tensors: where its body begins, and its length; 0 and 0
-        where there is none.
+        A pair of int64 tensors: the position of the chunk's body and its
+        length, both 0 if there is no such chunk.
     """
     end = _length(contents)
     return _find(contents, _read_png_chunk, (name,), last, behind, end)
 
 
 def ends_within_a_chunk(contents):
-    """Whether a WebP is to end, as it says, elsewhere than a chunk.
+    """Whether the end that a WebP states is not the end of a chunk.
 
     Args:
-        contents: scalar string tensor, a WebP file.
+        contents: scalar string tensor. A WebP file.
 
     Returns:
         bool scalar tensor.
@@ -106,16 +107,16 @@ def ends_within_a_chunk(contents):
 
 
 def webp_pixels(contents):
-    """End a WebP with its pixels.
+    """Cut off a WebP after its pixels.
 
-    TensorFlow would go on reading pixels in what follows them where their own
-    chunk is damaged, which Pillow refuses.
+    If the chunk of pixels is damaged, TensorFlow would go on reading in the
+    data after it; Pillow refuses such a file.
 
     Args:
-        contents: scalar string tensor, a WebP file.
+        contents: scalar string tensor. A WebP file.
 
     Returns:
-        Scalar string tensor. A file that lacks some of it stays as it is.
+        Scalar string tensor. An incomplete file is returned unchanged.
     """
     import tensorflow as tf
 
@@ -127,7 +128,7 @@ def webp_pixels(contents):
         contents, _read_webp_chunk, (b"VP8",), b"", first, length
     )
     end = place + size + size % 2
-    # Behind the length of what follows.
+    # The position after the field with the length of the rest.
     begin = tf.constant(8, tf.int64)
 
     def cut():
@@ -136,7 +137,7 @@ def webp_pixels(contents):
         pixels = tf.strings.substr(contents, begin, end - begin)
         return tf.strings.join([b"RIFF", *tf.unstack(digits), pixels])
 
-    # A file that is cut off is to be refused as such.
+    # Leave a truncated file as it is, so that the decoder refuses it.
     whole = (place > 0) & (end <= length) & (_claimed_end(contents) <= length)
     return tf.cond(whole, cut, lambda: contents)
 
@@ -154,24 +155,24 @@ def _claimed_end(contents):
 
 
 def lacks_scans(contents):
-    """Whether a JPEG is progressive and ends before its coefficients are whole.
+    """Whether a JPEG is progressive and ends before its last scan.
 
-    libjpeg fills in what is missing of the lowest frequencies of a block, and
-    its releases do that differently. Files are cut like this where a program
-    ended what it had of a file.
+    libjpeg fills in missing coefficients of the lowest frequencies, and its
+    releases do so differently. Such files arise when a program ends a file
+    that it received only in part.
 
     Args:
-        contents: scalar string tensor, a JPEG file.
+        contents: scalar string tensor. A JPEG file.
 
     Returns:
-        bool scalar tensor. True also where other segments than tables stand
-        between the scans, among which some might look like scans.
+        bool scalar tensor. Also true if there are segments other than tables
+        between the scans, since some of them might look like scans.
     """
     import tensorflow as tf
 
     values = tf.io.decode_raw(contents, tf.uint8)
-    # Pixels hold no markers, so that only what is progressive is looked into,
-    # and what has such a marker within its notes.
+    # Pixels contain no markers, so this finds all progressive files, and a few
+    # others with such a marker in their metadata.
     marked = (values[:-1] == 0xFF) & (values[1:] == _PROGRESSIVE[1])
     return tf.cond(
         tf.reduce_any(marked),
@@ -190,18 +191,18 @@ def _lacks_scans(contents, values):
 
     frame, length = find(_PROGRESSIVE)
     first, _ = find(JPEG_LAST)
-    # The name of each component in the frame, behind its number.
+    # The number of components, and then the name of each.
     components = bytes_at(contents, frame + 5, 13)
     count = components[0]
     components = components[1::3]
-    # Behind the two bytes and the length of the first scan.
+    # `first` lies after the marker and the length of the first scan.
     scans = tf.maximum(first - 4, 0)
     rest = values[scans:]
     mark, name = rest[:-1] == 0xFF, tf.cast(rest[1:], tf.int32)
     restart = (name >= 0xD0) & (name <= 0xD7)
     places = tf.where(mark & (name >= 0xC0) & (name < 0xFF) & ~restart)[:, 0]
     names = tf.gather(name, places)
-    # Up to the end; another image may follow.
+    # Only up to the end of the image; another image may follow.
     over = tf.cumsum(tf.cast(names == _JPEG_END, tf.int32)) > 0
     places, names = places[~over], names[~over]
     tables = (names == 0xC4) | (names == 0xDB) | (names == 0xDD)
@@ -209,8 +210,9 @@ def _lacks_scans(contents, values):
     places = places[names == JPEG_LAST[1]]
     known &= tf.size(places) <= _MAX_SCANS
     places = places[:_MAX_SCANS]
-    # Marker, length, number of components, two bytes of each, and then what
-    # is sent of each: the first and last coefficient, and the bits to come.
+    # A scan has a marker, a length, the number of components, two bytes for
+    # each of them, and then the first and last coefficient that it sends and
+    # the bits that are still to come.
     header = tf.cast(tf.pad(rest, [[0, 16]]), tf.int32)
     header = tf.gather(header, places[:, None] + tf.range(16, dtype=tf.int64))
     several = header[:, 4]
@@ -225,7 +227,7 @@ def _lacks_scans(contents, values):
     wanted = tf.range(_SMOOTHED)
     sent_here = (sent[:, :1] <= wanted) & (wanted <= sent[:, 1:2])
     covers = of[:, :, None] & sent_here[:, None, :]
-    # What the last scan of each left open.
+    # The bits that the last scan of each coefficient left open.
     order = tf.range(tf.size(places)) * 16 + sent[:, 2] % 16
     last = tf.where(covers, order[:, None, None], -1)
     last = tf.reduce_max(last, 0)
@@ -235,19 +237,19 @@ def _lacks_scans(contents, values):
 
 
 def holds(contents, mark):
-    """Whether a file holds certain bytes, which an expression may name.
+    """Whether a file contains bytes that match a regular expression.
 
-    Only where it does its parts need to be followed.
+    This is a quick test before following the parts of the file.
     """
     import tensorflow as tf
 
-    # Ten times as fast as the splitting of strings.
+    # This is ten times as fast as splitting strings.
     without = tf.strings.regex_replace(contents, mark, "", replace_global=False)
     return tf.strings.length(without) < tf.strings.length(contents)
 
 
 def bytes_at(contents, position, size):
-    """Read numbers from 0 to 255, as if zeros followed the file."""
+    """Read bytes as int64 numbers, as if zeros followed the file."""
     import tensorflow as tf
 
     end = tf.cast(tf.strings.length(contents), position.dtype)
@@ -258,16 +260,16 @@ def bytes_at(contents, position, size):
 
 
 def number(digits):
-    """Combine a few bytes to a number, the highest first."""
+    """Combine a few bytes to a number, with the most significant byte first."""
     return sum(digits[-1 - i] * 256**i for i in range(digits.shape[0]))
 
 
 def _find(contents, read, wanted, last, position, end):
-    """The place and length of the first part that has a name.
+    """Find the position and length of the first part with a certain name.
 
-    `read` tells of the bytes at a part's beginning its name, where its body
-    begins, how long this is, and the step to the next part. `wanted` is the
-    name, and perhaps what the body begins with.
+    `read` takes the first bytes of a part and returns its name, the position
+    and length of its body, and the step to the next part. `wanted` holds the
+    name and, optionally, the first bytes of the body.
     """
     import tensorflow as tf
 

@@ -1,6 +1,6 @@
-"""How a camera held an image, found and undone in a TensorFlow graph.
+"""Read and undo the EXIF orientation of an image in a TensorFlow graph.
 
-See `align_keras.io.image_parts`, which does the same without TensorFlow.
+`align_keras.io.image_parts` does the same without TensorFlow.
 """
 
 import numpy as np
@@ -14,16 +14,16 @@ from align_keras.io.image_parts import ORIENTATION_TAG
 from align_keras.preprocessing.image_parts import exif_block
 from align_keras.preprocessing.image_parts import holds
 
-# One of the names by which EXIF is found.
+# Matches the name of an EXIF block in every format.
 _ANY_EXIF = rb"(?i:exif)"
 
 
 def upright(image, contents):
-    """Turn an image as a camera noted in its file.
+    """Turn an image upright, according to the EXIF data in its file.
 
     Args:
         image: tensor `(height, width, channels)`.
-        contents: scalar string tensor, the file.
+        contents: scalar string tensor. The file.
 
     Returns:
         Tensor like `image`.
@@ -38,7 +38,7 @@ def orientation(contents):
     """Find the orientation, as `align_keras.io.image_parts` does.
 
     Args:
-        contents: scalar string tensor, an image file.
+        contents: scalar string tensor. An image file.
 
     Returns:
         Scalar int64 tensor from 1 to 8.
@@ -57,7 +57,7 @@ def _tiff_orientation(block):
 
     headers = b"^(?:" + EXIF_HEADER.replace(b"\0", rb"\x00") + b")+"
     block = tf.strings.regex_replace(block, headers, "", replace_global=False)
-    # Zeros behind the end: positions that a broken block invents read 0.
+    # Append zeros, so that invalid positions in a broken block read as 0.
     zeros = b"\0" * 16
     block = tf.io.decode_raw(tf.strings.join([block, zeros]), tf.uint8)
     last = tf.size(block, tf.int64) - 1

@@ -1,4 +1,4 @@
-"""Image–text pairs to the inputs of `AlignDualEncoder`."""
+"""Turn image–text pairs into the inputs of `AlignDualEncoder`."""
 
 import keras
 import keras_hub
@@ -22,24 +22,24 @@ _PACKERS = (
 class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
     """Turns images and texts into the arrays that ALIGN's towers take.
 
-    Texts become `[CLS] … [SEP]`, cut or filled with `[PAD]` to
-    `sequence_length` tokens; a cut text keeps its `[SEP]`. Images go
+    Texts become `[CLS] … [SEP]`, truncated or padded with `[PAD]` to
+    `sequence_length` tokens; a truncated text keeps its `[SEP]`. Images go
     through `AlignImageConverter`. The layer runs eagerly, in
-    `tf.data.Dataset.map` and inside a SavedModel; eagerly it needs no
-    TensorFlow.
+    `tf.data.Dataset.map` and inside a SavedModel. It needs no TensorFlow when
+    it runs eagerly.
 
     Args:
         tokenizer: `AlignTokenizer`, or another tokenizer of KerasHub, whose
-            start, end and padding tokens take the place of BERT's. Defaults
-            to `None`: no texts.
-        image_converter: `AlignImageConverter`. Defaults to `None`: no
+            start, end and padding tokens replace those of BERT. Defaults to
+            `None`, for no texts.
+        image_converter: `AlignImageConverter`. Defaults to `None`, for no
             images.
-        sequence_length: int. Tokens per text, the special ones included.
-            Defaults to `None`, that of `packer`, or else 64 (section 4.1 of
-            the paper).
+        sequence_length: int. Tokens per text, including special tokens.
+            Defaults to `None`, the length of `packer`, or else 64
+            (section 4.1 of the paper).
         packer: `keras_hub.layers.StartEndPacker` or `MultiSegmentPacker`.
-            Puts other tokens around a text than the tokenizer's own. Defaults
-            to `None`.
+            Puts other tokens around a text than those of the tokenizer.
+            Defaults to `None`.
 
     Example:
 
@@ -102,7 +102,7 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
 
         Args:
             preset: string. A local preset directory, a handle that KerasHub
-                knows, or a directory in Hugging Face's layout.
+                supports, or a directory in Hugging Face's layout.
             **kwargs: Arguments of the constructor that replace those of the
                 preset.
 
@@ -112,7 +112,8 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         return presets.load_part(cls, preset, "preprocessor", **kwargs)
 
     def build(self, input_shape=None):
-        # The parts have no weights; without this, Keras warns of them.
+        # The parts have no weights; without this, Keras warns that they are
+        # not built.
         self.built = True
 
     def __call__(self, inputs, *args, **kwargs):
@@ -123,8 +124,8 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
     def call(self, inputs, y=None, sample_weight=None):
         """Convert images, texts or both.
 
-        As a function of `tf.data.Dataset.map`, it takes elements that are
-        dicts, pairs `(image, text)`, pairs with a weight, or
+        Passed to `tf.data.Dataset.map`, it accepts elements that are dicts,
+        pairs `(image, text)`, pairs with a weight, or
         `(x, y, sample_weight)`, where `x` is a dict or a pair.
 
         Args:
@@ -133,15 +134,16 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
                 `"texts"` (string, list of strings or string tensor), or both;
                 or a tuple of both. `"token_ids"` and `"padding_mask"` pass
                 through.
-            y: labels, which pass through; or the texts, where `inputs` are
+            y: labels, which pass through; or the texts, if `inputs` are
                 images. Defaults to `None`.
             sample_weight: weights, which pass through. Defaults to `None`.
 
         Returns:
             dict with `"images"`, float32 `(batch, height, width, 3)`, and
             `"token_ids"` and `"padding_mask"`, int32 `(batch,
-            sequence_length)`; only what follows from the given keys. With
-            `y` or `sample_weight`, a tuple of it and these.
+            sequence_length)`. Only the outputs for the given keys are
+            present. With `y` or `sample_weight`, a tuple of the dict and
+            these.
         """
         if not isinstance(inputs, dict):
             if not isinstance(inputs, tuple):
@@ -170,7 +172,7 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         return outputs
 
     def tokenize(self, texts):
-        """Turn texts into token ids of one length.
+        """Turn texts into token ids of equal length.
 
         Args:
             texts: string, list of strings or string tensor `()` or
@@ -178,8 +180,8 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
 
         Returns:
             dict of int32 tensors `(sequence_length,)` or `(batch,
-            sequence_length)`: `"token_ids"`, and `"padding_mask"` with 1 at
-            real tokens and 0 at `[PAD]`.
+            sequence_length)`: `"token_ids"`, and `"padding_mask"` with 1 for
+            real tokens and 0 for `[PAD]`.
         """
         if self.tokenizer is None:
             raise ValueError(
@@ -210,7 +212,7 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         }
 
     def _pack(self, tokens):
-        """Put tokens around texts, and make them of one length."""
+        """Put tokens around texts, and truncate or pad them."""
         # Made here because a preset's vocabulary is loaded after `__init__`.
         packer = self.packer or self._packer_of_tokenizer()
         config = {
@@ -245,7 +247,7 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         config["packer"] = None
         if self.packer is not None:
             config["packer"] = keras.saving.serialize_keras_object(self.packer)
-            # Which may have been set since.
+            # `self.sequence_length` may have been changed since.
             config["packer"]["config"]["sequence_length"] = self.sequence_length
         return config
 
@@ -261,7 +263,10 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
 
 
 def _all_of_a_kind(inputs):
-    """Return arrays for tensors that Keras would refuse beside strings."""
+    """Replace tensors by arrays if strings or arrays come with them.
+
+    Keras refuses the mixture.
+    """
     is_dict = isinstance(inputs, dict)
     if not is_dict and not isinstance(inputs, tuple):
         return inputs

@@ -1,4 +1,4 @@
-"""WordPiece tokens, as BERT uses them."""
+"""Tokenize texts with WordPiece, like BERT."""
 
 import os
 
@@ -21,27 +21,28 @@ from align_keras.preprocessing.decode import in_tf_graph
 class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
     """BERT's WordPiece tokenizer with the settings of ALIGN's text tower.
 
-    Text is lower-cased and stripped of accents, split at white space and
-    punctuation, and each word is cut into the longest pieces that the
-    vocabulary holds (section 4.1 of the paper: the uncased BERT vocabulary).
-    Ids equal those of Hugging Face's BERT tokenizer. In a TensorFlow graph the
-    work is done by tensorflow-text; elsewhere neither TensorFlow nor
+    Text is lowercased, stripped of accents, and split at white space and
+    punctuation. Each word is then cut into the longest pieces in the
+    vocabulary (section 4.1 of the paper: the uncased BERT vocabulary). Ids
+    equal those of Hugging Face's BERT tokenizer. In a TensorFlow graph,
+    tensorflow-text does the work; elsewhere neither TensorFlow nor
     tensorflow-text is needed.
 
     Args:
         vocabulary: list of strings, or path of a text file with one token per
-            line. It must hold `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and
+            line. It must contain `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and
             `[MASK]`.
-        lowercase: bool. Defaults to `True`.
-        strip_accents: bool. Whether "café" and "cafe" are one word. With the
-            accents go the vowel signs of scripts such as those of Hindi and
-            Thai, and Korean syllables come apart: `False` is for many
-            languages. Defaults to `True`.
-        split_on_cjk: bool. Whether Chinese characters are words of their own.
+        lowercase: bool. Whether to lowercase texts. Defaults to `True`.
+        strip_accents: bool. Whether to remove accents, so that "café" and
+            "cafe" are the same word. This also removes the vowel signs of
+            scripts such as those of Hindi and Thai, and takes Korean
+            syllables apart; use `False` for such languages. Defaults to
+            `True`.
+        split_on_cjk: bool. Whether each Chinese character is a separate word.
             Defaults to `True`.
-        special_tokens_in_strings: bool. Whether `"[MASK]"` and the like in a
-            text are those tokens, as in Hugging Face, or words like others.
-            Defaults to `False`.
+        special_tokens_in_strings: bool. Whether special tokens such as
+            `"[MASK]"` are recognised in a text, as in Hugging Face, or
+            treated like other words. Defaults to `False`.
 
     Example:
 
@@ -79,7 +80,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         )
 
     def set_vocabulary(self, vocabulary):
-        """Take a vocabulary: a list of strings, the path of a file, or none."""
+        """Set the vocabulary: a list of strings, a path, or `None`."""
         is_path = isinstance(vocabulary, str)
         if is_path and not keras_hub_internals.in_safe_mode():
             vocabulary = read_vocabulary(vocabulary)
@@ -91,7 +92,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
 
         Args:
             preset: string. A local preset directory, a handle that KerasHub
-                knows, or a directory of another library with a vocabulary
+                supports, or a directory of another library with a vocabulary
                 (docs/foreign_weights.md).
             **kwargs: Arguments of the constructor that replace those of the
                 preset.
@@ -102,19 +103,21 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         return presets.load_part(cls, preset, "tokenizer", **kwargs)
 
     def tokenize(self, inputs):
-        """Turn strings into token ids, without special ones around them.
+        """Turn strings into token ids, without special tokens around them.
 
         Args:
             inputs: string, or list, array or string tensor of strings.
 
         Returns:
-            A list of ids for one string, else a list of such; in a TensorFlow
-            graph an int32 tensor, ragged for several strings.
+            An int32 array of ids for one string, or a list of lists of ids
+            for several. In a TensorFlow graph an int32 tensor, which is
+            ragged for several strings.
         """
         self._check_vocabulary()
         if in_tf_graph():
             return self._tokenize_in_graph(inputs)
-        # Bytes that are not UTF-8 are left out, as in a graph.
+        # Bytes that are not UTF-8 become U+FFFD, which normalisation drops, as
+        # in a graph.
         strings, batched, shape = keras_hub_internals.to_strings(
             inputs, errors="replace"
         )
@@ -148,7 +151,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         return ids
 
     def _word_ids(self, word):
-        """Cut a word into the longest pieces there are, from its start."""
+        """Cut a word into the longest known pieces, from its start."""
         unknown = [self._token_to_id_map[self.oov_token]]
         if len(word) > MAX_WORD_LENGTH:
             return unknown
@@ -175,7 +178,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
             unknown_token=self.oov_token,
             no_pretokenization=True,
             support_detokenization=True,
-            # The limit is one of characters, which have up to four bytes.
+            # The limit counts characters, which have up to four bytes.
             max_bytes_per_word=4 * MAX_WORD_LENGTH,
         )
 
@@ -209,7 +212,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
 
     def get_config(self):
         config = super().get_config()
-        # The one argument that the base class does not save.
+        # The only argument that the base class does not save.
         config["split_on_cjk"] = self.split_on_cjk
         return config
 
@@ -217,19 +220,20 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
     def learn_vocabulary(texts, vocabulary_size, strip_accents=True):
         """Learn a WordPiece vocabulary from captions.
 
-        The same texts give the same vocabulary, in whatever order they come.
-        Words are cut as the tokenizer cuts them; pieces that occur once are
-        not learned. Done by the trainer of Hugging Face's `tokenizers`.
+        The same texts give the same vocabulary in any order. Texts are
+        lowercased and split into words as in the tokenizer; pieces that occur
+        only once are not learned. The trainer of Hugging Face's `tokenizers`
+        does the work.
 
         Args:
-            texts: iterable of strings; read once, never held as a whole. What
-                is held in memory is every different word.
-            vocabulary_size: int. The largest number of tokens wanted. Few
-                texts give fewer. Of the characters, the most frequent ones
-                are taken, at most a twentieth of the vocabulary or 1000,
+            texts: iterable of strings. It is read once; memory holds only the
+                distinct words.
+            vocabulary_size: int. The maximum number of tokens. Few texts
+                yield fewer tokens. Only the most frequent characters are
+                included: at most a twentieth of the vocabulary or 1000,
                 whichever is more.
-            strip_accents: bool. Whether words lose their accents before, as
-                in a tokenizer of that setting. Defaults to `True`.
+            strip_accents: bool. Whether to remove accents first, as in a
+                tokenizer with that setting. Defaults to `True`.
 
         Returns:
             list of strings. `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]` come

@@ -1,11 +1,11 @@
-"""Characters of Unicode 15 by category, one table for Python and for graphs.
+"""Characters of Unicode 15 by category, in one table for Python and graphs.
 
-Python, its package `regex`, RE2 and the two ICU of TensorFlow and
-tensorflow-text each follow another version of Unicode. Here is what all of them
-are to see: hexadecimal code points, and ranges of these.
+Python, its package `regex`, RE2 and the ICU libraries of TensorFlow and
+tensorflow-text follow different versions of Unicode. These tables make them
+agree. They list hexadecimal code points and ranges of code points.
 """
 
-# Formats and private use, Cf and Co.
+# Format and private-use characters, Cf and Co.
 UNSEEN = """
     ad 600-605 61c 6dd 70f 890-891 8e2 180e 200b-200f 202a-202e 2060-2064
     2066-206f e000-f8ff feff fff9-fffb 110bd 110cd 13430-1343f 1bca0-1bca3
@@ -17,7 +17,7 @@ SEPARATORS = """
     20 a0 1680 2000-200a 2028-2029 202f 205f 3000
 """
 
-# Marks that take no space, Mn.
+# Nonspacing marks, Mn.
 ACCENTS = """
     300-36f 483-487 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7 610-61a 64b-65f 670
     6d6-6dc 6df-6e4 6e7-6e8 6ea-6ed 711 730-74a 7a6-7b0 7eb-7f3 7fd 816-819
@@ -90,7 +90,7 @@ PUNCTUATION = """
     1da87-1da8b 1e95e-1e95f
 """
 
-# Capitals younger than Unicode 13, which TensorFlow's ICU leaves as they are.
+# Capitals newer than Unicode 13, which TensorFlow's ICU does not lowercase.
 YOUNG_CAPITALS = """
     1c89 2c2f a7c0 a7cb-a7cc a7ce a7d0 a7d2 a7d4 a7d6 a7d8 a7da a7dc-a7dd a7e2
     ab6c-ab6d 10570-1057a 1057c-1058a 1058c-10592 10594-10595 10d50-10d65
@@ -98,8 +98,8 @@ YOUNG_CAPITALS = """
     1df74 1df76 1df78 1df7a 1df7c 1df7e
 """
 
-# What characters younger than Unicode 14 are composed of, which Python 3.11
-# does not know.
+# Decompositions of characters newer than Unicode 14, which Python 3.11 does not
+# know.
 YOUNG_COMPOSITIONS = {
     0x105C9: "\U000105d2\u0307",
     0x105E4: "\U000105da\u0307",
@@ -125,6 +125,6 @@ YOUNG_COMPOSITIONS = {
 
 
 def members(table: str) -> str:
-    """Return what stands between the brackets of a class, in RE2's syntax."""
+    """Return the inside of a character class, in RE2's syntax."""
     ranges = [code.split("-") for code in table.split()]
     return "".join("-".join(rf"\x{{{end}}}" for end in ends) for ends in ranges)
