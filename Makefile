@@ -1,9 +1,9 @@
-# make quickstart   see ALIGN work: draw data, train, measure, search
-# make test         lint and all tests, on each backend
-# make lint         lint alone
-# make docs       the documentation, into site/
-# make bench        comparisons with others, into benchmarks/RESULTS.md
-# make clean        remove what the other targets made
+# make quickstart   try ALIGN: draw data, train, evaluate, search
+# make test         run lint and all tests, on each backend
+# make lint         run only lint
+# make docs         build the documentation in site/
+# make bench        run the benchmarks and write benchmarks/RESULTS.md
+# make clean        remove everything that the other targets created
 
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -1,10 +1,10 @@
-"""Ask an exported model which text fits which image.
+"""Compare images with texts, using an exported model.
 
     python serve_saved_model.py MODEL bus.jpg cat.png --text "a bus" "a cat"
 
-MODEL is a directory that `align-keras export` or `model.export` wrote. Nothing
-but TensorFlow and TensorFlow Text is needed: the weights, the vocabulary and
-the preprocessing are inside.
+MODEL is a directory that `align-keras export` or `model.export` wrote. The
+script needs only TensorFlow and TensorFlow Text: the model contains the
+weights, the vocabulary and the preprocessing.
 """
 
 import argparse
@@ -21,8 +21,8 @@ args = parser.parse_args()
 
 model = tf.saved_model.load(args.model)
 
-# Each tower alone: `encode_image` takes the bytes of files, `encode_text`
-# plain strings. Both return vectors of length 1, ready for an index.
+# Each tower has its own signature: `encode_image` takes the bytes of image
+# files, `encode_text` strings. Both return vectors of length 1.
 images = model.signatures["encode_image"](
     image_bytes=tf.constant([path.read_bytes() for path in args.images])
 )["embeddings"]
@@ -30,8 +30,8 @@ texts = model.signatures["encode_text"](texts=tf.constant(args.text))[
     "embeddings"
 ]
 
-# Their products are cosines. The signature `serving_default` does all of this
-# in one call.
+# Their dot products are cosine similarities. The signature `serving_default`
+# does all of this in one call.
 similarities = tf.matmul(images, texts, transpose_b=True).numpy()
 for path, row in zip(args.images, similarities, strict=True):
     print(path)

@@ -1,13 +1,13 @@
-"""Train ALIGN on a TPU, from TFRecord files in Cloud Storage.
+"""Train ALIGN on a TPU with TFRecord files in Cloud Storage.
 
     python tpu_training.py --tpu local --data 'gs://bucket/packed/*.tfrecord' \\
         --vocabulary gs://bucket/vocabulary.txt \\
         --checkpoints gs://bucket/run --output my_align
 
-`align-keras pack` or img2dataset writes the TFRecord files; the vocabulary is
-one WordPiece token a line. Started again, the script resumes from the newest
-checkpoint. `main` takes any strategy of `tf.distribute`, so that it can be
-tried on the devices of one machine first.
+`align-keras pack` or img2dataset writes the TFRecord files. The vocabulary file
+has one WordPiece token per line. If you start the script again, it resumes from
+the newest checkpoint. `main` takes any `tf.distribute` strategy, so you can try
+it on the devices of one machine first.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from align_keras.training import load_recipe
 
 
 def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
-    """Train and save a model; returns it."""
+    """Train a model, save it and return it."""
     keras.utils.set_random_seed(recipe.seed)
     with tf.io.gfile.GFile(vocabulary) as file:
         tokenizer = AlignTokenizer(file.read().rstrip("\n").split("\n"))
@@ -37,11 +37,11 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
         recipe.sequence_length,
     )
 
-    # Variables that are made within the scope lie on every core.
+    # Variables created within the scope are mirrored on every core.
     with strategy.scope():
         model = AlignDualEncoder.from_preset(
             preset,
-            # Statistics of single cores would be lost when saving.
+            # Batch statistics of single cores would be lost when saving.
             image_encoder={"batch_norm": recipe.batch_norm or "synchronized"},
             text_encoder={"vocabulary_size": tokenizer.vocabulary_size()},
             initial_temperature=recipe.initial_temperature or 1.0,
@@ -55,9 +55,9 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
                 ),
                 weight_decay=recipe.weight_decay,
             ),
-            # Negatives are the pairs of all cores: nothing to configure.
+            # The negatives come from all cores without configuration.
             loss=ContrastiveLoss(recipe.label_smoothing),
-            # TPUStrategy compiles the step as a whole.
+            # TPUStrategy already compiles the whole step.
             jit_compile=False,
         )
         model.optimizer.build(model.trainable_variables)
@@ -69,7 +69,7 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
     step = int(model.optimizer.iterations.numpy())
 
     def batches_of_host(context):
-        # Each host reads its share of the files, a batch for each of its cores.
+        # Each host reads its share of the files, one batch per core.
         cores = context.num_replicas_in_sync // context.num_input_pipelines
         return load_dataset(
             data,
@@ -81,7 +81,7 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
             shard_count=context.num_input_pipelines,
         )
 
-    # Checkpoints stand at the end of what Keras calls an epoch.
+    # What Keras calls an epoch is the interval between checkpoints.
     model.fit(
         strategy.distribute_datasets_from_function(batches_of_host),
         initial_epoch=step // recipe.checkpoint_every,

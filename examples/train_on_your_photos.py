@@ -1,10 +1,11 @@
-"""Train ALIGN on a folder of photos with captions, measure it, and export it.
+"""Train ALIGN on a folder of photos, evaluate it, and export it.
 
     python train_on_your_photos.py photos --output my_align
 
-The folder holds a caption file with a row for each photo: `captions.csv` with
-the columns `image` (path within the folder) and `caption`. Some photos are set
-aside to measure on. Started again, the script resumes where it stopped.
+The folder contains a caption file with a row for each photo: `captions.csv`
+with the columns `image` (path within the folder) and `caption`. Some photos are
+held out for evaluation. If you start the script again, it resumes where it
+stopped.
 """
 
 import argparse
@@ -16,10 +17,10 @@ from align_keras.training import train
 
 
 def main(arguments=None):
-    """Train, measure and export; returns the metrics."""
+    """Train, evaluate and export a model, and return the metrics."""
     args = parse(arguments)
 
-    # For a large batch, look at the recipes that ship.
+    # For large batches, start from one of the built-in recipes.
     recipe = Recipe(
         steps=args.steps,
         batch_size=args.batch_size,
@@ -27,13 +28,13 @@ def main(arguments=None):
         warmup_steps=args.steps // 10,
         optimizer="adamw",
         image_size=args.image_size,
-        # A little larger, so that training sees random crops.
+        # A little larger, so that training uses random crops.
         resize_size=round(args.image_size * 1.2),
         initial_temperature=0.1,
         vocabulary_size=20_000,
         checkpoint_every=args.checkpoint_every,
     )
-    # Packs the photos into TFRecord files, holds some out, learns a
+    # This packs the photos into TFRecord files, holds some out, learns a
     # vocabulary from the captions, and evaluates at each checkpoint.
     run = train(
         args.preset,
@@ -43,13 +44,13 @@ def main(arguments=None):
         hold_out=args.hold_out,
     )
 
-    # The best model, on the photos that training did not see.
+    # Metrics of the best model on the held-out photos.
     metrics = run["best"]["metrics"]
     for name in ("image_to_text_recall@5", "text_to_image_recall@5"):
         chance = metrics[f"chance_{name}"]
         print(f"{name}: {metrics[name]:.1%} (chance {chance:.1%})")
 
-    # A SavedModel; serve_saved_model.py shows how to ask it.
+    # Write a SavedModel; serve_saved_model.py shows how to use it.
     model = AlignDualEncoder.from_preset(run["model"])
     model.export(args.output / "saved_model")
     print(f"Exported to {args.output / 'saved_model'}")

@@ -1,10 +1,10 @@
-"""Class probabilities for an image, from a pretrained model.
+"""Print class probabilities for an image, using a pretrained model.
 
     python examples/zero_shot_classification.py photo.jpg cat dog bird
 
-The weights come from Hugging Face and are converted while they are read. This
-needs the extra `huggingface`; `--model` names another model, such as a
-directory that `align-keras train` has written.
+The weights come from Hugging Face and are converted as they are read. This
+needs the extra `huggingface`. `--model` selects another model, such as a
+directory that `align-keras train` wrote.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from align_keras import AlignDualEncoder
 
 
 def classify(image, names, model="hf://kakaobrain/align-base"):
-    """Return the probability of each name of a class."""
+    """Return the probability of each class name."""
     model = AlignDualEncoder.from_preset(model)
     image = model.encode_image(image)
     texts = model.encode_text([f"a photo of a {name}." for name in names])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make a TPU VM of one host, train on it, and remove it: `bash tpu_vm.sh`.
+# Create a TPU VM with one host, train on it, and delete it: `bash tpu_vm.sh`.
 set -euo pipefail
 
 NAME=${NAME:-align} ZONE=${ZONE:-us-east5-b} TYPE=${TYPE:-v6e-8}
@@ -9,7 +9,7 @@ gcloud compute tpus tpu-vm create "$NAME" --zone "$ZONE" \
     --accelerator-type "$TYPE" --version v2-alpha-tpuv6e
 trap 'gcloud compute tpus tpu-vm delete "$NAME" --zone "$ZONE" --quiet' EXIT
 
-# JAX serves current TPUs. The run goes on from the bucket when it is repeated.
+# Current TPUs need JAX. If you run this again, training resumes from the bucket.
 gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --command "
 pip install 'align-keras[jax,stores]' 'jax[tpu]'
 export KERAS_BACKEND=jax

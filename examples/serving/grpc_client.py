@@ -2,9 +2,9 @@
 
     python grpc_client.py localhost:8500 vectors.npz bus.jpg --text "a bus"
 
-Writes the arrays `images`, `valid` and `texts`. gRPC carries the bytes as they
-are and is the faster way for many images. Needs numpy and
-tensorflow-serving-api: `pip install "align-keras[serving]"`.
+This writes the arrays `images`, `valid` and `texts`. gRPC sends bytes without
+encoding them, so it is faster than REST for many images. The script needs numpy
+and tensorflow-serving-api: `pip install "align-keras[serving]"`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 
 def predict(service, model, signature, name, strings):
-    """Send the strings as one batch; returns arrays by their names."""
+    """Send strings as one batch and return a dict of arrays."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -30,7 +30,7 @@ def predict(service, model, signature, name, strings):
 
 
 def main():
-    """Read the command line, ask, and save."""
+    """Read the command line, query the server, and save the arrays."""
     parser = argparse.ArgumentParser()
     parser.add_argument("server", help="such as localhost:8500")
     parser.add_argument("output", help="the .npz file to write")

@@ -1,10 +1,11 @@
-"""Ask TensorFlow Serving over REST what an image shows.
+"""Compare images with texts or classes, using TensorFlow Serving over REST.
 
     python rest_client.py http://localhost:8501 bus.jpg --text "a bus" "a cat"
     python rest_client.py http://localhost:8501 bus.jpg
 
-With texts, it prints how well each fits; without, the labels of the signature
-`classify`, if the model was exported with classes. Needs nothing but Python.
+With texts, this prints the similarity of each. Without texts, it prints the
+probabilities from the signature `classify`, if the model was exported with
+classes. It needs only Python.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def predict(url, model, signature, inputs):
-    """Send a request in columns: each input is one list."""
+    """Send a request in column format: each input is one list."""
     request = urllib.request.Request(
         f"{url}/v1/models/{model}:predict",
         json.dumps({"signature_name": signature, "inputs": inputs}).encode(),
@@ -30,12 +31,12 @@ def predict(url, model, signature, inputs):
 
 
 def cosine(first, second):
-    """Compare two vectors of unit length."""
+    """Return the cosine similarity of two vectors of unit length."""
     return sum(a * b for a, b in zip(first, second, strict=True))
 
 
 def main():
-    """Read the command line, ask, and print."""
+    """Read the command line, query the server, and print the answer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url", help="such as http://localhost:8501")
     parser.add_argument("images", nargs="+", type=Path)
@@ -43,7 +44,7 @@ def main():
     parser.add_argument("--model", default="align")
     args = parser.parse_args()
 
-    # JSON has no bytes: {"b64": ...} stands for them.
+    # JSON cannot hold bytes; {"b64": ...} encodes them.
     files = [
         {"b64": base64.b64encode(path.read_bytes()).decode()}
         for path in args.images
@@ -53,7 +54,7 @@ def main():
         return predict(args.url, args.model, signature, inputs)
 
     if args.text:
-        # A server with batching refuses images and texts in one request.
+        # A server with batching refuses images and texts in the same request.
         images = ask("encode_image", image_bytes=files)
         texts = ask("encode_text", texts=args.text)["embeddings"]
         valid, names = images["valid"], [args.text] * len(files)
