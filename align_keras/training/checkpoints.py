@@ -29,6 +29,13 @@ LORA = "lora"
 logger = logging.getLogger("align_keras")
 
 
+def describe_kept(step):
+    """Say which checkpoint a run can resume from, without a full stop."""
+    if not step:
+        return "There is no checkpoint yet"
+    return f"The checkpoint of step {step} is kept to resume from"
+
+
 class Checkpoints:
     """Saves and restores the checkpoints of a working directory.
 
@@ -57,6 +64,7 @@ class Checkpoints:
         self.keep = keep
         self.writes = writes
         self._state = state
+        self._passed_over = set()
         # A file received from another process, deleted once it is read.
         self._received = None
         self._background = Background()
@@ -141,6 +149,7 @@ class Checkpoints:
                 state = self._read(path)
             except ValueError as error:
                 reason = error
+                self._passed_over.add(path)
                 logger.warning("Passed over a checkpoint: %s", error)
             else:
                 return state
@@ -242,7 +251,10 @@ class Checkpoints:
             _append_lora(temporary, lora)
             digest = _digest(temporary)
         self._write(path, {**state, "weights_sha256": digest})
-        for old in self._all()[self.keep :]:
+        self._passed_over.discard(path)
+        # A damaged one does not count, whether its step is lower or higher.
+        intact = [p for p in self._all() if p not in self._passed_over]
+        for old in {*self._passed_over, *intact[self.keep :]}:
             # Weights go first: alone, they would look like an unfinished save.
             _weights(old).unlink(missing_ok=True)
             _sidecar(old).unlink(missing_ok=True)
@@ -286,9 +298,9 @@ class Checkpoints:
         number = getattr(error, "errno", None)
         return OSError(
             f"`{path}` could not be written: "
-            f"{os.strerror(number) if number else error}. The checkpoint of "
-            f"step {self.state()['step']} is kept: make room, and run the "
-            "same command again to resume from there."
+            f"{os.strerror(number) if number else error}. "
+            f"{describe_kept(self.state()['step'])}: make room, and run the "
+            "same command again."
         )
 
     def update(self, **state):

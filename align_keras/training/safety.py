@@ -163,9 +163,9 @@ def unreadable_named(checkpoints):
         lines = [x for x in lines if x and not x.startswith(trace)]
         reason = lines[0].partition(" [[")[0] if lines else type(error).__name__
         raise OSError(
-            f"The data cannot be read any more: {reason}. The checkpoint of "
-            f"step {checkpoints.state()['step']} is kept: bring the file back, "
-            "and run the same command again to resume from there."
+            f"The data cannot be read any more: {reason}. "
+            f"{describe_kept(checkpoints.state()['step'])}: bring the file "
+            "back, and run the same command again."
         ) from error
 
 
@@ -198,6 +198,6 @@ def nonfinite_error(steps, reason, records, path, last_step):
         when = f"one of the steps {steps[0]} to {steps[-1]}"
     return FloatingPointError(
         f"In {when}, {reason}. The records were {batch} (see `{Path(path)}`)."
-        f" The checkpoint of step {last_step} is kept. Look at the records, "
-        "lower `learning_rate`, or set `skip_nonfinite` in the recipe."
+        f" {describe_kept(last_step)}. Look at the records, lower "
+        " `learning_rate`, or set `skip_nonfinite` in the recipe."
     )
