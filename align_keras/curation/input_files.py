@@ -60,10 +60,10 @@ def find_inputs(
             folder are taken only if it has no tables. Defaults to `False`.
 
     Returns:
-        Tuple of the list of distinct files, in order, and a list of what is
-        left out, as dicts of `"file"` and `"reason"`: links that lead out of
-        a folder, files that may hold captions in another format, and folders
-        that a glob matches.
+        Tuple of the list of distinct files, sorted within each pattern, and a
+        list of what is left out, as dicts of `"file"` and `"reason"`: links
+        that lead out of a folder, files that may hold captions in another
+        format, and folders that a glob matches.
 
     Raises:
         FileNotFoundError: A pattern matches nothing.
