@@ -116,7 +116,7 @@ class _Headers:
             return self.stream.readline(length)
         line = b""
         while not line.endswith(b"\n"):
-            # warcio returns less than a line for larger sizes.
+            # For larger sizes, warcio may stop before the end of the line.
             part = self.stream.readline(8192)
             if not part:
                 break
