@@ -15,7 +15,7 @@ from align_keras.io.messages import end_progress
 from align_keras.io.messages import messages_shown
 from align_keras.io.stores import is_store
 
-# Commands with their one-line help, in the order in which data pass them.
+# Commands and their one-line help, in the order of a typical workflow.
 COMMANDS = {
     "quickstart": "draw scenes, train on them, and search (a few minutes)",
     "presets": "list the model presets",

@@ -230,7 +230,7 @@ def balanced(
     stage,
     listed,
 ):
-    """Drop a random part of the texts on crowded subjects, and all on none.
+    """Drop texts on crowded subjects at random, and those without an entry.
 
     MetaCLIP: `at_most: 20000`. If more rows than that contain an entry, the
     entry draws each of them with probability `at_most / rows`. A row stays if

@@ -159,7 +159,7 @@ def _candidates(buckets, keys, owners):
     first = np.searchsorted(keys, flat, "left")
     sizes = np.searchsorted(keys, flat, "right") - first
     rows = np.repeat(np.arange(len(flat)) // buckets.shape[1], sizes)
-    # For each bucket, the positions first, first + 1, … in a row.
+    # The positions first, first + 1, … of all buckets, concatenated.
     steps = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     partners = owners[np.repeat(first, sizes) + steps]
     tests = int(owners.max()) + 1

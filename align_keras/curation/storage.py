@@ -148,7 +148,7 @@ class Storage:
         return value
 
     def write_text(self, name, text):
-        """Write a text file that appears only when it is complete."""
+        """Write a text file; unless on HDFS, it appears when complete."""
         # The name of an input may hold bytes that are not text.
         contents = text.encode("utf-8", "backslashreplace")
         if self.local:
@@ -162,7 +162,7 @@ class Storage:
             file.write(contents)
 
     def write_json(self, name, value):
-        """Write a JSON file that appears only when it is complete."""
+        """Write a JSON file in the same way as `write_text`."""
         text = json.dumps(value, indent=2, ensure_ascii=False)
         self.write_text(name, text + "\n")
 
