@@ -1,4 +1,4 @@
-"""The command line: one module per command, none of them with logic."""
+"""The command line, with one module per command and no logic of its own."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from align_keras.io.messages import end_progress
 from align_keras.io.messages import messages_shown
 from align_keras.io.stores import is_store
 
-# Command, in the order of the data's way, and its one-line help.
+# Commands and their one-line help, in the order of a typical workflow.
 COMMANDS = {
     "quickstart": "draw scenes, train on them, and search (a few minutes)",
     "presets": "list the model presets",
@@ -63,14 +63,15 @@ def main(arguments=None):
         arguments: list of strings. Defaults to those of the process.
 
     Returns:
-        int. 0 on success, 2 after an error, which is printed in one line.
+        int. 0 on success, 2 after an expected error, which is printed on one
+        line, 130 after an interrupt, or a status that the command returned.
     """
     options = make_parser().parse_args(arguments)
-    # TensorFlow's start-up chatter hides what a command has to say.
+    # TensorFlow's start-up messages would hide those of the command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # The name of a file may hold bytes that are not text.
+        # A file name may contain bytes that are not text.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with (
@@ -78,13 +79,13 @@ def main(arguments=None):
             contextlib.ExitStack() as stack,
         ):
             for value in vars(options).values():
-                # A store shows a file when it is whole.
+                # In a store, a file appears only when it is complete.
                 if isinstance(value, OutputFile) and not is_store(value):
                     stack.enter_context(directory_lock(value, beside=True))
             return options.run(options) or 0
     except _expected_errors() as error:
         end_progress()
-        # Keras and TensorFlow write paragraphs.
+        # Errors of Keras and TensorFlow span several lines.
         reason = " ".join(str(error).split())
         print(f"align-keras: error: {reason}", file=sys.stderr, flush=True)
         _end_without_others(2)
@@ -96,7 +97,7 @@ def main(arguments=None):
 
 
 def _end_without_others(status):
-    """End this process where JAX would have it wait for the others to end."""
+    """Exit at once if JAX would make this process wait for the others."""
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -104,12 +105,12 @@ def _end_without_others(status):
 
 
 def _expected_errors():
-    """Errors that speak of the input or the machine, not of a mistake here."""
+    """Return errors caused by the input or the machine, not by a bug."""
     expected = (ValueError, OSError, ImportError, FloatingPointError)
     if "tensorflow" in sys.modules:
-        # A damaged file in the midst of training, or too little memory.
+        # A damaged file during training, or too little memory.
         expected += (sys.modules["tensorflow"].errors.OpError,)
     if "duckdb" in sys.modules:
-        # Too little memory, or no room to spill.
+        # Too little memory, or no disk space to spill to.
         expected += (sys.modules["duckdb"].Error,)
     return expected

@@ -1,4 +1,4 @@
-"""`align-keras ablate`: variants of a model, side by side."""
+"""`align-keras ablate`: train and measure variants of a model."""
 
 import json
 
@@ -34,7 +34,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Train and measure the variants, and print the results if asked."""
+    """Train and measure the variants; print the results with `--json`."""
     from align_keras.evaluation import ablate
     from align_keras.evaluation.results import plain
     from align_keras.quickstart.scenes import write_scenes

@@ -1,4 +1,4 @@
-"""`align-keras average`: between a model and what it was fine-tuned to."""
+"""`align-keras average`: average a model before and after fine-tuning."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Write an average, or measure many."""
+    """Write one average, or measure a sweep of them."""
     if args.sweep == (args.weight is not None):
         raise ValueError(
             "Give either `--weight`, to write one average, or `--sweep`, to "

@@ -1,4 +1,4 @@
-"""`align-keras classify`: which of some classes an image shows."""
+"""`align-keras classify`: tell which class an image shows."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Print the classes of each image, the most probable first."""
+    """Print the classes of each image, most probable first."""
     if bool(args.names) == bool(args.classes):
         raise ValueError(
             "Give the classes either as arguments or as a file with "

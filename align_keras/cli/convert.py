@@ -1,4 +1,4 @@
-"""`align-keras convert`: weights of other libraries, in and out."""
+"""`align-keras convert`: convert weights from and to other libraries."""
 
 import json
 
@@ -36,7 +36,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Convert and say what was written."""
+    """Convert the weights and report what was written."""
     from align_keras.interop import convert
 
     antialias = None if args.antialias is None else args.antialias == "yes"

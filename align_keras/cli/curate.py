@@ -1,4 +1,4 @@
-"""`align-keras curate`: rules that clean image–text pairs."""
+"""`align-keras curate`: clean image–text pairs by rules."""
 
 import json
 
@@ -87,7 +87,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Curate, print SQL, or explain a row."""
+    """Curate the inputs, print SQL, or explain a row."""
     from align_keras import curation
 
     if args.print_sql:

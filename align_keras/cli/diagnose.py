@@ -1,4 +1,4 @@
-"""`align-keras diagnose`: what happens inside a dual encoder."""
+"""`align-keras diagnose`: show what happens inside a dual encoder."""
 
 import json
 
@@ -51,7 +51,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Diagnose, and print the numbers."""
+    """Diagnose the model and print the numbers."""
     from align_keras.evaluation import diagnose
     from align_keras.evaluation.diagnosis_page import describe_diagnosis
 

@@ -1,4 +1,4 @@
-"""`align-keras download`: the images of kept pairs, by img2dataset."""
+"""`align-keras download`: fetch the images of kept pairs with img2dataset."""
 
 import json
 
@@ -58,7 +58,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Download, and say what failed."""
+    """Download the images and report failures."""
     from align_keras.curation import download
 
     result = download(

@@ -1,4 +1,4 @@
-"""`align-keras embed`: images to Parquet files of vectors."""
+"""`align-keras embed`: embed images into Parquet files of vectors."""
 
 import json
 
@@ -26,7 +26,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Embed, and print a summary."""
+    """Embed the images and print a summary."""
     from align_keras.embedding import embed
     from align_keras.embedding.embed_files import embed_task
 

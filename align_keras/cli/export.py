@@ -1,4 +1,4 @@
-"""`align-keras export`: a preset directory to a model that can be served."""
+"""`align-keras export`: turn a preset directory into a model for serving."""
 
 import json
 
@@ -76,7 +76,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Export the model and say where it went."""
+    """Export the model and report what was written."""
     from align_keras.serving.export import export
 
     result = export(

@@ -1,4 +1,4 @@
-"""`align-keras index`: vectors to a directory that can be searched."""
+"""`align-keras index`: build a searchable directory from vectors."""
 
 import json
 
@@ -57,7 +57,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Build the index and say what it is."""
+    """Build the index and describe it."""
     from align_keras.classes import read_classes
     from align_keras.classes import read_templates
     from align_keras.search import build_index

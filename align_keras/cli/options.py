@@ -1,4 +1,4 @@
-"""What several commands declare in the same words."""
+"""Options that several commands share."""
 
 import argparse
 import importlib
@@ -8,26 +8,26 @@ from align_keras.io.stores import is_store
 
 
 def add_commands(parsers, package, commands):
-    """Declare commands, each of them a module.
+    """Declare commands, each implemented by a module.
 
     Args:
-        parsers: what `ArgumentParser.add_subparsers` returned.
-        package: string. Where the modules are: one for each command, with
-            `add_arguments(parser)` and `run(args)`.
-        commands: dictionary from the name of a command to its one-line help.
+        parsers: the object that `ArgumentParser.add_subparsers` returned.
+        package: string. The package that contains one module for each command,
+            with `add_arguments(parser)` and `run(args)`.
+        commands: dict from the name of a command to its one-line help.
     """
     for name, text in commands.items():
         parser = parsers.add_parser(name, help=text, description=text)
         module = name.replace("-", "_")
         module = importlib.import_module(f"{package}.{module}")
         module.add_arguments(parser)
-        # A command that has commands of its own runs one of these.
+        # A command with subcommands has no `run`; its subcommands do.
         if hasattr(module, "run"):
             parser.set_defaults(run=module.run)
 
 
 def output_path(text):
-    """Read what a command is to write; what cannot be is refused at once."""
+    """Parse the path of an output, and refuse an invalid one at once."""
     try:
         if not is_store(text):
             local_path(text)
@@ -37,11 +37,11 @@ def output_path(text):
 
 
 class OutputFile(str):
-    """A file that a command is to write, and that no other may meanwhile."""
+    """An output file that `main` locks while the command runs."""
 
 
 def output_file(text):
-    """Read the name of what `main` holds until the command has ended."""
+    """Parse the path of an output file, which `main` will lock."""
     return OutputFile(output_path(text))
 
 
@@ -62,7 +62,7 @@ def add_batch_size(parser):
 
 
 def add_allow_outside(parser):
-    """Declare `--allow-outside`, for what reads a folder."""
+    """Declare `--allow-outside`, for commands that read a folder."""
     parser.add_argument(
         "--allow-outside",
         action="store_true",
@@ -72,7 +72,7 @@ def add_allow_outside(parser):
 
 
 def add_verify(parser):
-    """Declare `--verify`, for what reads an index."""
+    """Declare `--verify`, for commands that read an index."""
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -81,7 +81,7 @@ def add_verify(parser):
 
 
 def add_qdrant(parser):
-    """Declare `--qdrant`, for what reads an index."""
+    """Declare `--qdrant`, for commands that read an index."""
     parser.add_argument(
         "--qdrant",
         metavar="URL",
@@ -91,7 +91,7 @@ def add_qdrant(parser):
 
 
 def add_parts(parser):
-    """Declare what works on the parts of a source, where and how."""
+    """Declare the options of commands that process a source in parts."""
     parser.add_argument(
         "--model",
         required=True,
@@ -136,11 +136,11 @@ def add_parts(parser):
 
 
 def parts_options(args, work):
-    """Return the keyword arguments that the options of `add_parts` stand for.
+    """Convert the options of `add_parts` to keyword arguments.
 
     Args:
         args: the parsed options.
-        work: callable that works on a part, for Spark.
+        work: callable. Processes one part; used with Spark.
     """
     return {
         "output": args.output,

@@ -1,4 +1,4 @@
-"""`align-keras pack`: images with captions to TFRecord files."""
+"""`align-keras pack`: pack images with captions into TFRecord files."""
 
 import json
 
@@ -7,7 +7,7 @@ from align_keras.cli.options import output_path
 
 
 def add_arguments(parser):
-    """Add the command's arguments to an `argparse` parser."""
+    """Declare the options."""
     parser.add_argument(
         "source",
         metavar="DIR",
@@ -90,7 +90,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Pack, and print a summary."""
+    """Pack the images and print a summary."""
     from align_keras.data import pack
     from align_keras.data.parts import describe_missing
 

@@ -99,8 +99,8 @@ def add_arguments(parser):
 
 
 def run(options):
-    # Only JAX compiles for hardware that is elsewhere; and then it must not
-    # look for hardware here.
+    # Only JAX compiles for hardware that is not present, and then it must not
+    # look for local hardware.
     os.environ["KERAS_BACKEND"] = "jax"
     if options.topology or options.compare is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"

@@ -1,4 +1,4 @@
-"""`align-keras quickstart`: from drawn scenes to searching them."""
+"""`align-keras quickstart`: draw scenes, train on them, and search."""
 
 import json
 
@@ -29,7 +29,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Run it; the exit status tells whether the model learned enough."""
+    """Run the quickstart; return 1 if the model did not learn enough."""
     from align_keras.quickstart import REQUIRED_TIMES_CHANCE
     from align_keras.quickstart import run_quickstart
 

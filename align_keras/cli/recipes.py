@@ -1,4 +1,4 @@
-"""`align-keras recipes`: the shipped recipes and the fields of one."""
+"""`align-keras recipes`: list the shipped recipes, or the fields of one."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Print the recipes by name, or the fields of one."""
+    """Print a table of the recipes, or the fields of one."""
     from align_keras.training import load_recipe
     from align_keras.training.recipes import recipe_names
 

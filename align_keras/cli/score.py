@@ -1,4 +1,4 @@
-"""`align-keras score`: how well captions fit their images, to Parquet."""
+"""`align-keras score`: measure how well captions fit their images."""
 
 import json
 
@@ -39,7 +39,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Score, and print a summary."""
+    """Score the pairs and print a summary."""
     from align_keras.embedding import score
     from align_keras.embedding.score_files import score_task
 

@@ -1,4 +1,4 @@
-"""`align-keras search`: words and images to the images that fit."""
+"""`align-keras search`: find images by words, by an image, or by both."""
 
 import json
 
@@ -65,7 +65,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Search, and print the results."""
+    """Search the index and print the results."""
     from align_keras.search import Index
     from align_keras.search import draw_results
     from align_keras.search import search

@@ -1,4 +1,4 @@
-"""`align-keras serve`: the web page on an index."""
+"""`align-keras serve`: serve a web page that searches an index."""
 
 from align_keras.cli.options import add_qdrant
 from align_keras.cli.options import add_verify
@@ -58,7 +58,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Serve until it is interrupted."""
+    """Serve the page until interrupted."""
     from align_keras.search.web.run_server import Limits
     from align_keras.search.web.run_server import serve
 

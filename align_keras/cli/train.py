@@ -121,13 +121,13 @@ def read_assignments(assignments):
             raise ValueError(
                 f"`--set` needs the form FIELD=VALUE. Received: {assignment!r}"
             )
-        # All else is converted by the recipe.
+        # The recipe converts all other values.
         fields[name] = {"true": True, "false": False}.get(value, value)
     return fields
 
 
 def read_log(names):
-    """Turn the values of `--log` into the names of trackers."""
+    """Turn the values of `--log` into the names of loggers."""
     names = names or ["tensorboard"]
     if "none" in names and len(names) > 1:
         raise ValueError("`--log none` goes with no other `--log`.")
@@ -139,7 +139,7 @@ def run(options):
 
     from align_keras.training import load_recipe
 
-    # What is wrong with the recipe is said before TensorFlow is loaded.
+    # Report errors in the recipe before TensorFlow is loaded.
     recipe = load_recipe(options.recipe, **overrides)
 
     from align_keras.training import train

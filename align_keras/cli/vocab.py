@@ -1,4 +1,4 @@
-"""`align-keras vocab`: a WordPiece vocabulary of kept texts."""
+"""`align-keras vocab`: learn a WordPiece vocabulary from kept texts."""
 
 import json
 
@@ -44,7 +44,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Learn the vocabulary and say how large it is."""
+    """Learn the vocabulary and print its size."""
     from align_keras.curation import learn_vocabulary
     from align_keras.curation.vocabulary import MULTILINGUAL_SIZE
     from align_keras.curation.vocabulary import SIZE

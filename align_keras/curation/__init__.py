@@ -1,4 +1,4 @@
-"""Cleaning of image–text pairs by rules, and vocabularies of the rest."""
+"""Clean image–text pairs by rules, and learn vocabularies from the rest."""
 
 from align_keras.curation.config import config_names
 from align_keras.curation.config import load_config

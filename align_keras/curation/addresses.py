@@ -1,8 +1,8 @@
-"""Which addresses a table of strangers may make this machine fetch.
+"""Refuse URLs that an untrusted table must not make this machine fetch.
 
-`file:///etc/passwd`, `http://169.254.169.254/` (where clouds keep credentials)
-and `http://router.local/` are addresses as well. What a name stands for is
-not asked here: see `docs/security.md` for what remains.
+A table may hold `file:///etc/passwd`, `http://169.254.169.254/` (where clouds
+keep credentials) or `http://router.local/`. Host names are not resolved here;
+`docs/security.md` describes the risk that remains.
 """
 
 import ipaddress
@@ -18,29 +18,29 @@ NO_ADDRESS = "not an address"
 OTHER_SCHEME = "not http or https"
 PRIVATE = "not a public address"
 
-# Names that stand for this machine or its network, whoever is asked.
+# Names that mean this machine or its network, whichever resolver is used.
 _LOCAL_NAMES = re.compile(
     r"(.*\.)?(localhost|localdomain|local|internal|intranet|lan|home|corp|"
     r"private|home\.arpa)"
 )
-# What no name of a host holds, and what programs read in two ways.
+# Characters that no host name contains, or that programs parse differently.
 _UNFIT = re.compile(r"[\x00-\x20\x7f\\<>\"{}|^`]")
-# Addresses of version 6 that end in the one of version 4 they stand for.
+# IPv6 networks whose addresses end in the IPv4 address that they embed.
 _EMBEDDING = tuple(
     map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
 )
 
 
 def refusal(url: str | None, allow_private: bool = False) -> str | None:
-    """Say why an address is not to be fetched.
+    """Return the reason why a URL must not be fetched, if there is one.
 
     Args:
         url: string or `None`.
-        allow_private: bool. Whether those of this machine and of private
-            networks are allowed. Defaults to `False`.
+        allow_private: bool. Whether to allow addresses of this machine and of
+            private networks. Defaults to `False`.
 
     Returns:
-        string, one of the reasons above; `None` where nothing is wrong.
+        string, one of the reasons above, or `None` if the URL is acceptable.
 
     Example:
 
@@ -61,7 +61,7 @@ def refusal(url: str | None, allow_private: bool = False) -> str | None:
 
 
 def _is_public(host):
-    # As programs read it: %31 is 1, and so is a wide one.
+    # Normalise as clients do: %31 and a full-width digit one both mean 1.
     host = unicodedata.normalize("NFKC", unquote(host)).lower()
     host = re.sub("[\u3002\uff0e\uff61]", ".", host).rstrip(".")
     if not host or _UNFIT.search(host):
@@ -69,12 +69,12 @@ def _is_public(host):
     address = _numeric(host)
     if address is not None:
         return all(map(_is_global, _meant(address)))
-    # A name without a dot is one of this network.
+    # A name without a dot is resolved within the local network.
     return "." in host and not _LOCAL_NAMES.fullmatch(host)
 
 
 def _numeric(host):
-    """The address that a host is written as, in any of the usual ways."""
+    """Parse a host as an IP address, in any of the usual notations."""
     try:
         return ipaddress.ip_address(host.partition("%")[0].strip("[]"))
     except ValueError:
@@ -87,7 +87,7 @@ def _numeric(host):
 
 
 def _meant(address):
-    """An address, and those of version 4 that it stands for."""
+    """Yield an address and the IPv4 addresses embedded in it."""
     yield address
     if address.version == 4:
         return
@@ -101,6 +101,6 @@ def _meant(address):
 
 
 def _is_global(address):
-    # Of version 6, an old kind of private ones counts as global.
+    # `is_global` is true for IPv6's deprecated site-local addresses.
     private = address.is_multicast or getattr(address, "is_site_local", False)
     return address.is_global and not private

@@ -1,7 +1,7 @@
-"""Small Arrow tables from Python's values.
+"""Build small Arrow tables from Python values.
 
-`pyarrow.array` would import pandas, which takes as long as a rule takes for a
-million rows.
+`pyarrow.array` would import pandas, and the import takes as long as a rule
+takes for a million rows.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ arrow = OptionalModule("pyarrow", extra="curation")
 
 
 def table_of(**columns):
-    """Return an Arrow table of columns by their names."""
+    """Return an Arrow table of the named columns."""
     return arrow.Table.from_arrays(list(columns.values()), list(columns))
 
 

@@ -1,4 +1,4 @@
-"""An account of a run: what came in, what each rule dropped, and why."""
+"""Audit a run: what came in, what each rule dropped, and why."""
 
 import dataclasses
 import math
@@ -13,9 +13,9 @@ from align_keras.io.optional import OptionalModule
 ibis = OptionalModule("ibis", extra="curation")
 
 EXAMPLES = 6
-# Longer texts are cut in the examples.
+# Longer texts are truncated in the examples.
 EXAMPLE_CHARACTERS = 200
-# Histograms: a name, and the first value of each bar but the lowest.
+# Histogram edges: the first value of each bar except the lowest.
 SIDES = (50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200)
 RATIOS = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10)
 TOKENS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 31, 51, 101)
@@ -23,14 +23,14 @@ CHARACTERS = (1, 6, 11, 21, 31, 41, 61, 81, 101, 151, 201, 401, 1001)
 
 
 def audit_run(result, stages) -> dict:
-    """Count and describe what a run has done.
+    """Count what a run kept and dropped, and describe it.
 
     Args:
         result: `RunResult`.
         stages: the run's `Stages`.
 
     Returns:
-        dict, as `audit.json` holds it; docs/curation.md explains the fields.
+        dict, the contents of `audit.json`; see docs/curation.md.
     """
     engine = stages.engine
     rows, verdicts = stages.read(result.rows), stages.read(result.verdicts)
@@ -78,7 +78,7 @@ def audit_run(result, stages) -> dict:
 
 
 def _scores(result, stages, total, kept, rules):
-    """How many rows have a score, and where the rules cut; or `None`."""
+    """Count the rows with a score and find each rule's cut, or `None`."""
     if result.scores is None:
         return None
     scored = stages.notes(result.scores["stage"])["rows"]
@@ -96,7 +96,7 @@ def _scores(result, stages, total, kept, rules):
 
 
 def _score_edges(result, stages):
-    """Twenty or so round numbers between the lowest and the highest score."""
+    """Return about twenty round edges from the lowest to the highest score."""
     if result.scores is None:
         return ()
     table = stages.read(result.scores["stage"])
@@ -113,7 +113,7 @@ def _score_edges(result, stages):
 
 
 def _account(number, result, rows, stages):
-    """What a rule itself tells of what it has dropped."""
+    """Return the rule's own account of what it dropped."""
     account = RULES[result.rules[number].kind].account
     if account is None:
         return {}
@@ -129,17 +129,18 @@ def _account(number, result, rows, stages):
 
 
 def rule_counts(masks: dict[int, int], num_rules: int) -> list[dict]:
-    """Count what each rule drops, from the verdicts.
+    """Count from the verdicts how many rows each rule drops.
 
     Args:
         masks: dict from a mask to the number of dropped rows that have it.
         num_rules: int.
 
     Returns:
-        list of dicts of ints: rows that the rule drops `"alone"`, were it
-        the only one; `"in_sequence"`, of those that the rules before it have
-        left; and `"only"` it, which no other rule drops. A rule that was
-        given nothing but what others left has one number in all three.
+        list of dicts of ints: `"alone"`, the rows that the rule would drop if
+        it were the only one; `"in_sequence"`, those it drops of the rows that
+        the rules before it left; and `"only"`, those that no other rule
+        drops. For a rule that saw only what the others left, all three
+        numbers are equal.
     """
     return [
         {
@@ -154,7 +155,7 @@ def rule_counts(masks: dict[int, int], num_rules: int) -> list[dict]:
 
 
 def overlap(masks: dict[int, int], num_rules: int) -> list[list[int]]:
-    """Count the rows that each two rules both drop, a list of lists."""
+    """Count the rows that both rules of each pair drop, as a list of lists."""
     return [
         [
             sum(n for m, n in masks.items() if m >> one & m >> two & 1)
@@ -165,12 +166,12 @@ def overlap(masks: dict[int, int], num_rules: int) -> list[list[int]]:
 
 
 def _examples(rules, rows, verdicts, engine):
-    """A few rows of each rule, rather those that no other rule drops."""
+    """Choose a few rows that each rule drops, first those only it drops."""
     chosen = []
     for number in range(len(rules)):
         bit = int64(1 << number)
         dropped = verdicts.filter((verdicts.mask & bit) != 0)
-        # The same rows on every engine, from all over the input.
+        # Spread the examples over the input, the same rows on every engine.
         mixed = (dropped.row_id % 1_000_003) * 7919 % 1_000_003
         dropped = dropped.select(
             "row_id", others=(dropped.mask != bit).cast("int8"), mixed=mixed
@@ -190,7 +191,7 @@ def _examples(rules, rows, verdicts, engine):
 
 
 def _histograms(rows, verdicts, engine, score_edges=()):
-    """Numbers of rows before and after, in bars, of each measure."""
+    """Count the rows in each bar of each measure, before and after."""
     shorter = ibis.ifelse(rows.width < rows.height, rows.width, rows.height)
     longer = ibis.ifelse(rows.width < rows.height, rows.height, rows.width)
     measures = {
@@ -204,7 +205,7 @@ def _histograms(rows, verdicts, engine, score_edges=()):
     bars = {n: _bar(value, edges) for n, (value, edges) in measures.items()}
     judged = rows.select("row_id", **bars).left_join(verdicts, "row_id")
     kept = judged.mask.isnull()
-    # Few combinations of bars occur, so all are counted in one pass.
+    # Few combinations of bars occur, so one pass can count them all.
     counted = engine.collect(
         judged.group_by(list(measures)).agg(
             before=judged.count(), after=judged.count(where=kept)
@@ -223,14 +224,14 @@ def _histograms(rows, verdicts, engine, score_edges=()):
 
 
 def _bar(value, edges):
-    """Number of the bar; null where there is no value."""
+    """Return the number of the bar, or null where there is no value."""
     lower = ((value < edge, number) for number, edge in enumerate(edges))
     missing = (value.isnull(), ibis.null("int8"))
     return ibis.cases(missing, *lower, else_=len(edges))
 
 
 def _sum_bars(found, name, when, count):
-    """Rows of each bar; rows without a value are left out."""
+    """Sum the rows of each bar, leaving out rows without a value."""
     bars = [0] * count
     for row in found:
         if row[name] is not None:
@@ -239,7 +240,7 @@ def _sum_bars(found, name, when, count):
 
 
 def _stage_times(stages, result):
-    """Seconds of the stages that this result is made of, where known."""
+    """Return the seconds that each stage of the result took, if known."""
     named = {"reading": result.rows, "verdicts": result.verdicts}
     named["kept"] = result.kept
     return {

@@ -1,4 +1,4 @@
-"""The audit as one HTML page that needs nothing else."""
+"""Write the audit as one self-contained HTML page."""
 
 from align_keras.curation import audit_plots
 from align_keras.io.html_page import escape
@@ -8,7 +8,7 @@ from align_keras.io.html_page import scrolling
 from align_keras.io.html_page import thousands
 from align_keras.io.html_page import tile
 
-# What reading counts, in words.
+# Descriptions of the defects that reading counts.
 DEFECTS = {
     "null_texts": "texts that were null",
     "blank_texts": "texts that were empty or blank",
@@ -36,13 +36,13 @@ MEASURES = {
 
 
 def write_audit_page(audit: dict) -> str:
-    """Draw an audit.
+    """Render an audit as HTML.
 
     Args:
-        audit: dict, as `audit_run` makes it.
+        audit: dict, as `audit_run` returns it.
 
     Returns:
-        string, a whole HTML page without links to anything.
+        string, a complete HTML page that loads nothing else.
     """
     kept, rows = audit["kept"], audit["rows"]
     share = percent(kept, rows)

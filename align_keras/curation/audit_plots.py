@@ -1,4 +1,4 @@
-"""The audit's plots, as SVG."""
+"""Draw the plots of the audit as SVG."""
 
 import html
 import itertools
@@ -10,7 +10,7 @@ LABEL = 190
 
 
 def funnel(rows, rules):
-    """Bars of the rows that are left after each rule."""
+    """Draw a bar of the rows that are left after each rule."""
     steps = [("all pairs", rows, 0)]
     for rule in rules:
         dropped = rule["dropped"]["in_sequence"]
@@ -31,7 +31,7 @@ def funnel(rows, rules):
 
 
 def rule_bars(rules):
-    """Three bars for each rule: alone, in sequence, only it."""
+    """Draw three bars for each rule: alone, in sequence, only it."""
     longest = max([rule["dropped"]["alone"] for rule in rules] + [1])
     scale = (WIDTH - LABEL - 110) / longest
     parts = []
@@ -53,13 +53,13 @@ def rule_bars(rules):
 
 
 def histogram(title, data, lines=None):
-    """Bars of all rows, and before them those of the kept rows.
+    """Draw bars of all rows, and in front of them bars of the kept rows.
 
     Args:
         title: string.
         data: dict of `"edges"`, `"before"` and `"after"`.
-        lines: dict from names to values at which to draw a line, where the
-            edges are evenly spaced.
+        lines: dict from names to the values at which to draw a line. The
+            edges must then be evenly spaced.
     """
     names = _ranges(data["edges"])
     tallest = max([*data["before"], 1])
@@ -97,7 +97,7 @@ def histogram(title, data, lines=None):
 
 
 def _ranges(edges):
-    """What each bar holds: below the first edge, …, the last and above."""
+    """Name each bar: below the first edge, …, from the last edge up."""
     whole = all(edge == int(edge) for edge in edges)
     names = [f"<{edges[0]:g}"]
     for low, high in itertools.pairwise(edges):
@@ -111,7 +111,7 @@ def _ranges(edges):
 
 
 def heat_map(names, overlap):
-    """Shares of the rows of one rule that another drops too."""
+    """Draw the share of each rule's rows that each other rule drops too."""
     cell = min(64, (WIDTH - LABEL) / max(1, len(names)))
     parts = []
     for column, name in enumerate(names):

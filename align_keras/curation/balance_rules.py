@@ -1,20 +1,22 @@
-"""A rule that balances what texts are about, in MetaCLIP's manner.
+"""Balance the subjects of texts, as MetaCLIP does.
 
-Which entries of a list a text has is found by a join: an entry is whole words
-with a space between, and so is a text, so that one is in the other just where
-its words come one after the other. Entries of one or two words are looked up
-among the text's unigrams and bigrams; of longer ones the first three words are,
-among its trigrams, and then the text is searched for the whole. That is exact
-for entries of any length, and the cost hardly grows with their number.
+A join finds the entries of a list that each text contains. Entries and texts
+are both whole words separated by one space, so a text contains an entry exactly
+where the entry's words follow one another in it. Entries of one or two words
+are looked up among the text's unigrams and bigrams. For a longer entry, its
+first three words are looked up among the text's trigrams, and then the text is
+searched for the whole entry. This is exact for entries of any length, and the
+cost hardly grows with their number.
 
-A row is kept by an entry where a draw from 0 to P - 1, P = 2**31 - 1, is below
-`at_most / rows * P`. The draw is `(a * image + b * text + c) ** 5 modulo P`, of
-three numbers that come with the entry and the seed, and of the row's hashes of
-image and text, themselves modulo P. For one entry this is a permutation of what
-hashing has spread evenly, and the entries' numbers are independent; the power,
-which every residue has once, keeps the draws of three entries from adding up.
-All products are below 2**63, so that every engine computes the same; for the
-last one, by which the draw is compared, an entry may be in 2**32 rows.
+An entry keeps a row if a draw from 0 to P - 1, with P = 2**31 - 1, is below
+`at_most / rows * P`. The draw is `(a * image + b * text + c) ** 5 modulo P`,
+where a, b and c depend on the entry and the seed, and `image` and `text` are
+the row's hashes of image and text, modulo P. For a fixed entry this permutes
+values that hashing has already spread evenly, and the numbers of different
+entries are independent. The fifth power, also a permutation of the residues,
+keeps the draws of three entries from being linearly dependent.
+All products are below 2**63, so every engine computes the same values. For the
+last product, which compares the draw, an entry may be in up to 2**32 rows.
 
 Reference:
     - [Xu et al., 2023](https://arxiv.org/abs/2309.16671), algorithm 1.
@@ -51,24 +53,24 @@ from align_keras.io.text import split_lines
 ibis = OptionalModule("ibis", extra="curation")
 
 PRIME = 2**31 - 1
-# MetaCLIP takes unigrams of Wikipedia that occur so often.
+# MetaCLIP takes the unigrams of Wikipedia that occur at least this often.
 FREQUENT = 100
 
-# Matches of a text that are compared with one another.
+# Up to this many matches of a text are compared pairwise.
 SHORT = 64
 
 logger = logging.getLogger("align_keras")
 
 
 def draw_numbers(entries: list[str], seed: int) -> np.ndarray:
-    """Return the numbers of entries that their draws are made of.
+    """Return the three numbers that each entry's draws are computed from.
 
     Args:
         entries: list of strings.
         seed: int.
 
     Returns:
-        int64 array `(len(entries), 3)` from 0 to 2**31 - 2.
+        int64 array `(len(entries), 3)` of values from 0 to 2**31 - 2.
     """
     digests = (
         hashlib.blake2b(f"{seed} {entry}".encode(), digest_size=24).digest()
@@ -79,18 +81,19 @@ def draw_numbers(entries: list[str], seed: int) -> np.ndarray:
 
 
 def read_entries(path: str, tokenizer: str) -> list[str]:
-    """Read a list of entries, as texts are normalised.
+    """Read a list of entries and normalise them in the same way as texts.
 
     Args:
-        path: string. A text file of one entry a line, or JSON, a list of
-            strings, such as MetaCLIP's `metadata.json`.
+        path: string. A text file with one entry per line, or a JSON file with
+            a list of strings, such as MetaCLIP's `metadata.json`.
         tokenizer: string. See `tokenize`.
 
     Returns:
-        list of strings, sorted, each once. Lines without a word are left out.
+        Sorted list of distinct strings. Lines without a word are left out.
 
     Raises:
-        ValueError: There is none, or the JSON is not a list of strings.
+        ValueError: There are no entries, or the JSON is not a list of
+            strings.
     """
     if str(path).lower().endswith(".json"):
         lines = read_json(path)
@@ -120,14 +123,14 @@ def read_entries(path: str, tokenizer: str) -> list[str]:
 
 
 def _entries(configured, rows, stages, key, tokenizer):
-    """The table of entries: those of files, or the rows' own."""
+    """Make the table of entries, from files or from the rows themselves."""
     given = configured.parameters
     if given["metadata"]:
         lists = [read_entries(path, tokenizer) for path in given["metadata"]]
         entries = sorted({entry for entries in lists for entry in entries})
     else:
         entries = _frequent_tokens(configured, rows, stages, key)
-    # The same entries give the same table, whatever the rows.
+    # The table depends on the entries only, so runs on other rows share it.
     return stages.arrow(
         f"{configured.name}-entries",
         fingerprint(entries, given["seed"]),
@@ -136,11 +139,11 @@ def _entries(configured, rows, stages, key, tokenizer):
 
 
 def _frequent_tokens(configured, rows, stages, key):
-    """Unigrams and bigrams of the rows that occur often, sorted."""
+    """Return the frequent unigrams and bigrams of the rows, sorted."""
     least = configured.parameters["at_least"]
     least = FREQUENT if least is None else least
     name = f"{configured.name}-frequent"
-    # The rule will take the same stage.
+    # The rule reuses this stage later.
     texts = different_texts(rows)
     texts = stages.table(f"{configured.name}-texts", key, texts)
     counts = token_counts(texts)
@@ -227,19 +230,19 @@ def balanced(
     stage,
     listed,
 ):
-    """Texts of subjects that have too many, at random, and those of none.
+    """Drop texts on crowded subjects at random, and those without an entry.
 
-    MetaCLIP: `at_most: 20000`. Of an entry that more rows have, each row is
-    drawn with the chance `at_most / rows`; a row stays if any of its entries
-    draws it. So the rows of an entry that few have all stay. A row without
-    any entry is dropped.
+    MetaCLIP: `at_most: 20000`. If more rows than that contain an entry, the
+    entry draws each of them with probability `at_most / rows`. A row stays if
+    any of its entries draws it, so all rows with a rare entry stay. A row
+    without any entry is dropped.
     """
     texts = stage("texts", different_texts(rows))
     matches = stage("matches", _matches(texts, listed))
     once = matches.select("rows", number=_once(matches.numbers).unnest())
     counts = once.group_by("number").agg(rows=int64_sum(once.rows.sum()))
     counts = stage("counts", counts.join(listed, "number"))
-    # Of most texts one entry is so rare that nothing need be drawn.
+    # Most texts have an entry so rare that no draw is needed.
     found = matches.select("text_key", number=matches.numbers.unnest())
     rarest = found.join(counts.select("number", "rows"), "number")
     rarest = rarest.group_by("text_key").agg(rows=rarest.rows.min())
@@ -265,12 +268,12 @@ def balanced(
 
 
 def _matches(texts, entries):
-    """The numbers of the entries that each text has, as often as it does."""
+    """List the numbers of each text's entries, once per occurrence."""
     short = entries.filter(entries.words <= 2).select("number", "head")
     grams = token_grams(texts, (1, 2), ("text_key", "rows"))
     found = grams.join(short, grams.gram == short["head"])
     found = found.select("text_key", "rows", "number")
-    # Where no entry is longer, no text is cut into trigrams.
+    # If no entry is longer, do not cut any text into trigrams.
     long = entries.filter(entries.words > 2).drop("first", "second", "offset")
     any_long = long.agg(count=long.count()).as_scalar() > 0
     texts = texts.filter(any_long & (texts.num_tokens > 2))
@@ -286,19 +289,19 @@ def _matches(texts, entries):
 
 
 def _once(numbers):
-    """An array without what came before in it: an entry counts once a text."""
+    """Remove repeated numbers, since an entry counts once per text."""
     first = numbers.filter(lambda one, index: numbers.index(one) == index)
-    # Quick, but quadratic.
+    # Quick for short arrays, but quadratic in their length.
     return ibis.ifelse(numbers.length() <= SHORT, first, numbers.unique())
 
 
 def _residue(key):
-    # Engines give a negative number the residue of its size.
+    # Engines keep the sign: -3 % 2 is -1 there.
     return (key.fill_null(0) % PRIME + PRIME) % PRIME
 
 
 def _draw(pairs):
-    """The draw of a row by an entry, see the module."""
+    """Compute an entry's draw for a row; see the module docstring."""
     mixed = (pairs["first"] * pairs.image + pairs.text) % PRIME
     square = mixed * mixed % PRIME
     return square * square % PRIME * mixed % PRIME

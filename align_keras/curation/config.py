@@ -1,4 +1,4 @@
-"""Configurations: which rules, with which settings, in which order."""
+"""Load configurations: the rules, their settings and their order."""
 
 import dataclasses
 import difflib
@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-# Importing them declares the rules.
+# Importing these modules registers the rules.
 from align_keras.curation import balance_rules  # noqa: F401
 from align_keras.curation import image_rules  # noqa: F401
 from align_keras.curation import row_rules  # noqa: F401
@@ -30,9 +30,9 @@ _CHOICES = {
     "counted_rows": ("raw", "remaining"),
     "repeated_ids": ("drop", "keep"),
 }
-# What the result has of every row; `extra_columns` come beside.
+# Columns of the result; `extra_columns` are added to them.
 OUTPUT_COLUMNS = ("row_id", "id", "url", "text", "width", "height", "phash")
-# The verdict on a row is one bit of a signed 64-bit integer for each rule.
+# A row's verdict is a signed 64-bit integer with one bit for each rule.
 MAX_RULES = 60
 
 
@@ -43,9 +43,9 @@ class ConfiguredRule:
     Attributes:
         name: string, unique in the configuration.
         kind: string, a key of `RULES`.
-        parameters: dict, all of them, with the right types.
-        optional: bool. Whether the rule is left out, and said to be so, where
-            the input lacks its column; otherwise that is an error.
+        parameters: dict of all parameters, converted to the right types.
+        optional: bool. Whether to leave the rule out, with a warning, if the
+            input lacks its column; otherwise that is an error.
     """
 
     name: str
@@ -56,24 +56,25 @@ class ConfiguredRule:
 
 @dataclasses.dataclass(frozen=True)
 class CurationConfig:
-    """A validated configuration, see docs/curation.md.
+    """A validated configuration; see docs/curation.md.
 
     Attributes:
         rules: tuple of `ConfiguredRule`, in the order of the audit.
         columns: dict from `id`, `url`, `text`, `width`, `height`, `phash` to
-            the input's column; those not named are found by usual names.
-        extra_columns: tuple of strings. Columns that the output keeps too.
+            the input's column. Columns that are not listed are found by
+            their usual names.
+        extra_columns: tuple of strings. Further columns to keep in the output.
         tokenizer: string. `"blanks"`, `"words"` or `"words_and_ideographs"`.
-        image_identity: string. What tells images apart: `"url"`, `"phash"`
+        image_identity: string. What identifies an image: `"url"`, `"phash"`
             or an extra column.
-        text_identity: string. `"normalized"` or `"exact"` (Unicode's NFC
-            alone).
-        counted_rows: string. `"raw"`: every rule counts all rows;
-            `"remaining"`: those that the rules before it have left.
+        text_identity: string. `"normalized"` or `"exact"` (Unicode's form NFC
+            only).
+        counted_rows: string. With `"raw"`, every rule counts all rows; with
+            `"remaining"`, only those that the rules before it left.
         repeated_ids: string. `"drop"` all but the first row of an id, or
             `"keep"` them.
-        max_text_characters: int. Longer texts are cut when they are read.
-        image_folder: string or `None`. Where the images lie, if they are
+        max_text_characters: int. Longer texts are truncated when read.
+        image_folder: string or `None`. The folder of the images, if they are
             local; they are then measured and hashed.
         allow_outside: bool. Whether names and links may lead out of that
             folder.
@@ -94,7 +95,7 @@ class CurationConfig:
     scores: tuple = ()
 
     def further_columns(self, kind):
-        """Names of input columns that rules read, of a type."""
+        """Return the input columns of a type that the rules read."""
         names = [
             rule.parameters["column"]
             for rule in self.rules
@@ -104,7 +105,7 @@ class CurationConfig:
 
 
 def config_names() -> list[str]:
-    """The names of the shipped configurations, sorted."""
+    """Return the names of the shipped configurations, sorted."""
     return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
 
 
@@ -114,15 +115,16 @@ def load_config(config: str | Path | CurationConfig) -> CurationConfig:
     Args:
         config: string or `pathlib.Path`. The name of a shipped configuration
             (`"align"`, `"coyo"`, `"conceptual_captions"`, `"web_text"`,
-            `"web_images"`), or the path of a YAML file. Paths in it are
-            relative to it. Or a `CurationConfig`, which is returned.
+            `"web_images"`), or the path of a YAML file. Paths in the file
+            are relative to its directory. A `CurationConfig` is returned
+            unchanged.
 
     Returns:
         A `CurationConfig`.
 
     Raises:
         FileNotFoundError: There is no such configuration.
-        ValueError: A field is unknown, missing, or has a wrong value.
+        ValueError: A field is unknown or missing, or its value is wrong.
 
     Example:
 
@@ -144,8 +146,8 @@ def parse_config(fields: Any, directory: str | Path = ".") -> CurationConfig:
     """Validate the fields of a configuration.
 
     Args:
-        fields: dict, as YAML gives it.
-        directory: string. What paths of files are relative to.
+        fields: dict, as parsed from YAML.
+        directory: string. The directory that paths are relative to.
 
     Returns:
         A `CurationConfig`.
@@ -186,7 +188,7 @@ def parse_config(fields: Any, directory: str | Path = ".") -> CurationConfig:
 
 
 def _check_columns(config):
-    """Refuse two columns of one name; engines compare without case."""
+    """Refuse two columns of the same name; engines ignore the case."""
     taken = [*OUTPUT_COLUMNS, *(["score"] if config.scores else [])]
     for name in config.extra_columns:
         if name.lower() in taken:
@@ -242,7 +244,7 @@ def _field(name, value, directory):
 
 
 def _rule(entry, directory):
-    """One entry of the list: `{kind: {parameter: value}}`, or a kind alone."""
+    """Parse an entry of `rules`, `{kind: {parameter: value}}` or a kind."""
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, dict) or len(entry) != 1:
@@ -289,7 +291,7 @@ def _rule(entry, directory):
 
 
 def always_applied(config):
-    """The rules that no configuration names, in order."""
+    """Return the rules that apply without being configured, in order."""
     names = [name for name, kind in RULES.items() if kind.always]
     if config.repeated_ids == "keep":
         names.remove("repeated_ids")
@@ -297,12 +299,12 @@ def always_applied(config):
 
 
 def sees_remaining(counted_rows, parameters):
-    """Whether a rule judges only what those before it have left."""
+    """Return whether a rule sees only the rows that earlier rules left."""
     return "remaining" in (counted_rows, parameters.get("among"))
 
 
 def _convert(kind, name, value, directory=None):
-    """Check a value against an annotation."""
+    """Check a value against a type annotation and convert it."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         value = _convert(options[0], name, value)

@@ -1,4 +1,4 @@
-"""From raw pairs to kept ones, with an account of every row."""
+"""Clean raw pairs by rules, and account for every row."""
 
 import contextlib
 import dataclasses
@@ -44,8 +44,7 @@ logger = logging.getLogger("align_keras")
 
 
 def _written_by_the_engine(arguments):
-    # The executors of a cluster are elsewhere, and no directory of this
-    # machine is theirs.
+    # Executors of a cluster cannot write to a directory of this machine.
     remote = scheme_of(arguments["output"]) in HADOOP
     on_spark = arguments.get("engine") == "spark"
     return remote or (on_spark and not is_local(arguments.get("master")))
@@ -69,12 +68,12 @@ def curate(
 ) -> dict:
     """Clean image–text pairs by rules, and account for every row.
 
-    Into `output` come `kept/*.parquet` (the surviving rows),
-    `dropped/*.parquet` (the id of every other row, and in the column `mask`
-    which rules drop it, a bit for each), `audit.json`, `audit.html`, and last
-    of all `manifest.json`: without it, nothing there is a result. A run that
-    was killed resumes after its last finished stage when it is started again;
-    one that is finished is not repeated.
+    The directory `output` receives `kept/*.parquet` (the surviving rows),
+    `dropped/*.parquet` (the id of every other row and, in the column `mask`,
+    one bit for each rule that drops it), `audit.json` and `audit.html`.
+    `manifest.json` is written last; without it, the result is incomplete. If
+    a run is killed, starting it again resumes after the last finished stage.
+    A finished run is not repeated.
 
     Args:
         inputs: string or list of strings: files, folders, globs or addresses
@@ -84,23 +83,23 @@ def curate(
         config: string, path or `CurationConfig`, see `load_config`.
         engine: string. `"duckdb"` or `"spark"`.
         master: string. Spark's master, such as `"yarn"` or `"local[4]"`.
-        memory: string. What the engine may use, such as `"2GiB"`.
-        test_images: string or list of strings. Test sets for the rules of near
-            duplicates, in place of those that the configuration names.
-        image_folder: string. Where the images lie, in place of the
+        memory: string. Memory that the engine may use, such as `"2GiB"`.
+        test_images: string or list of strings. Test sets for the rules that
+            drop near-duplicates, in place of those in the configuration.
+        image_folder: string. The folder of the images, in place of the
             configuration's.
         scores: string or list of strings. Directories that
             `align_keras.embedding.score` wrote, in place of the
             configuration's.
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
-        discard_stages: bool. Whether to remove in the end those that this
-            run made or used; without them, `explain` cannot tell why. What
-            else lies in that directory stays. Defaults to `False`.
-        progress: bool. Show a progress bar on standard error.
-        allow_outside: bool. Whether names and links may lead out of the
-            folders of inputs and images. Defaults to `False`: what does is
-            left out, named and counted.
+        discard_stages: bool. Whether to remove, at the end, the intermediate
+            tables that this run made or used; `explain` needs them. Other
+            files in that directory stay. Defaults to `False`.
+        progress: bool. Whether to show a progress bar on standard error.
+        allow_outside: bool. Whether to follow names and links that lead out
+            of the folders of inputs and images. Defaults to `False`: they
+            are left out, named and counted.
 
     Returns:
         dict, the manifest: `"rows"`, `"kept"`, `"dropped"` (numbers),
@@ -108,7 +107,7 @@ def curate(
 
     Raises:
         FileNotFoundError: An input or the configuration is missing.
-        FileExistsError: `output` holds something else.
+        FileExistsError: `output` holds other files, or another result.
         ValueError: A setting is wrong, or an input lacks a column that a
             rule needs.
 
@@ -147,7 +146,7 @@ def curate(
             backend.check(place)
         for storage in places.values():
             stack.enter_context(storage.lock())
-        # Another run may have ended since.
+        # Another run may have finished in the meantime.
         finished = _finished(target, key)
         if finished:
             return finished
@@ -170,7 +169,7 @@ def curate(
 
 
 def _complete(config, test_images, image_folder, allow_outside, scores):
-    """Put the command line's paths in place of the configuration's."""
+    """Replace paths of the configuration by those of the arguments."""
     rules = []
     takers = [r.name for r in config.rules if "test_images" in r.parameters]
     if test_images and not takers:
@@ -187,7 +186,7 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
         if allow_outside and "allow_outside" in rule.parameters:
             given = {**rule.parameters, "allow_outside": True}
             rule = dataclasses.replace(rule, parameters=given)
-        # At once, and also for a rule that the input leaves out.
+        # Check early, even if the rule turns out not to apply to the input.
         for name, paths in named_paths(rule).items():
             for path in paths:
                 if not os.path.exists(path) and not glob.glob(path):
@@ -212,7 +211,7 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
 
 
 def _finished(target, key):
-    """The manifest of an earlier run of the same, or `None`."""
+    """Return the manifest if this very run has finished before, or `None`."""
     manifest = target.read_object(
         "manifest.json",
         {"key": str, "rows": is_count, "kept": is_count, "dropped": is_count},
@@ -231,7 +230,10 @@ def _finished(target, key):
 
 
 def _check_columns(file, config):
-    """Refuse at once what no row could pass; later files may be damaged."""
+    """Refuse an input without usable columns before any work is done.
+
+    Only the first file is checked; one that is damaged is left out later.
+    """
     try:
         names, found = choose_columns(file, config.columns)
     except UnfitColumn:
@@ -253,13 +255,13 @@ def _check_columns(file, config):
 
 
 def _publish(stages, result, audit, target, key, about):
-    """Bring the result to its place; the manifest makes it one."""
+    """Copy the result to its place, and write the manifest last."""
     target.make_directory(".stages")
-    # Tells a later run that what lies here is its own, and half done.
+    # Tells a later run that an unfinished `curate` left these files.
     target.write_json(".stages/publishing.json", {"key": key})
     published = {"dropped": result.verdicts, "kept": result.kept}
     for name in published:
-        # Of a killed run, perhaps with other settings.
+        # A killed run may have left these, perhaps with other settings.
         target.remove(name)
     target.write_json("audit.json", audit)
     target.write_text("audit.html", write_audit_page(audit))
@@ -269,8 +271,8 @@ def _publish(stages, result, audit, target, key, about):
     }
     for name, stage in published.items():
         _copy_stage(stages, stage, target, places[name])
-    # At the very end, so that whoever looks for kept rows finds all or none.
-    # In a store of objects, the manifest tells.
+    # Rename at the very end, so that readers find all kept rows or none. An
+    # object store cannot rename; there, the manifest marks the result.
     for name, place in places.items():
         if place != name:
             target.move(place, name)
@@ -288,7 +290,7 @@ def _publish(stages, result, audit, target, key, about):
         "rules": [dataclasses.asdict(rule) for rule in result.rules],
         "files": files,
         "audit": "audit.json",
-        # Relative inside, so that the directory can be moved.
+        # Relative if it is inside, so that the directory can be moved.
         "stages": stages.storage.root.removeprefix(f"{target.root}/"),
         "rows_stage": result.rows,
         "tables": stages.used,
@@ -300,17 +302,16 @@ def _publish(stages, result, audit, target, key, about):
 
 
 def _copy_stage(stages, stage, target, directory):
-    """Copy a stage's files, as links where possible."""
+    """Copy a stage's files, by hard links where possible."""
     target.remove(directory)
     target.make_directory(directory)
-    # Empty files would only be noise, but one tells the columns.
     files = stages.paths(stage)
     copies = [
         (file, f"{directory}/data-{number:05d}-of-{len(files):05d}.parquet")
         for number, file in enumerate(files)
     ]
     copy = functools.partial(_copy_file, stages.storage.root, target.root)
-    # Links are made here; what else there is passes through executors alone.
+    # Links are made in this process; remote files are copied by executors.
     list(map(copy, copies) if target.local else stages.engine.map(copy, copies))
 
 

@@ -1,7 +1,7 @@
-"""Downloading the images of kept pairs, which is img2dataset's work.
+"""Download the images of kept pairs with img2dataset.
 
-img2dataset pins old versions of much that this package needs, so it lives in
-an environment of its own and is run as a command:
+img2dataset pins old versions of many packages that this one needs, so install
+it in a separate environment; it is run as a command:
 
     python3 -m venv img2dataset && img2dataset/bin/pip install img2dataset
 """
@@ -35,9 +35,9 @@ from align_keras.io.rows import open_parquet
 arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
-# What img2dataset writes beside each shard while it runs.
+# The file that img2dataset writes beside each shard when it is finished.
 STATISTICS = "*_stats.json"
-# What img2dataset notes about an image, as far as `curate` needs it.
+# The columns of img2dataset's metadata that `curate` needs.
 IMAGE_COLUMNS = [
     "row_id",
     "key",
@@ -47,7 +47,7 @@ IMAGE_COLUMNS = [
     "url",
     "status",
 ]
-# Refused rows that are named; all are counted.
+# At most this many refused rows are listed; all are counted.
 MAX_LISTED = 1000
 OUTPUT_FORMATS = ("webdataset", "tfrecord", "files")
 
@@ -73,37 +73,38 @@ def download(
 ) -> dict:
     """Download the images of kept pairs with img2dataset.
 
-    A download that was interrupted resumes with the missing shards.
-    Pages that opt out of machine learning by a header are respected, which
-    is img2dataset's default. Only `http` and `https` are fetched, and only
-    from public addresses; `refused.json` in the output counts the rows with
-    others by reason, and names the first 1000. What a public name turns out
-    to stand for is not checked, see `docs/security.md`.
+    An interrupted download resumes with the missing shards. As img2dataset
+    does by default, images whose HTTP headers opt out of machine learning are
+    not downloaded. Only `http` and `https` URLs with public addresses are
+    fetched; `refused.json` in the output counts the other rows by reason and
+    lists the first 1000. Host names are not resolved for this check, see
+    `docs/security.md`.
 
     Args:
         kept: string. The `kept` directory that `curate` wrote, or its parent.
         output: string. The directory to download to.
-        command: string. The program; or a Python interpreter that has the
-            module. Defaults to the environment variable `IMG2DATASET`, or
-            else to `img2dataset` on the path.
+        command: string. The img2dataset program, or a Python interpreter that
+            has the module. Defaults to the environment variable
+            `IMG2DATASET`, or else to `img2dataset` on the path.
         image_size: int. Pixels to resize to. Defaults to `346`.
-        resize_mode: string, img2dataset's. Defaults to `"keep_ratio"`.
+        resize_mode: string. Passed to img2dataset. Defaults to
+            `"keep_ratio"`.
         output_format: string. `"webdataset"` (for `align-keras pack`),
-            `"tfrecord"` (trains as it is) or `"files"` (for `curate` again:
-            `output/images.parquet` then names them).
+            `"tfrecord"` (ready for training) or `"files"` (for another
+            `curate`, with the table `output/images.parquet`).
         processes: int. Defaults to the number of cores.
-        threads: int. Downloads at once. Defaults to `64`.
+        threads: int. Number of simultaneous downloads. Defaults to `64`.
         timeout: int. Seconds for one image. Defaults to `10`.
         retries: int. Further attempts. Defaults to `1`.
         pairs_per_shard: int. Defaults to `10_000`.
-        progress: bool. Show a progress bar on standard error.
-        extra_arguments: list of strings, given to img2dataset as they are.
+        progress: bool. Whether to show a progress bar on standard error.
+        extra_arguments: list of strings. Passed to img2dataset unchanged.
         allow_private: bool. Whether to fetch from this machine and from
             private networks, too. Defaults to `False`.
 
     Returns:
-        dict, see `read_downloads`; with `"refused"` (numbers by reason), and
-        with `"files"` also `"table"`.
+        dict, see `read_downloads`, with the additional key `"refused"`
+        (numbers by reason) and, for `"files"`, `"table"`.
 
     Raises:
         FileNotFoundError: img2dataset, or the kept pairs, cannot be found.
@@ -172,13 +173,14 @@ def download(
 
 
 def write_image_table(metadata: Iterable[str], path: str | Path) -> None:
-    """Write what `curate` needs to judge the images that have come.
+    """Write a table of the downloaded images as input for `curate`.
 
     Args:
         metadata: list of strings, as `read_downloads` returns them.
-        path: string. The Parquet file to write: `id` (the row's `row_id`
-            before), `image_path` (relative to img2dataset's folder), `text`,
-            `width` and `height` (before resizing), `source_url`.
+        path: string. The Parquet file to write, with the columns `id` (the
+            `row_id` of the kept row), `image_path` (relative to img2dataset's
+            folder), `text`, `width` and `height` (before resizing) and
+            `source_url`.
     """
     schema = arrow.schema(
         [
@@ -213,16 +215,16 @@ def write_image_table(metadata: Iterable[str], path: str | Path) -> None:
 
 
 def find_program(command: str | None = None) -> list[str]:
-    """The words that start img2dataset.
+    """Return the command that starts img2dataset.
 
     Args:
-        command: string. A program, or a Python interpreter.
+        command: string. The img2dataset program, or a Python interpreter.
 
     Returns:
         list of strings.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such program.
     """
     command = command or os.environ.get("IMG2DATASET") or "img2dataset"
     found = shutil.which(command)
@@ -242,7 +244,7 @@ def find_program(command: str | None = None) -> list[str]:
 def write_download_list(
     kept: str | Path, path: str | Path, allow_private: bool = False
 ) -> tuple[int, dict]:
-    """Write img2dataset's input: `url`, `text` and `row_id` of kept pairs.
+    """Write the `url`, `text` and `row_id` of kept pairs for img2dataset.
 
     Args:
         kept: string. See `download`.
@@ -250,8 +252,8 @@ def write_download_list(
         allow_private: bool. See `refusal`.
 
     Returns:
-        Pair of the number of pairs that are written, an int, and of a dict of
-        what is left out: `"rows"` (a number), `"reasons"` (numbers by reason)
+        Tuple of the number of pairs written, an int, and a dict that describes
+        the refused rows: `"rows"` (a number), `"reasons"` (numbers by reason)
         and `"refused"` (the first 1000, with `row_id`, `url` and `reason`).
     """
     folder = kept_folder(kept) or Path(kept)
@@ -294,16 +296,16 @@ def write_download_list(
 
 
 def read_downloads(folder: str | Path) -> dict:
-    """Read what img2dataset says about its downloads.
+    """Summarise img2dataset's report on its downloads.
 
     Args:
-        folder: string. Its output folder.
+        folder: string. The output folder of img2dataset.
 
     Returns:
         dict of `"pairs"`, `"downloaded"`, `"failed"` (numbers), `"failures"`
-        (numbers by reason), `"metadata"` (its Parquet files, which `curate`
-        reads: they have the sizes that the web pages did not tell) and
-        `"incomplete_shards"` (those that were begun and not finished).
+        (numbers by reason), `"metadata"` (img2dataset's Parquet files, which
+        `curate` can read; they hold the sizes of the images) and
+        `"incomplete_shards"` (shards that were begun but not finished).
 
     Raises:
         FileNotFoundError: There is no finished shard.
@@ -347,7 +349,7 @@ def _shard(path):
 
 
 def _reason(row):
-    """A short reason: addresses in messages would make each one unique."""
+    """Shorten a reason, since a URL in it would make each one unique."""
     message = row["error_message"] or row["status"] or "unknown"
     for known in ("HTTP Error", "timed out", "cannot identify", "Forbidden"):
         if known in message:
@@ -357,7 +359,7 @@ def _reason(row):
 
 
 def _run(words, folder, pairs, progress):
-    """Run the program to its end, and draw what its statistics say."""
+    """Run the program to its end, and show its progress."""
     process = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
@@ -377,7 +379,7 @@ def _run(words, folder, pairs, progress):
     try:
         _wait(process, folder, pairs, progress)
     except BaseException:
-        # Ctrl-C ends both; the next run resumes.
+        # Ctrl-C also ends img2dataset; the next run resumes.
         process.terminate()
         process.wait()
         raise
@@ -405,12 +407,12 @@ def _wait(process, folder, pairs, progress):
 
 
 def _attempted(folder):
-    """Number of pairs in finished shards."""
+    """Count the pairs in finished shards."""
     total = 0
     for file in glob_visible(folder, STATISTICS):
         try:
             total += read_json(file)["count"]
         except (ValueError, KeyError, OSError):
-            # It is being written at this moment.
+            # img2dataset is just writing the file.
             continue
     return total

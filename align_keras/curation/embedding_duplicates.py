@@ -1,9 +1,9 @@
-"""Near-duplicates by embedding, as in appendix A of the paper.
+"""Find near-duplicates by embedding, as in appendix A of the paper.
 
-All training images are put into clusters by k-means. An image belongs to
-its ten nearest clusters, and so to 120 buckets, the choices of three of them.
-A training and a test image that share a bucket are compared, and are
-near-duplicates where their cosine is above 0.975.
+k-means clusters all training images. An image belongs to its ten nearest
+clusters, and so to 120 buckets, one for each choice of three of them. A
+training image is compared with each test image that shares a bucket with it,
+and the two are near-duplicates if their cosine is above 0.975.
 
 Reference:
     - [Jia et al., 2021](https://arxiv.org/abs/2102.05918), appendix A.
@@ -30,12 +30,12 @@ arrow = OptionalModule("pyarrow", extra="curation")
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 faiss = OptionalModule("faiss", extra="curation")
 
-# k-means wants at least so many images for each cluster, and uses no more
-# than the second number.
+# k-means needs at least the first number of images per cluster, and uses at
+# most the second.
 MIN_PER_CLUSTER = 39
 MAX_PER_CLUSTER = 256
 BATCH = 64
-# Images whose candidates are looked up at once.
+# Number of images whose candidates are looked up at once.
 LOOK_UP = 4096
 
 logger = logging.getLogger("align_keras")
@@ -53,20 +53,23 @@ def embedding_near_duplicates(
     """Find the vectors that are nearly equal to a test vector.
 
     Args:
-        vectors: float32 array `(count, dim)`, may be memory-mapped. Rows of
-            unit length.
-        test_vectors: float32 array `(tests, dim)`, likewise.
-        clusters: int. Number of k-means clusters; fewer where there are
-            fewer than 39 vectors for each. Defaults to `4096`.
-        nearest: int. Clusters that a vector belongs to. Defaults to `10`.
-        shared: int. Clusters that two vectors must share to be compared.
-            Defaults to `3`.
-        cosine: float. They must be nearer than this. Defaults to `0.975`.
-        seed: int. Of the clustering. Defaults to `0`.
+        vectors: float32 array `(count, dim)` of rows of unit length. It may be
+            memory-mapped.
+        test_vectors: float32 array `(tests, dim)` of rows of unit length.
+        clusters: int. Number of k-means clusters. Fewer are used if there
+            are fewer than 39 vectors per cluster. Defaults to `4096`.
+        nearest: int. Number of clusters that a vector belongs to. Defaults to
+            `10`.
+        shared: int. Number of clusters that two vectors must share to be
+            compared. Defaults to `3`.
+        cosine: float. The cosine must be higher than this. Defaults to
+            `0.975`.
+        seed: int. Seed of the clustering. Defaults to `0`.
 
     Returns:
-        Tuple of three arrays of one length: indices of the vectors, sorted;
-        of each, the index of the nearest test vector found; their cosine.
+        Tuple of three arrays of the same length: the sorted indices of the
+        vectors found, the index of the nearest test vector of each, and their
+        cosine.
 
     Example:
 
@@ -97,7 +100,7 @@ def _cluster_count(clusters, count):
 
 
 def _centroids(sample, clusters, seed=0):
-    """Centroids of k-means on a sample of the vectors."""
+    """Run k-means on a sample of the vectors and return the centroids."""
     sample = np.ascontiguousarray(sample, "float32")
     kmeans = faiss.Kmeans(sample.shape[1], clusters, seed=seed)
     kmeans.train(sample)
@@ -105,7 +108,7 @@ def _centroids(sample, clusters, seed=0):
 
 
 class _TestVectors:
-    """Test vectors in their buckets; see `embedding_near_duplicates`."""
+    """The test vectors by bucket; see `embedding_near_duplicates`."""
 
     def __init__(self, vectors, centroids, nearest, shared, cosine):
         self.vectors, self.centroids = vectors, centroids
@@ -123,7 +126,7 @@ class _TestVectors:
         self._keys, self._owners = buckets.ravel()[order], owners[order]
 
     def near(self, vectors):
-        """Find vectors near a test vector: rows, tests and cosines."""
+        """Find vectors near a test vector; return rows, tests and cosines."""
         vectors = np.asarray(vectors, "float32")
         buckets = self._buckets(vectors)
         rows, tests = _candidates(buckets, self._keys, self._owners)
@@ -136,7 +139,7 @@ class _TestVectors:
 
 
 def _buckets(vectors, centroids, nearest, shared):
-    """Numbers of the buckets of each vector, `(count, choices)`."""
+    """Return the bucket numbers of each vector, `(count, choices)`."""
     vectors = np.ascontiguousarray(vectors, "float32")
     _, found = faiss.knn(vectors, np.asarray(centroids, "float32"), nearest)
     found = np.sort(found, axis=1)
@@ -151,12 +154,12 @@ def _buckets(vectors, centroids, nearest, shared):
 
 
 def _candidates(buckets, keys, owners):
-    """Pairs (row, test) that share a bucket, each once."""
+    """Return the distinct pairs (row, test) that share a bucket."""
     flat = buckets.ravel()
     first = np.searchsorted(keys, flat, "left")
     sizes = np.searchsorted(keys, flat, "right") - first
     rows = np.repeat(np.arange(len(flat)) // buckets.shape[1], sizes)
-    # Positions first, first + 1, … of each bucket, one after the other.
+    # The positions first, first + 1, … of all buckets, concatenated.
     steps = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     partners = owners[np.repeat(first, sizes) + steps]
     tests = int(owners.max()) + 1
@@ -165,7 +168,7 @@ def _candidates(buckets, keys, owners):
 
 
 def _best(rows, partners, cosines):
-    """Of each row the pair of the highest cosine."""
+    """Return the pair with the highest cosine for each row."""
     order = np.lexsort((partners, -cosines, rows))
     rows, partners, cosines = rows[order], partners[order], cosines[order]
     first = np.ones(len(rows), bool)
@@ -177,17 +180,18 @@ def _best(rows, partners, cosines):
 
 
 def load_embedder(model) -> Callable:
-    """Make a function from images to vectors.
+    """Make a function that embeds images.
 
     Args:
-        model: string, a preset with weights of an `AlignDualEncoder` or of an
-            image tower, such as `EfficientNetBackbone`, whose feature map is
-            averaged; an `AlignDualEncoder`; or any callable from a list of
-            uint8 arrays `(height, width, 3)` to an array `(count, dim)`.
+        model: string, `AlignDualEncoder` or callable. A string names a preset
+            with weights, of an `AlignDualEncoder` or of an image tower such
+            as `EfficientNetBackbone`, whose feature map is averaged. A
+            callable maps a list of uint8 arrays `(height, width, 3)` to an
+            array `(count, dim)`.
 
     Returns:
-        A callable of a list of uint8 arrays, which returns a float32 array of
-        rows of unit length.
+        A callable that maps a list of uint8 arrays to a float32 array of rows
+        of unit length.
 
     Raises:
         ValueError: There is no such preset, or it has no weights.
@@ -207,18 +211,20 @@ def load_embedder(model) -> Callable:
 
 
 def find_near_images(rule, rows, stages, key):
-    """Make the table of near-duplicates, as a stage.
+    """Find the near-duplicates of test images, and store them as a stage.
+
+    On Spark, executors embed the images and compare them; this process embeds
+    the test images and clusters a sample.
 
     Args:
-        rule: `Rule` of the kind `near_duplicate_embedding`.
+        rule: `ConfiguredRule` of the kind `near_duplicate_embedding`.
         rows: Ibis table of rows.
         stages: `Stages`.
         key: string. A fingerprint of the rule, the rows and the test sets.
 
     Returns:
-        Ibis table of `image_key`, and of the nearest test image's name and
-        `cosine`. On Spark, executors embed the images and compare them; this
-        process embeds the test images, and clusters a sample.
+        Ibis table of `image_key`, the name of the nearest test image in
+        `test_image`, and their `cosine`.
     """
     given = rule.parameters
     for name in ("model", "images"):
@@ -226,14 +232,14 @@ def find_near_images(rule, rows, stages, key):
             raise ValueError(f"Rule `{rule.name}` lacks `{name}`.")
     embedder = _Embedder(given["model"])
     embed_tests = functools.cache(lambda: _embed_tests(given, embedder))
-    # A hash may identify an image that has no name to find it by.
+    # With another `image_identity`, a row may lack the path of its image.
     named = rows.filter(rows.image_key.notnull() & rows.url.notnull())
     images = named.group_by("image_key").agg(url=named.url.min())
     stages.table(f"{rule.name}-images", key, images)
     files = stages.paths(f"{rule.name}-images-{key}")
 
     def embed(directory):
-        # Here, a model that is none has an error of its own.
+        # Load the model here first, where an invalid one raises a clear error.
         embed_tests()
         stages.storage.make_directory(directory)
         work = functools.partial(
@@ -262,7 +268,7 @@ def find_near_images(rule, rows, stages, key):
         take = functools.partial(_sample, stages.storage.root, share)
         samples = list(stages.engine.map_whole(take, parts))
         keys, sample = map(np.concatenate, zip(*samples, strict=True))
-        # The same centroids, in whichever order rows were written.
+        # Sort, so that the centroids do not depend on the order of the rows.
         centroids = _centroids(sample[np.argsort(keys)], clusters)
         settings = (given[n] for n in ("nearest", "shared", "cosine"))
         tests = _TestVectors(test_vectors, centroids, *settings)
@@ -273,7 +279,7 @@ def find_near_images(rule, rows, stages, key):
 
 
 class _Embedder:
-    """A model that a process loads when it first embeds, once for a run."""
+    """A model that each process loads once per run, on the first call."""
 
     _loaded: dict[str, Callable] = {}
 
@@ -288,7 +294,7 @@ class _Embedder:
 
 
 def _embed_tests(given, embedder):
-    """Names and vectors of the test images."""
+    """Return the names and vectors of the test images."""
     names, vectors = [], []
     images = (
         image
@@ -307,7 +313,7 @@ def _batched(images):
 
 
 def _embed_part(root, directory, given, embedder, part):
-    """Embed the images that one file names; returns how many are missing."""
+    """Embed the images listed in one file; return how many are missing."""
     number, file = part
     storage, missing = Storage(root), 0
 
@@ -349,7 +355,7 @@ def _vector_array(vectors):
 
 
 def _rows(storage, file, columns):
-    """Yield the rows of a stage's file as tuples of some columns."""
+    """Yield some columns of a stage's file as tuples, one per row."""
     for batch in _batches(storage, file, columns):
         lists = (batch[name].to_pylist() for name in columns)
         yield from zip(*lists, strict=True)
@@ -363,17 +369,18 @@ def _batches(storage, file, columns):
 
 
 def _vectors(root, file):
-    """Yield keys and vectors of a file that `_embed_part` wrote."""
+    """Yield the keys and vectors of a file that `_embed_part` wrote."""
     for batch in _batches(Storage(root), file, ("image_key", "vector")):
         vectors = batch["vector"].flatten().to_numpy()
         yield batch["image_key"].to_numpy(), vectors.reshape(len(batch), -1)
 
 
 def _sample(root, share, file):
-    """Keys and vectors of a share of a file, the same in whichever order."""
+    """Sample keys and vectors of a file, regardless of their order."""
     found = []
     for keys, vectors in _vectors(root, file):
-        # The keys are hashes; one bit of theirs may choose what is clustered.
+        # Choose by a hash of the key, so that the sample is the same on every
+        # engine.
         mixed = keys.astype("uint64") * np.uint64(0x9E3779B97F4A7C15)
         chosen = (mixed >> np.uint64(11)) * 2.0**-53 < share
         found.append((keys[chosen], vectors[chosen]))
@@ -381,7 +388,7 @@ def _sample(root, share, file):
 
 
 def _compare(root, directory, tests, names, part):
-    """Write which images of a file are near a test image."""
+    """Write the images of a file that are near a test image."""
     number, file = part
     found = []
     for keys, vectors in _vectors(root, file):

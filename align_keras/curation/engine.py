@@ -1,4 +1,4 @@
-"""The engines that run the rules: DuckDB in this process, or Spark."""
+"""Run the rules on an engine: DuckDB in this process, or Spark."""
 
 import concurrent.futures
 import contextlib
@@ -20,18 +20,21 @@ ibis = OptionalModule("ibis", extra="curation")
 spark_sql = OptionalModule("pyspark.sql", extra="spark")
 
 ENGINES = ("duckdb", "spark")
-# Of the memory that is asked for; the rest is for Python and Arrow.
+# DuckDB's share of the requested memory; the rest is for Python and Arrow.
 DUCKDB_SHARE = 0.75
 DUCKDB_SUFFIX = "stage"
 
-# A batch of rows in Python and Arrow, and what DuckDB wants at the least.
+# Enough for a batch of rows in Python and Arrow, and DuckDB's minimum.
 MIN_MEMORY = 256 * 2**20
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of a size such as `"2GiB"`, `"512M"`; units are powers of 1024."""
+    """Convert a size such as `"2GiB"` or `"512M"` to bytes.
+
+    Units are powers of 1024.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.I)
     if not match:
         raise ValueError(
@@ -50,11 +53,11 @@ def open_engine(
 
     Args:
         name: string. `"duckdb"` or `"spark"`.
-        master: string. Spark's master, as in `"local[8]"`, `"yarn"` or
-            `"spark://host:7077"`. Defaults to what Spark's own settings say.
-        memory: string. What the engine may use, as in `"2GiB"`: of this
-            process with DuckDB, of each executor with Spark. Defaults to the
-            engine's own rule.
+        master: string. Spark's master, such as `"local[8]"`, `"yarn"` or
+            `"spark://host:7077"`. Defaults to Spark's own settings.
+        memory: string. Memory limit, such as `"2GiB"`: of this process with
+            DuckDB, of each executor with Spark. Defaults to the engine's own
+            limit.
         temporary: string. Directory to which DuckDB spills.
 
     Returns:
@@ -78,13 +81,13 @@ def open_engine(
 
 
 class DuckDBEngine:
-    """DuckDB, out of core, in this process.
+    """DuckDB in this process, which spills to disk when memory is short.
 
     Args:
-        memory: int. Bytes for the whole process. Each that reads files
-            counts for 256 MiB, so that fewer are started. Defaults to
-            DuckDB's rule, 80 % of the machine.
-        temporary: string. Directory to which it spills.
+        memory: int. Memory in bytes. It also limits the processes that read
+            files, at 256 MiB for each. Defaults to DuckDB's own limit, 80 %
+            of the machine.
+        temporary: string. Directory to which DuckDB spills.
     """
 
     name = "duckdb"
@@ -98,23 +101,23 @@ class DuckDBEngine:
         if temporary:
             settings["temp_directory"] = temporary
         self.connection = ibis.duckdb.connect(":memory:", **settings)
-        # DuckDB ignores how many rows UNNEST makes when it chooses which side
-        # of a join to hold in memory, and holds all tokens instead of the
-        # frequent ones: 82 in place of 55 CPU seconds for 10 million rows.
-        # All joins here have the small table on the right, as written.
+        # When DuckDB chooses which side of a join to hold in memory, it
+        # ignores how many rows UNNEST produces, and would hold all tokens
+        # instead of the frequent ones: 82 instead of 55 CPU seconds for 10
+        # million rows. All joins here have the small table on the right.
         self.connection.raw_sql(
             "SET disabled_optimizers='build_side_probe_side'"
         )
 
     def read(self, directory, files):
-        """A table of the Parquet files of a directory."""
+        """Return a table of the Parquet files of a directory."""
         if is_store(directory):
             return self._read_stored(Store(directory), files)
         paths = [os.path.join(directory, file) for file in files]
         return self.connection.read_parquet(paths)
 
     def _read_stored(self, store, files):
-        # DuckDB's own reading of `s3://` needs an extension to download.
+        # DuckDB reads `s3://` only with an extension that it must download.
         system = fs.PyFileSystem(fs.FSSpecHandler(store.files))
         paths = [f"{store.root}/{file}" for file in files]
         found = dataset.dataset(paths, filesystem=system, format="parquet")
@@ -133,14 +136,14 @@ class DuckDBEngine:
         )
 
     def collect(self, table):
-        """A small table as a list of dicts."""
-        # Not by Ibis, which would import pandas.
+        """Return a small table as a list of dicts."""
+        # Do not use Ibis here, since it would import pandas.
         found = self.connection.raw_sql(self.connection.compile(table))
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def check(self, address):
-        """Refuse where this engine cannot write."""
+        """Refuse an address to which this engine cannot write."""
         if "://" in address:
             raise ValueError(
                 "DuckDB writes to local directories; use `--engine spark`, or "
@@ -148,11 +151,11 @@ class DuckDBEngine:
             )
 
     def map_whole(self, function, items):
-        """Apply a function that uses all of a machine to items, in order."""
+        """Apply a function that uses the whole machine to items, in order."""
         return map(function, items)
 
     def map(self, function, items):
-        """Apply a function to items in processes; yield as they finish."""
+        """Apply a function to items in processes; yield results as they end."""
         workers = min(len(items), os.cpu_count() or 1)
         if self.memory:
             workers = min(workers, self.memory // MIN_MEMORY)
@@ -182,15 +185,16 @@ class DuckDBEngine:
                     helper.close()
 
     def close(self):
-        """Free what the engine holds."""
+        """Close the connection."""
         self.connection.disconnect()
 
 
 class _Helper:
-    """A process that applies functions.
+    """A process that applies functions to items.
 
-    Unlike those of `multiprocessing` it does not run the caller's script
-    again, which need not be prepared for that. It ends with its parent.
+    Unlike a process of `multiprocessing`, it does not run the caller's script
+    again, so that needs no `if __name__ == "__main__"`. It ends with its
+    parent.
     """
 
     code = """
@@ -247,7 +251,7 @@ while True:
 
 
 def is_local(master: str | None) -> bool:
-    """Return whether a master of Spark's is this machine, by its name."""
+    """Return whether the name of a Spark master means this machine."""
     return (master or "").startswith("local")
 
 
@@ -256,7 +260,7 @@ class SparkEngine:
 
     Args:
         master: string. See `open_engine`.
-        memory: int. Bytes of each executor; of the driver where that is the
+        memory: int. Bytes for each executor, or for the driver if it is the
             only process.
     """
 
@@ -265,7 +269,7 @@ class SparkEngine:
     def __init__(self, master=None, memory=None):
         local = is_local(master)
         if local:
-            # Otherwise its workers take the first python3 of the path.
+            # By default, workers would take the first python3 on the path.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = spark_sql.SparkSession.builder.appName("align-keras curate")
         if master:
@@ -279,14 +283,14 @@ class SparkEngine:
         self.session = builder.getOrCreate()
         partitions = "spark.sql.shuffle.partitions"
         if local and self.session.conf.get(partitions) == "200":
-            # What nobody chose is meant for a cluster.
+            # Spark's default is meant for a cluster.
             count = max(8, 2 * (os.cpu_count() or 1))
             self.session.conf.set(partitions, count)
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
 
     def check(self, address):
-        """Refuse where this engine cannot write."""
+        """Refuse an address to which this engine cannot write."""
         address = self._address(address)
         context = self.session.sparkContext
         path = context._jvm.org.apache.hadoop.fs.Path(address)
@@ -302,7 +306,7 @@ class SparkEngine:
             ) from error
 
     def _address(self, address):
-        """What Hadoop calls an address: its connector for S3 is s3a."""
+        """Convert an address to Hadoop's form, which uses s3a for S3."""
         scheme, separator, rest = address.partition("://")
         hadoop = self.session.sparkContext._jsc.hadoopConfiguration()
         if scheme == "s3" and hadoop.get("fs.s3.impl") is None:
@@ -310,7 +314,7 @@ class SparkEngine:
         return f"{scheme}{separator}{rest}"
 
     def read(self, directory, files):
-        """A table of the Parquet files of a directory."""
+        """Return a table of the Parquet files of a directory."""
         del files  # Spark lists a directory itself.
         return self.connection.read_parquet(self._address(directory))
 
@@ -319,7 +323,7 @@ class SparkEngine:
         self.connection.to_parquet(table, self._address(directory))
 
     def collect(self, table):
-        """A small table as a list of dicts."""
+        """Return a small table as a list of dicts."""
         return self.connection.to_pyarrow(table).to_pylist()
 
     def map(self, function, items):
@@ -330,9 +334,9 @@ class SparkEngine:
             yield from tasks.map(function).collect()
 
     def map_whole(self, function, items):
-        """The same: a cluster's executors are told what they may use."""
+        """Do the same as `map`; Spark's settings limit each executor."""
         return self.map(function, items)
 
     def close(self):
-        """Stop the session."""
+        """Stop the Spark session."""
         self.session.stop()

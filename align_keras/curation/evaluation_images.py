@@ -1,8 +1,8 @@
-"""Images to evaluate on, whose near-duplicates are not to be trained on.
+"""Read test images, whose near-duplicates must not be trained on.
 
 A test set is a folder of images, one image, TFRecord files, or a file of
-perceptual hashes: `.txt` with 16 hexadecimal digits a line, or a table with a
-column `phash`.
+perceptual hashes: a `.txt` file with 16 hexadecimal digits per line, or a table
+with a column `phash`.
 """
 
 import functools
@@ -45,17 +45,17 @@ def hash_evaluation_images(
     """Hash all images of test sets.
 
     Args:
-        paths: list of strings: test sets, see the module.
-        mirrored: bool. Whether to add the hashes of the mirror images. A file
-            of hashes has none.
+        paths: list of strings. The test sets; see the module docstring.
+        mirrored: bool. Whether to add the hashes of the mirrored images. This
+            is not possible for a file of hashes. Defaults to `True`.
         allow_outside: bool. See `read_evaluation_images`.
 
     Returns:
         dict from each hash, an int, to the name of an image that has it.
 
     Raises:
-        FileNotFoundError: A path names nothing.
-        ValueError: A file has no hashes, or none of the images is readable.
+        FileNotFoundError: A path does not exist.
+        ValueError: A file has no hashes, or no image is readable.
     """
     named = {}
     for path in map(str, paths):
@@ -85,17 +85,17 @@ def read_evaluation_images(
     """Decode the images of one test set.
 
     Args:
-        path: string. A folder, an image, or TFRecord files as a glob.
-        allow_outside: bool. Whether links may lead out of the folder.
-            Defaults to `False`: what does is named, and not read.
+        path: string. A folder, an image, or a glob of TFRecord files.
+        allow_outside: bool. Whether to follow links that lead out of the
+            folder. Defaults to `False`: they are named and not read.
 
     Yields:
-        Tuples of a name and a uint8 array `(height, width, 3)`. Files
-        that are not images are left out, and their number is logged.
+        Tuples of a name and a uint8 array `(height, width, 3)`. Files that
+        are not images are left out, and their number is logged.
 
     Raises:
-        FileNotFoundError: The path names nothing.
-        ValueError: None of the images is readable.
+        FileNotFoundError: The path does not exist.
+        ValueError: No image is readable.
     """
     good = bad = 0
     for name, read in _contents(path, allow_outside):
@@ -119,7 +119,7 @@ def read_evaluation_images(
 
 
 def _contents(path, allow_outside):
-    """Names of the image files, and what reads them, of a test set."""
+    """Yield the name of each image of a test set, and its reader."""
     if os.path.isdir(path):
         found, closed = walk_folder(path, allow_outside)
         for name in filter(may_hold_images, found):
@@ -151,7 +151,7 @@ def _contents(path, allow_outside):
 
 
 def _records(shards, allow_outside=False):
-    # Needs TensorFlow, which nothing else here does.
+    # This needs TensorFlow, but nothing else here does.
     from align_keras.data.record_files import open_records
 
     for record in open_records(shards, allow_outside):

@@ -1,4 +1,4 @@
-"""The stages of a run: reading, each rule, the verdict on every row."""
+"""Run the stages: reading, each rule, and the verdict on every row."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from align_keras.io.optional import OptionalModule
 
 ibis = OptionalModule("ibis", extra="curation")
 
-# Raise when a rule comes to mean something else.
+# Raise when the meaning of a rule changes.
 RULES_VERSION = 4
 
 logger = logging.getLogger("align_keras")
@@ -37,18 +37,21 @@ logger = logging.getLogger("align_keras")
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run has made.
+    """The results of a run.
 
     Attributes:
         rules: list of `ConfiguredRule`, in the order of the verdicts' bits.
-        left_out: dict from the name of a rule that was not applied to why.
-        ingest: dict, what reading has counted.
-        rows: string, name of the stage of normalised rows.
-        verdicts: string, of the stage of `row_id` and `mask` of dropped rows.
-        kept: string, of the stage of the rows that survive.
-        seconds: float, of this run, without stages that were there before.
-        counted_rows: string, see `CurationConfig`.
-        scores: dict of what `join_scores` returned, or `None`.
+        left_out: dict from the name of a rule that was not applied to the
+            reason.
+        ingest: dict. What reading the inputs counted.
+        rows: string. Name of the stage of normalised rows.
+        verdicts: string. Name of the stage of dropped rows, with `row_id` and
+            `mask`.
+        kept: string. Name of the stage of surviving rows.
+        seconds: float. Duration of this run, without stages that were
+            finished before.
+        counted_rows: string. See `CurationConfig`.
+        scores: dict that `join_scores` returned, or `None`.
     """
 
     rules: list
@@ -63,13 +66,13 @@ class RunResult:
 
 
 def execute(config, files, stages, outside=()):
-    """Run all stages that are not there yet.
+    """Run all stages that are not finished yet.
 
     Args:
         config: `CurationConfig`.
         files: list of input files.
         stages: `Stages`.
-        outside: list of what is left out, see `find_inputs`.
+        outside: list of inputs that are left out, see `find_inputs`.
 
     Returns:
         `RunResult`.
@@ -120,14 +123,14 @@ def execute(config, files, stages, outside=()):
 
 
 def combine(drops):
-    """Put the ids that rules drop together.
+    """Combine the ids that the rules drop into one verdict per row.
 
     Args:
         drops: list of Ibis tables of `row_id`, one for each rule.
 
     Returns:
-        Ibis table of `row_id` and `mask`, a row for each dropped row. Bit i
-        of the mask tells that rule i drops it.
+        Ibis table of `row_id` and `mask`, with one row for each dropped row.
+        Bit i of the mask is set if rule i drops it.
     """
     bits = union(
         table.select("row_id", bit=int64(1 << number))
@@ -138,7 +141,7 @@ def combine(drops):
 
 @functools.cache
 def _bit_or():
-    """The engines' own function; Ibis's `bit_or` lacks Spark's."""
+    """Wrap the engines' own function, since Ibis lacks Spark's `bit_or`."""
 
     @ibis.udf.agg.builtin
     def bit_or(bits: int) -> int:
@@ -153,7 +156,7 @@ def drop(rule, rows, stage=None, files=None, scores=None):
     Args:
         rule: `ConfiguredRule`.
         rows: Ibis table.
-        stage: callable of a name and a table, which stores it.
+        stage: callable that takes a name and a table, and stores the table.
         files: callable that makes the table of the rule's files.
         scores: callable that returns the table of the rows' scores.
 
@@ -172,7 +175,7 @@ def drop(rule, rows, stage=None, files=None, scores=None):
 
 
 def _drop(rule, rows, stages, key, tokenizer):
-    """The stage of the ids that one rule drops."""
+    """Store the ids that one rule drops as a stage."""
 
     def files():
         make = RULES[rule.kind].files.make
@@ -189,7 +192,7 @@ def _drop(rule, rows, stages, key, tokenizer):
 
 
 def _check_extra_columns(config, columns):
-    """Refuse a name that would be null in every row."""
+    """Refuse an extra column that would be null in every row."""
     for name in config.extra_columns:
         if input_column(name) not in columns:
             raise ValueError(
@@ -199,7 +202,7 @@ def _check_extra_columns(config, columns):
 
 
 def _active_rules(config, columns):
-    """The rules that can be applied, and why others cannot."""
+    """Return the applicable rules, and why the others are not applied."""
     rules, left_out = always_applied(config), {}
     if "id" not in columns:
         rules = [rule for rule in rules if rule.kind != "repeated_ids"]
@@ -234,7 +237,7 @@ def _active_rules(config, columns):
 
 
 def _needed(need, rule, roles):
-    """The column of rows that a need stands for."""
+    """Return the column of rows that a rule's need refers to."""
     if need == "<column>":
         return input_column(rule.parameters["column"])
     need = rule.parameters.get(need.strip("<>"), need)
@@ -242,7 +245,7 @@ def _needed(need, rule, roles):
 
 
 def _own(name):
-    """The input's own name of a column of rows."""
+    """Return the input's own name for a column of rows."""
     return name.removeprefix(input_column(""))
 
 
@@ -254,7 +257,7 @@ def _remedy(name):
             f"or with `--scores`; or {leave}"
         )
     if name in ("width", "height", "phash"):
-        # Pairs from the web, before their images are there.
+        # Typical for pairs from the web whose images are not downloaded yet.
         return (
             ": name it under `columns`; or measure local images with "
             f"`--images DIR`; or {leave}, or take `--config web_text` until "
@@ -267,16 +270,16 @@ def _remedy(name):
 
 
 def rule_files(rule):
-    """What changes when a file changes that a rule reads."""
+    """Describe the files that a rule reads, so that changes are noticed."""
     return list(map(describe_paths, named_paths(rule).values()))
 
 
 def describe_files(files):
-    """Path, size and time of change, by which a changed file is noticed."""
+    """Return path, size and modification time, to notice changed files."""
     described = []
     for file in files:
         known = []
-        # Addresses do not tell, nor do links that lead nowhere.
+        # Remote files and broken links have no status.
         if os.path.exists(file):
             state = os.stat(file)
             known = [state.st_size, state.st_mtime_ns]
@@ -285,14 +288,14 @@ def describe_files(files):
 
 
 def further_columns(config):
-    """Names of the columns that are read as numbers, and as strings."""
+    """Return the columns to read as numbers, and those as strings."""
     numbers = config.further_columns("number")
     names = (*config.further_columns("string"), *config.extra_columns)
     return numbers, tuple(dict.fromkeys(n for n in names if n not in numbers))
 
 
 def read_rows(config, files, stages):
-    """Make the stage of normalised rows, a part for each file.
+    """Make the stage of normalised rows, with one part for each file.
 
     Args:
         config: `CurationConfig`.
@@ -300,7 +303,7 @@ def read_rows(config, files, stages):
         stages: `Stages`.
 
     Returns:
-        Tuple of the key of the stage `rows`, and a dict of what was counted.
+        Tuple of the key of the stage `rows`, and a dict of counts.
     """
     numbers, strings = further_columns(config)
     settings = {
@@ -341,9 +344,10 @@ def read_rows(config, files, stages):
 
 
 def _read_part(root, stage, task):
-    """Read one file into its part, unless a killed run has done so.
+    """Read one file into its part, unless an earlier run has done so.
 
-    A part is renamed when it is whole; a damaged file leaves none.
+    The part gets its final name when it is complete; a damaged file leaves no
+    part.
     """
     storage = Storage(root)
     part = f"part-{task.number:06d}.stage"
@@ -373,7 +377,7 @@ def _ingest(task, file, place):
         return ingest_file(task, file)
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in OF_THE_MACHINE:
-            # The file is not to blame, and the next run may have room.
+            # The file is intact; the next run may have more disk space.
             raise OSError(f"`{place}`: {error}") from error
         reason = " ".join(str(error).split())[:300]
         raise _Damaged(reason or type(error).__name__) from error
@@ -386,7 +390,7 @@ def _are_notes_of_a_part(value):
 
 
 def _summarize(files, parts):
-    """Add up what reading the files has counted."""
+    """Add up the counts of all files."""
     total, columns, damaged = {}, set(), []
     for file, notes in zip(files, parts.values(), strict=True):
         if "damaged" in notes:

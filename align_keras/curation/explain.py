@@ -1,4 +1,4 @@
-"""Why a row is not in the result."""
+"""Explain why a row is not in the result."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from align_keras.curation.stages import read_notes
 from align_keras.curation.stages import read_stage
 from align_keras.curation.storage import Storage
 
-# Of what a rule objects to in one row.
+# At most this many of a row's offending tokens, words or entries are listed.
 SHOWN = 5
 
 
 def explain(output: str | Path, row_id: str | int) -> list[dict]:
-    """Tell which rules drop a row, and what they found in it.
+    """List the rules that drop a row, and what they found in it.
 
     Args:
         output: string. The directory that `curate` wrote.
         row_id: string or int. The row's own id, or its `row_id`.
 
     Returns:
-        list of dicts, one for each row of that id: `"row_id"`, `"id"`,
-        `"url"`, `"text"`, where there are scores `"score"`, a float or
-        `None`, and `"rules"`, a list of dicts of `"name"` and `"why"`, which
+        list of dicts, one for each row with that id: `"row_id"`, `"id"`,
+        `"url"`, `"text"`; if the run has scores, `"score"`, a float or
+        `None`; and `"rules"`, a list of dicts of `"name"` and `"why"`, which
         is empty for a row that is kept.
 
     Raises:
@@ -52,10 +52,11 @@ def explain(output: str | Path, row_id: str | int) -> list[dict]:
 
 
 def read_manifest(target):
-    """Read what `curate` wrote about its result, or `None`.
+    """Read the manifest that `curate` wrote; `None` if there is none.
 
     Raises:
-        ValueError: It is damaged; the message names the file and the field.
+        ValueError: The manifest is damaged; the message names the file and
+            the field.
     """
     return target.read_object(
         "manifest.json",
@@ -65,7 +66,7 @@ def read_manifest(target):
     )
 
 
-# What is made of it.
+# The fields of the manifest that are used here.
 _MANIFEST = {
     "stages": str,
     "rows_stage": str,
@@ -125,14 +126,14 @@ class _Result:
         if row_id.isdecimal() and int(row_id) < 2**63:
             wanted |= self.rows.row_id == int(row_id)
         found = self.engine.collect(self.rows.filter(wanted))
-        # A row's own id goes before our number of another row.
+        # A row's own id takes precedence over another row's `row_id`.
         own = [row for row in found if row["id"] == row_id]
         if not found:
             raise ValueError(f"There is no row `{row_id}` in the input.")
         return own or found
 
     def _reason(self, number, row):
-        """What the rule found in the row, and what it allows."""
+        """Say what the rule found in the row, and what it allows."""
         rule = self.manifest["rules"][number]
         found = RULES[rule["kind"]].why(Evidence(self, number), row)
         allowed = ", ".join(
@@ -144,15 +145,15 @@ class _Result:
 
 
 class Evidence:
-    """What a rule's `why` may look at.
+    """The tables of a run, as a rule's `why` and `account` see them.
 
     Args:
         result: the tables of a run.
-        number: int. The rule's place in it.
+        number: int. The rule's position in the run.
 
     Attributes:
-        parameters: dict, the rule's own.
-        shown: int. How many things a reason may list.
+        parameters: dict. The parameters of the rule.
+        shown: int. How many items a reason may list.
     """
 
     def __init__(self, result, number):
@@ -164,22 +165,22 @@ class Evidence:
         self.collect = result.engine.collect
 
     def table(self, name: str):
-        """Return what the rule stored, or took from files, under a name."""
+        """Return a table that the rule stored or read from files."""
         tables = self._result.manifest["tables"]
         return self._result.read(tables[f"{self._rule['name']}-{name}"])
 
     def scores(self):
-        """Return the rows' scores, a table of `row_id` and `score`."""
+        """Return the scores of all rows, a table of `row_id` and `score`."""
         return self._result.read(self._result.manifest["tables"]["row_scores"])
 
     def score(self, row: dict) -> float | None:
-        """Return the score of a row, `None` where it has none."""
+        """Return the score of a row, or `None` if it has none."""
         scores = self.scores()
         found = self.collect(scores.filter(scores.row_id == row["row_id"]))
         return found[0]["score"] if found else None
 
     def counted(self):
-        """Return the rows on which the rule took its counts."""
+        """Return the rows that the rule counted."""
         manifest, rows = self._result.manifest, self._result.rows
         if sees_remaining(manifest["config"]["counted_rows"], self.parameters):
             for rule in manifest["rules"][: self._number]:
@@ -188,7 +189,7 @@ class Evidence:
         return rows
 
     def first(self, row: dict, *keys: str) -> int:
-        """Return the first row that agrees with a row in some columns."""
+        """Return the id of the first row with equal values in some columns."""
         rows = self.counted()
         for key in keys:
             rows = rows.filter(rows[key] == row[key])
@@ -196,7 +197,7 @@ class Evidence:
         return found["first"]
 
     def members(self, row: dict, key: str, member: str) -> int:
-        """Count the members of a row's key, as the rule's `count` says."""
+        """Count the members of a row's key as the rule's `count` demands."""
         same = self.counted()
         same = same.filter((same[key] == row[key]) & same[member].notnull())
         distinct = self.parameters["count"] == "distinct"
@@ -210,7 +211,7 @@ class Evidence:
         return token_grams(mine, ngrams).select("gram").distinct()
 
     def occurrences(self, counts) -> str:
-        """Tell the rarest of some tokens, with how often they occur."""
+        """Describe the rarest of some tokens, and how often they occur."""
         counts = counts.order_by("occurrences", "gram").limit(self.shown)
         return "; ".join(
             f"{token['gram']!r} occurs {token['occurrences']} times"

@@ -1,4 +1,4 @@
-"""Rules of images: their size, what is in them, and test images."""
+"""Rules for images: their size, their contents, and test images."""
 
 import functools
 from typing import Annotated
@@ -35,7 +35,7 @@ from align_keras.curation.rules import shows_input
 
 @rule("width", "height", check=needs_bound, why=shows("width", "height"))
 def shorter_side(rows, *, above: Bound = None, at_least: Bound = None):
-    """Images whose shorter side is too short, in pixels.
+    """Drop images whose shorter side is too short, in pixels.
 
     The paper: "shorter dimension larger than 200 pixels", `above: 200`.
     """
@@ -48,10 +48,10 @@ def shorter_side(rows, *, above: Bound = None, at_least: Bound = None):
 
 @rule("width", "height", check=needs_bound, why=shows("width", "height"))
 def aspect_ratio(rows, *, below: Bound = None, at_most: Bound = None):
-    """Images whose longer side is too many times the shorter one.
+    """Drop images whose longer side is too many times the shorter one.
 
-    The paper: "aspect ratio smaller than 3", `below: 3`. No division is
-    done, so that 600 by 200 is exactly 3 on every engine.
+    The paper: "aspect ratio smaller than 3", `below: 3`. The rule multiplies
+    instead of dividing, so that 600 by 200 is exactly 3 on every engine.
     """
     kept = []
     for one, other in (
@@ -67,9 +67,9 @@ def aspect_ratio(rows, *, below: Bound = None, at_most: Bound = None):
 
 @rule("<column>", column_type="number", why=shows_input)
 def adult_content(rows, *, column: str, at_most: Bound = 0.5):
-    """Images whose score of adult content is too high.
+    """Drop images whose adult-content score is too high.
 
-    The score is a column of the input; a row without one is not judged.
+    The score is a column of the input; a row without a score is kept.
     """
     return drop_if(rows, rows[input_column(column)] > at_most)
 
@@ -83,7 +83,7 @@ def _too_many_texts(evidence, row):
 def texts_per_image(
     rows, *, at_most: Count, count: Literal["distinct", "rows"] = "distinct"
 ):
-    """Images that too many texts belong to.
+    """Drop images that have too many texts.
 
     The paper: "images with more than 1000 associated alt-texts",
     `at_most: 1000`.
@@ -130,11 +130,11 @@ def near_duplicate(
     allow_outside: bool = False,
     listed,
 ):
-    """Images whose perceptual hash is near that of a test image.
+    """Drop images whose perceptual hash is near that of a test image.
 
-    Hashes of a Hamming distance up to `distance` agree in at least one of
+    Hashes within a Hamming distance of `distance` agree in at least one of
     `distance + 1` bands of bits, so only pairs that share a band are compared.
-    A row without a hash is not judged.
+    A row without a hash is kept.
     """
     found = [
         near_in_band(rows, listed, mask, distance)
@@ -181,8 +181,9 @@ def near_duplicate_embedding(
     allow_outside: bool = False,
     listed,
 ):
-    """Images whose embedding is near that of a test image.
+    """Drop images whose embedding is near that of a test image.
 
-    Appendix A of the paper; see `embedding_duplicates.py`.
+    This is the method of the paper's appendix A; see
+    `embedding_duplicates.py`.
     """
     return drop_matching(rows, listed, "image_key")

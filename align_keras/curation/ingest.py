@@ -1,27 +1,28 @@
-"""Raw files to normalised rows, one part for each file.
+"""Convert raw files to normalised rows, with one part for each file.
 
-A row is what the rules see, and all they see:
+The rules see nothing but these columns:
 
 | column        | type   | meaning                                          |
 |---------------|--------|--------------------------------------------------|
 | `row_id`      | int64  | number of the file × 10**12 + number of the row  |
-| `id`          | string | the input's own id, null where it has none       |
-| `url`         | string | what the image was named by                    |
+| `id`          | string | the input's own id, or null                      |
+| `url`         | string | address or path of the image                     |
 | `text`        | string | the text in Unicode's form NFC                   |
-| `tokens`      | string | its unigrams, lower case, one space between      |
-| `num_tokens`  | int32  | their number                                     |
+| `tokens`      | string | its unigrams, lower case, separated by one space |
+| `num_tokens`  | int32  | number of unigrams                               |
 | `text_length` | int32  | characters (code points) of `text`               |
 | `width`       | int32  | pixels; null where missing or not positive       |
-| `height`      | int32  | likewise                                         |
+| `height`      | int32  | pixels; null where missing or not positive       |
 | `id_key`      | int64  | hash of `id`                                     |
-| `image_key`   | int64  | hash of what identifies an image                |
+| `image_key`   | int64  | hash of what identifies an image                 |
 | `text_key`    | int64  | hash of what identifies a text; null when empty  |
-| `phash`       | int64  | perceptual hash of the image, or null          |
-| `pair_key`    | int64  | hash of `url` and `text`, where there are scores |
-| `id_pair_key` | int64  | hash of `id` and `text`, likewise                |
+| `phash`       | int64  | perceptual hash of the image, or null            |
+| `pair_key`    | int64  | with scores only: hash of `url` and `text`       |
+| `id_pair_key` | int64  | with scores only: hash of `id` and `text`        |
 
-and the columns that rules or `extra_columns` name, strings or float64, each
-under its own name after `input_`: COYO's `text_length` is not ours.
+They also see the columns that rules or `extra_columns` name, as strings or
+float64. These have the prefix `input_`, since an input may have a column such
+as COYO's `text_length`, which differs from the one above.
 """
 
 import collections
@@ -54,14 +55,14 @@ parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
 SCORE_KEYS = ("pair_key", "id_pair_key")
 ROWS_PER_FILE = 10**12
-# Rows of one row group: what engines read at once.
+# Rows of one row group, the unit that engines read.
 GROUP_ROWS = 122_880
 GROUP_BYTES = 128 * 2**20
-# Raise when the same input would give other rows.
+# Raise when the same input produces different rows.
 VERSION = 5
 
-# Roles of an input's columns, with the usual names of each. An address tells
-# images apart better than the path that somebody gave a copy.
+# Roles of an input's columns, with the usual names of each. A URL identifies an
+# image better than the path of some copy, so it comes first.
 USUAL_COLUMNS = {
     "id": COLUMNS["id"],
     "url": COLUMNS["url"] + COLUMNS["image"],
@@ -77,19 +78,19 @@ class IngestTask:
     """One file to read.
 
     Attributes:
-        number: int. Its place among the input files.
+        number: int. The file's position among the inputs.
         path: string.
-        columns: dict from a name of `USUAL_COLUMNS` to the file's column,
-            where the usual names are not to be tried.
+        columns: dict from a key of `USUAL_COLUMNS` to a column of the file,
+            which replaces the usual names.
         numbers: tuple of strings. Further columns, read as float64.
         strings: tuple of strings. Further columns, read as strings.
         tokenizer: string. See `tokenize`.
-        image_identity: string. The column that tells images apart.
+        image_identity: string. The column that identifies an image.
         text_identity: string. `"normalized"` or `"exact"`.
-        max_text_characters: int. What is longer is cut.
-        image_folder: string or `None`. Where the images lie; they are
-            then read for their size and perceptual hash.
-        allow_outside: bool. Whether to read images outside of that folder.
+        max_text_characters: int. Longer texts are truncated.
+        image_folder: string or `None`. The folder of the images, which are
+            then read for their sizes and perceptual hashes.
+        allow_outside: bool. Whether to read images outside that folder.
         scored: bool. Whether scores are looked up for the rows.
     """
 
@@ -115,9 +116,9 @@ def rows_schema(
     """Return the Arrow schema of normalised rows.
 
     Args:
-        numbers: further columns of type float64.
-        strings: further columns of type string.
-        scored: bool. Whether scores are looked up for them.
+        numbers: list of strings. Further columns of type float64.
+        strings: list of strings. Further columns of type string.
+        scored: bool. Whether scores are looked up for the rows.
     """
     fields = [
         ("row_id", arrow.int64()),
@@ -142,7 +143,7 @@ def rows_schema(
 
 
 def input_column(name: str) -> str:
-    """What a further column of the input is called among normalised rows."""
+    """Return the name of a further input column among normalised rows."""
     return f"input_{name}"
 
 
@@ -152,11 +153,12 @@ def find_columns(
     """Choose the columns of an input by their usual names.
 
     Args:
-        names: list of strings. The input's columns.
-        given: dict. Columns that the user names, as in `{"text": "title"}`.
+        names: list of strings. The columns of the input.
+        given: dict. Columns that the user names, such as `{"text": "title"}`.
 
     Returns:
-        dict with the keys of `USUAL_COLUMNS`; `None` where there is none.
+        dict from the keys of `USUAL_COLUMNS` to a column, or to `None` if the
+        input has no such column.
     """
     named = {role: (name,) for role, name in (given or {}).items() if name}
     return {
@@ -168,14 +170,15 @@ def find_columns(
 def choose_columns(
     path: str, given: dict | None = None
 ) -> tuple[list[str], dict[str, str | None]]:
-    """Choose the columns of a file, see `find_columns`.
+    """Choose the columns of a file; see `find_columns`.
 
     Returns:
-        Tuple of the list of the file's columns, and of the chosen ones.
+        Tuple of the list of the file's columns, and the dict of the chosen
+        ones.
 
     Raises:
-        UnfitColumn: The column of texts has a type that holds none, or the one
-            of images a type that holds neither paths nor addresses.
+        UnfitColumn: The type of the text column cannot hold texts, or the type
+            of the image column holds neither paths nor addresses.
         OSError, ValueError: The file is damaged.
     """
     types = column_types(path)
@@ -186,7 +189,7 @@ def choose_columns(
         check_type(path, text, kind, holds_texts(kind), "captions")
     if url is not None:
         kind = types[url]
-        # Numbers, too, can tell images apart.
+        # Numbers can identify images, too.
         fits = image_kind(kind) or not arrow.types.is_nested(kind)
         check_type(path, url, kind, bool(fits), "paths or images")
     return list(types), found
@@ -195,11 +198,11 @@ def choose_columns(
 def usual_names(
     found: dict[str, str | None], given: dict | None = None
 ) -> dict[str, tuple]:
-    """Tell under which other names an object of a JSON file may have a column.
+    """Return the other names that JSON objects may use for each column.
 
     Args:
-        found: dict of `find_columns`.
-        given: dict. Columns that the user names, which have no others.
+        found: dict, as `find_columns` returns it.
+        given: dict. Columns that the user names; these have no other names.
 
     Returns:
         dict from the columns to tuples of strings, see `read_batches`.
@@ -219,13 +222,14 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
         target: string or open binary file for the Parquet file.
 
     Returns:
-        Tuple of a dict of counts (`"rows"`, and how many had each defect)
-        and the list of the columns that the file has, as rows name them.
+        Tuple of a dict of counts (`"rows"`, and the number of rows with each
+        defect) and the list of the file's columns, under the names that they
+        have in normalised rows.
 
     Raises:
-        OSError, ValueError: The file is damaged, or has no column of texts.
-            What has been written then is to be thrown away: a file counts as
-            a whole or not at all.
+        OSError, ValueError: The file is damaged, or has no text column. The
+            caller must then discard `target`, since a file counts as a whole
+            or not at all.
     """
     counts = collections.Counter(rows=0)
     schema = rows_schema(task.numbers, task.strings, task.scored)
@@ -269,7 +273,7 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
 
 
 def _normalize(task, columns, found, schema, counts):
-    """One batch of raw columns to one batch of rows."""
+    """Convert one batch of raw columns to one batch of rows."""
     columns = one_text_each(columns, found["text"])
     size = len(next(iter(columns.values())))
     first = task.number * ROWS_PER_FILE + counts["rows"]
@@ -332,12 +336,12 @@ def _normalize(task, columns, found, schema, counts):
 def _array(values, kind):
     if isinstance(values, arrow.Array):
         return values
-    # NaN is how NumPy says that a number is missing.
+    # A missing number is NaN in NumPy.
     return arrow.array(values, kind, from_pandas=True)
 
 
 def _keys(values):
-    """Hashes of strings as an Arrow array; nothing has none."""
+    """Hash strings to an Arrow array; the empty string and `None` are null."""
     hashes = np.fromiter(
         (signed_hash(value) if value else 0 for value in values),
         "int64",
@@ -351,11 +355,11 @@ def _keys(values):
 
 
 def one_text_each(columns, name):
-    """Make a row for each text where rows have lists of them."""
+    """Make one row for each text if rows hold lists of texts."""
     column = columns.get(name)
     if column is None or value_type(column.type) is None:
         return columns
-    # A row without any stays, and is counted.
+    # A row without any text stays, so that it is counted.
     lists = [texts or [None] for texts in column.to_pylist()]
     rows = np.repeat(np.arange(len(lists)), [len(texts) for texts in lists])
     texts = [text for texts in lists for text in texts]
@@ -364,7 +368,7 @@ def one_text_each(columns, name):
 
 
 def _paths(column, path, counts):
-    """The paths of a column that may hold images, beside or instead of them."""
+    """Return the paths of a column that may hold images, paths or both."""
     if column is None or table_suffix(path) != ".parquet":
         return column
     if arrow.types.is_struct(column.type):
@@ -381,7 +385,7 @@ def _paths(column, path, counts):
 def _texts(column, size, longest, counts):
     texts = _strings(column, size, counts, "invalid_utf8_texts")
     counts["null_texts"] += sum(text is None for text in texts)
-    # What other commands remove, too, so that scores find their texts.
+    # Other commands strip the same characters, so that scores match.
     texts = [text and text.strip(BLANKS) for text in texts]
     counts["blank_texts"] += sum(text == "" for text in texts)
     counts["cut_texts"] += sum(len(text or "") > longest for text in texts)
@@ -407,11 +411,11 @@ def read_strings(
     Args:
         column: Arrow array.
         counts: `collections.Counter` of defects.
-        defect: string. What to count a value under that is not UTF-8; its
-            wrong bytes become U+FFFD.
+        defect: string. The key under which to count values that are not
+            UTF-8. Their wrong bytes become U+FFFD.
 
     Returns:
-        list of strings and `None`, which also stands for lists and the like.
+        list of strings and `None`. Nested values such as lists are `None`.
     """
     counts = collections.Counter() if counts is None else counts
     kind = column.type
@@ -437,7 +441,7 @@ def read_strings(
 
 
 def _numbers(column, size, counts):
-    """float64, with NaN for nothing and, counted, for what is no number."""
+    """Read a column as float64; missing and invalid values become NaN."""
     if column is None:
         return np.full(size, np.nan)
     kind = column.type
@@ -454,7 +458,7 @@ def _numbers(column, size, counts):
 
 
 def _sides(column, size, counts):
-    """Whole numbers of pixels; anything not positive is null and counted."""
+    """Read sides in pixels; 0 stands for missing and for invalid values."""
     numbers = _numbers(column, size, counts)
     good = (numbers > 0) & (numbers < 2**31) & (numbers == np.floor(numbers))
     counts["invalid_sizes"] += int(np.sum(~good & ~np.isnan(numbers)))
@@ -462,7 +466,7 @@ def _sides(column, size, counts):
 
 
 def _image_columns(task, column, urls, size, counts):
-    """Width and height (0 where not known) and perceptual hashes."""
+    """Return Arrow arrays of widths, heights and perceptual hashes."""
     width = _sides(column("width"), size, counts)
     height = _sides(column("height"), size, counts)
     phash, known = read_hashes(column("phash"), size, counts)
@@ -499,14 +503,14 @@ def read_hashes(
     """Read a column of 64-bit hashes.
 
     Args:
-        column: Arrow array of integers, or of strings as `parse_hash` takes
-            them; or `None`.
-        size: int. Number of rows; needed without a column.
-        counts: `collections.Counter`, in which `"invalid_hashes"` grows.
+        column: Arrow array of integers, or of strings that `parse_hash` can
+            read; or `None`.
+        size: int. Number of rows; required if there is no column.
+        counts: `collections.Counter`. Its `"invalid_hashes"` is increased.
 
     Returns:
-        Tuple of an int64 array of the hashes, and a bool array that tells
-        which are known.
+        Tuple of an int64 array of the hashes, and a bool array that is true
+        where a hash is known.
     """
     size = len(column) if size is None else size
     counts = collections.Counter() if counts is None else counts
@@ -530,14 +534,14 @@ def parse_hash(value: int | str) -> int:
     """Read a 64-bit hash as a signed integer.
 
     Args:
-        value: int, signed or unsigned; or string of 16 hexadecimal digits
-            (COYO's form).
+        value: int or string. A signed or unsigned integer, or 16 hexadecimal
+            digits (the format of COYO).
 
     Returns:
         int, from -2**63 to 2**63 - 1.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     if isinstance(value, str):
         digits = value.strip()

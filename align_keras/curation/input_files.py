@@ -1,4 +1,4 @@
-"""The input files of curation: tables, and the web archives of Common Crawl."""
+"""Find and read the inputs: tables, and Common Crawl's web archives."""
 
 import contextlib
 import glob
@@ -47,27 +47,28 @@ def find_inputs(
     allow_outside: bool = False,
     texts: bool = False,
 ) -> tuple[list[str], list[dict]]:
-    """List the input files that folders, files and globs name, sorted.
+    """List the input files that files, folders and globs name.
 
     Args:
-        patterns: string or list of strings: a file, a folder (taken with all
-            its files of a known format, hidden ones excepted, and JSON alone
-            where it is called `captions.json`), a glob, or an address such
-            as `s3://bucket/folder` and `s3://bucket/*.parquet`.
+        patterns: string or list of strings: a file, a folder, a glob, or an
+            address such as `s3://bucket/folder` or `s3://bucket/*.parquet`.
+            A folder stands for all its files of a known format, except hidden
+            ones, and JSON files that are not called `captions.json`.
         allow_outside: bool. Whether links may lead out of a folder. Defaults
             to `False`.
-        texts: bool. Whether local `.txt` files are taken, too; of a folder
-            only where it has no other. Defaults to `False`.
+        texts: bool. Whether to take local `.txt` files, too. Those of a
+            folder are taken only if it has no tables. Defaults to `False`.
 
     Returns:
-        Tuple of a list of strings without repetition, and of a list of what
-        leads out of its folder, may hold captions in another form, or is a
-        folder among the files of a glob, dicts of `"file"` and `"reason"`.
+        Tuple of the list of distinct files, sorted within each pattern, and a
+        list of what is left out, as dicts of `"file"` and `"reason"`: links
+        that lead out of a folder, files that may hold captions in another
+        format, and folders that a glob matches.
 
     Raises:
-        FileNotFoundError: A pattern names nothing.
-        OutsideFolder: All that there is leads out of its folder.
-        ValueError: A file's suffix is not known.
+        FileNotFoundError: A pattern matches nothing.
+        OutsideFolder: All files lead out of their folder.
+        ValueError: The suffix of a file is unknown.
     """
     files, outside, others = {}, {}, {}
     for pattern in map(str, path_list(patterns)):
@@ -94,14 +95,14 @@ def find_inputs(
 
 
 def _find(pattern, texts):
-    """The inputs that a pattern names, and why others are not read."""
+    """Find the inputs that a pattern names, and why others are not read."""
     if is_store(pattern):
         return _find_stored(Store(pattern))
     if os.path.isdir(pattern):
         found = glob.glob(
             os.path.join(glob.escape(pattern), "**", "*"), recursive=True
         )
-        # A link that leads nowhere will be counted as damaged.
+        # A broken link stays, and will be counted as damaged.
         inside = [f for f in sorted(found) if not os.path.isdir(f)]
         names = {f: os.path.relpath(f, pattern) for f in inside}
         tables, rest = _divide(names)
@@ -121,7 +122,7 @@ def _find(pattern, texts):
 
 
 def is_text(path: str) -> bool:
-    """Return whether a name is that of a file of one text a line."""
+    """Return whether the name is that of a `.txt` file, one text per line."""
     return path.lower().endswith(".txt")
 
 
@@ -136,9 +137,9 @@ def _find_stored(store):
 
 
 def _divide(names):
-    """Divide the files of a folder, given their names in it."""
+    """Divide a folder's files into inputs and files that are not read."""
     found = [file for file, name in names.items() if _is_input(name)]
-    # img2dataset writes a table of what each of its archives holds.
+    # img2dataset writes a table beside each archive; the table suffices.
     tables = {sample_key(file) for file in found}
     rest = {
         file: _NOT_READ
@@ -152,7 +153,7 @@ def _divide(names):
 
 
 def _may_be_input(path):
-    """Whether a file that is not read may hold captions."""
+    """Return whether a file that is not read may hold captions."""
     if _is_input(path) or is_junk(path):
         return False
     packed = path.lower().endswith(".xz") or is_packed(path)
@@ -160,21 +161,21 @@ def _may_be_input(path):
 
 
 def _is_input(path):
-    # Engines write files that begin with an underscore beside their data.
+    # Engines write metadata beside their data, with a leading underscore.
     if is_junk(path) or any(part[0] == "_" for part in path.split("/")):
         return False
     return _is_table(path)
 
 
 def _is_table(path):
-    # Other programs write reports and settings in JSON.
+    # Most JSON files are reports or settings of other programs.
     if path.lower().endswith(".json"):
         return posixpath.basename(path).lower() == "captions.json"
     return table_suffix(path) in _SUFFIXES
 
 
 def check_format(path: str):
-    """Raise a `ValueError` unless a file's name tells a format."""
+    """Raise a `ValueError` unless the file's suffix names a known format."""
     if table_suffix(path) not in _SUFFIXES:
         raise ValueError(
             f"The format of `{path}` is not known from its name; the suffix "
@@ -184,10 +185,10 @@ def check_format(path: str):
 
 
 def describe_paths(paths: Iterable[str]) -> list[list]:
-    """Names, sizes and times of change of files, those in folders too.
+    """Return names, sizes and modification times of files.
 
     Args:
-        paths: list of strings: files, folders or globs.
+        paths: list of strings: files, folders (with all files below) or globs.
     """
     described = []
     for path in map(str, paths):
@@ -201,7 +202,7 @@ def describe_paths(paths: Iterable[str]) -> list[list]:
 
 
 def column_types(path: str) -> dict:
-    """Return Arrow's types of a file's columns, without reading its rows.
+    """Return the Arrow types of a file's columns from its first batch.
 
     Raises:
         OSError, ValueError: The file is damaged.
@@ -218,8 +219,8 @@ def read_batches(
 
     Args:
         path: string.
-        wanted: set or dict of column names to read, see
-            `read_table_batches`. Defaults to all.
+        wanted: set or dict of the columns to read, see `read_table_batches`.
+            Defaults to all.
         text: string. The column of captions, see `read_table_batches`.
 
     Yields:

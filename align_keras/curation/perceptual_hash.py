@@ -1,8 +1,8 @@
-"""Perceptual hashes: 64 bits that change little when an image does.
+"""Hash images perceptually, so that similar images have similar hashes.
 
-The image is shrunk to 32×32 gray pixels; of its cosine transform the 8×8
-lowest frequencies are taken, and each bit says whether one of them is above
-their median. This is the common "pHash", the one that COYO-700M lists.
+The image is shrunk to 32×32 gray pixels. Of its cosine transform, only the 8×8
+lowest frequencies are kept, and each of the 64 bits says whether one of them is
+above their median. This is the common "pHash", which COYO-700M lists.
 
 Reference:
     - C. Zauner, Implementation and Benchmarking of Perceptual Image Hash
@@ -25,7 +25,7 @@ SIDE = 32
 FREQUENCIES = 8
 
 Measured = collections.namedtuple("Measured", "phash width height")
-# In the place of what was not read, for it lies outside the folder.
+# Stands for an image that was not read because it is outside the folder.
 OUTSIDE = "outside"
 
 
@@ -36,7 +36,8 @@ def perceptual_hash(pixels: np.ndarray) -> int:
         pixels: uint8 array `(height, width, 3)`.
 
     Returns:
-        int. The first bit, the sign, belongs to the mean; then row by row.
+        int. The first bit, the sign, belongs to the mean; the other
+        frequencies follow row by row.
 
     Example:
 
@@ -54,18 +55,18 @@ def perceptual_hash(pixels: np.ndarray) -> int:
 
 @functools.cache
 def _cosines():
-    """The lowest rows of the cosine transform (DCT-II), not normalised."""
+    """Return the lowest rows of the cosine transform (unnormalised DCT-II)."""
     positions = np.arange(SIDE) + 0.5
     frequencies = np.arange(FREQUENCIES)[:, None]
     return 2 * np.cos(np.pi / SIDE * frequencies * positions)
 
 
 def hamming_distance(one, two):
-    """Number of bits in which hashes differ.
+    """Count the bits in which hashes differ.
 
     Args:
         one: int or int64 array.
-        two: int or int64 array of a shape that fits.
+        two: int or int64 array of a shape that broadcasts with `one`.
 
     Returns:
         int64 array or scalar.
@@ -77,18 +78,18 @@ def hamming_distance(one, two):
 def measure_images(
     folder: str, names: Iterable[str | None], allow_outside: bool = False
 ) -> list[Measured | str | None]:
-    """Read images of a folder in threads.
+    """Measure and hash the images of a folder in threads.
 
     Args:
         folder: string.
-        names: list of paths relative to it, or `None`.
-        allow_outside: bool. Whether to read what lies outside the folder.
+        names: list of paths relative to the folder; entries may be `None`.
+        allow_outside: bool. Whether to read images outside the folder.
             Defaults to `False`.
 
     Returns:
-        list of `Measured(phash, width, height)`; `None` for a file that is
-        missing or no image, and `OUTSIDE` for one outside the folder, which
-        is not read.
+        list of `Measured(phash, width, height)`. An entry is `None` if the
+        file is missing or no image, and `OUTSIDE` if it is outside the folder
+        and was not read.
     """
     measure = functools.partial(_measure, folder, allow_outside)
     return list(map_ahead(measure, names))

@@ -1,4 +1,4 @@
-"""Rules of whole rows: columns of the input, and rows that came before."""
+"""Rules for whole rows: by columns of the input, and repeated rows."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ def number(
     at_most: SignedBound = None,
     missing: Literal["keep", "drop"] = "drop",
 ):
-    """Rows whose number in a column lies outside bounds."""
+    """Drop rows whose number in a column is out of bounds."""
     bounds = {"above": above, "at_least": at_least}
     bounds |= {"below": below, "at_most": at_most}
     kept = within(rows[input_column(column)], **bounds).fill_null(
@@ -41,7 +41,7 @@ def one_of(
     values: tuple[str, ...],
     missing: Literal["keep", "drop"] = "drop",
 ):
-    """Rows whose string in a column is none of some, compared without case."""
+    """Drop rows whose string in a column is not listed, ignoring case."""
     values = [value.lower() for value in values]
     found = rows[input_column(column)].lower().isin(values)
     kept = found.fill_null(missing == "keep")
@@ -56,7 +56,7 @@ def language(
     keep: tuple[str, ...],
     missing: Literal["keep", "drop"] = "drop",
 ):
-    """Texts in other languages, by a column of the input."""
+    """Drop texts in other languages, by a column of the input."""
     return one_of(rows, column=column, values=keep, missing=missing)
 
 
@@ -77,13 +77,13 @@ def repeated_pairs(
     identity: Literal["phash", "image"] = "phash",
     among: Literal["raw", "remaining"] = "raw",
 ):
-    """Pairs of an image and a text that came before; the first one stays.
+    """Drop repeated pairs of image and text, except the first.
 
-    COYO-700M: `identity: phash`, the perceptual hash tells images apart; with
-    `image` the configuration's `image_identity` does. A row without a hash, or
-    without a text, repeats nothing. With `among: raw` another rule may drop
-    the first one, and then none stays; with `remaining` the run gives only
-    what the rules before this one have left.
+    COYO-700M: `identity: phash`, which identifies images by their perceptual
+    hash; `image` identifies them by the configuration's `image_identity`. A
+    row without a hash or without a text repeats nothing. With `among: raw`,
+    another rule may drop the first pair, and then none stays; with
+    `remaining`, the rule sees only the rows that the rules before it left.
     """
     return drop_repeated(rows, (_image_key(identity), "text_key"))
 
@@ -97,7 +97,7 @@ def _what_is_missing(evidence, row):
 
 @rule(always=True, why=_what_is_missing)
 def unusable(rows):
-    """Rows without a text or without anything that names an image."""
+    """Drop rows without a text, or without anything that names an image."""
     return drop_if(rows, rows.image_key.isnull() | rows.text_key.isnull())
 
 
@@ -108,5 +108,5 @@ def _first_of_id(evidence, row):
 
 @rule(always=True, why=_first_of_id)
 def repeated_ids(rows):
-    """Rows whose own id came before; the first one stays."""
+    """Drop rows whose own id occurred before; the first one stays."""
     return drop_repeated(rows, ("id_key",))

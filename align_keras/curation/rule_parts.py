@@ -1,4 +1,4 @@
-"""What the rules are made of: tokens, counts, and ids that are dropped."""
+"""Building blocks of the rules: tokens, counts and ids of dropped rows."""
 
 import functools
 
@@ -10,15 +10,16 @@ operations = OptionalModule("ibis.expr.operations", extra="curation")
 
 
 def token_grams(rows, ngrams=(1, 2), columns=("row_id",), longest=False):
-    """A row for each occurrence of a token.
+    """Make one row for each occurrence of a token.
 
     Args:
         rows: Ibis table with `tokens`, `num_tokens` and `columns`.
-        ngrams: tuple of ints, lengths of the tokens in unigrams.
-        columns: tuple of strings. What is kept of a row. Defaults to
+        ngrams: tuple of ints. Lengths of the tokens in unigrams. Defaults to
+            `(1, 2)`.
+        columns: tuple of strings. The columns to keep. Defaults to
             `("row_id",)`.
-        longest: bool. Whether to take of each text only the tokens of the
-            greatest length that it has. Defaults to `False`.
+        longest: bool. Whether to keep, for each text, only the tokens of the
+            greatest length that occurs in it. Defaults to `False`.
 
     Returns:
         Ibis table of `columns` and `gram` (string).
@@ -37,20 +38,20 @@ def token_grams(rows, ngrams=(1, 2), columns=("row_id",), longest=False):
     try:
         words.get_backend()
     except exceptions.IbisError:
-        # To be printed for any engine. BigQuery has no lists of lists, and
-        # would make a quadratic join of the form below.
+        # This SQL is printed for any engine. BigQuery has no lists of lists,
+        # and would turn the form below into a quadratic join.
         return union(
             words.select(*columns, gram=grams).unnest("gram") for grams in lists
         )
-    # In one step, because Ibis would merge two and split the text again for
-    # every word of it; and in one list, because DuckDB would make and keep a
-    # table of the words that a union of two took them from.
+    # Select once, because Ibis would merge two selections and split the text
+    # again for each of its words. Use one list, because for a union of two
+    # DuckDB would materialise the table of words.
     grams = lists[0] if len(lists) == 1 else ibis.array(lists).flatten()
     return words.select(*columns, gram=grams.unnest())
 
 
 def _joined(words, length):
-    """The n-grams of an array of words, from their last word backwards."""
+    """Join an array of words to n-grams, each from its last word backwards."""
     if length == 1:
         return words
 
@@ -64,14 +65,14 @@ def _joined(words, length):
 
 
 def different_texts(rows):
-    """A row for each different text, so that it is cut into tokens once.
+    """Make one row for each distinct text, so that each is tokenized once.
 
     Args:
         rows: Ibis table.
 
     Returns:
-        Ibis table of `text_key`, `tokens`, `num_tokens` and `rows`, how many
-        have the text. Texts without a token are left out.
+        Ibis table of `text_key`, `tokens`, `num_tokens` and `rows`, the number
+        of rows with that text. Texts without a token are left out.
     """
     texts = rows.filter(rows.num_tokens > 0)
     return texts.group_by("text_key").agg(
@@ -82,11 +83,11 @@ def different_texts(rows):
 
 
 def token_counts(texts, ngrams=(1, 2)):
-    """How often each token occurs in all rows.
+    """Count how often each token occurs in all rows.
 
     Args:
-        texts: what `different_texts` returned.
-        ngrams: see `token_grams`.
+        texts: Ibis table that `different_texts` returned.
+        ngrams: tuple of ints. See `token_grams`.
 
     Returns:
         Ibis table of `gram` and `occurrences`.
@@ -96,37 +97,40 @@ def token_counts(texts, ngrams=(1, 2)):
 
 
 def most_frequent(counts, keep, ties="keep"):
-    """The tokens of the first ranks.
+    """Select the most frequent tokens.
 
     Args:
         counts: Ibis table of `gram` and `occurrences`.
-        keep: int. Number of ranks.
-        ties: string. `"keep"` or `"drop"` all tokens that tie at the last.
+        keep: int. Number of ranks to keep.
+        ties: string. Whether to `"keep"` or `"drop"` all tokens that tie at
+            the last rank. Defaults to `"keep"`.
 
     Returns:
         Ibis table of `gram`.
     """
     lowest = first_ranks(counts, "occurrences", lambda r: r <= keep, ties)
-    # Null, where not even the first rank fits, keeps nothing.
+    # If not even the first rank fits, `lowest` is null, and nothing is kept.
     kept = counts.filter(counts.occurrences >= lowest.lowest.as_scalar())
     return kept.select("gram")
 
 
 def first_ranks(table, by, fits, ties="keep"):
-    """The lowest value of the first ranks.
+    """Find the lowest value among the first ranks.
 
     Args:
         table: Ibis table.
-        by: string. The column that is ranked, the highest value first.
-        fits: callable of a rank from 1 on, an Ibis column of integers, which
-            tells whether it is one of the first.
-        ties: string. `"keep"` or `"drop"` all rows that tie at the last.
+        by: string. The column to rank, highest value first.
+        fits: callable. Takes ranks, an Ibis column of integers from 1 on, and
+            returns whether each is among the first.
+        ties: string. Whether to `"keep"` or `"drop"` all rows that tie at the
+            last rank. Defaults to `"keep"`.
 
     Returns:
-        Ibis table of one row, `lowest`, which is null where none fits.
+        Ibis table with one row and one column, `lowest`, which is null if no
+        rank fits.
     """
-    # How many rows have which value: a small table, which can be sorted
-    # where all rows cannot.
+    # Count the rows with each value. This table is small enough to be sorted
+    # even where the rows are not.
     levels = table.group_by(by).agg(rows=table.count())
     running = levels.rows.sum().over(
         ibis.cumulative_window(order_by=ibis.desc(by))
@@ -140,7 +144,7 @@ def first_ranks(table, by, fits, ties="keep"):
 
 
 def bands(count):
-    """Masks that cut 64 bits into bands, as signed integers."""
+    """Return masks that cut 64 bits into bands, as signed integers."""
     edges = [64 * band // count for band in range(count + 1)]
     masks = [
         (1 << high) - (1 << low)
@@ -150,7 +154,7 @@ def bands(count):
 
 
 def near_in_band(rows, tests, mask, distance):
-    """Rows near a test hash that is equal in the bits of a mask."""
+    """Select rows near a test hash that agrees in the bits of a mask."""
     mask = int64(mask)
     hashed = rows.filter(rows.phash.notnull())
     hashed = hashed.select("row_id", "phash", band=hashed.phash & mask)
@@ -161,13 +165,13 @@ def near_in_band(rows, tests, mask, distance):
 
 
 def bit_count(bits):
-    """Count the ones of integers, an Ibis column."""
+    """Count the one bits of the integers of an Ibis column."""
     return _bit_count()(bits)
 
 
 @functools.cache
 def _bit_count():
-    """The engines' own function, of one name on all three."""
+    """Wrap the engines' own function; all three use the same name."""
 
     @ibis.udf.scalar.builtin
     def bit_count(bits: int) -> int:
@@ -177,10 +181,10 @@ def _bit_count():
 
 
 def drop_crowded(rows, key, member, at_most, count):
-    """Rows of a key that has more than `at_most` members."""
+    """Drop the rows of keys with more than `at_most` members."""
     members = rows.filter(rows[key].notnull() & rows[member].notnull())
     members = members.select(key, member)
-    # Few keys have as many rows at all; members are told apart in those.
+    # Few keys have that many rows at all; count distinct members only there.
     crowded = members.group_by(key).agg(members=members.count())
     crowded = crowded.filter(crowded.members > at_most).select(key)
     if count == "distinct":
@@ -191,7 +195,7 @@ def drop_crowded(rows, key, member, at_most, count):
 
 
 def drop_repeated(rows, keys):
-    """All but the first of the rows that agree in `keys`."""
+    """Drop all but the first of the rows that agree in `keys`."""
     known = functools.reduce(
         lambda one, two: one & two, [rows[key].notnull() for key in keys]
     )
@@ -205,12 +209,12 @@ def drop_repeated(rows, keys):
 
 
 def drop_matching(rows, table, key):
-    """Rows whose key stands in another table."""
+    """Drop rows whose key is in another table."""
     return rows.semi_join(table, key).select("row_id")
 
 
 def within(value, above=None, at_least=None, below=None, at_most=None):
-    """Whether a number lies within the bounds that are given."""
+    """Return whether a number lies within the given bounds."""
     bounds = (
         (above, value.__gt__),
         (at_least, value.__ge__),
@@ -222,29 +226,29 @@ def within(value, above=None, at_least=None, below=None, at_most=None):
 
 
 def drop_unless(rows, kept):
-    """Rows of which a condition is not true."""
+    """Drop rows for which a condition is false or null."""
     return rows.filter(~kept.fill_null(False)).select("row_id")
 
 
 def drop_if(rows, dropped):
-    """Rows of which a condition is true."""
+    """Drop rows for which a condition is true."""
     return rows.filter(dropped.fill_null(False)).select("row_id")
 
 
 def int64(value):
-    """An integer of 64 bits, whatever its size."""
+    """Return a literal integer of 64 bits, whatever its value."""
     return ibis.literal(value, "int64")
 
 
 def int64_sum(total):
-    """A sum of integers as Ibis takes it to be.
+    """Cast a sum of integers to 64 bits.
 
-    DuckDB's has 128 bits, which it writes to Parquet as a float; the method
-    `cast` sees no need of a cast.
+    DuckDB sums to 128 bits, which it writes to Parquet as floats. The method
+    `cast` would do nothing, because Ibis takes the sum for an int64 already.
     """
     return operations.Cast(total, "int64").to_expr()
 
 
 def union(tables):
-    """All rows of some tables."""
+    """Return all rows of several tables."""
     return functools.reduce(lambda one, two: one.union(two), tables)

@@ -1,17 +1,18 @@
-"""The rules of curation: how one is declared, and where all of them are.
+"""Declare the rules of curation and register them.
 
 A rule is a function from the table of rows to the ids that it drops. It takes
-rows as `align_keras.curation.ingest` describes them, an Ibis table, and
-returns an Ibis table of one column, `row_id`, in which no id repeats. Nothing
-runs here: the same definitions become DuckDB's, Spark's or BigQuery's SQL.
-Only what all three know alike is used; text reaches the rules in lower case,
-and everything is counted on the rows that are given.
+an Ibis table of the rows that `align_keras.curation.ingest` describes, and
+returns an Ibis table of one column, `row_id`, without repeated ids. The
+function itself computes nothing: Ibis compiles the same definition to SQL for
+DuckDB, Spark or BigQuery. A rule therefore uses only operations that all three
+define alike. Tokens arrive in lower case, and counts are taken on the given
+rows.
 
-Its keyword parameters are what a configuration sets, except three that the run
-provides: with `stage` a rule stores an intermediate table under a name, which
-ends recomputation; `listed` is the table made of the files that its parameters
-name; `scores` is that of the rows' scores. Everything else that the run, the
-SQL and `explain` must know of it stands in `@rule(...)` beside it.
+A configuration sets a rule's keyword parameters, except three that the run
+provides: `stage` stores an intermediate table under a name, so that it is not
+computed again; `listed` is the table made from the files that the parameters
+name; `scores` is the table of the rows' scores. The decorator `@rule(...)`
+declares everything else that the run, the SQL and `explain` need to know.
 """
 
 import dataclasses
@@ -23,21 +24,20 @@ from typing import Annotated
 from align_keras.curation.ingest import input_column
 
 RULES = {}
-# What the run provides.
+# Parameters that the run provides.
 _PROVIDED = ("stage", "listed", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
 class FileTable:
-    """A table that a rule takes from files.
+    """A table that a rule reads from files.
 
     Attributes:
-        name: string. The stage in which it lies ends with it.
+        name: string. The name of the table's stage ends with it.
         columns: dict from names of columns to Ibis types.
-        make: callable of the `ConfiguredRule`, the rows to be judged, the
-            `Stages` that keep tables, a fingerprint of the rule, its files
-            and the rows, and the name of the tokenizer; it returns an Ibis
-            table.
+        make: callable. Takes the `ConfiguredRule`, the rows, the `Stages`, a
+            fingerprint of the rule, its files and the rows, and the name of
+            the tokenizer; returns an Ibis table.
     """
 
     name: str
@@ -50,20 +50,20 @@ class RuleKind:
     """A declared rule.
 
     Attributes:
-        name: string, as configurations write it.
-        function: callable.
-        needs: tuple of strings. The columns without which it cannot judge;
-            the value of a parameter stands for `"<parameter>"`.
-        column_type: string or `None`. `"number"` or `"string"`, of the column
-            that the parameter `column` names.
-        check: callable of the parameters, which raises a `ValueError` for
-            those that do not go together.
+        name: string. The name in configurations.
+        function: callable. The rule itself.
+        needs: tuple of strings. The columns that the rule requires;
+            `"<parameter>"` stands for the value of that parameter.
+        column_type: string or `None`. The type of the column that the
+            parameter `column` names, `"number"` or `"string"`.
+        check: callable or `None`. Takes the parameters, and raises a
+            `ValueError` if they do not go together.
         files: `FileTable` or `None`.
-        why: callable of an `Evidence` and a dropped row, which returns what
-            the rule has found in it.
-        always: bool. Whether it is applied without being configured.
-        account: callable of an `Evidence`, which returns a dict from words to
-            numbers for the audit; or `None`.
+        why: callable. Takes an `Evidence` and a dropped row, and returns what
+            the rule found in the row.
+        always: bool. Whether the rule is applied without being configured.
+        account: callable or `None`. Takes an `Evidence`, and returns a dict
+            from descriptions to numbers for the audit.
         parameters: dict from the names that a configuration may set to
             `inspect.Parameter`.
         provided: tuple of strings. Parameters that the run provides.
@@ -91,7 +91,7 @@ def rule(
     always: bool = False,
     account: Callable | None = None,
 ) -> Callable:
-    """Declare a function as a rule under its own name; see `RuleKind`."""
+    """Register a function as a rule under its own name; see `RuleKind`."""
 
     def register(function):
         parameters = dict(inspect.signature(function).parameters)
@@ -120,7 +120,7 @@ def rule(
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What numbers a parameter may be; beside its type, in `Annotated`."""
+    """The range of a numeric parameter, for use in `Annotated`."""
 
     must: str
     least: float = -math.inf
@@ -133,14 +133,14 @@ class Limits:
 
 
 def relative_path(name, value, directory):
-    """Make a path, or each of some, relative to the configuration."""
+    """Resolve a path, or a tuple of paths, against a directory."""
     if isinstance(value, tuple):
         return tuple(relative_path(name, one, directory) for one in value)
     return value if not value or "://" in value else str(directory / value)
 
 
 def named_paths(rule) -> dict:
-    """Return the paths that a `ConfiguredRule` reads, by its parameters."""
+    """Return the paths that a `ConfiguredRule` reads, by parameter."""
     parameters = RULES[rule.kind].parameters.items()
     return {
         name: rule.parameters[name]
@@ -153,14 +153,14 @@ Count = Annotated[int, Limits("not be negative", 0)]
 Positive = Annotated[int, Limits("be positive", 1)]
 Paths = Annotated[tuple[str, ...], relative_path]
 Folder = Annotated[str, relative_path]
-# Bounds; what lies outside them, or is null, is dropped.
+# Bounds of a rule.
 Bound = Annotated[float | None, Limits("not be negative", 0)]
 CountBound = Annotated[int | None, Limits("not be negative", 0)]
 SignedBound = float | None
 
 
 def needs_bound(parameters):
-    """Refuse a rule of bounds without any."""
+    """Refuse a rule that takes bounds but was given none."""
     names = ("above", "at_least", "below", "at_most")
     bounds = [name for name in names if name in parameters]
     if all(parameters[name] is None for name in bounds):
@@ -171,7 +171,7 @@ def needs_bound(parameters):
 
 
 def shows(*columns: str) -> Callable:
-    """Return a `why` that tells what a row has in some columns."""
+    """Return a `why` that shows a row's values in some columns."""
 
     def why(evidence, row):
         values = [f"{name} {row[name]}" for name in columns]
@@ -181,6 +181,6 @@ def shows(*columns: str) -> Callable:
 
 
 def shows_input(evidence, row):
-    """Tell what a row has in the input's column that the rule reads."""
+    """Show a row's value in the input column that the rule reads."""
     name = evidence.parameters["column"]
     return f"{name} is {row[input_column(name)]}"

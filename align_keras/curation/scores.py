@@ -1,15 +1,15 @@
-"""Scores of pairs that `align-keras score` wrote, and the rows they belong to.
+"""Match scores that `align-keras score` wrote with the rows of a run.
 
-A score belongs to the rows whose text it has and whose image, or else whose own
-id, its image is called by. Both are compared without the suffix, for packed
-records have none, and with white space made single. Of several scores of one
-pair by one model, the highest counts.
+A score belongs to the rows that have its text, and whose image (or else whose
+own id) has its name. Names are compared without their suffixes, since packed
+records have none, and texts with single white space. If one model scored a pair
+several times, the highest score counts.
 
-Scores of several models are made comparable and combined by the mean of what
-each gives, less the mean of all its scores and divided by their standard
-deviation. Both are taken from whole numbers, scores times 2**15 rounded down,
-so that every engine finds the same. A pair that one of them did not score has
-no score.
+To combine several models, each model's scores are standardised (less their
+mean, divided by their standard deviation), and the results are averaged. Mean
+and deviation are computed from integers, scores times 2**15 rounded down, so
+that every engine finds the same values. A pair that one of the models did not
+score has no score.
 """
 
 import functools
@@ -38,13 +38,13 @@ parquet = OptionalModule("pyarrow.parquet", extra="curation")
 ibis = OptionalModule("ibis", extra="curation")
 
 MANIFEST = "manifest.json"
-# Of a text; `curate` may cut it.
+# Characters of a text that are compared, since `curate` may truncate texts.
 KEY_CHARACTERS = 1000
 SCALE = 2**15
 
 
 def scores_schema() -> Any:
-    """Return the Arrow schema of files of scores."""
+    """Return the Arrow schema of score files."""
     return arrow.schema(
         [
             ("key", arrow.string()),
@@ -61,16 +61,15 @@ def scores_schema() -> Any:
 
 
 def pair_key(name: str, text: str) -> int:
-    """Return by what a pair is found among scores.
+    """Return the key by which a pair is found among scores.
 
     Args:
         name: string. The image's path or address, or an id.
-        text: string. Its caption.
+        text: string. The caption.
 
     Returns:
-        int of 64 bits, the same for names that differ in their suffix, and
-        for texts that differ in white space, Unicode's form, or behind their
-        first 1000 characters.
+        int of 64 bits. It ignores the suffix of the name, white space and the
+        Unicode form of the text, and all but its first 1000 characters.
     """
     stem = posixpath.splitext(posixpath.normpath(name.strip()))[0]
     words = " ".join(unicodedata.normalize("NFC", text).split())
@@ -78,19 +77,20 @@ def pair_key(name: str, text: str) -> int:
 
 
 def find_scores(paths: str | Path | Iterable) -> dict[str, list[dict]]:
-    """Find the files of scores.
+    """Find the score files of each model.
 
     Args:
         paths: string or list of strings. Directories that `align-keras score`
-            wrote, of one model or of several.
+            wrote, of one or several models.
 
     Returns:
-        dict from the fingerprint of a model to its files, dicts of `"path"`,
-        `"sha256"` and `"records"`; sorted.
+        Sorted dict from the fingerprint of a model to the list of its files,
+        dicts of `"path"`, `"sha256"` and `"records"`.
 
     Raises:
-        FileNotFoundError: A directory holds no scores.
-        ValueError: It is not finished.
+        FileNotFoundError: A directory holds no scores, or its run is not
+            finished.
+        ValueError: A manifest is damaged, or is not one of scores.
     """
     models: dict[str, list[dict]] = {}
     for path in path_list(paths):
@@ -122,7 +122,7 @@ def find_scores(paths: str | Path | Iterable) -> dict[str, list[dict]]:
 
 
 def describe_scores(models: dict[str, list[dict]]) -> list:
-    """Return what changes when scores do, which `find_scores` returned."""
+    """Describe what `find_scores` returned, so that changes are noticed."""
     return [
         [model, [file["sha256"] for file in files]]
         for model, files in models.items()
@@ -135,12 +135,12 @@ def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
     Args:
         paths: list of strings, see `find_scores`.
         rows: Ibis table with `pair_key` and `id_pair_key`.
-        rows_key: string. The key of their stage.
+        rows_key: string. The key of the stage of these rows.
         stages: `Stages`.
 
     Returns:
-        dict for the audit: `"models"`, and `"stage"`, the name of that of
-        `row_id` and `score` (float64), of the rows that have one.
+        dict for the audit: `"models"`, and `"stage"`, the name of the stage
+        with `row_id` and `score` (float64) of each row that has a score.
     """
     models = find_scores(paths)
     tables = []
@@ -155,7 +155,7 @@ def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
         best = table.group_by("pair_key").agg(score=table.score.max())
         tables.append(stages.table(f"{name}_best", key, best))
     scores = tables[0] if len(tables) == 1 else _combined(tables, stages)
-    # Each row once, by its image's name if that is among them.
+    # One score for each row, preferably the one found by its image's name.
     found = rows.select("row_id", "pair_key", "id_pair_key")
     found = found.left_join(scores, "pair_key")
     found = found.select("row_id", "id_pair_key", by_name="score")
@@ -176,7 +176,7 @@ def join_scores(paths: Iterable[str], rows, rows_key: str, stages) -> dict:
 
 
 def _check_names(models, rows_key, stages):
-    """Refuse scores of which none is of any row, unless there is none."""
+    """Refuse scores that match no row, unless there are no rows or scores."""
     rows = stages.read(f"rows-{rows_key}").order_by("row_id").limit(1)
     rows = stages.engine.collect(rows.select("url", "text"))
     files = [file for found in models.values() for file in found]
@@ -198,7 +198,7 @@ def _first(batch):
 
 
 def _copy(stages, files, directory):
-    """Copy keys and scores of files to where the engine reads."""
+    """Copy keys and scores to a directory that the engine can read."""
     stages.storage.make_directory(directory)
     schema = scores_schema()
     schema = arrow.schema([schema.field(n) for n in ("pair_key", "score")])
@@ -227,7 +227,7 @@ def _check_scores(path, batch, schema):
 
 
 def _combined(tables, stages):
-    """The mean of what models give, each standardised."""
+    """Average the standardised scores of several models."""
     parts = []
     for number, table in enumerate(tables):
         whole = (table.score.cast("float64") * SCALE).floor().cast("int64")
@@ -240,7 +240,7 @@ def _combined(tables, stages):
             )
         )
         count, total = sums["count"], sums["total"] or 0
-        # In whole numbers, of which only the last step is rounded.
+        # Compute with integers, so that only the last step is rounded.
         spread = count * (sums["squares"] or 0) - total**2
         deviation = math.sqrt(spread) / max(count, 1) / SCALE
         if not deviation:

@@ -1,4 +1,4 @@
-"""The rule of scores, by which captions that do not fit are dropped."""
+"""Drop pairs whose caption does not fit the image, by their scores."""
 
 import fractions
 from typing import Annotated
@@ -15,7 +15,7 @@ from align_keras.io.optional import OptionalModule
 
 ibis = OptionalModule("ibis", extra="curation")
 
-# What the audit draws as a line.
+# The audit draws this number as a line.
 LOWEST = "lowest score that stays"
 
 
@@ -26,7 +26,7 @@ def _one_bound(parameters):
 
 
 def _lowest(evidence):
-    """The lowest score that stays; `None` where none does."""
+    """Return the lowest score that stays, or `None` if none does."""
     least = evidence.parameters["at_least"]
     if least is None:
         (found,) = evidence.collect(evidence.table("lowest"))
@@ -66,18 +66,17 @@ def similarity(
     scores,
     stage,
 ):
-    """Rows whose score of `align-keras score` is too low.
+    """Drop rows whose score from `align-keras score` is too low.
 
-    `keep_share: 0.3` keeps the highest scores of all rows that have one, as
-    many as that share of them rounded down; of those that tie at the last
-    place all stay. A row without a score is dropped, or kept with
-    `missing: keep`.
+    `keep_share: 0.3` ranks all rows that have a score, and keeps the best 30 %
+    of them, rounded down, and all that tie at the last rank. A row without a
+    score is dropped, or kept with `missing: keep`.
     """
     known = rows.select("row_id").join(scores, "row_id")
     if at_least is not None:
         dropped = drop_unless(known, known.score >= at_least)
     else:
-        # Whole numbers, so that 0.3 of ten rows is three.
+        # Compare integers, so that 0.3 of ten rows is exactly three.
         share = fractions.Fraction(repr(keep_share)).limit_denominator(10**6)
         most = known.count() * int64(share.numerator)
         most = known.agg(most=most).as_scalar()

@@ -1,4 +1,4 @@
-"""The rules as SQL, to be run elsewhere."""
+"""Print the rules as SQL, to run them elsewhere."""
 
 from pathlib import Path
 
@@ -20,23 +20,23 @@ ibis = OptionalModule("ibis", extra="curation")
 def print_sql(
     config: str | Path | CurationConfig, dialect: str = "bigquery"
 ) -> str:
-    """Write a configuration's rules as SQL, a statement for each stage.
+    """Return a configuration's rules as SQL, one statement for each stage.
 
-    The table `rows` has the columns of normalised rows; the tables of files,
-    such as `near_duplicate_test_hashes`, are to be loaded, and so is
-    `row_scores` where a rule takes scores. The last two
-    tables, `verdicts` and `kept`, are the result.
+    The SQL reads a table `rows` with the columns of normalised rows. Tables of
+    files, such as `near_duplicate_test_hashes`, must be loaded too, and so
+    must `row_scores` if a rule takes scores. The last two tables, `verdicts`
+    and `kept`, are the result.
 
     Args:
-        config: see `load_config`.
-        dialect: string. `"bigquery"`, `"duckdb"`, `"spark"` or another that
-            Ibis knows.
+        config: string, path or `CurationConfig`. See `load_config`.
+        dialect: string. `"bigquery"`, `"duckdb"`, `"spark"` or another dialect
+            of Ibis. Defaults to `"bigquery"`.
 
     Returns:
         string.
 
     Raises:
-        ValueError: The dialect is not known, or cannot express a rule.
+        ValueError: The dialect is unknown, or cannot express a rule.
 
     Example:
 
@@ -45,7 +45,7 @@ def print_sql(
     ```
     """
     config = load_config(config)
-    # Ibis writes its own Spark dialect only where there is a session.
+    # Ibis compiles to its own Spark dialect only if there is a session.
     dialect = "databricks" if dialect == "spark" else dialect
     numbers, strings = further_columns(config)
     rows = ibis.table(ibis.schema(rows_schema(numbers, strings)), name="rows")
@@ -77,7 +77,7 @@ def print_sql(
 
 
 def _file_table(rule):
-    """The table that a rule takes from files, by name alone."""
+    """Refer by name to the table that a rule reads from files."""
     files = RULES[rule.kind].files
     return ibis.table(files.columns, name=f"{rule.name}_{files.name}")
 

@@ -1,10 +1,10 @@
-"""Stages: tables that are computed once, and survive a killed run.
+"""Store intermediate tables as stages, which survive a killed run.
 
-A stage is a directory of Parquet files, and a JSON file that names it and is
-written when all of them are. What no such file names counts for nothing, so
-that nothing is renamed, which stores of objects cannot do. A stage's name holds
-a hash of all that the contents depend on: another input or setting makes
-another stage.
+A stage is a directory of Parquet files and a JSON note that names the
+directory. The note is written when all files are complete, and a directory
+without a note is ignored. So nothing needs to be renamed, which object stores
+cannot do. A stage's name contains a hash of everything that its contents depend
+on: another input or setting makes another stage.
 """
 
 import re
@@ -16,12 +16,12 @@ from align_keras.io.optional import OptionalModule
 
 parquet = OptionalModule("pyarrow.parquet", extra="curation")
 
-# The directory may be the user's own: nothing else there is touched.
+# The user's directory may hold other files; only these names are removed.
 _OURS = re.compile(r"(\w.*-[0-9a-f]{16})\.[0-9a-f]{8}")
 
 
 def attempt_name(stage):
-    """A new name for what may become a stage, or goes with the run."""
+    """Return a new directory name for an attempt to make a stage."""
     return f"{stage}.{secrets.token_hex(4)}"
 
 
@@ -29,9 +29,9 @@ class Stages:
     """The stages of a run.
 
     Args:
-        storage: `Storage` in which they lie.
-        engine: see `open_engine`.
-        progress: callable, told a stage's name when it begins.
+        storage: `Storage` that holds the stages.
+        engine: `DuckDBEngine` or `SparkEngine`.
+        progress: callable. Called with the name of each stage that begins.
 
     Attributes:
         used: dict from a name to the stage that was made or read under it.
@@ -71,39 +71,40 @@ class Stages:
         return self.store(name, key, write)
 
     def store(self, name, key, write):
-        """Run a stage unless it is finished, and read it; see `make`."""
+        """Make a stage unless it is finished, and read it; see `make`."""
         return self.read(self.make(name, key, write))
 
     def make(self, name, key, write):
-        """Run a stage unless it is finished.
+        """Make a stage unless it is finished.
 
         Args:
             name: string.
-            key: string. A fingerprint of what the contents depend on.
-            write: callable that writes Parquet files into a directory of the
-                storage, given by its name, which does not exist yet.
+            key: string. A fingerprint of everything the contents depend on.
+            write: callable. Takes the name of a directory in the storage,
+                which does not exist yet, and writes Parquet files into it.
 
         Returns:
-            The stage's name.
+            string, the name of the stage.
         """
         stage = self.used[name] = f"{name}-{key}"
         if self.notes(stage) is None:
             self.progress(name)
-            # An executor of a killed run may still write to an earlier one.
+            # Use a new directory, since an executor of a killed run may still
+            # be writing to an earlier one.
             directory = attempt_name(stage)
             begin = time.perf_counter()
             try:
                 write(directory)
                 self.storage.sync(directory)
             except BaseException:
-                # On a full disk, whatever makes room is welcome.
+                # The disk may be full, so free the space.
                 self.storage.remove(directory)
                 raise
             self.finish(stage, directory, time.perf_counter() - begin)
         return stage
 
     def finish(self, stage, directory, seconds=None, **notes):
-        """Declare a directory to be a stage, complete."""
+        """Write the note that makes a directory a finished stage."""
         files = self.storage.data_files(directory)
         rows = self._count(directory, files)
         notes |= {"directory": directory, "files": files}
@@ -111,28 +112,28 @@ class Stages:
         self.storage.write_json(f"{stage}.json", notes)
 
     def notes(self, stage):
-        """What `finish` has written about a stage, or `None`."""
+        """Return the note that `finish` wrote about a stage, or `None`."""
         return read_notes(self.storage, stage)
 
     def read(self, stage):
-        """A finished stage as an Ibis table."""
+        """Return a finished stage as an Ibis table."""
         return read_stage(self.storage, self.engine, self.notes(stage))
 
     def discard(self):
-        """Remove the stages that this run has made or read, and no others."""
+        """Remove the stages that this run made or read, and no others."""
         for stage in self.used.values():
-            # The declaration first: what is half removed counts for nothing.
+            # Remove the note first, so that a half-removed stage is ignored.
             directory = self.notes(stage)["directory"]
             self.storage.remove(f"{stage}.json")
             self.storage.remove(directory)
 
     def paths(self, stage):
-        """Names of a finished stage's files within the storage."""
+        """Return the names of a finished stage's files in the storage."""
         notes = self.notes(stage)
         return [f"{notes['directory']}/{file}" for file in notes["files"]]
 
     def _count(self, directory, files):
-        """Count rows as the engine does: a cluster opens no file here."""
+        """Count rows with the engine, since the files may be remote."""
         if not files:
             return 0
         table = self.engine.read(self.storage.address(directory), files)
@@ -141,10 +142,11 @@ class Stages:
 
 
 def read_notes(storage, stage):
-    """What was written about a finished stage, or `None`.
+    """Read the note of a finished stage; `None` if there is none.
 
     Raises:
-        ValueError: It is damaged; the message names the file and the field.
+        ValueError: The note is damaged; the message names the file and the
+            field.
     """
     return storage.read_object(
         f"{stage}.json",
@@ -160,11 +162,11 @@ def read_notes(storage, stage):
 
 
 def read_stage(storage, engine, notes):
-    """A stage as an Ibis table, from its notes."""
+    """Return a stage as an Ibis table, given its note."""
     return engine.read(storage.address(notes["directory"]), notes["files"])
 
 
 def _is_of(stage, directory):
-    # No other directory: what a stage names is read, and removed.
+    # Refuse any other directory, since it would be read and removed.
     ours = isinstance(directory, str) and _OURS.fullmatch(directory)
     return directory == stage or bool(ours and ours[1] == stage)

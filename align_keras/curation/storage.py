@@ -1,4 +1,4 @@
-"""Where a run writes: a local directory, one of HDFS, or one of a store."""
+"""Access the directory of a run: local, on HDFS, or in an object store."""
 
 import contextlib
 import json
@@ -22,23 +22,23 @@ from align_keras.io.text import clean_text
 
 fs = OptionalModule("pyarrow.fs", extra="curation")
 
-# File systems that rename a directory at once. Stores of objects do not.
+# File systems that rename directories atomically. Object stores do not.
 HADOOP = ("hdfs", "viewfs")
 
 
 class Storage:
-    """A directory, by names relative to it.
+    """A directory whose files are addressed by names relative to it.
 
     Args:
         root: string or `pathlib.Path`. A local path, or an address such as
             `hdfs://…` or `s3a://…`.
 
     Attributes:
-        local: bool. Whether it is a path of this machine.
-        renames: bool. Whether a directory appears at once under a new name.
+        local: bool. Whether the directory is on this machine.
+        renames: bool. Whether directories can be renamed atomically.
 
     Raises:
-        ValueError: It is the address of no file system that is known.
+        ValueError: The address belongs to no known file system.
     """
 
     def __init__(self, root):
@@ -63,47 +63,48 @@ class Storage:
         self.renames = self.store is None
 
     def address(self, name=""):
-        """What an engine is told: a path, or an address."""
+        """Return the path or address that an engine needs."""
         return posixpath.join(self.root, name) if name else self.root
 
     def _path(self, name):
         return posixpath.join(self.base, name) if name else self.base
 
     def exists(self, name=""):
-        """Whether there is a file or directory of that name."""
+        """Return whether a file or directory exists."""
         info = self.system.get_file_info(self._path(name))
         return info.type != fs.FileType.NotFound
 
     def list(self, name=""):
-        """Names of what a directory holds, sorted; empty without one."""
+        """Return the sorted names in a directory; none if it is missing."""
         selector = fs.FileSelector(self._path(name), allow_not_found=True)
         found = self.system.get_file_info(selector)
         return sorted(info.base_name for info in found)
 
     def data_files(self, name):
-        """Names of a directory's data files; engines leave others too."""
+        """Return the names of data files, without the engines' metadata."""
         return [f for f in self.list(name) if f[0] not in "._"]
 
     def size(self, name):
-        """Bytes of a file."""
+        """Return the size of a file in bytes."""
         return self.system.get_file_info(self._path(name)).size
 
     def make_directory(self, name=""):
-        """Make a directory with its parents."""
+        """Make a directory and its parents."""
         self.system.create_dir(self._path(name), recursive=True)
 
     def open_output(self, name):
-        """Open a file to be written, in bytes."""
+        """Open a binary file for writing."""
         return self.system.open_output_stream(self._path(name))
 
     @contextlib.contextmanager
     def whole_file(self, name):
-        """Open a file to be written, which appears when the block ends.
+        """Open a binary file that appears under its name when the block ends.
 
-        It is a local one, so that what fails in the block is not the network.
+        The block writes to a local file, so that errors in it do not come from
+        the network.
         """
         directory, base = posixpath.split(name)
-        # Another attempt may be writing the same.
+        # Another attempt may be writing the same file.
         hidden = f".{base}.{secrets.token_hex(4)}.unfinished"
         hidden = posixpath.join(directory, hidden)
         try:
@@ -122,11 +123,11 @@ class Storage:
         self.move(hidden, name)
 
     def open_input(self, name):
-        """Open a file to be read, in bytes."""
+        """Open a binary file for reading."""
         return self.system.open_input_file(self._path(name))
 
     def read_object(self, name, form, what, remedy):
-        """A JSON object of a certain form, or `None` where there is none.
+        """Read a JSON object and check its form; `None` without a file.
 
         See `align_keras.io.json_files.read_object`.
         """
@@ -147,8 +148,8 @@ class Storage:
         return value
 
     def write_text(self, name, text):
-        """Write a file that appears as a whole."""
-        # An input's name may hold bytes that are not text.
+        """Write a text file; unless on HDFS, it appears when complete."""
+        # The name of an input may hold bytes that are not text.
         contents = text.encode("utf-8", "backslashreplace")
         if self.local:
             with atomic_file(self._path(name)) as temporary:
@@ -156,22 +157,22 @@ class Storage:
             return
         if self.lease:
             self.lease.check()
-        # An object appears when its upload ends.
+        # An object appears when its upload is complete.
         with self.open_output(name) as file:
             file.write(contents)
 
     def write_json(self, name, value):
-        """Write a JSON file that appears as a whole."""
+        """Write a JSON file in the same way as `write_text`."""
         text = json.dumps(value, indent=2, ensure_ascii=False)
         self.write_text(name, text + "\n")
 
     def move(self, old, new):
-        """Rename a file, or where there are any, a directory."""
+        """Rename a file, or a directory where `renames` is true."""
         self.sync(old)
         self.system.move(self._path(old), self._path(new))
 
     def sync(self, name):
-        """See to it that a local file or directory survives a power cut."""
+        """Flush a local file, or the files of a directory, to disk."""
         if not self.local:
             return
         path = Path(self._path(name))
@@ -182,7 +183,7 @@ class Storage:
                 os.close(descriptor)
 
     def remove(self, name):
-        """Remove a file or directory, if it is there."""
+        """Remove a file or directory, if it exists."""
         path = self._path(name)
         if self.local and os.path.isdir(path):
             shutil.rmtree(path)
@@ -194,13 +195,13 @@ class Storage:
             self.system.delete_file(path)
 
     def copy(self, other, old, new):
-        """Take over a file of another `Storage`, by a link where possible."""
+        """Copy a file of another `Storage`, by a hard link where possible."""
         if self.local and other.local:
             with contextlib.suppress(OSError):
                 os.link(other._path(old), self._path(new))
                 return
         if not self.renames and self.system == other.system:
-            # Within the store, whatever the size.
+            # Copy within the store, without a download.
             self.system.copy_file(other._path(old), self._path(new))
             return
         with other.open_input(old) as source, self.open_output(new) as target:
@@ -209,7 +210,7 @@ class Storage:
 
     @contextlib.contextmanager
     def lock(self):
-        """Refuse a second writer; on HDFS, nothing can be locked."""
+        """Hold the directory against other writers; HDFS has no locks."""
         if self.local:
             with directory_lock(self.root):
                 yield

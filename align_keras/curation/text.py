@@ -1,8 +1,8 @@
-"""One normalisation of text, tokens and hashes, the same for every engine.
+"""Normalise, tokenize and hash texts alike for every engine.
 
-Engines differ in how they lower-case "İ" or a final "Σ", and in what they take
-for a blank. So all of it is done here, once, when rows are read; the rules see
-stored results only.
+Engines differ in how they lower-case "İ" or a final "Σ", and in which
+characters count as white space. So all of this is done here, once, when rows
+are read; the rules see only the stored results.
 """
 
 import functools
@@ -13,18 +13,18 @@ TOKENIZERS = ("blanks", "words", "words_and_ideographs")
 
 _IDEOGRAPH = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = r"[\w\p{M}]"
-# Marks, joiners and the like may stand in a word, and are none by themselves.
+# Marks, joiners and the like may be part of a word, but are no word alone.
 _NO_WORD = r"[\p{M}\p{Default_Ignorable_Code_Point}\p{Pc}'’]+"
 
 
 def normalize_text(text: str) -> str:
-    """Lower-case a text, compose its characters and make blanks single.
+    """Lower-case a text, compose its characters and collapse white space.
 
     Args:
         text: string.
 
     Returns:
-        string in Unicode's form NFC, lower case after Python's full mapping,
+        string in Unicode's form NFC, in lower case by Python's full mapping,
         with one space for each run of white space and none at the ends.
 
     Example:
@@ -36,25 +36,24 @@ def normalize_text(text: str) -> str:
     if text.isascii():
         return " ".join(text.lower().split())
     lower = unicodedata.normalize("NFC", text).lower()
-    # A lower-case letter can compose with what follows where the upper case
-    # letter did not.
+    # A lower-case letter may compose with the next character even if its
+    # upper-case form did not.
     return " ".join(unicodedata.normalize("NFC", lower).split())
 
 
 def tokenize(text: str, tokenizer: str = "blanks") -> str:
-    """Cut a normalised text into unigrams, written with one space between.
+    """Split a normalised text into unigrams.
 
     Args:
-        text: string that `normalize_text` has made.
-        tokenizer: string. `"blanks"` cuts at white space alone;
-            `"words"` takes runs of letters, digits and marks, so that
-            punctuation separates and is dropped; `"words_and_ideographs"` is
-            the same with every Han, Hiragana and Katakana character a token
-            of its own, for scripts that write no blanks. Defaults to
-            `"blanks"`.
+        text: string that `normalize_text` returned.
+        tokenizer: string. `"blanks"` splits at white space only. `"words"`
+            takes runs of letters, digits and marks, and drops punctuation.
+            `"words_and_ideographs"` does the same, but makes every Han,
+            Hiragana and Katakana character a token, for scripts without
+            spaces. Defaults to `"blanks"`.
 
     Returns:
-        string.
+        string of the unigrams, separated by single spaces.
     """
     if tokenizer == "blanks":
         return text
@@ -77,8 +76,8 @@ def _patterns(tokenizer):
 def signed_hash(text: str) -> int:
     """Hash a string to a signed 64-bit integer, the same on every machine.
 
-    Among a thousand million different texts, the chance that any two of them
-    share a hash is about 3 in 100.
+    Among a billion different texts, the probability that any two share a hash
+    is about 3 %.
 
     Args:
         text: string.

@@ -1,4 +1,4 @@
-"""Rules of texts: their length, their words, and how often these occur."""
+"""Rules for texts: their length, their words, and how often these occur."""
 
 from typing import Annotated
 from typing import Literal
@@ -28,7 +28,7 @@ from align_keras.io.fingerprints import fingerprint
 from align_keras.io.text import read_text
 from align_keras.io.text import split_lines
 
-# A longer text is cut in a reason.
+# Longer texts are truncated in a reason.
 SHOWN_CHARACTERS = 80
 
 
@@ -44,7 +44,7 @@ def _too_many_images(evidence, row):
 def shared_text(
     rows, *, at_most: Count, count: Literal["distinct", "rows"] = "distinct"
 ):
-    """Texts that too many images have.
+    """Drop texts that too many images share.
 
     The paper: "alt-texts that are shared by more than 10 images",
     `at_most: 10`.
@@ -54,7 +54,7 @@ def shared_text(
 
 @rule("tokens", why=shows("num_tokens"))
 def token_count(rows, *, at_least: Count = 0, at_most: CountBound = None):
-    """Texts with too few or too many unigrams.
+    """Drop texts with too few or too many unigrams.
 
     The paper: "too short (<3 unigrams) or too long (>20 unigrams)".
     """
@@ -65,7 +65,7 @@ def token_count(rows, *, at_least: Count = 0, at_most: CountBound = None):
 
 @rule("tokens", why=shows("text_length"))
 def character_count(rows, *, at_least: Count = 0, at_most: CountBound = None):
-    """Texts with too few or too many characters (Unicode code points)."""
+    """Drop texts with too few or too many characters (code points)."""
     return drop_unless(
         rows, within(rows.text_length, at_least=at_least, at_most=at_most)
     )
@@ -97,20 +97,21 @@ def rare_tokens(
     ties: Literal["keep", "drop"] = "keep",
     stage,
 ):
-    """Texts with any token outside the most frequent ones.
+    """Drop texts with any token that is not among the most frequent ones.
 
     The paper: "any rare token (outside of 100 million most frequent unigrams
-    and bigrams from the raw dataset)", `keep: 100000000`. Unigrams and
-    bigrams stand in one ranking by how often they occur. Of the tokens that
-    tie at rank `keep`, all are frequent with `ties: keep`, none with `drop`.
+    and bigrams from the raw dataset)", `keep: 100000000`. One ranking by
+    frequency holds both unigrams and bigrams. Tokens that tie at rank `keep`
+    are all frequent with `ties: keep`, and all rare with `ties: drop`.
     """
     texts = stage("texts", different_texts(rows))
     counts = stage("token_counts", token_counts(texts, ngrams))
     frequent = stage("frequent_tokens", most_frequent(counts, keep, ties))
-    # A token occurs at least as often as any longer one that it is part of: of
-    # a frequent bigram both words are frequent, and need no look.
+    # A token occurs at least as often as any longer token that contains it.
+    # Both words of a frequent bigram are frequent, so only the longest tokens
+    # need to be checked.
     grams = token_grams(texts, ngrams, ("text_key",), longest=True)
-    # Small table on the right: engines keep that one in memory.
+    # The small table is on the right, since engines hold that one in memory.
     rare = grams.anti_join(frequent, "gram").select("text_key").distinct()
     return drop_matching(rows, rare, "text_key")
 
@@ -122,7 +123,7 @@ def _rare_words_of(evidence, row):
 
 @rule("tokens", why=_rare_words_of)
 def rare_words(rows, *, at_least: Count, stage):
-    """Texts with a unigram that occurs fewer times than that in all rows."""
+    """Drop texts with a unigram that occurs too rarely in all rows."""
     words = token_grams(rows, (1,))
     counts = words.group_by("gram").agg(occurrences=words.count())
     rare = stage("rare_words", counts.filter(counts.occurrences < at_least))
@@ -137,7 +138,7 @@ def _repeated_tokens_of(evidence, row):
 
 @rule("tokens", why=_repeated_tokens_of)
 def repeated_tokens(rows, *, at_most: Bound = 0.2):
-    """Texts of which too large a part repeats earlier unigrams."""
+    """Drop texts in which too large a share of unigrams are repeats."""
     tokens = rows.filter(rows.num_tokens > 0)
     tokens = tokens.select("row_id", "num_tokens", t=tokens.tokens.split(" "))
     distinct = tokens.t.unique().length()
@@ -153,7 +154,7 @@ def _listed_words(configured, rows, stages, key, tokenizer):
     words = sorted(words - {""})
     if not words:
         raise ValueError(f"There are no words in {', '.join(paths)}.")
-    # The same words give the same table, whatever the rows.
+    # The table depends on the words only, so runs on other rows share it.
     return stages.arrow(
         f"{configured.name}-words",
         fingerprint(words),
@@ -174,6 +175,9 @@ def _forbidden_words_of(evidence, row):
     why=_forbidden_words_of,
 )
 def forbidden_words(rows, *, words: Paths, listed):
-    """Texts with any unigram of a list; `words` names files of one a line."""
+    """Drop texts with any listed unigram.
+
+    `words` names text files with one word per line.
+    """
     grams = token_grams(rows, (1,))
     return grams.semi_join(listed, "gram").select("row_id").distinct()

@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary of kept texts."""
+"""Learn a WordPiece vocabulary from kept texts."""
 
 import logging
 from collections.abc import Iterable
@@ -40,33 +40,34 @@ def learn_vocabulary(
     allow_outside: bool = False,
     strip_accents: bool = True,
 ) -> dict:
-    """Learn a vocabulary from files of texts and write it, a token per line.
+    """Learn a WordPiece vocabulary from texts and write it to a file.
 
-    Texts are read as a stream; what is held in memory grows with the number
-    of different words. The same texts give the same file.
+    The file has one token per line, and the same texts always give the same
+    file. Texts are read as a stream; memory grows with the number of different
+    words.
 
     Args:
         inputs: string or list of strings: the directory that `curate` wrote,
-            other files that it reads, or `.txt` files of one text per line,
-            also a folder or a glob of these.
+            other files that `curate` can read, or `.txt` files with one text
+            per line, as files, folders or globs.
         output: string. The file to write.
-        size: int. Number of tokens; few texts give fewer. Defaults to
+        size: int. Number of tokens; few texts yield fewer. Defaults to
             `100_000`.
-        text_column: string. Defaults to the first that exists of the usual
-            names, such as `text` and `caption`.
-        progress: bool. Show a progress bar on standard error.
+        text_column: string. Defaults to the first column with a usual name,
+            such as `caption` or `text`.
+        progress: bool. Whether to show a progress bar on standard error.
         allow_outside: bool. Whether links may lead out of a folder. Defaults
             to `False`.
-        strip_accents: bool. Whether words lose their accents, which is wrong
-            for many scripts; see `AlignTokenizer`. Defaults to `True`.
+        strip_accents: bool. Whether to strip accents from words, which is
+            wrong for many scripts; see `AlignTokenizer`. Defaults to `True`.
 
     Returns:
         dict of `"output"`, `"tokens"`, `"texts"`, `"unreadable_lines"` and
         `"damaged_files"`.
 
     Raises:
-        FileNotFoundError: An input names nothing.
-        ValueError: There is no text, or no column of texts.
+        FileNotFoundError: An input does not exist.
+        ValueError: There is no text, or no text column.
 
     Example:
 
@@ -106,8 +107,8 @@ def read_texts(
     Args:
         files: list of paths.
         text_column: string. See `learn_vocabulary`.
-        counts: dict, in which `"texts"`, `"unreadable_lines"` and
-            `"damaged_files"` grow.
+        counts: dict. Its `"texts"`, `"unreadable_lines"` and
+            `"damaged_files"` are updated.
 
     Yields:
         strings that are not blank.
@@ -129,7 +130,7 @@ def read_texts(
 def _find(inputs, allow_outside, counts):
     files = []
     for path in map(str, path_list(inputs)):
-        # Beside `kept` lie ids of dropped rows, which have no text.
+        # Read only `kept`; the dropped rows beside it have no text.
         path = kept_folder(path) or path
         found, outside = find_inputs([path], allow_outside, texts=True)
         files += found

@@ -1,7 +1,8 @@
-"""Common Crawl's archives to pairs of an image's address and its alt-text.
+"""Extract pairs of image address and alt-text from Common Crawl's archives.
 
-A WARC file holds the pages themselves, a WAT file what Common Crawl has found
-in them. Both give the columns `url` (absolute), `text` and `page`.
+A WARC file holds the pages themselves, and a WAT file the metadata that Common
+Crawl extracted from them. Both yield the columns `url` (absolute), `text` and
+`page`.
 """
 
 import json
@@ -19,17 +20,17 @@ warc = OptionalModule("warcio.archiveiterator", extra="curation")
 warc_errors = OptionalModule("warcio.exceptions", extra="curation")
 warc_headers = OptionalModule("warcio.statusandheaders", extra="curation")
 
-# A page beyond this is cut; so large a one is hardly written by hand.
+# Longer pages are truncated; they are hardly written by hand.
 MAX_PAGE_BYTES = 8 * 2**20
-# What is said about one page; a longer record is counted as unreadable.
+# Longer records of one page are counted as unreadable.
 MAX_WAT_BYTES = 8 * 2**20
-# The lines before a record, and those that a server sends before a page.
+# Limit for the header of a record, and for the HTTP headers in it.
 MAX_HEADER_BYTES = 256 * 2**10
-# Servers refuse longer addresses; a page's base of megabytes would be repeated
-# for each of its images.
+# Servers refuse longer addresses. Without a limit, a base address of megabytes
+# would be repeated for each image of the page.
 MAX_ADDRESS = 8192
 BATCH_PAIRS = 65_536
-# Characters of pairs that are held at once, and that one page may give.
+# Characters of pairs in one batch, and at most from one page.
 BATCH_CHARACTERS = 32 * 2**20
 
 
@@ -38,11 +39,11 @@ def read_archive(
 ) -> Generator[tuple[dict, int], None, None]:
     """Read the pairs of a WARC or WAT file.
 
-    A record that cannot be read is counted; an archive that breaks off is
-    damaged. One that is cut exactly between two records looks whole.
+    A record that cannot be read is counted. A truncated archive is damaged,
+    but one that ends exactly between two records looks complete.
 
     Args:
-        path: string. A local path or an address; compressed or not.
+        path: string. A local path or an address, compressed or not.
         wanted: set of column names. Defaults to all.
 
     Yields:
@@ -53,8 +54,8 @@ def read_archive(
     """
     is_wat = table_suffix(path) == ".wat"
     pairs, size, bad = [], 0, 0
-    # warcio takes a cut stream for a whole one, and missing HTTP headers for
-    # the end; so Arrow decompresses, and those are read later.
+    # warcio accepts a truncated stream as complete, so Arrow decompresses. It
+    # stops at missing HTTP headers, so these are parsed later.
     with open_stream(path) as stream:
         records = warc.ArchiveIterator(stream, no_record_parse=True)
         for record in _whole(records):
@@ -78,7 +79,7 @@ def read_archive(
 
 
 def _whole(records):
-    """Yield records; raise after one that is shorter than it says."""
+    """Yield records, and raise after one that is shorter than declared."""
     record = None
     try:
         headers = _Headers(records.reader)
@@ -89,7 +90,7 @@ def _whole(records):
             stream = record.raw_stream
             while stream.read(2**20):
                 pass
-            # A header that broke off has no length at all, or an empty one.
+            # A truncated header has no length at all, or an empty one.
             length = record.rec_headers.get_header("Content-Length")
             if getattr(stream, "limit", 1) or length == "":
                 raise ValueError("damaged archive: a record is cut off")
@@ -100,7 +101,7 @@ def _whole(records):
 
 
 class _Headers:
-    """A stream whose lines are headers, and these of bounded size."""
+    """A stream that limits the size of the headers read from it."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -111,11 +112,11 @@ class _Headers:
 
     def readline(self, length=None):
         if length is not None:
-            # Within a record, by who sees to its own limit.
+            # Within a record, the caller limits the size.
             return self.stream.readline(length)
         line = b""
         while not line.endswith(b"\n"):
-            # warcio stops short of a larger size.
+            # For larger sizes, warcio may stop before the end of the line.
             part = self.stream.readline(8192)
             if not part:
                 break
@@ -150,7 +151,8 @@ def _warc_pairs(record):
     except EOFError:
         return []
     if record.http_headers.get_header("Content-Encoding") == "br":
-        # A few bytes of it may be gigabytes, and its reader knows no limit.
+        # A few bytes may expand to gigabytes, and warcio's reader sets no
+        # limit.
         raise ValueError("brotli is not read")
     if record.http_headers.get_statuscode() != "200":
         return []
@@ -172,17 +174,17 @@ def page_pairs(
     """Find the images of a page that have an alt-text.
 
     Args:
-        contents: bytes, the HTML.
-        page: string, the page's address.
-        charset: string. What the server says about the encoding; without
-            it, that is what the page says, or else UTF-8.
+        contents: bytes. The HTML.
+        page: string. The address of the page.
+        charset: string. The encoding that the server declares. Defaults to
+            the one that the page declares, or else UTF-8.
 
     Returns:
-        list of tuples `(url, text, page)`, in the page's order. Addresses are
-        absolute; images inside the page itself (`data:`) are left out.
+        list of tuples `(url, text, page)`, in the order of the page. Addresses
+        are absolute; images embedded in the page (`data:`) are left out.
     """
     found = None
-    # lxml reads what the page itself says, and would take Latin-1 else.
+    # lxml reads the page's own declaration, but falls back to Latin-1.
     own = None if b"charset" in contents[:2048].lower() else "utf-8"
     for encoding in [charset, own] if charset else [own]:
         try:
@@ -192,7 +194,7 @@ def page_pairs(
             found = etree.fromstring(contents, parser)
             break
         except (LookupError, etree.ParserError, etree.XMLSyntaxError):
-            # An encoding that nobody knows, or a page of nothing.
+            # The encoding is unknown, or the page is empty.
             continue
     if found is None:
         return []
@@ -201,7 +203,7 @@ def page_pairs(
 
 
 def _pairs(images, base, page):
-    """The pairs of a page, given addresses and texts of its images."""
+    """Return the pairs of a page, given its images' addresses and texts."""
     if max(len(base or ""), len(page or "")) > MAX_ADDRESS:
         raise ValueError("the page's address is too long")
     pairs, size = [], 0
@@ -216,9 +218,10 @@ def _pairs(images, base, page):
 
 
 class _Images:
-    """Collects the images of a page while lxml parses it.
+    """A parser target that collects the images of a page.
 
-    A tree would cost more, and the square of its attributes for each element.
+    A tree would cost more time, and for each element the square of its number
+    of attributes.
     """
 
     def __init__(self):
@@ -240,7 +243,7 @@ def _size(pair):
 
 
 def _pair(source, alt, base, page):
-    """An absolute address with its text, or `None`."""
+    """Return an absolute address with its text and page, or `None`."""
     if not source or not alt or not alt.strip():
         return None
     if len(source) > MAX_ADDRESS:
@@ -249,7 +252,7 @@ def _pair(source, alt, base, page):
         url = urljoin(base, source.strip())
         parts = urlsplit(url)
     except ValueError:
-        # An address that no browser could open either.
+        # No browser could open this address either.
         return None
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return None

@@ -1,4 +1,4 @@
-"""`align-keras evaluate`: one module for each evaluation."""
+"""`align-keras evaluate`, with one module per evaluation."""
 
 from align_keras.cli.options import add_commands
 

@@ -1,4 +1,4 @@
-"""`align-keras evaluate all`."""
+"""`align-keras evaluate all`: run all evaluations that have data."""
 
 import json
 
@@ -38,7 +38,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Run the evaluations, and print what was found as JSON if asked."""
+    """Run the evaluations; print the results with `--json`."""
     from align_keras.evaluation import measure_all
     from align_keras.evaluation.results import plain
 

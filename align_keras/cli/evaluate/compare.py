@@ -1,4 +1,4 @@
-"""`align-keras evaluate compare`."""
+"""`align-keras evaluate compare`: compare the results of two models."""
 
 import json
 

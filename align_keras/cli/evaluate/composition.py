@@ -1,4 +1,4 @@
-"""`align-keras evaluate composition`."""
+"""`align-keras evaluate composition`: Winoground, SugarCrepe and ARO."""
 
 from align_keras.cli.evaluate import shared_options
 
@@ -18,7 +18,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Measure and print the result."""
+    """Measure composition and print the result."""
     from align_keras.evaluation import composition
 
     options = {"allow_outside": args.allow_outside}

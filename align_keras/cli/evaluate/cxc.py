@@ -1,4 +1,4 @@
-"""`align-keras evaluate cxc`."""
+"""`align-keras evaluate cxc`: Crisscrossed Captions."""
 
 from align_keras.cli.evaluate import shared_options
 from align_keras.cli.options import add_allow_outside
@@ -37,7 +37,7 @@ def add_arguments(parser):
 
 
 def _add_readings(parser):
-    """Declare what the publications leave open."""
+    """Declare options for choices that the publications leave open."""
     parser.add_argument(
         "--rated-only",
         action="store_true",

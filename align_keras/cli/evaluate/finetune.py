@@ -1,4 +1,4 @@
-"""`align-keras evaluate finetune`."""
+"""`align-keras evaluate finetune`: fine-tune a classifier."""
 
 from align_keras.cli.evaluate import shared_options
 

@@ -1,4 +1,4 @@
-"""`align-keras evaluate knn`."""
+"""`align-keras evaluate knn`: classify images by nearest neighbours."""
 
 from align_keras.cli.evaluate import shared_options
 
@@ -12,7 +12,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Measure nearest neighbours and print the result."""
+    """Measure nearest-neighbour classification and print the result."""
     from align_keras.evaluation import measure_knn
 
     train = shared_options.labelled(args, "train")

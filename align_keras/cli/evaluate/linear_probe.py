@@ -1,4 +1,4 @@
-"""`align-keras evaluate linear-probe`."""
+"""`align-keras evaluate linear-probe`: train a linear classifier."""
 
 from align_keras.cli.evaluate import shared_options
 

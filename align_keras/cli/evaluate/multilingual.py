@@ -1,4 +1,4 @@
-"""`align-keras evaluate multilingual`."""
+"""`align-keras evaluate multilingual`: retrieval in many languages."""
 
 from align_keras.cli.evaluate import shared_options
 
@@ -31,7 +31,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Measure and print the result."""
+    """Measure multilingual retrieval and print the result."""
     from align_keras.evaluation import multilingual
 
     result = multilingual.measure_multilingual(

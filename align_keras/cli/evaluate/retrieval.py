@@ -1,4 +1,4 @@
-"""`align-keras evaluate retrieval`."""
+"""`align-keras evaluate retrieval`: find captions by image and vice versa."""
 
 from align_keras.cli.evaluate import shared_options
 

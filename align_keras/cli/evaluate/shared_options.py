@@ -1,4 +1,4 @@
-"""Options that several evaluations share, and what they are turned into."""
+"""Options that several evaluations share, and the objects they stand for."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ from align_keras.io.fingerprints import directory_fingerprint
 
 
 def add_model(parser):
-    """Declare the model and where its result goes."""
+    """Declare the model and the file for its result."""
     add_named_model(parser)
     parser.add_argument(
         "--output",
@@ -36,7 +36,7 @@ def add_named_model(parser):
 
 
 def _result_file(name):
-    # Better refused before hours of work than after.
+    # Refuse the name before hours of work, not after.
     if not name.lower().endswith(".json"):
         raise argparse.ArgumentTypeError(f"{name!r} does not end in .json")
     return output_file(name)
@@ -94,13 +94,13 @@ def add_name(parser):
 
 
 def add_published(parser, tests, data, images):
-    """Declare the model, and a test whose files are as they are published.
+    """Declare the model, and a test that is read from its published files.
 
     Args:
         parser: `argparse.ArgumentParser`.
         tests: tuple of strings. Names of the tests.
-        data: string. What the help says of the folder of the files.
-        images: string. What it says of the folder of the images.
+        data: string. The help for the folder of files.
+        images: string. The help for the folder of images.
     """
     add_model(parser)
     add_embedding(parser)
@@ -145,7 +145,7 @@ def add_captioned(parser):
 
 
 def add_labelled(parser, *parts):
-    """Declare labelled images; `parts` are train, data, validation."""
+    """Declare labelled images for the parts train, data or validation."""
     for part in parts:
         parser.add_argument(
             f"--{part}",
@@ -159,7 +159,7 @@ def add_labelled(parser, *parts):
 
 
 def add_runs(parser, default):
-    """Declare repeated training."""
+    """Declare the options of repeated training runs."""
     parser.add_argument(
         "--workdir",
         type=output_path,
@@ -178,7 +178,7 @@ def add_runs(parser, default):
 
 
 def captioned(args):
-    """Return the captioned images that the options name, a `DataSet`."""
+    """Open the captioned images that the options name, as a `DataSet`."""
     from align_keras.evaluation import datasets
 
     if (args.tfds is None) == (args.data is None):
@@ -212,7 +212,7 @@ def labelled(args, part):
     value = getattr(args, part)
     if value is None:
         return None
-    # Results are of the test images, and bear their name.
+    # A result is named after its test images.
     name = args.name if part == "data" else None
     if args.tfds:
         data = datasets.tfds_labels(args.tfds, value, args.tfds_directory)
@@ -228,7 +228,7 @@ def refuse_without_tfds(args):
 
 
 def refuse(option, reason):
-    """Refuse an option that would do nothing."""
+    """Refuse an option that would have no effect."""
     raise ValueError(f"`--{option.replace('_', '-')}` {reason}.")
 
 
@@ -239,14 +239,14 @@ def embedder(args):
 
 
 def loader(args):
-    """Return a function that loads the model anew, for each run."""
+    """Return a function that loads a fresh copy of the model for each run."""
     from align_keras.models import AlignDualEncoder
 
     return lambda: AlignDualEncoder.from_preset(args.model)
 
 
 def identity(args):
-    """Return what tells the model from others: its files, or its handle."""
+    """Return a fingerprint of the model's files, or else its handle."""
     return directory_fingerprint(args.model) or args.model
 
 
@@ -259,7 +259,7 @@ def embedding_options(args):
 
 
 def show(args, result):
-    """Print a result, and write it where that is asked for."""
+    """Print a result, and write it to `--output` if given."""
     from align_keras.evaluation.describe_results import describe_result
 
     if args.output:

@@ -1,4 +1,4 @@
-"""`align-keras evaluate vtab`."""
+"""`align-keras evaluate vtab`: fine-tune on the tasks of VTAB-1k."""
 
 from align_keras.cli.evaluate import shared_options
 

@@ -1,4 +1,4 @@
-"""`align-keras evaluate words`."""
+"""`align-keras evaluate words`: compare word similarity with ratings."""
 
 from align_keras.cli.evaluate import shared_options
 

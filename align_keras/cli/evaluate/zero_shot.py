@@ -1,4 +1,4 @@
-"""`align-keras evaluate zero-shot`."""
+"""`align-keras evaluate zero-shot`: classify images by class names."""
 
 from align_keras.cli.evaluate import shared_options
 
