@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.io.atomic import atomic_file
+from align_keras.training.checkpoints import describe_kept
 
 logger = logging.getLogger("align_keras")
 
@@ -199,5 +200,5 @@ def nonfinite_error(steps, reason, records, path, last_step):
     return FloatingPointError(
         f"In {when}, {reason}. The records were {batch} (see `{Path(path)}`)."
         f" {describe_kept(last_step)}. Look at the records, lower "
-        " `learning_rate`, or set `skip_nonfinite` in the recipe."
+        "`learning_rate`, or set `skip_nonfinite` in the recipe."
     )

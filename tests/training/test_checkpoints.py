@@ -86,6 +86,42 @@ def test_a_damaged_one_is_passed_over(saved, caplog, suffix, damage):
     assert Checkpoints(workdir).state()["step"] == 30
 
 
+def test_damaged_ones_do_not_count_among_those_kept(saved):
+    """Neither of higher steps, nor between."""
+    workdir, _ = saved
+    folder = workdir / "checkpoints"
+    with Checkpoints(workdir, keep=4) as checkpoints:
+        for step in (40, 50):
+            checkpoints.save(build(), step)
+    for step in (40, 50):
+        flip_bit(folder / f"step-0000000{step}.weights.h5")
+
+    def steps():
+        return sorted(int(f.stem[5:]) for f in folder.glob("*.json"))
+
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.restore(build()) == 30
+        # As SIGTERM asks, before the step that was damaged is reached.
+        checkpoints.save(build(), 35)
+        checkpoints.wait()
+        assert steps() == [30, 35]
+        checkpoints.save(build(), 40)
+        checkpoints.wait()
+        assert steps() == [35, 40]
+    assert Checkpoints(workdir).state()["step"] == 40
+
+
+def test_before_the_first_none_is_promised(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "_write_checkpoint", fail)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(build(), 10)
+    with pytest.raises(OSError, match="No space.*There is no checkpoint yet"):
+        checkpoints.wait()
+
+
 def test_none_is_whole(saved):
     workdir, _ = saved
     for path in (workdir / "checkpoints").glob("*.h5"):
