@@ -1,10 +1,10 @@
-"""How long a checkpoint stops training, over its size.
+"""How long a checkpoint stops training, by the size of the state.
 
     python benchmarks/checkpoints.py
 
-A step of one checkpoint waits for a copy of the state; a thread writes it. In
-the foreground, as before, the step waits until it is written, with its digest.
-The model is a stack of dense layers with Adam's moments.
+In the background, training only waits for a copy of the state, which a thread
+then writes. In the foreground, training waits until the state is written and
+hashed. The model is a stack of dense layers with Adam's moments.
 """
 
 import os
@@ -21,7 +21,7 @@ WIDTH = 1024
 
 
 def make(megabytes):
-    """Make a compiled model whose state has about this size."""
+    """Make a compiled model whose state has about the given size."""
     import keras
     import numpy as np
 
@@ -43,7 +43,7 @@ def timed(function):
 
 
 def measure(megabytes, rounds):
-    """Measure in turns; returns medians by name, in seconds."""
+    """Measure each kind in turns; return medians in seconds by name."""
     from align_keras.training.checkpoints import Checkpoints
 
     model, step = make(megabytes)

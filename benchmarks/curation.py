@@ -3,15 +3,15 @@
     python benchmarks/curation.py --rows 1000000 --workdir /tmp/curation \
         --polars-python /tmp/polars/bin/python
 
-Every job runs in a process of its own on the same normalised rows, and all
-must keep the same ids. For each: CPU seconds of the process and its children,
-wall seconds, and the peak of the memory of all of them together. `audit` in a
-name means that every rule judges every row and that each row's verdict is
-kept, as `align-keras curate` does; the others only find the survivors. With
-`--only` a configuration has that rule alone, and just ours run; what a rule
-costs is the difference from `--only token_count`, which hardly costs anything.
-With `--keep` rows that lie in the directory are taken and left there, so that a
-long measurement can be cut into calls.
+Each job runs in its own process on the same normalised rows, and all jobs must
+keep the same ids. The script prints, for each job, the CPU seconds of the
+process and its children, the wall seconds, and their peak memory in total.
+`audit` in a name means that every rule judges every row and that the verdicts
+are stored, as `align-keras curate` does; the other jobs only find the
+survivors. With `--only`, the configuration has only that rule, and only our
+jobs run. The cost of a rule is the difference from `--only token_count`, which
+costs almost nothing. With `--keep`, rows in the directory are reused and left
+there, so that a long measurement can be split into several calls.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LISTED = 100_000
 
 
 def generate(folder, count, seed=0):
-    """Write raw rows: Zipf words, repeated texts and addresses."""
+    """Write raw rows with Zipf words, repeated texts and addresses."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -53,7 +53,7 @@ def generate(folder, count, seed=0):
     part = -(-count // FILES)
     for file in range(FILES):
         size = min(part, count - file * part)
-        # Three of ten texts and addresses come again, some very often.
+        # Three in ten texts and addresses are repeats, some very frequent.
         texts = _repeating(draw, size, count, file * part)
         urls = _repeating(draw, size, count, file * part)
         lengths = texts * 7919 % 23 + 1
@@ -81,11 +81,11 @@ def generate(folder, count, seed=0):
 
 
 def _text_words(np, texts, lengths, offsets, chance):
-    """Numbers of the words of all texts, which a text's number determines.
+    """Return the word numbers of all texts, determined by the text's number.
 
-    The first word is drawn by Zipf's law, and so is one further word in four
-    of ten texts; each of the others is one of two successors of the word
-    before, so that bigrams come again as they do in a language.
+    The first word is drawn by Zipf's law, and so is one more word in four of
+    ten texts. Each other word is one of two successors of the word before it,
+    so that bigrams recur as they do in a language.
     """
 
     def uniform(key):
@@ -113,7 +113,7 @@ def _repeating(draw, size, count, first):
     import numpy as np
 
     own = np.arange(first, first + size)
-    # Ranks from a power law: the first few come thousands of times.
+    # Ranks from a power law: the first few occur thousands of times.
     shared = (count / 20 * draw.random(size) ** 6).astype("int64")
     return np.where(draw.random(size) < 0.7, own, shared)
 
@@ -122,7 +122,7 @@ ALONE = ("token_count", "rare_tokens", "balanced", "balanced-listed")
 
 
 def rules(folder, count, only=None):
-    """The paper's rules, with a K that cuts this many rows, or one rule."""
+    """Return the paper's rules, with K scaled to the rows, or one rule."""
     rare = {"rare_tokens": {"keep": count // 10}}
     most = {"at_most": count // 1000}
     words = {"metadata": [str(folder / "words.txt")]}
@@ -151,7 +151,7 @@ def rules(folder, count, only=None):
 
 
 def job_read(args):
-    """Ours: raw files to normalised rows."""
+    """Run ours: raw files to normalised rows."""
     from align_keras.curation.config import parse_config
     from align_keras.curation.engine import open_engine
     from align_keras.curation.execute import read_rows
@@ -167,7 +167,7 @@ def job_read(args):
 
 
 def job_ours(args, engine="duckdb", master=None):
-    """Ours: rules, audit, kept rows; the rows are normalised already."""
+    """Run ours: rules, audit and kept rows, from normalised rows."""
     from align_keras.curation import curate
     from align_keras.curation.config import parse_config
 
@@ -184,17 +184,17 @@ def job_ours(args, engine="duckdb", master=None):
 
 
 def job_ours_spark(args):
-    """The same on Spark."""
+    """Run `job_ours` on Spark."""
     job_ours(args, "spark", "local[2]")
 
 
 def job_duckdb_audit(args):
-    """DuckDB by hand, every rule on every row."""
+    """Run hand-written DuckDB that applies every rule to every row."""
     _by_hand(args, True)
 
 
 def job_duckdb(args):
-    """DuckDB by hand, survivors alone."""
+    """Run hand-written DuckDB that only finds the survivors."""
     _by_hand(args, False)
 
 
@@ -259,7 +259,7 @@ def _by_hand(args, audit):
 
 
 def _hand_survivors(con, output):
-    """Costly rules see only what the cheap ones leave."""
+    """Write SQL in which costly rules see only what cheap rules leave."""
     con.execute(
         """CREATE TEMP TABLE left_over AS SELECT row_id FROM rows
         ANTI JOIN crowded USING (image_key) ANTI JOIN shared USING (text_key)
@@ -311,7 +311,7 @@ def _hand_audit(con, output):
 
 
 def job_polars(args):
-    """Polars by hand, survivors alone, streaming."""
+    """Run hand-written Polars, streaming, that only finds the survivors."""
     import polars as pl
 
     output = args.workdir / "polars"
@@ -322,7 +322,7 @@ def job_polars(args):
     def collect(frame):
         return frame.collect(engine="streaming")
 
-    # What Polars can neither shift nor window in a list: pairs by position.
+    # Polars can neither shift nor window a list, so pair words by position.
     words = rows.filter(pl.col("num_tokens") > 0).select(
         "row_id", gram=pl.col("tokens").str.split(" ")
     )
@@ -400,7 +400,7 @@ JOBS = {
 
 
 def measure(name, args):
-    """Run a job; return CPU and wall seconds and the peak memory in MiB."""
+    """Run a job; return its CPU and wall seconds and peak memory in MiB."""
     python = args.polars_python if name == "polars" else sys.executable
     command = [python, __file__, "--job", name, "--rows", str(args.rows)]
     command += ["--workdir", str(args.workdir), "--memory", args.memory]
@@ -432,8 +432,8 @@ def measure(name, args):
     watcher.join()
     if status:
         raise SystemExit(f"{name} failed with status {status}")
-    # Of the process to its end, with the children that it has waited for;
-    # Spark's, which it has not, were seen while they ran.
+    # CPU time of the process and the children that it waited for. It does not
+    # wait for Spark's processes, so these were sampled while they ran.
     exact = used.ru_utime + used.ru_stime
     seen = sum(cpu.values()) / os.sysconf("SC_CLK_TCK")
     return {
@@ -445,7 +445,7 @@ def measure(name, args):
 
 
 def clear(workdir, name):
-    """Remove what an earlier run of a job has made."""
+    """Remove the output of an earlier run of a job."""
     shutil.rmtree(workdir / name, ignore_errors=True)
     if name.startswith("ours"):
         for path in (workdir / "stages").glob("*"):
@@ -455,7 +455,7 @@ def clear(workdir, name):
 
 
 def kept_ids(folder):
-    """The surviving ids of a job, sorted."""
+    """Return the sorted ids that a job keeps."""
     import numpy as np
     import pyarrow.parquet as pq
 

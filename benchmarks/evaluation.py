@@ -1,4 +1,4 @@
-"""Speed and memory of the evaluations on arrays, beside what others compute.
+"""Speed and memory of the evaluations on arrays, compared with others.
 
 python benchmarks/evaluation.py retrieval   # against a top-k, with a ratio
 python benchmarks/evaluation.py large       # 25,000 x 1,000,000, in memory
@@ -30,13 +30,14 @@ def main():
 
 
 def retrieval(options):
-    """MSCOCO's size: both directions, recall at 1, 5 and 10.
+    """Measure recall at 1, 5 and 10 both ways, at MSCOCO's size.
 
-    The other side is what CLIP_benchmark's retrieval computes in PyTorch: the
-    whole score matrix, in batches of queries the first K, for each K and each
-    direction anew, and a one-hot tensor `(batch, K, candidates)` of them
-    times the positives. Its lean form leaves the one-hot tensor out and looks
-    the positives up, and finds the first ten once.
+    The other side computes what CLIP_benchmark's retrieval does in PyTorch.
+    It computes the whole score matrix, finds the first K in batches of
+    queries, separately for each K and direction, and multiplies a one-hot
+    tensor `(batch, K, candidates)` of these with the positives. The lean
+    variant finds the first ten once, and looks up the positives without the
+    one-hot tensor.
     """
     images, texts, owners = _pairs(options.images or 5_000, 5, options.dim)
     sides = {
@@ -67,7 +68,7 @@ def retrieval(options):
 
 
 def timed(run):
-    """The result of a call, its seconds, and those of all cores together."""
+    """Call a function; return its result, wall seconds and CPU seconds."""
     start, cpu = time.perf_counter(), time.process_time()
     result = run()
     return result, time.perf_counter() - start, time.process_time() - cpu
@@ -127,7 +128,7 @@ def _one_hot(images, texts, owners, batch=64):
 
 
 def large(options):
-    """25,000 images and a million texts, both directions."""
+    """Rank 25,000 images and a million texts in both directions."""
     rng = np.random.default_rng(0)
     count = options.images or 25_000
     images = _unit(rng.standard_normal((count, options.dim), "float32"))
@@ -154,7 +155,7 @@ def large(options):
 
 
 def knn(options):
-    """So many queries among 1,281,167 training vectors, then scaled up."""
+    """Search a part of the queries among 1,281,167 vectors, and scale up."""
     rng = np.random.default_rng(0)
     train = np.empty((1_281_167, options.dim), "float32")
     for start in range(0, len(train), 10_000):

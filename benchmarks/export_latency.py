@@ -1,4 +1,4 @@
-"""Time to answer a request: JPEG files in, vectors of images out.
+"""Time to answer a request, from JPEG files to image vectors.
 
     python benchmarks/export_latency.py --case b0 --batch 1
 
@@ -51,12 +51,12 @@ def ours(case, batch_size):
         loaded = tf.saved_model.load(f"{directory}/export")
     encode = loaded.signatures["encode_image"]
     images = tf.constant(files(batch_size))
-    # The loaded object must stay as long as its function is called.
+    # The loaded object must outlive the calls of its function.
     return lambda: (loaded, encode(image_bytes=images)["embeddings"].numpy())
 
 
 def theirs(case, batch_size):
-    """Prepare transformers, with its channels last and compiled."""
+    """Prepare transformers, compiled and with channels last."""
     import torch
     from PIL import Image
     from transformers import EfficientNetImageProcessor

@@ -5,19 +5,19 @@
     python benchmarks/finetuning.py --emoji emoji --text-weights minilm \
         --workdir run
 
-A model is trained on the old task, images of one vendor, and fine-tuned on some
-hundred images of another's, with the recipe `finetune`. Beside it stand the
-model as it was (zero-shot), one that saw the few images alone (scratch), and
-averages of the old model with the new (WiSE-FT). With `--text-weights`, pairs
-with this text tower are compared on the old task: frozen, unfrozen after a
-third of the steps, from scratch.
+A model is trained on the old task, the images of one vendor, and fine-tuned
+with the recipe `finetune` on a few hundred images of another vendor. It is
+compared with the model before fine-tuning (zero-shot), a model trained only on
+the few images (scratch), and averages of the old and the new model (WiSE-FT).
+With `--text-weights`, models with this text tower are compared on the old task:
+frozen, unfrozen after a third of the steps, and from scratch.
 
-Mean recall is that of names among images and back, at 1, 5 and 10, with 95%
-intervals of a bootstrap over images; "against" is the paired difference from
-the row named first. `--emoji` is a folder with `items.csv` (split, image,
-vendor) beside folders `train`, `val` and `test_vendor` of images with a
-`captions.csv`; `--scenes` draws its tasks, and tests this script in a minute or
-two. Runs resume.
+Mean recall is over both directions between names and images, at 1, 5 and 10,
+with 95% intervals of a bootstrap over images. "Against" is the paired
+difference from the first row. `--emoji` is a folder with `items.csv` (split,
+image, vendor) and the folders `train`, `val` and `test_vendor` of images, each
+with a `captions.csv`. `--scenes` draws the tasks, and tests this script in a
+minute or two. Runs resume.
 """
 
 import csv
@@ -34,7 +34,7 @@ WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
 def emoji(source, work, few):
-    """Pack the emoji of one vendor, and `few` of the other's."""
+    """Pack the emoji of one vendor, and `few` of the other vendor."""
     source = Path(source)
     with open(source / "items.csv", encoding="utf-8") as file:
         items = list(csv.DictReader(file))
@@ -110,7 +110,7 @@ def _pack(source, images, packed):
 
 
 def train(name, args, data, steps, model=PRESET, recipe="small", **fields):
-    """Train, or find what was trained; returns the preset directory."""
+    """Train a model unless it exists; return its preset directory."""
     from align_keras.training import train
 
     result = train(
@@ -144,7 +144,7 @@ def measure(model, data):
 
 
 def fine_tune(args, data):
-    """Compare the old model, the new one, one from scratch, and averages."""
+    """Compare the old model, the new one, one from scratch and averages."""
     from align_keras.training.averaging import average
 
     old = train("old", args, data["old-train"], args.steps)
@@ -169,7 +169,7 @@ def fine_tune(args, data):
 
 
 def start_from_words(args, data):
-    """Compare what a known text tower is worth, and how to train it."""
+    """Compare ways to train a pretrained text tower with a fresh one."""
     known = {
         "model": None,
         "image_weights": IMAGE,
@@ -198,7 +198,7 @@ def start_from_words(args, data):
 
 
 def table(found):
-    """One row for each model: recall on both tasks, and the difference."""
+    """Format a row for each model: recall on both tasks and differences."""
     from align_keras.evaluation.compare import compare_results
 
     first = next(iter(found.values()))

@@ -1,15 +1,16 @@
-"""What a model learns from pairs that a model of the same data has chosen.
+"""What a model learns from pairs chosen by a model of the same data.
 
     python benchmarks/flywheel.py --workdir run --write --plot docs/flywheel.png
 
-Scenes are drawn with true captions, of which a share is then exchanged, so
-that the truth of each pair is known. Then comes the sequence of the tutorial
-"A cleaner data set from your own model": `curate` by the paper's rules, train,
-score, `curate` again by the scores, and train from fresh weights, with the same
-recipe and as many steps, for several shares that are kept. All models, and with
-`--bound` one of the true pairs alone, are measured on other scenes, each of
-which holds a combination that training never shows, with clean captions;
-differences are paired. Each training has a process of its own. Runs resume.
+Scenes are drawn with true captions, and a share of the captions is then
+exchanged, so that it is known which pairs are wrong. The script follows the
+tutorial "A cleaner data set from your own model": `curate` by the paper's
+rules, train, score, `curate` again by the scores for several values of
+`keep_share`, and train from fresh weights with the same recipe and number of
+steps. All models are measured on held-out scenes with clean captions, each of
+which shows a combination that is not in the training data. With `--bound`, so
+is a model trained only on the true pairs. Differences are paired. Each training
+has its own process. Runs resume.
 """
 
 import concurrent.futures
@@ -33,7 +34,7 @@ CURVE = np.arange(0.1, 1.01, 0.05)
 
 
 def draw(work, args, seed):
-    """Draw scenes; returns the folder, and the wrong rows of its captions."""
+    """Draw scenes; return the folder and the wrong rows of its captions."""
     from align_keras.quickstart.scenes import draw_scenes
 
     folder = work / "photos"
@@ -55,7 +56,7 @@ def draw(work, args, seed):
 
 
 def exchange(rows, share, seed):
-    """Give some images each other's captions; returns their names."""
+    """Exchange the captions of some images; return the images' names."""
     rng = random.Random(seed)
     chosen = rng.sample(rows, round(share * len(rows)))
     captions = [caption for _, caption in chosen]
@@ -66,12 +67,12 @@ def exchange(rows, share, seed):
     return [name for name, _ in chosen]
 
 
-# === The ring ===
+# === The cycle ===
 
 
 @dataclasses.dataclass
 class Variant:
-    """A set of pairs, and the model that was trained on it."""
+    """A set of pairs and the model that was trained on it."""
 
     name: str
     images: list
@@ -81,7 +82,7 @@ class Variant:
 
 
 class Ring:
-    """The sequence on one draw of the data."""
+    """The cycle of curation and training on one draw of the data."""
 
     def __init__(self, work, args, seed):
         from align_keras.quickstart.scenes import write_scenes
@@ -93,7 +94,7 @@ class Ring:
             write_scenes(self.test, args.evaluation, seed, "evaluation")
 
     def curate(self, name, config, scores=()):
-        """Curate the raw pairs; returns the directory and the kept images."""
+        """Curate the raw pairs; return the directory and the kept images."""
         from align_keras.curation import curate
 
         output = self.work / name
@@ -125,7 +126,7 @@ class Ring:
         return Variant(name, images, wrong, result, seconds)
 
     def run(self):
-        """Go around once; returns the variants, and what `score` wrote."""
+        """Run the cycle once; return the variants and the scores."""
         from align_keras.curation import load_config
         from align_keras.data import read_captions
         from align_keras.embedding import score
@@ -157,7 +158,7 @@ class Ring:
         return variants, scores
 
     def curve(self, scores):
-        """The share of wrong captions among the best by score."""
+        """Return the share of wrong captions among the best pairs by score."""
         import pyarrow.parquet as parquet
 
         files = sorted(scores.glob("*.parquet"))
@@ -170,7 +171,7 @@ class Ring:
 
 
 def learn(folder, test, seed, args):
-    """Train on packed pairs, and measure the model on a folder of images."""
+    """Train on packed pairs and measure the model on a folder of images."""
     from align_keras import AlignDualEncoder
     from align_keras.evaluation import measure_retrieval
     from align_keras.quickstart.model import quickstart_model
@@ -199,14 +200,14 @@ def learn(folder, test, seed, args):
 
 
 def in_process(function, *arguments):
-    """Call a function in a process of its own."""
+    """Call a function in its own process."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def keeping(config, share):
-    """The rules, of which `similarity` keeps another share."""
+    """Return the rules with another `keep_share` for `similarity`."""
     rules = [
         dataclasses.replace(
             rule, parameters={**rule.parameters, "keep_share": share}
@@ -218,11 +219,11 @@ def keeping(config, share):
     return dataclasses.replace(config, rules=tuple(rules))
 
 
-# === What is told ===
+# === Results ===
 
 
 def table(found):
-    """One row for each set of pairs of each draw."""
+    """Format a row for each set of pairs of each draw."""
     lines = [
         "| draw | pairs for training | number | wrong, % | mean recall, % "
         "| against the first, 95 % | CPU s |\n",
@@ -249,7 +250,7 @@ def table(found):
 
 
 def difference(first, second):
-    """The paired difference of mean recall and its interval, in per cent."""
+    """Return the paired difference of mean recall with its interval, in %."""
     from align_keras.evaluation.compare import compare_results
 
     rows = compare_results(first.result, second.result)["metrics"]
@@ -258,7 +259,7 @@ def difference(first, second):
 
 
 def plot(found, args, path):
-    """Draw both over the share that is kept."""
+    """Plot mean recall and wrong captions over the share that is kept."""
     from align_keras.io.plots import pyplot
     from align_keras.io.plots import save_plot
 

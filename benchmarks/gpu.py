@@ -3,11 +3,11 @@
     python benchmarks/gpu.py --case b7 --batch 128 --peak 989
     python benchmarks/gpu.py --case b7 --largest
 
-The sides are our JAX backend, transformers' AlignModel under `torch.compile`,
-and open_clip with the EfficientNet of timm and a text transformer of the same
-size. Each runs in a process of its own that has the GPU to itself, one after
-the other and again from the start. `--microbatch` adds our step with gradient
-caching. `--largest` doubles the batch of each until it does not fit.
+It compares our JAX backend, transformers' AlignModel under `torch.compile`, and
+open_clip with timm's EfficientNet and a text transformer of the same size. Each
+runs in its own process, which has the GPU to itself; all run one after the
+other, in several rounds. `--microbatch` adds our step with gradient caching.
+`--largest` doubles the batch of each until it does not fit.
 """
 
 import os
@@ -19,7 +19,7 @@ import training_step
 import turns
 
 STEPS = 8
-# The towers of open_clip: timm's name of the EfficientNet.
+# The towers of open_clip: timm's name for the EfficientNet.
 TIMM = {
     "tiny": "tf_efficientnet_b0",
     "b0": "tf_efficientnet_b0",
@@ -35,7 +35,7 @@ def ours(case, batch_size, image_size, microbatch=None):
 
     from align_keras import Lamb
 
-    # What feeds the steps must not take memory of the GPU.
+    # The input pipeline must not take memory of the GPU.
     tf.config.set_visible_devices([], "GPU")
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = networks.keras_model(case)
@@ -113,7 +113,7 @@ def _torch_steps(model, loss, batch_size, image_size):
 
 
 def flops(case, image_size):
-    """Operations of a step for one pair: a forward pass, and twice that."""
+    """Count the operations of a step for one pair: three forward passes."""
     os.environ["KERAS_BACKEND"] = "jax"
     model = networks.keras_model(case)
     macs = model.image_encoder.count_macs(image_size)
@@ -139,19 +139,19 @@ def make_side(args, name, batch):
 
 
 def measure(args, name, batch):
-    """Return seconds of a step, in a process of its own."""
+    """Return the seconds of a step, measured in its own process."""
     side = make_side(args, name, batch)
     try:
         for _ in range(3):
             side.take_turn()
     finally:
         side.close()
-    # The first turn compiles.
+    # The first turn includes compilation.
     return statistics.median(side.seconds[1:]) / STEPS
 
 
 def largest_batch(args, name):
-    """Double the batch until a step fails; returns the last that did not."""
+    """Double the batch until a step fails; return the largest that fits."""
     batch, fits = args.batch, None
     while args.limit is None or batch <= args.limit:
         try:

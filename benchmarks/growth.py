@@ -1,11 +1,12 @@
-"""How the main costs grow, with the exponent fitted.
+"""How the main costs grow, with fitted exponents.
 
     python benchmarks/growth.py
 
-The time of a training step over the batch, that of the text tower over the
-length, that of retrieval over its queries, and that of a step over the devices
-that share a batch of one size. An exponent is fitted to all sizes of a row,
-and one to the last two, where constant costs weigh least.
+Measures the time of a training step over the batch size, of the text tower over
+the text length, of the image tower over the images, of retrieval over the
+images, of reading over the records, and of a step over the devices that share a
+batch of fixed size. One exponent is fitted to all sizes of a row, and one to
+the last two, where constant costs matter least.
 """
 
 import os
@@ -29,7 +30,7 @@ SIZES = {
         [1, 2, 4, 8],
     ),
 }
-# What may be expected of each: retrieval compares all with all.
+# The expected exponents; all others are 1. Retrieval compares all pairs.
 EXPECTED = {"retrieval": 2, "replicas": 0}
 
 
@@ -51,7 +52,7 @@ def _step(size, backend):
 
 
 def replicas(size):
-    """Prepare a step of 64 pairs over `size` devices of the host."""
+    """Prepare a step of 64 pairs on `size` simulated devices of the host."""
     flag = f"--xla_force_host_platform_device_count={size}"
     os.environ["XLA_FLAGS"] = flag
     os.environ["KERAS_BACKEND"] = "jax"
@@ -105,7 +106,7 @@ def retrieval(size):
 
 
 def records(size):
-    """Prepare a data set of `size` records, read once and decoded."""
+    """Prepare to read and decode a data set of `size` records once."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tempfile
     from pathlib import Path

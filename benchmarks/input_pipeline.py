@@ -1,11 +1,12 @@
-"""Photos to training batches: JPEG to 346 to a crop of 289, on one core.
+"""Speed from photos to training batches, on one core.
 
     python benchmarks/input_pipeline.py --photos ../shared/data/photos
 
-The limit is libjpeg-turbo alone, which decodes each file and throws the
-pixels away. All sides have the same core and a single thread. The photos stand
-in a folder with a `captions.csv`; `--enlarge 3` makes them three times as
-large first, as on the web.
+JPEG files are decoded, resized to 346 pixels and cropped to 289. The limit is
+libjpeg-turbo alone, which decodes each file and discards the pixels. All sides
+run on the same core with a single thread. `--photos` is a folder with a
+`captions.csv`. `--enlarge 3` first makes the photos three times as large, as
+they are on the web.
 """
 
 import io
@@ -31,7 +32,7 @@ def stay_on_one_core():
 
 
 def limit(folder):
-    """Prepare bare decoding."""
+    """Prepare decoding only."""
     import simplejpeg
 
     stay_on_one_core()
@@ -45,7 +46,7 @@ def limit(folder):
 
 
 def ours(folder, packed, fast):
-    """Prepare our pipeline: packed files to batches."""
+    """Prepare our pipeline, from packed files to batches."""
     stay_on_one_core()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tensorflow as tf
@@ -76,7 +77,7 @@ def training_data(packed, fast):
 
 
 def pillow(folder):
-    """Prepare what torchvision's transforms do, in Pillow and NumPy."""
+    """Prepare the steps of torchvision's transforms in Pillow and NumPy."""
     from PIL import Image
 
     stay_on_one_core()
@@ -107,7 +108,7 @@ def whole_batches(folder):
 
 
 def enlarge(folder, factor, output):
-    """Write the photos again, `factor` times as wide and high."""
+    """Write the photos again, `factor` times as wide and as high."""
     import shutil
 
     from PIL import Image
@@ -121,7 +122,7 @@ def enlarge(folder, factor, output):
 
 
 def difference(folder):
-    """How far the crops with `fast` are from the others, in grey levels."""
+    """Measure in grey levels how crops with `fast` differ from the others."""
     import tensorflow as tf
 
     from align_keras import AlignImageConverter

@@ -5,18 +5,18 @@
     python benchmarks/learning.py --data emoji --steps 300 --ablate
     python benchmarks/learning.py --scenes 8000 --steps 300
 
-`--data` is a folder with `train` and any number of `test_…`, each of images
-and a `captions.csv` (image, caption) in which the first row of an image is its
-name; `--scenes` draws such a folder. Both sides get the same files, batch,
-resolution and length of texts, an EfficientNet-B0 and a text transformer of
-four layers of width 256, and otherwise what each of them does when nothing is
-said: our recipe `small`, and open_clip's own defaults, but for its warm-up of
-10,000 steps, in the place of which both have a tenth of the steps.
+`--data` is a folder with `train` and any number of `test_…` folders. Each has
+images and a `captions.csv` (image, caption), in which the first row of an image
+is its name. `--scenes` draws such a folder. Both sides get the same files,
+batch, resolution and text length, an EfficientNet-B0 and a text transformer of
+four layers of width 256. Otherwise each uses its own defaults: our recipe
+`small`, and open_clip's defaults except for its warm-up of 10,000 steps; both
+warm up for a tenth of the steps instead.
 
-Each run has a process of its own. Recall is that of the names among the images
-and back, where ties count against the model; intervals are those of a paired
-bootstrap over the queries, of the mean over the seeds. A finished run is kept
-in `--cache`, and read the next time.
+Each run has its own process. Recall is between names and images, both ways, and
+ties count against the model. Intervals are of the mean over the seeds, from a
+paired bootstrap over the queries. Finished runs are kept in `--cache` and
+reused.
 """
 
 import argparse
@@ -41,11 +41,11 @@ PRESET, RECIPE = "align_b0_bert_mini", "small"
 EMBEDDING_DIM, LAYERS, WIDTH, HEADS = 640, 4, 256, 4
 DEPTHS = (1, 5)
 DRAWS = 2000
-# Steps from which the processor time of a step is told.
+# Steps from which the processor time of a step is estimated.
 PROBE = 12
 
-# What our side does otherwise, one at a time: fields of the recipe, but for
-# `sorted` and `plain_statistics`, see `ours`.
+# The changes of `--ablate`, one at a time: fields of the recipe, except for
+# `sorted` and `plain_statistics`, for which see `ours`.
 ABLATIONS = {
     "as it is": {},
     "rows as they are sorted": {"sorted": True},
@@ -68,7 +68,7 @@ ABLATIONS = {
 
 
 def read_folder(folder):
-    """Read `captions.csv`: pairs of a file and its captions, sorted."""
+    """Read `captions.csv`; return sorted pairs of a file and its captions."""
     captions = {}
     with open(Path(folder) / "captions.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -77,7 +77,7 @@ def read_folder(folder):
 
 
 def test_sets(data):
-    """Return a dict from name to the files, the names and whose is whose."""
+    """Return a dict from test to its files, names and matching indices."""
     found = {}
     for folder in sorted(Path(data).glob("test_*")):
         rows = read_folder(folder)
@@ -89,7 +89,7 @@ def test_sets(data):
 
 
 def training_folder(data, cache, seed, shuffled=True):
-    """Write the rows of the training pairs in an order of their own."""
+    """Write the training pairs to a folder, in sorted or random order."""
     source = Path(data).resolve() / "train"
     rows = [
         (file, caption)
@@ -114,7 +114,7 @@ def training_folder(data, cache, seed, shuffled=True):
 
 
 def draw_scenes(folder, count, evaluation=400):
-    """Draw scenes into the form of `--data`."""
+    """Draw scenes to a folder in the form of `--data`."""
     from align_keras.quickstart.scenes import write_scenes
 
     for name, size, split in (
@@ -130,7 +130,7 @@ def draw_scenes(folder, count, evaluation=400):
 
 
 def ours(data, cache, seed, steps, args, changes):
-    """Train as `align-keras train` does; returns seconds and `embed`."""
+    """Train as `align-keras train` does; return seconds and `embed`."""
     from align_keras import AlignDualEncoder
     from align_keras.data import pack
     from align_keras.embedding import embed_images
@@ -182,7 +182,7 @@ def ours(data, cache, seed, steps, args, changes):
 
 
 def settle_normalizations():
-    """Let moving statistics have the rule of a long run from the start."""
+    """Turn off the warm-up of the moving statistics."""
     from align_keras.models.batch_normalization import BatchNormalization
 
     build = BatchNormalization.build
@@ -195,7 +195,7 @@ def settle_normalizations():
 
 
 def theirs(data, cache, seed, steps, args, changes):
-    """Train as open_clip does; returns seconds and `embed`."""
+    """Train as open_clip does; return seconds and `embed`."""
     import torch
 
     register_operators(torch)
@@ -307,10 +307,10 @@ def open_clip_optimizer(torch, model):
 
 
 def register_operators(torch):
-    """Let torchvision be imported beside a PyTorch that lacks its operators.
+    """Make torchvision importable with a PyTorch that lacks its operators.
 
-    Detection alone needs them; what open_clip takes of it is made of
-    PyTorch's own and Pillow's.
+    Only detection needs them. The parts that open_clip uses are made of
+    PyTorch's and Pillow's own operators.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
@@ -323,7 +323,7 @@ _KEPT = []  # A library forgets its operators when it is collected.
 
 
 def run_side(work):
-    """What the process of a run does: train, embed, write."""
+    """Train, embed and write the results, in the process of a run."""
     side = {"ours": ours, "theirs": theirs}[work["side"]]
     settings = work["args"]
     steps = settings["steps"]
@@ -347,7 +347,7 @@ def run_side(work):
 
 
 def steps_within(side, work, settings):
-    """Find how many steps fit into `--cpu-seconds`, their start included."""
+    """Find how many steps fit into `--cpu-seconds`, including the start."""
     seconds = []
     for steps in (PROBE, 3 * PROBE):
         part = {
@@ -370,7 +370,7 @@ def steps_within(side, work, settings):
 
 
 def run(side, seed, args, changes=None):
-    """Run a side once in a process of its own, or read what it did."""
+    """Run a side once in its own process, or read its earlier result."""
     settings = {
         name: getattr(args, name)
         for name in (
@@ -392,13 +392,13 @@ def run(side, seed, args, changes=None):
         "changes": changes or {},
     }
     if side == "ours":
-        # A run is another one when the recipe has changed.
+        # A changed recipe makes another run.
         work["fields"] = recipe_text(args.recipe)
     name = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
     folder = Path(args.cache) / "runs" / f"{side}-{seed}-{name[:12]}"
     result = folder / "result.json"
     if not result.is_file():
-        # What an interrupted run left would be resumed, at less than its cost.
+        # An interrupted run would resume, and its full cost be underestimated.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         work["folder"] = str(folder)
@@ -419,7 +419,7 @@ def recipe_text(recipe):
 
 
 def as_many_threads(count):
-    """The environment of a run: TensorFlow and PyTorch get as many threads."""
+    """Return the environment of a run, with equal threads for both sides."""
     return {
         "OMP_NUM_THREADS": str(count),
         "TF_NUM_INTRAOP_THREADS": str(count),
@@ -431,7 +431,7 @@ def as_many_threads(count):
 
 
 def ranks(run, data):
-    """Rank the right answer of each query, a dict from metric to array."""
+    """Rank the right answer of each query; return arrays by metric."""
     found = {}
     for name, (_, _, labels) in test_sets(data).items():
         with np.load(run["folder"] / f"{name}.npz") as arrays:

@@ -1,13 +1,13 @@
-"""Time and memory of a loss and its gradients, at once and tile by tile.
+"""Time and memory of a loss and its gradients, at once and in tiles.
 
     python benchmarks/loss.py --backend jax --output loss.png
     python benchmarks/loss.py --smoothing 0 --open-clip
 
-With `--open-clip`, the loss of open_clip (PyTorch) stands beside them.
+`--open-clip` adds the loss of open_clip (PyTorch) to the comparison.
 
-Each case runs in a process of its own, the two forms in turns; the fastest of
-the timed steps counts. The memory is what the process grew by at its peak
-beyond the embeddings, the gradients included.
+Each case runs in its own process, and the two variants take turns; the fastest
+of the timed steps counts. The memory is the peak growth of the process beyond
+the embeddings, including the gradients.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def parse(arguments=None):
 
 
 def memory(field):
-    """A figure of this process in MiB: `VmRSS` now, `VmHWM` at its peak."""
+    """Return this process' memory in MiB: `VmRSS` now, `VmHWM` at its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
@@ -140,7 +140,7 @@ def open_clip_step(rows):
 
     import torch
 
-    # The package as a whole wants torchvision.
+    # Importing the whole package needs torchvision.
     package = importlib.util.find_spec("open_clip")
     path = Path(package.origin).with_name("loss.py")
     spec = importlib.util.spec_from_file_location("open_clip_loss", path)
@@ -158,7 +158,7 @@ def open_clip_step(rows):
 
 
 def run_case(args):
-    """Print the metrics of one batch and form as JSON."""
+    """Print the metrics of one batch size and variant as JSON."""
     size, form = args.case.split(":")
     backend = args.backend.partition("-")[0]
     os.environ["KERAS_BACKEND"] = backend
@@ -195,7 +195,7 @@ def run_case(args):
     seconds = [time.perf_counter() - start]
     peak = memory("VmHWM") - before
     del gradients
-    # The first step may compile, which is little of a long one.
+    # The first step may compile, which matters little if steps are long.
     while sum(seconds) < 30 and len(seconds) < 6:
         start = time.perf_counter()
         step()

@@ -1,13 +1,13 @@
-"""Peak memory and time of a training step, as its batch grows.
+"""Peak memory and time of a training step as the batch grows.
 
     python benchmarks/memory.py --output memory.png
 
-Compares the plain step (dense) with a tiled loss, with rematerialised blocks
-and with microbatches (gradient caching). Each figure of memory is the peak of
-a process of its own, Python and TensorFlow included. Times are those of one
-process that takes the dense step of the smallest batch and those of the batch
-in turns; processor time is printed beside, since a busy machine bends the
-other.
+Compares the plain step (dense) with a tiled loss, rematerialised blocks and
+microbatches (gradient caching). Each peak of memory is measured in its own
+process, and includes Python and TensorFlow. Times are measured in one process,
+in which the dense step of the smallest batch and the steps of the given batch
+take turns. Processor time is printed as well, since it varies less on a busy
+machine.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import networks
 
-# What each form changes: the size of the loss's tiles, and `compile`.
+# What each variant changes: the tile size of the loss, and `compile`.
 FORMS = {
     "dense": (None, {}),
     "tiled": (128, {}),
@@ -61,7 +61,7 @@ def parse(arguments=None):
 
 
 def peak():
-    """Greatest memory of this process so far, in MiB."""
+    """Return the peak memory of this process so far, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
@@ -69,7 +69,7 @@ def peak():
 
 
 class Trainee:
-    """A model and batches of one size, to be trained step by step."""
+    """A model and batches of one size, for training step by step."""
 
     def __init__(self, args, form, size):
         import keras
@@ -110,7 +110,7 @@ class Trainee:
         )
 
     def train(self, steps):
-        """Train; returns the seconds and processor seconds that it took."""
+        """Train; return the wall and processor seconds."""
         start = time.perf_counter(), time.process_time()
         self.model.fit(self.batches, steps_per_epoch=steps, verbose=0)
         return time.perf_counter() - start[0], time.process_time() - start[1]
@@ -124,7 +124,7 @@ def measure_memory(args, form, size):
 
 
 def measure_time(args, forms, size):
-    """Time steps of all in turns; returns the medians of an example."""
+    """Time the steps of all in turns; return median times per example."""
     smallest = args.sizes[0]
     sides = {
         f"dense, {smallest}": (
@@ -146,12 +146,12 @@ def measure_time(args, forms, size):
 
 
 def forms_of(args, size):
-    """The forms whose memory allows for a batch."""
+    """Return the variants that have enough memory for a batch."""
     return list(FORMS) if size <= args.largest_whole else ["microbatches"]
 
 
 def run_case(args):
-    """Print the metrics of a batch as JSON."""
+    """Print the metrics of a batch size as JSON."""
     os.environ["KERAS_BACKEND"] = args.backend
     kind, form, size = args.case.split(":")
     measure = {"memory": measure_memory, "time": measure_time}[kind]
@@ -181,7 +181,7 @@ def plot(args, peaks):
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(8, 4))
-    # Forms that take as much lie upon each other: the earlier is drawn wider.
+    # Curves of equal memory overlap, so earlier ones are drawn wider.
     for number, (form, cases) in enumerate(peaks.items()):
         width = 2 * (len(peaks) - number)
         axis.plot(

@@ -2,11 +2,12 @@
 
     python benchmarks/near_duplicates.py ../shared/data/photos [--model PRESET]
 
-Half of the photographs are the test set. Distorted copies of all of them are
-the training images: recall is the share of the test set's copies that are
-found, false positives the share of the other half's. Without `--model` the
-embedder is an EfficientNet-B0 with fresh weights whose mean over the test set
-is taken off; that shows that the search works, not what a trained tower finds.
+Half of the photographs are the test set, and distorted copies of all of them
+are the training images. Recall is the share of the test set's copies that are
+found; false positives are the share of the other half's copies that are found.
+Without `--model`, the embedder is an EfficientNet-B0 with fresh weights, minus
+its mean over the test set. This shows that the search works, but not what a
+trained tower finds.
 """
 
 import argparse
@@ -64,7 +65,7 @@ DISTORTIONS = {
 
 
 def fresh_tower(test_images):
-    """An untrained tower without the mean of what it says."""
+    """Make an embedder of an untrained tower, minus its mean output."""
     import keras
 
     from align_keras import EfficientNetBackbone
@@ -120,7 +121,7 @@ def main():
 
 
 def rates(near):
-    """Recall and false positives, in per cent."""
+    """Return recall and false positives, in per cent."""
     return f"{100 * near[::2].mean():.0f} / {100 * near[1::2].mean():.0f}"
 
 

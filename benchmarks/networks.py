@@ -1,11 +1,11 @@
-"""The same network on each side: align_keras, and transformers' AlignModel."""
+"""The same network in align_keras and as transformers' AlignModel."""
 
 import os
 
 import numpy as np
 
-# Width and depth of the EfficientNet, channels of its last map; layers, heads
-# and width of BERT.
+# EfficientNet: width, depth and channels of its last map. BERT: layers, heads
+# and width.
 CASES = {
     "tiny": ("align_b0_bert_tiny", (1.0, 1.0, 320), (2, 2, 128)),
     "b0": ("align_b0_bert_mini", (1.0, 1.0, 320), (4, 4, 256)),
@@ -17,7 +17,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def batch_of(batch_size, image_size):
-    """Make random pairs; images are channels last."""
+    """Make random pairs; images have their channels last."""
     rng = np.random.default_rng(0)
     shape = (batch_size, image_size, image_size, 3)
     tokens = rng.integers(5, VOCABULARY_SIZE, (batch_size, TOKENS), "int32")
@@ -69,7 +69,7 @@ def torch_model(case, image_size):
 
 
 def torch_batch(batch_size, image_size, device="cpu"):
-    """The pairs of `batch_of` as transformers takes them."""
+    """Convert the pairs of `batch_of` to the form that transformers takes."""
     import torch
 
     batch = {
@@ -94,9 +94,9 @@ def set_layout(model, batch, channels_last):
 
 
 def over_and_over(batch):
-    """A data set of one batch, of which there is one copy.
+    """Repeat one batch as a data set, without copies.
 
-    The end of `fit` may wait for the thread that tunes a data set.
+    Autotuning is off, because the end of `fit` may wait for its thread.
     """
     import tensorflow as tf
 

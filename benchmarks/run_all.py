@@ -1,9 +1,10 @@
-"""All comparisons, one after the other, into RESULTS.md.
+"""Run the shorter benchmarks one after the other and update RESULTS.md.
 
     python benchmarks/run_all.py --photos ../shared/data/photos
 
-Takes about an hour on two cores. A comparison that fails, because a peer is
-not installed or memory is short, is named at the end, and its table stays.
+This takes about an hour on two cores. If a benchmark fails, because another
+library is not installed or memory runs out, the script names it at the end and
+leaves its table unchanged.
 """
 
 import argparse
@@ -27,7 +28,7 @@ PACKAGES = (
     "open_clip_torch",
     "polars",
 )
-# Instructions that the speed of convolutions depends on.
+# Processor features on which the speed of convolutions depends.
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 COMMANDS = (
@@ -49,7 +50,7 @@ WITH_PHOTOS = (
 
 
 def machine():
-    """Describe what the numbers were measured on."""
+    """Describe the machine and the packages of the measurements."""
     fields = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")

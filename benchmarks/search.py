@@ -2,10 +2,10 @@
 
     python benchmarks/search.py --vectors 1000000 --dim 640
 
-The vectors are drawn: centres of topics, around which they spread within a
-space of 64 directions, and a little noise in all others. So do embeddings of
-photographs lie, whereas vectors drawn evenly have no neighbours worth finding.
-A query is a vector that was drawn likewise and is not in the index.
+The vectors are drawn around the centres of topics: they spread within a space
+of 64 directions, with a little noise in all others. Embeddings of photographs
+are distributed in this way, whereas uniformly drawn vectors have no meaningful
+neighbours. Queries are drawn in the same way and are not in the index.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from align_keras.search.approximate import build
 from align_keras.search.exact import nearest
 
 TOPICS, DIRECTIONS, NOISE = 2000, 64, 0.25
-# Changes of the settings that `build` has chosen.
+# Changes to the settings that `build` chose.
 EFFORTS = {
     "ivf-pq": ({}, {"probes": 64}, {"probes": 256}),
     "hnsw": ({}, {"breadth": 100}, {"breadth": 400}),
@@ -29,7 +29,7 @@ EFFORTS = {
 
 
 def draw(count, dim, seed, world):
-    """Draw unit vectors `(count, dim)` in a world of topics."""
+    """Draw unit vectors `(count, dim)` around the centres of topics."""
     rng = np.random.default_rng([seed, 1])
     centres, directions = world
     within = rng.normal(size=(count, DIRECTIONS)).astype("float32")
@@ -40,7 +40,7 @@ def draw(count, dim, seed, world):
 
 
 def main():
-    """Measure, and print one JSON object for each kind of search."""
+    """Measure each kind of search and print one JSON object for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=640)
@@ -74,7 +74,7 @@ def main():
 
 
 def measure_exact(queries, vectors, k):
-    """Time one query after the other, and many of them together."""
+    """Time exact search, for single queries and for a batch."""
     nearest(queries[:1], vectors, k)
     with Clock() as single:
         for query in queries[:20]:
@@ -91,7 +91,7 @@ def measure_exact(queries, vectors, k):
 
 
 def measure(kind, folder, queries, vectors, expected):
-    """Build, and measure recall and time against the exact results."""
+    """Build an index, and measure its time and recall."""
     with Clock() as clock:
         settings = build(kind, vectors, folder / kind)
     yield {
@@ -111,7 +111,7 @@ def measure(kind, folder, queries, vectors, expected):
 
 
 def ask(search, queries, expected):
-    """Measure one search."""
+    """Measure the recall and speed of one search."""
     k = expected.shape[1]
     search(queries[:8], k)
     with Clock() as single:
@@ -130,7 +130,7 @@ def ask(search, queries, expected):
 
 
 class Clock:
-    """Seconds on the clock and of the processors, which others may share."""
+    """Measure wall seconds, and processor seconds for busy machines."""
 
     def __enter__(self):
         self.wall, self.cpu = time.perf_counter(), time.process_time()
@@ -141,7 +141,7 @@ class Clock:
         self.cpu = time.process_time() - self.cpu
 
     def rates(self, count):
-        """Queries per second."""
+        """Return queries per second."""
         return {
             "queries_per_second": round(count / self.wall, 2),
             "queries_per_cpu_second": round(count / self.cpu, 2),

@@ -1,10 +1,10 @@
-"""Load on the web page's server, from this machine.
+"""Load test of the search page's server, from this machine.
 
     align-keras serve INDEX --port 8080 --rate 100000
     python benchmarks/serve_load.py http://127.0.0.1:8080 --seconds 30
 
-Keeps a number of queries in flight, each with words that the server has not
-seen lately, and prints how many were answered and how long they took.
+Keeps a number of queries in flight, with words that are not in the server's
+cache, and prints how many were answered and how long they took.
 """
 
 import argparse
@@ -19,7 +19,7 @@ WORDS = "a the red blue green bus dog house on near star ring heart".split()
 
 
 async def ask(host, port, body):
-    """Send one query on a connection of its own; return status and answer."""
+    """Send one query on its own connection; return status and answer."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(
@@ -34,7 +34,7 @@ async def ask(host, port, body):
 
 
 async def client(host, port, end, seed, times, outcomes):
-    """Send one query after the other until the time is over."""
+    """Send one query after another until the time is over."""
     rng = random.Random(seed)
     while time.perf_counter() < end:
         text = " ".join(rng.choices(WORDS, k=6))
@@ -55,7 +55,7 @@ async def client(host, port, end, seed, times, outcomes):
 
 
 async def load(host, port, clients, seconds):
-    """Run all clients and sum up."""
+    """Run all clients and summarize their answers."""
     times, outcomes = [], collections.Counter()
     end = time.perf_counter() + seconds
     await asyncio.gather(
@@ -78,7 +78,7 @@ async def load(host, port, clients, seconds):
 
 
 def main():
-    """Measure, print one JSON object, and fail if there was an error."""
+    """Measure, print one JSON object, and fail if a query failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="address of a server on this machine")
     parser.add_argument("--clients", type=int, default=100)

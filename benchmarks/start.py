@@ -31,7 +31,7 @@ HELP = "`align-keras --help`"
 
 
 def measure(rounds):
-    """Run all in turns; returns a dict from name to lists of seconds."""
+    """Run all in turns; return a dict from name to a list of seconds."""
     commands = {
         name: [sys.executable, "-c", code] for name, code in IMPORTS.items()
     }
@@ -48,7 +48,7 @@ def measure(rounds):
                 stderr=subprocess.DEVNULL,
                 check=True,
             )
-            # The first round fills the caches of the disk.
+            # The first round fills the disk cache.
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

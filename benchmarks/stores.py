@@ -1,13 +1,13 @@
-"""How a run starts and resumes, over the files of its data and where they lie.
+"""How fast a run starts and resumes, by number and location of its files.
 
     python benchmarks/stores.py
 
-Records of one size lie in 1 to 10,000 files, on this disk and in a store each
-of whose answers takes 20 ms. That store is simulated: fsspec's files in memory,
-and a pause. Measured are counting, with the manifest that `pack` writes and
-without, the first batch of a new run and of one that resumes in epoch 3;
-of several workers, the share of the last one. Images are small, so that reading
-and not decoding is what is timed.
+Records of one size are in 1 to 10,000 files, on the local disk and in a store
+that takes 20 ms for each answer. The store is simulated by fsspec's files in
+memory and a pause. The script measures counting, with and without the manifest
+that `pack` writes, and the first batch of a new run and of one that resumes in
+epoch 3. With several workers, it measures the last worker's share. Images are
+small, so that it times reading rather than decoding.
 """
 
 import functools
@@ -31,12 +31,12 @@ FILES = (1, 10, 100, 1000, 10_000)
 WORKERS = (1, 8, 64)
 BATCH = 256
 LATENCY = 0.02
-# What fsspec asks a store for.
+# The methods by which fsspec sends requests to a store.
 REQUESTS = ("cat_file", "info", "ls", "get_file")
 
 
 def write(folder, files):
-    """Write records in so many files, with indexes and a manifest."""
+    """Write records to a number of files, with indexes and a manifest."""
     import tensorflow as tf
     from PIL import Image
 
@@ -65,7 +65,7 @@ def write(folder, files):
 
 
 def slow_store(folder):
-    """Copy a folder to a store that takes its time; returns the address."""
+    """Copy a folder to the slow store; return its address."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     files = MemoryFileSystem()
@@ -75,7 +75,7 @@ def slow_store(folder):
 
 
 def slow_down():
-    """Let each request to fsspec's files in memory take `LATENCY`."""
+    """Delay each request to fsspec's files in memory by `LATENCY`."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     within = threading.local()
@@ -83,8 +83,7 @@ def slow_down():
     def slow(request):
         @functools.wraps(request)
         def run(*args, **kwargs):
-            # One request may be made of others, which a real store is not
-            # asked for.
+            # A request may call others, which a real store would not receive.
             if getattr(within, "request", False):
                 return request(*args, **kwargs)
             within.request = True
@@ -107,7 +106,7 @@ def timed(function):
 
 
 def measure(source, bare, preprocessor, workers):
-    """Seconds by name; those of `workers` are of one of so many."""
+    """Return seconds by name; for counts of workers, of the last worker."""
     from align_keras.data import load_dataset
     from align_keras.data import open_records
 
@@ -136,7 +135,7 @@ def measure(source, bare, preprocessor, workers):
 
 
 def batches_per_second(source, preprocessor, batches=30):
-    """The rate of a run that is under way."""
+    """Return the rate of a run once it is under way."""
     from align_keras.data import load_dataset
 
     batches_of = iter(load_dataset(source, preprocessor, BATCH))

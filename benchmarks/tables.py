@@ -1,4 +1,4 @@
-"""Rows of ratios, and the file that keeps them."""
+"""Tables of results, and the file that holds them."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ HEAD = (
 
 
 def parser(description):
-    """The arguments that all benchmarks have."""
+    """Make a parser of the arguments that all benchmarks have."""
     result = argparse.ArgumentParser(description=description.partition("\n")[0])
     result.add_argument("--rounds", type=int, default=5)
     result.add_argument(
@@ -27,14 +27,14 @@ def parser(description):
 
 
 def rows(times, ours, scale=1e3, unit="ms"):
-    """Describe a comparison, a line for each side.
+    """Format a comparison as a table, a row for each side.
 
     Args:
-        times: what `turns.in_turns` returned.
-        ours: list of names. The sides that are ours; every other one is set
-            against the best of these.
+        times: the return value of `turns.in_turns`.
+        ours: list of names. Our sides; every other side is compared with the
+            best of these.
         scale: float. Multiplies the seconds.
-        unit: string. What that makes of them.
+        unit: string. The unit of the product.
     """
     seconds, processor = (
         {name: statistics.median(values) for name, values in kind.items()}
@@ -63,10 +63,10 @@ def rows(times, ours, scale=1e3, unit="ms"):
 
 
 def publish(args, title, text, name):
-    """Print a table, and put it into RESULTS.md where that is asked for.
+    """Print a table, and with `--write` also put it into RESULTS.md.
 
-    A table stands between two comments with its name; the text around it,
-    which says what bounds the numbers, stays.
+    There, two comments with the table's name mark its place; the text around
+    them is left unchanged.
     """
     table = f"{title}\n\n{text}"
     print(table, flush=True)

@@ -1,9 +1,9 @@
-"""Inference of both towers, beside transformers' AlignModel.
+"""Inference of both towers, compared with transformers' AlignModel.
 
     python benchmarks/towers.py --case b0 --batch 8
 
-The sides take turns, each in a process of its own with the same number of
-threads, and embed the same random images and token ids.
+The sides take turns, each in its own process with the same number of threads,
+and embed the same random images and token ids.
 """
 
 import os
@@ -15,7 +15,7 @@ import turns
 
 
 def ours(backend, case, tower, batch_size, image_size):
-    """Prepare a tower of align_keras, compiled as the evaluations do it."""
+    """Prepare a tower of align_keras, compiled as in the evaluations."""
     os.environ["KERAS_BACKEND"] = backend
     from keras import ops
 

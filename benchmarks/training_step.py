@@ -1,10 +1,11 @@
-"""One training step (forward, backward, LAMB), beside transformers' AlignModel.
+"""Time of a training step, compared with transformers' AlignModel.
 
     python benchmarks/training_step.py --case b0 --batch 32
 
-The first table times each process from its start to the end of its first
-steps. PyTorch has no LAMB; the one here works on lists of tensors at once, as
-its own optimizers do at their fastest.
+A step is a forward pass, a backward pass and LAMB. The first table times each
+process from its start to the end of its first steps. PyTorch has no LAMB; the
+one here works on lists of tensors at once, like the fastest variants of
+PyTorch's own optimizers.
 """
 
 import os
@@ -31,7 +32,7 @@ def ours(backend, case, batch_size, image_size):
     return run
 
 
-# Of a turn: `fit` does little things at its beginning and its end.
+# Steps of a turn: several, because `fit` has a cost at its start and end.
 STEPS = 2
 
 
@@ -54,7 +55,7 @@ def theirs(form, case, batch_size, image_size):
 
 
 class Lamb:
-    """LAMB in PyTorch: the published algorithm, on lists of tensors."""
+    """LAMB in PyTorch, the published algorithm on lists of tensors."""
 
     def __init__(self, parameters, rate=1e-3, decay=1e-5):
         import torch
@@ -82,7 +83,7 @@ class Lamb:
                 self._update(torch, *group)
 
     def _update(self, torch, parameters, momentums, velocities, adapted):
-        # BERT's pooler has no gradient: ALIGN does without it.
+        # BERT's pooler has no gradient, because ALIGN does not use it.
         used = [i for i, p in enumerate(parameters) if p.grad is not None]
         parameters, momentums, velocities = (
             [values[i] for i in used]

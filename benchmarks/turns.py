@@ -1,11 +1,11 @@
-"""Programs timed in turns, each in a process of its own.
+"""Time programs in turns, each in its own process.
 
-A side is a Python function that prepares something and returns what is timed.
-It runs in its own process, since backends and thread pools do not share one,
-and waits there for its turn: A B C A B C. The sides of a table have the same
-number of threads; while one runs, the others are stopped, with what they would
-do ahead in the background. Beside the time that
-passes, the time of the processors is kept, which a busy machine bends less.
+A side is a Python function that prepares something and returns the function to
+time. It runs in its own process, since backends and thread pools cannot share
+one, and waits there for its turn: A B C A B C. All sides of a table have the
+same number of threads. While one runs, the others are stopped, including their
+background threads. Processor time is recorded as well as wall time, because it
+varies less on a busy machine.
 """
 
 import importlib
@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-# `taskset -c 0` in front of a benchmark gives all its sides one core.
+# With `taskset -c 0` in front of a benchmark, all its sides use one core.
 THREADS = len(os.sched_getaffinity(0))
 HERE = Path(__file__).resolve().parent
 _SERVE = "import turns; turns.serve()"
@@ -28,12 +28,12 @@ class Side:
     """One program of a comparison.
 
     Args:
-        name: string. What the table calls it.
+        name: string. Its name in the table.
         function: string. `"module:function"` in this directory. Called with
             `arguments`; returns a callable without arguments that does the
-            work once, to the end.
-        arguments: dict that JSON can hold.
-        environment: dict of further environment variables.
+            work once and waits for its end.
+        arguments: dict that can be written as JSON.
+        environment: dict of additional environment variables.
     """
 
     def __init__(self, name, function, arguments=None, environment=None):
@@ -67,7 +67,7 @@ class Side:
     def _ask(self, message):
         self._process.send_signal(signal.SIGCONT)
         print(json.dumps(message), file=self._process.stdin, flush=True)
-        # Libraries print, too.
+        # Libraries also print to this stream.
         for line in self._process.stdout:
             if line.startswith(_ANSWER):
                 self._process.send_signal(signal.SIGSTOP)
@@ -79,7 +79,7 @@ _ANSWER = "answer of a side: "
 
 
 def quiet():
-    """The environment of a side: our checkout first, and little talk."""
+    """Return the environment of a side: this checkout first, few messages."""
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
@@ -90,7 +90,7 @@ def quiet():
 
 
 def serve():
-    """What the process of a side does: prepare, then run when told to."""
+    """Prepare, then run on request, in the process of a side."""
 
     def answer(**values):
         print(_ANSWER + json.dumps(values), flush=True)
@@ -115,11 +115,11 @@ def in_turns(sides, rounds, warm_up=1):
     Args:
         sides: list of `Side`.
         rounds: int. Timed runs of each side.
-        warm_up: int. Runs of each side beforehand, which do not count.
+        warm_up: int. Untimed runs of each side beforehand.
 
     Returns:
-        Pair of dicts from name to the list of seconds of each run: those that
-        passed, and those of the processors.
+        Pair of dicts from name to the list of seconds of each run: wall
+        seconds, and processor seconds.
     """
     for side in sides:
         for _ in range(warm_up):
@@ -138,7 +138,7 @@ def in_turns(sides, rounds, warm_up=1):
 
 
 def spread(values):
-    """Half of the distance between the quartiles, over the median."""
+    """Return half the interquartile range, divided by the median."""
     if len(values) < 3:
         return (max(values) - min(values)) / 2 / statistics.median(values)
     low, middle, high = statistics.quantiles(values, n=4)
@@ -146,7 +146,7 @@ def spread(values):
 
 
 def fitted_exponent(sizes, seconds):
-    """The `b` of `a * size ** b`, by least squares of the logarithms."""
+    """Fit `a * size ** b` by least squares of the logarithms; return `b`."""
     import numpy as np
 
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
