@@ -1,6 +1,7 @@
 import contextlib
 import json
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -342,7 +343,9 @@ class SaveBest(keras.callbacks.Callback):
                 logger.warning("%s", overfitting)
         score = metrics.get("mean_recall")
         best = self.best and self.best["score"]
-        improved = score is None or best is None or score > best
+        # A comparison with NaN is false: it would stay the best for ever.
+        first = best is None or math.isnan(best)
+        improved = score is None or first or score > best
         self.patience.count(improved, step >= self.log.recipe.steps)
         if improved:
             finish = self.model.begin_saving(self.directory)

@@ -417,7 +417,9 @@ def load_recipe(recipe: str | Path | Recipe, /, **overrides: Any) -> Recipe:
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(recipe, Recipe):
         origin, fields = "The given recipe", dataclasses.asdict(recipe)
-        if {"image_size", "resize_ratio"} & set(overrides):
+        # A size that follows from the others follows the new ones.
+        derived = round(recipe.image_size * recipe.resize_ratio)
+        if recipe.resize_size == derived:
             fields["resize_size"] = None
     else:
         path = _find_recipe(str(recipe))

@@ -261,6 +261,8 @@ def _jax_strategy(name, join, shard_state):
             f"out `shard_state`. Received: strategy={name!r}, {len(devices)} "
             "devices"
         )
+    # Where an earlier run has set one, it would stay.
+    keras.distribution.set_distribution(None)
     if several:
         # The program sees the global batch, which must divide evenly.
         strategy.num_replicas_in_sync = len(devices)

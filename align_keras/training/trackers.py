@@ -160,6 +160,15 @@ def _closing(tracker):
     return close
 
 
+def forget_runs(workdir):
+    """Let the loggers start new runs, as a run without a checkpoint does.
+
+    Args:
+        workdir: `pathlib.Path`. The directory of the run.
+    """
+    (workdir / RUNS).unlink(missing_ok=True)
+
+
 def _known_run(workdir, tracker):
     return _known_runs(workdir).get(tracker)
 

@@ -2,7 +2,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import numbers
 import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from align_keras import registry
 from align_keras.backend.sharded_state import bytes_of_a_device
@@ -56,6 +56,7 @@ from align_keras.training.safety import unreadable_named
 from align_keras.training.strategies import hosts_of
 from align_keras.training.strategies import make_strategy
 from align_keras.training.trackers import check_trackers
+from align_keras.training.trackers import forget_runs
 from align_keras.training.trackers import opened_trackers
 from align_keras.training.watch import Watch
 from align_keras.training.workers import Workers
@@ -557,6 +558,7 @@ def _claim(workdir, asked, step):
     # A run that failed before its first checkpoint may change its settings.
     if not step:
         write_json(path, asked)
+        forget_runs(workdir)
     try:
         check_claim(path, asked, "a run")
     except ValueError as error:
@@ -581,8 +583,14 @@ def _evaluation(evaluate, data):
         metrics = {
             name: value if isinstance(value, int) else float(value)
             for name, value in evaluate(model, data).items()
-            if isinstance(value, numbers.Real)
+            if hasattr(value, "__float__") and np.ndim(value) == 0
         }
+        if "mean_recall" not in metrics:
+            raise ValueError(
+                "`evaluate` must return a dict with the number `mean_recall`, "
+                "by which the best model is chosen. Received the numbers: "
+                f"{', '.join(metrics) or 'none'}"
+            )
         chance = metrics.get("chance_mean_recall")
         logger.info(
             "Evaluation: mean recall %.1f%%%s on %s",

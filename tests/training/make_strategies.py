@@ -22,6 +22,8 @@ else:
         [tf.config.LogicalDeviceConfiguration()] * DEVICES,
     )
 
+import keras
+
 from align_keras.training import make_strategy
 
 
@@ -37,6 +39,10 @@ def attempt(name, **kwargs):
 results = {
     name: attempt(name) for name in ("one-device", "auto", "mirrored", "tpu")
 }
+if BACKEND == "jax":
+    attempt("auto")
+    attempt("one-device")
+    results["left"] = keras.distribution.distribution()
 # Nobody listens there; TensorFlow itself would wait without end.
 results["dead tpu"] = attempt("tpu", tpu="grpc://127.0.0.1:1")
 os.environ["TPU_NAME"] = "grpc://127.0.0.1:1"

@@ -1,5 +1,6 @@
 """Runs that end before their last step, and models that overfit."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_a_run_stops_without_a_better_model(whole, begin, capsys):
     said = capsys.readouterr().out
     assert "it stopped early after step 20 of 40, for no evaluation" in said
     assert "after step 8 (patience=3) found a better model" in said
+
+
+def test_a_first_score_that_is_not_a_number_is_beaten(begin, tmp_path):
+    values = iter([np.nan, 0.2, 0.1])
+
+    def evaluate(model, data):
+        return {"mean_recall": np.array(next(values)), "counts": [1, 2]}
+
+    recipe = dataclasses.replace(RECIPE, steps=12)
+    result = begin(tmp_path, evaluate, recipe)
+    assert result["best"]["step"] == 8 and result["best"]["score"] == 0.2
+
+
+def test_an_evaluation_without_a_recall_is_refused(begin, tmp_path):
+    def evaluate(model, data):
+        return {"accuracy": 1.0, "mean_recall": [0.5]}
+
+    with pytest.raises(ValueError, match="`mean_recall`.*: accuracy"):
+        begin(tmp_path, evaluate)
 
 
 @pytest.mark.parametrize("broken", [(3, 5)])

@@ -153,6 +153,16 @@ def test_overrides_replace_fields_and_none_does_not():
     assert load_recipe(recipe) == recipe
 
 
+def test_the_size_before_the_crop_follows_unless_it_was_given(write_recipe):
+    for given, expected in ((None, 230), (300, 300)):
+        fields = {**SMALL, "image_size": 289, "resize_size": given}
+        lines = (f"{k}: {v}" for k, v in fields.items() if v is not None)
+        path = write_recipe("\n".join(lines))
+        for recipe in (Recipe(**fields), path):
+            found = load_recipe(recipe, image_size=192)
+            assert found.resize_size == expected
+
+
 def test_overrides_are_validated_together_with_the_recipe():
     message = refusal("align", steps=5000, warmup_steps=10_000)
     assert "warmup_steps=10000" in message and "below `steps`" in message

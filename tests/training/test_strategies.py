@@ -174,6 +174,7 @@ def test_jax_spreads_over_all_devices(made, run_script):
     assert said["one-device"] == 1
     assert said["auto"] == said["mirrored"] == 4
     assert "belongs to the TensorFlow backend" in said["tpu"]
+    assert said["left"] is None
 
 
 def attach(root, device, vendor):

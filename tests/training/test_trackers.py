@@ -125,6 +125,29 @@ def test_mlflow_has_what_the_file_has(inputs, tmp_path, monkeypatch):
         assert {entry.step: entry.value for entry in history} == values
 
 
+class Fails(keras.callbacks.Callback):
+    """Ends a run before its first checkpoint."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        raise InterruptedError
+
+
+def test_a_run_that_begins_anew_is_a_new_one(inputs, tmp_path, monkeypatch):
+    """Its settings may have changed, and its steps are taken again."""
+    mlflow = pytest.importorskip("mlflow", reason="It is the extra mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    workdir = tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        run(inputs, workdir, log=["mlflow"], callbacks=[Fails()])
+    run(inputs, workdir, log=["mlflow"], batch_size=2)
+    found = mlflow.MlflowClient().search_runs(["0"])
+    assert {(r.info.status, r.data.params["batch_size"]) for r in found} == {
+        ("FAILED", "4"),
+        ("FINISHED", "2"),
+    }
+
+
 def wandb_records(path):
     """Read a `.wandb` file: LevelDB's log format behind a head of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
