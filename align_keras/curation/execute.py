@@ -108,14 +108,16 @@ def execute(config, files, stages, outside=()):
     if scores:
         found = stages.read(scores["stage"])
         kept = kept.left_join(found, "row_id").drop("row_id_right")
-    stages.table("kept", key, kept)
+    # A rule's key tells of scores only if it reads them; their column stays.
+    kept_key = fingerprint(key, scores)
+    stages.table("kept", kept_key, kept)
     return RunResult(
         rules=rules,
         left_out=left_out,
         ingest=ingest,
         rows=f"rows-{rows_key}",
         verdicts=f"verdicts-{key}",
-        kept=f"kept-{key}",
+        kept=f"kept-{kept_key}",
         seconds=time.perf_counter() - begin,
         counted_rows=config.counted_rows,
         scores=scores,

@@ -255,6 +255,25 @@ def test_changed_and_missing_scores(pairs):
         run(folder, {"at_least": 0.2}, "third")
 
 
+def test_kept_rows_have_the_scores_of_their_run(pairs):
+    """Also where no rule reads scores, and stages are shared."""
+    folder, rows, scores = pairs
+    others = [(name, text, score + 2) for name, text, score in scores]
+    write_scores(folder / "others", others, "n")
+    config = parse_config({"rules": []})
+    for name, given in (("scores", scores), ("others", others)):
+        curate(
+            [folder / "pairs.jsonl"],
+            folder / f"with_{name}",
+            config,
+            scores=folder / name,
+            stages=folder / "stages",
+        )
+        kept = pq.read_table(folder / f"with_{name}" / "kept").to_pylist()
+        found = {row["row_id"]: row["score"] for row in kept}
+        assert found == dict(enumerate(looked_up(rows, given)))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
