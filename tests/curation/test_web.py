@@ -456,6 +456,53 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
         download(tmp_path, tmp_path / "z", str(program))
 
 
+def test_a_directory_is_of_one_download(tmp_path):
+    """img2dataset would take its shards for those of another list."""
+    program = tmp_path / "img2dataset"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import pyarrow as pa, pyarrow.parquet as pq\n"
+        "given = dict(w[2:].split('=', 1) for w in sys.argv[1:])\n"
+        "if given['image_size'] == '13': sys.exit(3)\n"
+        "rows = pq.read_table(given['url_list']).to_pylist()\n"
+        "rows = [dict(row, status='failed', error_message='') for row in rows]\n"
+        "out = Path(given['output_folder']); out.mkdir(exist_ok=True)\n"
+        "if not (out / '00000.parquet').exists():\n"
+        "    pq.write_table(pa.Table.from_pylist(rows), out / '00000.parquet')\n"
+        "(out / '00000_stats.json').write_text('{}')\n"
+    )
+    program.chmod(0o755)
+
+    def fetch(urls, **settings):
+        table = {"url": urls, "text": ["a text"] * len(urls)}
+        table["row_id"] = range(len(urls))
+        (tmp_path / "clean").mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), tmp_path / "clean" / "rows.parquet")
+        given = tmp_path / "clean", tmp_path / "got", str(program)
+        return download(*given, **settings)
+
+    first, other = ["http://a.b/1", "http://a.b/2"], ["http://a.b/3"]
+    with pytest.raises(OSError, match="status 3"):
+        fetch(other, image_size=13)
+    # Nothing has come, so that other pairs may still come here.
+    assert fetch(first)["pairs"] == 2
+    assert fetch(first, retries=2)["pairs"] == 2
+    listed = tmp_path / "got" / "download_list.parquet"
+    before = listed.read_bytes()
+    with pytest.raises(ValueError, match="got` holds a download with pairs="):
+        fetch(other)
+    for name, value in (
+        ("pairs_per_shard", 9),
+        ("image_size", 9),
+        ("output_format", "tfrecord"),
+    ):
+        with pytest.raises(ValueError, match=f"download with {name}="):
+            fetch(first, **{name: value})
+    assert listed.read_bytes() == before
+
+
 def test_the_whole_way_from_the_web(tmp_path, address):
     """Text rules, download, rules of images, pack."""
     from align_keras.data import pack
