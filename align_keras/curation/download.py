@@ -360,6 +360,12 @@ def read_downloads(folder: str | Path) -> dict:
     begun |= {
         path.name.split(".")[0] for path in glob_visible(folder, "*.tfrecord")
     }
+    # With the format `files`, a shard is a folder named by its number.
+    begun |= {
+        path.name
+        for path in glob_visible(folder, "*")
+        if path.is_dir() and path.name.isdigit()
+    }
     return {
         "pairs": pairs,
         "downloaded": good,

@@ -34,6 +34,7 @@ from align_keras.curation import learn_vocabulary
 from align_keras.curation import vocabulary as vocabulary_of_texts
 from align_keras.curation.addresses import refusal
 from align_keras.curation.config import parse_config
+from align_keras.curation.download import read_downloads
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.web_archives import page_pairs
 
@@ -435,6 +436,11 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     }
     # A shard without statistics was begun and not finished.
     assert result["incomplete_shards"] == ["00001"]
+    # With `output_format="files"`, it is a folder.
+    for name in ("00000", "00002", "_tmp"):
+        (tmp_path / "got" / "images" / name).mkdir()
+    result = read_downloads(tmp_path / "got" / "images")
+    assert result["incomplete_shards"] == ["00001", "00002"]
     listed = pq.read_table(tmp_path / "got" / "download_list.parquet")
     assert listed.column_names == ["url", "text", "row_id"]
     assert sorted(listed["row_id"].to_pylist()) == list(range(len(NAMES)))
@@ -467,10 +473,11 @@ def test_a_directory_is_of_one_download(tmp_path):
         "given = dict(w[2:].split('=', 1) for w in sys.argv[1:])\n"
         "if given['image_size'] == '13': sys.exit(3)\n"
         "rows = pq.read_table(given['url_list']).to_pylist()\n"
-        "rows = [dict(row, status='failed', error_message='') for row in rows]\n"
+        "came = {'status': 'failed', 'error_message': ''}\n"
+        "table = pa.Table.from_pylist([row | came for row in rows])\n"
         "out = Path(given['output_folder']); out.mkdir(exist_ok=True)\n"
         "if not (out / '00000.parquet').exists():\n"
-        "    pq.write_table(pa.Table.from_pylist(rows), out / '00000.parquet')\n"
+        "    pq.write_table(table, out / '00000.parquet')\n"
         "(out / '00000_stats.json').write_text('{}')\n"
     )
     program.chmod(0o755)
