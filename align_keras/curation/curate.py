@@ -24,6 +24,7 @@ from align_keras.curation.execute import rule_files
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
+from align_keras.curation.rules import local_folder
 from align_keras.curation.rules import named_paths
 from align_keras.curation.scores import describe_scores
 from align_keras.curation.scores import find_scores
@@ -206,7 +207,8 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
     if allow_outside:
         changes["allow_outside"] = True
     if image_folder is not None:
-        changes["image_folder"] = os.fspath(image_folder)
+        folder = os.fspath(image_folder)
+        changes["image_folder"] = local_folder("image_folder", folder, Path())
     return dataclasses.replace(config, **changes)
 
 

@@ -78,11 +78,56 @@ ROOT = Path(__file__).resolve().parents[2]
             "`a` for a number",
         ),
         ({"rules": [{"near_duplicate": {"distance": 40}}]}, "0 to 31"),
+        (
+            {
+                "rules": [{"number": {"column": "a", "above": 1}}],
+                "extra_columns": ["a"],
+                "image_identity": "a",
+            },
+            "`image_identity` names the column `a`",
+        ),
+        ({"rules": [], "image_folder": 2024}, "type str. Received: 2024"),
+        ({"rules": [], "image_folder": "s3://b/x"}, "a local folder.*s3://b/x"),
+        (
+            {"rules": [{"near_duplicate_embedding": {"images": "gs://b/x"}}]},
+            "a local folder.*gs://b/x",
+        ),
     ],
 )
 def test_wrong_configurations_are_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         parse_config(fields)
+
+
+def test_paths_are_relative_to_the_configuration(tmp_path):
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "rules.yaml").write_text(
+        "image_folder: images\n"
+        "scores: [scores]\n"
+        "rules:\n"
+        "  - near_duplicate_embedding: {model: preset, images: more}\n"
+        "  - near_duplicate_embedding: {name: second, model: b0_named}\n"
+    )
+    config = load_config(tmp_path / "rules.yaml")
+    assert config.image_folder == str(tmp_path / "images")
+    assert config.scores == (str(tmp_path / "scores"),)
+    first, second = (rule.parameters for rule in config.rules)
+    assert first["model"] == str(tmp_path / "preset")
+    assert first["images"] == str(tmp_path / "more")
+    # The name of a preset is no path.
+    assert second["model"] == "b0_named" and second["images"] == ""
+
+
+def test_arguments_are_checked_like_the_configuration(tmp_path):
+    write(
+        tmp_path / "in.parquet", url=["a"], text=["one two three"], score=["1"]
+    )
+    config = parse_config({"rules": [], "extra_columns": ["score"]})
+    given = [tmp_path / "in.parquet"], tmp_path / "out", config
+    with pytest.raises(ValueError, match="`extra_columns` names `score`"):
+        curate(*given, scores=tmp_path / "scores")
+    with pytest.raises(ValueError, match="a local folder.*s3://b/x"):
+        curate(*given, image_folder="s3://b/x")
 
 
 def test_missing_columns_and_test_sets_are_named(tmp_path, caplog):
