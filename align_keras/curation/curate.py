@@ -18,9 +18,8 @@ from align_keras.curation.config import load_config
 from align_keras.curation.engine import is_local
 from align_keras.curation.engine import open_engine
 from align_keras.curation.execute import RULES_VERSION
-from align_keras.curation.execute import describe_files
+from align_keras.curation.execute import describe_inputs
 from align_keras.curation.execute import execute
-from align_keras.curation.execute import rule_files
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
@@ -123,10 +122,10 @@ def curate(
     files, outside = find_inputs(inputs, config.allow_outside)
     target = Storage(output)
     work = Storage(stages or target.address(".stages"))
+    described = describe_inputs(config, files)
     key = fingerprint(
-        [*describe_files(files), *outside],
+        [described, outside],
         dataclasses.asdict(config),
-        [rule_files(rule) for rule in config.rules],
         describe_scores(find_scores(config.scores)),
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
@@ -156,7 +155,7 @@ def curate(
             step(stage.replace("-", ": ", 1).replace("_", " "))
 
         run = Stages(work, backend, show)
-        result = execute(config, files, run, outside)
+        result = execute(config, files, described, run, outside)
         show("audit")
         audit = audit_run(result, run)
         show("writing")

@@ -15,13 +15,17 @@ from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.ingest import input_column
+from align_keras.curation.input_files import describe_folder
 from align_keras.curation.input_files import describe_paths
 from align_keras.curation.rule_parts import int64
 from align_keras.curation.rule_parts import union
-from align_keras.curation.rules import named_paths
+from align_keras.curation.rules import Folder
+from align_keras.curation.rules import Paths
+from align_keras.curation.rules import Preset
 from align_keras.curation.scores import join_scores
 from align_keras.curation.storage import Storage
 from align_keras.io.atomic import OF_THE_MACHINE
+from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import unfit_field
@@ -65,12 +69,13 @@ class RunResult:
     scores: dict | None = None
 
 
-def execute(config, files, stages, outside=()):
+def execute(config, files, described, stages, outside=()):
     """Run all stages that are not finished yet.
 
     Args:
         config: `CurationConfig`.
         files: list of input files.
+        described: dict that `describe_inputs` returned.
         stages: `Stages`.
         outside: list of inputs that are left out, see `find_inputs`.
 
@@ -78,7 +83,7 @@ def execute(config, files, stages, outside=()):
         `RunResult`.
     """
     begin = time.perf_counter()
-    rows_key, ingest = read_rows(config, files, stages)
+    rows_key, ingest = read_rows(config, files, described, stages)
     for refused in outside:
         logger.warning("Left out `%(file)s`: %(reason)s", refused)
     ingest["files"] += len(outside)
@@ -96,10 +101,10 @@ def execute(config, files, stages, outside=()):
             judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
-        files = rule_files(rule)
+        reads = [described["rules"].get(rule.name)]
         if "scores" in RULES[rule.kind].provided:
-            files.append(scores)
-        keys.append(fingerprint(counted, setting, files))
+            reads.append(scores)
+        keys.append(fingerprint(counted, setting, reads))
         drops.append(_drop(rule, judged, stages, keys[-1], config.tokenizer))
     key = fingerprint(keys, config.extra_columns)
     verdicts = stages.table("verdicts", key, combine(drops))
@@ -271,12 +276,42 @@ def _remedy(name):
 # === Reading ===
 
 
-def rule_files(rule):
-    """Describe the files that a rule reads, so that changes are noticed."""
-    return list(map(describe_paths, named_paths(rule).values()))
+def describe_inputs(config, files):
+    """Describe all that a run reads but scores, so that changes are noticed.
+
+    Args:
+        config: `CurationConfig`.
+        files: list of input files.
+
+    Returns:
+        dict of `"files"`, `"images"` and, by the rules' names, `"rules"`.
+    """
+    folder, images = config.image_folder, None
+    if folder is not None:
+        images = describe_folder(folder, config.allow_outside)
+    return {
+        "files": _describe_files(files),
+        "images": images,
+        "rules": {rule.name: _describe_rule(rule) for rule in config.rules},
+    }
 
 
-def describe_files(files):
+def _describe_rule(rule):
+    """Describe the files, folders and presets that a rule reads."""
+    described = []
+    for name, parameter in RULES[rule.kind].parameters.items():
+        value, kind = rule.parameters[name], parameter.annotation
+        if kind == Paths:
+            described.append(describe_paths(value))
+        elif kind == Folder and value:
+            outside = rule.parameters["allow_outside"]
+            described.append(describe_folder(value, outside))
+        elif kind == Preset and value:
+            described.append(directory_fingerprint(value))
+    return described
+
+
+def _describe_files(files):
     """Return path, size and modification time, to notice changed files."""
     described = []
     for file in files:
@@ -296,12 +331,13 @@ def further_columns(config):
     return numbers, tuple(dict.fromkeys(n for n in names if n not in numbers))
 
 
-def read_rows(config, files, stages):
+def read_rows(config, files, described, stages):
     """Make the stage of normalised rows, with one part for each file.
 
     Args:
         config: `CurationConfig`.
         files: list of input files.
+        described: dict that `describe_inputs` returned.
         stages: `Stages`.
 
     Returns:
@@ -321,7 +357,8 @@ def read_rows(config, files, stages):
         "scored": bool(config.scores),
     }
     versions = [VERSION, unicodedata.unidata_version]
-    key = fingerprint(describe_files(files), settings, versions)
+    reads = [described["files"], described["images"]]
+    key = fingerprint(reads, settings, versions)
     stage = f"rows-{key}"
     notes = stages.notes(stage)
     if notes is None:
