@@ -30,6 +30,8 @@ from align_keras.io.fingerprints import fingerprint
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import unfit_field
 from align_keras.io.optional import OptionalModule
+from align_keras.io.stores import file_states
+from align_keras.io.stores import is_store
 
 ibis = OptionalModule("ibis", extra="curation")
 
@@ -312,16 +314,14 @@ def _describe_rule(rule):
 
 
 def _describe_files(files):
-    """Return path, size and modification time, to notice changed files."""
-    described = []
+    """Return path, size and time or tag, to notice changed files."""
+    states = file_states(filter(is_store, files))
     for file in files:
-        known = []
-        # Remote files and broken links have no status.
-        if os.path.exists(file):
+        # Broken links have no status.
+        if file not in states and os.path.exists(file):
             state = os.stat(file)
-            known = [state.st_size, state.st_mtime_ns]
-        described.append([file, *known])
-    return described
+            states[file] = [state.st_size, state.st_mtime_ns]
+    return [[file, *states.get(file, [])] for file in files]
 
 
 def further_columns(config):

@@ -26,8 +26,8 @@ from align_keras.curation.rules import FileTable
 from align_keras.curation.rules import Folder
 from align_keras.curation.rules import Limits
 from align_keras.curation.rules import Paths
-from align_keras.curation.rules import Preset
 from align_keras.curation.rules import Positive
+from align_keras.curation.rules import Preset
 from align_keras.curation.rules import needs_bound
 from align_keras.curation.rules import rule
 from align_keras.curation.rules import shows
