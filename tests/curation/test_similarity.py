@@ -320,6 +320,17 @@ def test_files_that_hold_no_scores_are_named(tmp_path, fault):
         run(tmp_path, {"at_least": 0.0})
 
 
+def test_scores_without_checksums_are_refused(pairs):
+    folder, _, _ = pairs
+    path = folder / "scores" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["shards"][0]["sha256"]
+    manifest["shards"] *= 2
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="manifest.json` has no sha256 of"):
+        run(folder, {"at_least": 0.3})
+
+
 def test_a_rule_without_scores_is_refused(pairs):
     folder, _, _ = pairs
     with pytest.raises(ValueError, match="under `scores` or with `--scores`"):
