@@ -160,6 +160,20 @@ def test_missing_columns_and_test_sets_are_named(tmp_path, caplog):
     assert "phash" in left_out["near_duplicate"]
 
 
+def test_rows_without_a_side_are_in_no_bar_of_sizes(tmp_path):
+    write(
+        tmp_path / "in.parquet",
+        url=["a", "b", "c", "d"],
+        text=["one two three"] * 4,
+        width=[640, None, 640, None],
+        height=[480, 480, None, None],
+    )
+    curate([tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH))
+    for name in ("shorter_side", "aspect_ratio"):
+        histogram = audit(tmp_path / "out")["histograms"][name]
+        assert sum(histogram["before"]) == sum(histogram["after"]) == 1
+
+
 def test_nothing_is_overwritten(tmp_path, caplog):
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
     arguments = [tmp_path / "in.parquet"], tmp_path / "out"
