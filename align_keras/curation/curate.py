@@ -29,6 +29,7 @@ from align_keras.curation.scores import describe_scores
 from align_keras.curation.scores import find_scores
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import attempt_name
+from align_keras.curation.stages import discard_stages as discard
 from align_keras.curation.storage import HADOOP
 from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
@@ -94,8 +95,9 @@ def curate(
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
         discard_stages: bool. Whether to remove, at the end, the intermediate
-            tables that this run made or used; `explain` needs them. Other
-            files in that directory stay. Defaults to `False`.
+            tables that this run made or used, or that a finished one did;
+            `explain` needs them. Other files in that directory stay. Defaults
+            to `False`.
         progress: bool. Whether to show a progress bar on standard error.
         allow_outside: bool. Whether to follow names and links that lead out
             of the folders of inputs and images. Defaults to `False`: they
@@ -129,10 +131,13 @@ def curate(
         describe_scores(find_scores(config.scores)),
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
-    finished = _finished(target, key)
-    if finished:
+    manifest = _finished(target, key)
+    if manifest:
         logger.warning("`%s` holds this result already.", output)
-        return finished
+        if discard_stages:
+            with work.lock():
+                discard(work, manifest["tables"].values())
+        return manifest
     _check_columns(files[0], config)
     with (
         progress_steps(progress) as step,
@@ -146,25 +151,24 @@ def curate(
             backend.check(place)
         for storage in places.values():
             stack.enter_context(storage.lock())
-        # Another run may have finished in the meantime.
-        finished = _finished(target, key)
-        if finished:
-            return finished
 
         def show(stage):
             step(stage.replace("-", ": ", 1).replace("_", " "))
 
-        run = Stages(work, backend, show)
-        result = execute(config, files, described, run, outside)
-        show("audit")
-        audit = audit_run(result, run)
-        show("writing")
-        about = {"config": dataclasses.asdict(config), "inputs": files}
-        manifest = _publish(run, result, audit, target, key, about)
-    if discard_stages:
-        run.discard()
-        if not work.list():
-            work.remove("")
+        # Another run may have finished in the meantime.
+        manifest = _finished(target, key)
+        if not manifest:
+            run = Stages(work, backend, show)
+            result = execute(config, files, described, run, outside)
+            show("audit")
+            audit = audit_run(result, run)
+            show("writing")
+            about = {"config": dataclasses.asdict(config), "inputs": files}
+            manifest = _publish(run, result, audit, target, key, about)
+        if discard_stages:
+            discard(work, manifest["tables"].values())
+    if discard_stages and not work.list():
+        work.remove("")
     return manifest
 
 
@@ -215,7 +219,13 @@ def _finished(target, key):
     """Return the manifest if this very run has finished before, or `None`."""
     manifest = target.read_object(
         "manifest.json",
-        {"key": str, "rows": is_count, "kept": is_count, "dropped": is_count},
+        {
+            "key": str,
+            "rows": is_count,
+            "kept": is_count,
+            "dropped": is_count,
+            "tables": {"*": str},
+        },
         "manifest of curated rows",
         "Choose another directory or remove it.",
     )

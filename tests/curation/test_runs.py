@@ -29,6 +29,8 @@ from align_keras.curation import load_config
 from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
 from align_keras.curation.engine import open_engine
+from align_keras.curation.storage import Storage
+from align_keras.io.locks import LOCK_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -221,6 +223,39 @@ def test_stages_in_a_directory_of_the_users(tmp_path):
         explain(tmp_path / "out", 0)
 
 
+def test_stages_of_a_finished_run_are_discarded(tmp_path):
+    """Also those of one that was killed before it came to that."""
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    curate(*given)
+    stages = tmp_path / "out" / ".stages"
+    with Storage(stages).lock():
+        with pytest.raises(BlockingIOError, match="Another process writes"):
+            curate(*given, discard_stages=True)
+        assert list(stages.glob("rows-*.json"))
+    for _ in range(2):
+        curate(*given, discard_stages=True)
+        assert not stages.exists()
+
+
+def test_stages_are_discarded_while_the_directory_is_locked(
+    tmp_path, monkeypatch
+):
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    removed, remove = [], Storage.remove
+
+    def watch(storage, name):
+        if name.startswith("rows-"):
+            removed.append(name)
+            assert storage.exists(LOCK_NAME)
+        remove(storage, name)
+
+    monkeypatch.setattr(Storage, "remove", watch)
+    curate(*given, discard_stages=True)
+    assert len(removed) >= 2
+
+
 @pytest.mark.multiprocess
 def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
     """Kill the run in each of several stages, in the midst of writing."""
@@ -238,9 +273,7 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
         from align_keras.curation import engine
         from align_keras.curation import execute
         from align_keras.curation.config import parse_config
-        from align_keras.curation.storage import Storage
-
-        victim, source, output = sys.argv[1:]
+            victim, source, output = sys.argv[1:]
         write = engine.DuckDBEngine.write
 
         def killed(self, table, directory):
@@ -381,8 +414,6 @@ def test_a_stage_names_its_own_directory(tmp_path, directory):
 def test_second_run_at_once_is_refused(tmp_path, held):
     """Also one whose stages lie elsewhere."""
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
-    from align_keras.curation.storage import Storage
-
     work = Storage(tmp_path / "out" / held)
     said = rf"Another process .*process {os.getpid()} on .*, since 2"
     with work.lock(), pytest.raises(BlockingIOError, match=said):
@@ -393,8 +424,6 @@ def test_second_run_at_once_is_refused(tmp_path, held):
 
 
 def test_whoever_has_lost_a_store_commits_nothing_there():
-    from align_keras.curation.storage import Storage
-
     storage = Storage("memory://curated/out")
     with storage.lock():
         with pytest.raises(BlockingIOError, match="Another process writes to"):
