@@ -219,7 +219,8 @@ def test_stages_in_a_directory_of_the_users(tmp_path):
     curate(*given, stages=mine, discard_stages=True)
     assert sorted(mine.rglob("*")) == before
     assert (mine / "lock").read_text() == "mine"
-    with pytest.raises(FileNotFoundError, match="have been discarded"):
+    said = f"not in `{mine}`: they have been discarded, or lie on another"
+    with pytest.raises(FileNotFoundError, match=said):
         explain(tmp_path / "out", 0)
 
 
