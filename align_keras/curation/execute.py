@@ -110,11 +110,8 @@ def execute(config, files, described, stages, outside=()):
         drops.append(_drop(rule, judged, stages, keys[-1], config.tokenizer))
     key = fingerprint(keys, config.extra_columns)
     verdicts = stages.table("verdicts", key, combine(drops))
-    extra = {name: rows[input_column(name)] for name in config.extra_columns}
-    kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
-    if scores:
-        found = stages.read(scores["stage"])
-        kept = kept.left_join(found, "row_id").drop("row_id_right")
+    found = stages.read(scores["stage"]) if scores else None
+    kept = kept_rows(config, rows, verdicts, found)
     # A rule's key tells of scores only if it reads them; their column stays.
     kept_key = fingerprint(key, scores)
     stages.table("kept", kept_key, kept)
@@ -129,6 +126,25 @@ def execute(config, files, described, stages, outside=()):
         counted_rows=config.counted_rows,
         scores=scores,
     )
+
+
+def kept_rows(config, rows, verdicts, scores=None):
+    """Return the rows that no rule drops, with the columns of the result.
+
+    Args:
+        config: `CurationConfig`.
+        rows: Ibis table.
+        verdicts: Ibis table, see `combine`.
+        scores: Ibis table of `row_id` and `score`, or `None`.
+
+    Returns:
+        Ibis table.
+    """
+    extra = {name: rows[input_column(name)] for name in config.extra_columns}
+    kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
+    if scores is None:
+        return kept
+    return kept.left_join(scores, "row_id").drop("row_id_right")
 
 
 def combine(drops):

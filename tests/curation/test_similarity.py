@@ -164,6 +164,42 @@ def test_every_setting_gives_what_sorting_gives(pairs):
     assert len(found) > 0.3 * sum(score is not None for score in known)
 
 
+def test_printed_sql_keeps_the_scores(pairs):
+    import duckdb
+
+    folder, _, _ = pairs
+    fields = {
+        "scores": ["scores"],
+        "extra_columns": ["key"],
+        "columns": {"id": "id"},
+        "rules": [{"token_count": {"at_least": 3}}],
+    }
+    rows = (folder / "pairs.jsonl").read_text().splitlines()
+    rows = [json.dumps({**json.loads(row), "key": row[:9]}) for row in rows]
+    (folder / "pairs.jsonl").write_text("\n".join(rows))
+    config = parse_config(fields, folder)
+    manifest = curate([folder / "pairs.jsonl"], folder / "out", config)
+    stages = folder / "out" / ".stages"
+    tables = {
+        "rows": manifest["rows_stage"],
+        "row_scores": manifest["tables"]["row_scores"],
+    }
+    with duckdb.connect() as connection:
+        for name, stage in tables.items():
+            notes = json.loads((stages / f"{stage}.json").read_text())
+            place = stages / notes["directory"]
+            connection.execute(
+                f"CREATE TABLE {name} AS FROM read_parquet(?)",
+                [[str(place / file) for file in notes["files"]]],
+            )
+        connection.execute(print_sql(config, "duckdb"))
+        printed = connection.sql("FROM kept ORDER BY row_id").arrow()
+        printed = pa.table(printed).to_pylist()
+    kept = pq.read_table(folder / "out" / "kept").to_pylist()
+    assert printed == sorted(kept, key=lambda row: row["row_id"])
+    assert {"key", "score"} < printed[0].keys()
+
+
 def test_audit_and_explain_tell_scores(pairs):
     folder, rows, scores = pairs
     known = looked_up(rows, scores)
