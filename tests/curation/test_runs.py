@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -465,6 +466,28 @@ def test_command_line(tmp_path, capsys):
     assert "at least one INPUT" in capsys.readouterr().err
     assert main(["curate", "--print-sql", "bigquery"]) == 0
     assert capsys.readouterr().out.count("CREATE TABLE") >= 10
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--print-sql duckdb --output o",
+        "--print-sql duckdb --test-images t",
+        "--print-sql duckdb --json",
+        "--print-sql duckdb --explain 1",
+        "--explain 1 --output o INPUT",
+        "--explain 1 --output o --memory 1GiB",
+        "--explain 1 --output o --engine spark",
+        "--explain 1 --output o --discard-stages",
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, capsys):
+    assert main(["curate", *arguments.split()]) == 2
+    asked, *others = re.findall("(?:--)?[a-zA-Z-]{4,}", arguments)
+    said = capsys.readouterr().err
+    assert re.search(
+        f"`({'|'.join(others)})` has no effect with `{asked}`", said
+    )
 
 
 @pytest.mark.parametrize("dialect", ["bigquery", "duckdb", "spark"])
