@@ -137,6 +137,7 @@ def curate(
         if discard_stages:
             with work.lock():
                 discard(work, manifest["tables"].values())
+            _remove_if_empty(work)
         return manifest
     _check_columns(files[0], config)
     with (
@@ -167,9 +168,14 @@ def curate(
             manifest = _publish(run, result, audit, target, key, about)
         if discard_stages:
             discard(work, manifest["tables"].values())
-    if discard_stages and not work.list():
-        work.remove("")
+    if discard_stages:
+        _remove_if_empty(work)
     return manifest
+
+
+def _remove_if_empty(storage):
+    if not storage.list():
+        storage.remove("")
 
 
 def _complete(config, test_images, image_folder, allow_outside, scores):

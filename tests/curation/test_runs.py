@@ -275,7 +275,9 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
         from align_keras.curation import engine
         from align_keras.curation import execute
         from align_keras.curation.config import parse_config
-            victim, source, output = sys.argv[1:]
+        from align_keras.curation.storage import Storage
+
+        victim, source, output = sys.argv[1:]
         write = engine.DuckDBEngine.write
 
         def killed(self, table, directory):
