@@ -154,6 +154,7 @@ def job_read(args):
     """Run ours: raw files to normalised rows."""
     from align_keras.curation.config import parse_config
     from align_keras.curation.engine import open_engine
+    from align_keras.curation.execute import describe_inputs
     from align_keras.curation.execute import read_rows
     from align_keras.curation.input_files import find_inputs
     from align_keras.curation.stages import Stages
@@ -163,7 +164,7 @@ def job_read(args):
     config = parse_config(rules(raw, args.rows))
     stages = Stages(Storage(args.workdir / "stages"), open_engine("duckdb"))
     files, _ = find_inputs([str(raw)])
-    read_rows(config, files, stages)
+    read_rows(config, files, describe_inputs(config, files), stages)
 
 
 def job_ours(args, engine="duckdb", master=None):

@@ -88,7 +88,11 @@ def test_what_cannot_be_classified_is_refused(model, folder, tmp_path, capsys):
         classify(blind, [folder / "0.jpg"], ["a bus", "a dog"])
     (tmp_path / "empty").mkdir()
     preset = ["--model", str(folder / "preset")]
+    (tmp_path / "names.txt").write_text("crane\nbus\ncrane\n")
+    twice = ["--classes", str(tmp_path / "names.txt")]
     for command, message in (
+        ([str(folder / "0.jpg"), *twice], "'crane' on line 1 and again on"),
+        ([str(folder / "0.jpg"), "a", "b", "a"], "'a' is given twice"),
         ([str(tmp_path / "gone.jpg"), "a", "b"], "no image or folder"),
         ([str(tmp_path / "empty"), "a", "b"], "holds no images"),
         ([str(folder / "0.jpg")], "either as arguments or as a file"),

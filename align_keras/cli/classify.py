@@ -48,6 +48,11 @@ def run(args):
             "Give the classes either as arguments or as a file with "
             f"`--classes`. Received: {args.names}, classes={args.classes}"
         )
+    for name in args.names:
+        if args.names.count(name) > 1:
+            raise ValueError(
+                f"The class {name!r} is given twice: leave one of them out."
+            )
     if not Path(args.image).exists():
         raise FileNotFoundError(f"There is no image or folder `{args.image}`.")
 
@@ -81,7 +86,7 @@ def run(args):
 
     classes, templates = args.names, None
     if args.classes:
-        listed = read_classes(args.classes)
+        listed = read_classes(args.classes, distinct=True)
         classes, templates = listed.names, listed.templates
     probabilities = classify(
         load_embedder(args.model),

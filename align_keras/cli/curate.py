@@ -1,5 +1,6 @@
 """`align-keras curate`: clean image–text pairs by rules."""
 
+import argparse
 import json
 
 from align_keras.cli.options import add_allow_outside
@@ -91,11 +92,13 @@ def run(args):
     from align_keras import curation
 
     if args.print_sql:
+        _refuse_others(args, "print_sql", "config")
         print(curation.print_sql(args.config, args.print_sql))
         return
     if not args.output:
         raise ValueError("`--output` is needed: the directory of the result.")
     if args.explain is not None:
+        _refuse_others(args, "explain", "output", "json")
         found = curation.explain(args.output, args.explain)
         print(json.dumps(found) if args.json else _describe(found))
         return
@@ -123,6 +126,20 @@ def run(args):
         f"{manifest['kept']:,} of {manifest['rows']:,} pairs are kept, in "
         f"{args.output}/kept; audit.html there shows why the others are not."
     )
+
+
+def _refuse_others(args, asked, *taken):
+    """Refuse options that have no effect beside the one that is asked for."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if name not in (asked, *taken) and getattr(args, name) != default:
+            word = "INPUT" if name == "inputs" else f"--{name}"
+            raise ValueError(
+                f"`{word.replace('_', '-')}` has no effect with "
+                f"`--{asked.replace('_', '-')}`: leave it out. "
+                f"Received: {getattr(args, name)}"
+            )
 
 
 def _describe(found):

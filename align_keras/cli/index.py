@@ -62,6 +62,11 @@ def run(args):
     from align_keras.classes import read_templates
     from align_keras.search import build_index
 
+    if args.templates and not args.labels:
+        raise ValueError(
+            "--templates is about the names of classes: name a file with "
+            "--labels too."
+        )
     labels, templates = [], None
     if args.labels:
         classes = read_classes(args.labels, distinct=True)

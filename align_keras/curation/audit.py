@@ -192,8 +192,11 @@ def _examples(rules, rows, verdicts, engine):
 
 def _histograms(rows, verdicts, engine, score_edges=()):
     """Count the rows in each bar of each measure, before and after."""
-    shorter = ibis.ifelse(rows.width < rows.height, rows.width, rows.height)
-    longer = ibis.ifelse(rows.width < rows.height, rows.height, rows.width)
+    width = rows.width
+    # A row of which only one side is known has no shorter side.
+    height = ibis.ifelse(width.notnull(), rows.height, ibis.null("int32"))
+    shorter = ibis.ifelse(width < height, width, height)
+    longer = ibis.ifelse(width < height, height, width)
     measures = {
         "shorter_side": (shorter, SIDES),
         "aspect_ratio": (longer / shorter, RATIOS),

@@ -17,6 +17,7 @@ from align_keras.curation import similarity_rules  # noqa: F401
 from align_keras.curation import text_rules  # noqa: F401
 from align_keras.curation.ingest import USUAL_COLUMNS
 from align_keras.curation.rules import RULES
+from align_keras.curation.rules import Folder
 from align_keras.curation.rules import Paths
 from align_keras.curation.text import TOKENIZERS
 from align_keras.io.mirrors import local_copy
@@ -79,6 +80,9 @@ class CurationConfig:
         allow_outside: bool. Whether names and links may lead out of that
             folder.
         scores: tuple of strings. Directories that `align-keras score` wrote.
+
+    Raises:
+        ValueError: Two settings do not go together.
     """
 
     rules: tuple
@@ -93,6 +97,9 @@ class CurationConfig:
     image_folder: str | None = None
     allow_outside: bool = False
     scores: tuple = ()
+
+    def __post_init__(self):
+        _check_columns(self)
 
     def further_columns(self, kind):
         """Return the input columns of a type that the rules read."""
@@ -177,18 +184,17 @@ def parse_config(fields: Any, directory: str | Path = ".") -> CurationConfig:
         name: _field(name, value, Path(directory))
         for name, value in fields.items()
     }
-    config = CurationConfig(rules=tuple(rules), **fields)
-    _check_columns(config)
-    if config.image_identity not in ("url", "phash", *config.extra_columns):
-        raise ValueError(
-            "`image_identity` must be `url`, `phash` or one of "
-            f"`extra_columns`. Received: {config.image_identity!r}"
-        )
-    return config
+    return CurationConfig(rules=tuple(rules), **fields)
 
 
 def _check_columns(config):
     """Refuse two columns of the same name; engines ignore the case."""
+    image = config.image_identity
+    if image not in ("url", "phash", *config.extra_columns):
+        raise ValueError(
+            "`image_identity` must be `url`, `phash` or one of "
+            f"`extra_columns`. Received: {image!r}"
+        )
     taken = [*OUTPUT_COLUMNS, *(["score"] if config.scores else [])]
     for name in config.extra_columns:
         if name.lower() in taken:
@@ -198,6 +204,11 @@ def _check_columns(config):
             )
         taken.append(name.lower())
     numbers = config.further_columns("number")
+    if image in numbers:
+        raise ValueError(
+            f"`image_identity` names the column `{image}`, which a rule takes "
+            "for a number; copy it under a second name in the input."
+        )
     for name in config.further_columns("string"):
         if name in numbers:
             raise ValueError(
@@ -238,7 +249,9 @@ def _field(name, value, directory):
             raise ValueError(f"`{name}` must be positive. Received: {value}")
         return value
     if name == "image_folder":
-        return str(directory / value) if value is not None else None
+        if value is None:
+            return None
+        return _convert(Folder, name, value, directory)
     kind = bool if name == "allow_outside" else str
     return _convert(kind, name, value)
 

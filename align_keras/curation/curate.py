@@ -18,17 +18,18 @@ from align_keras.curation.config import load_config
 from align_keras.curation.engine import is_local
 from align_keras.curation.engine import open_engine
 from align_keras.curation.execute import RULES_VERSION
-from align_keras.curation.execute import describe_files
+from align_keras.curation.execute import describe_inputs
 from align_keras.curation.execute import execute
-from align_keras.curation.execute import rule_files
 from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import choose_columns
 from align_keras.curation.input_files import find_inputs
+from align_keras.curation.rules import local_folder
 from align_keras.curation.rules import named_paths
 from align_keras.curation.scores import describe_scores
 from align_keras.curation.scores import find_scores
 from align_keras.curation.stages import Stages
 from align_keras.curation.stages import attempt_name
+from align_keras.curation.stages import discard_stages as discard
 from align_keras.curation.storage import HADOOP
 from align_keras.curation.storage import Storage
 from align_keras.io.columns import UnfitColumn
@@ -94,8 +95,9 @@ def curate(
         stages: string. Directory of intermediate tables, which several runs
             may share. Defaults to `output/.stages`.
         discard_stages: bool. Whether to remove, at the end, the intermediate
-            tables that this run made or used; `explain` needs them. Other
-            files in that directory stay. Defaults to `False`.
+            tables that this run made or used, or that a finished one did;
+            `explain` needs them. Other files in that directory stay. Defaults
+            to `False`.
         progress: bool. Whether to show a progress bar on standard error.
         allow_outside: bool. Whether to follow names and links that lead out
             of the folders of inputs and images. Defaults to `False`: they
@@ -122,17 +124,21 @@ def curate(
     files, outside = find_inputs(inputs, config.allow_outside)
     target = Storage(output)
     work = Storage(stages or target.address(".stages"))
+    described = describe_inputs(config, files)
     key = fingerprint(
-        [*describe_files(files), *outside],
+        [described, outside],
         dataclasses.asdict(config),
-        [rule_files(rule) for rule in config.rules],
         describe_scores(find_scores(config.scores)),
         [VERSION, RULES_VERSION, unicodedata.unidata_version],
     )
-    finished = _finished(target, key)
-    if finished:
+    manifest = _finished(target, key)
+    if manifest:
         logger.warning("`%s` holds this result already.", output)
-        return finished
+        if discard_stages:
+            with work.lock():
+                discard(work, manifest["tables"].values())
+            _remove_if_empty(work)
+        return manifest
     _check_columns(files[0], config)
     with (
         progress_steps(progress) as step,
@@ -146,26 +152,30 @@ def curate(
             backend.check(place)
         for storage in places.values():
             stack.enter_context(storage.lock())
-        # Another run may have finished in the meantime.
-        finished = _finished(target, key)
-        if finished:
-            return finished
 
         def show(stage):
             step(stage.replace("-", ": ", 1).replace("_", " "))
 
-        run = Stages(work, backend, show)
-        result = execute(config, files, run, outside)
-        show("audit")
-        audit = audit_run(result, run)
-        show("writing")
-        about = {"config": dataclasses.asdict(config), "inputs": files}
-        manifest = _publish(run, result, audit, target, key, about)
+        # Another run may have finished in the meantime.
+        manifest = _finished(target, key)
+        if not manifest:
+            run = Stages(work, backend, show)
+            result = execute(config, files, described, run, outside)
+            show("audit")
+            audit = audit_run(result, run)
+            show("writing")
+            about = {"config": dataclasses.asdict(config), "inputs": files}
+            manifest = _publish(run, result, audit, target, key, about)
+        if discard_stages:
+            discard(work, manifest["tables"].values())
     if discard_stages:
-        run.discard()
-        if not work.list():
-            work.remove("")
+        _remove_if_empty(work)
     return manifest
+
+
+def _remove_if_empty(storage):
+    if not storage.list():
+        storage.remove("")
 
 
 def _complete(config, test_images, image_folder, allow_outside, scores):
@@ -206,7 +216,8 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
     if allow_outside:
         changes["allow_outside"] = True
     if image_folder is not None:
-        changes["image_folder"] = os.fspath(image_folder)
+        folder = os.fspath(image_folder)
+        changes["image_folder"] = local_folder("image_folder", folder, Path())
     return dataclasses.replace(config, **changes)
 
 
@@ -214,7 +225,13 @@ def _finished(target, key):
     """Return the manifest if this very run has finished before, or `None`."""
     manifest = target.read_object(
         "manifest.json",
-        {"key": str, "rows": is_count, "kept": is_count, "dropped": is_count},
+        {
+            "key": str,
+            "rows": is_count,
+            "kept": is_count,
+            "dropped": is_count,
+            "tables": {"*": str},
+        },
         "manifest of curated rows",
         "Choose another directory or remove it.",
     )

@@ -8,6 +8,7 @@ it in a separate environment; it is run as a command:
 
 import collections
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from align_keras.curation.addresses import refusal
 from align_keras.io.atomic import atomic_file
+from align_keras.io.claims import claim
 from align_keras.io.file_names import glob_visible
 from align_keras.io.file_names import is_parquet
 from align_keras.io.file_names import list_files
+from align_keras.io.fingerprints import LENGTH
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import write_json
 from align_keras.io.kept_rows import kept_folder
@@ -73,7 +76,8 @@ def download(
 ) -> dict:
     """Download the images of kept pairs with img2dataset.
 
-    An interrupted download resumes with the missing shards. As img2dataset
+    An interrupted download resumes with the missing shards; `download.json`
+    in the output tells which pairs and settings it is of. As img2dataset
     does by default, images whose HTTP headers opt out of machine learning are
     not downloaded. Only `http` and `https` URLs with public addresses are
     fetched; `refused.json` in the output counts the other rows by reason and
@@ -109,7 +113,8 @@ def download(
     Raises:
         FileNotFoundError: img2dataset, or the kept pairs, cannot be found.
         OSError: img2dataset failed; the message ends with its last lines.
-        ValueError: No row has an address that may be fetched.
+        ValueError: No row has an address that may be fetched, or `output`
+            holds the download of other pairs, or one with other settings.
 
     Example:
 
@@ -123,12 +128,34 @@ def download(
             f"Received: {output_format!r}"
         )
     check_list(extra_arguments, "extra_arguments")
+    extra_arguments = list(extra_arguments)
     program = find_program(command)
     output = local_path(output)
     output.mkdir(parents=True, exist_ok=True)
-    pairs, refused = write_download_list(
-        kept, output / "download_list.parquet", allow_private
-    )
+    images, listed = output / "images", output / "download_list.parquet"
+    with atomic_file(listed) as temporary:
+        pairs, refused, digest = write_download_list(
+            kept, temporary, allow_private
+        )
+        if not pairs:
+            raise ValueError(
+                f"No row of `{kept}` has an address that may be fetched: "
+                f"{refused['reasons'] or 'there are none'}. Private ones need "
+                "`--allow-private`."
+            )
+        settings = {
+            "pairs": f"{pairs} of digest {digest}",
+            "image_size": image_size,
+            "resize_mode": resize_mode,
+            "output_format": output_format,
+            "pairs_per_shard": pairs_per_shard,
+            "extra_arguments": extra_arguments,
+        }
+        # img2dataset skips the numbers of finished shards, whatever they hold.
+        if glob_visible(images, STATISTICS):
+            claim(output / "download.json", settings, "a download")
+        else:
+            write_json(output / "download.json", settings)
     write_json(output / "refused.json", refused)
     if refused["rows"]:
         logger.warning(
@@ -136,15 +163,8 @@ def download(
             refused["rows"],
             output / "refused.json",
         )
-    if not pairs:
-        raise ValueError(
-            f"No row of `{kept}` has an address that may be fetched: "
-            f"{refused['reasons'] or 'there are none'}. Private ones need "
-            "`--allow-private`."
-        )
-    images = output / "images"
     arguments = {
-        "url_list": output / "download_list.parquet",
+        "url_list": listed,
         "input_format": "parquet",
         "url_col": "url",
         "caption_col": "text",
@@ -243,7 +263,7 @@ def find_program(command: str | None = None) -> list[str]:
 
 def write_download_list(
     kept: str | Path, path: str | Path, allow_private: bool = False
-) -> tuple[int, dict]:
+) -> tuple[int, dict, str]:
     """Write the `url`, `text` and `row_id` of kept pairs for img2dataset.
 
     Args:
@@ -252,9 +272,10 @@ def write_download_list(
         allow_private: bool. See `refusal`.
 
     Returns:
-        Tuple of the number of pairs written, an int, and a dict that describes
-        the refused rows: `"rows"` (a number), `"reasons"` (numbers by reason)
-        and `"refused"` (the first 1000, with `row_id`, `url` and `reason`).
+        Tuple of the number of pairs written, an int; a dict that describes the
+        refused rows: `"rows"` (a number), `"reasons"` (numbers by reason) and
+        `"refused"` (the first 1000, with `row_id`, `url` and `reason`); and
+        the digest of the pairs, a string.
     """
     folder = kept_folder(kept) or Path(kept)
     columns = ["url", "text", "row_id"]
@@ -270,10 +291,8 @@ def write_download_list(
         [("url", "string"), ("text", "string"), ("row_id", "int64")]
     )
     pairs, reasons, listed = 0, collections.Counter(), []
-    with (
-        atomic_file(path) as temporary,
-        parquet.ParquetWriter(temporary, schema) as writer,
-    ):
+    digest = hashlib.sha256()
+    with parquet.ParquetWriter(path, schema) as writer:
         for file in files:
             for batch in iterate_parquet(file, columns):
                 batch = batch.select(columns).cast(schema)
@@ -286,13 +305,20 @@ def write_download_list(
                         listed.append({**about, "reason": reason})
                 reasons.update(filter(None, found))
                 good = arrow.array([reason is None for reason in found])
-                writer.write_batch(batch.filter(good))
+                batch = batch.filter(good)
+                writer.write_batch(batch)
+                for row in batch.to_pylist():
+                    digest.update(f"{list(row.values())}\n".encode())
                 pairs += good.true_count
-    return pairs, {
-        "rows": reasons.total(),
-        "reasons": dict(sorted(reasons.items())),
-        "refused": listed,
-    }
+    return (
+        pairs,
+        {
+            "rows": reasons.total(),
+            "reasons": dict(sorted(reasons.items())),
+            "refused": listed,
+        },
+        digest.hexdigest()[:LENGTH],
+    )
 
 
 def read_downloads(folder: str | Path) -> dict:
@@ -333,6 +359,12 @@ def read_downloads(folder: str | Path) -> dict:
     begun = {path.name.split(".")[0] for path in glob_visible(folder, "*.tar")}
     begun |= {
         path.name.split(".")[0] for path in glob_visible(folder, "*.tfrecord")
+    }
+    # With the format `files`, a shard is a folder named by its number.
+    begun |= {
+        path.name
+        for path in glob_visible(folder, "*")
+        if path.is_dir() and path.name.isdigit()
     }
     return {
         "pairs": pairs,

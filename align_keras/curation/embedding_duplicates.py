@@ -220,7 +220,8 @@ def find_near_images(rule, rows, stages, key):
         rule: `ConfiguredRule` of the kind `near_duplicate_embedding`.
         rows: Ibis table of rows.
         stages: `Stages`.
-        key: string. A fingerprint of the rule, the rows and the test sets.
+        key: string. A fingerprint of the rule, the rows and all files that
+            the rule reads.
 
     Returns:
         Ibis table of `image_key`, the name of the nearest test image in

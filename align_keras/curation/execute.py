@@ -15,17 +15,23 @@ from align_keras.curation.ingest import VERSION
 from align_keras.curation.ingest import IngestTask
 from align_keras.curation.ingest import ingest_file
 from align_keras.curation.ingest import input_column
+from align_keras.curation.input_files import describe_folder
 from align_keras.curation.input_files import describe_paths
 from align_keras.curation.rule_parts import int64
 from align_keras.curation.rule_parts import union
-from align_keras.curation.rules import named_paths
+from align_keras.curation.rules import Folder
+from align_keras.curation.rules import Paths
+from align_keras.curation.rules import Preset
 from align_keras.curation.scores import join_scores
 from align_keras.curation.storage import Storage
 from align_keras.io.atomic import OF_THE_MACHINE
+from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import unfit_field
 from align_keras.io.optional import OptionalModule
+from align_keras.io.stores import file_states
+from align_keras.io.stores import is_store
 
 ibis = OptionalModule("ibis", extra="curation")
 
@@ -65,12 +71,13 @@ class RunResult:
     scores: dict | None = None
 
 
-def execute(config, files, stages, outside=()):
+def execute(config, files, described, stages, outside=()):
     """Run all stages that are not finished yet.
 
     Args:
         config: `CurationConfig`.
         files: list of input files.
+        described: dict that `describe_inputs` returned.
         stages: `Stages`.
         outside: list of inputs that are left out, see `find_inputs`.
 
@@ -78,7 +85,7 @@ def execute(config, files, stages, outside=()):
         `RunResult`.
     """
     begin = time.perf_counter()
-    rows_key, ingest = read_rows(config, files, stages)
+    rows_key, ingest = read_rows(config, files, described, stages)
     for refused in outside:
         logger.warning("Left out `%(file)s`: %(reason)s", refused)
     ingest["files"] += len(outside)
@@ -96,30 +103,48 @@ def execute(config, files, stages, outside=()):
             judged = rows.anti_join(union(drops), "row_id")
             counted += keys
         setting = [rule.kind, rule.parameters, RULES_VERSION]
-        files = rule_files(rule)
+        reads = [described["rules"].get(rule.name)]
         if "scores" in RULES[rule.kind].provided:
-            files.append(scores)
-        keys.append(fingerprint(counted, setting, files))
+            reads.append(scores)
+        keys.append(fingerprint(counted, setting, reads))
         drops.append(_drop(rule, judged, stages, keys[-1], config.tokenizer))
     key = fingerprint(keys, config.extra_columns)
     verdicts = stages.table("verdicts", key, combine(drops))
-    extra = {name: rows[input_column(name)] for name in config.extra_columns}
-    kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
-    if scores:
-        found = stages.read(scores["stage"])
-        kept = kept.left_join(found, "row_id").drop("row_id_right")
-    stages.table("kept", key, kept)
+    found = stages.read(scores["stage"]) if scores else None
+    kept = kept_rows(config, rows, verdicts, found)
+    # A rule's key tells of scores only if it reads them; their column stays.
+    kept_key = fingerprint(key, scores)
+    stages.table("kept", kept_key, kept)
     return RunResult(
         rules=rules,
         left_out=left_out,
         ingest=ingest,
         rows=f"rows-{rows_key}",
         verdicts=f"verdicts-{key}",
-        kept=f"kept-{key}",
+        kept=f"kept-{kept_key}",
         seconds=time.perf_counter() - begin,
         counted_rows=config.counted_rows,
         scores=scores,
     )
+
+
+def kept_rows(config, rows, verdicts, scores=None):
+    """Return the rows that no rule drops, with the columns of the result.
+
+    Args:
+        config: `CurationConfig`.
+        rows: Ibis table.
+        verdicts: Ibis table, see `combine`.
+        scores: Ibis table of `row_id` and `score`, or `None`.
+
+    Returns:
+        Ibis table.
+    """
+    extra = {name: rows[input_column(name)] for name in config.extra_columns}
+    kept = rows.select(*OUTPUT_COLUMNS, **extra).anti_join(verdicts, "row_id")
+    if scores is None:
+        return kept
+    return kept.left_join(scores, "row_id").drop("row_id_right")
 
 
 def combine(drops):
@@ -269,22 +294,50 @@ def _remedy(name):
 # === Reading ===
 
 
-def rule_files(rule):
-    """Describe the files that a rule reads, so that changes are noticed."""
-    return list(map(describe_paths, named_paths(rule).values()))
+def describe_inputs(config, files):
+    """Describe all that a run reads but scores, so that changes are noticed.
+
+    Args:
+        config: `CurationConfig`.
+        files: list of input files.
+
+    Returns:
+        dict of `"files"`, `"images"` and, by the rules' names, `"rules"`.
+    """
+    folder, images = config.image_folder, None
+    if folder is not None:
+        images = describe_folder(folder, config.allow_outside)
+    return {
+        "files": _describe_files(files),
+        "images": images,
+        "rules": {rule.name: _describe_rule(rule) for rule in config.rules},
+    }
 
 
-def describe_files(files):
-    """Return path, size and modification time, to notice changed files."""
+def _describe_rule(rule):
+    """Describe the files, folders and presets that a rule reads."""
     described = []
-    for file in files:
-        known = []
-        # Remote files and broken links have no status.
-        if os.path.exists(file):
-            state = os.stat(file)
-            known = [state.st_size, state.st_mtime_ns]
-        described.append([file, *known])
+    for name, parameter in RULES[rule.kind].parameters.items():
+        value, kind = rule.parameters[name], parameter.annotation
+        if kind == Paths:
+            described.append(describe_paths(value))
+        elif kind == Folder and value:
+            outside = rule.parameters["allow_outside"]
+            described.append(describe_folder(value, outside))
+        elif kind == Preset and value:
+            described.append(directory_fingerprint(value))
     return described
+
+
+def _describe_files(files):
+    """Return path, size and time or tag, to notice changed files."""
+    states = file_states(filter(is_store, files))
+    for file in files:
+        # Broken links have no status.
+        if file not in states and os.path.exists(file):
+            state = os.stat(file)
+            states[file] = [state.st_size, state.st_mtime_ns]
+    return [[file, *states.get(file, [])] for file in files]
 
 
 def further_columns(config):
@@ -294,12 +347,13 @@ def further_columns(config):
     return numbers, tuple(dict.fromkeys(n for n in names if n not in numbers))
 
 
-def read_rows(config, files, stages):
+def read_rows(config, files, described, stages):
     """Make the stage of normalised rows, with one part for each file.
 
     Args:
         config: `CurationConfig`.
         files: list of input files.
+        described: dict that `describe_inputs` returned.
         stages: `Stages`.
 
     Returns:
@@ -319,7 +373,8 @@ def read_rows(config, files, stages):
         "scored": bool(config.scores),
     }
     versions = [VERSION, unicodedata.unidata_version]
-    key = fingerprint(describe_files(files), settings, versions)
+    reads = [described["files"], described["images"]]
+    key = fingerprint(reads, settings, versions)
     stage = f"rows-{key}"
     notes = stages.notes(stage)
     if notes is None:

@@ -93,8 +93,10 @@ class _Result:
         notes = read_notes(self.stages, stage)
         if notes is None:
             raise FileNotFoundError(
-                "The intermediate tables of this result have been discarded; "
-                "run `align-keras curate` again without `--discard-stages`."
+                "The intermediate tables of this result are not in "
+                f"`{self.stages.root}`: they have been discarded, or lie on "
+                "another machine. Explain it there, or run `align-keras "
+                "curate` again without `--discard-stages`."
             )
         return read_stage(self.stages, self.engine, notes)
 

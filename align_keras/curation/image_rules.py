@@ -27,6 +27,7 @@ from align_keras.curation.rules import Folder
 from align_keras.curation.rules import Limits
 from align_keras.curation.rules import Paths
 from align_keras.curation.rules import Positive
+from align_keras.curation.rules import Preset
 from align_keras.curation.rules import needs_bound
 from align_keras.curation.rules import rule
 from align_keras.curation.rules import shows
@@ -173,7 +174,7 @@ def near_duplicate_embedding(
     *,
     test_images: Paths = (),
     images: Folder = "",
-    model: str = "",
+    model: Preset = "",
     clusters: Positive = 4096,
     nearest: Positive = 10,
     shared: Positive = 3,

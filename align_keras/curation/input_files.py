@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import hashlib
 import os
 import posixpath
 from collections.abc import Generator
@@ -18,6 +19,8 @@ from align_keras.io.file_names import is_junk
 from align_keras.io.file_names import is_packed
 from align_keras.io.file_names import is_records
 from align_keras.io.file_names import sample_key
+from align_keras.io.file_names import walk_folder
+from align_keras.io.fingerprints import LENGTH
 from align_keras.io.folders import OutsideFolder
 from align_keras.io.folders import check_member
 from align_keras.io.folders import require_regular
@@ -199,6 +202,21 @@ def describe_paths(paths: Iterable[str]) -> list[list]:
             state = os.stat(file)
             described.append([file, state.st_size, state.st_mtime_ns])
     return described
+
+
+def describe_folder(folder: str, allow_outside: bool = False) -> str:
+    """Return the fingerprint of a folder: names, sizes and times of its files.
+
+    Args:
+        folder: string. Need not exist.
+        allow_outside: bool. See `walk_folder`. Defaults to `False`.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(walk_folder(folder, allow_outside)[0]):
+        state = os.stat(os.path.join(folder, name))
+        told = f"{name}\n{state.st_size} {state.st_mtime_ns}\n"
+        digest.update(os.fsencode(told))
+    return digest.hexdigest()[:LENGTH]
 
 
 def column_types(path: str) -> dict:

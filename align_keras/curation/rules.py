@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from align_keras.curation.ingest import input_column
+from align_keras.io.stores import scheme_of
 
 RULES = {}
 # Parameters that the run provides.
@@ -139,6 +140,22 @@ def relative_path(name, value, directory):
     return value if not value or "://" in value else str(directory / value)
 
 
+def local_folder(name, value, directory):
+    """Resolve the path of a folder against a directory; refuse an address."""
+    if scheme_of(value):
+        raise ValueError(
+            f"`{name}` must be a local folder: mount the store, or copy the "
+            f"images. Received: {value!r}"
+        )
+    return relative_path(name, value, directory)
+
+
+def preset_path(name, value, directory):
+    """Resolve a preset that is a folder; leave the name or handle of one."""
+    is_folder = value and (directory / value).is_dir()
+    return str(directory / value) if is_folder else value
+
+
 def named_paths(rule) -> dict:
     """Return the paths that a `ConfiguredRule` reads, by parameter."""
     parameters = RULES[rule.kind].parameters.items()
@@ -152,7 +169,8 @@ def named_paths(rule) -> dict:
 Count = Annotated[int, Limits("not be negative", 0)]
 Positive = Annotated[int, Limits("be positive", 1)]
 Paths = Annotated[tuple[str, ...], relative_path]
-Folder = Annotated[str, relative_path]
+Folder = Annotated[str, local_folder]
+Preset = Annotated[str, preset_path]
 # Bounds of a rule.
 Bound = Annotated[float | None, Limits("not be negative", 0)]
 CountBound = Annotated[int | None, Limits("not be negative", 0)]

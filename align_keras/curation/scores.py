@@ -114,7 +114,12 @@ def find_scores(paths: str | Path | Iterable) -> dict[str, list[dict]]:
         files = models.setdefault(manifest["arguments"]["fingerprint"], [])
         for shard in manifest["shards"]:
             file = resolve_within(directory, shard["file"], None)
-            known = {name: shard.get(name) for name in ("sha256", "records")}
+            if "sha256" not in shard:
+                raise ValueError(
+                    f"`{directory / MANIFEST}` has no sha256 of the file "
+                    f"`{shard['file']}`: score the pairs again."
+                )
+            known = {name: shard[name] for name in ("sha256", "records")}
             files.append({"path": str(file), **known})
     for files in models.values():
         files.sort(key=lambda file: file["sha256"])

@@ -10,6 +10,7 @@ from align_keras.curation.config import sees_remaining
 from align_keras.curation.execute import combine
 from align_keras.curation.execute import drop
 from align_keras.curation.execute import further_columns
+from align_keras.curation.execute import kept_rows
 from align_keras.curation.ingest import rows_schema
 from align_keras.curation.rule_parts import union
 from align_keras.io.optional import OptionalModule
@@ -24,8 +25,9 @@ def print_sql(
 
     The SQL reads a table `rows` with the columns of normalised rows. Tables of
     files, such as `near_duplicate_test_hashes`, must be loaded too, and so
-    must `row_scores` if a rule takes scores. The last two tables, `verdicts`
-    and `kept`, are the result.
+    must `row_scores` if the configuration names scores or a rule takes them.
+    The last two tables, `verdicts` and `kept`, are the result, with the
+    columns that `curate` writes.
 
     Args:
         config: string, path or `CurationConfig`. See `load_config`.
@@ -72,7 +74,8 @@ def print_sql(
         )
         drops.append(stage(f"drop_{rule.name}", table))
     verdicts = stage("verdicts", combine(drops))
-    stage("kept", rows.anti_join(verdicts, "row_id"))
+    found = scores if config.scores else None
+    stage("kept", kept_rows(config, rows, verdicts, found))
     return "\n\n".join(statements)
 
 

@@ -119,14 +119,6 @@ class Stages:
         """Return a finished stage as an Ibis table."""
         return read_stage(self.storage, self.engine, self.notes(stage))
 
-    def discard(self):
-        """Remove the stages that this run made or read, and no others."""
-        for stage in self.used.values():
-            # Remove the note first, so that a half-removed stage is ignored.
-            directory = self.notes(stage)["directory"]
-            self.storage.remove(f"{stage}.json")
-            self.storage.remove(directory)
-
     def paths(self, stage):
         """Return the names of a finished stage's files in the storage."""
         notes = self.notes(stage)
@@ -139,6 +131,21 @@ class Stages:
         table = self.engine.read(self.storage.address(directory), files)
         (found,) = self.engine.collect(table.agg(rows=table.count()))
         return found["rows"]
+
+
+def discard_stages(storage, stages):
+    """Remove stages, and no others; ignore those that are gone already.
+
+    Args:
+        storage: `Storage` that holds them, which this process has locked.
+        stages: list of strings. The names of the stages.
+    """
+    for stage in stages:
+        notes = read_notes(storage, stage)
+        if notes is not None:
+            # Remove the note first, so that a half-removed stage is ignored.
+            storage.remove(f"{stage}.json")
+            storage.remove(notes["directory"])
 
 
 def read_notes(storage, stage):

@@ -84,10 +84,6 @@ class Storage:
         """Return the names of data files, without the engines' metadata."""
         return [f for f in self.list(name) if f[0] not in "._"]
 
-    def size(self, name):
-        """Return the size of a file in bytes."""
-        return self.system.get_file_info(self._path(name)).size
-
     def make_directory(self, name=""):
         """Make a directory and its parents."""
         self.system.create_dir(self._path(name), recursive=True)
@@ -148,7 +144,7 @@ class Storage:
         return value
 
     def write_text(self, name, text):
-        """Write a text file; unless on HDFS, it appears when complete."""
+        """Write a text file, which appears when it is complete."""
         # The name of an input may hold bytes that are not text.
         contents = text.encode("utf-8", "backslashreplace")
         if self.local:
@@ -157,6 +153,12 @@ class Storage:
             return
         if self.lease:
             self.lease.check()
+        if self.renames:
+            with self.whole_file(name) as file:
+                file.write(contents)
+                # HDFS does not rename to the name of another file.
+                self.remove(name)
+            return
         # An object appears when its upload is complete.
         with self.open_output(name) as file:
             file.write(contents)

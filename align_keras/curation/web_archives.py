@@ -150,7 +150,8 @@ def _warc_pairs(record):
         record.http_headers = parser.parse(_Headers(record.raw_stream))
     except EOFError:
         return []
-    if record.http_headers.get_header("Content-Encoding") == "br":
+    encoding = record.http_headers.get_header("Content-Encoding") or ""
+    if encoding.lower() == "br":
         # A few bytes may expand to gigabytes, and warcio's reader sets no
         # limit.
         raise ValueError("brotli is not read")

@@ -5,6 +5,7 @@ other `SCHEMES`. A small adapter adds file systems that only TensorFlow can
 read, such as `ram://`.
 """
 
+import collections
 import contextlib
 import functools
 import glob
@@ -13,6 +14,7 @@ import io
 import os
 import re
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ SCHEMES = (
     *OF_TENSORFLOW,
     *("s3", "s3a", "hdfs", "webhdfs", "abfs", "abfss", "az", "adl"),
     *("oci", "oss", "tos", "sftp", "ssh", "memory"),
+)
+
+
+# What file systems call a tag of the contents, or the time of the last change.
+_CHANGES = (
+    *("ETag", "etag", "mtime", "LastModified", "last_modified"),
+    *("modificationTime", "created"),
 )
 
 
@@ -311,7 +320,12 @@ def _of_tensorflow(scheme):
                 found = tf.io.gfile.stat(self._address(path))
             kind = "directory" if found.is_directory else "file"
             name = self._strip_protocol(path)
-            return {"name": name, "size": found.length, "type": kind}
+            return {
+                "name": name,
+                "size": found.length,
+                "type": kind,
+                "mtime": found.mtime_nsec,
+            }
 
         def ls(self, path, detail=True, **kwargs):
             import tensorflow as tf
@@ -496,6 +510,37 @@ def file_size(path: str) -> int:
         FileNotFoundError: There is no such file.
     """
     return Store(path).size() if is_store(path) else os.path.getsize(path)
+
+
+def file_states(addresses: Iterable[str]) -> dict[str, list]:
+    """Return what shows that files have changed, by few requests.
+
+    Args:
+        addresses: iterable of strings. Files of stores.
+
+    Returns:
+        dict from each address to a list: the size and, where the file system
+        tells one, a tag or time. It is empty for a file that does not exist.
+    """
+    states: dict[str, list] = {address: [] for address in addresses}
+    folders = collections.defaultdict(list)
+    for address in states:
+        folders[address.rpartition("/")[0]].append(address)
+    for members in folders.values():
+        store = Store(members[0])
+        with contextlib.suppress(FileNotFoundError):
+            if len(members) == 1:
+                entries = [store.files.info(store.root)]
+            else:
+                folder = store.root.rpartition("/")[0]
+                entries = store.files.ls(folder, detail=True)
+            found = {e["name"].rpartition("/")[2]: e for e in entries}
+            for address in members:
+                entry = found.get(address.rpartition("/")[2], {})
+                known = (entry.get(name) for name in ("size", *_CHANGES))
+                told = [value for value in known if value is not None]
+                states[address] = list(map(str, told[:2]))
+    return states
 
 
 def read_range(path: str, start: int = 0, end: int | None = None) -> bytes:

@@ -1,6 +1,7 @@
 """Perceptual hashes, test sets, and clusters of embeddings."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -239,6 +240,36 @@ def test_any_tower_embeds_images(data_directory, tmp_path):
     (rule,) = found["rules"]
     place = tmp_path / "test" / "0.png"
     assert rule["why"].startswith(f"cosine 1.000 to test image `{place}`")
+    # A missing image is added, which is like the test image.
+    shutil.copy(tmp_path / "train" / "0.png", tmp_path / "train" / names[4])
+    given = [tmp_path / "in.parquet"], config
+    with pytest.raises(FileExistsError, match="other inputs or settings"):
+        curate(given[0], tmp_path / "out", config)
+    stages = {"stages": tmp_path / "out" / ".stages"}
+    curate(given[0], tmp_path / "2", config, **stages)
+    kept = pq.read_table(tmp_path / "2" / "kept")["url"].to_pylist()
+    assert sorted(kept) == names[1:4]
+    # Another model of the same name has other vectors.
+    tiny_align(seed=1).save_to_preset(str(tmp_path / "preset"))
+    with pytest.raises(FileExistsError, match="other inputs or settings"):
+        curate(given[0], tmp_path / "2", config)
+
+
+def test_images_that_are_added_are_measured(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "0.png")
+    table = {"url": ["0.png", "1.png"], "text": ["one two three"] * 2}
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    config = parse_config({"rules": [{"shorter_side": {"above": 20}}]})
+    given = {"image_folder": tmp_path / "images", "stages": tmp_path / "stages"}
+    curate([tmp_path / "in.parquet"], tmp_path / "1", config, **given)
+    Image.new("RGB", (50, 60)).save(tmp_path / "images" / "1.png")
+    curate([tmp_path / "in.parquet"], tmp_path / "2", config, **given)
+    widths = [
+        pq.read_table(tmp_path / name / "kept")["width"].to_pylist()
+        for name in ("1", "2")
+    ]
+    assert widths == [[40], [40, 50]]
 
 
 def test_image_tower_alone_embeds_images(tmp_path):

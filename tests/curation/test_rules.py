@@ -209,9 +209,12 @@ def test_printed_sql_gives_the_same_rows(crawl, result):
             )
         connection.execute(print_sql(config(folder), "duckdb"))
         found = connection.execute("SELECT row_id FROM kept").fetchall()
+        columns = [c[0] for c in connection.sql("FROM kept").description]
         masks = connection.execute("SELECT row_id, mask FROM verdicts")
         masks = sorted(masks.fetchall())
-    kept = pq.read_table(output / "kept")["row_id"].to_pylist()
+    kept = pq.read_table(output / "kept")
+    assert columns == kept.column_names
+    kept = kept["row_id"].to_pylist()
     assert sorted(row_id for (row_id,) in found) == sorted(kept)
     dropped = pq.read_table(output / "dropped").to_pylist()
     assert masks == sorted((row["row_id"], row["mask"]) for row in dropped)

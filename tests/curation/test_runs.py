@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from align_keras.curation import load_config
 from align_keras.curation import print_sql
 from align_keras.curation.config import parse_config
 from align_keras.curation.engine import open_engine
+from align_keras.curation.storage import Storage
+from align_keras.io.locks import LOCK_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,11 +81,56 @@ ROOT = Path(__file__).resolve().parents[2]
             "`a` for a number",
         ),
         ({"rules": [{"near_duplicate": {"distance": 40}}]}, "0 to 31"),
+        (
+            {
+                "rules": [{"number": {"column": "a", "above": 1}}],
+                "extra_columns": ["a"],
+                "image_identity": "a",
+            },
+            "`image_identity` names the column `a`",
+        ),
+        ({"rules": [], "image_folder": 2024}, "type str. Received: 2024"),
+        ({"rules": [], "image_folder": "s3://b/x"}, "a local folder.*s3://b/x"),
+        (
+            {"rules": [{"near_duplicate_embedding": {"images": "gs://b/x"}}]},
+            "a local folder.*gs://b/x",
+        ),
     ],
 )
 def test_wrong_configurations_are_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         parse_config(fields)
+
+
+def test_paths_are_relative_to_the_configuration(tmp_path):
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "rules.yaml").write_text(
+        "image_folder: images\n"
+        "scores: [scores]\n"
+        "rules:\n"
+        "  - near_duplicate_embedding: {model: preset, images: more}\n"
+        "  - near_duplicate_embedding: {name: second, model: b0_named}\n"
+    )
+    config = load_config(tmp_path / "rules.yaml")
+    assert config.image_folder == str(tmp_path / "images")
+    assert config.scores == (str(tmp_path / "scores"),)
+    first, second = (rule.parameters for rule in config.rules)
+    assert first["model"] == str(tmp_path / "preset")
+    assert first["images"] == str(tmp_path / "more")
+    # The name of a preset is no path.
+    assert second["model"] == "b0_named" and second["images"] == ""
+
+
+def test_arguments_are_checked_like_the_configuration(tmp_path):
+    write(
+        tmp_path / "in.parquet", url=["a"], text=["one two three"], score=["1"]
+    )
+    config = parse_config({"rules": [], "extra_columns": ["score"]})
+    given = [tmp_path / "in.parquet"], tmp_path / "out", config
+    with pytest.raises(ValueError, match="`extra_columns` names `score`"):
+        curate(*given, scores=tmp_path / "scores")
+    with pytest.raises(ValueError, match="a local folder.*s3://b/x"):
+        curate(*given, image_folder="s3://b/x")
 
 
 def test_missing_columns_and_test_sets_are_named(tmp_path, caplog):
@@ -113,6 +161,20 @@ def test_missing_columns_and_test_sets_are_named(tmp_path, caplog):
     assert "near_duplicate" in caplog.text
     left_out = audit(tmp_path / "6")["rules_left_out"]
     assert "phash" in left_out["near_duplicate"]
+
+
+def test_rows_without_a_side_are_in_no_bar_of_sizes(tmp_path):
+    write(
+        tmp_path / "in.parquet",
+        url=["a", "b", "c", "d"],
+        text=["one two three"] * 4,
+        width=[640, None, 640, None],
+        height=[480, 480, None, None],
+    )
+    curate([tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH))
+    for name in ("shorter_side", "aspect_ratio"):
+        histogram = audit(tmp_path / "out")["histograms"][name]
+        assert sum(histogram["before"]) == sum(histogram["after"]) == 1
 
 
 def test_nothing_is_overwritten(tmp_path, caplog):
@@ -158,8 +220,42 @@ def test_stages_in_a_directory_of_the_users(tmp_path):
     curate(*given, stages=mine, discard_stages=True)
     assert sorted(mine.rglob("*")) == before
     assert (mine / "lock").read_text() == "mine"
-    with pytest.raises(FileNotFoundError, match="have been discarded"):
+    said = f"not in `{mine}`: they have been discarded, or lie on another"
+    with pytest.raises(FileNotFoundError, match=said):
         explain(tmp_path / "out", 0)
+
+
+def test_stages_of_a_finished_run_are_discarded(tmp_path):
+    """Also those of one that was killed before it came to that."""
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    curate(*given)
+    stages = tmp_path / "out" / ".stages"
+    with Storage(stages).lock():
+        with pytest.raises(BlockingIOError, match="Another process writes"):
+            curate(*given, discard_stages=True)
+        assert list(stages.glob("rows-*.json"))
+    for _ in range(2):
+        curate(*given, discard_stages=True)
+        assert not stages.exists()
+
+
+def test_stages_are_discarded_while_the_directory_is_locked(
+    tmp_path, monkeypatch
+):
+    write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
+    given = [tmp_path / "in.parquet"], tmp_path / "out", parse_config(LENGTH)
+    removed, remove = [], Storage.remove
+
+    def watch(storage, name):
+        if name.startswith("rows-"):
+            removed.append(name)
+            assert storage.exists(LOCK_NAME)
+        remove(storage, name)
+
+    monkeypatch.setattr(Storage, "remove", watch)
+    curate(*given, discard_stages=True)
+    assert len(removed) >= 2
 
 
 @pytest.mark.multiprocess
@@ -322,8 +418,6 @@ def test_a_stage_names_its_own_directory(tmp_path, directory):
 def test_second_run_at_once_is_refused(tmp_path, held):
     """Also one whose stages lie elsewhere."""
     write(tmp_path / "in.parquet", url=["a"], text=["one two three"])
-    from align_keras.curation.storage import Storage
-
     work = Storage(tmp_path / "out" / held)
     said = rf"Another process .*process {os.getpid()} on .*, since 2"
     with work.lock(), pytest.raises(BlockingIOError, match=said):
@@ -334,8 +428,6 @@ def test_second_run_at_once_is_refused(tmp_path, held):
 
 
 def test_whoever_has_lost_a_store_commits_nothing_there():
-    from align_keras.curation.storage import Storage
-
     storage = Storage("memory://curated/out")
     with storage.lock():
         with pytest.raises(BlockingIOError, match="Another process writes to"):
@@ -376,6 +468,28 @@ def test_command_line(tmp_path, capsys):
     assert "at least one INPUT" in capsys.readouterr().err
     assert main(["curate", "--print-sql", "bigquery"]) == 0
     assert capsys.readouterr().out.count("CREATE TABLE") >= 10
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--print-sql duckdb --output o",
+        "--print-sql duckdb --test-images t",
+        "--print-sql duckdb --json",
+        "--print-sql duckdb --explain 1",
+        "--explain 1 --output o INPUT",
+        "--explain 1 --output o --memory 1GiB",
+        "--explain 1 --output o --engine spark",
+        "--explain 1 --output o --discard-stages",
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, capsys):
+    assert main(["curate", *arguments.split()]) == 2
+    asked, *others = re.findall("(?:--)?[a-zA-Z-]{4,}", arguments)
+    said = capsys.readouterr().err
+    assert re.search(
+        f"`({'|'.join(others)})` has no effect with `{asked}`", said
+    )
 
 
 @pytest.mark.parametrize("dialect", ["bigquery", "duckdb", "spark"])

@@ -164,6 +164,42 @@ def test_every_setting_gives_what_sorting_gives(pairs):
     assert len(found) > 0.3 * sum(score is not None for score in known)
 
 
+def test_printed_sql_keeps_the_scores(pairs):
+    import duckdb
+
+    folder, _, _ = pairs
+    fields = {
+        "scores": ["scores"],
+        "extra_columns": ["key"],
+        "columns": {"id": "id"},
+        "rules": [{"token_count": {"at_least": 3}}],
+    }
+    rows = (folder / "pairs.jsonl").read_text().splitlines()
+    rows = [json.dumps({**json.loads(row), "key": row[:9]}) for row in rows]
+    (folder / "pairs.jsonl").write_text("\n".join(rows))
+    config = parse_config(fields, folder)
+    manifest = curate([folder / "pairs.jsonl"], folder / "out", config)
+    stages = folder / "out" / ".stages"
+    tables = {
+        "rows": manifest["rows_stage"],
+        "row_scores": manifest["tables"]["row_scores"],
+    }
+    with duckdb.connect() as connection:
+        for name, stage in tables.items():
+            notes = json.loads((stages / f"{stage}.json").read_text())
+            place = stages / notes["directory"]
+            connection.execute(
+                f"CREATE TABLE {name} AS FROM read_parquet(?)",
+                [[str(place / file) for file in notes["files"]]],
+            )
+        connection.execute(print_sql(config, "duckdb"))
+        printed = connection.sql("FROM kept ORDER BY row_id").arrow()
+        printed = pa.table(printed).to_pylist()
+    kept = pq.read_table(folder / "out" / "kept").to_pylist()
+    assert printed == sorted(kept, key=lambda row: row["row_id"])
+    assert {"key", "score"} < printed[0].keys()
+
+
 def test_audit_and_explain_tell_scores(pairs):
     folder, rows, scores = pairs
     known = looked_up(rows, scores)
@@ -255,6 +291,25 @@ def test_changed_and_missing_scores(pairs):
         run(folder, {"at_least": 0.2}, "third")
 
 
+def test_kept_rows_have_the_scores_of_their_run(pairs):
+    """Also where no rule reads scores, and stages are shared."""
+    folder, rows, scores = pairs
+    others = [(name, text, score + 2) for name, text, score in scores]
+    write_scores(folder / "others", others, "n")
+    config = parse_config({"rules": []})
+    for name, given in (("scores", scores), ("others", others)):
+        curate(
+            [folder / "pairs.jsonl"],
+            folder / f"with_{name}",
+            config,
+            scores=folder / name,
+            stages=folder / "stages",
+        )
+        kept = pq.read_table(folder / f"with_{name}" / "kept").to_pylist()
+        found = {row["row_id"]: row["score"] for row in kept}
+        assert found == dict(enumerate(looked_up(rows, given)))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -299,6 +354,17 @@ def test_files_that_hold_no_scores_are_named(tmp_path, fault):
     (tmp_path / "pairs.jsonl").write_text(row)
     with pytest.raises(ValueError, match=f"`{path}`"):
         run(tmp_path, {"at_least": 0.0})
+
+
+def test_scores_without_checksums_are_refused(pairs):
+    folder, _, _ = pairs
+    path = folder / "scores" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["shards"][0]["sha256"]
+    manifest["shards"] *= 2
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="manifest.json` has no sha256 of"):
+        run(folder, {"at_least": 0.3})
 
 
 def test_a_rule_without_scores_is_refused(pairs):

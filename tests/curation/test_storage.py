@@ -37,7 +37,6 @@ def test_files_are_written_listed_and_removed(storage):
         storage.write_json("a.json", {"files": ["0.stage"]})
     assert storage.data_files("stage") == ["0.stage"]
     assert storage.list() == ["a.json", "stage"]
-    assert storage.size("stage/0.stage") == 3
     found = storage.read_object("a.json", {"files": [str]}, "note", "")
     assert found == {"files": ["0.stage"]}
     storage.make_directory("kept")
@@ -47,6 +46,22 @@ def test_files_are_written_listed_and_removed(storage):
     with storage.open_input("kept/data.parquet") as file:
         assert file.read() == b"row"
     storage.remove("nothing")
+
+
+def test_a_text_on_hdfs_appears_when_it_is_complete(tmp_path, monkeypatch):
+    storage = Storage(tmp_path / "as_on_hdfs")
+    storage.make_directory()
+    # There are only renames, as on HDFS.
+    storage.local = False
+    opened, whole = [], storage.open_output
+    monkeypatch.setattr(
+        storage, "open_output", lambda name: opened.append(name) or whole(name)
+    )
+    for text in ("one", "two"):
+        storage.write_text("manifest.json", text)
+        assert (tmp_path / "as_on_hdfs" / "manifest.json").read_text() == text
+    assert len(opened) == 2 and all(name[0] == "." for name in opened)
+    assert storage.list() == ["manifest.json"]
 
 
 def test_rows_move_from_one_place_to_another(storage, tmp_path):

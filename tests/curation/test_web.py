@@ -34,6 +34,7 @@ from align_keras.curation import learn_vocabulary
 from align_keras.curation import vocabulary as vocabulary_of_texts
 from align_keras.curation.addresses import refusal
 from align_keras.curation.config import parse_config
+from align_keras.curation.download import read_downloads
 from align_keras.curation.input_files import read_batches
 from align_keras.curation.web_archives import page_pairs
 
@@ -274,8 +275,9 @@ def test_headers_of_a_server_without_end_cost_their_page_alone(tmp_path):
         http = head + filling * (2**24 // len(filling))
         records += [hostile.warc_response(http), good]
     # A few bytes of which may be gigabytes.
-    brotli = head + b"Content-Encoding: br\r\n\r\n" + page
-    records += [hostile.warc_response(brotli), good]
+    for name in (b"br", b"BR"):
+        brotli = head + b"Content-Encoding: " + name + b"\r\n\r\n" + page
+        records += [hostile.warc_response(brotli), good]
     # Headers of many records together may be as long as they like.
     short = hostile.warc_response(b"")
     path.write_bytes(b"".join(records) + short * 5000 + good)
@@ -283,8 +285,8 @@ def test_headers_of_a_server_without_end_cost_their_page_alone(tmp_path):
     for columns, unreadable in read_batches(str(path)):
         urls += columns["url"].to_pylist()
         bad += unreadable
-    assert urls == [b"http://example.org/a.jpg"] * 6
-    assert bad == 4
+    assert urls == [b"http://example.org/a.jpg"] * 7
+    assert bad == 5
 
 
 def test_pages_take_time_in_proportion(tmp_path):
@@ -435,6 +437,11 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
     }
     # A shard without statistics was begun and not finished.
     assert result["incomplete_shards"] == ["00001"]
+    # With `output_format="files"`, it is a folder.
+    for name in ("00000", "00002", "_tmp"):
+        (tmp_path / "got" / "images" / name).mkdir()
+    result = read_downloads(tmp_path / "got" / "images")
+    assert result["incomplete_shards"] == ["00001", "00002"]
     listed = pq.read_table(tmp_path / "got" / "download_list.parquet")
     assert listed.column_names == ["url", "text", "row_id"]
     assert sorted(listed["row_id"].to_pylist()) == list(range(len(NAMES)))
@@ -454,6 +461,54 @@ def test_download_writes_reads_and_counts(kept, tmp_path, capsys):
         download(kept, tmp_path / "y", "no-such-program")
     with pytest.raises(FileNotFoundError, match="no kept pairs"):
         download(tmp_path, tmp_path / "z", str(program))
+
+
+def test_a_directory_is_of_one_download(tmp_path):
+    """img2dataset would take its shards for those of another list."""
+    program = tmp_path / "img2dataset"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import pyarrow as pa, pyarrow.parquet as pq\n"
+        "given = dict(w[2:].split('=', 1) for w in sys.argv[1:])\n"
+        "if given['image_size'] == '13': sys.exit(3)\n"
+        "rows = pq.read_table(given['url_list']).to_pylist()\n"
+        "came = {'status': 'failed', 'error_message': ''}\n"
+        "table = pa.Table.from_pylist([row | came for row in rows])\n"
+        "out = Path(given['output_folder']); out.mkdir(exist_ok=True)\n"
+        "if not (out / '00000.parquet').exists():\n"
+        "    pq.write_table(table, out / '00000.parquet')\n"
+        "(out / '00000_stats.json').write_text('{}')\n"
+    )
+    program.chmod(0o755)
+
+    def fetch(urls, **settings):
+        table = {"url": urls, "text": ["a text"] * len(urls)}
+        table["row_id"] = range(len(urls))
+        (tmp_path / "clean").mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), tmp_path / "clean" / "rows.parquet")
+        given = tmp_path / "clean", tmp_path / "got", str(program)
+        return download(*given, **settings)
+
+    first, other = ["http://a.b/1", "http://a.b/2"], ["http://a.b/3"]
+    with pytest.raises(OSError, match="status 3"):
+        fetch(other, image_size=13)
+    # Nothing has come, so that other pairs may still come here.
+    assert fetch(first)["pairs"] == 2
+    assert fetch(first, retries=2)["pairs"] == 2
+    listed = tmp_path / "got" / "download_list.parquet"
+    before = listed.read_bytes()
+    with pytest.raises(ValueError, match="got` holds a download with pairs="):
+        fetch(other)
+    for name, value in (
+        ("pairs_per_shard", 9),
+        ("image_size", 9),
+        ("output_format", "tfrecord"),
+    ):
+        with pytest.raises(ValueError, match=f"download with {name}="):
+            fetch(first, **{name: value})
+    assert listed.read_bytes() == before
 
 
 def test_the_whole_way_from_the_web(tmp_path, address):

@@ -169,6 +169,8 @@ def test_tfds_data_sets_have_the_papers_names(ask):
     [
         ("retrieval --tfds coco_captions --captions a.json", "captions"),
         ("retrieval --data a --tfds-directory b", "tfds-directory"),
+        ("retrieval --tfds a --allow-outside", "allow-outside"),
+        ("zero-shot --tfds a --data b --allow-outside", "allow-outside"),
         ("zero-shot --data a --tfds-directory b", "tfds-directory"),
     ],
 )
@@ -178,6 +180,16 @@ def test_options_that_would_do_nothing_are_refused(
     monkeypatch.setattr(embedding, "load_embedder", lambda name: None)
     assert main(["evaluate", *arguments.split(), "--model", "m"]) == 2
     assert f"error: `--{option}` is for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["--tfds", "--data"])
+def test_captions_per_image_are_positive(source, capsys, monkeypatch):
+    monkeypatch.setattr(embedding, "load_embedder", lambda name: None)
+    command = ["evaluate", "retrieval", source, "a", "--model", "m"]
+    for number in ("0", "-1"):
+        assert main([*command, "--captions-per-image", number]) == 2
+        said = f"`--captions-per-image` must be positive. Received: {number}"
+        assert said in capsys.readouterr().err
 
 
 def test_a_result_is_a_json_file(capsys):

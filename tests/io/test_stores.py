@@ -11,6 +11,7 @@ from align_keras.io import stores
 from align_keras.io.atomic import atomic_file
 from align_keras.io.stores import StaleWriter
 from align_keras.io.stores import Store
+from align_keras.io.stores import file_states
 
 SCHEMES = ["s3", "memory", "ram"]
 
@@ -46,6 +47,24 @@ def test_what_is_put_is_found_and_read(store, tmp_path):
     assert set(store.sizes()) == {"a/d.txt"}
     with pytest.raises(FileNotFoundError, match=f"{store.address}/nowhere"):
         store.read("nowhere")
+
+
+def test_an_overwritten_file_is_another(store, tmp_path):
+    names = [f"{store}/{name}" for name in ("a", "b", "folder/c")]
+    states = []
+    for contents in ("one", "two"):
+        for name in ("b", "folder/c") if states else ("a", "b", "folder/c"):
+            (tmp_path / "local").write_text(contents)
+            store.put(tmp_path / "local", name)
+        states.append(file_states([*names, f"{store}/nothing"]))
+        assert list(states[-1]) == [*names, f"{store}/nothing"]
+        assert states[-1][f"{store}/nothing"] == []
+    before, after = states
+    assert before[names[0]] == after[names[0]]
+    for name in names[1:]:
+        # Sizes agree, so a tag or time tells; `ram://` has neither.
+        assert before[name][0] == after[name][0] == "3"
+        assert (before[name] != after[name]) == ("ram:" not in name)
 
 
 def test_only_the_first_of_two_writers_wins(store):

@@ -86,6 +86,9 @@ def test_command_line(library, tmp_path, capsys):
     opened = Index(index)
     assert opened.labels == ["a bus", "a dog"]
     assert opened.templates == ["a drawing of {}", "{}"]
+    alone = [*command[:4], "--output", tmp_path / "other", *command[8:]]
+    assert main(list(map(str, alone))) == 2
+    assert "name a file with --labels too" in capsys.readouterr().err
     (tmp_path / "templates.json").write_text('["a drawing"]')
     assert main([str(word) for word in command]) == 2
     assert "must hold `{}` once" in capsys.readouterr().err

@@ -183,23 +183,26 @@ def captioned(args):
 
     if (args.tfds is None) == (args.data is None):
         raise ValueError("Give either `--data` or `--tfds`.")
-    refuse_without_tfds(args)
+    _check_tfds(args)
     if args.tfds and args.captions:
         refuse("captions", "is for files: a TFDS data set has its own")
+    first = args.captions_per_image
+    if first is not None and first < 1:
+        refuse("captions_per_image", f"must be positive. Received: {first}")
     if not args.tfds:
         return datasets.captioned(
             args.data,
             args.captions,
             args.split,
             args.name,
-            args.captions_per_image,
+            first,
             args.allow_outside,
         )
     data = datasets.tfds_captions(
         args.tfds,
         args.split or "test",
         args.tfds_directory,
-        args.captions_per_image or datasets.CAPTIONS_PER_IMAGE,
+        first or datasets.CAPTIONS_PER_IMAGE,
     )
     return dataclasses.replace(data, name=args.name or data.name)
 
@@ -208,7 +211,7 @@ def labelled(args, part):
     """Open the labelled images of an option, or return `None`."""
     from align_keras.evaluation import datasets
 
-    refuse_without_tfds(args)
+    _check_tfds(args)
     value = getattr(args, part)
     if value is None:
         return None
@@ -222,13 +225,15 @@ def labelled(args, part):
     )
 
 
-def refuse_without_tfds(args):
+def _check_tfds(args):
     if args.tfds_directory and not args.tfds:
         refuse("tfds_directory", "is for `--tfds`: name a data set there too")
+    if args.tfds and args.allow_outside:
+        refuse("allow_outside", "is for files, not for TFDS")
 
 
 def refuse(option, reason):
-    """Refuse an option that would have no effect."""
+    """Refuse an option that is wrong or would have no effect."""
     raise ValueError(f"`--{option.replace('_', '-')}` {reason}.")
 
 
