@@ -27,6 +27,7 @@ def compare_chips(
     batch_per_core: int | None = None,
     vocabulary_size: int | None = None,
     shard_state: bool = False,
+    microbatch_size: int | None = None,
     store: PlanStore | None = None,
     **overrides: Any,
 ) -> list[dict]:
@@ -43,7 +44,7 @@ def compare_chips(
             to `None`, which means 4 chips of every kind.
         batch_per_core: int. Number of pairs on each core of `topology`.
             Defaults to `None`: the global batch is that of the recipe.
-        vocabulary_size, shard_state: See `plan`.
+        vocabulary_size, shard_state, microbatch_size: See `plan`.
         store: `PlanStore`. Where plans are kept. Defaults to `None`: they are
             not kept.
         **overrides: Fields of the recipe to replace.
@@ -91,6 +92,7 @@ def compare_chips(
                     batch // count,
                     vocabulary_size,
                     shard_state,
+                    microbatch_size,
                 )
         except (DoesNotFit, DoesNotDivide) as error:
             row["error"] = str(error)
