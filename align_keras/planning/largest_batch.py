@@ -67,6 +67,14 @@ def find_largest_batch(
                 "`microbatches` must be sizes of at least 1 pair, or None. "
                 f"Received: microbatches={microbatches}"
             )
+    searched = {"remat", "microbatch_size"}.intersection(overrides)
+    if searched:
+        name = min(searched)
+        raise ValueError(
+            "The search tries all `microbatches`, each with and without "
+            "`remat`: leave the fields `remat` and `microbatch_size` out. "
+            f"Received: {name}={overrides[name]!r}"
+        )
     store = store or PlanStore()
     # Microbatches divide the batches that are tried, and not the recipe's.
     base = dataclasses.replace(

@@ -96,6 +96,8 @@ def test_microbatches_divide_the_batch_that_is_tried():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        ({"remat": True}, "remat=True"),
+        ({"microbatch_size": 32}, "microbatch_size=32"),
         ({"microbatches": (None, 0)}, r"microbatches=\(None, 0\)"),
     ],
 )
