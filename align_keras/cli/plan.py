@@ -168,6 +168,11 @@ def _recipe(options):
         value = getattr(options, option.removeprefix("--"))
         if value is None:
             continue
+        if field in fields:
+            raise ValueError(
+                f"`{option}` and `--set {field}` are the same: give one. "
+                f"Received: {option} {value}, --set {field}={fields[field]}"
+            )
         fields[field] = value
     microbatch = fields.pop("microbatch_size", None)
     return load_recipe(options.recipe, **fields), _whole(microbatch)

@@ -176,6 +176,8 @@ def refusals(directory, preset):
         "microbatch": [*search, "--microbatch", "0"],
         "size in words": [*common, "--set", "microbatch_size=true"],
         "size of 0": [*common, "--set", "microbatch_size=0"],
+        "resolution twice": [*common, "--set", "image_size=64"],
+        "remat twice": [*common, "--remat", "--set", "remat=false"],
         "price": [*common, "--price-per-core-hour", "-1"],
         "vocabulary": [*common, "--vocabulary-size", "60"],
         "no vocabulary": [*common, "--vocabulary-size", "0"],
