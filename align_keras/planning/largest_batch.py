@@ -50,7 +50,8 @@ def find_largest_batch(
 
     Returns:
         A list of dicts, one for each combination, with `"remat"`;
-        `"microbatch_size"`; `"batch_per_core"` (`None` if no batch fits);
+        `"microbatch_size"`; `"batch_per_core"` (`None` if no batch fits, or if
+        none was tried because a microbatch is larger than `limit`);
         `"at_limit"`, whether every batch that was tried fits, so that a larger
         one might, too; `"plan"`, the plan of that batch; and `"tried"`, a list
         of pairs of a batch and the bytes it takes, or `None` if it does not

@@ -93,6 +93,18 @@ def test_microbatches_divide_the_batch_that_is_tried():
     assert found == [(False, 96), (True, 96)]
 
 
+def test_no_batch_is_tried_below_one_microbatch():
+    rows = find_largest_batch(
+        "any", microbatches=(16, 64), limit=32, store=LinearStore()
+    )
+    assert [row["tried"] == [] for row in rows] == [False, False, True, True]
+    table = describe_batches(rows).splitlines()
+    assert [line.endswith("above the limit") for line in table[1:]] == [
+        *(False, False, True, True)
+    ]
+    assert "none fits" not in "".join(table)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
