@@ -98,7 +98,7 @@ def add_arguments(parser):
         type=output_path,
         default="plan",
         metavar="DIR",
-        help="where files go, and what was compiled is kept (default: "
+        help="where files go, and plans for a topology are kept (default: "
         "%(default)s)",
     )
     parser.add_argument(

@@ -34,7 +34,7 @@ def write_plan(
     Args:
         model: string. See `plan`.
         output: string or `pathlib.Path`. Directory to write to, in which
-            finished plans are kept as well.
+            finished plans for a topology are kept as well, see `PlanStore`.
         price: float. Price of a core for an hour. Defaults to `None`: no price
             is added.
         **options: Arguments of `plan`.
