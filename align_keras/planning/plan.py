@@ -122,7 +122,7 @@ def plan(
         "batch_per_core": settings.batch_size // len(devices),
         "batch_size": settings.batch_size,
         "recipe": dataclasses.asdict(settings),
-        "vocabulary_size": vocabulary_size,
+        "vocabulary_size": step.vocabulary_size,
         "shard_state": shard_state,
         "parameters": step.parameters,
         "memory": memory,
