@@ -4,7 +4,6 @@ import json
 import logging
 
 from align_keras.cli.options import add_allow_outside
-from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
 
@@ -49,7 +48,12 @@ def add_arguments(parser):
         help="preset directory of the average, or where the sweep is written",
     )
     add_allow_outside(parser)
-    add_batch_size(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="for --sweep: images in one call of the network (default: 64)",
+    )
     add_json(parser)
 
 
@@ -67,11 +71,15 @@ def run(args):
             f"else takes them. Received: old_data={args.old_data}, "
             f"new_data={args.new_data}, sweep={args.sweep}"
         )
-    if args.allow_outside and not args.sweep:
-        raise ValueError(
-            "`--allow-outside` is for the data of `--sweep`: an average of two "
-            "presets reads no others. Leave it out."
-        )
+    for option, value in (
+        ("--allow-outside", args.allow_outside),
+        ("--batch-size", args.batch_size is not None),
+    ):
+        if value and not args.sweep:
+            raise ValueError(
+                f"`{option}` is for the data of `--sweep`: an average of two "
+                "presets reads no others. Leave it out."
+            )
     if args.sweep:
         from align_keras.evaluation.results import plain
         from align_keras.evaluation.sweep import sweep
@@ -82,7 +90,7 @@ def run(args):
                 args.second,
                 *data,
                 args.output,
-                batch_size=args.batch_size,
+                batch_size=64 if args.batch_size is None else args.batch_size,
                 allow_outside=args.allow_outside,
             )
         )

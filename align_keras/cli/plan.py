@@ -3,6 +3,14 @@ import os
 
 from align_keras.cli.options import output_path
 
+# Options that replace a field of the recipe.
+_FIELDS = {
+    "optimizer": "--optimizer",
+    "image_size": "--resolution",
+    "microbatch_size": "--microbatch",
+    "remat": "--remat",
+}
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -90,7 +98,7 @@ def add_arguments(parser):
         type=output_path,
         default="plan",
         metavar="DIR",
-        help="where files go, and what was compiled is kept (default: "
+        help="where files go, and plans for a topology are kept (default: "
         "%(default)s)",
     )
     parser.add_argument(
@@ -107,19 +115,23 @@ def run(options):
 
     from align_keras.planning import write_plans
 
+    recipe, microbatch = _recipe(options)
     settings = {
-        "recipe": _recipe(options),
+        "recipe": recipe,
         "topology": options.topology,
         "vocabulary_size": options.vocabulary_size,
         "shard_state": options.shard_state,
         "price": options.price_per_core_hour,
     }
     common = options.preset, options.output
-    batch = {"batch_per_core": options.batch_per_core}
+    batch = {
+        "batch_per_core": options.batch_per_core,
+        "microbatch_size": microbatch,
+    }
     if options.search:
         found, text = write_plans.write_search(
             *common,
-            microbatch=options.microbatch,
+            microbatch=microbatch,
             limit=1024 if options.limit is None else options.limit,
             **settings,
         )
@@ -133,7 +145,12 @@ def run(options):
 
 
 def _recipe(options):
-    """Load the recipe with the fields that options replace."""
+    """Load the recipe with the fields that options replace.
+
+    Returns:
+        A pair of a `Recipe`, and the size of microbatches or `None`. They
+        divide the batch of a core, not that of the recipe.
+    """
     from align_keras.cli.train import read_assignments
     from align_keras.training import load_recipe
 
@@ -147,20 +164,28 @@ def _recipe(options):
         _refuse_what_is_searched(options, fields)
     elif options.limit is not None:
         raise ValueError("`--limit` belongs to `--search`: give both.")
-    else:
-        fields = {
-            "remat": options.remat,
-            "microbatch_size": options.microbatch,
-            **fields,
-        }
-    return load_recipe(
-        options.recipe,
-        **{
-            "optimizer": options.optimizer,
-            "image_size": options.resolution,
-            **fields,
-        },
-    )
+    for field, option in _FIELDS.items():
+        value = getattr(options, option.removeprefix("--"))
+        if value is None:
+            continue
+        if field in fields:
+            raise ValueError(
+                f"`{option}` and `--set {field}` are the same: give one. "
+                f"Received: {option} {value}, --set {field}={fields[field]}"
+            )
+        fields[field] = value
+    microbatch = fields.pop("microbatch_size", None)
+    return load_recipe(options.recipe, **fields), _whole(microbatch)
+
+
+def _whole(microbatch):
+    try:
+        return microbatch if microbatch is None else int(str(microbatch))
+    except ValueError:
+        raise ValueError(
+            "Recipe field `microbatch_size` must be of type int. "
+            f"Received: microbatch_size={microbatch!r}"
+        ) from None
 
 
 def _refuse_what_is_searched(options, fields):

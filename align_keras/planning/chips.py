@@ -51,7 +51,8 @@ _DEEP: tuple[str, ...] = (
     "4x8x8",
 )
 _DEEP += ("8x8x8", "8x8x16", "8x16x16")
-_V3, _LITE = (*_FLAT, "16x32"), ("1x1", *_FLAT)
+_V3 = (*_FLAT, "16x32")
+_LITE = ("1x1", "2x2", "2x4", *_FLAT[1:])
 
 # Peak and memory are from the Cloud TPU documentation. Links: v3 has 4 of
 # 70 GB/s and v4 has 6 of 50 GB/s (Jouppi et al., 2023,
@@ -122,21 +123,20 @@ def known_topologies() -> list[str]:
     ]
 
 
-def slice_of(chip: str, chips: int) -> str:
-    """Return the smallest usual slice with at least `chips` chips.
+def slice_of(chip: str, chips: int) -> str | None:
+    """Return the usual slice with a number of chips.
 
     Args:
         chip: string. A key of `CHIPS`.
         chips: int. The number of chips.
 
     Returns:
-        A string, the topology. If no usual slice has enough chips, the
-        largest one.
+        A string, the topology; `None` if no usual slice has that many chips.
     """
     for shape in CHIPS[chip].slices:
-        if math.prod(map(int, shape.split("x"))) >= chips:
-            break
-    return f"{chip}:{shape}"
+        if math.prod(map(int, shape.split("x"))) == chips:
+            return f"{chip}:{shape}"
+    return None
 
 
 def _unknown(topology):

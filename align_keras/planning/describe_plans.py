@@ -103,7 +103,9 @@ def describe_batches(results: list[dict]) -> str:
         microbatch = row["microbatch_size"] or "–"
         line = f"{'yes' if row['remat'] else 'no':<7}{microbatch:>11}"
         if row["plan"] is None:
-            lines.append(f"{line}{'none fits':>20}")
+            # Microbatches may be larger than the limit of the search.
+            words = "none fits" if row["tried"] else "above the limit"
+            lines.append(f"{line}{words:>20}")
             continue
         plan, batch = row["plan"], f"{row['batch_per_core']:,}"
         if row["at_limit"]:

@@ -39,16 +39,19 @@ def find_largest_batch(
         topology: string. See `plan`.
         microbatches: sequence of ints. Sizes of microbatches to try, each
             with and without rematerialisation; `None` is the whole batch.
-            Defaults to `(None, 16)`.
+            Defaults to `(None, 16)`. What the recipe says of either is not
+            used.
         limit: int. The largest batch to try. Defaults to `1024`.
         vocabulary_size, shard_state: See `plan`.
         store: `PlanStore`. Where plans are kept. Defaults to `None`: they are
             not kept.
-        **overrides: Fields of the recipe to replace.
+        **overrides: Fields of the recipe to replace, except `remat` and
+            `microbatch_size`, which are tried.
 
     Returns:
         A list of dicts, one for each combination, with `"remat"`;
-        `"microbatch_size"`; `"batch_per_core"` (`None` if no batch fits);
+        `"microbatch_size"`; `"batch_per_core"` (`None` if no batch fits, or if
+        none was tried because a microbatch is larger than `limit`);
         `"at_limit"`, whether every batch that was tried fits, so that a larger
         one might, too; `"plan"`, the plan of that batch; and `"tried"`, a list
         of pairs of a batch and the bytes it takes, or `None` if it does not
@@ -58,20 +61,32 @@ def find_largest_batch(
         raise ValueError(
             f"`limit` must be at least 1 pair. Received: limit={limit}"
         )
+    # Before the first of them is tried, which takes minutes.
+    for microbatch in microbatches:
+        if microbatch is not None and microbatch < 1:
+            raise ValueError(
+                "`microbatches` must be sizes of at least 1 pair, or None. "
+                f"Received: microbatches={microbatches}"
+            )
+    searched = {"remat", "microbatch_size"}.intersection(overrides)
+    if searched:
+        name = min(searched)
+        raise ValueError(
+            "The search tries all `microbatches`, each with and without "
+            "`remat`: leave the fields `remat` and `microbatch_size` out. "
+            f"Received: {name}={overrides[name]!r}"
+        )
     store = store or PlanStore()
-    base = load_recipe(recipe, **overrides)
-    # Create all of them first, so that a mistake in one does not surface only
-    # after hours.
-    ways = [
-        dataclasses.replace(base, microbatch_size=microbatch, remat=remat)
-        for microbatch, remat in itertools.product(microbatches, (False, True))
-    ]
+    # Microbatches divide the batches that are tried, and not the recipe's.
+    base = dataclasses.replace(
+        load_recipe(recipe, **overrides), microbatch_size=None
+    )
     results = []
-    for way in ways:
-        microbatch = way.microbatch_size
+    for microbatch, remat in itertools.product(microbatches, (False, True)):
+        way = dataclasses.replace(base, remat=remat)
         plans: dict[int, dict | None] = {}
 
-        def fits(batch, plans=plans, way=way):
+        def fits(batch, plans=plans, way=way, microbatch=microbatch):
             try:
                 plans[batch] = store.plan(
                     model,
@@ -80,11 +95,13 @@ def find_largest_batch(
                     batch,
                     vocabulary_size,
                     shard_state,
+                    microbatch,
                 )
             except DoesNotFit:
                 plans[batch] = None
             verdict = "fits" if plans[batch] else "does not fit"
-            logger.info("%s: %d per core %s", _name(way), batch, verdict)
+            name = _name(microbatch, way.remat)
+            logger.info("%s: %d per core %s", name, batch, verdict)
             return plans[batch] is not None
 
         ghost = way.batch_norm == "ghost"
@@ -92,7 +109,7 @@ def find_largest_batch(
         best = largest(fits, unit, limit, divisible=microbatch is None)
         results.append(
             {
-                "remat": way.remat,
+                "remat": remat,
                 "microbatch_size": microbatch,
                 "batch_per_core": best,
                 "at_limit": all(plans.values()) and best is not None,
@@ -141,8 +158,8 @@ def largest(
     return low * unit
 
 
-def _name(recipe):
+def _name(microbatch, remat):
     words = "whole batch"
-    if recipe.microbatch_size:
-        words = f"microbatches of {recipe.microbatch_size}"
-    return words + (", remat" if recipe.remat else "")
+    if microbatch is not None:
+        words = f"microbatches of {microbatch}"
+    return words + (", remat" if remat else "")

@@ -29,6 +29,8 @@ class LoweredStep:
     Attributes:
         lowered: `jax.stages.Lowered`.
         parameters: int. Number of trainable parameters.
+        vocabulary_size: int or `None`. Number of tokens; `None` if it is the
+            preset's, and its text encoder does not tell.
         bytes: dict. Bytes that a device holds of `"weights"`, `"optimizer"`
             and `"batch"`. Weights include the statistics of normalisations.
         model_flops: int. Floating-point operations of the matrix products and
@@ -42,6 +44,7 @@ class LoweredStep:
 
     lowered: Any
     parameters: int
+    vocabulary_size: int | None
     bytes: dict[str, int]
     model_flops: int
     repeated_flops: int
@@ -102,6 +105,9 @@ def lower_step(
     return LoweredStep(
         lowered=lowered,
         parameters=sum(math.prod(x.shape) for x in trainable),
+        vocabulary_size=getattr(
+            network.text_encoder, "vocabulary_size", vocabulary_size
+        ),
         bytes={
             "weights": _bytes_of(trainable + others),
             "optimizer": _bytes_of(optimizer),

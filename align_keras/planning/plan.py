@@ -33,6 +33,7 @@ def plan(
     batch_per_core: int | None = None,
     vocabulary_size: int | None = None,
     shard_state: bool = False,
+    microbatch_size: int | None = None,
     **overrides: Any,
 ) -> dict:
     """Predict the memory and time of a training run without the hardware.
@@ -55,6 +56,8 @@ def plan(
         shard_state: bool. Whether to shard the weights and the optimizer's
             state over the cores, see `align_keras.training.train`. Defaults to
             `False`.
+        microbatch_size: int. Number of pairs that a core embeds at a time, a
+            divisor of its batch. Defaults to `None`: that of the recipe.
         **overrides: Fields of the recipe to replace, such as `remat`.
 
     Returns:
@@ -92,7 +95,9 @@ def plan(
         devices = jax.devices()
     else:
         devices = topology_devices(topology)
-    settings = _with_batch(settings, batch_per_core, len(devices))
+    settings = _with_batch(
+        settings, batch_per_core, microbatch_size, len(devices)
+    )
     step = lower_step(model, settings, devices, vocabulary_size, shard_state)
     compiled = compile_step(step.lowered)
     machine = _Machine.of(topology, devices, settings)
@@ -117,7 +122,7 @@ def plan(
         "batch_per_core": settings.batch_size // len(devices),
         "batch_size": settings.batch_size,
         "recipe": dataclasses.asdict(settings),
-        "vocabulary_size": vocabulary_size,
+        "vocabulary_size": step.vocabulary_size,
         "shard_state": shard_state,
         "parameters": step.parameters,
         "memory": memory,
@@ -172,26 +177,35 @@ def _schedule(pairs, batch_size, step_seconds, cores):
     }
 
 
-def _with_batch(recipe, batch_per_core, cores):
+def _with_batch(recipe, batch_per_core, microbatch_size, cores):
+    for name, value in (
+        ("batch_per_core", batch_per_core),
+        ("microbatch_size", microbatch_size),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1. Received: {name}={value}"
+            )
+    if microbatch_size is None:
+        microbatch_size = recipe.microbatch_size
     if batch_per_core is None:
         if recipe.batch_size % cores:
             raise DoesNotDivide(
                 f"{cores} cores cannot share a batch of {recipe.batch_size} "
                 "evenly. Give the batch of one with `--batch-per-core`."
             )
-        return recipe
-    if batch_per_core < 1:
-        raise ValueError(
-            "`batch_per_core` must be at least 1. "
-            f"Received: batch_per_core={batch_per_core}"
-        )
-    if batch_per_core % (recipe.microbatch_size or batch_per_core):
+        batch_per_core = recipe.batch_size // cores
+    if batch_per_core % (microbatch_size or batch_per_core):
         raise DoesNotDivide(
             "`microbatch_size` must divide the batch of a core. Received: "
             f"batch_per_core={batch_per_core}, "
-            f"microbatch_size={recipe.microbatch_size}"
+            f"microbatch_size={microbatch_size}"
         )
-    return dataclasses.replace(recipe, batch_size=batch_per_core * cores)
+    return dataclasses.replace(
+        recipe,
+        batch_size=batch_per_core * cores,
+        microbatch_size=microbatch_size,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,7 @@ class PlanStore:
         batch_per_core: int | None,
         vocabulary_size: int | None = None,
         shard_state: bool = False,
+        microbatch_size: int | None = None,
         **overrides: Any,
     ) -> dict:
         """Return a kept plan, or make it with `align_keras.planning.plan`.
@@ -54,7 +55,7 @@ class PlanStore:
             topology: string or `None`. Plans for `None`, the devices of this
                 machine, are not kept either.
             batch_per_core: int or `None`. See `plan`.
-            vocabulary_size, shard_state: See `plan`.
+            vocabulary_size, shard_state, microbatch_size: See `plan`.
             **overrides: Fields of the recipe to replace.
 
         Returns:
@@ -66,7 +67,7 @@ class PlanStore:
         recipe = load_recipe(recipe, **overrides)
         arguments = (
             *(model, recipe, topology, batch_per_core),
-            *(vocabulary_size, shard_state),
+            *(vocabulary_size, shard_state, microbatch_size),
         )
         if self.directory is None or not isinstance(model, str) or not topology:
             return _plan(*arguments)

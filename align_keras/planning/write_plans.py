@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from align_keras.io.json_files import write_json
-from align_keras.io.lists import check_list
 from align_keras.io.mirrors import locked
 from align_keras.io.optional import require
 from align_keras.io.progress import progress_steps
-from align_keras.planning.chips import parse_topology
 from align_keras.planning.compare_chips import compare_chips
 from align_keras.planning.describe_plans import describe_batches
 from align_keras.planning.describe_plans import describe_chips
@@ -34,7 +32,7 @@ def write_plan(
     Args:
         model: string. See `plan`.
         output: string or `pathlib.Path`. Directory to write to, in which
-            finished plans are kept as well.
+            finished plans for a topology are kept as well, see `PlanStore`.
         price: float. Price of a core for an hour. Defaults to `None`: no price
             is added.
         **options: Arguments of `plan`.
@@ -110,10 +108,7 @@ def write_comparison(
         string.
     """
     check_price(price)
-    check_list(topologies, "topologies")
     require("matplotlib", extra="plan")
-    for topology in topologies:
-        parse_topology(topology)
     with progress_steps() as step:
         step(f"Comparing chips for {model}")
         found = compare_chips(

@@ -19,6 +19,7 @@ from align_keras.io.mirrors import locked
 from align_keras.io.paths import local_path
 from align_keras.models import AlignDualEncoder
 from align_keras.quickstart.model import quickstart_model
+from align_keras.quickstart.scene_queries import ask_by_changes
 from align_keras.quickstart.scene_queries import ask_by_words
 from align_keras.quickstart.scenes import NOISE_SHARES
 from align_keras.quickstart.scenes import plan_scenes
@@ -78,7 +79,8 @@ def run_quickstart(
         the exported model; `"seconds"`; and `"files"`.
 
     Raises:
-        ValueError: `workdir` holds a quickstart with other settings.
+        ValueError: `workdir` holds a quickstart with other settings, or there
+            are too few evaluation scenes to search by a change.
 
     Example:
 
@@ -91,6 +93,14 @@ def run_quickstart(
     if overrides.get("steps"):
         overrides.setdefault("warmup_steps", overrides["steps"] // 10)
     load_recipe(recipe, **overrides)  # A mistake in it should show up now.
+    scenes = plan_scenes(evaluation_scenes, seed, "evaluation")
+    if not ask_by_changes(scenes):
+        raise ValueError(
+            "`evaluation_scenes` is too small: no two scenes differ in one "
+            "property alone, which the search by an image and words needs. "
+            f"Received: evaluation_scenes={evaluation_scenes}; give a hundred "
+            "or more."
+        )
     workdir = local_path(workdir)
     settings = {
         "seed": seed,
@@ -126,7 +136,6 @@ def run_quickstart(
     retrieval = plain(measure_retrieval(model, test_data, progress=False))
     times_chance = _times_chance(retrieval)
 
-    scenes = plan_scenes(evaluation_scenes, seed, "evaluation")
     used = _use(model, scenes, workdir, retrieval)
     report = {
         "passed": times_chance >= REQUIRED_TIMES_CHANCE,

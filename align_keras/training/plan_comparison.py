@@ -1,24 +1,41 @@
 """Compare the duration of a step in a run with the planned one."""
 
+import dataclasses
+import logging
 import statistics
+from pathlib import Path
 
 from align_keras.io.json_files import read_json
+from align_keras.io.word_pieces import read_vocabulary
 from align_keras.training.callbacks import read_metrics
+from align_keras.training.recipes import Recipe
 
-# Fields that change the cost of a step; the rest of a recipe may differ.
-FIELDS = (
-    "batch_size",
-    "image_size",
-    "sequence_length",
-    "optimizer",
-    "microbatch_size",
-    "remat",
-    "freeze",
-    "freeze_statistics",
-    "lora_rank",
-    "precision",
-    "batch_norm",
+# Fields that leave the work of a step as it is; a plan must have all others in
+# common with the run.
+FREE = {
+    "steps",
+    "epochs",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "label_smoothing",
+    "resize_size",
+    "resize_ratio",
+    "steps_per_execution",
+    "checkpoint_every",
+    "patience",
+    "mirror",
+    "seed",
+    "initial_temperature",
+    "vocabulary_size",  # of a vocabulary to be learned; see `compare_with_plan`
+    "strip_accents",
+    "language_exponent",
+}
+FIELDS = tuple(
+    field.name for field in dataclasses.fields(Recipe) if field.name not in FREE
 )
+
+logger = logging.getLogger("align_keras")
 
 
 def load_plan(path, preset, recipe, shard_state=False):
@@ -66,6 +83,9 @@ def load_plan(path, preset, recipe, shard_state=False):
 def compare_with_plan(plan, workdir):
     """Compare the duration of a step with the planned one.
 
+    Warns if the plan is for a vocabulary of another size, which may be known
+    only once it has been learned.
+
     Args:
         plan: dict. What `load_plan` returned.
         workdir: string or `pathlib.Path`. The directory of the run.
@@ -83,6 +103,17 @@ def compare_with_plan(plan, workdir):
     ]
     if len(speeds) < 2:
         return None
+    path, planned = Path(workdir, "vocabulary.txt"), plan.get("vocabulary_size")
+    if planned is not None and path.is_file():
+        tokens = len(read_vocabulary(path))
+        if tokens != planned:
+            logger.warning(
+                "The plan is for a vocabulary of %d tokens, and this run has "
+                "%d: plan again with `--vocabulary-size %d`.",
+                planned,
+                tokens,
+                tokens,
+            )
     size = plan["recipe"]["batch_size"]
     measured = size / statistics.median(speeds[1:])
     planned = plan["seconds"]["step"]

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from align_keras.cli import COMMANDS
+from align_keras.cli import make_parser
 from align_keras.training import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,3 +57,17 @@ def test_the_reference_names_every_command_field_and_public_name(site):
     for package in packages:
         for name in importlib.import_module(f"align_keras.{package}").__all__:
             assert f'id="align_keras.{package}.{name}"' in python
+
+
+def test_every_command_of_a_page_is_read():
+    """With what a shell makes of a glob that is not quoted: many files."""
+    count, parser = 0, make_parser()
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        page = path.read_text("utf-8")
+        for block in re.findall(r"^```shell\n(.*?)^```", page, re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("align-keras ") and "$" not in line:
+                    line = re.sub(r"(?<!\S)[\w./]*\*[\w./*]*", "a b", line)
+                    parser.parse_args(shlex.split(line, comments=True)[1:])
+                    count += 1
+    assert count > 50

@@ -19,8 +19,11 @@ class LinearStore:
 
     capacity = 16 * GIB
 
-    def plan(self, model, recipe, topology, batch, *_):
-        pairs = recipe.microbatch_size or batch
+    def plan(
+        self, model, recipe, topology, batch, tokens, split, microbatch_size
+    ):
+        assert recipe.microbatch_size is None
+        pairs = microbatch_size or batch
         share = pairs * GIB // (12 if recipe.remat else 3)
         total = 4 * GIB + share + batch * 2**16
         if total > self.capacity:
@@ -79,6 +82,40 @@ def test_search_over_remat_and_microbatches(tmp_path, caplog):
     pytest.importorskip("matplotlib")
     plot_batches(rows, tmp_path / "search.png")
     assert (tmp_path / "search.png").stat().st_size > 10_000
+
+
+def test_microbatches_divide_the_batch_that_is_tried():
+    """And not that of the recipe, which is 16,384."""
+    rows = find_largest_batch(
+        "any", microbatches=(24,), limit=100, store=LinearStore()
+    )
+    found = [(row["remat"], row["batch_per_core"]) for row in rows]
+    assert found == [(False, 96), (True, 96)]
+
+
+def test_no_batch_is_tried_below_one_microbatch():
+    rows = find_largest_batch(
+        "any", microbatches=(16, 64), limit=32, store=LinearStore()
+    )
+    assert [row["tried"] == [] for row in rows] == [False, False, True, True]
+    table = describe_batches(rows).splitlines()
+    assert [line.endswith("above the limit") for line in table[1:]] == [
+        *(False, False, True, True)
+    ]
+    assert "none fits" not in "".join(table)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"remat": True}, "remat=True"),
+        ({"microbatch_size": 32}, "microbatch_size=32"),
+        ({"microbatches": (None, 0)}, r"microbatches=\(None, 0\)"),
+    ],
+)
+def test_what_is_searched_is_no_field_to_replace(fields, words):
+    with pytest.raises(ValueError, match=f"Received: {words}"):
+        find_largest_batch("any", store=LinearStore(), **fields)
 
 
 @pytest.mark.parametrize("unit", [8, 16])

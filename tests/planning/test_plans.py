@@ -147,7 +147,8 @@ def test_fields_are_assigned(plans):
     result = plans[0]["assigned"]
     assert result["status"] == 0, result["error"]
     recipe = json.loads(result["output"])["recipe"]
-    assert (recipe["remat"], recipe["microbatch_size"]) == (True, 4)
+    # It divides the batch of a core, and not the recipe's 16,384.
+    assert (recipe["remat"], recipe["microbatch_size"]) == (True, 3)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,11 @@ def test_fields_are_assigned(plans):
         ("limit alone", "`--limit` belongs to `--search`"),
         ("limit", "`limit` must be at least 1.*limit=-5"),
         ("limit of 0", "`limit` must be at least 1.*limit=0"),
-        ("microbatch", "`microbatch_size` must be positive"),
+        ("microbatch", r"at least 1 pair.*microbatches=\(None, 0\)"),
+        ("size in words", "must be of type int.*microbatch_size=True"),
+        ("size of 0", "at least 1.*microbatch_size=0"),
+        ("resolution twice", "--resolution 32, --set image_size=64"),
+        ("remat twice", "--remat True, --set remat=False"),
         ("price", "price_per_core_hour=-1"),
         ("vocabulary", "50 tokens.*vocabulary of 60"),
         ("no vocabulary", "vocabulary_size=0"),

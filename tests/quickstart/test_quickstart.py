@@ -163,6 +163,12 @@ def test_other_settings_need_another_directory(finished):
         run_quickstart(workdir, seed=1, recipe=RECIPE, **SCENES)
 
 
+def test_too_few_scenes_are_refused_before_any_is_drawn(tmp_path):
+    with pytest.raises(ValueError, match="Received: evaluation_scenes=2;"):
+        run_quickstart(tmp_path, recipe=RECIPE, evaluation_scenes=2)
+    assert not list(tmp_path.glob("*"))
+
+
 @pytest.mark.parametrize("passed", [True, False])
 def test_exit_status_tells_whether_it_learned(monkeypatch, passed, capsys):
     def run(workdir, seed, steps, verbose):

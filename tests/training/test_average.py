@@ -194,6 +194,7 @@ def test_the_command_writes_an_average(folder, models, capsys):
         (["--sweep"], "needs both `--old-data` and `--new-data`"),
         (["--weight", "1", "--new-data", "x"], "nothing else takes them"),
         (["--weight", "1", "--allow-outside"], "for the data of `--sweep`"),
+        (["--weight", "1", "--batch-size", "64"], "`--batch-size` is for"),
     ):
         assert main([*map(str, words_of(folder)), *extra]) == 2
         assert words in capsys.readouterr().err

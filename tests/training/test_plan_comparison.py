@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from align_keras.training import Recipe
 from align_keras.training import load_recipe
 from align_keras.training.plan_comparison import FIELDS
+from align_keras.training.plan_comparison import FREE
 from align_keras.training.plan_comparison import compare_with_plan
 from align_keras.training.plan_comparison import describe_step_time
 from align_keras.training.plan_comparison import load_plan
@@ -23,6 +25,7 @@ def plan_file(tmp_path):
         "seconds": {"step": 0.25},
         "topology": "v5e:2x2",
         "shard_state": False,
+        "vocabulary_size": 30,
     }
     path.write_text(json.dumps(plan))
     return path
@@ -51,6 +54,28 @@ def test_median_without_the_first_report(tmp_path, plan_file):
     write_metrics(tmp_path, [1.0])
     assert compare_with_plan(plan, tmp_path) is None
     assert "too short" in describe_step_time(None)
+
+
+def test_every_field_is_compared_or_free():
+    """A new one is compared."""
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    assert FREE < fields and set(FIELDS) == fields - FREE
+    assert {"loss", "ema", "skip_nonfinite", "batch_size"} < set(FIELDS)
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(30, 0), (20, 1)])
+def test_vocabulary_of_another_size_is_told(
+    tokens, said, tmp_path, plan_file, caplog
+):
+    plan = load_plan(plan_file, "align_b0_bert_mini", RECIPE)
+    write_metrics(tmp_path, [1.0, 64.0])
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = [f"word{number}" for number in range(tokens - len(special))]
+    text = "\n".join([*special, *words]) + "\n"
+    (tmp_path / "vocabulary.txt").write_text(text)
+    compare_with_plan(plan, tmp_path)
+    assert len(caplog.messages) == said
+    assert "--vocabulary-size 20" in caplog.text or not said
 
 
 @pytest.mark.parametrize("field", FIELDS)
