@@ -82,14 +82,13 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
         A list of `Job`.
     """
     root = Path(root)
-    return [
+    known = [
         *_caption_jobs(root, allow_outside),
         *_multilingual_jobs(root, allow_outside),
         *_imagenet_jobs(root, allow_outside),
         *_probe_jobs(root, allow_outside),
         *_composition_jobs(root, allow_outside),
         _datacomp_job(root, allow_outside),
-        *_own_jobs(root, allow_outside),
         *_tfds_jobs(root / "tfds"),
         Job(
             "words-simlex999",
@@ -99,6 +98,15 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
             ),
         ),
     ]
+    own = list(_own_jobs(root, allow_outside))
+    names = {job.name for job in known}
+    for job in own:
+        if job.name in names:
+            raise ValueError(
+                f"`{job.needs[0]}` has the name of another evaluation, "
+                f"`{job.name}`: rename the folder."
+            )
+    return [*known, *own]
 
 
 def _caption_jobs(root, allow_outside):
@@ -257,10 +265,19 @@ def _own_jobs(root, allow_outside):
             )
             return measure_retrieval(embedder, data, **options)
 
-        yield Job(f"retrieval-{folder.name}", (folder,), run)
+        yield _apart(Job(f"retrieval-{folder.name}", (folder,), run))
     for folder in glob_visible(root / "zero_shot", "*/"):
         names = folder / "classes.json"
-        yield _zero_shot(folder.name, folder, names, allow_outside)
+        yield _apart(_zero_shot(folder.name, folder, names, allow_outside))
+
+
+def _apart(job):
+    """Keep the vectors of a job apart from those of other jobs."""
+
+    def run(embedder, cache, **options):
+        return job.run(embedder, cache=cache / job.name, **options)
+
+    return job._replace(run=run)
 
 
 def _tfds_jobs(folder):

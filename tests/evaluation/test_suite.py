@@ -154,3 +154,25 @@ def test_all_runs_tfds_data_sets(tmp_path):
     assert (probe["images"], probe["train_images"]) == (5, 10)
     skipped = found["skipped"]["retrieval-tfds-coco_captions of seer"]
     assert skipped.startswith("failed: ")
+
+
+def test_own_data_of_the_same_name_do_not_mix(root, tmp_path):
+    data = tmp_path / "data"
+    own = data / "retrieval" / "colors"
+    shutil.copytree(root / "imagenet" / "val", data / "zero_shot" / "colors")
+    shutil.copy(
+        root / "imagenet" / "classes.json", data / "zero_shot" / "colors"
+    )
+    own.mkdir(parents=True)
+    shutil.copy(root / "imagenet" / "train" / "n0" / "0.png", own)
+    (own / "captions.csv").write_text("image,caption\n0.png,red\n")
+    found = suite.measure_all(
+        [Seer().embedder("f1")], data, tmp_path, 3, False, 20
+    )
+    assert [(r["task"], r["images"]) for r in found["results"]] == [
+        ("retrieval", 1),
+        ("zero-shot", 12),
+    ]
+    own.rename(own.with_name("flickr30k"))
+    with pytest.raises(ValueError, match="retrieval/flickr30k` has the name"):
+        suite.list_jobs(data)
