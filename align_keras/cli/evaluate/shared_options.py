@@ -8,7 +8,6 @@ from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_file
 from align_keras.cli.options import output_path
-from align_keras.io.fingerprints import directory_fingerprint
 
 
 def add_model(parser):
@@ -246,8 +245,10 @@ def loader(args):
 
 
 def identity(args):
-    """Return what tells the model from others: its files, or its handle."""
-    return directory_fingerprint(args.model) or args.model
+    """Return what tells the model from others, or at least its name."""
+    from align_keras.embedding.loading import model_fingerprint
+
+    return model_fingerprint(args.model) or args.model
 
 
 def embedding_options(args):
