@@ -1,5 +1,6 @@
 """Embed any number of images or texts into unit vectors in memory."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -18,6 +19,7 @@ from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
 from align_keras.embedding.similarity import unit_rows
 from align_keras.embedding.vector_cache import VectorCache
+from align_keras.embedding.vector_cache import image_mark
 from align_keras.embedding.vector_cache import names_digest
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.lists import check_list
@@ -162,7 +164,8 @@ def embed_readable(
         images: iterable of pairs of a name and an image.
         cache: string or `pathlib.Path`. A directory in which to keep the
             vectors, if the embedder has a fingerprint. After an interruption,
-            the next call resumes from them. Defaults to `None`.
+            the next call resumes from them. They are compared by the name of
+            each image, and by its `image_mark`. Defaults to `None`.
         name: string. The name of the data set within `cache`.
 
     Returns:
@@ -182,8 +185,16 @@ def embed_readable(
             chunk = files.load(number, {"readable": 1})
             if chunk is not None:
                 count = len(chunk["readable"])
-                names = [n for n, _ in itertools.islice(images, count)]
-                files.check(number, chunk, names)
+                part = itertools.islice(images, count)
+                marked = list(map_ahead(_marked, part))
+                files.check(number, chunk, _with_marks(marked))
+                for (name, _), kept in zip(
+                    marked, chunk["readable"], strict=True
+                ):
+                    if not kept:
+                        logger.warning(
+                            "Image %s is left out: it was not readable", name
+                        )
                 advance(count)
             else:
                 part = itertools.islice(images, files.size)
@@ -279,12 +290,10 @@ def embed_stream(
 
     def attempt(item):
         try:
-            return item, read(item) if read else _opened(item[1]), None
+            image = read(item) if read else embedder.read(opened(item[1]))
+            return item, image, None
         except ValueError as error:
             return item, None, error
-
-    def _opened(image):
-        return embedder.read(image() if callable(image) else image)
 
     def readable():
         for item, image, error in map_ahead(attempt, items):
@@ -294,6 +303,11 @@ def embed_stream(
                 unreadable(item, error)
 
     yield from encode_batches(embedder.images, readable(), batch_size)
+
+
+def opened(image: Any) -> Any:
+    """Return an image of a data set, which may be a function."""
+    return image() if callable(image) else image
 
 
 def encode_batches(
@@ -358,26 +372,44 @@ def _join(rows, unit):
     return whole
 
 
+def _marked(item):
+    """Return the name and the mark of a pair of a name and an image."""
+    name, image = item
+    with contextlib.suppress(ValueError):
+        return name, image_mark(opened(image))
+    return name, ""
+
+
+def _with_marks(marked):
+    return [f"{name} {mark}" for name, mark in marked]
+
+
 def _embed_chunk(embedder, images, batch_size, advance):
-    names, broken = [], []
+    marked, broken = [], []
 
     def numbered():
         for number, (name, image) in enumerate(images):
-            names.append(str(name))
+            marked.append((name, ""))
             yield name, image, number
+
+    def read(item):
+        name, image, number = item
+        image = opened(image)
+        marked[number] = name, image_mark(image)
+        return embedder.read(image)
 
     def leave_out(item, error):
         logger.warning("Image %s is left out: %s", item[0], error)
         broken.append(item[2])
         advance(1)
 
-    batches = embed_stream(embedder, numbered(), leave_out, batch_size)
+    batches = embed_stream(embedder, numbered(), leave_out, batch_size, read)
     rows = _gather(batches, advance)
-    readable = np.ones(len(names), bool)
+    readable = np.ones(len(marked), bool)
     readable[broken] = False
     return {
         # If no image is readable, the length of a row is unknown.
         "vectors": _join(rows, "images") if rows else np.zeros((0, 0)),
         "readable": readable,
-        "names": np.array(names_digest(names)),
+        "names": np.array(names_digest(_with_marks(marked))),
     }

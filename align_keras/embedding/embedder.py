@@ -33,6 +33,16 @@ def read_pixels(image: Any) -> np.ndarray:
     return decode_with_pillow(read_bytes(image))
 
 
+def refuse_floats(image: np.ndarray) -> None:
+    """Refuse an array that may be preprocessed already."""
+    if image.dtype.kind == "f":
+        raise TypeError(
+            "Arrays of floats, already preprocessed, are only for embedding "
+            "with an `AlignDualEncoder`; give uint8 pixels. "
+            f"Received: dtype={image.dtype}"
+        )
+
+
 def read_bytes(image: str | Path | bytes) -> bytes:
     """Return the bytes of an image file; bytes are returned unchanged."""
     if isinstance(image, bytes):
@@ -151,8 +161,10 @@ def keras_hub_embedder(
     converter = preprocessor.image_converter
 
     def read(image):
+        pixels = read_pixels(image)
+        refuse_floats(pixels)
         # One by one, because they differ in size.
-        pixels = converter(read_pixels(image)[None])
+        pixels = converter(pixels[None])
         return keras.ops.convert_to_numpy(pixels)[0]
 
     blank: np.ndarray = np.zeros((1, 8, 8, 3), "uint8")

@@ -11,12 +11,16 @@ from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
 from align_keras.embedding.embedder import keras_hub_embedder
 from align_keras.embedding.embedder import read_bytes
+from align_keras.embedding.embedder import refuse_floats
 from align_keras.embedding.replicas import is_split
 from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
+from align_keras.io.fingerprints import fingerprint
 from align_keras.io.folders import check_links
 from align_keras.io.mirrors import reads
 from align_keras.models import presets
+from align_keras.models.handles import HUGGING_FACE
+from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import preset_names
 from align_keras.preprocessing.agreement import decode_for_graph
 
@@ -70,11 +74,31 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
 
             presets.require_class(presets.find_preset(model), AlignDualEncoder)
             dual_encoder = AlignDualEncoder.from_preset(str(model))
-    fingerprint = directory_fingerprint(path)
+    identity = model_fingerprint(model)
     if kind in _KERAS_HUB:
         name = path.name or str(model)
-        return keras_hub_embedder(*parts, name, fingerprint, strategy)
-    return as_embedder(dual_encoder, str(model), fingerprint, strategy)
+        return keras_hub_embedder(*parts, name, identity, strategy)
+    return as_embedder(dual_encoder, str(model), identity, strategy)
+
+
+def model_fingerprint(model: str | Path) -> str | None:
+    """Return what tells a model from others, also from its other versions.
+
+    Args:
+        model: string or `pathlib.Path`. The directory, name or handle of a
+            preset.
+
+    Returns:
+        The fingerprint of the directory, or of the handle and the version
+        that a hub has now; `None` for presets without weights, and for hubs
+        that do not tell the version.
+    """
+    found = presets.find_preset(model)
+    if found.startswith((HUGGING_FACE, "kaggle://")):
+        # Their caches name a directory by its commit or version.
+        version = handle_file(found, "config.json").parent.name
+        return fingerprint(found, version)
+    return directory_fingerprint(found)
 
 
 def _kind(path):
@@ -182,6 +206,7 @@ def _load_saved_model(path, strategy=None):
 def _read_file(image):
     """Return the bytes of a file that the graph decodes like Pillow."""
     if isinstance(image, np.ndarray):
+        refuse_floats(image)
         return _png(image)
     contents = read_bytes(image)
     # Otherwise the graph may fail or silently decode other pixels.

@@ -1,5 +1,7 @@
 """Keep the vectors of a stream on disk, to resume after an interruption."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -8,6 +10,7 @@ import numpy as np
 
 from align_keras.embedding.embedder import Embedder
 from align_keras.io.atomic import atomic_file
+from align_keras.io.fingerprints import arrays_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.mirrors import local_copy
 from align_keras.io.stores import is_file
@@ -74,18 +77,43 @@ class VectorCache:
         return arrays
 
     def check(self, number: int, chunk: dict, names: list) -> None:
-        """Raise `ValueError` if a chunk holds images with other names."""
+        """Raise `ValueError` if a chunk holds other images.
+
+        Args:
+            number, chunk: what `load` took and returned.
+            names: list of strings. The names of the images, or these with
+                their marks, as given to `names_digest` for `save`.
+        """
         if str(chunk.get("names")) != names_digest(names):
             raise ValueError(
                 f"`{self._path(number)}` holds the vectors of other images: "
-                "the data have changed. Remove that directory, or choose "
-                "another one."
+                "the data have changed, or other data have the same name. "
+                "Remove that directory, or choose another one."
             )
 
 
 def file_name(name: str) -> str:
     """Replace the characters of a name that are special in paths."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def image_mark(image: Any) -> str:
+    """Return what tells an image from others of its name, without decoding.
+
+    Args:
+        image: a path, whose mark is the size and the time of the last change;
+            or bytes or an array, whose mark is a digest.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        # Whoever reads the image says why it cannot be read.
+        with contextlib.suppress(OSError, ValueError):
+            about = os.stat(image)
+            return f"{about.st_size} bytes at {about.st_mtime_ns}"
+        return ""
+    if isinstance(image, bytes):
+        image = np.frombuffer(image, "uint8")
+    image = np.asarray(image)
+    return arrays_fingerprint([image], image.shape, image.dtype)
 
 
 def names_digest(names: list) -> str:

@@ -12,6 +12,7 @@ from align_keras.embedding.loading import load_embedder
 from align_keras.evaluation.ablation_data import pack_variant
 from align_keras.evaluation.ablation_data import prepare_data
 from align_keras.evaluation.ablation_plan import Variant
+from align_keras.evaluation.ablation_plan import folder_name
 from align_keras.evaluation.ablation_plan import read_plan
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.compare import compare_results
@@ -86,7 +87,7 @@ def ablate(
     for name, variant in variants.items():
         changes = _differences(variants["baseline"], variant)
         logger.info("%s: %s", name, changes)
-        folder = workdir / "runs" / _folder_name(name)
+        folder = workdir / "runs" / folder_name(name)
         results[name] = _run(
             plan, name, variant, source, evaluation, folder, samples, verbose
         )
@@ -96,10 +97,6 @@ def ablate(
     _write(plan, results, workdir)
     logger.info("The table is %s", workdir / "ablation.md")
     return results
-
-
-def _folder_name(name):
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
 def _differences(baseline, variant):

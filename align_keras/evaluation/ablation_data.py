@@ -39,6 +39,11 @@ def prepare_data(
                     "`captions` and `evaluation`."
                 )
         return data, str(data["evaluation"])
+    if "evaluation_scenes" not in data:
+        raise ValueError(
+            "The ablation's `data` lacks `evaluation_scenes`, which it needs "
+            f"with `scenes`. Received: {data}"
+        )
     if draw is None:
         raise ValueError(
             "The ablation's `data` asks for `scenes`: pass `draw`, such as "

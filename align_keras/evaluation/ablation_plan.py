@@ -49,6 +49,11 @@ class Variant:
             )
 
 
+def folder_name(name: str) -> str:
+    """Return the name of the folder of a run."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
 def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
     """Read an ablation from a YAML file.
 
@@ -81,13 +86,31 @@ def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
             f"The ablation `{path}` has the unknown field "
             f"`{min(map(str, unknown))}`. Known fields: {', '.join(TOP)}."
         )
-    fields: dict[str, dict] = {"baseline": {}, **(plan.get("runs") or {})}
     grid = plan.get("grid") or {}
-    for image in grid.get("image", ()):
-        for text in grid.get("text", ()):
-            fields[f"{image} + {text}"] = {"image": image, "text": text}
-    variants = {}
-    for name, changes in fields.items():
+    if grid and not (set(grid) == {"image", "text"} and all(grid.values())):
+        raise ValueError(
+            f"The `grid` of the ablation `{path}` must list encoders under "
+            f"`image` and under `text`. Received: {grid}"
+        )
+    fields: list[tuple[str, dict]] = [
+        ("baseline", {}),
+        *(plan.get("runs") or {}).items(),
+        *(
+            (f"{image} + {text}", {"image": image, "text": text})
+            for image in grid.get("image", ())
+            for text in grid.get("text", ())
+        ),
+    ]
+    variants: dict[str, Variant] = {}
+    taken: dict[str, str] = {}
+    for name, changes in fields:
+        other = taken.setdefault(folder_name(name), name)
+        if name in variants or other != name:
+            raise ValueError(
+                f"The run {name!r} of the ablation `{path}` has the name, or "
+                f"the folder `{folder_name(name)}`, of the run {other!r}: "
+                "rename it."
+            )
         try:
             variants[name] = Variant(**{**plan["base"], **(changes or {})})
         except (TypeError, ValueError) as error:

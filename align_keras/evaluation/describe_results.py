@@ -137,7 +137,8 @@ def describe_counts(result: Result) -> str:
         notes.append(f"{result['examples_skipped']} examples left out")
     if result.get("images_skipped") is not None:
         notes.append(f"{result['images_skipped']} left out as not readable")
-    line = f"{result['task']}, {result['dataset']}: " + ", ".join(parts)
+    line = f"{result['task']}, {result['dataset']}"
+    line += f": {', '.join(parts)}" if parts else ""
     return line + (f" ({', '.join(notes)})" if notes else "")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from align_keras.embedding.embed_files import thumbnail
 from align_keras.embedding.embed_streams import embed_data_set
 from align_keras.embedding.embed_streams import embed_texts
+from align_keras.embedding.embed_streams import opened
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
 from align_keras.embedding.embedder import read_pixels
@@ -223,7 +224,7 @@ def _thumbnails(data, wanted):
             if place not in wanted:
                 continue
             try:
-                pixels = read_pixels(image)
+                pixels = read_pixels(opened(image))
             except (ValueError, OSError) as error:
                 lost[key] = error
                 continue

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from align_keras.evaluation.accuracy import check_labels
 from align_keras.evaluation.accuracy import classification_accuracies
 from align_keras.evaluation.accuracy import label_ranks
 from align_keras.evaluation.accuracy import useful_depths
@@ -137,6 +138,8 @@ def measure_finetune(
     images = [as_file(example[1]) for example in learned.examples()]
     classes = len(train.class_names or ())
     classes = classes or int(max(labels.max(), wanted.labels.max())) + 1
+    for found in (learned, wanted):
+        check_labels(found.labels, len(found.labels), classes)
     identity = identity or encoder_fingerprint(make_model())
     ranks = []
     for number in range(runs):

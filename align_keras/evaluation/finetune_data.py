@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from align_keras.embedding.embed_streams import opened
 from align_keras.embedding.embedder import read_bytes
 from align_keras.embedding.embedder import read_pixels
+from align_keras.embedding.embedder import refuse_floats
 from align_keras.evaluation.datasets import DataSet
 from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.io.fingerprints import fingerprint
@@ -48,6 +50,7 @@ class Checked(NamedTuple):
         """Yield the readable images, in a form that TensorFlow decodes."""
         readable = itertools.compress(self.data.examples(), self.readable)
         for key, image, label in readable:
+            image = opened(image)
             if key in self.odd:
                 image = _bytes(read_pixels(image))
             yield key, image, label
@@ -70,7 +73,10 @@ def check_images(data: DataSet) -> Checked:
         key, image, label = example
         alike = True
         try:
-            if not isinstance(image, np.ndarray):
+            image = opened(image)
+            if isinstance(image, np.ndarray):
+                refuse_floats(image)
+            else:
                 alike = decode_for_graph(read_bytes(image))[1]
         except ValueError as error:
             return key, label, alike, error

@@ -301,7 +301,9 @@ def measure_linear_probe(
         rows = np.concatenate([rows, more])
         labels = np.concatenate([labels, more_labels])
     queries, wanted, skipped, digest = embed(test)
-    num_classes = len(train.class_names or range(labels.max() + 1))
+    last = max(labels.max(), wanted.max())
+    num_classes = len(train.class_names or range(last + 1))
+    wanted = check_labels(wanted, len(queries), num_classes)
     decay = None
     if solver == "lbfgs":
         decay, _ = sweep_decay(

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from pathlib import Path
+from urllib.parse import quote
 
 from align_keras.evaluation.describe_results import RANKS
 from align_keras.evaluation.describe_results import describe_counts
@@ -64,7 +65,7 @@ def write_markdown_report(
         if drawn:
             name = f"{task}-{dataset}".replace("/", "-") + ".png"
             _plot(group, directory / "plots" / name)
-            lines += [f"![{task} on {dataset}](plots/{name})", ""]
+            lines += [f"![{task} on {dataset}](plots/{quote(name)})", ""]
     if skipped:
         lines += ["## Not run", ""]
         lines += [f"- {name}: {reason}" for name, reason in skipped.items()]

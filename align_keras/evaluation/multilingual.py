@@ -398,8 +398,12 @@ def measure_multilingual(
             for name in chances[0]
         },
     )
+    ways = "image_to_text", "text_to_image"
+    names = [*chances[0], *(f"{way}_median_rank" for way in ways)]
     for number, language in enumerate(languages):
-        result["by_language"][language] = _split_off(result, language) | {
+        result["by_language"][language] = _split_off(
+            result, language, names
+        ) | {
             "texts": sum(counts[number]),
             "images_without_text": counts[number].count(0),
             **{f"chance_{k}": v for k, v in chances[number].items()},
@@ -409,11 +413,11 @@ def measure_multilingual(
     return result
 
 
-def _split_off(result, language):
+def _split_off(result, language, names):
     """Move the metrics of a language, except the mean, out of the result."""
-    start, intervals, metrics = f"{language}_", {}, {}
-    for name in [n for n in result["intervals"] if n.startswith(start)]:
-        own = name.removeprefix(start)
+    intervals, metrics = {}, {}
+    for own in names:
+        name = f"{language}_{own}"
         intervals[own], metrics[own] = result["intervals"][name], result[name]
         if own != "mean_recall":
             del result["intervals"][name], result[name]

@@ -82,14 +82,13 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
         A list of `Job`.
     """
     root = Path(root)
-    return [
+    known = [
         *_caption_jobs(root, allow_outside),
         *_multilingual_jobs(root, allow_outside),
         *_imagenet_jobs(root, allow_outside),
         *_probe_jobs(root, allow_outside),
         *_composition_jobs(root, allow_outside),
         _datacomp_job(root, allow_outside),
-        *_own_jobs(root, allow_outside),
         *_tfds_jobs(root / "tfds"),
         Job(
             "words-simlex999",
@@ -99,6 +98,15 @@ def list_jobs(root: str | Path, allow_outside: bool = False) -> list[Job]:
             ),
         ),
     ]
+    own = list(_own_jobs(root, allow_outside))
+    names = {job.name for job in known}
+    for job in own:
+        if job.name in names:
+            raise ValueError(
+                f"`{job.needs[0]}` has the name of another evaluation, "
+                f"`{job.name}`: rename the folder."
+            )
+    return [*known, *own]
 
 
 def _caption_jobs(root, allow_outside):
@@ -257,10 +265,19 @@ def _own_jobs(root, allow_outside):
             )
             return measure_retrieval(embedder, data, **options)
 
-        yield Job(f"retrieval-{folder.name}", (folder,), run)
+        yield _apart(Job(f"retrieval-{folder.name}", (folder,), run))
     for folder in glob_visible(root / "zero_shot", "*/"):
         names = folder / "classes.json"
-        yield _zero_shot(folder.name, folder, names, allow_outside)
+        yield _apart(_zero_shot(folder.name, folder, names, allow_outside))
+
+
+def _apart(job):
+    """Keep the vectors of a job apart from those of other jobs."""
+
+    def run(embedder, cache, **options):
+        return job.run(embedder, cache=cache / job.name, **options)
+
+    return job._replace(run=run)
 
 
 def _tfds_jobs(folder):
@@ -307,8 +324,9 @@ def measure_all(
     and an interrupted one resumes from the vectors on disk. Neither applies to
     an `Embedder` without a fingerprint, which may have changed. A file counts
     as unchanged if its contents are the same, a directory if the number and
-    the total size of its files are the same. If an evaluation fails, the
-    report names it, and the others still run.
+    the total size of its files are the same, a model of a hub if its version
+    there is the same. If an evaluation fails, the report names it, and the
+    others still run.
 
     Args:
         models: list of `Embedder`, `align_keras.AlignDualEncoder`, or strings
@@ -330,19 +348,25 @@ def measure_all(
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: no evaluation found its data.
+        ValueError: no evaluation found its data, or results of two models
+            would share a directory.
     """
     root, output = Path(data_root), Path(output)
     if not root.is_dir():
         raise FileNotFoundError(f"There is no directory `{root}`.")
     jobs, results, skipped = list_jobs(root, allow_outside), [], {}
+    folders: set[Path] = set()
     state = functools.cache(_state)
     for model in path_list(models):
         named = isinstance(model, (str, Path))
         embedder = load_embedder(str(model)) if named else as_embedder(model)
-        # A preset that is not a directory has no fingerprint, but its name
-        # identifies it.
-        known = named or embedder.fingerprint is not None
+        folder = output / file_name(embedder.name).strip("-.")
+        if folder in folders:
+            raise ValueError(
+                f"Two models would have their results in `{folder}`: evaluate "
+                f"them into two outputs. Received: {embedder.name}"
+            )
+        folders.add(folder)
         for job in jobs:
             missing = [path for path in job.needs if not path.exists()]
             if missing:
@@ -358,7 +382,7 @@ def measure_all(
             }
             try:
                 result = _run(
-                    job, embedder, known, output, batch_size, progress, identity
+                    job, embedder, folder, batch_size, progress, identity
                 )
             # Whatever fails in one evaluation, the others can still run.
             except Exception as error:
@@ -390,11 +414,10 @@ def _state(path):
     return f"{len(sizes)} files of {sum(sizes)} bytes"
 
 
-def _run(job, embedder, known, output, batch_size, progress, identity):
+def _run(job, embedder, folder, batch_size, progress, identity):
     """Return the result of a job, from disk if it is finished."""
-    name = file_name(embedder.name).strip("-.")
-    path = output / name / f"{job.name}.json"
-    if known and path.is_file():
+    path = folder / f"{job.name}.json"
+    if embedder.fingerprint is not None and path.is_file():
         result = Result.load(path)
         same = all(result.get(key) == value for key, value in identity.items())
         if same and not result.get("tasks_failed"):
@@ -403,7 +426,7 @@ def _run(job, embedder, known, output, batch_size, progress, identity):
         embedder,
         batch_size=batch_size,
         progress=progress,
-        cache=output / "vectors",
+        cache=folder.parent / "vectors",
         samples=identity["samples"],
     )
     result.update(identity)

@@ -56,7 +56,8 @@ def classification_outcomes(
         from 0, with ties by index as in `best_positive_ranks`.
 
     Raises:
-        ValueError: the arrays do not fit, or a label does not exist.
+        ValueError: the arrays do not fit, a label does not exist, or no
+            class is right for it.
     """
     images, classes = check_pair(
         image_embeddings, class_vectors, "image_embeddings", "class_vectors"
@@ -64,6 +65,12 @@ def classification_outcomes(
     if answers is None:
         answers = [[number] for number in range(len(classes))]
     labels = check_labels(labels, len(images), len(answers))
+    for label in np.unique(labels):
+        if not len(answers[label]):
+            raise ValueError(
+                f"`answers` must hold a class for each label. Received: none "
+                f"for the label {label}"
+            )
     pairs = [
         (image, position)
         for image, label in enumerate(labels)

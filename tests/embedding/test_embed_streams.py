@@ -1,15 +1,19 @@
 import json
+import os
 import threading
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_align import image_file
 from tiny_align import tiny_align
 
 from align_keras.cli import main
+from align_keras.embedding import Embedder
 from align_keras.embedding import embed_images
 from align_keras.embedding import embed_texts
+from align_keras.embedding.embed_streams import embed_readable
 from align_keras.evaluation import measure_retrieval
 from align_keras.io.threads import map_ahead
 from align_keras.search import compose_query
@@ -50,8 +54,6 @@ def test_every_form_of_an_image(model, photos, tmp_path):
     path = tmp_path / "one.jpg"
     path.write_bytes(photos[1])
     converter = model.preprocessor.image_converter
-    from PIL import Image
-
     forms = [
         photos[1],
         path,
@@ -106,6 +108,54 @@ def test_bad_input_is_named(model, photos, tmp_path):
     bare.preprocessor = None
     with pytest.raises(ValueError, match="no preprocessor"):
         embed_texts(bare, TEXTS)
+
+
+def means():
+    """An embedder whose vectors may be kept."""
+    return Embedder(
+        "means",
+        images=lambda batch: np.stack([p.mean((0, 1)) for p in batch]),
+        texts=None,
+        fingerprint="f",
+    )
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "array", "function"])
+def test_vectors_of_other_images_of_the_same_name_are_refused(form, tmp_path):
+    blank = {n: np.full((4, 4, 3), n, "uint8") for n in (9, 200)}
+    for n, pixels in blank.items():
+        Image.fromarray(pixels).save(tmp_path / f"{n}.bmp")
+        # Files of the same size, and of the same name in other folders.
+        os.utime(tmp_path / f"{n}.bmp", ns=(n, n))
+
+    def named(n):
+        path = tmp_path / f"{n}.bmp"
+        image = {
+            "path": path,
+            "bytes": path.read_bytes(),
+            "array": blank[n],
+            "function": lambda: blank[n],
+        }
+        return [("a", image[form]), ("b", path)]
+
+    def embed(n):
+        return embed_readable(means(), named(n), cache=tmp_path / "cache")[0]
+
+    first = embed(9)
+    np.testing.assert_array_equal(embed(9), first)
+    with pytest.raises(ValueError, match="vectors of other images"):
+        embed(200)
+
+
+def test_images_left_out_are_named_again_from_vectors_on_disk(
+    photos, tmp_path, caplog
+):
+    images = [("good", photos[0]), ("bad", b"no image")]
+    for _ in range(2):
+        caplog.clear()
+        _, readable = embed_readable(means(), images, cache=tmp_path)
+        assert readable.tolist() == [True, False]
+        assert "Image bad is left out" in caplog.text
 
 
 def test_ahead_keeps_order_and_reads_no_further_than_needed():

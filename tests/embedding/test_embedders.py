@@ -1,6 +1,7 @@
 """Other models in the harness: SavedModels, and KerasHub's CLIP and SigLIP."""
 
 import io
+from types import SimpleNamespace
 
 import keras
 import keras_hub
@@ -14,6 +15,7 @@ from align_keras.embedding import as_embedder
 from align_keras.embedding import embed_images
 from align_keras.embedding import embed_texts
 from align_keras.embedding import load_embedder
+from align_keras.embedding import loading
 from align_keras.embedding.embedder import keras_hub_embedder
 
 TEXTS = ["a red bus", "the blue dog", "a house"]
@@ -140,3 +142,31 @@ def test_keras_hub_models_are_measured_alike(make, photos):
     tokens = tokens[0] if isinstance(tokens, tuple) else tokens
     rows = numpy(backbone.get_text_embeddings(tokens["token_ids"]))
     np.testing.assert_allclose(texts, unit(rows), rtol=0, atol=1e-5)
+
+
+def test_floats_are_refused_where_they_mean_nothing(model, tmp_path):
+    floats = np.zeros((8, 8, 3), "float32")
+    for embedder in (
+        keras_hub_embedder(*clip()),
+        SimpleNamespace(read=loading._read_file),
+    ):
+        with pytest.raises(TypeError, match="uint8.*dtype=float32"):
+            embedder.read(floats)
+
+
+def test_a_handle_stands_for_the_version_that_it_has(tmp_path, monkeypatch):
+    version = "1"
+
+    def cached(handle, name):
+        return tmp_path / "snapshots" / version / name
+
+    monkeypatch.setattr(loading, "handle_file", cached)
+    found = {
+        loading.model_fingerprint(handle)
+        for handle in ("hf://a-b/c", "hf://a/b-c", "kaggle://a/b/keras/c")
+    }
+    version = "2"
+    found.add(loading.model_fingerprint("hf://a/b-c"))
+    assert len(found) == 4 and None not in found
+    # An architecture has other weights each time.
+    assert loading.model_fingerprint("align_b7_bert_base") is None

@@ -201,6 +201,9 @@ def test_the_documented_plan_is_valid():
         ("noise: 0.5", "noise: 2", "'odd'.*noise=2"),
         ("negatives: 0.5", "negatives: 0", "negatives=0"),
         ("negatives:", "positives:", "'odd'.*positives"),
+        ("odd:", "baseline:", "'baseline'.*rename"),
+        ("odd:", "a b: {}\n  a_b:", "'a_b'.*folder `a_b`.*'a b'"),
+        ("recipe:", "grid: {text: [small]}\nrecipe:", "`grid`.*`image`"),
     ],
 )
 def test_wrong_plans_are_named(old, new, message, tmp_path):
@@ -222,3 +225,10 @@ def test_an_encoder_that_lacks_an_argument_is_named():
     variant = ablation.Variant(image="b", text="bert_tiny")
     with pytest.raises(ValueError, match="`encoders: image`.*'depth': 0.2"):
         ablation.build_variant(variant, encoders, 50)
+
+
+def test_scenes_need_as_many_numbers(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN.replace(", evaluation_scenes: 12", ""))
+    with pytest.raises(ValueError, match="lacks `evaluation_scenes`"):
+        ablation.ablate(plan, tmp_path / "work", draw=print)

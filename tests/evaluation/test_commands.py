@@ -15,6 +15,7 @@ from align_keras.evaluation import suite
 from align_keras.evaluation import vtab
 from align_keras.evaluation.paper import paper_rows_of
 from align_keras.evaluation.results import Result
+from align_keras.models import presets
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,8 @@ def ask(capsys, monkeypatch):
     monkeypatch.setattr(
         embedding, "load_embedder", lambda name: Seer().embedder()
     )
+    # No preset is called seer.
+    monkeypatch.setattr(presets, "find_preset", str)
 
     def ask(name, *arguments):
         command = ["evaluate", name, "--model", "seer", "--bootstrap", "20"]
@@ -118,7 +121,7 @@ def test_finetune(root, ask, tmp_path, monkeypatch):
     _, train, test, *rest = seen["args"]
     assert (train.total, test.total, test.name) == (18, 12, "mine")
     assert rest == ["mine.yaml", str(tmp_path), 3, 5, 20]
-    # A handle stands for itself, a directory for its files.
+    # A name without a version stands for itself, a directory for its files.
     assert result["model"] == seen["identity"] == "seer"
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

@@ -506,3 +506,13 @@ def test_data_without_captions_are_refused(tmp_path, seer, capsys):
     assert not Path(tmp_path, "out").exists()
     assert run(tmp_path / "nowhere", tmp_path / "out") == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_images_may_be_functions(tmp_path, seer):
+    rows = [
+        (name, lambda p=pixels: np.full((4, 4, 3), p, "uint8"), [name])
+        for name, pixels in COLORS.items()
+    ]
+    data = DataSet("lazy", lambda: iter(rows))
+    diagnose(seer, data, tmp_path / "out", progress=False)
+    assert "<img" in (tmp_path / "out" / "index.html").read_text()

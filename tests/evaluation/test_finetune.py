@@ -247,3 +247,17 @@ def test_recipes_are_those_of_the_paper(tmp_path):
         load_finetune_recipe("nothing")
     with pytest.raises(ValueError, match="part='tail'"):
         Stage("tail", 1.0, 1, 1, steps=1)
+
+
+def test_functions_and_other_arrays(folders):
+    def with_image(image):
+        return dataclasses.replace(
+            folders["test"], examples=lambda: iter([("a", image, 0)])
+        )
+
+    pixels = np.full((8, 8, 3), 90, "uint8")
+    checked = check_images(with_image(lambda: pixels))
+    ((_, image, _),) = checked.examples()
+    np.testing.assert_array_equal(image, pixels)
+    with pytest.raises(TypeError, match="dtype=float32"):
+        check_images(with_image(pixels.astype("float32")))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from align_keras.embedding import Embedder
 from align_keras.evaluation import linear_probe
+from align_keras.evaluation.datasets import DataSet
 
 
 def unit(rng, *shape):
@@ -95,3 +97,36 @@ def test_the_papers_recipe_is_enough_for_unit_vectors():
     best = accuracy(linear_probe.fit_logistic(features, labels, 30, 2e-4))
     assert 0.3 < best < 0.9
     assert accuracy(linear_probe.fit_sgd(features, labels, 30)) > best - 0.05
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b"]])
+def test_labels_that_only_the_test_has(names):
+    seer = Embedder("eye", lambda batch: np.stack(batch)[:, 0, 0], None)
+
+    def data(*labels):
+        rows = [np.array([[[n, 9, 1]]], "uint8") for n in range(len(labels))]
+        return DataSet(
+            "own",
+            lambda: (
+                (str(n), row, label)
+                for n, (row, label) in enumerate(zip(rows, labels, strict=True))
+            ),
+            class_names=names,
+        )
+
+    def measure():
+        return linear_probe.measure_linear_probe(
+            seer,
+            data(*[0, 1] * 5),
+            data(0, 1, 2),
+            progress=False,
+            samples=0,
+        )
+
+    if names:
+        with pytest.raises(ValueError, match="between 0 and 1.*Received: 2"):
+            measure()
+    else:
+        # A class that nobody learned is never right, which counts.
+        result = measure()
+        assert result["images"] == 3 and result["top1"] < 1

@@ -18,6 +18,7 @@ from align_keras.evaluation import measure_multilingual
 from align_keras.evaluation import measure_retrieval
 from align_keras.evaluation import multi30k
 from align_keras.evaluation import suite
+from align_keras.evaluation.describe_results import describe_result
 from align_keras.evaluation.results import Result
 
 COUNT = 14
@@ -367,3 +368,19 @@ def test_commands_and_the_suite(xm3600, flickr, tmp_path, monkeypatch, capsys):
     assert "## multilingual: xm3600" in report and "| mi | 6 |" in report
     (row,) = [s for s in report.splitlines() if s.startswith("| cs mean")]
     assert "| 63.2 |" in row
+
+
+def test_a_language_whose_name_begins_as_another(xm3600):
+    path = xm3600 / "captions.jsonl"
+    other = {"en": "pt_BR", "th": "pt"}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [{other.get(k, k): v for k, v in row.items()} for row in rows]
+    options = {"progress": False, "samples": 20}
+    alone = measure_multilingual(
+        embedder(0), crossmodal3600(xm3600, languages=["th"]), **options
+    )
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    data = crossmodal3600(xm3600, languages=["pt", "pt_BR"])
+    result = measure_multilingual(embedder(0), data, **options)
+    assert result["by_language"]["pt"] == alone["by_language"]["th"]
+    assert "pt_BR" in describe_result(result)

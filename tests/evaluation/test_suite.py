@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from align_keras.cli import main
 from align_keras.embedding import Embedder
 from align_keras.evaluation import datasets
 from align_keras.evaluation import suite
+from align_keras.evaluation.describe_results import describe_counts
 from align_keras.evaluation.results import Result
 
 
@@ -154,3 +156,70 @@ def test_all_runs_tfds_data_sets(tmp_path):
     assert (probe["images"], probe["train_images"]) == (5, 10)
     skipped = found["skipped"]["retrieval-tfds-coco_captions of seer"]
     assert skipped.startswith("failed: ")
+
+
+def test_own_data_of_the_same_name_do_not_mix(root, tmp_path):
+    data = tmp_path / "data"
+    own = data / "retrieval" / "colors"
+    shutil.copytree(root / "imagenet" / "val", data / "zero_shot" / "colors")
+    shutil.copy(
+        root / "imagenet" / "classes.json", data / "zero_shot" / "colors"
+    )
+    own.mkdir(parents=True)
+    shutil.copy(root / "imagenet" / "train" / "n0" / "0.png", own)
+    (own / "captions.csv").write_text("image,caption\n0.png,red\n")
+    found = suite.measure_all(
+        [Seer().embedder("f1")], data, tmp_path, 3, False, 20
+    )
+    assert [(r["task"], r["images"]) for r in found["results"]] == [
+        ("retrieval", 1),
+        ("zero-shot", 12),
+    ]
+    own.rename(own.with_name("flickr30k"))
+    with pytest.raises(ValueError, match="retrieval/flickr30k` has the name"):
+        suite.list_jobs(data)
+
+
+def test_all_repeats_named_models_without_a_fingerprint(
+    root, tmp_path, monkeypatch
+):
+    data = tmp_path / "data"
+    shutil.copytree(root / "simlex999", data / "simlex999")
+    seer, ran = Seer(), []
+    measure = suite.measure_words
+
+    def counted(*args, **options):
+        ran.append(1)
+        return measure(*args, **options)
+
+    monkeypatch.setattr(suite, "measure_words", counted)
+    kept = "f1"
+    monkeypatch.setattr(suite, "load_embedder", lambda _: seer.embedder(kept))
+
+    def run(*models):
+        return suite.measure_all(list(models), data, tmp_path, 3, False, 20)
+
+    run("hf://me/seer"), run("hf://me/seer")
+    assert len(ran) == 1
+    kept = None
+    found = run("hf://me/seer")
+    assert len(ran) == 2
+    # Words have no images, and the line says nothing after a colon.
+    (result,) = found["results"]
+    assert describe_counts(result) == "words, simlex999"
+    with pytest.raises(ValueError, match="Two models would have"):
+        run("hf://me/seer", "hf://you/seer")
+
+
+def test_plots_of_names_with_spaces_are_linked(root, tmp_path):
+    own = tmp_path / "data" / "retrieval" / "my colors"
+    shutil.copytree(root / "imagenet" / "val" / "n0", own)
+    names = sorted(path.name for path in own.iterdir())
+    lines = ["image,caption", *(f"{name},red" for name in names)]
+    (own / "captions.csv").write_text("\n".join(lines))
+    found = suite.measure_all(
+        [Seer().embedder()], tmp_path / "data", tmp_path, 3, False, 20
+    )
+    text = Path(found["report"]).read_text()
+    assert "](plots/retrieval-my%20colors.png)" in text
+    assert (tmp_path / "plots" / "retrieval-my colors.png").is_file()

@@ -158,3 +158,12 @@ def test_vectors_on_disk_are_used_and_checked(root, tmp_path, monkeypatch):
     np.testing.assert_allclose(rows, fresh, atol=1e-6)
     with pytest.raises(ValueError, match="vectors of other images"):
         embed_all(Seer(), images[::-1])
+
+
+def test_a_label_without_a_right_class_is_refused():
+    rows = np.eye(3, dtype="float32")
+    answers = [[0], [], [2]]
+    found = classification_outcomes(rows[:2], rows, [0, 2], answers)
+    assert found["label"].tolist() == [0, 2]
+    with pytest.raises(ValueError, match="none for the label 1"):
+        classification_outcomes(rows, rows, [0, 1, 2], answers)

@@ -8,7 +8,6 @@ from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_file
 from align_keras.cli.options import output_path
-from align_keras.io.fingerprints import directory_fingerprint
 
 
 def add_model(parser):
@@ -252,7 +251,9 @@ def loader(args):
 
 def identity(args):
     """Return a fingerprint of the model's files, or else its handle."""
-    return directory_fingerprint(args.model) or args.model
+    from align_keras.embedding.loading import model_fingerprint
+
+    return model_fingerprint(args.model) or args.model
 
 
 def embedding_options(args):
