@@ -18,6 +18,19 @@ from align_keras.serving.towers import computing_dtypes
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
 SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
+# All files that an export may consist of; the last four are of tokenizers.
+_FILES = (
+    *(
+        f"{tower}.{suffix}"
+        for tower in ("image_encoder", "text_encoder")
+        for suffix in SUFFIXES.values()
+    ),
+    "preprocessing.json",
+    "vocabulary.txt",
+    "vocabulary.json",
+    "merges.txt",
+    "vocabulary.spm",
+)
 # ONNX Runtime 1.14 (2023) and later support this version.
 _OPSET = 18
 # What a config holds beside the settings that `preprocessing.json` needs.
@@ -58,7 +71,8 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, in
             float32.
         path: string or `pathlib.Path`. The directory to write. If the export
-            fails, it is not created.
+            fails, it is not created. The files of an earlier export, in
+            either form, are removed or replaced.
         form: string, `"onnx"` or `"litert"`.
 
     Returns:
@@ -99,7 +113,7 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
             f"precision float32. Received: {', '.join(sorted(dtypes))}"
         )
     convert = _to_onnx if form == "onnx" else _to_litert
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, _FILES) as temporary:
         for name, function in _tower_functions(model).items():
             content = convert(model, function)
             (temporary / f"{name}.{SUFFIXES[form]}").write_bytes(content)

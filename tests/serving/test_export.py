@@ -229,6 +229,32 @@ def _signature(path, name):
     return saved_model.meta_graphs[0].signature_def[name]
 
 
+def test_another_export_leaves_nothing_of_the_one_before(
+    model, tmp_path, monkeypatch
+):
+    """A warm-up request for `classify` keeps a model without it from loading.
+
+    And `update_saved_model` must not take this for the export that it wrote.
+    """
+
+    def save(module, path, signatures):
+        Path(path, "saved_model.pb").write_text(" ".join(signatures))
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    export_saved_model(model, tmp_path, classes=["bus"], warmup=True)
+    (requests,) = tmp_path.glob("assets.extra/*")
+    assert b"classify" in requests.read_bytes()
+    (tmp_path / "exported_from.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    export_saved_model(model, tmp_path, warmup=False)
+    assert "classify" not in (tmp_path / "saved_model.pb").read_text()
+    files = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    assert {name for name in files if not name.startswith(".")} == {
+        "saved_model.pb",
+        "notes.txt",
+    }
+
+
 def test_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
     def fail(module, path, signatures):
         Path(path, "saved_model.pb").write_text("half")

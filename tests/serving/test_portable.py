@@ -130,7 +130,15 @@ def test_preprocessing_is_described_whole(
     for name, value in (("computing_dtypes", {1: "float32"}),
                         ("_tower_functions", {})):
         monkeypatch.setattr(portable, name, lambda model, value=value: value)
+    # Of an earlier export of another model, and of the user.
+    for name in ("merges.txt", "text_encoder.tflite", "notes.txt"):
+        (tmp_path / name).touch()
     export_towers(model, tmp_path, "onnx")
+    assert {file.name for file in tmp_path.iterdir() if file.suffix} == {
+        "notes.txt",
+        "preprocessing.json",
+        "vocabulary.txt",
+    }
     settings = json.loads((tmp_path / "preprocessing.json").read_text())[part]
     preprocessor = model.preprocessor
     config = {
