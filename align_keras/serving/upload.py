@@ -31,7 +31,8 @@ def upload(
 
     The card explains how to use the model and, for a run, how it was trained
     and its metrics on the held-out images, with intervals. If the preset
-    directory contains a `README.md`, that is published instead.
+    directory contains a `README.md`, that is published instead, and must
+    itself state licence and languages.
 
     Args:
         directory: string or `pathlib.Path`. Working directory of a run, whose
@@ -49,9 +50,11 @@ def upload(
         string. The URL of the commit.
 
     Raises:
-        ValueError: The directory has no weights, or damaged ones; the handle
-            is not one of Hugging Face; the repository is public and `private`
-            is true; or the hub refuses.
+        ValueError: The directory has no weights, or damaged ones, or those of
+            a single tower or of another library; the handle is not one of
+            Hugging Face; `license` or `language` is given although there is a
+            `README.md`; the repository is public and `private` is true; or
+            the hub refuses.
         ConnectionError: The hub does not answer.
 
     Example:
@@ -69,11 +72,17 @@ def upload(
         )
     preset, run = _find(Path(directory))
     card = preset / CARD
-    contents = (
-        read_text(card)
-        if card.is_file()
-        else model_card(handle, preset, run, license, language)
-    )
+    if card.is_file():
+        for name, value in (("license", license), ("language", language)):
+            if value is not None:
+                raise ValueError(
+                    f"`{card}` is published as it is: state `{name}` in its "
+                    "front matter and leave the argument out, or remove the "
+                    f"file. Received: {name}={value!r}"
+                )
+        contents = read_text(card)
+    else:
+        contents = model_card(handle, preset, run, license, language)
     reason = no_network()
     if reason:
         raise ConnectionError(f"The hub cannot be reached: {reason}.")

@@ -98,6 +98,10 @@ def test_the_card_that_is_there_is_kept(run, hub, tmp_path):
     (preset / "README.md").write_text("# mine\n")
     upload(preset, "hf://me/mine")
     assert card_of(hub, "me/mine") == "# mine\n"
+    for words in ({"license": "mit"}, {"language": ["en"]}):
+        (name,) = words
+        with pytest.raises(ValueError, match=f"README.md.*state `{name}`"):
+            upload(preset, "hf://me/mine", **words)
     (preset / "README.md").unlink()
     upload(preset, "hf://me/mine")
     assert "No licence has been stated" in card_of(hub, "me/mine")
