@@ -16,6 +16,7 @@ from align_keras.embedding.similarity import unit_rows
 from align_keras.embedding.vector_files import read_manifest
 from align_keras.embedding.vector_files import read_vectors
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.file_names import glob_visible
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
@@ -170,8 +171,8 @@ def write_index(
             ),
         }
         about["sha256"] = {
-            path.name: file_digest(path)
-            for path in sorted(directory.iterdir())
+            path.relative_to(directory).as_posix(): file_digest(path)
+            for path in glob_visible(directory, "**/*")
             if path.is_file()
         }
         write_json(directory / "index.json", about)
