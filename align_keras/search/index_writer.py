@@ -25,6 +25,7 @@ from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
+from align_keras.search.approximate import CENTROIDS
 from align_keras.search.columns import Column
 from align_keras.search.columns import ColumnWriter
 from align_keras.search.index import COLUMNS
@@ -135,7 +136,8 @@ def write_index(
 
     Raises:
         FileExistsError: `output` exists.
-        ValueError: there are no rows, or their number is not `count`.
+        ValueError: there are no rows, or too few for `kind`, or their number
+            is not `count`.
     """
     if kind not in KINDS:
         raise ValueError(
@@ -151,6 +153,11 @@ def write_index(
     _require_new(path)
     if count < 1:
         raise ValueError("There are no vectors to index.")
+    if kind == "ivf-pq" and count < CENTROIDS:
+        raise ValueError(
+            f"The kind ivf-pq needs at least {CENTROIDS} vectors: choose "
+            f"another one, such as exact. Received: {count} vectors"
+        )
     with atomic_directory(path) as directory:
         # Another process may have created it meanwhile.
         _require_new(path)

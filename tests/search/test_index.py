@@ -159,6 +159,24 @@ def test_unfinished_vectors_and_existing_outputs(library, tmp_path):
         build_index(library.vectors, library.index, library.preset)
 
 
+def test_too_few_vectors_for_a_kind_are_refused(library, tmp_path):
+    pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(256, 8))
+
+    def write(kind, count):
+        rows = [([""] * count, [""] * count, vectors[:count], [b""] * count)]
+        path = tmp_path / f"{kind}_{count}"
+        write_index(rows, count, path, library.preset, kind)
+        return Index(path)
+
+    with pytest.raises(ValueError, match="at least 256.*exact.*255 vectors"):
+        write("ivf-pq", 255)
+    assert not list(tmp_path.iterdir())
+    for kind, fewest in (("ivf-pq", 256), ("hnsw", 1), ("exact", 1)):
+        ((rows, _),) = write(kind, fewest).search(vectors[:1], 1)
+        assert rows.tolist() == [0]
+
+
 # === Other searchers ===
 
 COUNT, DIM = 3000, 32
