@@ -21,6 +21,7 @@ from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
 from align_keras.io.lists import check_list
+from align_keras.io.mirrors import publish
 from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
@@ -158,31 +159,34 @@ def write_index(
             f"The kind ivf-pq needs at least {CENTROIDS} vectors: choose "
             f"another one, such as exact. Received: {count} vectors"
         )
-    with atomic_directory(path) as directory:
-        # Another process may have created it meanwhile.
-        _require_new(path)
-        vectors = _write_rows(rows, count, directory)
-        shutil.copytree(require_model(model), directory / "model")
-        about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "written_by": f"align_keras {__version__}",
-            "count": count,
-            "dim": vectors.shape[1],
-            "kind": kind,
-            "fingerprint": directory_fingerprint(directory / "model"),
-            "labels": list(labels),
-            "templates": templates,
-            "settings": _build(
-                kind, vectors, directory, qdrant, collection, count
-            ),
-        }
-        about["sha256"] = {
-            path.relative_to(directory).as_posix(): file_digest(path)
-            for path in glob_visible(directory, "**/*")
-            if path.is_file()
-        }
-        write_json(directory / "index.json", about)
+    with contextlib.ExitStack() as undo:
+        with atomic_directory(path) as directory:
+            # Another process may have created it meanwhile.
+            _require_new(path)
+            vectors = _write_rows(rows, count, directory)
+            shutil.copytree(require_model(model), directory / "model")
+            about = {
+                "format": FORMAT,
+                "version": VERSION,
+                "written_by": f"align_keras {__version__}",
+                "count": count,
+                "dim": vectors.shape[1],
+                "kind": kind,
+                "fingerprint": directory_fingerprint(directory / "model"),
+                "labels": list(labels),
+                "templates": templates,
+                "settings": _build(
+                    kind, vectors, directory, qdrant, collection, count, undo
+                ),
+            }
+            about["sha256"] = {
+                path.relative_to(directory).as_posix(): file_digest(path)
+                for path in glob_visible(directory, "**/*")
+                if path.is_file()
+            }
+            write_json(directory / "index.json", about)
+        publish(path)
+        undo.pop_all()
     return about
 
 
@@ -255,16 +259,19 @@ def _write_rows(rows, count, directory):
     return np.load(path, "r")
 
 
-def _build(kind, vectors, directory, qdrant, collection, count):
+def _build(kind, vectors, directory, qdrant, collection, count, undo):
     if kind == "exact":
         return {}
     if kind == "qdrant":
+        from align_keras.search.qdrant import delete
         from align_keras.search.qdrant import upload
 
         keys = Column(directory, "keys", count)
         names = (keys[row].decode("utf-8", "replace") for row in range(count))
         collection = collection or "align_keras"
         upload(vectors, names, qdrant or directory / "qdrant", collection)
+        if qdrant is not None:
+            undo.callback(delete, qdrant, collection)
         return {"location": qdrant, "collection": collection}
     from align_keras.search.approximate import build
 

@@ -357,6 +357,36 @@ def test_half_a_collection_is_deleted_again():
     assert len(collections["photos"]) == 600
 
 
+@pytest.mark.parametrize("place", ["write_json", "publish"])
+def test_a_collection_without_an_index_is_deleted(
+    library, tmp_path, monkeypatch, place
+):
+    pytest.importorskip("qdrant_client")
+    collections = Collections()
+    rows = [(["a"] * 20, [""] * 20, np.eye(20, 8) + 1, [b""] * 20)]
+
+    def fail(*_):
+        assert len(collections["photos"]) == 20
+        raise OSError("disk full")
+
+    with qdrant_server(collections) as address:
+        arguments = (rows, 20, tmp_path / "index", library.preset, "qdrant")
+        where = {"qdrant": address, "collection": "photos"}
+        with monkeypatch.context() as patch:
+            patch.setattr(index_writer, place, fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_index(*arguments, **where)
+        assert not collections
+        shutil.rmtree(tmp_path / "index", ignore_errors=True)
+        write_index(*arguments, **where)
+        # A collection of another index stays.
+        with pytest.raises(FileExistsError, match="`photos` exists"):
+            write_index(
+                rows, 20, tmp_path / "b", library.preset, "qdrant", **where
+            )
+        assert len(collections["photos"]) == 20
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
