@@ -141,6 +141,11 @@ def test_damaged_and_newer_indexes_are_refused(library, tmp_path):
         Index(damaged("keys.bin", lambda contents: contents[:-1]))
     with pytest.raises(ValueError, match="damaged"):
         Index(damaged("keys.npy", lambda contents: b"no array"))
+    for name in ("keys.bin", "texts.npy", "vectors.npy"):
+        copy = damaged(name, lambda contents: contents)
+        (copy / name).unlink()
+        with pytest.raises(ValueError, match="Build the index again"):
+            Index(copy)
     with pytest.raises(FileNotFoundError, match="no index.json"):
         Index(tmp_path)
 
