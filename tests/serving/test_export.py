@@ -16,6 +16,7 @@ from align_keras.classes import class_vectors
 from align_keras.cli import main
 from align_keras.embedding import embed_texts
 from align_keras.serving import export_saved_model
+from align_keras.serving import measure_latency
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -180,6 +181,21 @@ def test_warmup_requests_run(folder):
         assert all(outputs.get("valid", [True]))
         seen.append(name)
     assert sorted(seen) == ["classify", "encode_image", "encode_text"]
+
+
+def test_what_cannot_be_timed_is_refused(tmp_path):
+    module = tf.Module()
+    module.double = tf.function(
+        lambda x: {"y": 2.0 * x}, input_signature=[tf.TensorSpec((), name="x")]
+    )
+    path = str(tmp_path / "doubles")
+    tf.saved_model.save(module, path, {"double": module.double})
+    with pytest.raises(ValueError, match="`double` of.*doubles.*Received: x$"):
+        measure_latency(path)
+    for arguments in ({"runs": 0}, {"batch_sizes": (8, 0)}):
+        (name,) = arguments
+        with pytest.raises(ValueError, match=f"`{name}` must be.*{name}=0"):
+            measure_latency(path, **arguments)
 
 
 def test_from_c(folder, expected, photos, tmp_path):
