@@ -127,8 +127,10 @@ def test_preprocessing_is_described_whole(
         ),
     )
     model.require_preprocessor = lambda: model.preprocessor
-    for name, value in (("computing_dtypes", {1: "float32"}),
-                        ("_tower_functions", {})):
+    for name, value in (
+        ("computing_dtypes", {1: "float32"}),
+        ("_tower_functions", {}),
+    ):
         monkeypatch.setattr(portable, name, lambda model, value=value: value)
     # Of an earlier export of another model, and of the user.
     for name in ("merges.txt", "text_encoder.tflite", "notes.txt"):
