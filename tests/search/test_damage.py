@@ -269,7 +269,7 @@ def test_verify_reads_what_embedded_qdrant_wrote(library, tmp_path):
         index.close()
     (store,) = path.rglob("storage.sqlite")
     hostile.flip(store, 0.9)
-    with pytest.raises(ValueError, match="storage.sqlite` is damaged"):
+    with pytest.raises(ValueError, match="storage.sqlite` is damaged: build"):
         Index(path, verify=True)
 
 
