@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,17 +96,23 @@ def _stored_file(store, suffix):
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
+def atomic_directory(
+    path: str | Path, owned: Iterable[str] = ()
+) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` on success.
 
     A new directory appears with a single rename. If `path` already exists,
-    each new file replaces the file of the same name and other files stay. So
-    readers never see half a file, and no files of the user are deleted. If
-    two processes write the same directory, the second is refused.
+    each new file replaces the file of the same name and other files stay,
+    except those in `owned`. So readers never see half a file, and no files of
+    the user are deleted. If two processes write the same directory, the
+    second is refused.
 
     Args:
         path: string or `pathlib.Path`. The directory to write. Missing parent
             directories are created.
+        owned: iterable of strings. Names of files in the directory that only
+            this writer writes. Those that it did not write this time are
+            removed from an existing directory. Defaults to none.
 
     Raises:
         BlockingIOError: Another process is writing it; see `directory_lock`.
@@ -147,6 +154,10 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             if not existed:
                 # Another process made it in the meantime, and may be writing.
                 stack.enter_context(directory_lock(path))
+            # First, for new files must not be read together with these.
+            for name in owned:
+                if not (temporary / name).exists():
+                    (path / name).unlink(missing_ok=True)
             _replace_files(temporary, path)
         else:
             os.replace(temporary, path)

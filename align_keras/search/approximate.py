@@ -16,6 +16,9 @@ _BLOCK = 1 << 16
 # a number for each requested result.
 _CANDIDATES = {"ivf-pq": 1000, "hnsw": 200}
 _CANDIDATES_PER_RESULT = 10
+# Each byte of a code names one of so many centroids, which FAISS learns from
+# at least as many vectors.
+CENTROIDS = 256
 # Training vectors that FAISS needs for each centroid.
 _EXAMPLES = 40
 # The setting that makes a search more thorough, and where to start. It is
@@ -35,7 +38,7 @@ def build(
     Args:
         kind: string, `"ivf-pq"` or `"hnsw"`.
         vectors: float32 array `(count, dim)` of unit vectors, which may be a
-            memory map.
+            memory map; for `"ivf-pq"` at least `CENTROIDS` of them.
         path: string or `pathlib.Path`. The file to write.
         seed: int. Seed of the samples. Defaults to `0`.
 
@@ -105,7 +108,7 @@ def _build_ivf_pq(vectors, path, seed):
     index.pq.cp.max_points_per_centroid = _EXAMPLES
     index.pq.cp.niter = 10
     sample = np.random.default_rng(seed).permutation(count)
-    sample = np.sort(sample[: _EXAMPLES * max(lists, 256)])
+    sample = np.sort(sample[: _EXAMPLES * max(lists, CENTROIDS)])
     index.train(np.ascontiguousarray(vectors[sample]))
     _add(index, vectors)
     faiss.write_index(index, str(path))

@@ -45,8 +45,8 @@ class Column:
 
     def __init__(self, directory: str | Path, name: str, count: int):
         path = Path(directory) / f"{name}.bin"
-        size = path.stat().st_size
         try:
+            size = path.stat().st_size
             self._ends = np.load(
                 Path(directory) / f"{name}.npy", "r", allow_pickle=False
             )

@@ -36,7 +36,8 @@ class Index:
             stranger: queries and `QDRANT_API_KEY` are sent there. Defaults to
             `None`: no server.
         verify: bool. Whether to read the files of the index and compare their
-            checksums. Defaults to `False`: files are not checked.
+            checksums, which does not reach vectors on a Qdrant server.
+            Defaults to `False`: files are not checked.
 
     Raises:
         ConnectionError: the server does not answer.
@@ -289,6 +290,11 @@ def _are_names(value):
     )
 
 
+def _is_inside(name):
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 # The fields of `index.json`, and a check for each.
 _FIELDS: dict[str, Callable] = {
     "count": _is_count,
@@ -303,7 +309,7 @@ _FIELDS: dict[str, Callable] = {
     "sha256": lambda value: (
         isinstance(value, dict)
         and all(map(_is_string, value.values()))
-        and all(name == Path(name).name for name in value)
+        and all(map(_is_inside, value))
     ),
 }
 # The settings of each kind of index, and a check for each.

@@ -16,14 +16,17 @@ from align_keras.embedding.similarity import unit_rows
 from align_keras.embedding.vector_files import read_manifest
 from align_keras.embedding.vector_files import read_vectors
 from align_keras.io.atomic import atomic_directory
+from align_keras.io.file_names import glob_visible
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
 from align_keras.io.lists import check_list
+from align_keras.io.mirrors import publish
 from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
+from align_keras.search.approximate import CENTROIDS
 from align_keras.search.columns import Column
 from align_keras.search.columns import ColumnWriter
 from align_keras.search.index import COLUMNS
@@ -134,7 +137,8 @@ def write_index(
 
     Raises:
         FileExistsError: `output` exists.
-        ValueError: there are no rows, or their number is not `count`.
+        ValueError: there are no rows, or too few for `kind`, or their number
+            is not `count`.
     """
     if kind not in KINDS:
         raise ValueError(
@@ -150,31 +154,39 @@ def write_index(
     _require_new(path)
     if count < 1:
         raise ValueError("There are no vectors to index.")
-    with atomic_directory(path) as directory:
-        # Another process may have created it meanwhile.
-        _require_new(path)
-        vectors = _write_rows(rows, count, directory)
-        shutil.copytree(require_model(model), directory / "model")
-        about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "written_by": f"align_keras {__version__}",
-            "count": count,
-            "dim": vectors.shape[1],
-            "kind": kind,
-            "fingerprint": directory_fingerprint(directory / "model"),
-            "labels": list(labels),
-            "templates": templates,
-            "settings": _build(
-                kind, vectors, directory, qdrant, collection, count
-            ),
-        }
-        about["sha256"] = {
-            path.name: file_digest(path)
-            for path in sorted(directory.iterdir())
-            if path.is_file()
-        }
-        write_json(directory / "index.json", about)
+    if kind == "ivf-pq" and count < CENTROIDS:
+        raise ValueError(
+            f"The kind ivf-pq needs at least {CENTROIDS} vectors: choose "
+            f"another one, such as exact. Received: {count} vectors"
+        )
+    with contextlib.ExitStack() as undo:
+        with atomic_directory(path) as directory:
+            # Another process may have created it meanwhile.
+            _require_new(path)
+            vectors = _write_rows(rows, count, directory)
+            shutil.copytree(require_model(model), directory / "model")
+            about = {
+                "format": FORMAT,
+                "version": VERSION,
+                "written_by": f"align_keras {__version__}",
+                "count": count,
+                "dim": vectors.shape[1],
+                "kind": kind,
+                "fingerprint": directory_fingerprint(directory / "model"),
+                "labels": list(labels),
+                "templates": templates,
+                "settings": _build(
+                    kind, vectors, directory, qdrant, collection, count, undo
+                ),
+            }
+            about["sha256"] = {
+                path.relative_to(directory).as_posix(): file_digest(path)
+                for path in glob_visible(directory, "**/*")
+                if path.is_file()
+            }
+            write_json(directory / "index.json", about)
+        publish(path)
+        undo.pop_all()
     return about
 
 
@@ -247,16 +259,19 @@ def _write_rows(rows, count, directory):
     return np.load(path, "r")
 
 
-def _build(kind, vectors, directory, qdrant, collection, count):
+def _build(kind, vectors, directory, qdrant, collection, count, undo):
     if kind == "exact":
         return {}
     if kind == "qdrant":
+        from align_keras.search.qdrant import delete
         from align_keras.search.qdrant import upload
 
         keys = Column(directory, "keys", count)
         names = (keys[row].decode("utf-8", "replace") for row in range(count))
         collection = collection or "align_keras"
         upload(vectors, names, qdrant or directory / "qdrant", collection)
+        if qdrant is not None:
+            undo.callback(delete, qdrant, collection)
         return {"location": qdrant, "collection": collection}
     from align_keras.search.approximate import build
 

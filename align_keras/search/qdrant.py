@@ -60,6 +60,17 @@ def upload(
             raise
 
 
+def delete(location: str | Path, collection: str) -> None:
+    """Delete a collection that `upload` wrote, if the server still answers.
+
+    Args:
+        location, collection: as in `upload`.
+    """
+    with contextlib.suppress(Exception):
+        with contextlib.closing(connect(location)) as client:
+            client.delete_collection(collection)
+
+
 def _create(client, collection, dim):
     """Create a collection; return `False` if it exists."""
     from qdrant_client.http.exceptions import ApiException

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from align_keras.embedding.embedder import Embedder
 from align_keras.search.contact_sheet import Match
 from align_keras.search.contact_sheet import Row
@@ -80,11 +82,21 @@ def draw_results(
         index: an `Index`.
         results: list of dicts, as `search` returns it.
         path: string or `pathlib.Path`. The PNG file to write.
-        text, image, minus_text: the query, as in `search`.
+        text, image, minus_text: the query, as in `search`, except that an
+            embedding cannot be drawn.
 
     Raises:
-        ValueError: a result has no thumbnail, or there are no results.
+        ValueError: a result has no thumbnail, there are no results, or
+            `image` is an embedding.
     """
+    if hasattr(image, "__array__"):
+        image = np.asarray(image)
+        if image.ndim == 1:
+            raise ValueError(
+                "`image` is an embedding, which cannot be drawn: pass the "
+                "image itself, or leave it out. Received: "
+                f"image of shape {image.shape}"
+            )
     shown = []
     for result in results:
         thumbnail = index.thumbnail(result["row"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from align_keras.serving.warmup import INPUTS
 from align_keras.serving.warmup import sample_inputs
 
 
@@ -37,12 +38,24 @@ def measure_latency(
         List of dicts with `"signature"`, `"batch_size"`, and `"p50"` and
         `"p99"` in milliseconds.
 
+    Raises:
+        ValueError: `runs` or a batch size is not positive, or a signature
+            takes other inputs than an export's.
+
     Example:
 
     ```python
     measure_latency("align_saved_model", batch_sizes=(1, 32))
     ```
     """
+    for name, value in (
+        ("runs", runs),
+        *(("batch_sizes", size) for size in batch_sizes),
+    ):
+        if value < 1:
+            raise ValueError(
+                f"`{name}` must be positive. Received: {name}={value}"
+            )
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  Registers the tokenizer's operations.
 
@@ -52,6 +65,13 @@ def measure_latency(
         name: list(function.structured_input_signature[1])
         for name, function in loaded.signatures.items()
     }
+    for name, names in inputs.items():
+        if not set(names) <= set(INPUTS):
+            raise ValueError(
+                f"The signature `{name}` of `{path}` cannot be timed, because "
+                f"only the inputs {', '.join(INPUTS)} are known. Received: "
+                f"{', '.join(names)}"
+            )
     results = []
     for batch_size in batch_sizes:
         for name, values in sample_inputs(inputs, batch_size).items():

@@ -11,14 +11,45 @@ from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import stored
 from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
+from align_keras.io.word_pieces import SPECIAL_TOKENS
 from align_keras.preprocessing import AlignTokenizer
 from align_keras.serving.towers import computing_dtypes
 
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
 SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
+# All files that an export may consist of; the last four are of tokenizers.
+_FILES = (
+    *(
+        f"{tower}.{suffix}"
+        for tower in ("image_encoder", "text_encoder")
+        for suffix in SUFFIXES.values()
+    ),
+    "preprocessing.json",
+    "vocabulary.txt",
+    "vocabulary.json",
+    "merges.txt",
+    "vocabulary.spm",
+)
 # ONNX Runtime 1.14 (2023) and later support this version.
 _OPSET = 18
+# What a config holds beside the settings that `preprocessing.json` needs.
+_OF_KERAS = {"name", "trainable", "dtype"}
+_NOT_OF_IMAGES = _OF_KERAS | {
+    # Only in training.
+    "fast",
+    "mirror",
+}
+_NOT_OF_TEXTS = _OF_KERAS | {
+    "config_file",
+    # In `vocabulary.txt`.
+    "vocabulary",
+    # The same for every `AlignTokenizer`; see `AlignPreprocessor` for both.
+    "sequence_length",
+    "split",
+    # `AlignTokenizer` takes only BERT's.
+    "special_tokens",
+}
 
 
 @stored("path")
@@ -40,7 +71,8 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
         model: an `align_keras.AlignDualEncoder` with a preprocessor, in
             float32.
         path: string or `pathlib.Path`. The directory to write. If the export
-            fails, it is not created.
+            fails, it is not created. The files of an earlier export, in
+            either form, are removed or replaced.
         form: string, `"onnx"` or `"litert"`.
 
     Returns:
@@ -81,7 +113,7 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
             f"precision float32. Received: {', '.join(sorted(dtypes))}"
         )
     convert = _to_onnx if form == "onnx" else _to_litert
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, _FILES) as temporary:
         for name, function in _tower_functions(model).items():
             content = convert(model, function)
             (temporary / f"{name}.{SUFFIXES[form]}").write_bytes(content)
@@ -190,22 +222,20 @@ def _to_litert(model, function):
 
 
 def _write_preprocessing(preprocessor, directory):
-    converter = preprocessor.image_converter
+    converter = preprocessor.image_converter.get_config()
     tokenizer = preprocessor.tokenizer
     settings = {
         "image": {
-            "resize": converter.resize_size,
-            "antialias": converter.antialias,
-            "central_crop": converter.image_size,
-            "scale": np.asarray(converter.scale).tolist(),
-            "offset": np.asarray(converter.offset).tolist(),
+            "resize": converter.pop("resize_size"),
+            "central_crop": converter.pop("image_size"),
+            **_relevant(converter, _NOT_OF_IMAGES),
         },
         "text": {"sequence_length": preprocessor.sequence_length},
     }
     if isinstance(tokenizer, AlignTokenizer) and preprocessor.packer is None:
         settings["text"] |= {
-            "lowercase": tokenizer.lowercase,
-            "strip_accents": tokenizer.strip_accents,
+            **_relevant(tokenizer.get_config(), _NOT_OF_TEXTS),
+            "special_tokens": SPECIAL_TOKENS,
             "start": "[CLS]",
             "end": "[SEP]",
             "padding": "[PAD]",
@@ -217,3 +247,11 @@ def _write_preprocessing(preprocessor, directory):
         settings["text"] |= preprocessor.describe_text()
         tokenizer.save_assets(str(directory))
     write_json(directory / "preprocessing.json", settings)
+
+
+def _relevant(config, irrelevant):
+    return {
+        name: np.asarray(value).tolist()
+        for name, value in config.items()
+        if name not in irrelevant
+    }

@@ -19,11 +19,14 @@ from align_keras.io.paths import local_path
 from align_keras.serving.towers import at_precision
 from align_keras.serving.towers import tf_towers
 from align_keras.serving.untrusted_images import read_images
+from align_keras.serving.warmup import WARMUP_FILE
 from align_keras.serving.warmup import can_write_warmup
 from align_keras.serving.warmup import write_warmup_requests
 
 # How much of a text to read; the tokens come from its beginning.
 _MAX_TEXT_BYTES = 1 << 16
+# Tells `update_saved_model` of which preset a directory is the export.
+_SOURCE = "exported_from.json"
 
 SIGNATURES = {
     "encode_image": ["image_bytes"],
@@ -73,7 +76,8 @@ def export_saved_model(
     Args:
         model: an `align_keras.AlignDualEncoder` with a preprocessor.
         path: string or `pathlib.Path`. The directory to write. If the export
-            fails, it is not created.
+            fails, it is not created. The warm-up requests of an earlier
+            export are removed or replaced.
         precision: string, `"float32"` or `"bfloat16"`. The latter halves the
             size. Defaults to `None`: the precision of the model.
         classes: list of strings, the names of classes, or of lists of strings
@@ -145,7 +149,7 @@ def export_saved_model(
             top_k,
         )
         inputs["classify"] = ["image_bytes"]
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, (WARMUP_FILE, _SOURCE)) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=functions)
         if can_write_warmup() if warmup is None else warmup:
             write_warmup_requests(temporary, _batchable(inputs))
@@ -166,7 +170,7 @@ def update_saved_model(preset: str | Path, path: str | Path) -> bool:
     """
     from align_keras.models import AlignDualEncoder
 
-    source = Path(path, "exported_from.json")
+    source = Path(path, _SOURCE)
     found = {"fingerprint": directory_fingerprint(preset)}
     if source.is_file() and read_json(source) == found:
         return False

@@ -7,11 +7,14 @@ from align_keras.io.folders import check_links
 from align_keras.io.lists import check_list
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import read_text
+from align_keras.models import AlignDualEncoder
 from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import no_network
 from align_keras.models.presets import check_weights
 from align_keras.models.presets import find_preset
+from align_keras.models.presets import foreign_weights
 from align_keras.models.presets import has_weights
+from align_keras.models.presets import require_class
 from align_keras.serving.model_card import model_card
 
 huggingface_hub = OptionalModule("huggingface_hub", extra="huggingface")
@@ -31,7 +34,8 @@ def upload(
 
     The card explains how to use the model and, for a run, how it was trained
     and its metrics on the held-out images, with intervals. If the preset
-    directory contains a `README.md`, that is published instead.
+    directory contains a `README.md`, that is published instead, and must
+    itself state licence and languages.
 
     Args:
         directory: string or `pathlib.Path`. Working directory of a run, whose
@@ -49,9 +53,11 @@ def upload(
         string. The URL of the commit.
 
     Raises:
-        ValueError: The directory has no weights, or damaged ones; the handle
-            is not one of Hugging Face; the repository is public and `private`
-            is true; or the hub refuses.
+        ValueError: The directory has no weights, or damaged ones, or those of
+            a single tower; they are of another library, without a
+            `README.md`; the handle is not one of Hugging Face; `license` or
+            `language` is given although there is a `README.md`; the
+            repository is public and `private` is true; or the hub refuses.
         ConnectionError: The hub does not answer.
 
     Example:
@@ -69,11 +75,23 @@ def upload(
         )
     preset, run = _find(Path(directory))
     card = preset / CARD
-    contents = (
-        read_text(card)
-        if card.is_file()
-        else model_card(handle, preset, run, license, language)
-    )
+    if card.is_file():
+        for name, value in (("license", license), ("language", language)):
+            if value is not None:
+                raise ValueError(
+                    f"`{card}` is published as it is: state `{name}` in its "
+                    "front matter and leave the argument out, or remove the "
+                    f"file. Received: {name}={value!r}"
+                )
+        contents = read_text(card)
+    elif foreign_weights(str(preset)) is not None:
+        raise ValueError(
+            f"`{preset}` holds the files of another library, of which no card "
+            "is written: add a README.md, or make a preset with `align-keras "
+            "convert`."
+        )
+    else:
+        contents = model_card(handle, preset, run, license, language)
     reason = no_network()
     if reason:
         raise ConnectionError(f"The hub cannot be reached: {reason}.")
@@ -130,5 +148,6 @@ def _find(directory):
     if not path.is_dir() or not has_weights(str(path)):
         raise ValueError(f"`{directory}` is no directory with weights.")
     check_links(path)
+    require_class(str(path), AlignDualEncoder)
     check_weights(str(path))
     return path, run

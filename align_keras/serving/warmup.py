@@ -17,6 +17,8 @@ prediction_log_pb2 = OptionalModule(
     "tensorflow_serving.apis.prediction_log_pb2", extra="serving"
 )
 
+# The inputs of an export, of which its signatures take one or both.
+INPUTS = ("image_bytes", "texts")
 # Where TensorFlow Serving looks for them in a SavedModel.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
@@ -45,10 +47,11 @@ def sample_inputs(
     rows: int,
     side: tuple[int, int] = (480, 640),
 ) -> dict[str, dict]:
-    """Return inputs for each signature that takes images or texts.
+    """Return inputs for each signature.
 
     Args:
-        signatures: dict from a name to its list of input names.
+        signatures: dict from a name to its list of input names, which must
+            be among `INPUTS`.
         rows: int. Number of images or texts in the request.
         side: pair of ints. Height and width of the images. Defaults to
             `(480, 640)`.

@@ -412,6 +412,8 @@ INDEX_CHANGES = [
     ("sha256", ["vectors.npy"]),
     ("sha256", {"vectors.npy": 1}),
     ("sha256", {"../secret": "0" * 64}),
+    ("sha256", {"model/../../secret": "0" * 64}),
+    ("sha256", {"/etc/passwd": "0" * 64}),
     ("kind", "hnsw"),
     ("kind", "ivf-pq"),
     ("kind", "qdrant"),

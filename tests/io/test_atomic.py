@@ -9,6 +9,8 @@ import pytest
 from align_keras.io import atomic
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.atomic import atomic_file
+from align_keras.io.mirrors import stored
+from align_keras.io.stores import Store
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -121,6 +123,42 @@ def test_an_existing_directory_keeps_its_other_files(tmp_path):
     assert (path / "notes.txt").read_text() == "mine"
     assert names(path / "assets") == ["more.txt", "words.txt"]
     assert names(tmp_path) == ["preset"]
+
+
+@pytest.mark.parametrize("is_store", [False, True])
+def test_files_of_the_writer_that_are_not_written_again_go(tmp_path, is_store):
+    path = tmp_path / "export"
+    if is_store:
+        pytest.importorskip("fsspec")
+        path = f"memory://{tmp_path.name}/export"
+
+    @stored("output")
+    def write(output, *files):
+        owned = ("model.pb", "extra/requests", "words.txt")
+        with atomic_directory(output, owned) as temporary:
+            for name in files:
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_text(f"one of {len(files)}")
+
+    def held():
+        if is_store:
+            store = Store(path)
+            found = {name: store.read(name).decode() for name in store.sizes()}
+        else:
+            found = {
+                file.relative_to(path).as_posix(): file.read_text()
+                for file in path.rglob("*")
+                if file.is_file()
+            }
+        return {n: v for n, v in found.items() if not n.startswith(".align")}
+
+    write(path, "model.pb", "extra/requests", "notes.txt")
+    write(path, "model.pb", "words.txt")
+    assert held() == {
+        "model.pb": "one of 2",
+        "words.txt": "one of 2",
+        "notes.txt": "one of 3",
+    }
 
 
 @pytest.mark.parametrize("exists", [False, True])

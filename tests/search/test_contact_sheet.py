@@ -1,11 +1,14 @@
 """The contact sheet: what is on it, and where."""
 
 import io
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from align_keras.search import draw_results
 from align_keras.search.contact_sheet import GAP
 from align_keras.search.contact_sheet import INK
 from align_keras.search.contact_sheet import MARGIN
@@ -124,6 +127,25 @@ def test_sections_make_room(tmp_path):
     long = contact_sheet([row._replace(section="One"), row], tmp_path / "s.png")
     assert long.height > short.height
     assert long.width == short.width
+
+
+def test_results_are_drawn_but_no_embedding(tmp_path):
+    red, path = Image.new("RGB", (40, 40), "red"), tmp_path / "s.png"
+    red.save(tmp_path / "red.jpg")
+    index = SimpleNamespace(
+        thumbnail=lambda row: (tmp_path / "red.jpg").read_bytes()
+    )
+    results = [{"row": 0, "key": "red.jpg", "text": "", "score": 0.5}]
+    with pytest.raises(ValueError, match=r"an embedding.*shape \(640,\)"):
+        draw_results(index, results, path, image=np.ones(640, "float32"))
+    assert not path.exists()
+    drawn = []
+    # A tensor is an image too.
+    for image in (None, np.asarray(red), keras.ops.convert_to_tensor(red)):
+        draw_results(index, results, path, "a bus", image)
+        drawn.append(np.asarray(Image.open(path)))
+    assert (drawn[0] != drawn[1]).any()
+    np.testing.assert_array_equal(drawn[1], drawn[2])
 
 
 def test_nothing_to_show_is_an_error(tmp_path):

@@ -166,7 +166,9 @@ def test_a_manifest_without_checksums_gets_them(library, vectors, tmp_path):
 # === Indexes ===
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "texts.bin", "keys.npy"])
+@pytest.mark.parametrize(
+    "name", ["vectors.npy", "texts.bin", "keys.npy", "model/model.weights.h5"]
+)
 @pytest.mark.parametrize("place", [0.2, 0.8])
 def test_verify_finds_a_flipped_bit(index, capsys, name, place):
     Index(index, verify=True)
@@ -253,6 +255,22 @@ def test_a_preset_with_a_link_is_not_copied_into_an_index(library, tmp_path):
     (preset / "notes.txt").symlink_to("/etc/hostname")
     with pytest.raises(OutsideFolder, match="notes.txt"):
         build_index(library.vectors, tmp_path / "out", preset)
+
+
+def test_verify_reads_what_embedded_qdrant_wrote(library, tmp_path):
+    pytest.importorskip("qdrant_client")
+    path = tmp_path / "index"
+    rows = [(["a"] * 20, [""] * 20, np.eye(20, 8) + 1, [b""] * 20)]
+    write_index(rows, 20, path, library.preset, "qdrant")
+    for _ in range(2):
+        # Opening it must not change what was summed.
+        index = Index(path, verify=True)
+        index.search(np.ones((1, 8), "float32"), 3)
+        index.close()
+    (store,) = path.rglob("storage.sqlite")
+    hostile.flip(store, 0.9)
+    with pytest.raises(ValueError, match="storage.sqlite` is damaged: build"):
+        Index(path, verify=True)
 
 
 def test_embedded_qdrant_runs_no_program(library, tmp_path):

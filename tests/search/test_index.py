@@ -144,6 +144,11 @@ def test_damaged_and_newer_indexes_are_refused(library, tmp_path):
         Index(damaged("keys.bin", lambda contents: contents[:-1]))
     with pytest.raises(ValueError, match="damaged"):
         Index(damaged("keys.npy", lambda contents: b"no array"))
+    for name in ("keys.bin", "texts.npy", "vectors.npy"):
+        copy = damaged(name, lambda contents: contents)
+        (copy / name).unlink()
+        with pytest.raises(ValueError, match="Build the index again"):
+            Index(copy)
     with pytest.raises(FileNotFoundError, match="no index.json"):
         Index(tmp_path)
 
@@ -160,6 +165,24 @@ def test_unfinished_vectors_and_existing_outputs(library, tmp_path):
         build_index(copy, tmp_path / "index", library.preset)
     with pytest.raises(FileExistsError, match="exists already"):
         build_index(library.vectors, library.index, library.preset)
+
+
+def test_too_few_vectors_for_a_kind_are_refused(library, tmp_path):
+    pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(256, 8))
+
+    def write(kind, count):
+        rows = [([""] * count, [""] * count, vectors[:count], [b""] * count)]
+        path = tmp_path / f"{kind}_{count}"
+        write_index(rows, count, path, library.preset, kind)
+        return Index(path)
+
+    with pytest.raises(ValueError, match="at least 256.*exact.*255 vectors"):
+        write("ivf-pq", 255)
+    assert not list(tmp_path.iterdir())
+    for kind, fewest in (("ivf-pq", 256), ("hnsw", 1), ("exact", 1)):
+        ((rows, _),) = write(kind, fewest).search(vectors[:1], 1)
+        assert rows.tolist() == [0]
 
 
 # === Other searchers ===
@@ -340,6 +363,36 @@ def test_half_a_collection_is_deleted_again():
         with pytest.raises(FileExistsError):
             upload(vectors[:1], ["0"], address, "photos")
     assert len(collections["photos"]) == 600
+
+
+@pytest.mark.parametrize("place", ["write_json", "publish"])
+def test_a_collection_without_an_index_is_deleted(
+    library, tmp_path, monkeypatch, place
+):
+    pytest.importorskip("qdrant_client")
+    collections = Collections()
+    rows = [(["a"] * 20, [""] * 20, np.eye(20, 8) + 1, [b""] * 20)]
+
+    def fail(*_):
+        assert len(collections["photos"]) == 20
+        raise OSError("disk full")
+
+    with qdrant_server(collections) as address:
+        arguments = (rows, 20, tmp_path / "index", library.preset, "qdrant")
+        where = {"qdrant": address, "collection": "photos"}
+        with monkeypatch.context() as patch:
+            patch.setattr(index_writer, place, fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_index(*arguments, **where)
+        assert not collections
+        shutil.rmtree(tmp_path / "index", ignore_errors=True)
+        write_index(*arguments, **where)
+        # A collection of another index stays.
+        with pytest.raises(FileExistsError, match="`photos` exists"):
+            write_index(
+                rows, 20, tmp_path / "b", library.preset, "qdrant", **where
+            )
+        assert len(collections["photos"]) == 20
 
 
 @pytest.mark.parametrize(

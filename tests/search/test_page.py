@@ -326,6 +326,25 @@ def test_too_many_requests_are_refused(library, model):
     assert client.get("/thumbnails/0").status_code == 429
 
 
+@pytest.mark.parametrize("error", [KeyError("red"), IndexError(7)])
+def test_errors_of_the_server_are_not_blamed_on_the_client(
+    library, model, monkeypatch, error
+):
+    from starlette.testclient import TestClient
+
+    def fail(*_):
+        raise error
+
+    index = Index(library.index)
+    app = make_app(index, model, hosts=["*"])
+    client = TestClient(app, raise_server_exceptions=False)
+    query = {"parts": [{"image": "0" * 32}]}
+    assert client.post("/api/search", json=query).status_code == 410
+    monkeypatch.setattr(index, "search", fail)
+    query = {"parts": [{"row": 0}]}
+    assert client.post("/api/search", json=query).status_code == 500
+
+
 def test_a_cost_beyond_the_bucket_leaves_a_debt():
     now = [0.0]
     rate = RateLimit(rate=2, burst=3, clock=lambda: now[0])

@@ -16,6 +16,7 @@ from align_keras.classes import class_vectors
 from align_keras.cli import main
 from align_keras.embedding import embed_texts
 from align_keras.serving import export_saved_model
+from align_keras.serving import measure_latency
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -182,6 +183,21 @@ def test_warmup_requests_run(folder):
     assert sorted(seen) == ["classify", "encode_image", "encode_text"]
 
 
+def test_what_cannot_be_timed_is_refused(tmp_path):
+    module = tf.Module()
+    module.double = tf.function(
+        lambda x: {"y": 2.0 * x}, input_signature=[tf.TensorSpec((), name="x")]
+    )
+    path = str(tmp_path / "doubles")
+    tf.saved_model.save(module, path, {"double": module.double})
+    with pytest.raises(ValueError, match="`double` of.*doubles.*Received: x$"):
+        measure_latency(path)
+    for arguments in ({"runs": 0}, {"batch_sizes": (8, 0)}):
+        (name,) = arguments
+        with pytest.raises(ValueError, match=f"`{name}` must be.*{name}=0"):
+            measure_latency(path, **arguments)
+
+
 def test_from_c(folder, expected, photos, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -227,6 +243,32 @@ def _signature(path, name):
     content = (path / "saved_model.pb").read_bytes()
     saved_model = saved_model_pb2.SavedModel.FromString(content)
     return saved_model.meta_graphs[0].signature_def[name]
+
+
+def test_another_export_leaves_nothing_of_the_one_before(
+    model, tmp_path, monkeypatch
+):
+    """A warm-up request for `classify` keeps a model without it from loading.
+
+    And `update_saved_model` must not take this for the export that it wrote.
+    """
+
+    def save(module, path, signatures):
+        Path(path, "saved_model.pb").write_text(" ".join(signatures))
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    export_saved_model(model, tmp_path, classes=["bus"], warmup=True)
+    (requests,) = tmp_path.glob("assets.extra/*")
+    assert b"classify" in requests.read_bytes()
+    (tmp_path / "exported_from.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    export_saved_model(model, tmp_path, warmup=False)
+    assert "classify" not in (tmp_path / "saved_model.pb").read_text()
+    files = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    assert {name for name in files if not name.startswith(".")} == {
+        "saved_model.pb",
+        "notes.txt",
+    }
 
 
 def test_failed_export_leaves_nothing(model, tmp_path, monkeypatch):

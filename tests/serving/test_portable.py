@@ -1,9 +1,14 @@
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+from tiny_align import VOCABULARY
 
+from align_keras import AlignImageConverter
+from align_keras import AlignPreprocessor
+from align_keras import AlignTokenizer
 from align_keras.cli import main
 from align_keras.serving import export_towers
 from align_keras.serving import portable
@@ -80,6 +85,74 @@ def test_litert(model, inputs, expected, tmp_path):
     vocabulary = (tmp_path / "litert/vocabulary.txt").read_text().split("\n")
     tokenizer = model.preprocessor.tokenizer
     assert vocabulary.index("bus") == tokenizer.token_to_id("bus")
+
+
+@pytest.mark.parametrize(
+    ("part", "renamed", "irrelevant"),
+    [
+        (
+            "image",
+            {"image_size": "central_crop", "resize_size": "resize"},
+            {"fast", "mirror"},
+        ),
+        (
+            "text",
+            {},
+            # The vocabulary has a file. The others cannot be changed.
+            {"vocabulary", "config_file", "split", "special_tokens"},
+        ),
+    ],
+)
+def test_preprocessing_is_described_whole(
+    tmp_path, monkeypatch, part, renamed, irrelevant
+):
+    """A consumer that follows the file must get what the model gets."""
+    model = SimpleNamespace(
+        preprocessor=AlignPreprocessor(
+            AlignTokenizer(
+                VOCABULARY,
+                lowercase=False,
+                strip_accents=False,
+                split_on_cjk=False,
+                special_tokens_in_strings=True,
+            ),
+            AlignImageConverter(
+                image_size=33,
+                resize_size=(40, 35),
+                antialias=True,
+                scale=[0.5, 0.25, 0.125],
+                offset=2.0,
+            ),
+            sequence_length=16,
+        ),
+    )
+    model.require_preprocessor = lambda: model.preprocessor
+    for name, value in (
+        ("computing_dtypes", {1: "float32"}),
+        ("_tower_functions", {}),
+    ):
+        monkeypatch.setattr(portable, name, lambda model, value=value: value)
+    # Of an earlier export of another model, and of the user.
+    for name in ("merges.txt", "text_encoder.tflite", "notes.txt"):
+        (tmp_path / name).touch()
+    export_towers(model, tmp_path, "onnx")
+    assert {file.name for file in tmp_path.iterdir() if file.suffix} == {
+        "notes.txt",
+        "preprocessing.json",
+        "vocabulary.txt",
+    }
+    settings = json.loads((tmp_path / "preprocessing.json").read_text())[part]
+    preprocessor = model.preprocessor
+    config = {
+        "image": preprocessor.image_converter,
+        "text": preprocessor.tokenizer,
+    }[part].get_config()
+    if part == "text":
+        assert settings["special_tokens"] == VOCABULARY[:5]
+        config["sequence_length"] = preprocessor.sequence_length
+    for name in set(config) - {"name", "trainable", "dtype"} - irrelevant:
+        expected = json.loads(json.dumps(config[name]))
+        assert settings[renamed.get(name, name)] == expected, name
 
 
 def test_refusals(model, tmp_path, monkeypatch):

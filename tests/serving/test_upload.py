@@ -9,6 +9,7 @@ import yaml
 from colors import write_training_inputs
 
 from align_keras import AlignDualEncoder
+from align_keras import EfficientNetBackbone
 from align_keras.cli import main
 from align_keras.embedding import load_embedder
 from align_keras.embedding.loading import require_model
@@ -98,6 +99,10 @@ def test_the_card_that_is_there_is_kept(run, hub, tmp_path):
     (preset / "README.md").write_text("# mine\n")
     upload(preset, "hf://me/mine")
     assert card_of(hub, "me/mine") == "# mine\n"
+    for words in ({"license": "mit"}, {"language": ["en"]}):
+        (name,) = words
+        with pytest.raises(ValueError, match=f"README.md.*state `{name}`"):
+            upload(preset, "hf://me/mine", **words)
     (preset / "README.md").unlink()
     upload(preset, "hf://me/mine")
     assert "No licence has been stated" in card_of(hub, "me/mine")
@@ -114,6 +119,13 @@ def test_what_cannot_be_published_is_refused(run, hub, tmp_path, monkeypatch):
     (tmp_path / "begun" / "recipe.json").write_text("{}")
     with pytest.raises(ValueError, match="not reached its first checkpoint"):
         upload(tmp_path / "begun", "hf://me/colors")
+    EfficientNetBackbone(0.2, 0.2).save_to_preset(str(tmp_path / "tower"))
+    with pytest.raises(ValueError, match="is of class `EfficientNetBackbone`"):
+        upload(tmp_path / "tower", "hf://me/colors")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "align"}')
+    with pytest.raises(ValueError, match="theirs.*add a README.md"):
+        upload(tmp_path / "theirs", "hf://me/colors")
     preset = tmp_path / "preset"
     AlignDualEncoder.from_preset(str(run / "model")).save_to_preset(str(preset))
     weights = preset / "model.weights.h5"

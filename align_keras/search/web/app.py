@@ -14,6 +14,7 @@ from align_keras.io.optional import OptionalModule
 from align_keras.search.index import Index
 from align_keras.search.web.batcher import Overloaded
 from align_keras.search.web.engine import Engine
+from align_keras.search.web.engine import Forgotten
 from align_keras.search.web.limits import Limits
 from align_keras.search.web.limits import RateLimit
 
@@ -334,8 +335,8 @@ class _Handlers:
 def _as_refusals():
     try:
         yield
-    except LookupError as error:
-        raise _Refusal(410, str(error.args[0])) from None
+    except Forgotten as error:
+        raise _Refusal(410, str(error)) from None
     except ValueError as error:
         raise _Refusal(422, str(error)) from None
 

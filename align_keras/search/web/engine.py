@@ -21,6 +21,10 @@ _SIZES = (1, 8, 32)
 _REMEMBERED = 4096
 
 
+class Forgotten(Exception):
+    """An image is no longer in the cache."""
+
+
 class Engine:
     """Answers queries on an index.
 
@@ -92,7 +96,7 @@ class Engine:
             list of dicts: row, key, text, score.
 
         Raises:
-            LookupError: an image is no longer in the cache.
+            Forgotten: an image is no longer in the cache.
             ValueError: the parts cancel out.
         """
         vectors = [await self._vector(part) for part in parts]
@@ -169,7 +173,7 @@ class Engine:
         if "image" in part:
             vector = self._images.get(part["image"])
             if vector is None:
-                raise LookupError("The image is forgotten: drop it again.")
+                raise Forgotten("The image is forgotten: drop it again.")
             return vector
         return await self._text(part["text"])
 
