@@ -1,5 +1,6 @@
 """BERTs of other libraries in our text encoder, against their own outputs."""
 
+import copy
 import json
 
 import keras
@@ -123,6 +124,10 @@ def test_keras_hub(tmp_path):
     expected = np.asarray(backbone(inputs)["sequence_output"])
     assert_equal_sequences(from_keras_hub_bert(backbone), expected)
     backbone.save_to_preset(tmp_path)
+    codes = copy.deepcopy(backbone)
+    codes.quantize("int8")
+    with pytest.raises(ValueError, match="quantised: .* is of type I8"):
+        from_keras_hub_bert(codes)
     keras_hub.tokenizers.BertTokenizer(
         VOCABULARY, lowercase=True, strip_accents=True
     ).save_to_preset(tmp_path)
