@@ -111,12 +111,40 @@ def preset_file(preset, name):
 
 
 def has_weights(preset):
-    """Tell whether a preset holds weights, not only an architecture."""
+    """Tell whether a preset holds weights, not only an architecture.
+
+    Raises:
+        ValueError: The weights that it was saved with are missing.
+    """
     if is_shipped(preset):
         return False
     if "://" in preset or foreign_weights(preset) is not None:
         return True
-    return any((Path(preset) / name).is_file() for name in _WEIGHT_FILES)
+    if any((Path(preset) / name).is_file() for name in _WEIGHT_FILES):
+        return True
+    check_weights(preset)
+    return False
+
+
+def require_weights(preset):
+    """Find a preset where fresh weights would be of no use.
+
+    Args:
+        preset: string. See `find_preset`.
+
+    Returns:
+        A string, see `find_preset`.
+
+    Raises:
+        ValueError: There is no such preset, or it has no weights.
+    """
+    path = find_preset(preset)
+    if not has_weights(path):
+        raise ValueError(
+            f"The preset `{preset}` is an architecture, without weights. "
+            "`align-keras presets` lists those that have some."
+        )
+    return path
 
 
 def load_config(preset):
@@ -180,12 +208,7 @@ def preset_directory(preset):
     Raises:
         ValueError: There is no such preset, or it has no weights.
     """
-    path = find_preset(preset)
-    if is_shipped(path):
-        raise ValueError(
-            f"The preset `{path}` is an architecture, without weights. "
-            "`align-keras presets` lists those that have some."
-        )
+    path = require_weights(preset)
     if "://" not in path:
         return Path(path)
     foreign = foreign_weights(path)

@@ -9,6 +9,7 @@ from keras import ops
 
 from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
 from align_keras.models.towers import require_floats
 from align_keras.training.freezing import named_variables
 
@@ -89,8 +90,7 @@ def average(
 def _open(model):
     if isinstance(model, keras.Model):
         return model
-    model = str(model)
-    return AlignDualEncoder.from_preset(model)
+    return AlignDualEncoder.from_preset(presets.require_weights(model))
 
 
 def _values(model):
@@ -130,9 +130,9 @@ def require_alike(first, second):
     Raises:
         ValueError: They differ, or one is quantised; the message names the
             difference.
+    """
     for model in (first, second):
         require_floats(model, "averaged")
-    """
     # The image size does not matter for weights, nor which were trained.
     configs = [m.get_config() for m in (first, second)]
     for config in configs:
