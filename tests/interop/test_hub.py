@@ -119,6 +119,15 @@ def test_half_a_preset_in_the_cache_is_not_loaded(
         AlignDualEncoder.from_preset("hf://me/keras")
 
 
+def test_what_is_carried_comes_back(hub, converted, tmp_path):
+    converted.save_to_preset(tmp_path / "preset")
+    hub.add("me/keras", tmp_path / "preset")
+    model = AlignDualEncoder.from_preset("hf://me/keras")
+    same_weights(model, converted)
+    assert model.carried.config == converted.carried.config
+    assert model.carried.tensors.keys() == converted.carried.tensors.keys()
+
+
 def test_without_a_network_a_command_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(hub_server.constants, "HF_HUB_OFFLINE", True)
     hub_server.forget()
