@@ -278,7 +278,7 @@ class PresetMixin(backend.Module):
         if load_weights:
             check_weights(path)
         if not is_shipped(path):
-            with described(path):
+            with described(path, **kwargs):
                 # KerasHub's backbone loader loses track of which layers are
                 # quantised.
                 dtype = load_config(path)["config"].get("dtype")
@@ -430,14 +430,26 @@ def _fixed_sizes_asked():
 
 
 @contextlib.contextmanager
-def described(path, file="config.json"):
-    """Report an invalid config in one sentence; Keras would print all of it."""
+def described(path, file="config.json", **kwargs):
+    """Report an invalid config in one sentence; Keras would print all of it.
+
+    Args:
+        path: string. The directory of the config.
+        file: string. The name of the config. Defaults to `"config.json"`.
+        **kwargs: Arguments of the caller that replace those of the config.
+    """
     try:
         yield
     except (AttributeError, KeyError, TypeError) as error:
         reason = str(error).rpartition("Exception encountered:")[2].strip()
+        given = [
+            f"{name}={value!r}"[:100]
+            for name, value in kwargs.items()
+            if value is not None
+        ]
+        given = f", with {', '.join(given)}," if given else ""
         raise ValueError(
-            f"`{path}/{file}` does not describe what can be made: "
+            f"`{path}/{file}`{given} does not describe what can be made: "
             f"{reason[:300]}"
         ) from error
 
@@ -557,7 +569,7 @@ def load_part(cls, preset, part, **kwargs):
             f"that of a `{cls.__name__}`."
         )
     loader = keras_hub_internals.KerasPresetLoader(path, None)
-    with described(path, file):
+    with described(path, file, **kwargs):
         return getattr(loader, f"load_{part}")(cls, **kwargs)
 
 

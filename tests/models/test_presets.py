@@ -293,6 +293,13 @@ def test_fresh_weights_do_not_go_out(tmp_path):
     assert not out.exists()
 
 
+def test_errors_name_what_the_caller_replaced(tmp_path):
+    encoder = BertTextEncoder(9, 1, 1, 8, 8)
+    encoder.save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match="config.json`, with num_layers='two'"):
+        BertTextEncoder.from_preset(str(tmp_path), num_layers="two")
+
+
 def test_a_flipped_bit_beside_the_weights_does_not_load(tmp_path):
     """It would only change what is embedded: words, or the size of images."""
     preset = tmp_path / "preset"
