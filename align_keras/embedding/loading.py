@@ -47,7 +47,7 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
         An `Embedder`.
 
     Raises:
-        ValueError: `model` is none of these.
+        ValueError: `model` is none of these, or has no weights.
 
     Example:
 
@@ -72,7 +72,9 @@ def load_embedder(model: str | Path, strategy: Any = None) -> Embedder:
         else:
             from align_keras.models import AlignDualEncoder
 
-            presets.require_class(presets.find_preset(model), AlignDualEncoder)
+            presets.require_class(
+                presets.require_weights(model), AlignDualEncoder
+            )
             dual_encoder = AlignDualEncoder.from_preset(str(model))
     identity = model_fingerprint(model)
     if kind in _KERAS_HUB:

@@ -30,7 +30,7 @@ def convert(source, destination, to="preset", antialias=None):
             `"hf://kakaobrain/align-base"`; or
             `"keras-applications://EfficientNetB0"`, which downloads the
             ImageNet weights. For `to="huggingface"`: anything that
-            `AlignDualEncoder.from_preset` accepts.
+            `AlignDualEncoder.from_preset` accepts and that has weights.
         destination: string. The directory, which is written atomically.
         to: string. `"preset"` for this package, `"huggingface"` for
             `transformers.AlignModel` and `AlignProcessor`. Defaults to
@@ -44,8 +44,8 @@ def convert(source, destination, to="preset", antialias=None):
         or `EfficientNetBackbone`.
 
     Raises:
-        ValueError: `source` is none of these, its tensors do not fit, or
-            the other format cannot express the model.
+        ValueError: `source` is none of these or has no weights, its tensors
+            do not fit, or the other format cannot express the model.
 
     Example:
 
@@ -61,7 +61,8 @@ def convert(source, destination, to="preset", antialias=None):
             f"`{destination}` is the source itself; choose another directory."
         )
     if to == "huggingface":
-        model = AlignDualEncoder.from_preset(source)
+        path = presets.require_weights(source)
+        model = AlignDualEncoder.from_preset(path)
         _set_antialias(_converter(model), antialias)
         save_huggingface(model, destination)
         return model

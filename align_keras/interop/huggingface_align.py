@@ -25,6 +25,7 @@ from align_keras.models import BertTextEncoder
 from align_keras.models import EfficientNetBackbone
 from align_keras.models.carried import Carried
 from align_keras.models.efficientnet_backbone import STAGES
+from align_keras.models.towers import require_floats
 
 # Fields of the image tower that are constants in our backbone.
 _VISION_FIXED = {
@@ -270,8 +271,8 @@ def save_huggingface(model, directory):
             atomically.
 
     Raises:
-        ValueError: `AlignModel` cannot express the model; the message says
-            why.
+        ValueError: The model is quantised, or `AlignModel` cannot express
+            it; the message says why.
         ImportError: The package safetensors is not installed.
 
     Example:
@@ -284,6 +285,7 @@ def save_huggingface(model, directory):
     AlignModel.from_pretrained("align_for_transformers")
     ```
     """
+    require_floats(model, "written for Hugging Face")
     _require_expressible(model)
     tensors = {name: link.to_foreign() for name, link in _links(model).items()}
     tensors["temperature"] = np.array(model.temperature, "float32")

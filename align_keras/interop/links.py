@@ -56,6 +56,13 @@ class Tensors:
         self.source = source
         self.shapes = {name: tuple(a.shape) for name, a in arrays.items()}
 
+    def dtype(self, name):
+        """Return the dtype of integers as safetensors names it, or `None`."""
+        dtype = self._arrays[name].dtype
+        if dtype.kind not in "iu":
+            return None
+        return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
     def read(self, name):
         """Return the NumPy array of that name."""
         return np.asarray(self._arrays[name])
@@ -240,7 +247,8 @@ def copy_layers(model, pairs, source):
         source: string. The origin of the layers, for error messages.
 
     Raises:
-        ValueError: A weight is missing, unexpected or of another shape.
+        ValueError: A weight is missing, unexpected, quantised or of another
+            shape.
     """
     links, arrays = {}, {}
     for name, (theirs, ours) in pairs.items():

@@ -3,14 +3,13 @@
 import numpy as np
 import yaml
 
-from align_keras.interop import huggingface_processor
 from align_keras.interop.efficientnet import coefficients
 from align_keras.interop.efficientnet import parts
 from align_keras.interop.foreign_weights import ForeignWeights
 from align_keras.interop.foreign_weights import require_values
 from align_keras.interop.huggingface_bert import bert_layers
-from align_keras.interop.huggingface_bert import encoder_arguments
 from align_keras.interop.links import copy_layers
+from align_keras.interop.original_bert import OriginalBert
 from align_keras.interop.tensorflow_checkpoint import find_prefix
 from align_keras.io.optional import require
 from align_keras.io.text import read_text
@@ -168,21 +167,11 @@ def _copy_efficientnet(theirs, ours, source):
 # === BERT ===
 
 
-class ModelGardenBert(ForeignWeights):
+class ModelGardenBert(OriginalBert):
     """A directory with bert_config.json, a TensorFlow 2 checkpoint, vocab.txt.
 
     The Model Garden's BERT downloads have this layout.
     """
-
-    model_class = BertTextEncoder
-
-    def arguments(self):
-        arguments = encoder_arguments(
-            self.config, f"{self.directory}/bert_config.json"
-        )
-        if arguments["activation"] == "gelu":
-            arguments["activation"] = "gelu_tanh"
-        return arguments
 
     def load_weights(self, model):
         networks = require("official.nlp.modeling.networks", extra="tf-models")
@@ -197,13 +186,6 @@ class ModelGardenBert(ForeignWeights):
         )
         _restore(theirs, self.directory, _BERT_PLACES)
         _copy_bert(theirs, model, f"`{self.directory}`")
-
-    def parts(self):
-        found = huggingface_processor.parts(self.directory)
-        return [name for name in found if name == "tokenizer"]
-
-    def tokenizer(self, **kwargs):
-        return huggingface_processor.read_tokenizer(self.directory, **kwargs)
 
 
 def from_model_garden_bert(encoder, **kwargs):

@@ -43,7 +43,10 @@ def read_vocabulary(path: str | Path) -> list[str]:
 
 
 def learn_word_pieces(
-    texts: Iterable[str], vocabulary_size: int, strip_accents: bool = True
+    texts: Iterable[str],
+    vocabulary_size: int,
+    strip_accents: bool = True,
+    lowercase: bool = True,
 ) -> list[str]:
     """Learn a WordPiece vocabulary; see `AlignTokenizer.learn_vocabulary`.
 
@@ -51,6 +54,7 @@ def learn_word_pieces(
         texts: iterable of strings.
         vocabulary_size: int.
         strip_accents: bool. Defaults to `True`.
+        lowercase: bool. Defaults to `True`.
 
     Returns:
         list of strings. `SPECIAL_TOKENS` come first.
@@ -72,7 +76,7 @@ def learn_word_pieces(
     from tokenizers import pre_tokenizers
     from tokenizers import trainers
 
-    counts = count_words(texts, strip_accents)
+    counts = count_words(texts, strip_accents, lowercase)
     characters = _characters(counts, max(1000, vocabulary_size // 20))
     room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
     characters = sorted(characters[: max(room, 1)])
@@ -104,23 +108,24 @@ def _fits(word):
 
 
 def count_words(
-    texts: Iterable[str], strip_accents: bool = True
+    texts: Iterable[str], strip_accents: bool = True, lowercase: bool = True
 ) -> collections.Counter:
     """Count the words of texts, split as BERT splits them.
 
     Args:
         texts: iterable of strings. Read only once.
         strip_accents: bool. Whether to remove accents. Defaults to `True`.
+        lowercase: bool. Whether to lowercase them. Defaults to `True`.
 
     Returns:
-        `collections.Counter` of words in lower case. Every punctuation mark
+        `collections.Counter` of words. Every punctuation mark
         and every ideograph is a separate word.
     """
     from tokenizers import normalizers
     from tokenizers import pre_tokenizers
 
     normalizer = normalizers.BertNormalizer(
-        lowercase=True, strip_accents=strip_accents
+        lowercase=lowercase, strip_accents=strip_accents
     )
     cutter = pre_tokenizers.BertPreTokenizer()
     counts = collections.Counter()

@@ -24,7 +24,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     resumes or starts from trained weights.
 
     The statistics leave out padding rows, which fill up the last batch of an
-    epoch.
+    epoch, and what `mask` excludes.
 
     Args:
         **kwargs: Arguments of `keras.layers.BatchNormalization`. The channels
@@ -32,6 +32,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Call arguments:
         inputs: float tensor of shape `(batch, ..., channels)`.
+        mask: bool tensor of shape `(batch, ...)`. What counts in the
+            statistics. Defaults to everything.
 
     Example:
 
@@ -69,13 +71,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         rows = current_mask()
         if not (training and self.trainable):
             return super().call(inputs, training=False)
-        if self.has_short_form(inputs):
+        if mask is None and self.has_short_form(inputs):
             return self._run_short_form(backend.normalize_batch, inputs)
         x = at_least_float32(inputs)
-        if rows is None:
-            mean, variance = self._moments(x, mask)
+        if rows is None and mask is None:
+            mean, variance = self._moments(x, None)
         else:
-            mean, variance = self._moments_of_rows(x, rows)
+            mean, variance = self._moments_of_some(x, rows, mask)
         self.update_moving(mean, variance)
         return self.normalize(x, mean, variance)
 
@@ -97,10 +99,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.update_moving(*statistics)
         return outputs
 
-    def _moments_of_rows(self, x, rows):
+    def _moments_of_some(self, x, *masks):
         axes = tuple(range(len(x.shape) - 1))
-        weights = broadcast_rows(rows, x)
-        places = ops.size(x[0, ..., 0])
+        weights = 1.0
+        for mask in masks:
+            if mask is not None:
+                weights = weights * broadcast_rows(mask, x)
+        places = ops.size(x[0, ..., 0]) // ops.size(weights[0])
         count = ops.sum(weights) * ops.cast(places, x.dtype)
         count, total = self._of_all([count, ops.sum(x * weights, axes)])
         # A replica may hold only padding.

@@ -30,6 +30,16 @@ def _compares_pairs(loss):
     return True
 
 
+# Our metrics: attributes, `None` where nothing is measured, and classes.
+_OWN_METRICS = {
+    "image_recall": keras.metrics.Mean,
+    "text_recall": keras.metrics.Mean,
+    "nonfinite_steps": keras.metrics.Sum,
+    "image_norm": keras.metrics.Mean,
+    "text_norm": keras.metrics.Mean,
+}
+
+
 class ContrastiveTrainer(backend.Trainer):
     """Training of a dual encoder through `compile` and `fit`."""
 
@@ -38,6 +48,8 @@ class ContrastiveTrainer(backend.Trainer):
     skip_nonfinite = False
     pair_metrics = ()
     gradient_norms = False
+    image_recall = text_recall = nonfinite_steps = None
+    image_norm = text_norm = None
 
     def compile(
         self,
@@ -60,7 +72,8 @@ class ContrastiveTrainer(backend.Trainer):
             metrics: list of `keras.metrics.Metric`, such as
                 `PairRecall(k=5)`. Each is updated with `(image_embeddings,
                 text_embeddings, sample_weight=…)` of a batch. Recall at 1
-                within the batch is always reported. Defaults to `None`.
+                within the batch is reported anyway, unless the loss is one
+                without the method `score`. Defaults to `None`.
             microbatch_size: int. Number of pairs that a replica embeds at a
                 time. This bounds the memory for a batch of any size, while
                 the loss and its gradients stay those of the whole batch.
@@ -97,13 +110,22 @@ class ContrastiveTrainer(backend.Trainer):
                 "`PairRecall(k=5)`, since there are no labels. Received: "
                 f"metrics={metrics}"
             )
-        names = [IMAGE_RECALL, TEXT_RECALL, "loss", *(m.name for m in metrics)]
+        loss = loss or ContrastiveLoss()
+        own = {}
+        if hasattr(loss, "score"):
+            own |= {"image_recall": IMAGE_RECALL, "text_recall": TEXT_RECALL}
+        if skip_nonfinite:
+            own["nonfinite_steps"] = "nonfinite_steps"
+        if gradient_norms:
+            own["image_norm"] = "image_gradient_norm"
+            own["text_norm"] = "text_gradient_norm"
+        names = [*own.values(), "loss", *(m.name for m in metrics)]
         if len(set(names)) < len(names):
             raise ValueError(
                 "Metrics must have names of their own: of two with the same, "
                 f"one would be lost. Received, with ours: {names}"
             )
-        if loss is not None and not _compares_pairs(loss):
+        if not _compares_pairs(loss):
             raise ValueError(
                 "`loss` must be `ContrastiveLoss()`, `SigmoidLoss()` or "
                 "another callable of `(image_embeddings, text_embeddings, "
@@ -130,28 +152,22 @@ class ContrastiveTrainer(backend.Trainer):
             )
         # Keras locks a model when it quantises it.
         self._tracker.unlock()
-        super().compile(
-            optimizer=optimizer, loss=loss or ContrastiveLoss(), **kwargs
-        )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Keras only stores what "auto" resolves to on this backend.
         self._jit_compile_argument = kwargs.get("jit_compile", "auto")
         self.microbatch_size = microbatch_size
         self.remat = remat
         self.skip_nonfinite = skip_nonfinite
         self.gradient_norms = gradient_norms
+        if skip_nonfinite:
+            self._refuse_loss_scaling()
         for metric in self.pair_metrics:
             self._tracker.untrack(metric)
         self.pair_metrics = list(metrics)
-        self.image_recall = keras.metrics.Mean(name=IMAGE_RECALL)
-        self.text_recall = keras.metrics.Mean(name=TEXT_RECALL)
-        self.nonfinite_steps = None
-        if skip_nonfinite:
-            self._refuse_loss_scaling()
-            self.nonfinite_steps = keras.metrics.Sum(name="nonfinite_steps")
-        self.image_norm = self.text_norm = None
-        if gradient_norms:
-            self.image_norm = keras.metrics.Mean(name="image_gradient_norm")
-            self.text_norm = keras.metrics.Mean(name="text_gradient_norm")
+        for attribute, kind in _OWN_METRICS.items():
+            self._tracker.untrack(getattr(self, attribute))
+            name = own.get(attribute)
+            setattr(self, attribute, kind(name=name) if name else None)
 
     def enable_lora(self, rank, target_layer_names=None):
         """Train low-rank updates (LoRA) of layers instead of the towers.

@@ -59,7 +59,7 @@ class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
         width_coefficient: float. Multiplies the channels; B0 has 1.0.
         depth_coefficient: float. Multiplies the blocks; B0 has 1.0.
         image_shape: tuple. Shape of an image in the given `data_format`.
-            Defaults to `(None, None, 3)`, which accepts any size.
+            Defaults to `None`: three channels and any size.
         dropout: float. Drop rate of the residual branch at the end of the
             network; block `i` of `n` has the rate `dropout * i / n`.
             Defaults to `0.2`.
@@ -119,7 +119,7 @@ class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
         self,
         width_coefficient=1.0,
         depth_coefficient=1.0,
-        image_shape=(None, None, 3),
+        image_shape=None,
         dropout=0.2,
         batch_norm="local",
         virtual_batch_size=16,
@@ -175,9 +175,11 @@ class EfficientNetBackbone(PresetMixin, LowRank, FeaturePyramidBackbone):
         ]
 
         # === Functional Model ===
+        channels_first = data_format == "channels_first"
+        if image_shape is None:
+            image_shape = (3, None, None) if channels_first else (None, None, 3)
         image_input = keras.Input(shape=image_shape, name="images")
         x = image_input
-        channels_first = data_format == "channels_first"
         if channels_first:
             x = layers.Permute((2, 3, 1), dtype=dtype, name="from_first")(x)
         if self.stem_pad is not None:

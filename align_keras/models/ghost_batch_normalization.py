@@ -40,6 +40,12 @@ class GhostBatchNormalization(BatchNormalization):
 
     def __init__(self, virtual_batch_size=16, **kwargs):
         super().__init__(**kwargs)
+        if self.synchronized:
+            raise ValueError(
+                "The examples of a run are on one replica, so `synchronized` "
+                "must be False: use `BatchNormalization` for the statistics "
+                "of all replicas. Received: synchronized=True"
+            )
         if virtual_batch_size < 1:
             raise ValueError(
                 "`virtual_batch_size` must be at least 1. "
@@ -50,6 +56,12 @@ class GhostBatchNormalization(BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
             return super().call(inputs, training=False)
+        if mask is not None:
+            raise ValueError(
+                "`GhostBatchNormalization` takes no `mask`: use "
+                "`BatchNormalization`, or remove the mask from the inputs. "
+                f"Received: a mask of shape {tuple(mask.shape)}"
+            )
         runs = self._split(at_least_float32(inputs))
         axes = tuple(range(1, len(runs.shape) - 1))
         rows = current_mask()

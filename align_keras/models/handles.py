@@ -49,8 +49,7 @@ def handle_file(handle, name):
             repo_id=repository, filename=name, local_files_only=bool(reason)
         )
     except hub_errors.LocalEntryNotFoundError as error:
-        away = f"{endpoint} cannot be reached"
-        away = f"{away} ({reason or _first_line(error)})"
+        away = f"{endpoint} cannot be reached ({reason or _first_line(error)})"
         if _is_cached(repository, "config.json"):
             raise FileNotFoundError(
                 f"What the cache has of `{handle}` is without {name}, and "
@@ -87,6 +86,8 @@ def handle_directory(handle):
         `pathlib.Path` of the directory.
 
     Raises:
+        ConnectionError: The hub does not answer, and the cache holds only
+            some of the files.
         ValueError: The handle is of another hub. Also raises the errors of
             `handle_file`.
     """
@@ -96,9 +97,21 @@ def handle_directory(handle):
             "`AlignDualEncoder.from_preset(handle).save_to_preset(directory)`."
         )
     directory = handle_file(handle, "config.json").parent
-    huggingface_hub.snapshot_download(
-        handle.removeprefix(HUGGING_FACE), local_files_only=bool(no_network())
-    )
+    repository = handle.removeprefix(HUGGING_FACE)
+    reason, lacking = no_network(), None
+    try:
+        huggingface_hub.snapshot_download(
+            repository, local_files_only=bool(reason)
+        )
+    except hub_errors.LocalEntryNotFoundError as error:
+        reason, lacking = reason or _first_line(error), error
+    # The cache may not know which files there are.
+    if lacking or (reason and not any(directory.glob("*.weights.h5"))):
+        raise ConnectionError(
+            f"The cache has only some files of `{handle}`, and "
+            f"{_hub_constants().ENDPOINT} cannot be reached ({reason}). Where "
+            f"there is a network, `hf download {repository}` fetches them."
+        ) from lacking
     for path in directory.rglob("*"):
         if path.is_file():
             _check(path, handle)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from align_keras.models.snapshot import to_host
+from align_keras.models.towers import require_floats
 
 # Prefix of our values in a weight file; Keras numbers its own.
 _KEPT = "low_rank_"
@@ -31,11 +32,13 @@ def add_lora(model, rank):
         rank: int. The rank of the updates.
 
     Raises:
-        ValueError: No layer of the towers can be updated.
+        ValueError: No layer of the towers can be updated, or the model is
+            quantised.
 
     Reference:
         - [Hu et al., 2022](https://arxiv.org/abs/2106.09685)
     """
+    require_floats(model, "given low-rank updates")
     adapted = 0
     for tower in (model.image_encoder, model.text_encoder):
         inner = tower._flatten_layers()
@@ -84,8 +87,9 @@ class LowRank:
         Raises:
             ValueError: A name matches no layer that can be updated (Keras
                 would silently freeze the model), or the model already has
-                low-rank updates.
+                low-rank updates or is quantised.
         """
+        require_floats(self, "given low-rank updates")
         if type(rank) is not int or rank < 1:
             raise ValueError(
                 f"`rank` must be an int of at least 1. Received: rank={rank!r}"
@@ -113,6 +117,17 @@ class LowRank:
                 f"a model with updates of {', '.join(_paths(before[:2]))}"
             )
         super().enable_lora(rank, target_layer_names)
+
+    def quantize(self, *args, **kwargs):
+        layers = lora_layers(self)
+        if layers:
+            raise ValueError(
+                "The matrices of low-rank updates cannot be quantised with "
+                "what they update. Save a preset, into which they are merged, "
+                "load it and quantise that model. Received: a model with "
+                f"updates of {', '.join(_paths(layers[:2]))}"
+            )
+        super().quantize(*args, **kwargs)
 
     def save_lora_weights(self, filepath):
         tables = [
@@ -247,6 +262,7 @@ def _kernel(layer):
 
 def _with_update(layer, factor=1):
     """Add the update, times `factor`, to the weight, in the weight's dtype."""
+    require_floats(layer, "given low-rank updates")
     kind = "kernel"
     if isinstance(layer, keras.layers.Embedding):
         kind = "embeddings"

@@ -111,12 +111,40 @@ def preset_file(preset, name):
 
 
 def has_weights(preset):
-    """Tell whether a preset holds weights, not only an architecture."""
+    """Tell whether a preset holds weights, not only an architecture.
+
+    Raises:
+        ValueError: The weights that it was saved with are missing.
+    """
     if is_shipped(preset):
         return False
     if "://" in preset or foreign_weights(preset) is not None:
         return True
-    return any((Path(preset) / name).is_file() for name in _WEIGHT_FILES)
+    if any((Path(preset) / name).is_file() for name in _WEIGHT_FILES):
+        return True
+    check_weights(preset)
+    return False
+
+
+def require_weights(preset):
+    """Find a preset where fresh weights would be of no use.
+
+    Args:
+        preset: string. See `find_preset`.
+
+    Returns:
+        A string, see `find_preset`.
+
+    Raises:
+        ValueError: There is no such preset, or it has no weights.
+    """
+    path = find_preset(preset)
+    if not has_weights(path):
+        raise ValueError(
+            f"The preset `{preset}` is an architecture, without weights. "
+            "`align-keras presets` lists those that have some."
+        )
+    return path
 
 
 def load_config(preset):
@@ -180,12 +208,7 @@ def preset_directory(preset):
     Raises:
         ValueError: There is no such preset, or it has no weights.
     """
-    path = find_preset(preset)
-    if is_shipped(path):
-        raise ValueError(
-            f"The preset `{path}` is an architecture, without weights. "
-            "`align-keras presets` lists those that have some."
-        )
+    path = require_weights(preset)
     if "://" not in path:
         return Path(path)
     foreign = foreign_weights(path)
@@ -255,7 +278,7 @@ class PresetMixin(backend.Module):
         if load_weights:
             check_weights(path)
         if not is_shipped(path):
-            with described(path):
+            with described(path, **kwargs):
                 # KerasHub's backbone loader loses track of which layers are
                 # quantised.
                 dtype = load_config(path)["config"].get("dtype")
@@ -407,14 +430,26 @@ def _fixed_sizes_asked():
 
 
 @contextlib.contextmanager
-def described(path, file="config.json"):
-    """Report an invalid config in one sentence; Keras would print all of it."""
+def described(path, file="config.json", **kwargs):
+    """Report an invalid config in one sentence; Keras would print all of it.
+
+    Args:
+        path: string. The directory of the config.
+        file: string. The name of the config. Defaults to `"config.json"`.
+        **kwargs: Arguments of the caller that replace those of the config.
+    """
     try:
         yield
     except (AttributeError, KeyError, TypeError) as error:
         reason = str(error).rpartition("Exception encountered:")[2].strip()
+        given = [
+            f"{name}={value!r}"[:100]
+            for name, value in kwargs.items()
+            if value is not None
+        ]
+        given = f", with {', '.join(given)}," if given else ""
         raise ValueError(
-            f"`{path}/{file}` does not describe what can be made: "
+            f"`{path}/{file}`{given} does not describe what can be made: "
             f"{reason[:300]}"
         ) from error
 
@@ -534,7 +569,7 @@ def load_part(cls, preset, part, **kwargs):
             f"that of a `{cls.__name__}`."
         )
     loader = keras_hub_internals.KerasPresetLoader(path, None)
-    with described(path, file):
+    with described(path, file, **kwargs):
         return getattr(loader, f"load_{part}")(cls, **kwargs)
 
 

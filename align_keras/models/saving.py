@@ -17,6 +17,7 @@ from align_keras import registry
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.mirrors import stored
 from align_keras.models import presets
+from align_keras.models.carried import FILE as CARRIED
 from align_keras.models.carried import Carried
 from align_keras.models.lora import described_without_lora
 from align_keras.models.lora import lora_layers
@@ -275,8 +276,9 @@ class Saving:
             load_preprocessor = registry.find("load_preprocessor")
             preprocessor = load_preprocessor(path)
         model.preprocessor = preprocessor
-        if load_weights and "://" not in path:
-            model.carried = Carried.read(path)
+        carried = presets.preset_file(path, CARRIED)
+        if load_weights and carried is not None:
+            model.carried = Carried.read(carried.parent)
         return model
 
     @stored("preset_dir")

@@ -53,3 +53,27 @@ def trained_variables(layer):
     within it were unfrozen again, such as low-rank updates.
     """
     return [v for v in layer.variables if v.trainable]
+
+
+def require_floats(model, purpose):
+    """Refuse a quantised model, whose matrices are codes, not weights.
+
+    Args:
+        model: `keras.Model`.
+        purpose: string. What the weights are for, after "a quantised model
+            cannot be ".
+
+    Raises:
+        ValueError: A layer of the model is quantised; the message names it.
+    """
+    quantized = [
+        layer.path
+        for layer in model._flatten_layers()
+        if layer.quantization_mode is not None
+    ]
+    if quantized:
+        raise ValueError(
+            f"A quantised model cannot be {purpose}: take the model from "
+            f"before `quantize`. Received: {len(quantized)} quantised layers, "
+            f"such as `{quantized[-1]}`"
+        )

@@ -202,28 +202,30 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
 
     def describe_text(self):
         """Return the configs of tokenizer and packer, for other runtimes."""
-        packer = self.packer or self._packer_of_tokenizer()
         return {
             name: {"class_name": type(part).__name__, **part.get_config()}
             for name, part in (
                 ("tokenizer", self.tokenizer),
-                ("packer", packer),
+                ("packer", self._sized_packer()),
             )
         }
 
     def _pack(self, tokens):
         """Put tokens around texts, and truncate or pad them."""
+        packer = self._sized_packer()
+        if isinstance(packer, keras_hub.layers.StartEndPacker):
+            packer.return_padding_mask = True
+            return packer(tokens)
+        token_ids, _ = packer((tokens,))
+        return token_ids, ops.not_equal(token_ids, packer.pad_value or 0)
+
+    def _sized_packer(self):
+        """Return the packer, with the current `sequence_length`."""
         # Made here because a preset's vocabulary is loaded after `__init__`.
         packer = self.packer or self._packer_of_tokenizer()
-        config = {
-            **packer.get_config(),
-            "sequence_length": self.sequence_length,
-        }
-        if isinstance(packer, keras_hub.layers.StartEndPacker):
-            config["return_padding_mask"] = True
-            return type(packer).from_config(config)(tokens)
-        token_ids, _ = type(packer).from_config(config)((tokens,))
-        return token_ids, ops.not_equal(token_ids, packer.pad_value or 0)
+        return type(packer).from_config(
+            {**packer.get_config(), "sequence_length": self.sequence_length}
+        )
 
     def _packer_of_tokenizer(self):
         start, end, padding = (

@@ -217,13 +217,14 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
         return config
 
     @staticmethod
-    def learn_vocabulary(texts, vocabulary_size, strip_accents=True):
+    def learn_vocabulary(
+        texts, vocabulary_size, strip_accents=True, lowercase=True
+    ):
         """Learn a WordPiece vocabulary from captions.
 
-        The same texts give the same vocabulary in any order. Texts are
-        lowercased and split into words as in the tokenizer; pieces that occur
-        only once are not learned. The trainer of Hugging Face's `tokenizers`
-        does the work.
+        The same texts give the same vocabulary in any order. Texts are split
+        into words as in the tokenizer; pieces that occur only once are not
+        learned. The trainer of Hugging Face's `tokenizers` does the work.
 
         Args:
             texts: iterable of strings. It is read once; memory holds only the
@@ -234,6 +235,8 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
                 whichever is more.
             strip_accents: bool. Whether to remove accents first, as in a
                 tokenizer with that setting. Defaults to `True`.
+            lowercase: bool. Whether to lowercase texts first, as in a
+                tokenizer with that setting. Defaults to `True`.
 
         Returns:
             list of strings. `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]` come
@@ -243,4 +246,6 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
             ValueError: `vocabulary_size` leaves no room for words, or `texts`
                 is a string.
         """
-        return learn_word_pieces(texts, vocabulary_size, strip_accents)
+        return learn_word_pieces(
+            texts, vocabulary_size, strip_accents, lowercase
+        )

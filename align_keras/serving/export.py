@@ -9,6 +9,7 @@ from align_keras.classes import read_templates
 from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
+from align_keras.models.presets import require_weights
 from align_keras.serving.latency import measure_latency
 from align_keras.serving.latency import size_of
 from align_keras.serving.portable import export_towers
@@ -34,7 +35,8 @@ def export(
     """Export the model of a preset, then measure the export.
 
     Args:
-        preset: string. What `AlignDualEncoder.from_preset` takes.
+        preset: string. What `AlignDualEncoder.from_preset` takes, with
+            weights.
         output: string or `pathlib.Path`. The directory to write.
         form: string, `"saved_model"`, `"onnx"` or `"litert"`. The arguments
             after `precision` apply only to `"saved_model"`, the default.
@@ -59,7 +61,8 @@ def export(
         other formats `"files"`.
 
     Raises:
-        ValueError: An option does not fit the format, or a value is wrong.
+        ValueError: The preset has no weights, an option does not fit the
+            format, or a value is wrong.
     """
     options: dict[str, Any] = {
         "classes": classes,
@@ -82,7 +85,7 @@ def export(
         settings["templates"] = found.templates or ("{}",)
     if templates is not None:
         settings["templates"] = read_templates(templates)
-    model = AlignDualEncoder.from_preset(preset)
+    model = AlignDualEncoder.from_preset(require_weights(preset))
     result = {
         "output": str(output),
         "format": form,

@@ -9,6 +9,8 @@ from keras import ops
 
 from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
+from align_keras.models import presets
+from align_keras.models.towers import require_floats
 from align_keras.training.freezing import named_variables
 
 # Settings that may differ between two models that are averaged: names, and how
@@ -60,7 +62,7 @@ def average(
 
     Raises:
         ValueError: The models differ in their architecture, vocabulary or
-            scale of pixels; the message names the difference.
+            scale of pixels, or one is quantised; the message says which.
 
     Example:
 
@@ -88,8 +90,7 @@ def average(
 def _open(model):
     if isinstance(model, keras.Model):
         return model
-    model = str(model)
-    return AlignDualEncoder.from_preset(model)
+    return AlignDualEncoder.from_preset(presets.require_weights(model))
 
 
 def _values(model):
@@ -127,8 +128,11 @@ def require_alike(first, second):
         second: `AlignDualEncoder`.
 
     Raises:
-        ValueError: They differ; the message names the difference.
+        ValueError: They differ, or one is quantised; the message names the
+            difference.
     """
+    for model in (first, second):
+        require_floats(model, "averaged")
     # The image size does not matter for weights, nor which were trained.
     configs = [m.get_config() for m in (first, second)]
     for config in configs:

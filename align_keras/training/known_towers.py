@@ -107,7 +107,7 @@ class KnownTower:
             config = presets.load_config(self.path)
             config["config"].update(kwargs)
             return keras.saving.deserialize_keras_object(config)
-        with presets.described(self.path):
+        with presets.described(self.path, **kwargs):
             return keras_hub.models.Backbone.from_preset(
                 self.path,
                 load_weights=load_weights and self.has_weights(),

@@ -30,7 +30,9 @@ class Hub(http.server.ThreadingHTTPServer):
     def add(self, name, directory):
         """Publish the files of a directory."""
         self.repositories[name] = {
-            path.name: path.read_bytes() for path in directory.iterdir()
+            path.relative_to(directory).as_posix(): path.read_bytes()
+            for path in directory.rglob("*")
+            if path.is_file()
         }
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_align import image_file
+from tiny_align import tiny_align
 
 pytest.importorskip("transformers", reason="It makes what is read")
 
 from align_keras import AlignDualEncoder
+from align_keras import AlignTokenizer
 from align_keras import BertTextEncoder
 from align_keras import list_pretrained_presets
 from align_keras.cli import main
@@ -92,6 +94,38 @@ def test_what_is_in_the_cache_needs_no_network(
     # One question, and none of the client's own repetitions.
     assert time.perf_counter() - start < 30
     assert not hub.asked
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_half_a_preset_in_the_cache_is_not_loaded(
+    known, hub, monkeypatch, tmp_path
+):
+    """Whether the client knows what is missing, or has only seen a part."""
+    tiny_align().save_to_preset(tmp_path / "preset")
+    hub.add("me/keras", tmp_path / "preset")
+    if known:
+        AlignDualEncoder.from_preset("hf://me/keras")
+        (weights,) = (tmp_path / "hub").rglob("model.weights.h5")
+        weights.unlink()
+    else:
+        AlignTokenizer.from_preset("hf://me/keras")
+        assert not list((tmp_path / "hub").rglob("*.weights.h5"))
+    nowhere = "http://hub.invalid"
+    monkeypatch.setattr(hub_server.constants, "ENDPOINT", nowhere)
+    hub_server.forget()
+    with pytest.raises(
+        ConnectionError, match="some files of .*hf download me/"
+    ):
+        AlignDualEncoder.from_preset("hf://me/keras")
+
+
+def test_what_is_carried_comes_back(hub, converted, tmp_path):
+    converted.save_to_preset(tmp_path / "preset")
+    hub.add("me/keras", tmp_path / "preset")
+    model = AlignDualEncoder.from_preset("hf://me/keras")
+    same_weights(model, converted)
+    assert model.carried.config == converted.carried.config
+    assert model.carried.tensors.keys() == converted.carried.tensors.keys()
 
 
 def test_without_a_network_a_command_says_so(monkeypatch, capsys, tmp_path):

@@ -245,3 +245,15 @@ def test_what_align_model_cannot_express_is_refused(change, reason, tmp_path):
     with pytest.raises(ValueError, match=f"cannot express.*{reason}"):
         save_huggingface(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_quantised_models_are_refused(tmp_path):
+    """Their matrices are codes, which mean nothing without their scales."""
+    for part in ("text_encoder", "text_projection"):
+        model = AlignDualEncoder(
+            EfficientNetBackbone(0.2, 0.1), BertTextEncoder(9, 1, 1, 8, 8)
+        )
+        getattr(model, part).quantize("int8")
+        with pytest.raises(ValueError, match="quantised model cannot be writ"):
+            save_huggingface(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """BERTs of other libraries in our text encoder, against their own outputs."""
 
+import copy
 import json
 
 import keras
@@ -23,6 +24,7 @@ from align_keras import AlignTokenizer
 from align_keras import BertTextEncoder
 from align_keras.cli import main
 from align_keras.interop import from_keras_hub_bert
+from align_keras.interop.model_garden import ModelGardenBert
 
 ATOL = 1e-5
 CONFIG = {
@@ -122,6 +124,10 @@ def test_keras_hub(tmp_path):
     inputs["segment_ids"] = np.zeros_like(inputs["token_ids"])
     expected = np.asarray(backbone(inputs)["sequence_output"])
     assert_equal_sequences(from_keras_hub_bert(backbone), expected)
+    codes = copy.deepcopy(backbone)
+    codes.quantize("int8")
+    with pytest.raises(ValueError, match="quantised: .* is of type I8"):
+        from_keras_hub_bert(codes)
     backbone.save_to_preset(tmp_path)
     keras_hub.tokenizers.BertTokenizer(
         VOCABULARY, lowercase=True, strip_accents=True
@@ -187,6 +193,9 @@ def test_original(tmp_path):
     assert AlignTokenizer.from_preset(str(directory)).lowercase
     cased = directory.rename(tmp_path / "cased_L-2_H-32_A-4")
     assert not AlignTokenizer.from_preset(str(cased)).lowercase
+    garden = ModelGardenBert(cased, {})
+    assert not garden.tokenizer().lowercase
+    assert garden.tokenizer(lowercase=True).lowercase
 
 
 def test_original_with_a_variable_missing(tmp_path):

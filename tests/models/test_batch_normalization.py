@@ -183,3 +183,27 @@ def test_what_is_trained_does_not_depend_on_the_share(pairs):
         model.image_encoder.layers[-1].moving_variance for model in trained
     )
     assert np.abs(ops.convert_to_numpy(first - second)).max() > 0.1
+
+
+@pytest.mark.parametrize("rows", [4, 3])
+@pytest.mark.parametrize("shape", [(4, 3, 3), (4, 1, 1)])
+def test_a_mask_leaves_places_out(shape, rows):
+    """Of maps, which have a short form without one; and beside padding."""
+    rng = np.random.default_rng(0)
+    (x,) = batches(1, rows=4)
+    mask = rng.random(shape) < 0.6
+    mask[0] = True
+    counted = np.broadcast_to(mask, (4, 3, 3)).copy()
+    counted[rows:] = False
+    layer = make("local", epsilon=1e-3)
+    padded = ops.convert_to_tensor(np.arange(4) < rows) if rows < 4 else None
+    with step_scope(padded):
+        found = layer(x, training=True, mask=mask)
+    kept = x[counted].astype("float64")
+    mean, variance = kept.mean(0), kept.var(0)
+    expected = (x - mean) / np.sqrt(variance + 1e-3)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found), expected, rtol=1e-4, atol=1e-5
+    )
+    for value, same in zip(statistics(layer), (mean, variance), strict=True):
+        np.testing.assert_allclose(value, same, rtol=1e-4)

@@ -59,3 +59,13 @@ def test_refuses_a_batch_that_does_not_divide():
     layer = GhostBatchNormalization(4)
     with pytest.raises(ValueError, match="batch=6, virtual_batch_size=4"):
         layer(np.ones((6, 3), "float32"), training=True)
+
+
+def test_refuses_what_it_would_ignore():
+    with pytest.raises(ValueError, match="must be False.*synchronized=True"):
+        GhostBatchNormalization(4, synchronized=True)
+    layer, x = GhostBatchNormalization(2), np.ones((4, 5, 3), "float32")
+    mask = np.ones((4, 5), bool)
+    with pytest.raises(ValueError, match=r"no `mask`.*of shape \(4, 5\)"):
+        layer(x, training=True, mask=mask)
+    layer(x, training=False, mask=mask)

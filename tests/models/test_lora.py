@@ -8,6 +8,7 @@ from keras import ops
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import EfficientNetBackbone
+from align_keras.models.lora import add_lora
 from align_keras.models.lora import merged_lora
 
 
@@ -129,6 +130,30 @@ def test_names_of_no_layer_are_refused(build):
             model.enable_lora(rank)
     assert len(model.trainable_variables) == trained
     assert not plain.image_encoder_is_frozen
+
+
+def test_updates_of_codes_are_refused(build, tmp_path):
+    """Whichever comes first; in int8 most updates would be rounded to 0."""
+    model = build()
+    model.text_encoder.quantize("int8")
+    for part in (model, model.text_encoder):
+        with pytest.raises(ValueError, match="cannot be given low-rank up"):
+            part.enable_lora(2)
+    with pytest.raises(ValueError, match="cannot be given low-rank updates"):
+        add_lora(model, 2)
+    assert not any("lora_" in v.path for v in model.variables)
+    model.image_encoder.get_layer("value").enable_lora(2)
+    model.save_to_preset(tmp_path / "apart")
+    model = build()
+    model.enable_lora(2)
+    for part in (model, model.text_encoder):
+        with pytest.raises(ValueError, match="updates of .*value"):
+            part.quantize("int8")
+    layer = model.image_encoder.get_layer("value")
+    layer.quantize("int8")
+    with pytest.raises(ValueError, match="such as `value`"):
+        model.save_to_preset(tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
 
 
 @pytest.mark.parametrize("first", ["text_encoder", "model"])

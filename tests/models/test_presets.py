@@ -22,10 +22,13 @@ from align_keras import EfficientNetBackbone
 from align_keras import EfficientNetL2Backbone
 from align_keras import list_presets
 from align_keras.embedding import load_embedder
+from align_keras.interop import convert
 from align_keras.models.carried import Carried
 from align_keras.models.presets import find_preset
 from align_keras.models.presets import load_config
 from align_keras.models.shipped_presets import presets_directory
+from align_keras.serving.export import export
+from align_keras.training.averaging import average
 from align_keras.training.known_towers import KnownTower
 
 # Counting needs no second backend, and JAX is slow to trace large networks.
@@ -248,6 +251,55 @@ def test_a_flipped_bit_of_weights_does_not_load(tmp_path, place):
         cls.from_preset(str(preset))
 
 
+def test_missing_weights_are_no_architecture(tmp_path, capsys):
+    def load_tower(preset):
+        return KnownTower(preset, "text").open()
+
+    model = tiny_align()
+    for cls, part, calls in (
+        (AlignDualEncoder, model, [AlignDualEncoder.from_preset]),
+        (
+            BertTextEncoder,
+            model.text_encoder,
+            [BertTextEncoder.from_preset, load_tower],
+        ),
+    ):
+        preset = tmp_path / cls.__name__
+        part.save_to_preset(str(preset))
+        (preset / "model.weights.h5").unlink()
+        for call in calls:
+            with pytest.raises(ValueError, match=r"weights\.h5` is missing"):
+                call(str(preset))
+        cls.from_preset(str(preset), load_weights=False)
+    assert not capsys.readouterr().err
+
+
+def test_fresh_weights_do_not_go_out(tmp_path):
+    preset = tmp_path / "preset"
+    tiny_align().save_to_preset(str(preset))
+    for name in ("model.weights.h5", "checksums.json"):
+        (preset / name).unlink()
+    AlignDualEncoder.from_preset(str(preset))
+    out = tmp_path / "out"
+    for source in (str(preset), "align_b0_bert_tiny"):
+        for call, arguments in (
+            (load_embedder, (source,)),
+            (average, (source, source, 0.5, out)),
+            (convert, (source, out, "huggingface")),
+            (export, (source, out)),
+        ):
+            with pytest.raises(ValueError, match=f"`{source}` is an archit"):
+                call(*arguments)
+    assert not out.exists()
+
+
+def test_errors_name_what_the_caller_replaced(tmp_path):
+    encoder = BertTextEncoder(9, 1, 1, 8, 8)
+    encoder.save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match="config.json`, with num_layers='two'"):
+        BertTextEncoder.from_preset(str(tmp_path), num_layers="two")
+
+
 def test_a_flipped_bit_beside_the_weights_does_not_load(tmp_path):
     """It would only change what is embedded: words, or the size of images."""
     preset = tmp_path / "preset"
@@ -333,8 +385,6 @@ def test_a_preset_runs_no_program(tmp_path, name):
 
 def parts_of_presets(preset, output):
     """Everything that opens a preset directory or a file in its place."""
-    from align_keras.interop import convert
-
     return {
         "an image tower": KnownTower(str(preset), "image").open,
         "a text tower": KnownTower(str(preset), "text").open,

@@ -325,8 +325,24 @@ def test_what_compile_cannot_use_is_refused():
     for metrics in ([PairRecall(2), PairRecall(2)], [PairRecall(1)]):
         with pytest.raises(ValueError, match="names of their own"):
             model.compile("sgd", metrics=metrics)
+    for option, name in (
+        ("skip_nonfinite", "nonfinite_steps"),
+        ("gradient_norms", "image_gradient_norm"),
+        ("gradient_norms", "text_gradient_norm"),
+    ):
+        metrics = [keras.metrics.Mean(name=name)]
+        model.compile("sgd", metrics=metrics)
+        with pytest.raises(ValueError, match="names of their own"):
+            model.compile("sgd", metrics=metrics, **{option: True})
     for size in (0, 1.5, True, "4"):
         with pytest.raises(ValueError, match="microbatch_size="):
             model.compile("sgd", microbatch_size=size)
     # A function does as well as an object.
     model.compile("sgd", lambda a, b, weights, temperature: ops.mean(a - b))
+
+
+def test_recall_that_is_not_measured_is_not_reported(pairs):
+    model = build()
+    assert "text_to_image_recall_at_1" in fit(model, pairs(4, size=4))
+    model.compile("sgd", lambda a, b, weights, temperature: ops.mean(a - b))
+    assert set(fit(model, pairs(4, size=4))) == {"loss"}

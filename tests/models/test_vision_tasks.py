@@ -57,6 +57,9 @@ def test_channels_first_are_the_same_numbers(backbone, images):
         "name": "first",
     }
     other = EfficientNetBackbone.from_config(config)
+    assert EfficientNetBackbone(
+        0.2, 0.2, data_format="channels_first"
+    ).image_shape == (3, None, None)
     other.set_weights(backbone.get_weights())
     turned = maps_of(other, images.transpose(0, 3, 1, 2))
     for name, value in maps_of(backbone, images).items():

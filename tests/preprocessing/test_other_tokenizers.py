@@ -83,6 +83,14 @@ def segments():
     return packed(packer), (2, 3, 0)
 
 
+def test_other_runtimes_are_told_the_current_length():
+    preprocessor, _ = start_end()
+    preprocessor.sequence_length = LENGTH + 3
+    told = preprocessor.describe_text()["packer"]["sequence_length"]
+    (row,) = preprocessor.tokenize(["a red bus"])["token_ids"]
+    assert told == len(row) == LENGTH + 3
+
+
 @pytest.fixture(scope="module", params=[albert, clip, start_end, segments])
 def case(request):
     preprocessor, around = request.param()

@@ -209,6 +209,10 @@ def test_learn_vocabulary():
     assert unknown not in ids
     with pytest.raises(ValueError, match="Received: 5"):
         AlignTokenizer.learn_vocabulary(texts, 5)
+    cased = AlignTokenizer.learn_vocabulary(texts, 60, lowercase=False)
+    assert {"Cafe", "red"} <= set(cased) and "cafe" not in cased
+    ids = AlignTokenizer(cased, lowercase=False)(["Café"])
+    assert [cased[i] for i in ids[0]] == ["Cafe"]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,11 @@ def test_what_differs_is_named(models):
         with pytest.raises(ValueError) as caught:
             average(base, other, 0.5)
         assert words in str(caught.value)
+    codes = tiny_align()
+    codes.quantize("int8")
+    for pair in ((base, codes), (codes, base), (codes, codes)):
+        with pytest.raises(ValueError, match="quantised model cannot be aver"):
+            average(*pair, 0.5)
     # How it was trained makes no difference, nor does the size of images.
     again = variant(base, BertTextEncoder(size, 1, 2, 32, 64, dropout=0.5))
     again.preprocessor.image_converter = AlignImageConverter(64)
