@@ -154,26 +154,22 @@ def _recipe(options):
     from align_keras.cli.train import read_assignments
     from align_keras.training import load_recipe
 
-    fields = read_assignments(options.set)
+    fields = read_assignments(
+        options.set,
+        {
+            field: (option, getattr(options, option.removeprefix("--")))
+            for field, option in _FIELDS.items()
+        },
+    )
     if "vocabulary_size" in fields:
         raise ValueError(
             "In a recipe, `vocabulary_size` is that of a vocabulary to be "
             "learned. For the rows of the table, give `--vocabulary-size`."
         )
     if options.search:
-        _refuse_what_is_searched(options, fields)
+        _refuse_what_is_searched(options)
     elif options.limit is not None:
         raise ValueError("`--limit` belongs to `--search`: give both.")
-    for field, option in _FIELDS.items():
-        value = getattr(options, option.removeprefix("--"))
-        if value is None:
-            continue
-        if field in fields:
-            raise ValueError(
-                f"`{option}` and `--set {field}` are the same: give one. "
-                f"Received: {option} {value}, --set {field}={fields[field]}"
-            )
-        fields[field] = value
     microbatch = fields.pop("microbatch_size", None)
     return load_recipe(options.recipe, **fields), _whole(microbatch)
 
@@ -188,8 +184,10 @@ def _whole(microbatch):
         ) from None
 
 
-def _refuse_what_is_searched(options, fields):
-    given = {"remat", "microbatch_size"}.intersection(fields)
+def _refuse_what_is_searched(options):
+    from align_keras.cli.train import read_assignments
+
+    given = {"remat", "microbatch_size"} & read_assignments(options.set).keys()
     if given or options.remat or options.batch_per_core is not None:
         raise ValueError(
             "`--search` tries batches, with and without remat and "

@@ -112,15 +112,36 @@ def add_arguments(parser):
     )
 
 
-def read_assignments(assignments):
-    """Turn a list of FIELD=VALUE into a dict."""
-    fields = {}
+def read_assignments(assignments, options=None):
+    """Turn a list of FIELD=VALUE into a dict.
+
+    Args:
+        assignments: list of strings, the values of `--set`.
+        options: dict. For each field that an option sets as well, the option
+            and its value, or `None` where it is not given.
+
+    Returns:
+        A dict from field to value.
+
+    Raises:
+        ValueError: An assignment has another form, or a field is set twice.
+    """
+    fields, given = {}, {}
+    for name, (option, value) in (options or {}).items():
+        if value is not None:
+            fields[name], given[name] = value, f"{option} {value}"
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(
                 f"`--set` needs the form FIELD=VALUE. Received: {assignment!r}"
             )
+        if name in given:
+            raise ValueError(
+                f"The field `{name}` is set twice: leave out one. Received: "
+                f"{given[name]}, --set {assignment}"
+            )
+        given[name] = f"--set {assignment}"
         # The recipe converts all other values.
         fields[name] = {"true": True, "false": False}.get(value, value)
     return fields
@@ -135,7 +156,8 @@ def read_log(names):
 
 
 def run(options):
-    overrides = {"seed": options.seed, **read_assignments(options.set)}
+    seed = {"seed": ("--seed", options.seed)}
+    overrides = read_assignments(options.set, seed)
 
     from align_keras.training import load_recipe
 

@@ -183,9 +183,9 @@ def embed_readable(
     with progress_bar("Embedding images", total, progress) as advance:
         for number in itertools.count():
             chunk = files.load(number, {"readable": 1})
+            part = itertools.islice(images, files.size)
             if chunk is not None:
-                count = len(chunk["readable"])
-                part = itertools.islice(images, count)
+                # All of them: to the last, images may have been added.
                 marked = list(map_ahead(_marked, part))
                 files.check(number, chunk, _with_marks(marked))
                 for (name, _), kept in zip(
@@ -195,9 +195,8 @@ def embed_readable(
                         logger.warning(
                             "Image %s is left out: it was not readable", name
                         )
-                advance(count)
+                advance(len(marked))
             else:
-                part = itertools.islice(images, files.size)
                 chunk = _embed_chunk(embedder, part, batch_size, advance)
                 if not len(chunk["readable"]):
                     break

@@ -266,6 +266,9 @@ def test_bad_arguments_are_one_line(folder, packed, refusal, tmp_path):
     assert "Did you mean `coyo700m`?" in train(recipe="coyo-700m")
     assert "Did you mean `batch_size`?" in train("--set", "batchsize=3")
     assert "FIELD=VALUE" in train("--set", "steps")
+    assert "--seed 1, --set seed=2" in train("--seed", "1", "--set", "seed=2")
+    twice = train("--set", "steps=2", "--set", "steps=3")
+    assert "--set steps=2, --set steps=3" in twice
     assert "steps='many'" in train("--set", "steps=many")
     # Names that the function has, but a recipe has not.
     assert "unknown field `data`" in train("--set", "data=x")

@@ -13,6 +13,7 @@ from align_keras.cli import main
 from align_keras.embedding import Embedder
 from align_keras.embedding import embed_images
 from align_keras.embedding import embed_texts
+from align_keras.embedding import vector_cache
 from align_keras.embedding.embed_streams import embed_readable
 from align_keras.evaluation import measure_retrieval
 from align_keras.io.threads import map_ahead
@@ -118,6 +119,29 @@ def means():
         texts=None,
         fingerprint="f",
     )
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_images_that_are_added_are_not_left_out(size, tmp_path, monkeypatch):
+    """Embedded after whole chunks; refused where the last was not full."""
+    monkeypatch.setattr(vector_cache, "CHUNK", size)
+    blank = [np.full((4, 4, 3), n, "uint8") for n in range(5)]
+    images = [(str(n), image) for n, image in enumerate(blank)]
+
+    def embed(count):
+        return embed_readable(means(), images[:count], cache=tmp_path)[0]
+
+    embed(4)
+    if size == 2:
+        np.testing.assert_array_equal(
+            embed(5), embed_readable(means(), images)[0]
+        )
+    else:
+        with pytest.raises(ValueError, match="vectors of other images"):
+            embed(5)
+    # As are those that were taken away.
+    with pytest.raises(ValueError, match="vectors of other images"):
+        embed(3)
 
 
 @pytest.mark.parametrize("form", ["path", "bytes", "array", "function"])
