@@ -29,6 +29,9 @@ SCHEMES = (
     *("s3", "s3a", "hdfs", "webhdfs", "abfs", "abfss", "az", "adl"),
     *("oci", "oss", "tos", "sftp", "ssh", "memory"),
 )
+# What file systems tell of a file that changes with it, the surest first.
+_CHANGING = ("md5hash", "md5", "generation", "etag")
+_CHANGING += ("mtime", "lastmodified", "timemodified", "modificationtime")
 
 
 class StaleWriter(OSError):
@@ -93,14 +96,31 @@ class Store:
 
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file in the directory, by name."""
+        return {name: entry["size"] for name, entry in self.entries().items()}
+
+    def entries(self) -> dict[str, dict]:
+        """Return what fsspec tells of each file in the directory, by name."""
         try:
             found = self.files.find(self.root, detail=True, refresh=True)
         except FileNotFoundError:
             return {}
         return {
-            path.removeprefix(self.root).lstrip("/"): entry["size"]
+            path.removeprefix(self.root).lstrip("/"): entry
             for path, entry in found.items()
             if path != self.root and entry["type"] == "file"
+        }
+
+    def matches(self) -> dict[str, dict]:
+        """Return what fsspec tells of each file that this glob matches.
+
+        Returns:
+            dict by address, sorted.
+        """
+        found = self.files.glob(self.root, detail=True)
+        return {
+            self.address_of(path): entry
+            for path, entry in sorted(found.items())
+            if entry["type"] != "directory"
         }
 
     def is_file(self, name: str = "") -> bool:
@@ -113,8 +133,23 @@ class Store:
         return self.files.size(self._path(name))
 
     def tag(self, name: str) -> Any:
-        """Return a tag that changes when the file changes."""
+        """Return a tag for conditional writes; see `read_with_tag`."""
         return self.files.tag(self._path(name))
+
+    def version(self, name: str, entry: dict) -> Any:
+        """Return a value that changes when a file changes.
+
+        The file is read only if the store tells neither a checksum nor a time.
+
+        Args:
+            name: string.
+            entry: dict. What `entries` or `matches` tells of the file.
+        """
+        told = {key.lower().replace("_", ""): v for key, v in entry.items()}
+        for key in _CHANGING:
+            if told.get(key):
+                return [entry["size"], str(told[key])]
+        return self.tag(name)
 
     def read(
         self, name: str = "", start: int = 0, end: int | None = None
@@ -311,7 +346,13 @@ def _of_tensorflow(scheme):
                 found = tf.io.gfile.stat(self._address(path))
             kind = "directory" if found.is_directory else "file"
             name = self._strip_protocol(path)
-            return {"name": name, "size": found.length, "type": kind}
+            return {
+                "name": name,
+                "size": found.length,
+                "type": kind,
+                # 0 where none is kept.
+                "mtime": found.mtime_nsec,
+            }
 
         def ls(self, path, detail=True, **kwargs):
             import tensorflow as tf
@@ -485,8 +526,7 @@ def find_files(pattern: str) -> list[str]:
     """Return the sorted paths or addresses of the files a glob matches."""
     if not is_store(pattern):
         return sorted(f for f in glob.glob(pattern) if not os.path.isdir(f))
-    store = Store(pattern)
-    return sorted(map(store.address_of, store.files.glob(store.root)))
+    return list(Store(pattern).matches())
 
 
 def file_size(path: str) -> int:
