@@ -72,8 +72,7 @@ def find_caption_file(
     for path in sorted(Path(folder).glob("captions.*")):
         # Do not ignore a broken link.
         is_file = path.is_file() or path.is_symlink()
-        is_table = path.suffix.lower() in rows.ROW_READERS
-        if path.stem == "captions" and is_file and is_table:
+        if is_file and is_caption_file(path):
             resolve_within(folder, path.name, allow_outside)
             found.append(path)
     if len(found) > 1:
@@ -83,6 +82,13 @@ def find_caption_file(
             "give it with `--captions`."
         )
     return found[0] if found else None
+
+
+def is_caption_file(path: str | Path) -> bool:
+    """Tell whether a file has the name that `find_caption_file` looks for."""
+    path = Path(path)
+    is_table = path.suffix.lower() in rows.ROW_READERS
+    return path.stem == "captions" and is_table
 
 
 @reads("path")
