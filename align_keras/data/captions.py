@@ -105,9 +105,10 @@ def read_captions(
         path: string or `pathlib.Path`. The suffix determines the format:
             `.csv` and `.tsv` with a header line, `.jsonl` with one object per
             line, `.json` (Karpathy's format, or a list of objects), or
-            `.parquet` (needs `align-keras[parquet]`). Text is UTF-8, or UTF-16
-            with a byte order mark. The path may also be a directory that
-            `align_keras.curation.curate` wrote; its kept rows are read.
+            `.parquet` (needs `align-keras[parquet]`). Text is UTF-8, UTF-16 or
+            UTF-32, with or without a byte order mark. The path may also be a
+            directory that `align_keras.curation.curate` wrote; its kept rows
+            are read.
         image_column: string. The column of image paths. Defaults to the first
             that exists of image, file_name, filename, filepath, image_path,
             image_name, path, file, url, image_url, ignoring case.
