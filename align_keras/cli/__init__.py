@@ -63,7 +63,8 @@ def main(arguments=None):
         arguments: list of strings. Defaults to those of the process.
 
     Returns:
-        int. 0 on success, 2 after an error, which is printed in one line.
+        int. 0 on success, 2 after an error of the input or the machine, which
+        is printed in one line.
     """
     options = make_parser().parse_args(arguments)
     # TensorFlow's start-up chatter hides what a command has to say.
