@@ -310,9 +310,30 @@ def test_a_lease_that_another_has_taken_over_is_left_to_it(address):
 def test_the_lease_of_a_killed_process_of_this_host_is_free(address):
     import socket
 
-    foreign_lease(Store(address), host=socket.gethostname(), pid=2**22 + 1)
+    here = {"host": socket.gethostname(), "pid": 2**22 + 1}
+    lease = {**here, "process_ids": leases._process_ids()}
+    foreign_lease(Store(address), **lease)
     with mirror(address) as path:
         write(path, {"a.txt": "a"})
+
+
+@pytest.mark.skipif(leases._process_ids() is None, reason="not on Linux")
+def test_process_ids_of_another_container_tell_nothing(address, monkeypatch):
+    """It may have the name of this host."""
+    import socket
+
+    monkeypatch.setattr(leases, "FREE", 3)
+    here = {"host": socket.gethostname(), "pid": 2**22 + 1}
+    other = {**here, "process_ids": f"{leases._process_ids()}0"}
+    store = Store(address)
+    foreign_lease(store, **other)
+    timer = threading.Timer(
+        1, foreign_lease, (store,), {**other, "renewals": 2}
+    )
+    timer.start()
+    with pytest.raises(BlockingIOError, match="Another process writes"):
+        mirror(address).__enter__()
+    timer.join()
 
 
 # === Functions that read and write ===
