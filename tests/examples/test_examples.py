@@ -115,6 +115,25 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     )
 
 
+def test_no_photos_are_held_out(folder, tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(EXAMPLES / "train_on_your_photos.py"))["main"]
+    architecture = tmp_path / "preset"
+    architecture.mkdir()
+    for name in ("config.json", "metadata.json"):
+        shutil.copy(folder / "preset" / name, architecture)
+    monkeypatch.setattr(AlignDualEncoder, "export", lambda model, path: None)
+    options = {
+        "output": tmp_path / "output",
+        "preset": architecture,
+        "steps": 2,
+        "batch-size": 4,
+        "image-size": 32,
+        "hold-out": 0,
+    }
+    assert main([str(folder / "photos"), *words_of(options)]) == {}
+    assert "Exported to" in capsys.readouterr().out
+
+
 @pytest.mark.multiprocess
 @pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="a strategy of TensorFlow"
