@@ -163,6 +163,8 @@ def test_tpu_training_on_two_replicas(folder, run_script):
         for ours, theirs in zip(before.weights, model.weights, strict=True)
     ]
     assert max(moved) > 1e-3
+    # The recipe mirrors no images, unlike the converter by itself.
+    assert not model.preprocessor.image_converter.mirror
     # Weights stay in float32 under mixed precision, and embeddings are too.
     assert {weight.dtype for weight in model.weights} == {"float32"}
     vectors = np.asarray(model.encode_text([f"all {c}" for c in COLORS]))
