@@ -8,6 +8,9 @@
 has one WordPiece token per line. If you start the script again, it resumes from
 the newest checkpoint. `main` takes any `tf.distribute` strategy, so you can try
 it on the devices of one machine first.
+
+The script trains by the recipe `coyo700m`, and honours the fields that this
+recipe sets. For other recipes, use `align-keras train --strategy tpu`.
 """
 
 import argparse
@@ -28,12 +31,16 @@ from align_keras.training import load_recipe
 
 def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
     """Train a model, save it and return it."""
+    if recipe.steps % recipe.checkpoint_every:
+        raise ValueError("`checkpoint_every` must divide `steps`.")
     keras.utils.set_random_seed(recipe.seed)
     with tf.io.gfile.GFile(vocabulary) as file:
         tokenizer = AlignTokenizer(file.read().rstrip("\n").split("\n"))
     preprocessor = AlignPreprocessor(
         tokenizer,
-        AlignImageConverter(recipe.image_size, recipe.resize_size),
+        AlignImageConverter(
+            recipe.image_size, recipe.resize_size, mirror=recipe.mirror
+        ),
         recipe.sequence_length,
     )
 
@@ -85,7 +92,7 @@ def main(strategy, data, vocabulary, checkpoints, output, preset, recipe):
     model.fit(
         strategy.distribute_datasets_from_function(batches_of_host),
         initial_epoch=step // recipe.checkpoint_every,
-        epochs=-(-recipe.steps // recipe.checkpoint_every),
+        epochs=recipe.steps // recipe.checkpoint_every,
         steps_per_epoch=recipe.checkpoint_every,
         callbacks=[
             keras.callbacks.LambdaCallback(
@@ -106,7 +113,6 @@ if __name__ == "__main__":
     parser.add_argument("--checkpoints", required=True)
     parser.add_argument("--output", required=True, help="local directory")
     parser.add_argument("--preset", default="align_b7_bert_base")
-    parser.add_argument("--recipe", default="coyo700m")
     args = parser.parse_args()
 
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(args.tpu)
@@ -119,5 +125,5 @@ if __name__ == "__main__":
         args.checkpoints,
         args.output,
         args.preset,
-        load_recipe(args.recipe).in_steps(),
+        load_recipe("coyo700m"),
     )

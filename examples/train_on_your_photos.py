@@ -44,11 +44,12 @@ def main(arguments=None):
         hold_out=args.hold_out,
     )
 
-    # Metrics of the best model on the held-out photos.
+    # Metrics of the best model on the held-out photos, if there are any.
     metrics = run["best"]["metrics"]
     for name in ("image_to_text_recall@5", "text_to_image_recall@5"):
-        chance = metrics[f"chance_{name}"]
-        print(f"{name}: {metrics[name]:.1%} (chance {chance:.1%})")
+        if name in metrics:
+            chance = metrics[f"chance_{name}"]
+            print(f"{name}: {metrics[name]:.1%} (chance {chance:.1%})")
 
     # Write a SavedModel; serve_saved_model.py shows how to use it.
     model = AlignDualEncoder.from_preset(run["model"])

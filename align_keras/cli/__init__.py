@@ -63,8 +63,9 @@ def main(arguments=None):
         arguments: list of strings. Defaults to those of the process.
 
     Returns:
-        int. 0 on success, 2 after an expected error, which is printed on one
-        line, 130 after an interrupt, or a status that the command returned.
+        int. 0 on success; 2 after an expected error, of the arguments, the
+        input or the machine, which is printed on one line; 130 after an
+        interrupt; or a status that the command returned.
     """
     options = make_parser().parse_args(arguments)
     # TensorFlow's start-up messages would hide those of the command.

@@ -72,8 +72,7 @@ def find_caption_file(
     for path in sorted(Path(folder).glob("captions.*")):
         # Do not ignore a broken link.
         is_file = path.is_file() or path.is_symlink()
-        is_table = path.suffix.lower() in rows.ROW_READERS
-        if path.stem == "captions" and is_file and is_table:
+        if is_file and is_caption_file(path):
             resolve_within(folder, path.name, allow_outside)
             found.append(path)
     if len(found) > 1:
@@ -83,6 +82,13 @@ def find_caption_file(
             "give it with `--captions`."
         )
     return found[0] if found else None
+
+
+def is_caption_file(path: str | Path) -> bool:
+    """Tell whether a file has the name that `find_caption_file` looks for."""
+    path = Path(path)
+    is_table = path.suffix.lower() in rows.ROW_READERS
+    return path.stem == "captions" and is_table
 
 
 @reads("path")
@@ -99,9 +105,10 @@ def read_captions(
         path: string or `pathlib.Path`. The suffix determines the format:
             `.csv` and `.tsv` with a header line, `.jsonl` with one object per
             line, `.json` (Karpathy's format, or a list of objects), or
-            `.parquet` (needs `align-keras[parquet]`). Text is UTF-8, or UTF-16
-            with a byte order mark. The path may also be a directory that
-            `align_keras.curation.curate` wrote; its kept rows are read.
+            `.parquet` (needs `align-keras[parquet]`). Text is UTF-8, UTF-16 or
+            UTF-32, with or without a byte order mark. The path may also be a
+            directory that `align_keras.curation.curate` wrote; its kept rows
+            are read.
         image_column: string. The column of image paths. Defaults to the first
             that exists of image, file_name, filename, filepath, image_path,
             image_name, path, file, url, image_url, ignoring case.

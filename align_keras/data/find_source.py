@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from align_keras.data.captions import find_caption_file
 from align_keras.data.captions import holds_images
+from align_keras.data.captions import is_caption_file
 from align_keras.data.record_files import open_records
 from align_keras.data.sources import UNNAMED
 from align_keras.data.sources import why_closed
@@ -117,6 +118,30 @@ def find_source(
             raise FileNotFoundError(f"No folder or archive matches `{source}`.")
     # Accept any name, unless its suffix is that of something else.
     return Found("records", open_records(source, allow_outside).paths)
+
+
+def find_streams(names: Iterable[str], is_folder: bool) -> list[str]:
+    """List the files of a store that `find_source` would read as streams.
+
+    Args:
+        names: iterable of strings. All files of a folder, relative to it, or
+            the matches of a glob.
+        is_folder: bool. Whether they are those of a folder.
+
+    Returns:
+        Sorted list of strings. Empty if only the contents show what is read,
+        such as those of a caption file.
+    """
+    names = sorted(name for name in names if not is_junk(name))
+    # Subfolders are not searched for streams.
+    found = [n for n in names if not (is_folder and "/" in n)]
+    kinds = [is_archive, is_records, is_parquet]
+    if is_folder and any(map(is_caption_file, found)):
+        return []
+    if is_folder and any(map(is_image, names)):
+        kinds.remove(is_parquet)
+    chosen = (list(filter(kind, found)) for kind in kinds)
+    return next(filter(None, chosen), [])
 
 
 def held_in(source: str | Path, allow_outside: bool = False) -> list[str]:

@@ -3,12 +3,14 @@
 import collections
 import concurrent.futures
 import contextlib
+import glob
 import logging
 import os
 from pathlib import Path
 
 from align_keras.data.captions import caption_tables
 from align_keras.data.captions import find_caption_file
+from align_keras.data.find_source import find_streams
 from align_keras.data.open_source import key_of
 from align_keras.data.open_source import open_source
 from align_keras.data.parts import Part
@@ -216,8 +218,15 @@ def _pack(
 ):
     """Pack a data set, or a part of it; see `pack`."""
     named = source
-    whole = part is None or not is_store(source)
-    source = local_copy(source, None if whole else part.names)
+    streams: list[str] = []
+
+    def choose(names):
+        if not captions:
+            is_folder = not glob.has_magic(os.fspath(named))
+            streams.extend(find_streams(names, is_folder))
+        return part.names(names, streams)
+
+    source = local_copy(source, choose if part else None)
     if captions is None:
         captions = find_caption_file(source, allow_outside)
     asked, captions = captions, captions and local_copy(captions)
@@ -267,7 +276,7 @@ def _pack(
         tally,
         allow_outside,
         part,
-        whole,
+        whole=not streams,
     )
     with atomic_directory(output) as directory:
         # Another process may have packed it in the meantime.

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from align_keras.data.shuffle import random_place
 from align_keras.io.atomic import atomic_file
-from align_keras.io.file_names import is_archive
-from align_keras.io.file_names import is_image
+from align_keras.io.file_names import holds_several
 from align_keras.io.file_names import is_parquet
-from align_keras.io.file_names import is_records
+from align_keras.io.file_names import sample_key
 from align_keras.io.json_files import is_count
 from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
@@ -89,14 +88,26 @@ class Part:
             )
         return names[self.number - 1 :: self.count]
 
-    def names(self, names):
-        """Return the files of a store that this part needs."""
-        kinds = is_archive, is_parquet, is_records
-        streams = [n for n in sorted(names) if any(k(n) for k in kinds)]
-        others = set(names) - set(streams)
-        # Next to images, archives and records are ignored.
-        strays = any(map(is_image, others))
-        return [*others, *(streams if strays else self.files(streams))]
+    def names(self, names, streams):
+        """Return the files of a store that this part needs.
+
+        Args:
+            names: list of strings. All files.
+            streams: list of strings. Those to divide; see `find_streams`.
+        """
+        if not streams:
+            return names
+        described = set(map(sample_key, streams))
+
+        def is_needed(name):
+            # No part reads the tables that img2dataset writes next to its
+            # archives, and only the first one counts what nobody reads.
+            if is_parquet(name) and sample_key(name) in described:
+                return False
+            return self.is_first or not holds_several(name)
+
+        others = set(names).difference(streams)
+        return [*filter(is_needed, others), *self.files(streams)]
 
 
 def commit_parts(output, count):

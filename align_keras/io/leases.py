@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.locks import describe_holder
@@ -27,8 +28,9 @@ class Lease:
 
     The holder renews the lease periodically. A lease is free if it is not
     renewed while another process watches it, or if its process ran on this
-    host and has ended. Clocks of different machines are never compared. If two
-    processes take a free lease at the same time, the store refuses the second.
+    host, in the same container, and has ended. Clocks of different machines
+    are never compared. If two processes take a free lease at the same time,
+    the store refuses the second.
 
     Args:
         store: `Store`. The directory to hold.
@@ -40,7 +42,7 @@ class Lease:
 
     def __init__(self, store: Store):
         self.store = store
-        self._signature = myself()
+        self._signature = {**myself(), "process_ids": _process_ids()}
         self._renewals = 0
         self._lost = threading.Event()
         self._ended = threading.Event()
@@ -62,7 +64,9 @@ class Lease:
 
     def _is_free(self, contents, tag):
         holder = read_holder(contents)
-        if holder.get("host") == self._signature["host"]:
+        # Containers may share the name of a host, but not its process ids.
+        same = ("host", "process_ids")
+        if all(holder.get(n) == self._signature[n] for n in same):
             return not _runs(holder)
         logger.info("Watching whether `%s` is still written to.", self.store)
         for _ in range(FREE):
@@ -121,6 +125,19 @@ class Lease:
         with contextlib.suppress(OSError):
             if self.store.tag(LOCK_NAME) == self._tag:
                 self.store.remove(LOCK_NAME)
+
+
+def _process_ids():
+    """Identify the boot and the container within which process ids differ.
+
+    Returns:
+        string; `None` on systems other than Linux.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
 
 
 def _runs(holder):

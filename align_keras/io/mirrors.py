@@ -31,7 +31,6 @@ from align_keras.io.leases import Lease
 from align_keras.io.locks import LOCK_NAME
 from align_keras.io.locks import directory_lock
 from align_keras.io.stores import Store
-from align_keras.io.stores import find_files
 from align_keras.io.stores import is_store
 
 # The listing: sizes and digests of the files in the directory, by name.
@@ -435,16 +434,18 @@ def local_copy(
     store, name = Store(os.fspath(path)), ""
     if store.is_file() or glob.has_magic(store.address):
         folder, name = _split(store.address)
-        found = find_files(store.address) or [store.address]
+        # The name of a file may contain glob characters such as brackets.
+        exact = Store(glob.escape(store.address))
+        found = store.matches() or exact.matches()
         store = Store(folder)
-        names = [f.removeprefix(f"{folder}/") for f in found]
-        names = [n for n in names if store.is_file(n)]
+        entries = {f.removeprefix(f"{folder}/"): e for f, e in found.items()}
     else:
-        names = [n for n in store.sizes() if _is_content(n)]
-    if not names:
+        entries = {n: e for n, e in store.entries().items() if _is_content(n)}
+    if not entries:
         raise FileNotFoundError(f"There is nothing at `{path}`.")
-    names = names if choose is None else choose(names)
-    copy = _copy_of(store, names) / name
+    if choose is not None:
+        entries = {n: entries[n] for n in choose(list(entries))}
+    copy = _copy_of(store, entries) / name
     return str(copy) if isinstance(path, str) else copy
 
 
@@ -456,17 +457,17 @@ def _split(address):
     return "/".join(parts[:count]), "/".join(parts[count:])
 
 
-def _copy_of(store, names):
+def _copy_of(store, entries):
     """Copy files of a directory into the cache."""
     source = Mirror(store, cache_directory())
     source.read_listing()
     # Staged files may not have been moved to their places yet.
-    places = {name: source.staged.get(name, name) for name in names}
-    tags = [
-        (name, source.listing.get(name) or store.tag(place))
-        for name, place in sorted(places.items())
+    places = {name: source.staged.get(name, name) for name in entries}
+    versions = [
+        (name, source.listing.get(name) or store.version(name, entry))
+        for name, entry in sorted(entries.items())
     ]
-    text = json.dumps([store.address, tags])
+    text = json.dumps([store.address, versions])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Put the address into the path, so that messages show the origin.
     folder = cache_directory() / digest / store.address.replace("://", "/")

@@ -66,7 +66,8 @@ def read_rows(
 
     Args:
         path: string or `pathlib.Path`. Its suffix determines the format, one
-            of `ROW_READERS`. Text is UTF-8, or UTF-16 with a byte order mark.
+            of `ROW_READERS`. Text is UTF-8, UTF-16 or UTF-32, with or without
+            a byte order mark.
         columns: list of strings. The columns to read of a Parquet file.
             Defaults to all.
         suffix: string. The format, if the name of the file does not show it.

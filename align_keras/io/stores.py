@@ -31,13 +31,10 @@ SCHEMES = (
     *("s3", "s3a", "hdfs", "webhdfs", "abfs", "abfss", "az", "adl"),
     *("oci", "oss", "tos", "sftp", "ssh", "memory"),
 )
-
-
-# What file systems call a tag of the contents, or the time of the last change.
-_CHANGES = (
-    *("ETag", "etag", "mtime", "LastModified", "last_modified"),
-    *("modificationTime", "created"),
-)
+# What fsspec's file systems call something that changes with a file, the surest
+# first. Their spellings differ in case and underscores.
+_CHANGING = ("md5hash", "md5", "generation", "etag")
+_CHANGING += ("mtime", "lastmodified", "timemodified", "modificationtime")
 
 
 class StaleWriter(OSError):
@@ -102,14 +99,31 @@ class Store:
 
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file in the directory, by name."""
+        return {name: entry["size"] for name, entry in self.entries().items()}
+
+    def entries(self) -> dict[str, dict]:
+        """Return what fsspec tells of each file in the directory, by name."""
         try:
             found = self.files.find(self.root, detail=True, refresh=True)
         except FileNotFoundError:
             return {}
         return {
-            path.removeprefix(self.root).lstrip("/"): entry["size"]
+            path.removeprefix(self.root).lstrip("/"): entry
             for path, entry in found.items()
             if path != self.root and entry["type"] == "file"
+        }
+
+    def matches(self) -> dict[str, dict]:
+        """Return what fsspec tells of each file that this glob matches.
+
+        Returns:
+            dict by address, sorted.
+        """
+        found = self.files.glob(self.root, detail=True)
+        return {
+            self.address_of(path): entry
+            for path, entry in sorted(found.items())
+            if entry["type"] != "directory"
         }
 
     def is_file(self, name: str = "") -> bool:
@@ -122,8 +136,20 @@ class Store:
         return self.files.size(self._path(name))
 
     def tag(self, name: str) -> Any:
-        """Return a tag that changes when the file changes."""
+        """Return a tag for conditional writes; see `read_with_tag`."""
         return self.files.tag(self._path(name))
+
+    def version(self, name: str, entry: dict) -> Any:
+        """Return a value that changes when a file changes.
+
+        The file is read only if the store tells neither a checksum nor a time.
+
+        Args:
+            name: string.
+            entry: dict. What `entries` or `matches` tells of the file.
+        """
+        change = _change_of(entry)
+        return [entry["size"], change] if change else self.tag(name)
 
     def read(
         self, name: str = "", start: int = 0, end: int | None = None
@@ -201,6 +227,13 @@ class Store:
                 f"Another process has written `{self.address}/{name}` in the "
                 "meantime. What is there was left as it is."
             ) from None
+
+
+def _change_of(entry):
+    """Return the checksum, tag or time in an entry of fsspec, or `None`."""
+    told = {key.lower().replace("_", ""): v for key, v in entry.items()}
+    found = (told.get(key) for key in _CHANGING)
+    return next((str(value) for value in found if value), None)
 
 
 def _open(address):
@@ -324,6 +357,7 @@ def _of_tensorflow(scheme):
                 "name": name,
                 "size": found.length,
                 "type": kind,
+                # 0 if the file system keeps none.
                 "mtime": found.mtime_nsec,
             }
 
@@ -499,8 +533,7 @@ def find_files(pattern: str) -> list[str]:
     """Return the sorted paths or addresses of the files a glob matches."""
     if not is_store(pattern):
         return sorted(f for f in glob.glob(pattern) if not os.path.isdir(f))
-    store = Store(pattern)
-    return sorted(map(store.address_of, store.files.glob(store.root)))
+    return list(Store(pattern).matches())
 
 
 def file_size(path: str) -> int:
@@ -536,10 +569,11 @@ def file_states(addresses: Iterable[str]) -> dict[str, list]:
                 entries = store.files.ls(folder, detail=True)
             found = {e["name"].rpartition("/")[2]: e for e in entries}
             for address in members:
-                entry = found.get(address.rpartition("/")[2], {})
-                known = (entry.get(name) for name in ("size", *_CHANGES))
-                told = [value for value in known if value is not None]
-                states[address] = list(map(str, told[:2]))
+                entry = found.get(address.rpartition("/")[2])
+                if entry:
+                    # In memory, only the time when it was made is known.
+                    change = _change_of(entry) or str(entry.get("created"))
+                    states[address] = [str(entry["size"]), change]
     return states
 
 

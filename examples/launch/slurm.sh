@@ -25,9 +25,10 @@ exec align-keras train --preset align_b7_bert_base --recipe align \
     --data "$DATA" --workdir "$WORKDIR" --vocabulary "$VOCABULARY" \
     --strategy multi-worker
 ' || status=$?
-# If a worker dies, all restart from the last checkpoint. Status 2 means that the
-# command was wrong, so it would fail again.
-case ${status:=0} in
-0 | 2) exit "$status" ;;
-*) scontrol requeue "$SLURM_JOB_ID" ;;
-esac
+# If a worker dies, all restart from the last checkpoint. They do not after status
+# 2, an error that is printed, such as a wrong argument or a missing file. If only
+# one worker has such an error, the others end with 75: hence the limit.
+if ((${status:=0} == 0 || status == 2 || ${SLURM_RESTART_COUNT:-0} >= 20)); then
+    exit "$status"
+fi
+scontrol requeue "$SLURM_JOB_ID"

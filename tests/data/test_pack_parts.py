@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from stores import new_address
@@ -11,7 +12,10 @@ from test_pack import _bytes
 from align_keras.cli import main
 from align_keras.data import open_records
 from align_keras.data import pack
+from align_keras.data.find_source import find_source
+from align_keras.data.find_source import find_streams
 from align_keras.data.parts import Part
+from align_keras.io.mirrors import mirror
 
 
 @pytest.fixture
@@ -99,6 +103,67 @@ def test_parts_in_a_store(photos, tmp_path, monkeypatch):
         open_records(address)
     pack(photos, address, part=(1, 2))
     assert read(address) == read(tmp_path / "whole")
+
+
+def test_archives_in_a_store(tmp_path, monkeypatch):
+    """As img2dataset writes them, and some that no part reads."""
+    monkeypatch.setenv("ALIGN_KERAS_CACHE", str(tmp_path / "cache"))
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder, address = tmp_path / "tars", new_address("memory")
+    names = [f"{n:05d}" for n in range(4)] + ["deep/00000", "deep/00001"]
+    for number, name in enumerate(names):
+        path = folder / f"{name}.tar"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        samples = [(f"{number}.jpg", _bytes(number)), (f"{number}.txt", b"x")]
+        _archive(path, samples)
+        table = pyarrow.table({"url": ["http://a/b"], "caption": ["x"]})
+        parquet.write_table(table, path.with_suffix(".parquet"))
+        (folder / f"{name}_stats.json").write_text("{}")
+    (folder / "00009.zip").write_text("of a kind that is not read")
+    pack(folder, tmp_path / "whole")
+    with mirror(address) as path:
+        shutil.copytree(folder, path)
+    for source, count in ((address, 2), (f"{address}/*.tar", 4)):
+        output = tmp_path / f"parts-{count}"
+        for number in range(1, count + 1):
+            found = pack(source, output, part=(number, count))
+            assert open_records(output / Part(number, count).folder).counts
+        assert sorted(read(output)) == sorted(read(tmp_path / "whole"))
+    whole = json.loads((tmp_path / "whole" / "manifest.json").read_text())
+    found = json.loads((tmp_path / "parts-2" / "manifest.json").read_text())
+    assert whole["skipped_count"] == 3
+    for name in ("records", "images", "skipped_count", "skipped_reasons"):
+        assert found[name] == whole[name], name
+    # The archive of the fourth part is not copied for others.
+    assert len(list((tmp_path / "cache").rglob("00003.tar"))) == 2
+    with pytest.raises(ValueError, match="at most 4 parts"):
+        pack(address, tmp_path / "many", part="1/5")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.tar", "a.parquet", "b.tfrecord", "c.jpg", "deep/d.tar"],
+        ["a.tfrecord-00000-of-00001", "a.parquet", "._b.tar"],
+        ["a.parquet", "deep/c.tar", "b.txt"],
+        ["a.parquet", "deep/c.jpg"],
+        ["a.parquet", ".deep/c.jpg"],
+        ["captions.csv", "a.tar"],
+        ["captions.CSV", "deep/a.tar"],
+        ["deep/captions.csv", "a.tar"],
+        ["deep/a.tar", "b.txt"],
+        ["a.jpg"],
+    ],
+)
+def test_streams_are_those_that_are_read(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = find_source(tmp_path)
+    streams = {"archive", "records", "table"}
+    paths = found.files if found.kind in streams else []
+    assert find_streams(names, True) == [Path(path).name for path in paths]
 
 
 @pytest.mark.parametrize("part", ["0/4", "5/4", "3", "a/b", (1, 2, 3), 7])

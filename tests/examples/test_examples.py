@@ -115,6 +115,25 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     )
 
 
+def test_no_photos_are_held_out(folder, tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(EXAMPLES / "train_on_your_photos.py"))["main"]
+    architecture = tmp_path / "preset"
+    architecture.mkdir()
+    for name in ("config.json", "metadata.json"):
+        shutil.copy(folder / "preset" / name, architecture)
+    monkeypatch.setattr(AlignDualEncoder, "export", lambda model, path: None)
+    options = {
+        "output": tmp_path / "output",
+        "preset": architecture,
+        "steps": 2,
+        "batch-size": 4,
+        "image-size": 32,
+        "hold-out": 0,
+    }
+    assert main([str(folder / "photos"), *words_of(options)]) == {}
+    assert "Exported to" in capsys.readouterr().out
+
+
 @pytest.mark.multiprocess
 @pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="a strategy of TensorFlow"
@@ -144,6 +163,8 @@ def test_tpu_training_on_two_replicas(folder, run_script):
         for ours, theirs in zip(before.weights, model.weights, strict=True)
     ]
     assert max(moved) > 1e-3
+    # The recipe mirrors no images, unlike the converter by itself.
+    assert not model.preprocessor.image_converter.mirror
     # Weights stay in float32 under mixed precision, and embeddings are too.
     assert {weight.dtype for weight in model.weights} == {"float32"}
     vectors = np.asarray(model.encode_text([f"all {c}" for c in COLORS]))

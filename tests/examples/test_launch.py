@@ -75,7 +75,7 @@ def test_each_pod_is_a_worker(monkeypatch):
     assert make_strategy("one-device").num_replicas_in_sync == 1
 
 
-def run_slurm(folder, command):
+def run_slurm(folder, command, restarts=0):
     """Run the script of Slurm with a stand-in for the command."""
     nodes = "printf 'node0\\nnode1\\n'"
     for name, said in (
@@ -92,6 +92,7 @@ def run_slurm(folder, command):
             "SLURM_JOB_NODELIST": "node[0-1]",
             "SLURM_JOB_ID": "42",
             "SLURM_PROCID": "1",
+            **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
         },
         capture_output=True,
         text=True,
@@ -100,10 +101,19 @@ def run_slurm(folder, command):
 
 
 @pytest.mark.parametrize(
-    "status, ends, said", [(0, 0, ""), (2, 2, ""), (75, 0, "requeue 42\n")]
+    "status, restarts, ends, said",
+    [
+        (0, 0, 0, ""),
+        (2, 0, 2, ""),
+        (75, 0, 0, "requeue 42\n"),
+        (75, 19, 0, "requeue 42\n"),
+        (75, 20, 75, ""),
+    ],
 )
-def test_slurm_starts_again_what_was_left_alone(tmp_path, status, ends, said):
-    result = run_slurm(tmp_path, f"exit {status}")
+def test_slurm_starts_again_what_was_left_alone(
+    tmp_path, status, restarts, ends, said
+):
+    result = run_slurm(tmp_path, f"exit {status}", restarts)
     assert (result.returncode, result.stdout) == (ends, said), result.stderr
 
 

@@ -2,10 +2,12 @@
 
 import glob
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from stores import new_address
 from stores import s3_server
 
@@ -308,9 +310,30 @@ def test_a_lease_that_another_has_taken_over_is_left_to_it(address):
 def test_the_lease_of_a_killed_process_of_this_host_is_free(address):
     import socket
 
-    foreign_lease(Store(address), host=socket.gethostname(), pid=2**22 + 1)
+    here = {"host": socket.gethostname(), "pid": 2**22 + 1}
+    lease = {**here, "process_ids": leases._process_ids()}
+    foreign_lease(Store(address), **lease)
     with mirror(address) as path:
         write(path, {"a.txt": "a"})
+
+
+@pytest.mark.skipif(leases._process_ids() is None, reason="not on Linux")
+def test_process_ids_of_another_container_tell_nothing(address, monkeypatch):
+    """It may have the name of this host."""
+    import socket
+
+    monkeypatch.setattr(leases, "FREE", 3)
+    here = {"host": socket.gethostname(), "pid": 2**22 + 1}
+    other = {**here, "process_ids": f"{leases._process_ids()}0"}
+    store = Store(address)
+    foreign_lease(store, **other)
+    timer = threading.Timer(
+        1, foreign_lease, (store,), {**other, "renewals": 2}
+    )
+    timer.start()
+    with pytest.raises(BlockingIOError, match="Another process writes"):
+        mirror(address).__enter__()
+    timer.join()
 
 
 # === Functions that read and write ===
@@ -360,6 +383,42 @@ def test_a_copy_is_made_again_when_the_store_has_changed(address):
     assert got == []
     with pytest.raises(FileNotFoundError, match=f"nothing at `{address}/x`"):
         local_copy(f"{address}/x")
+
+
+def test_a_change_is_seen_without_reading(tmp_path, monkeypatch):
+    """Where the store has no conditional writes, but tells of changes."""
+
+    class Dated(LocalFileSystem):
+        cachable = False
+
+        def cat_file(self, path, start=None, end=None, **kwargs):
+            if path.endswith(".tar"):
+                raise AssertionError(f"{path} is read to see if it changed")
+            return super().cat_file(path, start, end, **kwargs)
+
+    def opened(address, **kwargs):
+        return Dated(), address.removeprefix("hdfs://host")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", opened)
+    bucket = tmp_path / "bucket"
+    write(bucket, {"a-0.tar": "0", "a-1.tar": "1"})
+    for second, source in enumerate(("", "/a-*.tar", "/a-0.tar"), 1):
+        address = f"hdfs://host{bucket}{source}"
+        before = local_copy(address)
+        assert local_copy(address) == before
+        # Of the same size.
+        write(bucket, {"a-0.tar": "abc"[second - 1]})
+        os.utime(bucket / "a-0.tar", (second, second))
+        copied = local_copy(address) + ("" if source else "/*")
+        found = {Path(f).read_text() for f in glob.glob(copied)}
+        assert found - {"1"} == {"abc"[second - 1]}
+
+
+def test_a_name_may_look_like_a_glob(address):
+    with mirror(address) as path:
+        write(path, {"a[1].txt": "a"})
+    copy = local_copy(f"{address}/a[1].txt")
+    assert Path(copy).read_text() == "a"
 
 
 def test_a_glob_is_copied_with_what_it_matches(address):
