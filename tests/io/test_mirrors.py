@@ -297,6 +297,28 @@ def test_whoever_lost_its_lease_commits_nothing(address, monkeypatch):
     assert "a.txt" not in Store(address).sizes()
 
 
+def test_a_renewal_whose_answer_is_lost_is_no_taker(address, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.05)
+    replace, lost = Store.replace, []
+
+    def lose_answers(store, name, contents, tag):
+        answer = replace(store, name, contents, tag)
+        if json.loads(contents).get("renewals") in (2, 3):
+            lost.append(answer)
+            raise TimeoutError
+        return answer
+
+    monkeypatch.setattr(Store, "replace", lose_answers)
+    with mirror(address) as path:
+        write(path, {"a.txt": "a"})
+        while json.loads(Store(address).read(LOCK_NAME))["renewals"] < 4:
+            threading.Event().wait(0.05)
+    assert len(lost) == 2
+    assert contents(address) == {"a.txt": "a"}
+    # It is released, too.
+    assert set(Store(address).sizes()) == {"a.txt", LISTING}
+
+
 def test_a_lease_that_another_has_taken_over_is_left_to_it(address):
     """Its first holder was cut off, and has not noticed."""
     with mirror(address):
