@@ -267,9 +267,7 @@ def _match_classes(data, labels, classes, all_classes):
     """Labels, the classes that are right for each, and those that compete."""
     names = data.class_names
     if names is None:
-        names = [
-            str(n) for n in range(max(len(classes.keys), labels.max() + 1))
-        ]
+        names = range(max(len(classes.keys), labels.max() + 1))
     if data.answers is None:
         found = np.array(classes.find(names))
         chosen = (
