@@ -65,8 +65,9 @@ def load_dataset(
 
     A record without a caption, or whose image cannot be decoded, is skipped,
     logged once and listed by `RecordFiles.skipped`. In training, another pair
-    of the same batch takes its place, which keeps the shapes static and the
-    step numbers exact.
+    of the same batch takes its place, or the first pair of the data set if no
+    record of the batch is usable. This keeps the shapes static and the step
+    numbers exact.
 
     Args:
         records: `RecordFiles`, or a folder, glob, file or list of these, as
@@ -113,25 +114,27 @@ def load_dataset(
             "`image_converter`."
         )
     records = open_records(records)
-    _check_usable(records, preprocessor.image_converter)
-    start = start_step * batch_size
+    stand_in = _first_usable(records, preprocessor.image_converter)
     if training:
         part = shard_index, shard_count
         order = _order(records, seed, shuffle_buffer, part, language_exponent)
-        dataset = read_shuffled(order, start)
+        dataset = read_shuffled(order, start_step * batch_size)
     else:
         shards, part = _part(records.paths, shard_index, shard_count)
-        dataset = read_in_order(shards, part).skip(start).enumerate()
+        dataset = read_in_order(shards, part).enumerate()
     # A batch consists of whole groups, so each record stays in its batch.
     group = math.gcd(batch_size, GROUP)
-    dataset = _decode(dataset, preprocessor, training, seed, group, records)
+    dataset = _decode(
+        dataset, preprocessor, training, seed, group, records, stand_in
+    )
     if not training:
         dataset = dataset.filter(lambda example: example["usable"])
     dataset = dataset.batch(
         batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE
     )
-    if training:
-        dataset = dataset.filter(lambda batch: tf.reduce_any(batch["usable"]))
+    if not training:
+        # Unusable records are known only once they are decoded.
+        dataset = dataset.skip(start_step)
 
     def finish(batch):
         if training:
@@ -228,8 +231,8 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
 # === Decoding ===
 
 
-def _decode(dataset, preprocessor, training, seed, group, records):
-    """Decode records to examples; mark and report unusable ones."""
+def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
+    """Decode records to examples; mark, report and replace unusable ones."""
     import tensorflow as tf
 
     converter = preprocessor.image_converter
@@ -254,14 +257,14 @@ def _decode(dataset, preprocessor, training, seed, group, records):
             "usable": True,
         }
 
+    with tf.device("CPU"):
+        zero = tf.constant(0, tf.int64)
+        stand_in = attempt(zero, (tf.constant(""), zero, tf.constant(stand_in)))
+
     def report(place, raw):
         skip = functools.partial(_skip, records)
         usable = tf.numpy_function(skip, raw, tf.bool)
-        return {
-            "images": tf.zeros((*converter.image_size, 3)),
-            "text": "",
-            "usable": tf.ensure_shape(usable, ()),
-        }
+        return {**stand_in, "usable": tf.ensure_shape(usable, ())}
 
     # TensorFlow visits all operations of `attempt`, even in branches not
     # taken, whenever a data set of records is made. So it is fast to decode in
@@ -308,8 +311,8 @@ def _reason(record):
     return example["key"], "TensorFlow does not decode this kind of image"
 
 
-def _check_usable(records, converter):
-    """Refuse data without any usable record: training would never start."""
+def _first_usable(records, converter):
+    """Return the first usable record; refuse data without one."""
     import tensorflow as tf
 
     count = 0
@@ -317,7 +320,7 @@ def _check_usable(records, converter):
         for record in read_shard(path):
             try:
                 converter.decode(tf.constant(decode_record(record)["image"]))
-                return
+                return record
             except (ValueError, tf.errors.InvalidArgumentError):
                 count += 1
                 last = record
@@ -329,7 +332,7 @@ def _check_usable(records, converter):
 
 
 def _fill_gaps(batch):
-    """Replace unusable records by other pairs of the batch.
+    """Replace unusable records by other pairs of the batch, if it has any.
 
     Dropping them would move all later records to other steps.
     """
@@ -345,7 +348,7 @@ def _fill_gaps(batch):
         return tuple(tf.gather(batch[n], slots) for n in ("images", "text"))
 
     images, text = tf.cond(
-        tf.reduce_all(usable),
+        tf.reduce_all(usable) | ~tf.reduce_any(usable),
         lambda: (batch["images"], batch["text"]),
         fill,
     )
