@@ -96,8 +96,9 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: No file matches `records`.
-        ValueError: No record is usable, the preprocessor is incomplete, or
-            there is only one language to balance.
+        ValueError: No record is usable, there are fewer records than input
+            workers in training, the preprocessor is incomplete, or there is
+            only one language to balance.
 
     Example:
 
@@ -178,6 +179,10 @@ def records_of_step(
         order of the batch. A record that cannot be used may be up to seven
         places later in the batch itself.
 
+    Raises:
+        ValueError: There are fewer records than input workers, or there is
+            only one language to balance.
+
     Example:
 
     ```python
@@ -210,10 +215,17 @@ def _part(shards, index, count):
 
 
 def _order(records, seed, shuffle_buffer, part, language_exponent):
-    counts = records.counts
+    counts = {path: records.counts[path] for path in records.paths}
+    counts = {path: count for path, count in counts.items() if count}
+    if records.total < part[1]:
+        raise ValueError(
+            f"`{records.source}` holds {records.total} records, of which each "
+            "input worker needs at least one of its own. Train on more "
+            f"records or with fewer workers. Received: shard_count={part[1]}"
+        )
     if language_exponent is None:
-        shards, part = _part(records.paths, *part)
-        counts = {shard: counts[shard] for shard in shards if counts[shard]}
+        shards, part = _part(list(counts), *part)
+        counts = {shard: counts[shard] for shard in shards}
         return RecordOrder(counts, seed, shuffle_buffer, part)
     languages = records.languages()
     if len(set(languages.values())) < 2:
@@ -222,7 +234,6 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
             f"of records: all of `{records.source}` lie in one. Give a glob "
             "such as packed/*/*.tfrecord, or leave the field out."
         )
-    counts = {shard: count for shard, count in counts.items() if count}
     return BalancedOrder(
         counts, languages, language_exponent, seed, shuffle_buffer, part
     )

@@ -416,6 +416,23 @@ def test_one_pass_starts_at_a_step_of_usable_pairs(tmp_path, preprocessor):
     assert [_numbers(batch) for batch in dataset] == [[2]]
 
 
+@pytest.mark.parametrize("counts", [[2], [0, 1, 0], [1, 0, 1, 0, 0]])
+def test_each_input_worker_needs_a_record(tmp_path, preprocessor, counts):
+    for file, count in enumerate(counts):
+        _write(tmp_path / f"{file}.tfrecord", [_record(file)] * count)
+    total = sum(counts)
+    # Empty files are dealt to nobody.
+    for index in range(total):
+        options = {"shard_index": index, "shard_count": total}
+        assert len(records_of_step(tmp_path, 0, 1, **options)) == 1
+    options = {"shard_index": 0, "shard_count": total + 1}
+    message = f"{tmp_path}` holds {total} records.*shard_count={total + 1}"
+    with pytest.raises(ValueError, match=message):
+        load_dataset(tmp_path, preprocessor, 1, **options)
+    with pytest.raises(ValueError, match=message):
+        records_of_step(tmp_path, 0, 1, **options)
+
+
 def test_data_without_a_usable_record_is_refused(tmp_path, preprocessor):
     _write(tmp_path / "a.tfrecord", [b"?", _record(1, [])])
     with pytest.raises(ValueError, match="None of the 2.*key1: no caption"):
