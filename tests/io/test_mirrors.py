@@ -80,6 +80,19 @@ def test_nothing_changes_when_the_work_fails(address):
     assert contents(address) == {"a.txt": "a"}
 
 
+def test_errors_name_the_address():
+    address = new_address("memory")
+    with pytest.raises(FileNotFoundError) as caught, mirror(address) as path:
+        (path / "gone.txt").read_text()
+    assert str(caught.value).endswith(f"directory: '{address}/gone.txt'")
+    with pytest.raises(FileNotFoundError) as caught, mirror(address) as path:
+        (path / "gone.txt").rename(path / "there.txt")
+    renamed = f"'{address}/gone.txt' -> '{address}/there.txt'"
+    assert str(caught.value).endswith(renamed)
+    with pytest.raises(OSError, match="^no file$"), mirror(address):
+        raise OSError("no file")
+
+
 def test_what_is_published_stays_when_the_work_fails(address):
     with pytest.raises(KeyError), mirror(address) as path:
         write(path, {"a.txt": "a"})
