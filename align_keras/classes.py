@@ -61,35 +61,47 @@ class Classes:
     names: list
     templates: list | None = None
 
-    def find(self, labels: Sequence[str]) -> list[int]:
+    def find(self, labels: Sequence[str] | range) -> list[int]:
         """Find the class of each label of a data set.
 
+        Labels are read as keys or names, and as keys or positions only if not
+        all of them are there. So where names are numbers, the label `"3"` is
+        the class of that name, whatever its position.
+
         Args:
-            labels: list of strings: keys, positions, or names.
+            labels: list of strings: keys, names or positions. Or a range, if
+                the data set only numbers its classes: keys or positions.
 
         Returns:
             A list of positions.
 
         Raises:
-            ValueError: a label is not a key, a position or a name.
+            ValueError: a label is not there, or some labels are names and
+                others are positions.
         """
-        lookup: dict[str, int] = {}
-        for position, names in enumerate(self.names):
-            for name in names:
-                lookup.setdefault(name.lower(), position)
-        for position in range(len(self.keys)):
-            lookup[str(position)] = position
-        lookup.update({key: n for n, key in enumerate(self.keys)})
-        found = []
-        for label in labels:
-            known = label if label in lookup else label.lower()
-            if known not in lookup:
-                raise ValueError(
-                    f"The class names have no entry for the label {label!r}: "
-                    "it is neither a key, nor a position, nor a name there."
-                )
-            found.append(lookup[known])
-        return found
+        keys = {key: n for n, key in enumerate(self.keys)}
+        positions = {str(n): n for n in range(len(self.keys))}
+        named: dict[str, int] = {}
+        # Ignore case only where no name is exactly the label.
+        for form in (str, str.lower):
+            for position, names in enumerate(self.names):
+                for name in names:
+                    named.setdefault(form(name), position)
+        if keys != positions:
+            named.update(keys)
+        placed = positions | keys
+        asked, missing = [str(label) for label in labels], []
+        for known in [placed] if isinstance(labels, range) else [named, placed]:
+            found: list = [known.get(a, known.get(a.lower())) for a in asked]
+            if None not in found:
+                return found
+            missing.append(asked[found.index(None)])
+        raise ValueError(
+            f"The class names have no entry for the label {missing[0]!r}: all "
+            "labels must be keys or names there, or all of them keys or "
+            f"positions, of which {missing[-1]!r} is none. Write a JSON object "
+            "from labels to names."
+        )
 
 
 # === Files ===
@@ -348,6 +360,8 @@ def classify(
             f"among classes. Received: {list(names)!r}"
         )
     images = path_list(images)
+    if not images:
+        raise ValueError("`images` must hold at least one image. Received: []")
     embedder = as_embedder(model)
     if embedder.temperature is None:
         raise ValueError(

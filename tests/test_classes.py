@@ -201,6 +201,31 @@ def test_classes_and_templates_in_any_encoding_and_of_any_text(
     assert asked == ["a", "b\ufffd", "c\ufffd", "a"]
 
 
+def test_labels_are_names_before_they_are_positions(tmp_path):
+    file = tmp_path / "classes"
+    numbers = [str(n) for n in range(1, 11)]
+    file.write_text("\n".join(numbers))
+    folders = sorted(numbers)
+    found = read_classes(file).find(folders)
+    assert [numbers[n] for n in found] == folders
+    # All of these are positions, and not all of them names.
+    labels = [str(n) for n in range(10)]
+    assert read_classes(file).find(labels) == list(range(10))
+    # A data set that only numbers its classes has no names to be found.
+    file.write_text("\n".join(reversed(labels)))
+    assert read_classes(file).find(range(10)) == list(range(10))
+    assert read_classes(file).find(labels) == list(range(10))[::-1]
+    file.write_text("\n".join(str(n) for n in range(2, 12)))
+    with pytest.raises(ValueError, match=r"label '1':.*of which '10' is none"):
+        read_classes(file).find(numbers)
+    # Keys that the file gives say what labels mean.
+    file.write_text('{"2": "1", "1": ["2", "Two"]}')
+    assert read_classes(file).find(["1", "2", "1"]) == [1, 0, 1]
+    assert read_classes(file).find(["two", "2"]) == [1, 0]
+    file.write_text('["Cat", "cat", "DOG"]')
+    assert read_classes(file).find(["cat", "Cat", "dog"]) == [1, 0, 2]
+
+
 def test_sentences_of_any_text(tmp_path):
     file = tmp_path / "dataset.json"
     sentence = {"sentid": 7, "raw": " a cat \ud83d"}

@@ -83,6 +83,8 @@ def test_the_command_prints_the_most_probable_first(model, folder, capsys):
 def test_what_cannot_be_classified_is_refused(model, folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="at least two classes"):
         classify(model, [folder / "0.jpg"], ["a bus"])
+    with pytest.raises(ValueError, match="`images` must hold at least one"):
+        classify(model, [], ["a bus", "a dog"])
     blind = Embedder("blind", images=len, texts=len)
     with pytest.raises(ValueError, match="`blind` does not tell its temper"):
         classify(blind, [folder / "0.jpg"], ["a bus", "a dog"])

@@ -1,7 +1,5 @@
 """Pack image–caption pairs into TFRecord files."""
 
-import collections
-import concurrent.futures
 import contextlib
 import glob
 import logging
@@ -42,6 +40,7 @@ from align_keras.io.rows import ROW_READERS
 from align_keras.io.stores import Store
 from align_keras.io.stores import absolute
 from align_keras.io.stores import is_store
+from align_keras.io.threads import map_ahead
 
 # The folder within the output for images that training must not see.
 HELD_OUT = "held_out"
@@ -368,12 +367,23 @@ def _finished(output, arguments):
 
 def _encode(pairs, max_pixels, resize, tally):
     """Yield `(key, name, number of captions, record)`, in the same order."""
-    for name, key, captions, work in _in_threads(pairs, max_pixels, resize):
+
+    def check(pair):
+        name, read, captions = pair
+        try:
+            found = captions and image_to_store(read, max_pixels, resize)
+            return name, captions, found, None
+        except Exception as error:  # noqa: BLE001, it is raised below.
+            return name, captions, None, error
+
+    # Pillow releases the GIL.
+    for name, captions, found, failure in map_ahead(check, pairs):
         if not captions:
             tally.skip(name, "no caption")
             continue
         try:
-            image, width, height = work.result()
+            if failure:
+                raise failure
         except FileNotFoundError:
             tally.skip(name, "missing file")
         except OutsideFolder as error:
@@ -387,6 +397,8 @@ def _encode(pairs, max_pixels, resize, tally):
         except ValueError as error:
             tally.skip(name, "not an image", str(error))
         else:
+            image, width, height = found
+            key = key_of(name)
             record = encode_record(key, image, captions, width, height)
             yield key, name, len(captions), record
 
@@ -411,24 +423,6 @@ def _distinct(entries, tally):
             last = key, *joined
     if last is not None:
         yield last[1:]
-
-
-def _in_threads(pairs, *settings):
-    """Check images ahead in threads; Pillow releases the GIL."""
-    workers = os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque()
-        for name, read, captions in pairs:
-            key = key_of(name)
-            work = (
-                pool.submit(image_to_store, read, *settings)
-                if captions
-                else None
-            )
-            waiting.append((name, key, captions, work))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft()
-        yield from waiting
 
 
 # === Writing ===

@@ -232,6 +232,11 @@ def other_divisions(output, count):
 
 def describe_missing(missing, count):
     """Name the parts that are still to be packed."""
+    if not missing:
+        return (
+            f"All {count} parts are packed, but the manifest is missing: pack "
+            "any part again in the same way, which only writes the manifest."
+        )
     shown = ", ".join(map(str, missing[:SHOWN]))
     if len(missing) > SHOWN:
         shown += f" and {len(missing) - SHOWN} more"
@@ -253,21 +258,28 @@ def shards_of_parts(folder, manifest):
         list of strings. Empty if the folder holds no parts.
 
     Raises:
-        FileNotFoundError: Some parts have not been packed yet.
+        FileNotFoundError: Some parts have not been packed yet, or only the
+            manifest of the data set is missing.
     """
     if manifest.get("parts"):
         return [f"{folder}/{shard['file']}" for shard in manifest["shards"]]
     if is_store(folder):
-        names = {name.partition("/")[0] for name in Store(folder).sizes()}
+        files = set(Store(folder).sizes())
     else:
-        names = os.listdir(folder)
-    found = [match for match in map(FOLDER.fullmatch, names) if match]
-    if found:
-        count = int(found[0][2])
-        there = {int(match[1]) for match in found}
-        missing = [n for n in range(1, count + 1) if n not in there]
-        raise FileNotFoundError(
-            f"`{clean_text(str(folder))}` holds a data set that is packed in "
-            f"parts, and is not whole. {describe_missing(missing, count)}"
-        )
-    return []
+        paths = Path(folder).glob("part-*/*")
+        files = {f"{path.parent.name}/{path.name}" for path in paths}
+    parts = {file.partition("/")[0] for file in files}
+    found = [match for match in map(FOLDER.fullmatch, parts) if match]
+    if not found:
+        return []
+    count = int(found[0][2])
+    # In a store, the manifest of a part appears after its records.
+    missing = [
+        number
+        for number in range(1, count + 1)
+        if f"{Part(number, count).folder}/{MANIFEST}" not in files
+    ]
+    raise FileNotFoundError(
+        f"`{clean_text(str(folder))}` holds a data set that is packed in "
+        f"parts, and is not whole. {describe_missing(missing, count)}"
+    )

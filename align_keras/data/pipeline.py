@@ -65,8 +65,9 @@ def load_dataset(
 
     A record without a caption, or whose image cannot be decoded, is skipped,
     logged once and listed by `RecordFiles.skipped`. In training, another pair
-    of the same batch takes its place, which keeps the shapes static and the
-    step numbers exact.
+    of the same batch takes its place, or the first pair of the data set if no
+    record of the batch is usable. This keeps the shapes static and the step
+    numbers exact.
 
     Args:
         records: `RecordFiles`, or a folder, glob, file or list of these, as
@@ -95,8 +96,9 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: No file matches `records`.
-        ValueError: No record is usable, the preprocessor is incomplete, or
-            there is only one language to balance.
+        ValueError: No record is usable, there are fewer records than input
+            workers in training, the preprocessor is incomplete, or there is
+            only one language to balance.
 
     Example:
 
@@ -113,25 +115,27 @@ def load_dataset(
             "`image_converter`."
         )
     records = open_records(records)
-    _check_usable(records, preprocessor.image_converter)
-    start = start_step * batch_size
+    stand_in = _first_usable(records, preprocessor.image_converter)
     if training:
         part = shard_index, shard_count
         order = _order(records, seed, shuffle_buffer, part, language_exponent)
-        dataset = read_shuffled(order, start)
+        dataset = read_shuffled(order, start_step * batch_size)
     else:
         shards, part = _part(records.paths, shard_index, shard_count)
-        dataset = read_in_order(shards, part).skip(start).enumerate()
+        dataset = read_in_order(shards, part).enumerate()
     # A batch consists of whole groups, so each record stays in its batch.
     group = math.gcd(batch_size, GROUP)
-    dataset = _decode(dataset, preprocessor, training, seed, group, records)
+    dataset = _decode(
+        dataset, preprocessor, training, seed, group, records, stand_in
+    )
     if not training:
         dataset = dataset.filter(lambda example: example["usable"])
     dataset = dataset.batch(
         batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE
     )
-    if training:
-        dataset = dataset.filter(lambda batch: tf.reduce_any(batch["usable"]))
+    if not training:
+        # Unusable records are known only once they are decoded.
+        dataset = dataset.skip(start_step)
 
     def finish(batch):
         if training:
@@ -175,6 +179,10 @@ def records_of_step(
         order of the batch. A record that cannot be used may be up to seven
         places later in the batch itself.
 
+    Raises:
+        ValueError: There are fewer records than input workers, or there is
+            only one language to balance.
+
     Example:
 
     ```python
@@ -207,10 +215,17 @@ def _part(shards, index, count):
 
 
 def _order(records, seed, shuffle_buffer, part, language_exponent):
-    counts = records.counts
+    counts = {path: records.counts[path] for path in records.paths}
+    counts = {path: count for path, count in counts.items() if count}
+    if records.total < part[1]:
+        raise ValueError(
+            f"`{records.source}` holds {records.total} records, of which each "
+            "input worker needs at least one of its own. Train on more "
+            f"records or with fewer workers. Received: shard_count={part[1]}"
+        )
     if language_exponent is None:
-        shards, part = _part(records.paths, *part)
-        counts = {shard: counts[shard] for shard in shards if counts[shard]}
+        shards, part = _part(list(counts), *part)
+        counts = {shard: counts[shard] for shard in shards}
         return RecordOrder(counts, seed, shuffle_buffer, part)
     languages = records.languages()
     if len(set(languages.values())) < 2:
@@ -219,7 +234,6 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
             f"of records: all of `{records.source}` lie in one. Give a glob "
             "such as packed/*/*.tfrecord, or leave the field out."
         )
-    counts = {shard: count for shard, count in counts.items() if count}
     return BalancedOrder(
         counts, languages, language_exponent, seed, shuffle_buffer, part
     )
@@ -228,8 +242,8 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
 # === Decoding ===
 
 
-def _decode(dataset, preprocessor, training, seed, group, records):
-    """Decode records to examples; mark and report unusable ones."""
+def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
+    """Decode records to examples; mark, report and replace unusable ones."""
     import tensorflow as tf
 
     converter = preprocessor.image_converter
@@ -254,14 +268,14 @@ def _decode(dataset, preprocessor, training, seed, group, records):
             "usable": True,
         }
 
+    with tf.device("CPU"):
+        zero = tf.constant(0, tf.int64)
+        stand_in = attempt(zero, (tf.constant(""), zero, tf.constant(stand_in)))
+
     def report(place, raw):
         skip = functools.partial(_skip, records)
         usable = tf.numpy_function(skip, raw, tf.bool)
-        return {
-            "images": tf.zeros((*converter.image_size, 3)),
-            "text": "",
-            "usable": tf.ensure_shape(usable, ()),
-        }
+        return {**stand_in, "usable": tf.ensure_shape(usable, ())}
 
     # TensorFlow visits all operations of `attempt`, even in branches not
     # taken, whenever a data set of records is made. So it is fast to decode in
@@ -308,8 +322,8 @@ def _reason(record):
     return example["key"], "TensorFlow does not decode this kind of image"
 
 
-def _check_usable(records, converter):
-    """Refuse data without any usable record: training would never start."""
+def _first_usable(records, converter):
+    """Return the first usable record; refuse data without one."""
     import tensorflow as tf
 
     count = 0
@@ -317,7 +331,7 @@ def _check_usable(records, converter):
         for record in read_shard(path):
             try:
                 converter.decode(tf.constant(decode_record(record)["image"]))
-                return
+                return record
             except (ValueError, tf.errors.InvalidArgumentError):
                 count += 1
                 last = record
@@ -329,7 +343,7 @@ def _check_usable(records, converter):
 
 
 def _fill_gaps(batch):
-    """Replace unusable records by other pairs of the batch.
+    """Replace unusable records by other pairs of the batch, if it has any.
 
     Dropping them would move all later records to other steps.
     """
@@ -345,7 +359,7 @@ def _fill_gaps(batch):
         return tuple(tf.gather(batch[n], slots) for n in ("images", "text"))
 
     images, text = tf.cond(
-        tf.reduce_all(usable),
+        tf.reduce_all(usable) | ~tf.reduce_any(usable),
         lambda: (batch["images"], batch["text"]),
         fill,
     )

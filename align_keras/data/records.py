@@ -15,6 +15,7 @@ Other fields are ignored, so files written by img2dataset need no packing. The
 image field may hold any format that the decoder supports, whatever its name.
 """
 
+import contextlib
 import os
 import struct
 
@@ -288,23 +289,37 @@ def record_offsets(shard):
         int64 array `(records + 1,)`, in bytes. The last entry is the end.
 
     Raises:
-        ValueError: The file is not a TFRecord file, or it is truncated.
+        ValueError: The file is not a TFRecord file, it is truncated, or its
+            index is damaged.
     """
     size = file_size(shard)
     try:
         index = read_range(index_path(shard))
     except FileNotFoundError:
-        offsets = _walk(shard, size)
+        offsets, origin = _walk(shard, size), ""
     else:
-        lines = np.array(index.split(), np.int64).reshape(-1, 2)
-        offsets = np.append(lines[:, 0], lines[-1:].sum())
+        offsets = _read_index(index, shard)
+        origin = f" according to `{index_path(shard)}`"
     if offsets[-1] != size:
         raise ValueError(
             f"`{shard}` is not a complete TFRecord file: it should end after "
-            f"{offsets[-1]} bytes. Received: {size} bytes. Write it again, or "
-            "leave it out."
+            f"{offsets[-1]} bytes{origin}. Received: {size} bytes. Write it "
+            "again, or leave it out."
         )
     return offsets
+
+
+def _read_index(index, shard):
+    with contextlib.suppress(ValueError, OverflowError):
+        lines = np.array(index.split(), np.int64).reshape(-1, 2)
+        offsets = np.append(0, lines.sum(axis=1))
+        if np.array_equal(lines[:, 0], offsets[:-1]):
+            return offsets
+    raise ValueError(
+        f"`{index_path(shard)}` is damaged: it should hold a line `offset "
+        f"size` for each record of `{shard}`, one record after the other. "
+        "Write it again, or remove it."
+    )
 
 
 def _walk(shard, size):

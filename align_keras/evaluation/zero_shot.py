@@ -275,9 +275,7 @@ def _match_classes(data, labels, classes, all_classes):
     """Return labels, right classes for each, and classes that compete."""
     names = data.class_names
     if names is None:
-        names = [
-            str(n) for n in range(max(len(classes.keys), labels.max() + 1))
-        ]
+        names = range(max(len(classes.keys), labels.max() + 1))
     if data.answers is None:
         found = np.array(classes.find(names))
         chosen = (

@@ -32,6 +32,7 @@ OF_THE_MACHINE = (
     errno.ENFILE,
     errno.ENOMEM,
 )
+# Names without directories, which may be written in several ways.
 _writing: set[str] = set()
 # The umask can only be read by changing it, so one thread at a time does.
 _asking = threading.Lock()
@@ -73,7 +74,7 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
     )
     os.close(descriptor)
     temporary = Path(name)
-    _writing.add(name)
+    _writing.add(temporary.name)
     try:
         with _named(path):
             yield temporary
@@ -82,7 +83,7 @@ def atomic_file(path: str | Path, suffix: str = "") -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-        _writing.discard(name)
+        _writing.discard(temporary.name)
 
 
 @contextlib.contextmanager
@@ -143,8 +144,8 @@ def atomic_directory(
             dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED
         )
         temporary = Path(name)
-        _writing.add(name)
-        stack.callback(_writing.discard, name)
+        _writing.add(temporary.name)
+        stack.callback(_writing.discard, temporary.name)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         with _named(path):
             yield temporary
@@ -233,7 +234,7 @@ def _is_left(path):
     pid = int(parts[2])
     if pid == os.getpid():
         # In a container, a process may get the same id as an earlier one.
-        return str(path) not in _writing
+        return path.name not in _writing
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

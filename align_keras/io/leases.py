@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from pathlib import Path
 
 from align_keras.io.locks import LOCK_NAME
@@ -42,11 +43,15 @@ class Lease:
 
     def __init__(self, store: Store):
         self.store = store
-        self._signature = {**myself(), "process_ids": _process_ids()}
+        self._signature = {
+            **myself(),
+            "process_ids": _process_ids(),
+            "id": uuid.uuid4().hex,
+        }
         self._renewals = 0
         self._lost = threading.Event()
         self._ended = threading.Event()
-        self._tag = self._take()
+        self._take()
         _held.append(self._signature["start"])
         self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._renew, daemon=True)
@@ -57,7 +62,7 @@ class Lease:
         if contents is not None and not self._is_free(contents, tag):
             raise self._refusal(contents)
         try:
-            return self.store.replace(LOCK_NAME, self._contents(), tag)
+            self.store.replace(LOCK_NAME, self._contents(), tag)
         except StaleWriter:
             contents, _ = self.store.read_with_tag(LOCK_NAME)
             raise self._refusal(contents or b"") from None
@@ -75,6 +80,9 @@ class Lease:
                 return False
         return True
 
+    def _is_mine(self, contents):
+        return read_holder(contents or b"").get("id") == self._signature["id"]
+
     def _contents(self):
         # Change the contents each time: some stores detect only that.
         self._renewals += 1
@@ -91,13 +99,14 @@ class Lease:
     def _renew(self):
         while not self._ended.wait(RENEWED):
             try:
-                self._tag = self.store.replace(
-                    LOCK_NAME, self._contents(), self._tag
-                )
+                # A tag kept from the last renewal would be outdated if its
+                # answer was lost.
+                contents, tag = self.store.read_with_tag(LOCK_NAME)
+                if not self._is_mine(contents):
+                    self._lost.set()
+                    return
+                self.store.replace(LOCK_NAME, self._contents(), tag)
                 self._renewed = time.monotonic()
-            except StaleWriter:
-                self._lost.set()
-                return
             except Exception:  # noqa: BLE001, the network may come back.
                 continue
 
@@ -123,7 +132,7 @@ class Lease:
         self._thread.join()
         _held.remove(self._signature["start"])
         with contextlib.suppress(OSError):
-            if self.store.tag(LOCK_NAME) == self._tag:
+            if self._is_mine(self.store.read_with_tag(LOCK_NAME)[0]):
                 self.store.remove(LOCK_NAME)
 
 

@@ -268,6 +268,11 @@ def _as_address(path, address):
         yield
     except Exception as error:
         error.args = _readdressed(error.args, path, address)
+        # Errors of the operating system print these instead.
+        for name in ("filename", "filename2"):
+            named = getattr(error, name, None)
+            if named is not None:
+                setattr(error, name, _readdressed(named, path, address))
         raise
     finally:
         logger.removeFilter(rename)

@@ -311,3 +311,26 @@ def test_the_index_equals_the_framing(big, tmp_path):
     shutil.copy(path.with_suffix(".idx"), tmp_path)
     with pytest.raises(ValueError, match="not a complete TFRecord file"):
         records.record_offsets(str(tmp_path / path.name))
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"\xff\0",
+        b"0 ten\n",
+        b"0 9\n9",
+        b"0 9\n8 9\n",
+        b"1 9\n",
+        b"0 " + b"9" * 30,
+    ],
+)
+def test_a_damaged_index_is_named(big, tmp_path, contents):
+    shard = shutil.copy(big / "data-00007.tfrecord", tmp_path)
+    index = tmp_path / "data-00007.idx"
+    index.write_bytes(contents)
+    with pytest.raises(ValueError, match=f"`{index}` is damaged.* `{shard}`"):
+        records.record_offsets(str(shard))
+    # Of one that is cut between two lines, too.
+    index.write_bytes(b"0 9\n")
+    with pytest.raises(ValueError, match=f"`{shard}` is not .* `{index}`"):
+        records.record_offsets(str(shard))

@@ -16,6 +16,7 @@ from align_keras.data.find_source import find_source
 from align_keras.data.find_source import find_streams
 from align_keras.data.parts import Part
 from align_keras.io.mirrors import mirror
+from align_keras.io.stores import Store
 
 
 @pytest.fixture
@@ -65,6 +66,8 @@ def test_parts_in_turn_are_a_single_run(photos, tmp_path, kind):
     assert open_records(output).in_random_order
     # A repetition of any part finds all done, and says what is missing.
     (output / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match="All 4 .* pack any part again"):
+        open_records(output)
     assert pack(photos, output, records_per_shard=3, part=(1, 4)) == last
     assert json.loads((output / "manifest.json").read_text()) == last
     shutil.rmtree(output / Part(3, 4).folder)
@@ -101,7 +104,19 @@ def test_parts_in_a_store(photos, tmp_path, monkeypatch):
     assert pack(photos, address, part=(2, 2))["missing_parts"] == [1]
     with pytest.raises(FileNotFoundError, match="1 of 2 parts are packed"):
         open_records(address)
+    # Of a part that is being stored, the manifest comes last.
+    store = Store(address)
+    shard = f"{Part(1, 2).folder}/data-00000-of-00001.tfrecord"
+    store.files.pipe_file(store._path(shard), b"")
+    with pytest.raises(FileNotFoundError, match="1 of 2.*missing: 1"):
+        open_records(address)
+    store.remove(shard)
     pack(photos, address, part=(1, 2))
+    assert read(address) == read(tmp_path / "whole")
+    store.remove("manifest.json")
+    with pytest.raises(FileNotFoundError, match="All 2 .* pack any part again"):
+        open_records(address)
+    pack(photos, address, part=(2, 2))
     assert read(address) == read(tmp_path / "whole")
 
 

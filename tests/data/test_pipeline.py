@@ -393,6 +393,46 @@ def test_batches_without_any_usable_pair_are_left_out(tmp_path, preprocessor):
     assert [_numbers(batch) for batch in dataset.take(3)] == [[1]] * 3
 
 
+def test_a_batch_without_any_usable_pair_keeps_its_step(tmp_path, preprocessor):
+    _write(tmp_path / "a.tfrecord", [b"?", _record(3), _record(4)])
+    whole = _batches(load_dataset(tmp_path, preprocessor, 1), 6)
+    keys = [records_of_step(tmp_path, n, 1)[0]["key"] for n in range(6)]
+    for key, batch in zip(keys, whole, strict=True):
+        # The first pair of the data set stands in.
+        number = int(key.removeprefix("key") or 3)
+        np.testing.assert_allclose(batch["images"][0], number / 127.5 - 1)
+        assert WORDS[batch["token_ids"][0, 1] - FIRST][1:] == str(number)
+    lost = keys.index("")
+    for step in (lost, lost + 1):
+        rest = load_dataset(tmp_path, preprocessor, 1, start_step=step)
+        _assert_equal(whole[step:], _batches(rest, 6 - step))
+
+
+def test_one_pass_starts_at_a_step_of_usable_pairs(tmp_path, preprocessor):
+    contents = [b"?", *map(_record, range(3))]
+    _write(tmp_path / "a.tfrecord", contents)
+    options = {"training": False, "start_step": 1}
+    dataset = load_dataset(tmp_path, preprocessor, 2, **options)
+    assert [_numbers(batch) for batch in dataset] == [[2]]
+
+
+@pytest.mark.parametrize("counts", [[2], [0, 1, 0], [1, 0, 1, 0, 0]])
+def test_each_input_worker_needs_a_record(tmp_path, preprocessor, counts):
+    for file, count in enumerate(counts):
+        _write(tmp_path / f"{file}.tfrecord", [_record(file)] * count)
+    total = sum(counts)
+    # Empty files are dealt to nobody.
+    for index in range(total):
+        options = {"shard_index": index, "shard_count": total}
+        assert len(records_of_step(tmp_path, 0, 1, **options)) == 1
+    options = {"shard_index": 0, "shard_count": total + 1}
+    message = f"{tmp_path}` holds {total} records.*shard_count={total + 1}"
+    with pytest.raises(ValueError, match=message):
+        load_dataset(tmp_path, preprocessor, 1, **options)
+    with pytest.raises(ValueError, match=message):
+        records_of_step(tmp_path, 0, 1, **options)
+
+
 def test_data_without_a_usable_record_is_refused(tmp_path, preprocessor):
     _write(tmp_path / "a.tfrecord", [b"?", _record(1, [])])
     with pytest.raises(ValueError, match="None of the 2.*key1: no caption"):

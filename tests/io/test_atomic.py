@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -249,6 +250,20 @@ def test_what_is_being_written_stays(tmp_path):
     alive.communicate(b"\n")
     atomic.remove_leftovers(tmp_path)
     assert names(tmp_path) == sorted([*kept[1:], "c"])
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_directory])
+def test_what_this_process_writes_stays_whatever_its_folder_is_called(
+    tmp_path, monkeypatch, write
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", tmp_path / "folder", "link"):
+        with write(Path(folder, "a")) as own:
+            for name in ("folder", tmp_path / "folder", "link/"):
+                atomic.remove_leftovers(name)
+                assert own.exists()
 
 
 def test_a_name_of_any_length_and_of_any_bytes_is_written(tmp_path):

@@ -82,6 +82,19 @@ def test_nothing_changes_when_the_work_fails(address):
     assert contents(address) == {"a.txt": "a"}
 
 
+def test_errors_name_the_address():
+    address = new_address("memory")
+    with pytest.raises(FileNotFoundError) as caught, mirror(address) as path:
+        (path / "gone.txt").read_text()
+    assert str(caught.value).endswith(f"directory: '{address}/gone.txt'")
+    with pytest.raises(FileNotFoundError) as caught, mirror(address) as path:
+        (path / "gone.txt").rename(path / "there.txt")
+    renamed = f"'{address}/gone.txt' -> '{address}/there.txt'"
+    assert str(caught.value).endswith(renamed)
+    with pytest.raises(OSError, match="^no file$"), mirror(address):
+        raise OSError("no file")
+
+
 def test_what_is_published_stays_when_the_work_fails(address):
     with pytest.raises(KeyError), mirror(address) as path:
         write(path, {"a.txt": "a"})
@@ -297,6 +310,28 @@ def test_whoever_lost_its_lease_commits_nothing(address, monkeypatch):
             foreign_lease(Store(address))
             threading.Event().wait(1.5)
     assert "a.txt" not in Store(address).sizes()
+
+
+def test_a_renewal_whose_answer_is_lost_is_no_taker(address, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.05)
+    replace, lost = Store.replace, []
+
+    def lose_answers(store, name, contents, tag):
+        answer = replace(store, name, contents, tag)
+        if json.loads(contents).get("renewals") in (2, 3):
+            lost.append(answer)
+            raise TimeoutError
+        return answer
+
+    monkeypatch.setattr(Store, "replace", lose_answers)
+    with mirror(address) as path:
+        write(path, {"a.txt": "a"})
+        while json.loads(Store(address).read(LOCK_NAME))["renewals"] < 4:
+            threading.Event().wait(0.05)
+    assert len(lost) == 2
+    assert contents(address) == {"a.txt": "a"}
+    # It is released, too.
+    assert set(Store(address).sizes()) == {"a.txt", LISTING}
 
 
 def test_a_lease_that_another_has_taken_over_is_left_to_it(address):

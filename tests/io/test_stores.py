@@ -84,6 +84,21 @@ def test_only_the_first_of_two_writers_wins(store):
     assert store.read_with_tag("file") == (None, None)
 
 
+def test_a_writer_that_asks_again_is_not_another(store, monkeypatch):
+    """A client repeats a request whose answer was lost."""
+    put_if = store.files.put_if
+
+    def put_twice(*request):
+        put_if(*request)
+        return put_if(*request)
+
+    monkeypatch.setattr(store.files, "put_if", put_twice)
+    tag = store.replace("file", b"first", None)
+    assert store.read_with_tag("file") == (b"first", tag)
+    tag = store.replace("file", b"second", tag)
+    assert store.read_with_tag("file") == (b"second", tag)
+
+
 def test_paths_and_addresses_are_listed_alike(store, tmp_path):
     for name in ("b.txt", "a.txt", "c.csv", "deep/d.txt"):
         path = tmp_path / "there" / name
