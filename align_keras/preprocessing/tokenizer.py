@@ -70,6 +70,12 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
                 "padding to `AlignPreprocessor`: `sequence_length`, `split` "
                 f'and `dtype="string"` are not for it. Received: {kwargs}'
             )
+        if kwargs.get("special_tokens"):
+            raise ValueError(
+                "The special tokens are those of BERT, "
+                f"{', '.join(SPECIAL_TOKENS)}: leave out `special_tokens`. "
+                f"Received: special_tokens={kwargs['special_tokens']!r}"
+            )
         if isinstance(vocabulary, os.PathLike):
             vocabulary = os.fspath(vocabulary)
         super().__init__(

@@ -150,6 +150,11 @@ def write_index(
     templates = check_templates(list(templates), "templates")
     if kind == "auto":
         kind = _kind_for(count)
+    # Before all vectors are copied.
+    if kind == "qdrant":
+        require("qdrant_client", extra="qdrant")
+    elif kind != "exact":
+        require("faiss", extra="search")
     path = local_path(output)
     _require_new(path)
     if count < 1:

@@ -107,6 +107,8 @@ class KnownTower:
             config = presets.load_config(self.path)
             config["config"].update(kwargs)
             return keras.saving.deserialize_keras_object(config)
+        if load_weights:
+            presets.check_weights(self.path)
         with presets.described(self.path, **kwargs):
             return keras_hub.models.Backbone.from_preset(
                 self.path,

@@ -266,6 +266,8 @@ def test_unknown_and_missing_parts_are_named():
         _preprocessor(image_converter=None)({"images": np.zeros((9, 9, 3))})
     with pytest.raises(ValueError, match="Received: 2"):
         _preprocessor(sequence_length=2)
+    with pytest.raises(ValueError, match=r"special_tokens=\['\[IMAGE\]'\]"):
+        AlignTokenizer(VOCABULARY, special_tokens=["[IMAGE]"])
 
 
 @keras.saving.register_keras_serializable(package="test_text_preprocessing")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_a_pair_of_two_known_towers(folder):
     converter = preprocessor.image_converter
     assert (converter.scale, converter.offset) == (1 / 99, -0.5)
     assert converter.image_size == (32, 32)
+
+
+KINDS = "image", "text"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_tower_is_refused(folder, tmp_path, kind):
+    shutil.copytree(folder / kind, tmp_path / kind)
+    weights = tmp_path / kind / "model.weights.h5"
+    contents = bytearray(weights.read_bytes())
+    contents[-100] ^= 1
+    weights.write_bytes(contents)
+    paths = {n: tmp_path / n if n == kind else folder / n for n in KINDS}
+    with pytest.raises(ValueError, match="model.weights.h5"):
+        build(None, known_towers(paths["image"], paths["text"]))
 
 
 def test_one_known_tower_in_a_preset(folder, tmp_path, capsys):
