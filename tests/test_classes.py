@@ -86,6 +86,9 @@ def export(file, tmp_path, monkeypatch, capsys):
         lambda _: SimpleNamespace(embedding_dim=3),
     )
     monkeypatch.setattr(
+        "align_keras.serving.export.require_weights", lambda preset: preset
+    )
+    monkeypatch.setattr(
         "align_keras.serving.export.export_saved_model",
         lambda *_, **settings: passed.update(settings) or {},
     )
