@@ -59,10 +59,14 @@ def ask_by_words(scenes: list[Scene]) -> list[Question]:
     found = _most_shown(pairs, HELD_OUT_PAIRS)
     if found:
         (color, shape), answers = found
-        article = "an" if color == "orange" else "a"
-        text = f"{article} {color} {shape}"
+        text = with_article(f"{color} {shape}")
         questions.append(Question("words", text, answers))
     return questions
+
+
+def with_article(words):
+    """Put `a` or `an` before words."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def ask_by_changes(scenes: list[Scene]) -> list[Question]:

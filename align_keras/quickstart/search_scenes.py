@@ -1,5 +1,6 @@
 """Search the drawn scenes by words, and by an image and words."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from align_keras.quickstart.scene_captions import COLORS
 from align_keras.quickstart.scene_captions import SHAPES
 from align_keras.quickstart.scene_queries import Question
 from align_keras.quickstart.scene_queries import ask_by_changes
+from align_keras.quickstart.scene_queries import with_article
 from align_keras.quickstart.scenes import Scene
 from align_keras.search import compose_query
 from align_keras.search import top_k
@@ -137,7 +139,8 @@ class SceneSearch:
             [thumbnail(read_pixels(image), 256) for image in self.images],
         )
         shutil.rmtree(path, ignore_errors=True)
-        labels = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]
+        things = itertools.product(COLORS, SHAPES)
+        labels = [with_article(f"{color} {shape}") for color, shape in things]
         write_index([row], len(self.images), path, model, labels=labels)
 
     def _row(self, question):
