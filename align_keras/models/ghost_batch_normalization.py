@@ -39,8 +39,7 @@ class GhostBatchNormalization(BatchNormalization):
     """
 
     def __init__(self, virtual_batch_size=16, **kwargs):
-        super().__init__(**kwargs)
-        if self.synchronized:
+        if kwargs.get("synchronized"):
             raise ValueError(
                 "The examples of a run are on one replica, so `synchronized` "
                 "must be False: use `BatchNormalization` for the statistics "
@@ -51,6 +50,7 @@ class GhostBatchNormalization(BatchNormalization):
                 "`virtual_batch_size` must be at least 1. "
                 f"Received: virtual_batch_size={virtual_batch_size}"
             )
+        super().__init__(**kwargs)
         self.virtual_batch_size = virtual_batch_size
 
     def call(self, inputs, training=None, mask=None):
