@@ -167,7 +167,7 @@ def _recipe(options):
             "learned. For the rows of the table, give `--vocabulary-size`."
         )
     if options.search:
-        _refuse_what_is_searched(options)
+        _refuse_what_is_searched(options, fields)
     elif options.limit is not None:
         raise ValueError("`--limit` belongs to `--search`: give both.")
     microbatch = fields.pop("microbatch_size", None)
@@ -184,11 +184,9 @@ def _whole(microbatch):
         ) from None
 
 
-def _refuse_what_is_searched(options):
-    from align_keras.cli.train import read_assignments
-
-    given = {"remat", "microbatch_size"} & read_assignments(options.set).keys()
-    if given or options.remat or options.batch_per_core is not None:
+def _refuse_what_is_searched(options, fields):
+    sized = "microbatch_size" in fields and options.microbatch is None
+    if sized or "remat" in fields or options.batch_per_core is not None:
         raise ValueError(
             "`--search` tries batches, with and without remat and "
             "microbatches: leave out `--batch-per-core`, `--remat`, and "

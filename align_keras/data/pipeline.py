@@ -268,10 +268,6 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
             "usable": True,
         }
 
-    with tf.device("CPU"):
-        zero = tf.constant(0, tf.int64)
-        stand_in = attempt(zero, (tf.constant(""), zero, tf.constant(stand_in)))
-
     def report(place, raw):
         skip = functools.partial(_skip, records)
         usable = tf.numpy_function(skip, raw, tf.bool)
@@ -323,18 +319,22 @@ def _reason(record):
 
 
 def _first_usable(records, converter):
-    """Return the first usable record; refuse data without one."""
+    """Return the first usable pair; refuse data without one."""
+    import keras
     import tensorflow as tf
 
     count = 0
     for path in records.paths:
         for record in read_shard(path):
             try:
-                converter.decode(tf.constant(decode_record(record)["image"]))
-                return record
+                example = decode_record(record)
+                image = converter.decode(tf.constant(example["image"]))
             except (ValueError, tf.errors.InvalidArgumentError):
                 count += 1
                 last = record
+            else:
+                image = keras.ops.convert_to_numpy(converter(image.numpy()))
+                return {"images": image, "text": example["captions"][0]}
     example = f": {': '.join(_reason(last)).lstrip(': ')}" if count else ""
     raise ValueError(
         f"None of the {count} records in `{records.source}` can be used"

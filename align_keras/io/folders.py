@@ -68,6 +68,12 @@ def require_regular(path: str | Path) -> None:
         raise OSError(errno.EINVAL, "It is not a regular file", str(path))
 
 
+def stays_inside(name: str) -> bool:
+    """Whether a relative path leads to no other place than its folder."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def read_within(
     folder: str | Path,
     name: str | Path,

@@ -19,6 +19,7 @@ from align_keras.io.file_names import glob_visible
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
+from align_keras.io.folders import stays_inside
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
@@ -484,8 +485,7 @@ def _check_files(preset, own):
     if not listed.is_file():
         return
     for name, digest in _read_checksums(listed).items():
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts:
+        if not stays_inside(name):
             raise ValueError(f"`{listed}` is damaged: it names `{name}`.")
         if own(name):
             remedy = f"if it was changed on purpose, remove {listed}"

@@ -15,6 +15,7 @@ from align_keras.embedding.similarity import as_vectors
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.folders import check_links
+from align_keras.io.folders import stays_inside
 from align_keras.io.json_files import read_json
 from align_keras.io.mirrors import reads
 from align_keras.search.columns import Column
@@ -290,11 +291,6 @@ def _are_names(value):
     )
 
 
-def _is_inside(name):
-    path = Path(name)
-    return not path.is_absolute() and ".." not in path.parts
-
-
 # The fields of `index.json`, and a check for each.
 _FIELDS: dict[str, Callable] = {
     "count": _is_count,
@@ -309,7 +305,7 @@ _FIELDS: dict[str, Callable] = {
     "sha256": lambda value: (
         isinstance(value, dict)
         and all(map(_is_string, value.values()))
-        and all(map(_is_inside, value))
+        and all(map(stays_inside, value))
     ),
 }
 # The settings of each kind of index, and a check for each.

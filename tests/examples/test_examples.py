@@ -90,13 +90,19 @@ def test_train_on_your_photos(folder, tmp_path, capsys):
     assert again == pytest.approx(metrics)
 
 
-def test_real_photographs(folder, tmp_path, data_directory, capsys):
-    """Of all sizes and kinds, with a vocabulary from their captions."""
-    main = runpy.run_path(str(EXAMPLES / "train_on_your_photos.py"))["main"]
+@pytest.fixture
+def architecture(folder, tmp_path):
+    """The preset without its weights."""
     architecture = tmp_path / "preset"
     architecture.mkdir()
     for name in ("config.json", "metadata.json"):
         shutil.copy(folder / "preset" / name, architecture)
+    return architecture
+
+
+def test_real_photographs(architecture, tmp_path, data_directory, capsys):
+    """Of all sizes and kinds, with a vocabulary from their captions."""
+    main = runpy.run_path(str(EXAMPLES / "train_on_your_photos.py"))["main"]
     options = {
         "output": tmp_path / "output",
         "preset": architecture,
@@ -115,12 +121,10 @@ def test_real_photographs(folder, tmp_path, data_directory, capsys):
     )
 
 
-def test_no_photos_are_held_out(folder, tmp_path, monkeypatch, capsys):
+def test_no_photos_are_held_out(
+    folder, architecture, tmp_path, monkeypatch, capsys
+):
     main = runpy.run_path(str(EXAMPLES / "train_on_your_photos.py"))["main"]
-    architecture = tmp_path / "preset"
-    architecture.mkdir()
-    for name in ("config.json", "metadata.json"):
-        shutil.copy(folder / "preset" / name, architecture)
     monkeypatch.setattr(AlignDualEncoder, "export", lambda model, path: None)
     options = {
         "output": tmp_path / "output",
