@@ -17,7 +17,7 @@ import tables
 import turns
 
 SIZES = {
-    "training step over pairs (96 pixels)": ("step", [8, 16, 32, 64]),
+    "two training steps over pairs (96 pixels)": ("step", [8, 16, 32, 64]),
     "text tower over tokens (32 texts)": ("tokens", [32, 64, 128, 256]),
     "image tower over images (96 pixels)": ("images", [4, 8, 16, 32, 64]),
     "retrieval over images (5 texts each)": (
@@ -25,7 +25,7 @@ SIZES = {
         [500, 1000, 2000, 4000],
     ),
     "reading over records": ("records", [500, 1000, 2000, 4000]),
-    "replicas that share 64 pairs (JAX, host devices)": (
+    "two steps of replicas that share 64 pairs (JAX, host devices)": (
         "replicas",
         [1, 2, 4, 8],
     ),
