@@ -129,7 +129,9 @@ def read_assignments(assignments, options=None):
     fields, given = {}, {}
     for name, (option, value) in (options or {}).items():
         if value is not None:
-            fields[name], given[name] = value, f"{option} {value}"
+            fields[name] = value
+            # A switch is given without a value.
+            given[name] = option if value is True else f"{option} {value}"
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:

@@ -116,9 +116,9 @@ def test_train_beside_a_plan(folder, packed, tmp_path, capsys):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(plan))
     arguments = train_arguments(folder, workdir=tmp_path / "run", plan=path)
-    arguments += ["--no-export", "--set", "steps=6", "--set", "batch_size=4"]
+    arguments += ["--no-export", "--set", "steps=6"]
     arguments += ["--set", "checkpoint_every=2"]
-    assert run(*arguments) == 0
+    assert run(*arguments, "--set", "batch_size=4") == 0
     words = r"A step took .* times the 0.2500 s planned for v5e:2x2\."
     assert re.search(words, capsys.readouterr().out)
     assert run(*arguments, "--set", "batch_size=8") == 2

@@ -165,7 +165,7 @@ def test_fields_are_assigned(plans):
         ("size in words", "must be of type int.*microbatch_size=True"),
         ("size of 0", "at least 1.*microbatch_size=0"),
         ("resolution twice", "--resolution 32, --set image_size=64"),
-        ("remat twice", "--remat True, --set remat=False"),
+        ("remat twice", "`remat` is set twice.*--remat, --set remat=false"),
         ("price", "price_per_core_hour=-1"),
         ("vocabulary", "50 tokens.*vocabulary of 60"),
         ("no vocabulary", "vocabulary_size=0"),
