@@ -248,8 +248,6 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
 
     converter = preprocessor.image_converter
 
-    # Trace it only once, although two data sets use it.
-    @tf.function(autograph=False)
     def attempt(place, raw):
         image, captions = parse_record(raw[2])
         choice = 0
@@ -262,6 +260,7 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
         else:
             images = converter(converter.decode(image))
         return {
+            "place": place,
             "images": images,
             # Without captions, this index is out of bounds and raises an error.
             "text": captions[choice],
@@ -271,24 +270,28 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
     def report(place, raw):
         skip = functools.partial(_skip, records)
         usable = tf.numpy_function(skip, raw, tf.bool)
-        return {**stand_in, "usable": tf.ensure_shape(usable, ())}
+        usable = tf.ensure_shape(usable, ())
+        return {**stand_in, "place": place, "usable": usable}
 
     # TensorFlow visits all operations of `attempt`, even in branches not
     # taken, whenever a data set of records is made. So it is fast to decode in
     # groups and to use few operations.
     def safely(places, raw):
-        records = tf.data.Dataset.from_tensor_slices((places, raw))
-        good = records.map(attempt).ignore_errors()
-        # This part runs only if a record failed, so good records never enter
-        # Python.
-        broken = records.flat_map(report_if_broken)
-        return good.concatenate(broken).take(tf.size(places, tf.int64))
+        group = tf.data.Dataset.from_tensor_slices((places, raw))
+        used = group.map(attempt).ignore_errors()
 
-    def report_if_broken(place, raw):
-        one = tf.data.Dataset.from_tensors((place, raw))
-        tried = one.map(attempt).ignore_errors()
-        tried = tried.concatenate(one.map(report)).take(1)
-        return tried.filter(lambda example: ~example["usable"])
+        def report_others(used):
+            return group.filter(
+                lambda place, raw: tf.reduce_all(used != place)
+            ).map(report)
+
+        # This part runs only if a record failed, so good records never enter
+        # Python. The group is decoded again there, to see which one it was.
+        nothing = tf.data.Dataset.from_tensors(tf.constant(-1, tf.int64))
+        used_places = nothing.concatenate(used.map(lambda e: e["place"]))
+        count = tf.size(places, tf.int64)
+        others = used_places.batch(count + 1).flat_map(report_others)
+        return used.concatenate(others).take(count)
 
     return dataset.batch(group).interleave(
         safely,

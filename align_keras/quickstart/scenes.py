@@ -34,6 +34,8 @@ from align_keras.quickstart.scene_captions import truncate
 from align_keras.quickstart.scene_images import draw_image
 
 SPLITS = ("train", "evaluation")
+# Draws of an evaluation scene, after which all are taken to be drawn already.
+_MAX_DRAWS = 10_000
 # Shares of the training captions. The rest are true but often incomplete.
 NOISE_SHARES = {"wrong": 0.08, "boilerplate": 0.05, "truncated": 0.07}
 HELD_OUT_PAIRS = frozenset(
@@ -185,9 +187,14 @@ def _plan(count, seed, split):
     seen = set()
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        scene = _sample(rng, split)
-        while split == "evaluation" and scene in seen:
-            scene = _sample(rng, split)
+        draws = (_sample(rng, split) for _ in range(_MAX_DRAWS))
+        new = (s for s in draws if split == "train" or s not in seen)
+        scene = next(new, None)
+        if scene is None:
+            raise ValueError(
+                f"Evaluation scenes all differ, and no more than {len(seen):,} "
+                f"were found. Ask for fewer. Received: count={count}"
+            )
         seen.add(scene)
         yield scene, rng
 

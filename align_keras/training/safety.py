@@ -17,12 +17,15 @@ from align_keras.training.checkpoints import describe_kept
 
 logger = logging.getLogger("align_keras")
 
+# Exit status of a process that the same command resumes: a temporary failure
+# (EX_TEMPFAIL). After status 0, a scheduler would count the run as finished.
+UNFINISHED = 75
 # Number of records that an error names; a file lists all of them.
 SHOWN = 12
 
 
 class Preemption:
-    """Turns SIGTERM into a checkpoint and an exit with status 0.
+    """Turns SIGTERM into a checkpoint and an exit with status 75.
 
     This is a context manager. If there is nothing to save, the process exits
     at once: before the first step, and while the model is evaluated.
@@ -58,7 +61,7 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
         if self._left and kind is not None and kind is not SystemExit:
             # TensorFlow replaces an exit within a traced function by an error.
-            raise SystemExit(0) from error
+            raise SystemExit(UNFINISHED) from error
 
     def _on_signal(self, number, frame):
         self.asked, again = True, self.asked
@@ -67,11 +70,11 @@ class Preemption:
             self.leave()
 
     def leave(self):
-        """Exit with status 0."""
+        """Exit with a status on which schedulers restart the run."""
         self.finish()
         logger.info("Stopped by SIGTERM. Run the same command to resume.")
         self._left = True
-        raise SystemExit(0)
+        raise SystemExit(UNFINISHED)
 
 
 class LossGuard:

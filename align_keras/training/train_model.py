@@ -96,9 +96,9 @@ def train(
     directory with its tokenizer and preprocessing. Call `train` again with
     the same arguments to resume from the newest checkpoint, as if the run had
     not been interrupted; a finished run returns at once. On SIGTERM the run
-    saves a checkpoint after the current step and exits with status 0. A step
-    whose loss is not finite ends the run with an error that names its
-    records.
+    saves a checkpoint after the current step and exits with status 75, on
+    which schedulers restart it. A step whose loss is not finite ends the run
+    with an error that names its records.
 
     Several processes may share a run, see `make_strategy`: on TensorFlow the
     workers in `TF_CONFIG`, and on JAX the processes that the environment

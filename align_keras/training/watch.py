@@ -12,9 +12,8 @@ import sys
 import threading
 import time
 
-# Exit status of a process when another one has died: a temporary failure
-# (EX_TEMPFAIL).
-LEFT_ALONE = 75
+from align_keras.training.safety import UNFINISHED
+
 # Seconds between heartbeats, and seconds without one until a process counts as
 # dead.
 BEAT, SILENCE = 5, 45
@@ -61,7 +60,9 @@ class Watch:
     def __exit__(self, kind, error, trace):
         if self._thread is None:
             return
-        well = kind is None or (kind is SystemExit and not error.code)
+        well = kind is None or (
+            kind is SystemExit and error.code in (None, 0, UNFINISHED)
+        )
         if not well and _is_of_framework(error):
             # If another process is the cause, `_watch` exits meanwhile.
             time.sleep(PATIENCE)
@@ -134,7 +135,7 @@ class Watch:
         )
         with contextlib.suppress(Exception):
             self.finish()
-        os._exit(LEFT_ALONE)
+        os._exit(UNFINISHED)
 
 
 def _own_addresses():

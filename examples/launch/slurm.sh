@@ -25,8 +25,8 @@ exec align-keras train --preset align_b7_bert_base --recipe align \
     --data "$DATA" --workdir "$WORKDIR" --vocabulary "$VOCABULARY" \
     --strategy multi-worker
 ' || status=$?
-# If a worker dies, all restart from the last checkpoint. They do not after status
-# 2, an error that is printed, such as a wrong argument or a missing file. If only
+# Status 75: a worker has died, or all were stopped by SIGTERM, and all restart
+# from the last checkpoint. They do not after status 2, an error that is printed, such as a wrong argument or a missing file. If only
 # one worker has such an error, the others end with 75: hence the limit.
 if ((${status:=0} == 0 || status == 2 || ${SLURM_RESTART_COUNT:-0} >= 20)); then
     exit "$status"

@@ -60,7 +60,7 @@ def main():
         try:
             run(strategy, "run", evaluate_and_stop)
         except SystemExit as stop:
-            assert stop.code == 0
+            assert stop.code == 75
         else:
             raise AssertionError("SIGTERM has not stopped the run")
         result = run(strategy, "run", evaluate)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from align_keras.data import pack
 from align_keras.data import read_captions
+from align_keras.quickstart import scenes
 from align_keras.quickstart.scene import Scene
 from align_keras.quickstart.scene import Thing
 from align_keras.quickstart.scene_captions import BACKGROUNDS
@@ -368,3 +369,12 @@ def test_bad_arguments_are_named():
         plan_scenes(1, split="test")
     with pytest.raises(ValueError, match="count=-1"):
         plan_scenes(-1)
+
+
+def test_more_evaluation_scenes_than_there_are_is_refused(monkeypatch):
+    drawn = plan_scenes(60)
+    monkeypatch.setattr(scenes, "_MAX_DRAWS", 1)
+    with pytest.raises(ValueError, match=r"no more than [\d,]+ .*count=5000"):
+        plan_scenes(5000, split="evaluation")
+    # Scenes of training may repeat.
+    assert plan_scenes(60) == drawn

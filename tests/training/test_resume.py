@@ -100,7 +100,7 @@ def test_the_log_has_neither_gaps_nor_duplicates(runs):
 def test_terminated_within_an_epoch(runs):
     """With no checkpoint in sight, and means that had been begun."""
     folder, ended = runs
-    assert ended["far"] == 0 and ended["terminated"] == [0, 0]
+    assert ended["far"] == 0 and ended["terminated"] == [75, 0]
     said = (folder / "terminated.txt").read_text()
     assert "Stopped by SIGTERM" in said
     step = int(said.partition("Resuming after step ")[2].partition(".")[0])
@@ -125,7 +125,7 @@ def test_killed_and_stopped_early(runs):
 
 def test_two_replicas(runs):
     folder, ended = runs
-    assert ended["pair"] == 0 and ended["killed pair"] == [KILLED, 0, 0]
+    assert ended["pair"] == 0 and ended["killed pair"] == [KILLED, 75, 0]
     said = (folder / "killed_pair.txt").read_text()
     assert said.count("Resuming after step") == 2
     ours = checkpoint(folder / "killed_pair", STEPS)

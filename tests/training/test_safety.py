@@ -22,6 +22,7 @@ from align_keras.models.snapshot import Snapshot
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.checkpoints import Checkpoints
+from align_keras.training.safety import UNFINISHED
 from align_keras.training.safety import LossGuard
 from align_keras.training.safety import Preemption
 
@@ -176,7 +177,7 @@ def test_sigterm_before_the_first_step(packed, tmp_path, capsys):
 
     with pytest.raises(SystemExit) as caught:
         run(packed, model, tmp_path)
-    assert caught.value.code == 0
+    assert caught.value.code == UNFINISHED
     assert Checkpoints(tmp_path).state() == {"step": 0}
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -227,7 +228,7 @@ def test_an_exit_that_was_replaced_by_an_error_is_one():
                 signal.raise_signal(signal.SIGTERM)
             except SystemExit:
                 raise RuntimeError("as pybind11 does") from None
-    assert caught.value.code == 0
+    assert caught.value.code == UNFINISHED
     with pytest.raises(RuntimeError, match="another"):
         with Preemption():
             raise RuntimeError("another")
