@@ -78,7 +78,7 @@ ROOT = Path(__file__).resolve().parents[2]
                     {"one_of": {"column": "a", "values": ["1"]}},
                 ]
             },
-            "`a` for a number",
+            "`a` as a number",
         ),
         ({"rules": [{"near_duplicate": {"distance": 40}}]}, "0 to 31"),
         (
@@ -220,7 +220,7 @@ def test_stages_in_a_directory_of_the_users(tmp_path):
     curate(*given, stages=mine, discard_stages=True)
     assert sorted(mine.rglob("*")) == before
     assert (mine / "lock").read_text() == "mine"
-    said = f"not in `{mine}`: they have been discarded, or lie on another"
+    said = f"not in `{mine}`: they have been discarded, or are on another"
     with pytest.raises(FileNotFoundError, match=said):
         explain(tmp_path / "out", 0)
 

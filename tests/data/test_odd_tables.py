@@ -243,7 +243,7 @@ def test_a_table_whose_name_is_not_utf8(tmp_path, photos, form):
     folder.mkdir()
     shutil.move(path, folder / f"captions.{form}")
     assert curated(folder, tmp_path / "again")[0] == TEXTS
-    with pytest.raises(ValueError, match="name in UTF-8.*caf\ufffd"):
+    with pytest.raises(ValueError, match="must be UTF-8.*caf\ufffd"):
         curate([folder], folder / "out", EVERY_ROW)
 
 
@@ -327,7 +327,7 @@ def test_texts_beside_tables_are_told(tmp_path, caplog):
     made = learn_vocabulary([tmp_path], tmp_path / "v.txt")
     assert made["texts"] == 1
     assert made["damaged_files"] == [str(tmp_path / "a.txt")]
-    assert "1 text files beside tables" in caplog.text
+    assert "1 text files next to tables" in caplog.text
     made = learn_vocabulary([f"{tmp_path}/[ab].*"], tmp_path / "v.txt")
     assert made["texts"] == 2
 
