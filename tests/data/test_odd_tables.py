@@ -393,7 +393,9 @@ def test_types_that_hold_no_captions_are_refused_alike(tmp_path, kind):
         lambda: curate([path], tmp_path / "clean", EVERY_ROW),
         lambda: list(read_texts([str(path)])),
     ):
-        with pytest.raises(ValueError, match=f"`text` .*{kind}.* no captions"):
+        with pytest.raises(
+            ValueError, match=f"`text` .*{kind}.* hold captions"
+        ):
             read()
     # Among others it is left out with its reason.
     write_table(tmp_path / "good.parquet", "parquet")
@@ -500,7 +502,9 @@ def test_a_table_that_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "folder.csv").mkdir()
     for name in ("pipe.csv", "folder.csv"):
-        with pytest.raises(FileNotFoundError, match=f"{name}` is no file, but"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{name}` is not a file but"
+        ):
             list(read_rows(tmp_path / name))
     with pytest.raises(FileNotFoundError, match="no file `.*nowhere.csv`"):
         list(read_rows(tmp_path / "nowhere.csv"))
