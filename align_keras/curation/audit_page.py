@@ -17,7 +17,7 @@ DEFECTS = {
     "invalid_utf8_fields": "other fields with bytes that are not UTF-8",
     "images_without_path": "images in the file itself, without a path",
     "without_image": "rows without anything that names an image",
-    "invalid_sizes": "sizes that are negative, zero or no whole number",
+    "invalid_sizes": "sizes that are negative, zero or not whole numbers",
     "without_size": "rows without both width and height",
     "invalid_numbers": "fields that should be numbers and are not",
     "invalid_hashes": "perceptual hashes that are not 64 bits",
@@ -67,8 +67,8 @@ def write_audit_page(audit: dict) -> str:
         "<h2>Before and after</h2>",
         '<p class="key"><i style="background:var(--gone)"></i>all pairs'
         '<i style="background:var(--kept)"></i>kept pairs, and their share '
-        "of all in per cent</p><p>A bar ends where the next begins. Rows "
-        "without the value are left out.</p>",
+        "of all pairs in per cent</p><p>Each bar ends where the next begins. "
+        "Rows without the value are left out.</p>",
         '<div class="plots">',
         *(
             audit_plots.histogram(
@@ -82,8 +82,8 @@ def write_audit_page(audit: dict) -> str:
         "</div>",
         *_scores(audit["scores"]),
         "<h2>Rules that drop the same rows</h2>",
-        "<p>Of the rows that the rule on the left drops alone, how many in a "
-        "hundred the rule above drops too.</p>",
+        "<p>Of the rows that the rule on the left drops when applied alone, "
+        "the percentage that the rule above drops too.</p>",
         scrolling(
             audit_plots.heat_map(
                 [r["name"] for r in audit["rules"]], audit["overlap"]
@@ -98,15 +98,15 @@ def write_audit_page(audit: dict) -> str:
 def _rules(audit):
     yield "<h2>What each rule drops</h2>"
     yield (
-        '<p class="key"><i style="background:var(--alone)"></i>alone, were it '
-        'the only rule<i style="background:var(--kept)"></i>in sequence, of '
-        'what the rules before it left<i style="background:var(--only)"></i>'
-        "only it, and no other rule</p>"
+        '<p class="key"><i style="background:var(--alone)"></i>alone, as if '
+        'it were the only rule<i style="background:var(--kept)"></i>in '
+        "sequence, of what the rules before it left"
+        '<i style="background:var(--only)"></i>only it, and no other rule</p>'
     )
     if audit["counted_rows"] == "remaining":
         yield (
-            "<p>Counted on remaining rows: each rule saw only what those "
-            "before it left, so all three numbers are those in sequence, and "
+            "<p>Counted on remaining rows: each rule saw only what the rules "
+            "before it left, so all three numbers are counted in sequence, and "
             "no two rules drop the same row.</p>"
         )
     yield scrolling(audit_plots.rule_bars(audit["rules"]))
@@ -186,7 +186,8 @@ def _reading(reading):
 def _examples(rules):
     yield "<h2>Examples</h2>"
     yield (
-        "<p>Rows that each rule drops, first those that no other rule does.</p>"
+        "<p>Rows that each rule drops, starting with those that no other rule "
+        "drops.</p>"
     )
     for rule in rules:
         if not rule["examples"]:

@@ -112,8 +112,8 @@ def read_entries(path: str, tokenizer: str) -> list[str]:
     ]
     if no_words:
         logger.warning(
-            "%d entries of `%s` are left out, for they have no word; the first "
-            "is %r.",
+            "%d entries of `%s` are left out because they contain no word; the "
+            "first is %r.",
             *(len(no_words), path, no_words[0]),
         )
     entries = sorted({*found} - {""})
@@ -171,7 +171,7 @@ def _table(entries, seed):
 def _only_of_its_own(parameters):
     if parameters["metadata"] and parameters["at_least"] is not None:
         raise ValueError(
-            "`at_least` chooses entries where `metadata` names none; leave "
+            "`at_least` chooses entries only when `metadata` names none; leave "
             "one of them out"
         )
 

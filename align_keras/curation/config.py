@@ -174,11 +174,12 @@ def parse_config(fields: Any, directory: str | Path = ".") -> CurationConfig:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
-                f"two rules are called `{name}`; give one another `name`."
+                f"two rules are called `{name}`; give one of them another "
+                "`name`."
             )
     if len(rules) > MAX_RULES:
         raise ValueError(
-            f"there may be {MAX_RULES} rules. Received: {len(rules)}"
+            f"there may be at most {MAX_RULES} rules. Received: {len(rules)}"
         )
     fields = {
         name: _field(name, value, Path(directory))
@@ -199,21 +200,22 @@ def _check_columns(config):
     for name in config.extra_columns:
         if name.lower() in taken:
             raise ValueError(
-                f"`extra_columns` names `{name}`, and the output has a column "
-                "of that name already; leave it out, or rename the input's."
+                f"`extra_columns` names `{name}`, but the output already has a "
+                "column of that name; leave it out, or rename the input's "
+                "column."
             )
         taken.append(name.lower())
     numbers = config.further_columns("number")
     if image in numbers:
         raise ValueError(
-            f"`image_identity` names the column `{image}`, which a rule takes "
-            "for a number; copy it under a second name in the input."
+            f"`image_identity` names the column `{image}`, which a rule reads "
+            "as a number; copy it under a second name in the input."
         )
     for name in config.further_columns("string"):
         if name in numbers:
             raise ValueError(
-                f"one rule takes the column `{name}` for a number and another "
-                "for a string; copy it under a second name in the input."
+                f"one rule reads the column `{name}` as a number and another "
+                "as a string; copy it under a second name in the input."
             )
     further = dict.fromkeys(
         (*numbers, *config.further_columns("string"), *config.extra_columns)
@@ -221,8 +223,8 @@ def _check_columns(config):
     for name in further:
         if sum(name.lower() == other.lower() for other in further) > 1:
             raise ValueError(
-                f"the column `{name}` is also named in another case; write "
-                "it as the input does each time."
+                f"the column `{name}` is also written in another case; always "
+                "write it as the input does."
             )
 
 
@@ -262,7 +264,7 @@ def _rule(entry, directory):
         entry = {entry: {}}
     if not isinstance(entry, dict) or len(entry) != 1:
         raise ValueError(
-            "an entry of `rules` must be like `shorter_side: {above: 200}`. "
+            "an entry of `rules` must look like `shorter_side: {above: 200}`. "
             f"Received: {_short(entry)}"
         )
     ((kind, given),) = entry.items()

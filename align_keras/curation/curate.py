@@ -184,7 +184,7 @@ def _complete(config, test_images, image_folder, allow_outside, scores):
     takers = [r.name for r in config.rules if "test_images" in r.parameters]
     if test_images and not takers:
         raise ValueError(
-            "No rule of the configuration takes test images; add "
+            "No rule of the configuration uses test images; add "
             "`near_duplicate` to it, or leave `--test-images` out. Its rules: "
             f"{', '.join(rule.name for rule in config.rules)}."
         )

@@ -140,8 +140,8 @@ def download(
         if not pairs:
             raise ValueError(
                 f"No row of `{kept}` has an address that may be fetched: "
-                f"{refused['reasons'] or 'there are none'}. Private ones need "
-                "`--allow-private`."
+                f"{refused['reasons'] or 'it has no rows'}. Private addresses "
+                "need `--allow-private`."
             )
         settings = {
             "pairs": f"{pairs} of digest {digest}",
@@ -252,9 +252,9 @@ def find_program(command: str | None = None) -> list[str]:
         raise FileNotFoundError(
             f"There is no program `{command}`. Install img2dataset into an "
             "environment of its own (python3 -m venv img2dataset && "
-            "img2dataset/bin/pip install img2dataset), and name "
-            "img2dataset/bin/img2dataset with `--img2dataset` or the variable "
-            "IMG2DATASET."
+            "img2dataset/bin/pip install img2dataset), and pass the path "
+            "img2dataset/bin/img2dataset with `--img2dataset` or the "
+            "environment variable IMG2DATASET."
         )
     if Path(found).name.startswith("python"):
         return [found, "-m", "img2dataset"]
@@ -343,7 +343,7 @@ def read_downloads(folder: str | Path) -> dict:
     files = [file for file in files if _shard(file) in finished]
     if not files:
         raise FileNotFoundError(
-            f"`{folder}` holds no finished shard of img2dataset."
+            f"`{folder}` holds no finished img2dataset shard."
         )
     for file in files:
         columns = ["status", "error_message"]

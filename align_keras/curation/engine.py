@@ -38,7 +38,7 @@ def parse_memory(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.I)
     if not match:
         raise ValueError(
-            f"A size of memory must be like 2GiB or 512M. Received: {text!r}"
+            f"A memory size must look like 2GiB or 512M. Received: {text!r}"
         )
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
@@ -68,7 +68,9 @@ def open_engine(
             f"`engine` must be one of {', '.join(ENGINES)}. Received: {name!r}"
         )
     if master is not None and name != "spark":
-        raise ValueError("`master` is Spark's; add `--engine spark`.")
+        raise ValueError(
+            "`master` is a setting of Spark; add `--engine spark`."
+        )
     size = parse_memory(memory) if memory else None
     if size is not None and size < MIN_MEMORY:
         raise ValueError(
@@ -146,8 +148,8 @@ class DuckDBEngine:
         """Refuse an address to which this engine cannot write."""
         if "://" in address:
             raise ValueError(
-                "DuckDB writes to local directories; use `--engine spark`, or "
-                f"another output. Received: {address}"
+                "DuckDB writes to local directories only; use `--engine "
+                f"spark`, or another output. Received: {address}"
             )
 
     def map_whole(self, function, items):
@@ -231,8 +233,8 @@ while True:
             good, answer = pickle.load(self.process.stdout)
         except (BrokenPipeError, EOFError) as error:
             raise OSError(
-                "A process that reads input files has ended; perhaps the "
-                "machine had too little memory."
+                "A process that was reading input files has ended; perhaps the "
+                "machine ran out of memory."
             ) from error
         if not good:
             name, trace, expected = answer
@@ -299,10 +301,11 @@ class SparkEngine:
         except Exception as error:
             reason = str(error).strip().split("\n")[1:2] or [str(error)]
             raise ValueError(
-                f"This Spark cannot write to `{address}`: {reason[0]}. Give it "
-                "the connector of that store, such as hadoop-aws for s3a://, "
+                f"This Spark cannot write to `{address}`: {reason[0]}. Add "
+                "the connector for that store, such as hadoop-aws for s3a://, "
                 "and its settings, or choose another output. With `--master "
-                "local[8]`, this machine copies it there without one."
+                "local[8]`, this machine copies the output there without a "
+                "connector."
             ) from error
 
     def _address(self, address):

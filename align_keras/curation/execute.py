@@ -221,8 +221,8 @@ def _check_extra_columns(config, columns):
     for name in config.extra_columns:
         if input_column(name) not in columns:
             raise ValueError(
-                f"`extra_columns` names `{name}`, which no input has; correct "
-                "it as the input writes it, or leave it out."
+                f"`extra_columns` names `{name}`, which no input has; write it "
+                "as the input does, or leave it out."
             )
 
 
@@ -278,14 +278,14 @@ def _remedy(name):
     leave = "set `optional: true` for the rule"
     if name == "score":
         return (
-            ": name directories that `align-keras score` wrote under `scores` "
-            f"or with `--scores`; or {leave}"
+            ": under `scores` or with `--scores`, name directories that "
+            f"`align-keras score` wrote; or {leave}"
         )
     if name in ("width", "height", "phash"):
         # Typical for pairs from the web whose images are not downloaded yet.
         return (
             ": name it under `columns`; or measure local images with "
-            f"`--images DIR`; or {leave}, or take `--config web_text` until "
+            f"`--images DIR`; or {leave}, or use `--config web_text` until "
             "the images are downloaded"
         )
     return f": correct its name, or {leave}"

@@ -62,7 +62,8 @@ def read_manifest(target):
         "manifest.json",
         _MANIFEST,
         "manifest of curated rows",
-        "Remove what lies with it, and run `align-keras curate` again.",
+        "Remove it and the files next to it, and run `align-keras curate` "
+        "again.",
     )
 
 
@@ -94,7 +95,7 @@ class _Result:
         if notes is None:
             raise FileNotFoundError(
                 "The intermediate tables of this result are not in "
-                f"`{self.stages.root}`: they have been discarded, or lie on "
+                f"`{self.stages.root}`: they have been discarded, or are on "
                 "another machine. Explain it there, or run `align-keras "
                 "curate` again without `--discard-stages`."
             )

@@ -235,7 +235,7 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
     schema = rows_schema(task.numbers, task.strings, task.scored)
     names, found = choose_columns(task.path, task.columns)
     if names and found["text"] is None:
-        raise ValueError(f"no column of texts among {', '.join(names)}")
+        raise ValueError(f"no text column among {', '.join(names)}")
     further = {*task.numbers, *task.strings} & set(names)
     wanted = {**dict.fromkeys(further, ()), **usual_names(found, task.columns)}
     with parquet.ParquetWriter(target, schema, compression="snappy") as writer:
@@ -264,8 +264,8 @@ def ingest_file(task: IngestTask, target) -> tuple[dict, list[str]]:
         and 0 < counts["rows"] == counts["images_without_path"]
     ):
         raise ValueError(
-            f"the column `{found['url']}` holds images without a path, by "
-            "which rows could be told apart: name another column under "
+            f"the column `{found['url']}` holds images without paths that "
+            "could tell rows apart: name another column under "
             "`columns`, as in `url: name`, or as `image_identity`"
         )
     columns = [role for role, name in found.items() if name]

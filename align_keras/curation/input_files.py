@@ -35,14 +35,14 @@ from align_keras.io.text import clean_text
 _ARCHIVES = (".warc", ".wat")
 _SUFFIXES = (*BATCH_READERS, *_ARCHIVES)
 _NOT_READ = (
-    "archives, records and files of this compression are not read here; "
+    "an archive, a file of records, or a compression that is not read here; "
     "unpack it, or write its captions as a table"
 )
 _UNDERSCORE = (
-    "a name that begins with an underscore is one of those that engines write "
-    "beside their data; give it alone, or rename it"
+    "a name that begins with an underscore, as in the files that engines write "
+    "next to their data; give it on its own, or rename it"
 )
-_FOLDER = "a folder among the files of a glob; give it alone"
+_FOLDER = "a folder among the files of a glob; give it on its own"
 
 
 def find_inputs(
@@ -112,7 +112,7 @@ def _find(pattern, texts):
         beside = [f for f in inside if texts and is_text(f)]
         beside = [f for f in beside if not is_junk(names[f])]
         if beside and tables:
-            told = f"{len(beside)} text files beside tables are not read; "
+            told = f"{len(beside)} text files next to tables are not read; "
             rest[beside[0]] = told + "give them as a glob"
         return tables or beside, rest
     found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))

@@ -103,7 +103,7 @@ def unusable(rows):
 
 def _first_of_id(evidence, row):
     first = evidence.first(row, "id_key")
-    return f"the id {row['id']} came before, in row {first}"
+    return f"the id {row['id']} already occurred in row {first}"
 
 
 @rule(always=True, why=_first_of_id)

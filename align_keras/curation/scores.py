@@ -108,7 +108,7 @@ def find_scores(paths: str | Path | Iterable) -> dict[str, list[dict]]:
         manifest = check_manifest(directory / MANIFEST)
         if "block_size" not in manifest["arguments"]:
             raise ValueError(
-                f"`{directory / MANIFEST}` is not one of scores: give a "
+                f"`{directory / MANIFEST}` is not a manifest of scores: give a "
                 "directory that `align-keras score` wrote."
             )
         files = models.setdefault(manifest["arguments"]["fingerprint"], [])
@@ -116,7 +116,7 @@ def find_scores(paths: str | Path | Iterable) -> dict[str, list[dict]]:
             file = resolve_within(directory, shard["file"], None)
             if "sha256" not in shard:
                 raise ValueError(
-                    f"`{directory / MANIFEST}` has no sha256 of the file "
+                    f"`{directory / MANIFEST}` has no sha256 for the file "
                     f"`{shard['file']}`: score the pairs again."
                 )
             known = {name: shard[name] for name in ("sha256", "records")}
@@ -192,9 +192,9 @@ def _check_names(models, rows_key, stages):
     both = (rows[0]["url"], rows[0]["text"]), _first(batch)
     names = [f"`{name}`: {text[:60]!r}" for name, text in both]
     raise ValueError(
-        "No row of the input has a score, for which image and text must be "
-        f"called alike in both. The first row is {names[0]}; the first score "
-        f"is of {names[1]}."
+        "No row of the input has a score: the image name and the text must "
+        f"match in both. The first row is {names[0]}; the first score is for "
+        f"{names[1]}."
     )
 
 
@@ -221,13 +221,14 @@ def _copy(stages, files, directory):
 def _check_scores(path, batch, schema):
     if not batch.schema.equals(schema):
         raise ValueError(
-            f"`{path}` has not the columns `pair_key` and `score` of scores: "
-            "score the pairs again."
+            f"`{path}` does not have the columns `pair_key` and `score` of "
+            "scores: score the pairs again."
         )
     if not np.isfinite(batch["score"].to_numpy(zero_copy_only=False)).all():
         raise ValueError(
             f"`{path}` holds scores that are not finite numbers: its model "
-            "gives vectors that are none, so leave it out of `scores`."
+            "produces vectors that are not finite, so leave it out of "
+            "`scores`."
         )
 
 
@@ -250,8 +251,8 @@ def _combined(tables, stages):
         deviation = math.sqrt(spread) / max(count, 1) / SCALE
         if not deviation:
             raise ValueError(
-                "Scores of a model that are all equal cannot be combined with "
-                "those of others; leave that model out of `scores`."
+                "The scores of a model cannot be combined with those of others "
+                "if they are all equal; leave that model out of `scores`."
             )
         mean = total / count / SCALE
         score = (table.score.cast("float64") - mean) / deviation

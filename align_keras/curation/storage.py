@@ -47,8 +47,8 @@ class Storage:
         self.store = self.lease = None
         if clean_text(self.root) != self.root:
             raise ValueError(
-                "Output and stages need a name in UTF-8, which the engines can "
-                f"open. Received: {clean_text(self.root)!r}"
+                "The paths of output and stages must be UTF-8, so that the "
+                f"engines can open them. Received: {clean_text(self.root)!r}"
             )
         if self.local:
             self.root = os.path.abspath(self.root)
@@ -138,7 +138,7 @@ class Storage:
             value = parse_json(text.decode())
         except ValueError as error:
             raise ValueError(
-                f"`{address}` is no {what}, or damaged: {error}. {remedy}"
+                f"`{address}` is not a valid {what}: {error}. {remedy}"
             ) from None
         check_form(value, form, address, what, remedy)
         return value

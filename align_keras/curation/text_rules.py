@@ -133,7 +133,7 @@ def rare_words(rows, *, at_least: Count, stage):
 def _repeated_tokens_of(evidence, row):
     tokens = row["tokens"].split()
     again = len(tokens) - len(set(tokens))
-    return f"{again} of {len(tokens)} unigrams came before"
+    return f"{again} of {len(tokens)} unigrams are repeats"
 
 
 @rule("tokens", why=_repeated_tokens_of)

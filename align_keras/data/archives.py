@@ -108,7 +108,7 @@ def read_members(
             # `tarfile` would keep the headers of all files.
             vars(tar)["members"] = []
         if not header.ended:
-            raise tarfile.ReadError("it is cut off, so that files may be lost")
+            raise tarfile.ReadError("it is cut off, so files may be missing")
         _check_end(tar)
 
 
@@ -144,8 +144,8 @@ def _check_end(tar):
     while rest := tar.fileobj.read(tarfile.RECORDSIZE):
         if any(rest):
             raise tarfile.ReadError(
-                "something follows its end, perhaps another archive that was "
-                "joined to it, and is not read; unpack it with "
+                "data that is not read follows its end, perhaps another "
+                "archive that was appended to it; unpack it with "
                 "`tar --ignore-zeros`"
             )
 

@@ -78,8 +78,8 @@ def find_caption_file(
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ValueError(
-            f"`{folder}` holds several caption files, {names}: leave one, or "
-            "give it with `--captions`."
+            f"`{folder}` holds several caption files, {names}: keep only one, "
+            "or give one with `--captions`."
         )
     return found[0] if found else None
 

@@ -273,14 +273,14 @@ def _real(folder, name):
 def _why(found, path, name, folder, allow_outside):
     """Return why a file of a source was not read, and what to do."""
     if os.path.isdir(path) and not folder:
-        return "folder among files", "give it alone"
+        return "folder among files", "give it on its own"
     if os.path.isdir(path) or not os.path.exists(path):
         return why_closed(folder, name, allow_outside)
     if is_image(name):
         if found.kind == "folder":
             raise RuntimeError(
                 f"The image `{path}` was neither read nor counted. Please "
-                "report this as an error of align_keras."
+                "report this as a bug in align_keras."
             )
         listed = found.kind == "listed"
         return NOT_LISTED if listed else _BESIDE[found.kind], None
@@ -294,7 +294,7 @@ def _why(found, path, name, folder, allow_outside):
         return PACKED, "unpack it, and give the folder"
     if folder and os.path.dirname(name):
         return WITHIN, f"give `{os.path.dirname(path)}`"
-    return _BESIDE[found.kind], f"give `{path}` alone"
+    return _BESIDE[found.kind], f"give `{path}` on its own"
 
 
 def _may_hold_images(path):

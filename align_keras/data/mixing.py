@@ -94,10 +94,10 @@ def describe_order(source):
     folder = os.path.dirname(records.paths[0])
     return (
         f"In `{folder}`, captions of neighbouring records share "
-        f"{np.mean(near):.0%} of their words, and of records far apart "
-        f"{np.mean(far):.0%}: the records are sorted, so that a batch holds "
-        "more of one kind than chance would; `align-keras pack` writes them, "
-        "or what they were made of, in random order."
+        f"{np.mean(near):.0%} of their words, and those of records far apart "
+        f"{np.mean(far):.0%}: the records are sorted, so a batch holds more of "
+        "one kind than it would by chance; `align-keras pack` writes them, or "
+        "the data they were made from, in random order."
     )
 
 

@@ -149,8 +149,8 @@ def open_source(
     has_table = found.kind in ("listed", "table")
     if not has_table and (hold_out or any(columns.values())):
         raise ValueError(
-            "`split`, `image_column`, `caption_column` and `hold_out` speak "
-            "of a caption file; give one with `captions`."
+            "`split`, `image_column`, `caption_column` and `hold_out` apply "
+            "to a caption file; give one with `captions`."
         )
     if found.kind == "listed":
         listed = _read_listed(captions, columns, holds, tally, part)

@@ -158,7 +158,7 @@ class RecordOrder:
             raise ValueError(
                 f"`{file}` should hold {self._count_of[file]} records. "
                 f"Received: {len(offsets) - 1} records. Pack it again, "
-                "or remove the outdated manifest or index beside it."
+                "or remove the outdated manifest or index next to it."
             )
         return np.append(offsets[: -1 : self.piece], offsets[-1])
 

@@ -182,15 +182,17 @@ def pack(
     part = Part.of(part)
     if hold_out:
         raise ValueError(
-            "`hold_out` chooses among all images, which no part sees: pack "
-            "what is to measure on from a caption file of its own. Received: "
+            "`hold_out` chooses among all images, and no part sees all of "
+            "them: pack the images to measure on from a caption file of their "
+            "own. Received: "
             f"hold_out={hold_out}, part={part.number}/{part.count}"
         )
     others = other_divisions(output, part.count)
     if others:
         raise FileExistsError(
-            f"`{output}` holds `{others[0]}`, of another number of parts than "
-            f"{part.count}; choose another directory or remove it."
+            f"`{output}` holds `{others[0]}`, which belongs to another number "
+            f"of parts than {part.count}; choose another directory or remove "
+            "it."
         )
     own = f"{Store(output)}/" if is_store(output) else f"{output}{os.sep}"
     manifest = _pack(**arguments, output=own + part.folder, part=part)
@@ -323,17 +325,22 @@ def _what_else(source):
             kinds = (is_archive, is_records, is_parquet)
             if "/" in name and any(kind(name) for kind in kinds):
                 place = os.path.join(source, os.path.dirname(name))
-                return f" There are images or records in `{place}`: give that."
+                return (
+                    f" There are images or records in `{place}`: give that "
+                    "folder."
+                )
     for name in names:
         if "/" not in name and Path(name).suffix.lower() in ROW_READERS:
             table = os.path.join(source, name)
-            return f" If `{table}` has them, give `--captions`."
+            return (
+                f" If `{table}` holds the captions, give it with `--captions`."
+            )
     for name in names:
         if "/" not in name and name.lower().startswith("captions."):
             table = os.path.join(source, name)
             return (
-                f" If `{table}` is a table of them, call it by its form: "
-                f"{', '.join(sorted(ROW_READERS))}."
+                f" If `{table}` is a table of captions, give it the suffix of "
+                f"its format: {', '.join(sorted(ROW_READERS))}."
             )
     return ""
 

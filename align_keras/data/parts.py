@@ -54,8 +54,8 @@ class Part:
             number, count = 0, 0
         if not 1 <= number <= count:
             raise ValueError(
-                "`part` must be the number of a part, from 1, and how many "
-                f"there are, such as 3/64. Received: {value!r}"
+                "`part` must be the number of a part, from 1, and the number "
+                f"of parts, such as 3/64. Received: {value!r}"
             )
         return cls(number, count)
 
@@ -207,8 +207,8 @@ def read_manifest(path):
             "skipped_reasons": {"*": is_count},
         },
         "manifest of packed records",
-        "Remove it and what it lies among, and pack again, or choose another "
-        "directory.",
+        "Remove it and the files next to it, and pack again, or choose "
+        "another directory.",
     )
 
 
@@ -242,7 +242,7 @@ def describe_missing(missing, count):
         shown += f" and {len(missing) - SHOWN} more"
     return (
         f"{count - len(missing)} of {count} parts are packed. The manifest "
-        f"follows when all are; missing: {shown}."
+        f"is written when all are; missing: {shown}."
     )
 
 
@@ -281,5 +281,5 @@ def shards_of_parts(folder, manifest):
     ]
     raise FileNotFoundError(
         f"`{clean_text(str(folder))}` holds a data set that is packed in "
-        f"parts, and is not whole. {describe_missing(missing, count)}"
+        f"parts, and is not complete. {describe_missing(missing, count)}"
     )

@@ -219,7 +219,7 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
     counts = {path: count for path, count in counts.items() if count}
     if records.total < part[1]:
         raise ValueError(
-            f"`{records.source}` holds {records.total} records, of which each "
+            f"`{records.source}` holds {records.total} records, but each "
             "input worker needs at least one of its own. Train on more "
             f"records or with fewer workers. Received: shard_count={part[1]}"
         )
@@ -231,7 +231,7 @@ def _order(records, seed, shuffle_buffer, part, language_exponent):
     if len(set(languages.values())) < 2:
         raise ValueError(
             "`language_exponent` weighs languages, and a language is a folder "
-            f"of records: all of `{records.source}` lie in one. Give a glob "
+            f"of records: all of `{records.source}` are in one. Give a glob "
             "such as packed/*/*.tfrecord, or leave the field out."
         )
     return BalancedOrder(
@@ -317,8 +317,8 @@ def _reason(record):
     try:
         decode_with_pillow(example["image"])
     except ValueError as error:
-        return example["key"], f"the image does not decode: {error}"
-    return example["key"], "TensorFlow does not decode this kind of image"
+        return example["key"], f"the image cannot be decoded: {error}"
+    return example["key"], "TensorFlow cannot decode this kind of image"
 
 
 def _first_usable(records, converter):

@@ -236,7 +236,7 @@ def _find(pattern, allow_outside):
         check_member(pattern, path, allow_outside)
         if clean_text(path) != path:
             raise ValueError(
-                "TensorFlow reads no records from a path that is not UTF-8; "
+                "TensorFlow cannot read records from a path that is not UTF-8; "
                 f"rename `{clean_text(path)}`."
             )
     return sorted(paths)

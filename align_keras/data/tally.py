@@ -73,5 +73,5 @@ class Tally:
             raise RuntimeError(
                 f"Of {self.seen} images that the source holds, {used} were "
                 f"used and {left_out} left out for a reason, which does not "
-                "add up. Please report this as an error of align_keras."
+                "add up. Please report this as a bug in align_keras."
             )

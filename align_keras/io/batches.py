@@ -142,7 +142,7 @@ def _read_delimited(path, wanted, text):
         rows = split(open_text(stream, "surrogateescape"))
         names = next(rows, None)
         if not names or not isinstance(names, list):
-            raise ValueError(f"The table `{path}` has no line of columns.")
+            raise ValueError(f"The table `{path}` has no header line.")
         check_distinct(path, names)
         places = {n: i for i, n in enumerate(names) if n in (wanted or names)}
         taken, size, bad, astray = [], 0, 0, False

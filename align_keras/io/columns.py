@@ -78,8 +78,8 @@ def check_distinct(path, names: Sequence[str]):
     twice = [name for name in names if name.strip() and names.count(name) > 1]
     if twice:
         raise UnfitColumn(
-            f"The table `{path}` has several columns of the name `{twice[0]}`: "
-            "give each its own."
+            f"The table `{path}` has several columns named `{twice[0]}`: give "
+            "each its own name."
         )
 
 
@@ -122,9 +122,10 @@ def check_type(path, name: str, kind, fits: bool, what: str):
     """
     if not fits:
         raise UnfitColumn(
-            f"The column `{name}` of `{path}` has the type {kind}, which holds "
-            f"no {what}. Paths and captions are strings or binary, captions "
-            "also lists of those; images are binary or struct<bytes, path>."
+            f"The column `{name}` of `{path}` has the type {kind}, which "
+            f"cannot hold {what}. Paths and captions are strings or binary, "
+            "captions also lists of these; images are binary or struct<bytes, "
+            "path>."
         )
 
 

@@ -110,15 +110,15 @@ _RECORDS = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?", re.IGNORECASE)
 # Suffixes of files that are not TFRecord files, and what to do with each.
 _OTHERS = {
     (".zip", ".rar", ".7z", ".z", ".lzma", *_COMPRESSIONS): (
-        "an archive that is not read: unpack it, and give the folder"
+        "an archive of a kind that is not read: unpack it, and give the folder"
     ),
-    (".arrow",): "a table that is not read: write it as Parquet",
+    (".arrow",): "a table of a kind that is not read: write it as Parquet",
     (".csv", ".tsv", ".jsonl", ".ndjson", ".json"): (
         "a table: give the folder of its images; the table is found there if "
-        "it is called `captions`, or is given with `--captions`"
+        "it is called `captions`; otherwise give it with `--captions`"
     ),
     tuple(sorted(_ANY_IMAGE)): "one image: give the folder that holds it",
-    (".txt",): "a text: give the folder of the image that it belongs to",
+    (".txt",): "a text file: give the folder of the image that it belongs to",
 }
 # Files that operating systems and file servers leave among those of the user.
 # Other such names begin with a dot.

@@ -120,7 +120,7 @@ def resolve_within(
     option = "" if allow_outside is None else ", or give `--allow-outside`"
     raise OutsideFolder(
         f"`{path}` leads out of `{folder}`, to `{found}`: copy the file into "
-        f"the folder{option}, if you mean it."
+        f"the folder{option}, if this is intended."
     )
 
 

@@ -224,8 +224,9 @@ def _check_range(image, contents):
         apart = image.tag_v2.get(_PLANES) == _SEPARATE and len(bits) > 1
         if apart and (max(bits) > 8 or image.mode == "LA"):
             raise UnknownRange(
-                "its samples lie in separate planes, of more than 8 bits or "
-                "gray with alpha, which Pillow misreads; interleave them"
+                "its samples are stored in separate planes, with more than 8 "
+                "bits or as gray with alpha, which Pillow misreads; interleave "
+                "them"
             )
         kinds = image.tag_v2.get(_SAMPLE_FORMAT, ())
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
@@ -234,8 +235,8 @@ def _check_range(image, contents):
         signed = has_signed_samples(contents)
     if wide or signed or image.mode == "F":
         raise UnknownRange(
-            "its pixels are floats, signed or of 32 bits, so that nothing "
-            "tells what is white; convert it to unsigned 8 or 16 bits"
+            "its pixels are floats, signed or of 32 bits, so it is unclear "
+            "which value is white; convert it to unsigned 8 or 16 bits"
         )
 
 

@@ -122,9 +122,7 @@ def check_form(
     """
     told = unfit_field(value, form)
     if told is not None:
-        raise ValueError(
-            f"`{path}` is no {what}, or damaged: it {told}. {remedy}"
-        )
+        raise ValueError(f"`{path}` is not a valid {what}: it {told}. {remedy}")
 
 
 def unfit_field(value: Any, form: Any, name: str = "") -> str | None:

@@ -25,6 +25,6 @@ def kept_folder(path: str | Path) -> Path | None:
     if not (output / "manifest.json").is_file():
         raise FileNotFoundError(
             f"`{output}` has no manifest.json, so the run that writes it has "
-            "not ended; run `align-keras curate` again."
+            "not finished; run `align-keras curate` again."
         )
     return output / "kept"

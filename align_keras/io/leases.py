@@ -73,7 +73,9 @@ class Lease:
         same = ("host", "process_ids")
         if all(holder.get(n) == self._signature[n] for n in same):
             return not _runs(holder)
-        logger.info("Watching whether `%s` is still written to.", self.store)
+        logger.info(
+            "Checking whether another process still writes to `%s`.", self.store
+        )
         for _ in range(FREE):
             time.sleep(1)
             if self.store.read_with_tag(LOCK_NAME)[1] != tag:
@@ -91,7 +93,7 @@ class Lease:
 
     def _refusal(self, contents):
         return BlockingIOError(
-            f"Another process writes to `{self.store}`"
+            f"Another process is writing to `{self.store}`"
             f"{describe_holder(read_holder(contents))}. Wait until it ends, or "
             "choose another directory."
         )
@@ -121,9 +123,9 @@ class Lease:
         if late or self._lost.is_set():
             raise BlockingIOError(
                 f"`{self.store}` was taken by another process, or could not "
-                f"be reached for {FREE} seconds, while this one wrote to it, "
-                "which therefore ends. Start again when nothing else writes "
-                "there."
+                f"be reached for {FREE} seconds, while this process was "
+                "writing to it. This process therefore ends. Start it again "
+                "when nothing else writes there."
             )
 
     def release(self) -> None:

@@ -120,7 +120,7 @@ class _Lock:
                 attempts += 1
                 if attempts == _ATTEMPTS:
                     message = (
-                        f"Another process writes to `{self.directory}`"
+                        f"Another process is writing to `{self.directory}`"
                         f"{_holder(file)}. Wait until it ends, or choose "
                         "another place."
                     )
@@ -141,8 +141,8 @@ class _Lock:
             holder = _holder(file)
         raise BlockingIOError(
             f"`{self.directory}` was removed, or taken by another process"
-            f"{holder}, while this one wrote to it, which therefore ends. "
-            "Start again when nothing else writes there."
+            f"{holder}, while this process was writing to it. This process "
+            "therefore ends. Start it again when nothing else writes there."
         )
 
     def release(self):
@@ -176,8 +176,8 @@ def _flock(file):
         if error.errno not in _UNSUPPORTED:
             raise
         logger.warning(
-            "`%s` lies where no file can be locked: see to it that no two "
-            "processes write there at once.",
+            "Files in `%s` cannot be locked: make sure that no two processes "
+            "write there at once.",
             os.path.dirname(file.name),
         )
 

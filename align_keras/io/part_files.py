@@ -26,6 +26,6 @@ def check_manifest(path: str | Path) -> dict:
         path,
         {"arguments": {"fingerprint": str}, "shards": [SHARD, ...]},
         "manifest of vectors or scores",
-        "Give another directory, or remove the file and run the command that "
-        "wrote it again.",
+        "Choose another directory, or remove the file and rerun the command "
+        "that wrote it.",
     )

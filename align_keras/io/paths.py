@@ -24,8 +24,8 @@ def local_path(path: str | Path) -> Path:
     if found:
         rest = os.fspath(path)[found.end() :].lstrip("/")
         raise ValueError(
-            f"`{found.group()}/{rest}` is an address, and only local paths "
-            "are written to here. Write to a local disk or a mounted bucket, "
-            "and copy what is there with the tools of the store."
+            f"`{found.group()}/{rest}` is an address, but only local paths "
+            "can be written to here. Write to a local disk or a mounted "
+            "bucket, and copy the files with the tools of the store."
         )
     return Path(path)

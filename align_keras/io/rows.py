@@ -88,7 +88,7 @@ def read_rows(
     if not path.is_file():
         if path.exists():
             raise FileNotFoundError(
-                f"`{path}` is no file, but a folder, a pipe or a device."
+                f"`{path}` is not a file but a folder, a pipe or a device."
             )
         raise FileNotFoundError(f"There is no file `{path}`.")
     reader = ROW_READERS.get(suffix or path.suffix.lower())
@@ -135,7 +135,7 @@ def read_table(
                 )
         found.append(row)
     if not found:
-        raise ValueError(f"The table `{path}` has no row.")
+        raise ValueError(f"The table `{path}` has no rows.")
     return found
 
 
@@ -191,7 +191,7 @@ def _with_names(path, rows):
     # The header may follow empty lines.
     names = next(filter(None, rows), [])
     if not isinstance(names, list):
-        raise ValueError(f"The line of columns of `{path}` is no such: {names}")
+        raise ValueError(f"The header line of `{path}` cannot be read: {names}")
     check_distinct(path, names)
     for row in rows:
         if isinstance(row, csv.Error):
@@ -325,8 +325,8 @@ def read_json_rows(
     if len(contents) > MAX_FILE_BYTES:
         raise ValueError(
             f"The table `{path}` has more than {MAX_FILE_BYTES} bytes of JSON, "
-            "which is read as a whole: write an object on each line, and call "
-            "it `.jsonl`."
+            "which is read as a whole: write one object on each line, and use "
+            "the suffix `.jsonl`."
         )
     text = decode_text(contents, "strict")
     try:

@@ -203,7 +203,9 @@ class Store:
                     return contents, tag
             except FileNotFoundError:
                 return None, None
-        raise StaleWriter(f"`{self.address}/{name}` changes while it is read.")
+        raise StaleWriter(
+            f"`{self.address}/{name}` keeps changing while it is read."
+        )
 
     def replace(self, name: str, contents: bytes, tag: Any) -> Any:
         """Write a file, unless another process changed it since it was read.
@@ -229,7 +231,7 @@ class Store:
                 return tag
             raise StaleWriter(
                 f"Another process has written `{self.address}/{name}` in the "
-                "meantime. What is there was left as it is."
+                "meantime. That file was left as it is."
             ) from None
 
 

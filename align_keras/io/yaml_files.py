@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(
                 None,
                 None,
-                f"nested more than {MAX_DEPTH} deep",
+                f"nested more than {MAX_DEPTH} levels deep",
                 self.peek_event().start_mark,
             )
         node = super().compose_node(parent, index)

@@ -162,7 +162,7 @@ def test_the_second_writer_is_told_of_the_first(
         for line in capsys.readouterr().err.splitlines()
         if line.startswith("align-keras: error: ")
     ]
-    assert f"Another process writes to `{tmp_path / 'out'}`" in line
+    assert f"Another process is writing to `{tmp_path / 'out'}`" in line
     assert f"process {holder.pid} on {os.uname().nodename}, since 2" in line
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -175,7 +175,7 @@ def test_the_second_writer_of_a_file_is_told_of_the_first(
     holder = hold("beside", file)
     assert main(words(inputs, FILES[name], FILE=file)) == 2
     said = capsys.readouterr().err
-    assert f"Another process writes to `{file}`: process {holder.pid} " in said
+    assert f"process is writing to `{file}`: process {holder.pid} " in said
     assert not file.exists()
 
 

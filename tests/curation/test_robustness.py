@@ -128,7 +128,7 @@ def test_damaged_files_are_left_out_and_named(tmp_path, caplog):
         "other.parquet",
     ]
     assert all(entry["reason"] for entry in damaged)
-    assert "no column of texts" in damaged[-1]["reason"]
+    assert "no text column" in damaged[-1]["reason"]
     assert "cut.parquet" in caplog.text
     assert "cut.parquet" in (output / "audit.html").read_text("utf-8")
     for name in ("a", "z"):

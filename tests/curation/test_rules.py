@@ -309,7 +309,7 @@ def test_counting_what_earlier_rules_left(crawl, tmp_path):
     # The setting matters to these rows.
     assert early
     page = (tmp_path / "out" / "audit.html").read_text("utf-8")
-    assert "all three numbers are those in sequence" in page
+    assert "all three numbers are counted in sequence" in page
 
 
 def test_explain_names_rule_and_evidence(crawl, result, expected):

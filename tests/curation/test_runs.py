@@ -78,7 +78,7 @@ ROOT = Path(__file__).resolve().parents[2]
                     {"one_of": {"column": "a", "values": ["1"]}},
                 ]
             },
-            "`a` for a number",
+            "`a` as a number",
         ),
         ({"rules": [{"near_duplicate": {"distance": 40}}]}, "0 to 31"),
         (
@@ -220,7 +220,7 @@ def test_stages_in_a_directory_of_the_users(tmp_path):
     curate(*given, stages=mine, discard_stages=True)
     assert sorted(mine.rglob("*")) == before
     assert (mine / "lock").read_text() == "mine"
-    said = f"not in `{mine}`: they have been discarded, or lie on another"
+    said = f"not in `{mine}`: they have been discarded, or are on another"
     with pytest.raises(FileNotFoundError, match=said):
         explain(tmp_path / "out", 0)
 
@@ -232,7 +232,7 @@ def test_stages_of_a_finished_run_are_discarded(tmp_path):
     curate(*given)
     stages = tmp_path / "out" / ".stages"
     with Storage(stages).lock():
-        with pytest.raises(BlockingIOError, match="Another process writes"):
+        with pytest.raises(BlockingIOError, match="Another process is writing"):
             curate(*given, discard_stages=True)
         assert list(stages.glob("rows-*.json"))
     for _ in range(2):
@@ -335,9 +335,9 @@ def test_killed_run_leaves_no_result_and_goes_on(tmp_path):
         found = [p for p in output.rglob("*") if p.suffix == ".parquet"]
         if victim == "manifest.json":
             # All is there, but nothing takes it for a result.
-            with pytest.raises(FileNotFoundError, match="has not ended"):
+            with pytest.raises(FileNotFoundError, match="has not finished"):
                 learn_vocabulary([output], tmp_path / "v.txt")
-            with pytest.raises(FileNotFoundError, match="has not ended"):
+            with pytest.raises(FileNotFoundError, match="has not finished"):
                 download(output / "kept", tmp_path / "got", sys.executable)
         else:
             assert found == []
@@ -430,7 +430,9 @@ def test_second_run_at_once_is_refused(tmp_path, held):
 def test_whoever_has_lost_a_store_commits_nothing_there():
     storage = Storage("memory://curated/out")
     with storage.lock():
-        with pytest.raises(BlockingIOError, match="Another process writes to"):
+        with pytest.raises(
+            BlockingIOError, match="Another process is writing to"
+        ):
             Storage("memory://curated/out").lock().__enter__()
         storage.write_json("stage.json", {})
         storage.lease._lost.set()

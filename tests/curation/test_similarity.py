@@ -322,7 +322,7 @@ def test_kept_rows_have_the_scores_of_their_run(pairs):
         ({"rules": [], "scores": 3}, "`scores` must be of type str"),
         (
             {"rules": [], "scores": "s", "extra_columns": ["score"]},
-            "output has a column of that name already",
+            "output already has a column of that name",
         ),
     ],
 )
@@ -363,7 +363,7 @@ def test_scores_without_checksums_are_refused(pairs):
     del manifest["shards"][0]["sha256"]
     manifest["shards"] *= 2
     path.write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="manifest.json` has no sha256 of"):
+    with pytest.raises(ValueError, match="manifest.json` has no sha256 for"):
         run(folder, {"at_least": 0.3})
 
 
@@ -385,7 +385,7 @@ def test_scores_of_other_names_are_refused(pairs):
     with pytest.raises(ValueError) as error:
         run(folder, {"keep_share": 0.5}, scores=["other"])
     assert f"The first row is `{rows[0]['url']}`" in str(error.value)
-    assert f"first score is of `a/{scores[0][0]}`" in str(error.value)
+    assert f"first score is for `a/{scores[0][0]}`" in str(error.value)
     assert not (folder / "out" / "manifest.json").exists()
     # One is enough.
     write_scores(folder / "one", [(rows[3]["url"], rows[3]["text"], 0.5)], "n")

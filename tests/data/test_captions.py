@@ -185,9 +185,9 @@ def test_kept_rows_go_into_every_command(tmp_path):
     with pytest.raises(FileExistsError, match="other arguments or captions"):
         pack(folder, tmp_path / "packed", tmp_path / "p.jsonl")
     (output / "manifest.json").unlink()
-    with pytest.raises(FileNotFoundError, match="has not ended"):
+    with pytest.raises(FileNotFoundError, match="has not finished"):
         pack(folder, tmp_path / "unfinished", output)
-    with pytest.raises(FileNotFoundError, match="is no file, but a folder"):
+    with pytest.raises(FileNotFoundError, match="is not a file but a folder"):
         read_captions(folder)
 
 

@@ -402,7 +402,7 @@ def test_records_whose_path_is_not_utf8(tmp_path, folder):
 def test_several_caption_files_are_refused(tmp_path, folder, read):
     for suffix in ("csv", "TSV", "txt"):
         (folder / f"captions.{suffix}").write_text("image,caption\n")
-    with pytest.raises(ValueError, match=r"several .*: leave one") as error:
+    with pytest.raises(ValueError, match=r"several .*: keep only one") as error:
         read(folder)
     assert "captions.TSV, captions.csv:" in str(error.value)
 
@@ -410,7 +410,7 @@ def test_several_caption_files_are_refused(tmp_path, folder, read):
 def test_a_table_of_another_name_is_mentioned(tmp_path, folder):
     (folder / "a.txt").unlink()
     (folder / "metadata.csv").write_text("file_name,text\na.png,a text\n")
-    with pytest.raises(ValueError, match=r"metadata\.csv` has .*--captions"):
+    with pytest.raises(ValueError, match=r"metadata\.csv` holds .*--captions"):
         pack(folder, tmp_path / "out")
     captions, _ = packed(folder, tmp_path / "out", folder / "metadata.csv")
     assert captions == {"a": ["a text"]}
@@ -433,7 +433,7 @@ def test_the_folder_itself_is_not_mentioned(tmp_path):
 def test_a_table_whose_suffix_is_in_upper_case_is_mentioned(tmp_path, folder):
     (folder / "a.txt").unlink()
     (folder / "Captions.TSV").write_text("image\tcaption\na.png\ta text\n")
-    with pytest.raises(ValueError, match=r"Captions\.TSV` has .*--captions"):
+    with pytest.raises(ValueError, match=r"Captions\.TSV` holds .*--captions"):
         pack(folder, tmp_path / "out")
 
 

@@ -243,7 +243,7 @@ def test_a_table_whose_name_is_not_utf8(tmp_path, photos, form):
     folder.mkdir()
     shutil.move(path, folder / f"captions.{form}")
     assert curated(folder, tmp_path / "again")[0] == TEXTS
-    with pytest.raises(ValueError, match="name in UTF-8.*caf\ufffd"):
+    with pytest.raises(ValueError, match="must be UTF-8.*caf\ufffd"):
         curate([folder], folder / "out", EVERY_ROW)
 
 
@@ -327,7 +327,7 @@ def test_texts_beside_tables_are_told(tmp_path, caplog):
     made = learn_vocabulary([tmp_path], tmp_path / "v.txt")
     assert made["texts"] == 1
     assert made["damaged_files"] == [str(tmp_path / "a.txt")]
-    assert "1 text files beside tables" in caplog.text
+    assert "1 text files next to tables" in caplog.text
     made = learn_vocabulary([f"{tmp_path}/[ab].*"], tmp_path / "v.txt")
     assert made["texts"] == 2
 
@@ -393,7 +393,9 @@ def test_types_that_hold_no_captions_are_refused_alike(tmp_path, kind):
         lambda: curate([path], tmp_path / "clean", EVERY_ROW),
         lambda: list(read_texts([str(path)])),
     ):
-        with pytest.raises(ValueError, match=f"`text` .*{kind}.* no captions"):
+        with pytest.raises(
+            ValueError, match=f"`text` .*{kind}.* hold captions"
+        ):
             read()
     # Among others it is left out with its reason.
     write_table(tmp_path / "good.parquet", "parquet")
@@ -500,7 +502,9 @@ def test_a_table_that_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "folder.csv").mkdir()
     for name in ("pipe.csv", "folder.csv"):
-        with pytest.raises(FileNotFoundError, match=f"{name}` is no file, but"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{name}` is not a file but"
+        ):
             list(read_rows(tmp_path / name))
     with pytest.raises(FileNotFoundError, match="no file `.*nowhere.csv`"):
         list(read_rows(tmp_path / "nowhere.csv"))

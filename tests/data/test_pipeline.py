@@ -207,7 +207,7 @@ def test_languages_are_balanced_by_their_folders(tmp_path, preprocessor):
     _assert_equal(_batches(whole.skip(4), 2), _batches(resumed, 2))
     named = records_of_step(found, 5, 17, **options)
     assert [int(r["key"].removeprefix("key")) for r in named] == numbers[-17:]
-    with pytest.raises(ValueError, match="lie in one. Give a glob"):
+    with pytest.raises(ValueError, match="are in one. Give a glob"):
         load_dataset(tmp_path / "de", preprocessor, 17, **options)
 
 
@@ -283,8 +283,8 @@ def _broken_records():
     ]
     reasons = {
         "[1] empty": "no image",
-        "[2] text": "does not decode",
-        "[3] half": "does not decode",
+        "[2] text": "cannot be decoded",
+        "[3] half": "cannot be decoded",
         "[5] mute": "no caption",
         "[6] blank": "no caption",
         "[7]": "no tf.train.Example",

@@ -196,7 +196,7 @@ def test_a_header_without_end_is_no_header(tmp_path):
         path.unlink()
         if suffix != ".csv.gz":
             hostile.write_endless(path, b"url,", b"a", ENDLESS)
-            with pytest.raises(ValueError, match=f"columns of `{path}`"):
+            with pytest.raises(ValueError, match=f"header line of `{path}`"):
                 list(read_rows(path))
 
 

@@ -69,7 +69,7 @@ def test_results_of_other_queries_are_refused(models, tmp_path):
         compare_results(Result(first), first)
     path = tmp_path / "other.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match="is no result of"):
+    with pytest.raises(ValueError, match="is not a valid result of"):
         compare_results(path, path)
     path.write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):

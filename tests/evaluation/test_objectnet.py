@@ -242,7 +242,9 @@ def test_what_is_not_as_published_is_named(folder, tmp_path):
         path = copy / "mappings" / "pytorch_to_imagenet_2012_id.json"
         path.write_text(json.dumps({"0": 1}))
 
-    with pytest.raises(ValueError, match="is no mapping of ObjectNet.*has 1="):
+    with pytest.raises(
+        ValueError, match="is not a valid mapping of ObjectNet.*has 1="
+    ):
         objectnet(changed("unnumbered", unnumbered))
 
     def partial(copy):

@@ -366,7 +366,7 @@ def test_process_ids_of_another_container_tell_nothing(address, monkeypatch):
         1, foreign_lease, (store,), {**other, "renewals": 2}
     )
     timer.start()
-    with pytest.raises(BlockingIOError, match="Another process writes"):
+    with pytest.raises(BlockingIOError, match="Another process is writing"):
         mirror(address).__enter__()
     timer.join()
 

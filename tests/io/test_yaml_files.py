@@ -39,7 +39,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("steps: [1", "line 1"),
         (BOMB, r"alias `\*a` is not supported.*line 2"),
         ("base: &b {x: 1}\nother:\n  <<: *b\n", r"alias `\*b`"),
-        ("[" * 100_000, "nested more than 64 deep"),
+        ("[" * 100_000, "nested more than 64 levels deep"),
         ("steps: 1\nsteps: 2\n", "`steps` is given twice.*line 2"),
         ("a:\n  b: 1\n  b: 2\n", "`b` is given twice"),
         ("x: !!python/object/apply:os.system [ls]", "python/object"),

@@ -73,11 +73,13 @@ def test_a_hostile_manifest_is_refused_by_name(library, vectors, change):
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(hostile.change_manifest(manifest, *change)))
     for read in (read_manifest, lambda folder: find_scores([folder])):
-        with pytest.raises(ValueError, match="is no manifest of") as error:
+        with pytest.raises(
+            ValueError, match="is not a valid manifest of"
+        ) as error:
             read(vectors)
         assert f"`{path}`" in str(error.value)
     # What is written beside it has to read it, too.
-    with pytest.raises(ValueError, match="is no manifest of"):
+    with pytest.raises(ValueError, match="is not a valid manifest of"):
         write_manifest(sorted(vectors.glob("*.parquet")), {})
 
 

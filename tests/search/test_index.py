@@ -161,7 +161,9 @@ def test_unfinished_vectors_and_existing_outputs(library, tmp_path):
         build_index(copy, tmp_path / "index", library.preset)
     # Such as `pack` writes it.
     (copy / "manifest.json").write_text('{"arguments": {"source": "a"}}')
-    with pytest.raises(ValueError, match="json` is no manifest of vectors"):
+    with pytest.raises(
+        ValueError, match="json` is not a valid manifest of vectors"
+    ):
         build_index(copy, tmp_path / "index", library.preset)
     with pytest.raises(FileExistsError, match="exists already"):
         build_index(library.vectors, library.index, library.preset)
