@@ -97,10 +97,10 @@ class Classes:
                 return found
             missing.append(asked[found.index(None)])
         raise ValueError(
-            f"The class names have no entry for the label {missing[0]!r}: all "
-            "labels must be keys or names there, or all of them keys or "
-            f"positions, of which {missing[-1]!r} is none. Write a JSON object "
-            "from labels to names."
+            f"The class names have no entry for the label {missing[0]!r}. "
+            "Labels must all be keys or names, or all be keys or positions, "
+            f"but {missing[-1]!r} is neither a key nor a position. Write a "
+            "JSON object that maps labels to names."
         )
 
 
@@ -291,7 +291,7 @@ def class_vectors(
     if not lengths.min() > 1e-6:
         raise ValueError(
             f"The prompts of the class {names[lengths.argmin()][0]!r} cancel "
-            "out, so that their mean has no direction: give other templates."
+            "out, so their mean has no direction: use other templates."
         )
     return unit_rows(means)
 
@@ -356,8 +356,8 @@ def classify(
     check_list(names, "names")
     if len(names) < 2:
         raise ValueError(
-            "`names` must hold at least two classes, for probabilities are "
-            f"among classes. Received: {list(names)!r}"
+            "`names` must hold at least two classes, because probabilities "
+            f"compare classes. Received: {list(names)!r}"
         )
     images = path_list(images)
     if not images:
@@ -365,8 +365,8 @@ def classify(
     embedder = as_embedder(model)
     if embedder.temperature is None:
         raise ValueError(
-            f"The model `{embedder.name}` does not tell its temperature, "
-            "without which similarities are not probabilities."
+            f"The model `{embedder.name}` does not record its temperature, "
+            "which turns similarities into probabilities."
         )
     classes = class_vectors(
         lambda prompts: embed_texts(embedder, prompts, progress=False),

@@ -86,7 +86,7 @@ def test_what_cannot_be_classified_is_refused(model, folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="`images` must hold at least one"):
         classify(model, [], ["a bus", "a dog"])
     blind = Embedder("blind", images=len, texts=len)
-    with pytest.raises(ValueError, match="`blind` does not tell its temper"):
+    with pytest.raises(ValueError, match="`blind` does not record its temper"):
         classify(blind, [folder / "0.jpg"], ["a bus", "a dog"])
     (tmp_path / "empty").mkdir()
     preset = ["--model", str(folder / "preset")]

@@ -11,21 +11,21 @@ def add_arguments(parser):
     parser.add_argument(
         "plan",
         metavar="YAML",
-        help="what to compare, as in docs/evaluation.md",
+        help="what to compare, as described in docs/evaluation.md",
     )
     parser.add_argument(
         "--workdir",
         type=output_path,
         required=True,
         metavar="DIR",
-        help="data, runs, the table and the plot; run again, it resumes",
+        help="data, runs, the table and the plot; a second run resumes",
     )
     parser.add_argument(
         "--bootstrap",
         type=int,
         default=1000,
         metavar="N",
-        help="resamples of the intervals (default: %(default)s)",
+        help="resamples for the intervals (default: %(default)s)",
     )
     add_allow_outside(parser)
     parser.add_argument(

@@ -16,7 +16,7 @@ def add_arguments(parser):
         "first", metavar="A", help="preset of the model before fine-tuning"
     )
     parser.add_argument(
-        "second", metavar="B", help="preset of the model after it"
+        "second", metavar="B", help="preset of the model after fine-tuning"
     )
     parser.add_argument(
         "--weight",
@@ -27,18 +27,19 @@ def add_arguments(parser):
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="measure the averages of all tenths on both tasks instead, and "
+        help="instead, measure the averages at every tenth on both tasks, and "
         "write sweep.json and sweep.png",
     )
     parser.add_argument(
         "--old-data",
         metavar="TFRECORDS",
-        help="for --sweep: what A was trained for, a directory or glob",
+        help="for --sweep: data of the task that A was trained for, a "
+        "directory or glob",
     )
     parser.add_argument(
         "--new-data",
         metavar="TFRECORDS",
-        help="for --sweep: what B was trained for",
+        help="for --sweep: data of the task that B was trained for",
     )
     parser.add_argument(
         "--output",
@@ -52,7 +53,7 @@ def add_arguments(parser):
         "--batch-size",
         type=int,
         metavar="N",
-        help="for --sweep: images in one call of the network (default: 64)",
+        help="for --sweep: images per call of the network (default: 64)",
     )
     add_json(parser)
 
@@ -77,8 +78,8 @@ def run(args):
     ):
         if value and not args.sweep:
             raise ValueError(
-                f"`{option}` is for the data of `--sweep`: an average of two "
-                "presets reads no others. Leave it out."
+                f"`{option}` is for the data of `--sweep`: averaging two "
+                "presets reads no data. Leave it out."
             )
     if args.sweep:
         from align_keras.evaluation.results import plain

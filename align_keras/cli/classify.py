@@ -15,7 +15,10 @@ def add_arguments(parser):
         "image", metavar="IMAGE", help="image file, or a folder of images"
     )
     parser.add_argument(
-        "names", nargs="*", metavar="CLASS", help='such as "a cat" "a dog"'
+        "names",
+        nargs="*",
+        metavar="CLASS",
+        help='names of the classes, such as "a cat" "a dog"',
     )
     parser.add_argument(
         "--model",
@@ -26,7 +29,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of classes in the place of CLASS: one a line, or JSON",
+        help="names of classes, instead of CLASS: one on each line, or JSON",
     )
     parser.add_argument(
         "--template",

@@ -17,7 +17,7 @@ def add_arguments(parser):
         "destination",
         type=output_path,
         metavar="DST",
-        help="directory to be written",
+        help="directory to write",
     )
     parser.add_argument(
         "--to",
@@ -28,9 +28,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--antialias",
         choices=("yes", "no"),
-        help="whether images are averaged when they shrink: yes as Hugging "
-        "Face does, no as the public ALIGN checkpoints were trained (default: "
-        "what SRC says)",
+        help="whether to average pixels when shrinking an image: yes as "
+        "Hugging Face does, no as the public ALIGN checkpoints were trained "
+        "(default: what SRC says)",
     )
     add_json(parser)
 

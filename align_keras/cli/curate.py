@@ -34,16 +34,16 @@ def add_arguments(parser):
         nargs="+",
         default=[],
         metavar="PATH",
-        help="test sets for the rules of near-duplicates: folders, TFRecord "
-        "files, or files of perceptual hashes",
+        help="test sets for the near-duplicate rules: folders, TFRecord files, "
+        "or files of perceptual hashes",
     )
     parser.add_argument(
         "--scores",
         nargs="+",
         default=[],
         metavar="DIR",
-        help="directories that `align-keras score` wrote, for the rule "
-        "similarity",
+        help="directories that `align-keras score` wrote, for the similarity "
+        "rule",
     )
     parser.add_argument(
         "--images",
@@ -71,17 +71,17 @@ def add_arguments(parser):
     parser.add_argument(
         "--discard-stages",
         action="store_true",
-        help="remove this run's intermediate tables in the end",
+        help="remove this run's intermediate tables at the end",
     )
     parser.add_argument(
         "--print-sql",
         metavar="DIALECT",
-        help="print the rules as SQL (bigquery, duckdb, spark …) and end",
+        help="print the rules as SQL (bigquery, duckdb, spark …) and exit",
     )
     parser.add_argument(
         "--explain",
         metavar="ROW_ID",
-        help="say why a row of a finished output is not in it, and end",
+        help="say why a row is not in a finished output, and exit",
     )
     add_allow_outside(parser)
     add_json(parser)
@@ -124,7 +124,8 @@ def run(args):
         return
     print(
         f"{manifest['kept']:,} of {manifest['rows']:,} pairs are kept, in "
-        f"{args.output}/kept; audit.html there shows why the others are not."
+        f"{args.output}/kept; audit.html next to it shows why the others are "
+        "not."
     )
 
 

@@ -28,25 +28,30 @@ def add_arguments(parser):
         "--softmax-batch",
         type=int,
         metavar="N",
-        help="images among which the true match has its probability (default: "
-        "the batch size of the run that the model lies in, or 256)",
+        help="images in the softmax that gives the true match its probability "
+        "(default: the batch size of the run that contains the model, or 256)",
     )
     parser.add_argument(
         "--k",
         type=int,
         default=10,
         metavar="K",
-        help="neighbours that count for hubs (default: %(default)s)",
+        help="nearest neighbours of a query that count for hubness (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--examples",
         type=int,
         default=24,
         metavar="N",
-        help="images to show with a wrong caption (default: %(default)s)",
+        help="images to show whose nearest caption is wrong (default: "
+        "%(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of samples (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the samples (default: %(default)s)",
     )
 
 

@@ -22,14 +22,15 @@ def add_arguments(parser):
         "--img2dataset",
         metavar="PROGRAM",
         help="img2dataset, or the Python that has it; it needs an environment "
-        "of its own (default: the variable IMG2DATASET, or the path)",
+        "of its own (default: the environment variable IMG2DATASET, or "
+        "img2dataset on the path)",
     )
     parser.add_argument(
         "--format",
         default="webdataset",
         choices=["webdataset", "tfrecord", "files"],
-        help="webdataset is for `pack`; tfrecord trains as it is; files can "
-        "be curated again, as their images.parquet lists them (default: "
+        help="webdataset is for `pack`; tfrecord is ready for training; files "
+        "can be curated again, with their images.parquet (default: "
         "%(default)s)",
     )
     for name, default, text in (
@@ -47,12 +48,15 @@ def add_arguments(parser):
             help=f"{text} (default: %(default)s)",
         )
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="default: the cores"
+        "--processes",
+        type=int,
+        metavar="N",
+        help="default: the number of cores",
     )
     parser.add_argument(
         "--allow-private",
         action="store_true",
-        help="fetch from this machine and from private networks, too",
+        help="also fetch from this machine and from private networks",
     )
     add_json(parser)
 
@@ -78,7 +82,7 @@ def run(args):
     if args.json:
         print(json.dumps(result))
         return
-    print(f"{result['downloaded']:,} of {result['pairs']:,} are downloaded.")
+    print(f"Downloaded {result['downloaded']:,} of {result['pairs']:,} images.")
     for reason, count in result["failures"].items():
         print(f"Failed: {count:,} {reason}.")
     for reason, count in result["refused"].items():

@@ -19,8 +19,8 @@ def add_arguments(parser):
         type=output_path,
         required=True,
         metavar="DIR",
-        help="directory to write; TensorFlow Serving wants it to be named by "
-        "a number, such as models/align/1",
+        help="directory to write; TensorFlow Serving expects its name to be a "
+        "number, such as models/align/1",
     )
     parser.add_argument(
         "--format",
@@ -32,13 +32,14 @@ def add_arguments(parser):
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
-        help="of computations and of the stored weights (default: as trained)",
+        help="precision of computations and stored weights (default: as "
+        "trained)",
     )
     group = parser.add_argument_group("SavedModel only")
     group.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of classes, one on each line or in JSON: adds the "
+        help="names of classes, one on each line or in JSON; adds the "
         "signature classify",
     )
     group.add_argument(
@@ -101,7 +102,7 @@ def run(args):
     print(f"Signatures: {', '.join(result['signatures'])}.")
     if not result["warmup"]:
         print(
-            "No warm-up requests for TensorFlow Serving: for these, "
+            "No warm-up requests for TensorFlow Serving: to get them, "
             '`pip install "align-keras[serving]"` and export again.'
         )
     for row in result["latency_ms"]:

@@ -9,7 +9,9 @@ from align_keras.cli.options import output_path
 def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
-        "vectors", metavar="VECTORS", help="directory of `align-keras embed`"
+        "vectors",
+        metavar="VECTORS",
+        help="directory that `align-keras embed` wrote",
     )
     parser.add_argument(
         "--model",
@@ -34,8 +36,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--labels",
         metavar="FILE",
-        help="names of classes that the page tells apart in an image, one on "
-        "each line or in JSON",
+        help="names of classes into which the page can classify an image, one "
+        "on each line or in JSON",
     )
     parser.add_argument(
         "--templates",
@@ -46,12 +48,13 @@ def add_arguments(parser):
     parser.add_argument(
         "--qdrant",
         metavar="URL",
-        help="server for the kind qdrant; embedded in the index without it",
+        help="server for the kind qdrant (default: Qdrant embedded in the "
+        "index)",
     )
     parser.add_argument(
         "--collection",
         metavar="NAME",
-        help="name in Qdrant (default: align_keras)",
+        help="name of the collection in Qdrant (default: align_keras)",
     )
     add_json(parser)
 
@@ -64,7 +67,7 @@ def run(args):
 
     if args.templates and not args.labels:
         raise ValueError(
-            "--templates is about the names of classes: name a file with "
+            "--templates applies to the names of classes: name a file with "
             "--labels too."
         )
     labels, templates = [], None

@@ -57,7 +57,7 @@ def add_batch_size(parser):
         type=int,
         default=64,
         metavar="N",
-        help="images in one call of the network (default: %(default)s)",
+        help="images per call of the network (default: %(default)s)",
     )
 
 
@@ -66,8 +66,8 @@ def add_allow_outside(parser):
     parser.add_argument(
         "--allow-outside",
         action="store_true",
-        help="read files outside the folder, too, that names such as ../a.jpg "
-        "and links lead to",
+        help="also read files outside the folder, to which links and names "
+        "such as ../a.jpg lead",
     )
 
 
@@ -85,8 +85,7 @@ def add_qdrant(parser):
     parser.add_argument(
         "--qdrant",
         metavar="URL",
-        help="server that holds the vectors, where the index was built with "
-        "one",
+        help="server that holds the vectors, if the index was built with one",
     )
 
 
@@ -115,14 +114,14 @@ def add_parts(parser):
     parser.add_argument(
         "--spark",
         metavar="MASTER",
-        help="work on Spark instead, such as local[2] or yarn",
+        help="run on this Spark master instead, such as local[2] or yarn",
     )
     parser.add_argument(
         "--images-per-shard",
         type=int,
         default=4096,
         metavar="N",
-        help="images of a folder in one file (default: %(default)s)",
+        help="images of a folder per output file (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",

@@ -20,7 +20,7 @@ def add_arguments(parser):
         metavar="FILE",
         help="CSV, TSV, JSONL, JSON (Karpathy's form) or Parquet file, or the "
         "directory that `align-keras curate` wrote; without it, "
-        "DIR/captions.csv or the like, else .txt files beside the images",
+        "DIR/captions.csv or the like, else .txt files next to the images",
     )
     parser.add_argument(
         "--output",
@@ -31,7 +31,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--split",
-        help="take only these splits of the caption file, as in train,restval",
+        help="use only these splits of the caption file, such as train,restval",
     )
     parser.add_argument(
         "--image-column", metavar="NAME", help="column of image paths"
@@ -65,21 +65,21 @@ def add_arguments(parser):
         "--seed",
         type=int,
         default=0,
-        help="of the random order of the records; default: %(default)s",
+        help="seed of the random order of the records; default: %(default)s",
     )
     parser.add_argument(
         "--resize",
         type=int,
         metavar="PIXELS",
         help="resize images to this height and width, the `resize_size` of "
-        "the recipe to train with (346 in the paper's); read several times as "
-        "fast",
+        "the recipe to train with (346 in the paper's); this makes reading "
+        "several times as fast",
     )
     parser.add_argument(
         "--part",
         metavar="N/OF",
         help="pack one of several parts, such as 3/64, each on a machine of "
-        "its own; who finishes last writes the manifest of the whole",
+        "its own; the part that finishes last writes the manifest of all",
     )
     add_allow_outside(parser)
     parser.add_argument(

@@ -24,14 +24,15 @@ def add_arguments(parser):
     parser.add_argument(
         "--topology",
         metavar="CHIP:SHAPE",
-        help="a slice in chips, such as v3:16x32 or v5e:2x2; by default the "
-        "devices of this machine",
+        help="kind of chip and number of chips along each axis, such as "
+        "v3:16x32 or v5e:2x2; by default the devices of this machine",
     )
     parser.add_argument(
         "--batch-per-core",
         type=int,
         metavar="N",
-        help="pairs on a core; by default the recipe's batch, divided",
+        help="pairs on each core; by default the recipe's batch divided by the "
+        "number of cores",
     )
     parser.add_argument(
         "--microbatch",
@@ -43,11 +44,14 @@ def add_arguments(parser):
         "--remat",
         action="store_const",
         const=True,
-        help="compute activations anew in the backward pass",
+        help="recompute activations in the backward pass",
     )
-    parser.add_argument("--optimizer", help="replaces the recipe's")
+    parser.add_argument("--optimizer", help="replaces the recipe's optimizer")
     parser.add_argument(
-        "--resolution", type=int, metavar="PIXELS", help="replaces image_size"
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="replaces the recipe's image_size",
     )
     parser.add_argument(
         "--set",
@@ -65,14 +69,14 @@ def add_arguments(parser):
     parser.add_argument(
         "--shard-state",
         action="store_true",
-        help="each core holds a part of the weights and of the optimizer's "
+        help="let each core hold a part of the weights and of the optimizer's "
         "state, as with `train --shard-state`",
     )
     parser.add_argument(
         "--price-per-core-hour",
         type=float,
         metavar="PRICE",
-        help="what you pay; there is no default",
+        help="price that you pay; there is no default",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
@@ -98,8 +102,8 @@ def add_arguments(parser):
         type=output_path,
         default="plan",
         metavar="DIR",
-        help="where files go, and plans for a topology are kept (default: "
-        "%(default)s)",
+        help="directory to write to, where plans for a topology are kept as "
+        "well (default: %(default)s)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON"
@@ -163,8 +167,9 @@ def _recipe(options):
     )
     if "vocabulary_size" in fields:
         raise ValueError(
-            "In a recipe, `vocabulary_size` is that of a vocabulary to be "
-            "learned. For the rows of the table, give `--vocabulary-size`."
+            "In a recipe, `vocabulary_size` is the size of a vocabulary to be "
+            "learned. For the rows of the embedding table, give "
+            "`--vocabulary-size`."
         )
     if options.search:
         _refuse_what_is_searched(options, fields)

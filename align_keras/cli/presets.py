@@ -22,8 +22,8 @@ def run(options):
             f"{row['embedding_dim']:>11}{row['gflops']:>10.1f}"
         )
     print(
-        "Architectures with fresh weights. Parameters are trainable ones "
-        "with a vocabulary of\n100,000 tokens; GFLOPs of one pair forward at "
+        "Architectures with fresh weights. Parameters: trainable, with a "
+        "vocabulary of 100,000\ntokens. GFLOPs: forward pass of one pair, with "
         "289x289 pixels and 64 tokens.\n"
     )
     print(
@@ -35,6 +35,6 @@ def run(options):
         print(f"{'':<44}{row['license']}")
         print(f"{'':<44}{results}")
     print(
-        "Downloaded when they are first used. The results are those of their "
-        "authors, in %."
+        "Downloaded when first used. The results are those that their authors "
+        "report, in %."
     )

@@ -12,7 +12,7 @@ def add_arguments(parser):
         type=output_path,
         default="quickstart",
         metavar="DIR",
-        help="directory for all that is written (default: %(default)s)",
+        help="directory for all output (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
@@ -40,7 +40,7 @@ def run(args):
         print(json.dumps(report))
     elif not report["passed"]:
         print(
-            f"The model reaches {report['times_chance']:.1f} times chance; "
-            f"{REQUIRED_TIMES_CHANCE} times were expected."
+            f"Recall@1 is {report['times_chance']:.1f} times chance; "
+            f"at least {REQUIRED_TIMES_CHANCE} times was expected."
         )
     return 0 if report["passed"] else 1

@@ -13,13 +13,13 @@ def add_arguments(parser):
         metavar="PAIRS",
         help="TFRecord files, .tar archives or Parquet files with images: "
         "folder, file or glob; or a folder of images with captions; or a table "
-        "of the images beside it",
+        "that lists images in its own folder",
     )
     parser.add_argument(
         "--captions",
         metavar="FILE",
-        help="table of the images of the folder PAIRS, or the directory that "
-        "`align-keras curate` wrote (default: the captions file in PAIRS)",
+        help="table that lists images of the folder PAIRS, or the directory "
+        "that `align-keras curate` wrote (default: the captions file in PAIRS)",
     )
     parser.add_argument(
         "--image-column", metavar="NAME", help="column of images in a table"
@@ -32,8 +32,8 @@ def add_arguments(parser):
         type=int,
         default=4096,
         metavar="N",
-        help="pairs among which the nearest other caption and image are "
-        "looked for (default: %(default)s)",
+        help="pairs among which to look for the nearest other caption and "
+        "image (default: %(default)s)",
     )
     add_parts(parser)
 
@@ -55,7 +55,7 @@ def run(args):
         print(json.dumps(manifest))
         return
     print(
-        f"{manifest['records']} pairs have a score, in "
+        f"Scored {manifest['records']} pairs, in "
         f"{len(manifest['shards'])} files in `{args.output}`; "
-        f"{manifest['skipped']} are left out."
+        f"{manifest['skipped']} left out."
     )

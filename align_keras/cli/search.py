@@ -11,7 +11,9 @@ from align_keras.cli.options import output_file
 def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
-        "index", metavar="INDEX", help="directory of `align-keras index`"
+        "index",
+        metavar="INDEX",
+        help="directory that `align-keras index` wrote",
     )
     parser.add_argument(
         "--text",
@@ -25,7 +27,7 @@ def add_arguments(parser):
         "--minus",
         action="append",
         metavar="WORDS",
-        help="what they should not show; may be repeated",
+        help="what the results should not show; may be repeated",
     )
     for name, default in (("text", 2.0), ("image", 1.0)):
         parser.add_argument(
@@ -51,7 +53,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="another copy of the index's model; another model is refused",
+        help="another copy of the index's model; a different model is refused",
     )
     parser.add_argument(
         "--contact-sheet",

@@ -7,12 +7,14 @@ from align_keras.cli.options import add_verify
 def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
-        "index", metavar="INDEX", help="directory of `align-keras index`"
+        "index",
+        metavar="INDEX",
+        help="directory that `align-keras index` wrote",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone)",
+        help="address to listen on (default: %(default)s, this machine only)",
     )
     parser.add_argument(
         "--port", type=int, default=8080, help="default: %(default)s"
@@ -25,12 +27,12 @@ def add_arguments(parser):
         action="append",
         default=[],
         metavar="NAME",
-        help="name under which others reach the page; may be repeated",
+        help="host name under which others reach the page; may be repeated",
     )
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="another copy of the index's model; another model is refused",
+        help="another copy of the index's model; a different model is refused",
     )
     add_qdrant(parser)
     add_verify(parser)
@@ -39,21 +41,23 @@ def add_arguments(parser):
         type=float,
         default=20,
         metavar="N",
-        help="size of a dropped image (default: %(default)s)",
+        help="maximum size of a dropped image in MiB (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
         default=50_000_000,
         metavar="N",
-        help="pixels of a dropped image (default: %(default)s)",
+        help="maximum number of pixels of a dropped image (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--rate",
         type=float,
         default=20,
         metavar="N",
-        help="requests per second from one address (default: %(default)s)",
+        help="maximum number of requests per second from one address (default: "
+        "%(default)s)",
     )
 
 

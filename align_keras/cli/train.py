@@ -10,7 +10,7 @@ def add_arguments(parser):
         "--preset",
         help="name, directory or handle of a model preset; or of a checkpoint "
         "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base; "
-        "may be left out where both towers have weights",
+        "may be left out if --image-weights and --text-weights are given",
     )
     for kind, example in (
         ("image", "hf://timm/tf_efficientnet_b0.ns_jft_in1k"),
@@ -39,15 +39,16 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--validation-data",
-        help="the same for evaluation at checkpoints; by default a tenth of "
-        "the images of a folder, which training does not see",
+        help="the same, to evaluate on at checkpoints; by default a tenth of "
+        "the images of a folder, held out from training",
     )
     parser.add_argument(
         "--hold-out",
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="that share, 0 for none; default: %(default)s",
+        help="share of a folder's images to hold out without "
+        "--validation-data, 0 for none; default: %(default)s",
     )
     parser.add_argument(
         "--vocabulary",
@@ -63,13 +64,13 @@ def add_arguments(parser):
         "--shard-state",
         action="store_true",
         help="let each device hold a part of the weights and of the "
-        "optimizer's state (several devices of JAX)",
+        "optimizer's state (several JAX devices)",
     )
     parser.add_argument(
         "--export",
         type=output_path,
         metavar="DIR",
-        help="where to write a SavedModel in the end; by default "
+        help="where to write a SavedModel at the end; by default "
         "WORKDIR/saved_model",
     )
     parser.add_argument(
@@ -104,8 +105,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--plan",
         metavar="FILE",
-        help="a plan.json of `align-keras plan`; in the end, the measured time "
-        "of a step is printed beside the planned one",
+        help="a plan.json of `align-keras plan`; at the end, the measured time "
+        "of a step is printed next to the planned one",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON"
@@ -153,7 +154,7 @@ def read_log(names):
     """Turn the values of `--log` into the names of loggers."""
     names = names or ["tensorboard"]
     if "none" in names and len(names) > 1:
-        raise ValueError("`--log none` goes with no other `--log`.")
+        raise ValueError("`--log none` cannot be combined with other `--log`s.")
     return [name for name in names if name != "none"]
 
 

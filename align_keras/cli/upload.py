@@ -11,13 +11,13 @@ def add_arguments(parser):
     parser.add_argument(
         "--license",
         metavar="ID",
-        help="the hub's name of a licence, such as apache-2.0",
+        help="the hub's name for a licence, such as apache-2.0",
     )
     parser.add_argument(
         "--language",
         action="append",
         metavar="CODE",
-        help="language of its texts, such as en; may be repeated",
+        help="language of the model's texts, such as en; may be repeated",
     )
     parser.add_argument(
         "--private", action="store_true", help="make a private repository"

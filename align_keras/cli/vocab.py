@@ -14,7 +14,7 @@ def add_arguments(parser):
         nargs="+",
         metavar="INPUT",
         help="the directory that `curate` wrote; or files, folders or globs "
-        "of Parquet, CSV, TSV, JSONL, or .txt files of one text a line",
+        "of Parquet, CSV, TSV, JSONL, or .txt files with one text per line",
     )
     parser.add_argument(
         "--output",
@@ -33,8 +33,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--multilingual",
         action="store_true",
-        help="the paper's size for many languages, and accents and vowel "
-        "signs kept, as the recipe align_multilingual reads them",
+        help="use the paper's size for many languages, and keep accents and "
+        "vowel signs, as the recipe align_multilingual does",
     )
     parser.add_argument(
         "--text-column", metavar="NAME", help="column of the texts"

@@ -61,8 +61,8 @@ def compare_chips(
     check_list(topologies, "topologies")
     if topologies and topology is not None and batch_per_core is None:
         raise ValueError(
-            "Beside topologies to compare, `topology` only says whose batch "
-            "`batch_per_core` is: give `batch_per_core` too, or leave out "
+            "With topologies to compare, `topology` only says which cores "
+            "`batch_per_core` is for: pass `batch_per_core` too, or leave out "
             f"`topology`. Received: topology={topology!r}"
         )
     store = store or PlanStore()
@@ -71,8 +71,8 @@ def compare_chips(
     if batch_per_core is not None:
         if topology is None:
             raise ValueError(
-                "A batch per core is one of a topology: give `--topology`, or "
-                "the batch of all as `--set batch_size=N`."
+                "A batch per core needs a topology: give `--topology`, or the "
+                "global batch as `--set batch_size=N`."
             )
         batch = batch_per_core * len(topology_devices(topology))
     rows = _rows(topologies) if topologies else _rows_of_all_kinds(topology)

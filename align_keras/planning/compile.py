@@ -38,8 +38,8 @@ class DoesNotFit(ValueError):
         return cls(
             f"The step needs {needed / 2**30:.2f} GiB on each core, "
             f"{(needed - capacity) / 2**30:.2f} GiB more than the "
-            f"{capacity / 2**30:.2f} GiB that there are. Lower "
-            "`--batch-per-core`, or give `--remat`, `--microbatch N` or "
+            f"{capacity / 2**30:.2f} GiB available. Lower "
+            "`--batch-per-core`, or use `--remat`, `--microbatch N` or "
             "`--shard-state`; `--search` finds the largest batch that "
             "fits.",
             needed,

@@ -14,7 +14,7 @@ TIMES = {
     "compute": "arithmetic at its peak",
     "memory": "memory traffic at its peak",
     "interconnect": "collectives at their peak",
-    "roofline": "the roofline, their longest",
+    "roofline": "roofline (longest above)",
     "compiler": "the compiler's optimum",
     "cycles": "the compiler's cycles",
 }
@@ -45,14 +45,14 @@ def describe_plan(plan: dict) -> str:
         _line(
             "the model's arithmetic",
             f"{plan['flops']['model'] / 1e12:,.3f} TFLOP, "
-            f"{plan['flops']['model'] / batch / 1e9:,.1f} GFLOP a pair",
+            f"{plan['flops']['model'] / batch / 1e9:,.1f} GFLOP per pair",
         ),
         _line(
             "the program's",
             f"{plan['flops']['compiled'] / 1e12:,.3f} TFLOP",
         ),
         _line(
-            "memory traffic of a core",
+            "memory traffic per core",
             f"{plan['bytes'] / cores / 1e9:,.3f} GB",
         ),
         *(
@@ -73,13 +73,13 @@ def describe_plan(plan: dict) -> str:
         _line(
             "the longest of these",
             f"{plan['seconds']['step']:.4f} s, "
-            f"{_speed(plan):,.1f} pairs/s a core",
+            f"{_speed(plan):,.1f} pairs/s per core",
         ),
         "",
         *_schedule(plan["schedule"]),
         f"Planning took {plan['planning']['compile_seconds']:,.0f} s to "
         f"compile and {plan['planning']['host_peak_bytes'] / GIB:.1f} GiB of "
-        "this machine.",
+        "this machine's memory.",
     ]
     return "\n".join(lines)
 
@@ -88,8 +88,8 @@ def _unread(plan):
     if plan["collectives"] is not None:
         return []
     return [
-        "  This JAX cannot read the program that libtpu made: collectives and "
-        "cycles are unknown."
+        "  This version of JAX cannot read the program that libtpu made: "
+        "collectives and cycles are unknown."
     ]
 
 
@@ -97,7 +97,7 @@ def describe_batches(results: list[dict]) -> str:
     """Format the result of `find_largest_batch` as a table."""
     lines = [
         f"{'remat':<7}{'microbatch':>11}{'largest batch':>20}{'GiB':>9}"
-        f"{'s a step':>11}{'pairs/s a core':>16}"
+        f"{'s/step':>11}{'pairs/s/core':>16}"
     ]
     for row in results:
         microbatch = row["microbatch_size"] or "–"
@@ -121,8 +121,8 @@ def describe_batches(results: list[dict]) -> str:
 def describe_chips(results: list[dict]) -> str:
     """Format the result of `compare_chips` as a table."""
     lines = [
-        f"{'topology':<13}{'cores':>7}{'batch a core':>14}{'GiB':>7}"
-        f"{'of':>7}{'s a step':>11}{'days':>9}{'core hours':>13}"
+        f"{'topology':<13}{'cores':>7}{'batch/core':>14}{'GiB':>7}"
+        f"{'of':>7}{'s/step':>11}{'days':>9}{'core hours':>13}"
         + ("price".rjust(13) if _prices(results) else "")
     ]
     measure = common_time(results)
@@ -146,8 +146,8 @@ def describe_chips(results: list[dict]) -> str:
         lines.append(line)
     if measure == "roofline":
         lines.append(
-            "This JAX cannot read all of the programs, so that all times are "
-            "the roofline's."
+            "This version of JAX cannot read all of the programs, so all times "
+            "are the roofline's."
         )
     return "\n".join(lines)
 

@@ -192,7 +192,7 @@ def _with_batch(recipe, batch_per_core, microbatch_size, cores):
         if recipe.batch_size % cores:
             raise DoesNotDivide(
                 f"{cores} cores cannot share a batch of {recipe.batch_size} "
-                "evenly. Give the batch of one with `--batch-per-core`."
+                "evenly. Give the batch of one core with `--batch-per-core`."
             )
         batch_per_core = recipe.batch_size // cores
     if batch_per_core % (microbatch_size or batch_per_core):

@@ -40,8 +40,8 @@ def plot_batches(results: list[dict], path: str | Path) -> None:
         axes.axhline(capacity / GIB, color="black", linewidth=1)
         axes.legend(title="largest batch that fits", fontsize="small")
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("pairs on a core")
-    axes.set_ylabel("GiB of a core")
+    axes.set_xlabel("pairs per core")
+    axes.set_ylabel("GiB per core")
     axes.set_ylim(bottom=0)
     save_plot(plt, figure, path, dpi=150)
 
@@ -69,12 +69,12 @@ def plot_chips(results: list[dict], path: str | Path) -> None:
             left.annotate("no plan", (place, 0.02), rotation=90, ha="center")
     left.axhline(1, color="black", linewidth=1)
     left.set_ylim(0, 1.45)
-    left.set_ylabel("share of the memory of a core")
+    left.set_ylabel("share of a core's memory")
     left.legend(fontsize="small", ncols=2, loc="upper center")
     measure = common_time(results)
     right.bar(names, [p["seconds"][measure] if p else 0.0 for p in plans])
     by = ", by the roofline" if measure == "roofline" else ""
-    right.set_ylabel(f"seconds of a step{by}")
+    right.set_ylabel(f"seconds per step{by}")
     figure.suptitle(f"{results[0]['batch_size']:,} pairs in all")
     save_plot(plt, figure, path, dpi=150)
 

@@ -96,9 +96,9 @@ def run_quickstart(
     scenes = plan_scenes(evaluation_scenes, seed, "evaluation")
     if not ask_by_changes(scenes):
         raise ValueError(
-            "`evaluation_scenes` is too small: no two scenes differ in one "
-            "property alone, which the search by an image and words needs. "
-            f"Received: evaluation_scenes={evaluation_scenes}; give a hundred "
+            "`evaluation_scenes` is too small: the search by an image and "
+            "words needs two scenes that differ in only one property. "
+            f"Received: evaluation_scenes={evaluation_scenes}; use a hundred "
             "or more."
         )
     workdir = local_path(workdir)
@@ -109,8 +109,8 @@ def run_quickstart(
     }
     claim(workdir / "quickstart.json", settings, "a quickstart")
     logger.info(
-        "Everything here is drawn: colored shapes, with captions of which "
-        f"{sum(NOISE_SHARES.values()):.0%} are noise."
+        "Everything here is drawn: colored shapes with captions, "
+        f"{sum(NOISE_SHARES.values()):.0%} of which are noise."
     )
     logger.info(
         f"[1/6] Drawing {train_scenes} images, and {evaluation_scenes} of "
@@ -119,7 +119,7 @@ def run_quickstart(
     train_data = _draw(workdir, "train", train_scenes, seed)
     test_data = _draw(workdir, "evaluation", evaluation_scenes, seed)
 
-    logger.info("[2/6] Training a small ALIGN")
+    logger.info("[2/6] Training a small ALIGN model")
     trained = train(
         quickstart_model,
         recipe,
@@ -244,7 +244,7 @@ def _ask_elsewhere(workdir, saved_model, questions):
 
 def _say_what_there_is(report):
     minutes, python = report["seconds"] / 60, sys.executable
-    logger.info(f"Done in {minutes:.1f} minutes. What there is now:")
+    logger.info(f"Done in {minutes:.1f} minutes. You now have:")
     for name, path in report["files"].items():
         logger.info(f"      {name:14}{path}")
     logger.info("Search it yourself, on a web page:")

@@ -59,8 +59,8 @@ class Column:
         sound = ends.shape == (count + 1,) and ends.dtype == "uint64"
         if not (sound and ends[0] == 0 and ends[-1] == size):
             raise ValueError(
-                f"`{path}` does not hold {count} rows, as the index says: it "
-                "is damaged. Build the index again."
+                f"`{path}` does not hold the {count} rows that the index "
+                "lists: it is damaged. Build the index again."
             )
         self._bytes: np.ndarray = np.empty(0, "uint8")
         if size:

@@ -170,7 +170,7 @@ class Index:
             within = np.all((rows >= 0) & (rows < self.count))
             if not (within and np.isfinite(scores).all()):
                 raise ValueError(
-                    f"`{self.directory}` gives rows that do not exist, or "
+                    f"`{self.directory}` returns rows that do not exist, or "
                     "scores that are not finite: it is damaged. Build the "
                     "index again."
                 )
@@ -247,15 +247,15 @@ def _read_about(directory):
     path = directory / "index.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"`{os.fspath(directory)}` is no index: it has no index.json. "
+            f"`{os.fspath(directory)}` is not an index: it has no index.json. "
             "Write one with `align-keras index`."
         )
     about = read_json(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise ValueError(f"`{path}` does not describe an index of align_keras.")
+        raise ValueError(f"`{path}` does not describe an align_keras index.")
     if about.get("version") != VERSION:
         raise ValueError(
-            f"`{directory}` is an index of version {about.get('version')}, and "
+            f"`{directory}` is an index of version {about.get('version')}, but "
             f"this align_keras ({__version__}) reads version {VERSION}: "
             "upgrade, or build the index again."
         )

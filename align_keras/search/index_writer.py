@@ -212,7 +212,7 @@ def _check_qdrant(kind, url, collection):
     for name, value in (("qdrant", url), ("collection", collection)):
         if value is not None and kind != "qdrant":
             raise ValueError(
-                f"`{name}` is of the kind qdrant alone: leave it out, or "
+                f"`{name}` is only for the kind qdrant: leave it out, or "
                 f"choose that kind. Received: kind={kind!r}, {name}={value!r}"
             )
     if url is not None:
@@ -240,12 +240,12 @@ def _write_rows(rows, count, directory):
                 np.lib.format.write_array_header_1_0(matrix, header)
             if vectors.shape[1] != dim:
                 raise ValueError(
-                    f"There are vectors of {dim} and of {vectors.shape[1]} "
-                    "values."
+                    "The vectors differ in size: some have "
+                    f"{dim} values and others {vectors.shape[1]}."
                 )
             if written + len(vectors) > count:
                 raise ValueError(
-                    f"There are more vectors than the {count} announced."
+                    f"There are more vectors than the {count} expected."
                 )
             matrix.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             written += len(vectors)
@@ -259,7 +259,7 @@ def _write_rows(rows, count, directory):
                     column.append(cell)
     if written != count:
         raise ValueError(
-            f"There are {written} vectors where {count} were announced."
+            f"There are {written} vectors, but {count} were expected."
         )
     return np.load(path, "r")
 

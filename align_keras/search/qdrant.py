@@ -132,9 +132,9 @@ def connect(location: str | Path) -> Any:
         return client(path=str(location))
     except RuntimeError as error:
         raise BlockingIOError(
-            f"`{location}` is open already, such as in `align-keras serve`, "
-            "and embedded Qdrant takes one user at a time: end the other, or "
-            f"use a server. Received: {error}"
+            f"`{location}` is already open, perhaps in `align-keras serve`, "
+            "and embedded Qdrant allows one client at a time: stop the other "
+            f"one, or use a server. Received: {error}"
         ) from error
 
 
@@ -181,7 +181,7 @@ def _errors_of(location):
     except ApiException as error:
         raise ConnectionError(
             f"Qdrant at `{location}` does not answer as it should: check that "
-            "the server runs and QDRANT_API_KEY is right. "
+            "the server is running and QDRANT_API_KEY is right. "
             f"Received: {error}"
         ) from error
 

@@ -121,7 +121,7 @@ def combine_vectors(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     # Below this, the sum consists of rounding errors and has no direction.
     if not np.linalg.norm(query) > 1e-6 * np.abs(weights).sum():
         raise ValueError(
-            "The parts of the query cancel out, so that it has no direction."
+            "The parts of the query cancel out, so it has no direction."
         )
     return unit_rows(query[None])[0]
 

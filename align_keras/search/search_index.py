@@ -102,8 +102,8 @@ def draw_results(
         thumbnail = index.thumbnail(result["row"])
         if not thumbnail:
             raise ValueError(
-                f"The index has no thumbnail of `{result['key']}`, so that no "
-                "contact sheet can be drawn: embed with thumbnails."
+                f"The index has no thumbnail of `{result['key']}`, so no "
+                "contact sheet can be drawn: embed the images with thumbnails."
             )
         shown.append(Match(thumbnail, result["score"]))
     words, minus = (

@@ -120,7 +120,7 @@ def _check_options(form, options):
     for name in ("templates", "top_k"):
         if name in given and "classes" not in given:
             raise ValueError(
-                f"{word(name)} is about the signature classify: name a file "
+                f"{word(name)} applies to the signature classify: name a file "
                 "with --classes too."
             )
     if any(size < 1 for size in options["batch_sizes"] or ()):

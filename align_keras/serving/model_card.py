@@ -94,7 +94,7 @@ def _architecture(preset):
         tower = config[f"{kind}_encoder"]
         name = tower["config"].get("name", "")
         lines.append(f"| {kind} encoder | `{tower['class_name']}` ({name}) |")
-    lines.append(f"| size of an embedding | {config['embedding_dim']} |")
+    lines.append(f"| embedding size | {config['embedding_dim']} |")
     return "\n".join(lines)
 
 
@@ -135,18 +135,18 @@ def _metrics(run):
             )
     if not lines:
         return (
-            "## Metrics\n\nNothing was held out from training, so that nothing "
-            "was measured."
+            "## Metrics\n\nNothing was held out from training, so nothing was "
+            "measured."
         )
     return "\n".join(
         [
             "## Metrics",
             "",
             f"On {metrics['images']} images with {metrics['texts']} captions "
-            f"that were held out, after {best['step']} steps, in %. In "
-            "parentheses Wilson's 95 % intervals, which take each query as "
-            "independent of the others; the step was chosen on the same "
-            "images, which makes it look a little better than it is.",
+            f"that were held out, after {best['step']} steps, in %. Wilson's "
+            "95 % intervals, in parentheses, treat each query as independent "
+            "of the others. The step was chosen on the same images, so it "
+            "looks a little better than it is.",
             "",
             "| | recall | chance |",
             "|---|---:|---:|",

@@ -101,8 +101,8 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     preprocessor = model.require_preprocessor()
     if keras.config.backend() != "tensorflow":
         raise ValueError(
-            f"The {form} export converts TensorFlow graphs, and the graphs of "
-            "JAX hold an operation that it cannot read. Set the environment "
+            f"The {form} export converts TensorFlow graphs, and those of JAX "
+            "contain an operation that it cannot read. Set the environment "
             "variable KERAS_BACKEND to tensorflow. Received: backend="
             f"{keras.config.backend()!r}"
         )

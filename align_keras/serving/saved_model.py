@@ -123,9 +123,9 @@ def export_saved_model(
     model.require_preprocessor()
     if keras.config.backend() == "torch":
         raise ValueError(
-            "A SavedModel holds a graph of TensorFlow, which torch has none "
-            "of. Set the environment variable KERAS_BACKEND to tensorflow or "
-            "jax. Received: backend='torch'"
+            "A SavedModel holds a TensorFlow graph, which the torch backend "
+            "does not have. Set the environment variable KERAS_BACKEND to "
+            "tensorflow or jax. Received: backend='torch'"
         )
     for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
         if value < 1:

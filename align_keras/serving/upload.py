@@ -86,9 +86,9 @@ def upload(
         contents = read_text(card)
     elif foreign_weights(str(preset)) is not None:
         raise ValueError(
-            f"`{preset}` holds the files of another library, of which no card "
-            "is written: add a README.md, or make a preset with `align-keras "
-            "convert`."
+            f"`{preset}` holds the files of another library, for which no "
+            "model card is written: add a README.md, or make a preset with "
+            "`align-keras convert`."
         )
     else:
         contents = model_card(handle, preset, run, license, language)
@@ -118,18 +118,18 @@ def upload(
         # An existing repository keeps its visibility.
         if private and not hub.model_info(repository).private:
             raise ValueError(
-                f"`{repository}` is there already and public, so that "
-                "everybody would see what is uploaded. Make it private in its "
-                "settings, choose another name, or leave `private` out."
+                f"`{repository}` already exists and is public, so everybody "
+                "would see what is uploaded. Make it private in its settings, "
+                "choose another name, or leave `private` out."
             )
         commit = hub.create_commit(
             repository, operations, commit_message="Upload an ALIGN model"
         )
     except hub_errors.HfHubHTTPError as error:
         raise ValueError(
-            f"The hub does not take `{repository}`: "
+            f"The hub refused `{repository}`: "
             f"{' '.join(str(error).split())[:300]} Log in with "
-            "`hf auth login`, as somebody who may write there."
+            "`hf auth login` as a user who may write there."
         ) from error
     return str(commit.commit_url)
 
@@ -146,7 +146,7 @@ def _find(directory):
             )
     path = Path(find_preset(str(directory)))
     if not path.is_dir() or not has_weights(str(path)):
-        raise ValueError(f"`{directory}` is no directory with weights.")
+        raise ValueError(f"`{directory}` is not a directory with weights.")
     check_links(path)
     require_class(str(path), AlignDualEncoder)
     check_weights(str(path))

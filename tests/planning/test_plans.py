@@ -129,7 +129,7 @@ def test_plan_of_this_machine(plans):
     assert f"{schedule['price']:,.2f}" in result["output"]
     assert f"{plan['seconds']['step']:.4f} s" in result["output"]
     roofline = plan["seconds"]["roofline"]
-    assert re.search(rf"the roofline, .* {roofline:.4f} s", result["output"])
+    assert re.search(rf"longest above\) +{roofline:.4f} s", result["output"])
 
 
 def test_command_explains_what_is_wrong(plans):

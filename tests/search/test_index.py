@@ -140,7 +140,7 @@ def test_damaged_and_newer_indexes_are_refused(library, tmp_path):
         Index(newer)
     with pytest.raises(ValueError, match="not valid JSON"):
         Index(damaged("index.json", lambda contents: contents[:20]))
-    with pytest.raises(ValueError, match="keys.bin. does not hold 30 rows"):
+    with pytest.raises(ValueError, match="keys.bin. does not hold the 30 rows"):
         Index(damaged("keys.bin", lambda contents: contents[:-1]))
     with pytest.raises(ValueError, match="damaged"):
         Index(damaged("keys.npy", lambda contents: b"no array"))
@@ -289,7 +289,7 @@ def qdrant_index(library, drawn, tmp_path):
 def test_embedded_qdrant_takes_one_user(qdrant_index, capsys):
     index = Index(qdrant_index)
     assert main(["search", str(qdrant_index), "--text", "a bus"]) == 2
-    assert "is open already" in capsys.readouterr().err
+    assert "is already open" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds its vectors itself"):
         Index(qdrant_index, qdrant="http://localhost:6333")
     index.close()
@@ -400,8 +400,8 @@ def test_a_collection_without_an_index_is_deleted(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--qdrant", "http://a:6333"], "of the kind qdrant alone"),
-        (["--kind", "exact", "--collection", "a"], "of the kind qdrant alone"),
+        (["--qdrant", "http://a:6333"], "only for the kind qdrant"),
+        (["--kind", "exact", "--collection", "a"], "only for the kind qdrant"),
         (["--kind", "qdrant", "--qdrant", "a:6333"], "must be a URL"),
     ],
 )

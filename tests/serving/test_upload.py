@@ -113,7 +113,7 @@ def test_what_cannot_be_published_is_refused(run, hub, tmp_path, monkeypatch):
     for handle in ("me/colors", "hf://colors", "kaggle://me/a/keras/b"):
         with pytest.raises(ValueError, match="hf://user/name"):
             upload(run, handle)
-    with pytest.raises(ValueError, match="no directory with weights"):
+    with pytest.raises(ValueError, match="not a directory with weights"):
         upload("align_b0_bert_tiny", "hf://me/colors")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "recipe.json").write_text("{}")
@@ -149,7 +149,7 @@ def test_a_private_model_goes_to_no_public_repository(run, hub, capsys):
     hub.repositories["me/open"] = {}
     capsys.readouterr()
     assert main(["upload", str(run), "hf://me/open", "--private"]) != 0
-    assert "`me/open` is there already and public" in capsys.readouterr().err
+    assert "`me/open` already exists and is public" in capsys.readouterr().err
     assert hub.repositories["me/open"] == {}
 
 

@@ -88,7 +88,7 @@ def test_names_that_are_none_are_refused(inputs, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
     words = "--preset a --recipe small --data b --workdir c --log none"
     assert main(["train", *words.split(), "--log", "wandb"]) == 2
-    assert "no other `--log`" in capsys.readouterr().err
+    assert "cannot be combined with other `--log`s" in capsys.readouterr().err
 
 
 def test_tensorboard_is_left_out_where_it_is_not_asked_for(inputs, tmp_path):

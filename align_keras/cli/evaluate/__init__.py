@@ -4,7 +4,7 @@ from align_keras.cli.options import add_commands
 
 EVALUATIONS = {
     "retrieval": "find the captions of images, and the image of a caption",
-    "multilingual": "the same in many languages: Crossmodal-3600, Multi30k",
+    "multilingual": "retrieval in many languages: Crossmodal-3600, Multi30k",
     "zero-shot": "classify images by the names of the classes",
     "knn": "find the label of an image among its nearest training images",
     "linear-probe": "train a linear classifier on frozen vectors",
@@ -14,8 +14,8 @@ EVALUATIONS = {
     "words": "compare the similarity of words with human judgement",
     "finetune": "fine-tune a classifier, head first and then all",
     "vtab": "fine-tune on VTAB-1k: a sweep for each of its 19 tasks",
-    "all": "run every evaluation whose data are there, and write a report",
-    "compare": "tell whether two models differ, from their results",
+    "all": "run every evaluation that has data, and write a report",
+    "compare": "tell from their results whether two models differ",
 }
 
 

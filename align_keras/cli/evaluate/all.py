@@ -17,20 +17,21 @@ def add_arguments(parser):
         required=True,
         action="append",
         metavar="MODEL",
-        help="a model; give the option again to measure others beside it",
+        help="a model; repeat the option to measure several",
     )
     parser.add_argument(
         "--data-root",
         required=True,
         metavar="DIR",
-        help="directory in the layout of docs/evaluation.md",
+        help="directory laid out as in docs/evaluation.md",
     )
     parser.add_argument(
         "--output",
         type=output_path,
         default="evaluation",
         metavar="DIR",
-        help="results, vectors and report.md (default: %(default)s)",
+        help="directory for results, vectors and report.md (default: "
+        "%(default)s)",
     )
     add_allow_outside(parser)
     add_batch_size(parser)

@@ -12,8 +12,8 @@ def add_arguments(parser):
         TESTS,
         data="the published files: examples.jsonl, add_att.json and others, "
         "or visual_genome_relation.json",
-        images="MSCOCO's val2017 for sugarcrepe; of the others, `images` in "
-        "--data unless this says otherwise",
+        images="MSCOCO's val2017 for sugarcrepe; for the others, by default "
+        "`images` in --data",
     )
 
 
@@ -27,7 +27,7 @@ def run(args):
     if args.test == "winoground":
         if args.images:
             shared_options.refuse(
-                "images", "is not for winoground: they lie in `--data`"
+                "images", "is not for winoground: its images are in `--data`"
             )
         data = composition.winoground(args.data, **options)
     elif args.test == "sugarcrepe":

@@ -14,7 +14,8 @@ def add_arguments(parser):
         "--data",
         required=True,
         metavar="DIR",
-        help="the rating files sts_test.csv, sis_test.csv and sits_test.csv",
+        help="directory of the rating files, such as sts_test.csv, "
+        "sis_test.csv and sits_test.csv",
     )
     parser.add_argument(
         "--captions", required=True, metavar="FILE", help="dataset_coco.json"
@@ -30,7 +31,8 @@ def add_arguments(parser):
             type=float,
             default=default,
             metavar="RATING",
-            help="pairs rated so count as matching (default: %(default)s)",
+            help="lowest rating of a pair that counts as matching (default: "
+            "%(default)s)",
         )
     _add_readings(parser)
     shared_options.add_depths(parser, [1, 5, 10])
@@ -41,12 +43,13 @@ def _add_readings(parser):
     parser.add_argument(
         "--rated-only",
         action="store_true",
-        help="an original caption matches only where it was rated so",
+        help="a caption matches its own image only if they were rated as "
+        "matching",
     )
     parser.add_argument(
         "--no-co-captions",
         action="store_true",
-        help="captions of one image match only where they were rated so",
+        help="captions of one image match only if they were rated as matching",
     )
     parser.add_argument(
         "--keep-empty",

@@ -12,20 +12,21 @@ def add_arguments(parser):
         TESTS,
         data="the published files: a folder with captions.jsonl, or the "
         "repository of Multi30k",
-        images="images of Flickr30k for multi30k; of xm3600, `images` in "
-        "--data unless this says otherwise",
+        images="images of Flickr30k for multi30k; for xm3600, by default "
+        "`images` in --data",
     )
     parser.add_argument(
         "--languages",
         nargs="+",
         metavar="CODE",
-        help="such as de th; all by default",
+        help="languages to measure, such as de th (default: all)",
     )
     parser.add_argument(
         "--captions-per-image",
         type=int,
         metavar="N",
-        help="take the first N of xm3600 in each language (default: all)",
+        help="for xm3600: use only the first N captions of an image in each "
+        "language (default: all)",
     )
     shared_options.add_depths(parser, [1, 5, 10])
 
@@ -62,6 +63,7 @@ def _open(args, multilingual):
         )
     if args.captions_per_image is not None:
         shared_options.refuse(
-            "captions_per_image", "is for xm3600: of multi30k all are taken"
+            "captions_per_image",
+            "is for xm3600: all captions of multi30k are used",
         )
     return multilingual.multi30k(args.data, args.images, **options)

@@ -13,7 +13,7 @@ def add_arguments(parser):
         type=int,
         default=1,
         metavar="N",
-        help="search N equal parts by themselves; 5 for MSCOCO 1K",
+        help="search each of N equal parts on its own; 5 for MSCOCO 1K",
     )
     shared_options.add_depths(parser, [1, 5, 10])
 

@@ -17,7 +17,7 @@ def add_model(parser):
         "--output",
         type=_result_file,
         metavar="FILE.json",
-        help="write the result as JSON, and what `compare` needs beside it",
+        help="write the result as JSON, and next to it what `compare` needs",
     )
     add_bootstrap(parser)
 
@@ -48,7 +48,7 @@ def add_embedding(parser):
         "--cache",
         type=output_path,
         metavar="DIR",
-        help="keep vectors here, and resume from them when interrupted",
+        help="keep vectors here, to resume from them after an interruption",
     )
 
 
@@ -58,7 +58,7 @@ def add_bootstrap(parser):
         type=int,
         default=1000,
         metavar="N",
-        help="resamples of the intervals (default: %(default)s)",
+        help="resamples for the intervals (default: %(default)s)",
     )
 
 
@@ -69,7 +69,7 @@ def add_depths(parser, default):
         nargs="+",
         default=default,
         metavar="K",
-        help=f"depths (default: {' '.join(map(str, default))})",
+        help=f"values of K to measure (default: {' '.join(map(str, default))})",
     )
 
 
@@ -104,7 +104,7 @@ def add_published(parser, tests, data, images):
     add_model(parser)
     add_embedding(parser)
     parser.add_argument(
-        "--test", required=True, choices=tests, help="whose form the data have"
+        "--test", required=True, choices=tests, help="test to run on the data"
     )
     parser.add_argument("--data", required=True, metavar="FOLDER", help=data)
     parser.add_argument("--images", metavar="FOLDER", help=images)
@@ -118,8 +118,8 @@ def add_captioned(parser):
         "--data",
         metavar="GLOB",
         help="TFRecord files that `align-keras pack` or img2dataset wrote; "
-        "a folder of images, with --captions, a captions.csv or .txt files in "
-        "it; or archives or Parquet files, as for `pack`",
+        "a folder of images, with --captions or with a captions.csv or .txt "
+        "files in it; or archives or Parquet files, as for `pack`",
     )
     parser.add_argument(
         "--captions",
@@ -129,14 +129,15 @@ def add_captioned(parser):
     )
     parser.add_argument(
         "--split",
-        help="splits of the caption file or of TFDS (default: test, where "
-        "TFDS or a JSON file tells splits)",
+        help="splits of the caption file or of TFDS (default: test, for TFDS "
+        "or a JSON file that names splits)",
     )
     parser.add_argument(
         "--captions-per-image",
         type=int,
         metavar="N",
-        help="take the first N of a caption file or of TFDS (default: 5)",
+        help="use only the first N captions of an image, from a caption file "
+        "or TFDS (default: 5)",
     )
     add_tfds(parser, "coco_captions")
     add_name(parser)
@@ -150,7 +151,8 @@ def add_labelled(parser, *parts):
             f"--{part}",
             required=part != "validation",
             metavar="FOLDER",
-            help="one folder of images for each class; with --tfds, a split",
+            help="folder with one subfolder of images for each class; with "
+            "--tfds, a split",
         )
     add_tfds(parser, "oxford_flowers102")
     add_name(parser)
@@ -164,14 +166,14 @@ def add_runs(parser, default):
         type=output_path,
         required=True,
         metavar="DIR",
-        help="checkpoints",
+        help="directory for checkpoints",
     )
     parser.add_argument(
         "--runs",
         type=int,
         default=default,
         metavar="N",
-        help="seeds of which the mean counts (default: %(default)s)",
+        help="number of seeds to average over (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0)
 

@@ -10,14 +10,14 @@ def add_arguments(parser):
         "--tasks",
         nargs="+",
         metavar="TASK",
-        help="some of its tasks, such as caltech101 (default: all)",
+        help="tasks to run, such as caltech101 (default: all)",
     )
     parser.add_argument(
         "--trials",
         type=int,
         default=50,
         metavar="N",
-        help="settings that are tried for each task (default: %(default)s)",
+        help="settings to try for each task (default: %(default)s)",
     )
     shared_options.add_tfds_directory(parser)
     shared_options.add_runs(parser, 3)

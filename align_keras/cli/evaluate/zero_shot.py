@@ -17,18 +17,18 @@ def add_arguments(parser):
     parser.add_argument(
         "--all-classes",
         action="store_true",
-        help="compete with all named classes, not with those of the data",
+        help="choose among all named classes, not only those of the data",
     )
     parser.add_argument(
         "--objectnet",
         action="store_true",
-        help="the folder is ObjectNet as it is published, with its mappings",
+        help="the folder is ObjectNet as published, with its mappings",
     )
     parser.add_argument(
         "--ensemble",
         choices=["normalized", "plain"],
         default="normalized",
-        help="whether prompts are normalised before their mean",
+        help="whether to normalise prompts before averaging them",
     )
     shared_options.add_depths(parser, [1, 5])
 

@@ -200,7 +200,7 @@ class _Handlers:
             if not kind.startswith(_IMAGE_TYPES):
                 raise _Refusal(
                     415,
-                    "Send the image's file, with the content type image/….",
+                    "Send the image file, with the content type image/….",
                 )
             async with self.uploads:
                 with _as_refusals():
@@ -243,7 +243,7 @@ class _Handlers:
             if self.held_bytes + count > self.limits.held_bytes:
                 raise _Refusal(
                     503,
-                    "Too many images arrive at once; try again.",
+                    "Too many images are arriving at once; try again.",
                     {"Retry-After": "5"},
                 )
             self.held_bytes += count

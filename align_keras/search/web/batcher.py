@@ -40,7 +40,7 @@ class Batcher:
             Overloaded: too many requests are waiting already.
         """
         if len(self._items) >= self._most:
-            raise Overloaded("Too many requests wait; try again.")
+            raise Overloaded("Too many requests are waiting; try again.")
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._items.append((item, future))

@@ -173,7 +173,9 @@ class Engine:
         if "image" in part:
             vector = self._images.get(part["image"])
             if vector is None:
-                raise Forgotten("The image is forgotten: drop it again.")
+                raise Forgotten(
+                    "The server no longer has the image: drop it again."
+                )
             return vector
         return await self._text(part["text"])
 

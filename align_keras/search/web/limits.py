@@ -69,8 +69,8 @@ class Limits:
             )
         if self.burst < 1:
             raise ValueError(
-                "`burst` must be 1 or more, for a request costs 1. Received: "
-                f"burst={self.burst}"
+                "`burst` must be 1 or more, because a request costs 1. "
+                f"Received: burst={self.burst}"
             )
 
 

@@ -76,7 +76,7 @@ def serve(
         server_header=False,
     )
     print(
-        f"{index.count} images at {url} (Ctrl-C ends it)"
+        f"{index.count} images at {url} (press Ctrl-C to stop)"
         + (
             ""
             if _is_loopback(host)
