@@ -18,6 +18,7 @@ from align_keras.data.records import read_record
 from align_keras.data.records import read_shard
 from align_keras.data.records import record_key
 from align_keras.io.images import decode_with_pillow
+from align_keras.preprocessing.decode import decode_eagerly
 
 # Number of records that are decoded as one unit of work.
 GROUP = 8
@@ -331,7 +332,7 @@ def _first_usable(records, converter):
         for record in read_shard(path):
             try:
                 example = decode_record(record)
-                image = converter.decode(tf.constant(example["image"]))
+                image = decode_eagerly(example["image"])
             except (ValueError, tf.errors.InvalidArgumentError):
                 count += 1
                 last = record

@@ -39,8 +39,10 @@ def _noise(*shape):
 
 
 def _both(contents):
-    """The image, having checked that both decoders agree exactly."""
+    """The image, having checked that all decoders agree exactly."""
     graph = _graph(contents).numpy()
+    eager = decode.decode_eagerly(contents).numpy()
+    np.testing.assert_array_equal(graph, eager)
     np.testing.assert_array_equal(graph, images.decode_with_pillow(contents))
     assert graph.dtype == np.uint8
     return graph
@@ -368,8 +370,9 @@ def _with_bytes_before_segments(mode):
     ],
 )
 def test_broken_files_raise(contents):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        _graph(contents)
+    for decoder in (_graph, decode.decode_eagerly):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decoder(contents)
     with pytest.raises(ValueError):
         images.decode_with_pillow(contents)
 
