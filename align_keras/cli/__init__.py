@@ -30,7 +30,7 @@ COMMANDS = {
     "evaluate": "measure a model",
     "diagnose": "show what happens inside a model, on one page",
     "ablate": "train and measure variants of a model, side by side",
-    "export": "write a SavedModel that takes files and strings",
+    "export": "write a SavedModel, ONNX or LiteRT model to serve",
     "convert": "convert weights from or to another library",
     "upload": "publish a model with a card on Hugging Face's hub",
     "embed": "turn images into files of vectors",

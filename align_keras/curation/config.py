@@ -281,8 +281,8 @@ def _rule(entry, directory):
     optional = given.pop("optional", False)
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(
-            f"the `name` of rule `{kind}` must be letters, digits and "
-            f"underscores. Received: {name!r}"
+            f"the `name` of rule `{kind}` must consist of letters, "
+            f"digits and underscores, with no digit first. Received: {name!r}"
         )
     known = RULES[kind].parameters
     _check_names(f"parameter of rule `{kind}`", given, list(known))

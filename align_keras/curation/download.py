@@ -140,8 +140,8 @@ def download(
         if not pairs:
             raise ValueError(
                 f"No row of `{kept}` has an address that may be fetched: "
-                f"{refused['reasons'] or 'it has no rows'}. Private addresses "
-                "need `--allow-private`."
+                f"{refused['reasons'] or 'it has no rows'}."
+                + ("" if allow_private else " See `--allow-private`.")
             )
         settings = {
             "pairs": f"{pairs} of digest {digest}",

@@ -74,7 +74,8 @@ def open_engine(
     size = parse_memory(memory) if memory else None
     if size is not None and size < MIN_MEMORY:
         raise ValueError(
-            "`memory` must be 256MiB or more, with a unit. "
+            "`memory` must be 256MiB or more; a number without a unit is in "
+            "bytes. "
             f"Received: {memory!r}"
         )
     if name == "duckdb":

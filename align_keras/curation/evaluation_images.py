@@ -111,7 +111,11 @@ def read_evaluation_images(
         good += 1
         yield name, pixels
     if bad:
-        logger.warning("%d files of `%s` are not images.", bad, path)
+        logger.warning(
+            "%d entries of `%s` are left out: not readable as images.",
+            bad,
+            path,
+        )
     if not good:
         raise ValueError(
             f"The test set `{path}` holds no image that can be read."

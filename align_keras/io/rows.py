@@ -129,8 +129,9 @@ def read_table(
             raise ValueError(f"`{path}`, row {number}: {row}.")
         for name in needed:
             if row.get(name) is None:
+                lacks = "has no value for" if name in row else "lacks"
                 raise ValueError(
-                    f"`{path}` lacks the column `{name}` in row {number}; "
+                    f"`{path}` {lacks} the column `{name}` in row {number}; "
                     f"every row needs {', '.join(needed)}."
                 )
         found.append(row)

@@ -70,7 +70,7 @@ def compose_query(
     if not texts and not minus and image is None:
         raise ValueError(
             "A query needs at least one of `text`, `image` and `minus_text`. "
-            "Received: all None"
+            "Received: none of them"
         )
     if minus_weight is None:
         minus_weight = text_weight

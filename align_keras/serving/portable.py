@@ -101,10 +101,9 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     preprocessor = model.require_preprocessor()
     if keras.config.backend() != "tensorflow":
         raise ValueError(
-            f"The {form} export converts TensorFlow graphs, and those of JAX "
-            "contain an operation that it cannot read. Set the environment "
-            "variable KERAS_BACKEND to tensorflow. Received: backend="
-            f"{keras.config.backend()!r}"
+            f"The {form} export converts the graphs of the TensorFlow backend "
+            "only. Set the environment variable KERAS_BACKEND to tensorflow. "
+            f"Received: backend={keras.config.backend()!r}"
         )
     dtypes = set(computing_dtypes(model).values())
     if dtypes != {"float32"}:
