@@ -20,6 +20,8 @@ from align_keras.preprocessing import AlignTokenizer
 WORDS = [f"w{number}" for number in range(40)] + [f"x{n}" for n in range(40)]
 FIRST = 5  # id of "w0"
 
+pytestmark = pytest.mark.usefixtures("plain_decoder")
+
 
 @pytest.fixture(scope="module")
 def preprocessor():
@@ -172,7 +174,7 @@ def test_parts_are_disjoint_and_complete(packed, preprocessor, by_file):
     numbers = []
     for index in range(2):
         options = {"shard_index": index, "shard_count": 2}
-        part = load_dataset(packed, preprocessor, 1, training=False, **options)
+        part = load_dataset(packed, preprocessor, 8, training=False, **options)
         numbers.append([n for batch in part for n in _numbers(batch)])
     assert sorted(sum(numbers, [])) == list(range(37))
     # Training reads the same parts and can go on in the middle.

@@ -77,6 +77,7 @@ def test_many_are_counted_at_the_same_time(monkeypatch):
     assert counts == {p: 1 + n % 5 for n, p in enumerate(paths)}
 
 
+@pytest.mark.usefixtures("plain_decoder")
 @pytest.mark.parametrize("start", [0, 3])
 def test_batches_of_training_are_the_same(packed, start):
     preprocessor = tiny_align().preprocessor
