@@ -207,9 +207,9 @@ def refuse_class_weight(class_weight):
     """Raise `ValueError` if class weights are given."""
     if class_weight is not None:
         raise ValueError(
-            "`class_weight` weights the classes of labels, and there are no "
-            "labels. Pass `sample_weight`, a weight for each pair. "
-            f"Received: class_weight={class_weight}"
+            "`class_weight` needs class labels, and there are none. Pass "
+            "`sample_weight`, a weight for each pair. Received: "
+            f"class_weight={class_weight}"
         )
 
 
@@ -217,14 +217,14 @@ def _check_rows(x, y):
     """Refuse arrays that are empty or hold different numbers of pairs."""
     if x is None or hasattr(x, "shape"):
         raise ValueError(
-            "The inputs are a dict of arrays, `(images, texts)` or a data set. "
-            f"Received: {type(x).__name__}"
+            "The inputs must be a dict of arrays, `(images, texts)` or a data "
+            f"set. Received: {type(x).__name__}"
         )
     if not isinstance(x, dict):
         if y is not None:
             raise ValueError(
-                "A data set yields its weights itself, as batches of "
-                "`(inputs, None, sample_weight)`. Received, beside "
+                "A data set must yield its weights itself, as batches of "
+                "`(inputs, None, sample_weight)`. Received, besides "
                 f"{type(x).__name__}: {sorted(y)}"
             )
         return
@@ -232,7 +232,7 @@ def _check_rows(x, y):
     if len(set(rows.values())) != 1 or 0 in rows.values():
         raise ValueError(
             "All inputs, and weights, must have one row for each pair, and "
-            f"there must be pairs. Received numbers of rows: {rows}"
+            f"there must be at least one pair. Received numbers of rows: {rows}"
         )
 
 
@@ -419,12 +419,11 @@ class PaddedBatches(_OtherBatches):
         if layer is None:
             return
         self._refusal = (
-            "A batch is smaller than the others or cannot be divided among "
-            "the devices. It would be filled up, and the layer "
-            f"`{layer}` would count the padding in its statistics. "
-            "Batch the data with `drop_remainder=True`, or choose a batch "
-            "size that divides it, or build the encoder with the layers "
-            "of `align_keras.models`."
+            "A batch is smaller than the others or cannot be divided among the "
+            f"devices. It would be padded, and the layer `{layer}` would count "
+            "the padding in its statistics. Batch the data with "
+            "`drop_remainder=True`, or choose a batch size that divides it, or "
+            "build the encoder with the layers of `align_keras.models`."
         )
         if _has_partial_batch(self._adapter):
             raise ValueError(self._refusal)

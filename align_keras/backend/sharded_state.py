@@ -39,9 +39,9 @@ class ShardedState(keras.distribution.DataParallel):
     def __init__(self, **kwargs: Any):
         if keras.config.backend() != "jax":
             raise ValueError(
-                "On the JAX backend alone, devices hold parts of the state. "
-                "Set the environment variable KERAS_BACKEND to `jax`. "
-                f"Received: backend={keras.config.backend()!r}"
+                "Only the JAX backend can split the state among devices. Set "
+                "the environment variable KERAS_BACKEND to `jax`. Received: "
+                f"backend={keras.config.backend()!r}"
             )
         super().__init__(**kwargs)
 

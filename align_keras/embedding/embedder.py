@@ -37,9 +37,9 @@ def refuse_floats(image: np.ndarray) -> None:
     """Refuse an array that may be preprocessed already."""
     if image.dtype.kind == "f":
         raise TypeError(
-            "Arrays of floats, already preprocessed, are only for embedding "
-            "with an `AlignDualEncoder`; give uint8 pixels. "
-            f"Received: dtype={image.dtype}"
+            "Float arrays count as preprocessed already, and only an "
+            "`AlignDualEncoder` can embed them; pass uint8 pixels. Received: "
+            f"dtype={image.dtype}"
         )
 
 

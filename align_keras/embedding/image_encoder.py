@@ -25,7 +25,7 @@ def load_image_encoder(preset):
     if not presets.has_weights(path):
         raise ValueError(
             f"The preset `{preset}` is an architecture without weights, which "
-            "tells no images apart; name one with weights as `model`."
+            "cannot tell images apart; pass one with weights as `model`."
         )
     kind = "AlignDualEncoder"
     if presets.foreign_weights(path) is None:

@@ -65,8 +65,8 @@ def plan_sources(
     found = find_source(source, captions, image_column, allow_outside)
     if columns and found.kind not in ("listed", "table"):
         raise ValueError(
-            f"{' and '.join(f'`{name}`' for name in columns)} speak of a "
-            "caption file; give one with `captions`."
+            f"{' and '.join(f'`{name}`' for name in columns)} can be used only "
+            "with a caption file; pass one as `captions`."
         )
     lost: list = []
     if found.kind not in ("listed", "folder"):

@@ -126,7 +126,9 @@ def skipped_images(about: dict) -> Callable:
             logger.warning("Image %s is left out: %s", key, reason)
             listed.append([str(key), reason])
             if len(listed) == _MAX_LISTED:
-                logger.warning("Further ones of this part are only counted.")
+                logger.warning(
+                    "Further images left out of this part are only counted."
+                )
 
     return skip
 

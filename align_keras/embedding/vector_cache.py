@@ -65,7 +65,7 @@ class VectorCache:
         except (EOFError, KeyError, TypeError, ValueError, BadZipFile):
             raise ValueError(
                 f"`{self._path(number)}` is damaged: remove it, and its "
-                "vectors are made again."
+                "vectors are computed again."
             ) from None
 
     def save(self, number: int, **arrays: Any) -> dict[str, np.ndarray]:

@@ -139,8 +139,8 @@ def _about(path, metadata):
         return about
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(
-            f"`{path}` is no file of `align-keras`: choose another directory, "
-            "or remove it."
+            f"`{path}` was not written by `align-keras`: choose another "
+            "directory, or remove it."
         ) from None
 
 

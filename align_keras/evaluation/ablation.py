@@ -174,9 +174,9 @@ def build_variant(
                 return backbone(**{**given, **extra})
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"The arguments of an encoder under `encoders: {kind}` "
-                    f"do not make a `{backbone.__name__}`: {error}. "
-                    f"Received: {given}"
+                    f"The arguments of an encoder under `encoders: {kind}` are "
+                    f"not valid for `{backbone.__name__}`: {error}. Received: "
+                    f"{given}"
                 ) from error
         return backbone.from_preset(given, load_weights=False, **extra)
 
@@ -217,7 +217,7 @@ def _compare_with(baseline, result, samples):
     if samples < found["samples_needed"]:
         logger.warning(
             "%d resamples cannot show any difference from the baseline: it "
-            "takes %d.",
+            "takes at least %d.",
             samples,
             found["samples_needed"],
         )

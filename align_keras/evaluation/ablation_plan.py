@@ -115,6 +115,6 @@ def read_plan(path: str | Path) -> tuple[dict[str, Any], dict[str, Variant]]:
             variants[name] = Variant(**{**plan["base"], **(changes or {})})
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"The run {name!r} of the ablation `{path}` is wrong: {error}"
+                f"The run {name!r} of the ablation `{path}` is invalid: {error}"
             ) from None
     return plan, variants

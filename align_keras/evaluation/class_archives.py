@@ -69,8 +69,8 @@ def class_archives(
     shards = read_text(counted).strip()
     if not shards.isdecimal():
         raise ValueError(
-            f"`{counted}` must tell the number of archives. "
-            f"Received: {shards!r:.40}"
+            f"`{counted}` must contain the number of archives. Received: "
+            f"{shards!r:.40}"
         )
     paths = [
         path_within(folder, f"test/{number}.tar", allow_outside)
@@ -88,8 +88,8 @@ def class_archives(
             for key, image, label, group in _samples(path, grouped):
                 if not 0 <= label < len(names):
                     raise ValueError(
-                        f"In `{path}`, `{key}` has the label {label}, and "
-                        f"there are {len(names)} names of classes."
+                        f"In `{path}`, `{key}` has the label {label}, but "
+                        f"there are only {len(names)} class names."
                     )
                 note = (label, group) if grouped else label
                 yield f"{path.stem}/{key}", image, note
@@ -127,7 +127,7 @@ def _files(path):
         key = sample_key(name)
         if not member.isfile() or member.size > MAX_FILE_BYTES:
             raise ValueError(
-                f"`{clean_text(name)}` is not a file, or of more than "
+                f"`{clean_text(name)}` is not a file, or is larger than "
                 f"{MAX_FILE_BYTES} bytes"
             )
         contents = tar.extractfile(member)
@@ -156,7 +156,7 @@ def _first_number(key, contents):
         raise ValueError(f"`{clean_text(key)}.npy` holds no numbers")
     if numbers[0] != int(numbers[0]):
         raise ValueError(
-            f"The first number of `{clean_text(key)}.npy` must be that of a "
-            f"group. Received: {numbers[0]}"
+            f"The first number of `{clean_text(key)}.npy` must be the number "
+            f"of a group. Received: {numbers[0]}"
         )
     return int(numbers[0])

@@ -152,7 +152,7 @@ def _loaded(result: Result | str | Path) -> Result:
     for name in ("dataset", "model"):
         if name not in loaded:
             raise ValueError(
-                f"`{result}` does not tell its `{name}`, so nothing can be "
+                f"`{result}` does not record its `{name}`, so nothing can be "
                 "compared with it: evaluate again."
             )
     return loaded
@@ -175,14 +175,14 @@ def _require_same(first, second):
         if not result.outcomes:
             raise ValueError(
                 f"The outcomes of {result['model']!r} are missing: the `.npz` "
-                "file must lie beside the JSON file."
+                "file must be next to the JSON file."
             )
     one, other = _Outcomes(first), _Outcomes(second)
     for name in _given(first):
         if not np.array_equal(one[name], other[name]):
             raise ValueError(
-                "The two results are not of the same queries: they differ in "
-                f"`{name}`. Measure both models on the same files."
+                "The two results were not measured on the same queries: they "
+                f"differ in `{name}`. Measure both models on the same files."
             )
 
 

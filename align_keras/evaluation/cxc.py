@@ -108,8 +108,8 @@ def measure_cxc(
     )
     if not readable.all():
         raise ValueError(
-            f"The image `{rated.images[int(np.argmin(readable))]}` does not "
-            "decode; Crisscrossed Captions needs all of them."
+            f"The image `{rated.images[int(np.argmin(readable))]}` cannot be "
+            "decoded; Crisscrossed Captions needs all of its images."
         )
     text_vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
     # The result lists all options, so that only equal ones are compared.

@@ -186,7 +186,7 @@ def retrieval_positives(
     limits = {**THRESHOLDS, **(thresholds or {})}
     if set(limits) != set(THRESHOLDS):
         raise ValueError(
-            f"`thresholds` may name {sorted(THRESHOLDS)}. "
+            f"The keys of `thresholds` must be among {sorted(THRESHOLDS)}. "
             f"Received: {sorted(thresholds or ())}"
         )
     check_repeated(repeated)

@@ -314,7 +314,7 @@ def _measure(embedder, name, source, options, allow_outside):
     names = classes.names if source.kind == "archives" else data.class_names
     if len(names or ()) != task.classes:
         raise ValueError(
-            f"`{source.needs[0]}` has {len(names or ())} classes, and the task "
+            f"`{source.needs[0]}` has {len(names or ())} classes, but the task "
             f"has {task.classes}."
         )
     found = embed_named(

@@ -127,8 +127,8 @@ def captioned(
     for option, value in options.items():
         if value is not None:
             raise ValueError(
-                f"`{option}` is for a caption file, and `{source}` is taken "
-                "as it is; give one with `captions`."
+                f"`{option}` is for a caption file, and `{source}` is read "
+                "without one; pass one as `captions`."
             )
     if found.kind == "records":
         _warn_of_rest(found, source, found.files, allow_outside)
@@ -292,8 +292,8 @@ def find_image(
         if is_file_within(folder, candidate, allow_outside):
             return Path(folder) / candidate
     raise FileNotFoundError(
-        f"There is no image `{name}` in `{folder}`, neither in the folder "
-        "that its name says nor directly."
+        f"There is no image `{name}` in `{folder}`, neither in the subfolder "
+        "that its name gives nor directly."
     )
 
 
@@ -395,7 +395,7 @@ def class_folders(
     inside = [path for path in folder.glob("*") if not is_junk(path.name)]
     for path in inside:
         if not path.exists():
-            raise FileNotFoundError(f"The link `{path}` leads nowhere.")
+            raise FileNotFoundError(f"The link `{path}` is broken.")
     classes = natural_order(path.name for path in inside if path.is_dir())
     found = [
         (image, label)
@@ -409,7 +409,7 @@ def class_folders(
     taken = {image for image, _ in found}
     for image in held_in(folder, allow_outside):
         if image not in taken:
-            _warn(clean_text(image), "no image of a class folder")
+            _warn(clean_text(image), "not an image in a class folder")
     if not found:
         raise FileNotFoundError(
             f"`{folder}` has no subfolders with images, one for each class."

@@ -57,7 +57,7 @@ def measures(found: dict) -> list[tuple[str, str, str]]:
         (
             "alignment",
             _number(found["alignment"]),
-            "mean squared distance of an image and its text: 0 the same, "
+            "mean squared distance between an image and its text: 0 the same, "
             "2 orthogonal",
         ),
         *(
@@ -171,7 +171,7 @@ def write_diagnosis_page(
         "<h2>Pairs and non-pairs</h2>",
         '<p class="key"><i style="background:var(--kept)"></i>cosines of '
         'pairs<i style="background:var(--gone)"></i>cosines of images and '
-        "texts that are no pairs, as shares of each</p>",
+        "texts that are not pairs, as shares of each</p>",
         scrolling(
             _plot(
                 found["cosines"]["edges"],
@@ -218,8 +218,8 @@ def _softmax(softmax):
 def _hubs(hubness, keys, texts, small):
     yield "<h2>Hubs</h2>"
     yield (
-        "<p>What is near to most queries, whatever they ask, and so takes the "
-        "place of others.</p>"
+        "<p>What is near most queries, whatever they ask, and so crowds out "
+        "others.</p>"
     )
     for way, (words, kind) in _WAYS.items():
         hubs = hubness[way]
@@ -242,9 +242,9 @@ def _hubs(hubness, keys, texts, small):
 def _sheet(rows, keys, texts, small):
     yield "<h2>Nearest wrong captions</h2>"
     yield (
-        "<p>The images for which a caption of others is nearest, compared "
-        "with their own: cosine and own caption, then the wrong one.</p>"
-        '<div class="sheet">'
+        "<p>Images, sorted by how much nearer another image's caption is than "
+        "their own: the cosine and their own caption, then the wrong "
+        'one.</p><div class="sheet">'
     )
     for row in rows:
         name = escape(keys[row["image"]])

@@ -147,5 +147,5 @@ def load_finetune_recipe(
         return FinetuneRecipe(stages, **fields)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"The fine-tuning recipe `{recipe}` is wrong: {error}"
+            f"The fine-tuning recipe `{recipe}` is invalid: {error}"
         ) from None

@@ -51,8 +51,8 @@ def write_markdown_report(
     ]
     if not drawn:
         lines += [
-            'There are no plots, for they need matplotlib: pip install "'
-            'align-keras[evaluation]".',
+            "There are no plots, because they need matplotlib: pip install "
+            '"align-keras[evaluation]".',
             "",
         ]
     for (task, dataset), group in groups.items():

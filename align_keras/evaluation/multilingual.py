@@ -165,7 +165,7 @@ def crossmodal3600(
         if not isinstance(key, str) or not key or key in found:
             raise ValueError(
                 f"In `{path}`, row {number}, the field `image/key` must be a "
-                f"text of its own. Received: {key!r:.80}"
+                f"unique text. Received: {key!r:.80}"
             )
         found[key] = {
             language: _captions_of(path, number, language, value)
@@ -198,7 +198,7 @@ def _captions_of(path, number, language, value):
     if not isinstance(texts, list):
         raise ValueError(
             f"In `{path}`, row {number}, `{language}` must hold a list of "
-            f"texts, `caption`. Received: {value!r:.80}"
+            f"texts under `caption`. Received: {value!r:.80}"
         )
     return as_texts(texts)
 
@@ -210,7 +210,7 @@ def _choose_languages(wanted, known, source):
     unknown = sorted({*chosen} - {*known})
     if unknown or not chosen:
         raise ValueError(
-            f"`languages` must be of those that `{source}` has: "
+            f"`languages` must be among those that `{source}` has: "
             f"{', '.join(known)}. Received: {', '.join(unknown) or 'none'}"
         )
     return chosen
@@ -227,7 +227,9 @@ def _lines(folder, name, allow_outside):
     elif path.is_file():
         text = read_text(path)
     else:
-        raise FileNotFoundError(f"There is no file `{path}`, nor `{packed}`.")
+        raise FileNotFoundError(
+            f"There is neither a file `{path}` nor `{packed}`."
+        )
     return "\n".join(split_lines(text)).strip("\n").split("\n")
 
 
@@ -239,7 +241,9 @@ def _unzip(path):
             raise ValueError(f"it holds more than {MAX_TEXT} bytes")
         return decode_text(contents, "strict")
     except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise ValueError(f"`{path}` is no text of gzip: {error}.") from None
+        raise ValueError(
+            f"`{path}` cannot be read as gzip-compressed text: {error}."
+        ) from None
 
 
 # === Metrics ===

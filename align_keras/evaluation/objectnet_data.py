@@ -76,12 +76,13 @@ def objectnet(
         missing = images / answers[min(empty)][0]
         raise FileNotFoundError(
             f"`{missing}` has no images, and {len(empty)} of the "
-            f"{len(answers)} classes that ImageNet has are empty: unpack all "
-            "of ObjectNet."
+            f"{len(answers)} classes shared with ImageNet are empty: unpack "
+            "all of ObjectNet."
         )
     if left := len(examples) - len(rows):
         logger.info(
-            "%s: %d images are of classes that ImageNet lacks, and not used",
+            "%s: %d images belong to classes that ImageNet lacks, and are not "
+            "used",
             name,
             left,
         )
@@ -104,7 +105,7 @@ def _read_mappings(folder, allow_outside):
         key: path_within(mappings, file, allow_outside)
         for key, file in _FILES.items()
     }
-    about = "mapping of ObjectNet", "Take the file that is published."
+    about = "mapping of ObjectNet", "Use the published file."
     folders = read_object(paths["folders"], {"*": str}, *about)
     classes = read_object(paths["classes"], {"*": str}, *about)
     form = dict.fromkeys(map(str, range(IMAGENET_CLASSES)), is_count)
@@ -120,7 +121,7 @@ def _read_mappings(folder, allow_outside):
     for label, names in classes.items():
         if label not in folder_of:
             raise ValueError(
-                f"`{paths['folders']}` has no folder of the label {label!r}, "
+                f"`{paths['folders']}` has no folder for the label {label!r}, "
                 f"which `{paths['classes']}` maps."
             )
         right = []
@@ -128,7 +129,7 @@ def _read_mappings(folder, allow_outside):
             if name not in of_name:
                 raise ValueError(
                     f"`{paths['classes']}` maps {label!r} to {name!r}, which "
-                    f"is no line of `{paths['names']}` with a number in "
+                    f"is not a line of `{paths['names']}` with a number in "
                     f"`{paths['numbers']}`."
                 )
             right += of_name[name]
@@ -139,7 +140,7 @@ def _read_mappings(folder, allow_outside):
 def _without_border(path):
     pixels = read_pixels(path)[BORDER:-BORDER, BORDER:-BORDER]
     if not pixels.size:
-        raise ValueError("it is nothing but its border")
+        raise ValueError("it has no pixels inside its border")
     return np.ascontiguousarray(pixels)
 
 

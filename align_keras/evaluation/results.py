@@ -113,13 +113,13 @@ class Result(dict):
         if digest is None or not outcomes.is_file():
             return cls(values)
         if digest:
-            check_digest(outcomes, digest, f"evaluate anew into `{path}`")
+            check_digest(outcomes, digest, f"evaluate again into `{path}`")
         try:
             with np.load(outcomes, allow_pickle=False) as arrays:
                 return cls(values, dict(arrays))
         except (EOFError, TypeError, ValueError, BadZipFile):
             raise ValueError(
-                f"`{outcomes}` is damaged: evaluate anew into `{path}`."
+                f"`{outcomes}` is damaged: evaluate again into `{path}`."
             ) from None
 
     @property

@@ -363,8 +363,8 @@ def measure_all(
         folder = output / file_name(embedder.name).strip("-.")
         if folder in folders:
             raise ValueError(
-                f"Two models would have their results in `{folder}`: evaluate "
-                f"them into two outputs. Received: {embedder.name}"
+                f"Two models would write their results to `{folder}`: use a "
+                f"separate output for each. Received: {embedder.name}"
             )
         folders.add(folder)
         for job in jobs:

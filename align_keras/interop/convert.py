@@ -85,9 +85,9 @@ def _read(source):
     foreign = open_foreign_weights(presets.find_preset(source))
     if foreign is None:
         raise ValueError(
-            f"`{source}` needs no conversion: it is a preset already, or of a "
-            "class that `AlignDualEncoder` takes as it is. To write for "
-            'Hugging Face, say `to="huggingface"`.'
+            f"`{source}` needs no conversion: it is a preset already, or its "
+            "class is one that `AlignDualEncoder` takes as it is. To convert "
+            'it for Hugging Face, pass `to="huggingface"`.'
         )
     model = foreign.load(foreign.model_class)
     parts = {}
@@ -100,8 +100,8 @@ def _application(name):
     make = getattr(keras.applications, name, None)
     if make is None or not name.startswith("EfficientNetB"):
         raise ValueError(
-            "The models of keras.applications that are converted are "
-            f"EfficientNetB0 to EfficientNetB7. Received: {name!r}"
+            "Of the models in keras.applications, only EfficientNetB0 to "
+            f"EfficientNetB7 can be converted. Received: {name!r}"
         )
     return make(include_top=False)
 
@@ -116,7 +116,7 @@ def _set_antialias(converter, antialias):
         return
     if converter is None:
         raise ValueError(
-            "The source does not tell how images are prepared, so there is "
+            "The source does not describe how images are prepared, so there is "
             f"nothing to set. Received: antialias={antialias}"
         )
     converter.antialias = antialias

@@ -121,8 +121,8 @@ class HuggingFaceAlign(ForeignWeights):
             return
         raise ValueError(
             f"The tokenizer of `{self.directory}` has "
-            f"{tokenizer.vocabulary_size()} tokens, and the text tower only "
-            f"{rows} (`vocab_size` in config.json). Take the vocabulary that "
+            f"{tokenizer.vocabulary_size()} tokens, but the text tower only "
+            f"{rows} (`vocab_size` in config.json). Use the vocabulary that "
             "the weights were trained with."
         )
 
@@ -300,10 +300,10 @@ def save_huggingface(model, directory):
 def _require_expressible(model):
     image_encoder, text_encoder = model.image_encoder, model.text_encoder
     reasons = {
-        "its image encoder is no `EfficientNetBackbone`": not isinstance(
+        "its image encoder is not an `EfficientNetBackbone`": not isinstance(
             image_encoder, EfficientNetBackbone
         ),
-        "its text encoder is no `BertTextEncoder`": not isinstance(
+        "its text encoder is not a `BertTextEncoder`": not isinstance(
             text_encoder, BertTextEncoder
         ),
         "it has an image projection, and `AlignModel` has none": (
@@ -318,7 +318,7 @@ def _require_expressible(model):
         "a bias is added to its scores": (
             model.contrastive_head.bias is not None
         ),
-        'its image encoder pads otherwise than `padding="fixed"`': (
+        'its image encoder does not use `padding="fixed"`': (
             getattr(image_encoder, "padding", "fixed") != "fixed"
         ),
         "its squeeze has an activation of its own": (

@@ -35,7 +35,7 @@ _SETTINGS = {
 }
 _BILINEAR = 2
 # The defaults of `EfficientNetImageProcessor`, which files may leave out.
-_DOWNLOAD = "Download it anew."
+_DOWNLOAD = "Download it again."
 _IMAGE_DEFAULTS = {
     "do_resize": True,
     "size": {"height": 346, "width": 346},
@@ -168,8 +168,9 @@ def _read_fast_tokenizer(path, settings):
         if token["content"] not in _SPECIAL.values():
             raise ValueError(
                 f"`added_tokens` in `{path}` must be among "
-                f"{', '.join(_SPECIAL.values())}: `AlignTokenizer` cuts words "
-                f"by its vocabulary alone. Received: {token['content']!r}."
+                f"{', '.join(_SPECIAL.values())}: `AlignTokenizer` splits "
+                "words by its vocabulary alone. Received: "
+                f"{token['content']!r}."
             )
         ids.setdefault(token["content"], token["id"])
     are_counts = all(map(is_count, ids.values()))
@@ -190,8 +191,8 @@ def _part(content, name, path):
     part = content.get(name)
     if not isinstance(part, dict) or not part:
         raise ValueError(
-            f"`{name}` in `{path}` must be there, as a tokenizer of BERT's "
-            f"kind has it. Received: {part!r}."
+            f"`{name}` in `{path}` must be a non-empty object, as in a BERT "
+            f"tokenizer. Received: {part!r}."
         )
     return part
 
@@ -337,9 +338,9 @@ def write_processor(preprocessor, directory):
         tokenizer = preprocessor.tokenizer
         if not isinstance(tokenizer, AlignTokenizer) or preprocessor.packer:
             raise ValueError(
-                "Hugging Face's `AlignProcessor` holds a BERT tokenizer. "
-                f"Received: tokenizer={tokenizer!r}, "
-                f"packer={preprocessor.packer!r}"
+                "Hugging Face's `AlignProcessor` can hold only a BERT "
+                "tokenizer, without a packer. Received: "
+                f"tokenizer={tokenizer!r}, packer={preprocessor.packer!r}"
             )
         files["tokenizer.json"] = _fast_tokenizer(tokenizer)
         files["tokenizer_config.json"] = {

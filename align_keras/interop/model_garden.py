@@ -46,7 +46,7 @@ class ModelGardenEfficientNet(ForeignWeights):
             {"task.model.backbone.type": backbone.get("type")},
             {"task.model.backbone.type": "efficientnet"},
             f"`{directory}/params.yaml`",
-            "no other backbone of the Model Garden is read",
+            "no other backbone of the Model Garden can be read",
         )
         self._backbone = backbone.get("efficientnet") or {}
         self._norm = model.get("norm_activation") or {}

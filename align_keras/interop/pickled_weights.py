@@ -105,7 +105,7 @@ class PickledWeights:
         if order in self._archive.NameToInfo and self._member(order) != (
             b"little"
         ):
-            raise EOFError("bytes in the order of another processor")
+            raise EOFError("a byte order other than little-endian")
         if self._archive.getinfo(names[0]).file_size > MAX_PICKLE_BYTES:
             raise EOFError("too long a description")
         return _Description(io.BytesIO(self._member(names[0]))).read()
@@ -123,7 +123,7 @@ class PickledWeights:
             if parts[:2] != [_LEGACY_MAGIC, _LEGACY_VERSION]:
                 raise EOFError("neither of PyTorch's layouts")
             if parts[2].get("little_endian") is not True:
-                raise EOFError("bytes in the order of another processor")
+                raise EOFError("a byte order other than little-endian")
             description = _Description(head)
             found = description.read()
             keys = _Description(head).read()
@@ -132,7 +132,7 @@ class PickledWeights:
                 or not all(isinstance(key, str) for key in keys)
                 or set(keys) != set(description.storages)
             ):
-                raise EOFError("other storages than it names")
+                raise EOFError("storages other than those it names")
             file.seek(head.tell())
             self._places = {}
             for key in keys:
@@ -162,14 +162,14 @@ class PickledWeights:
             for name, tensor in found.items()
         ):
             raise ValueError(
-                f"{self.source} holds something else than named tensors. "
-                "Save the `state_dict()` of the model, or its safetensors."
+                f"{self.source} holds something other than named tensors. Save "
+                "the `state_dict()` of the model, or its safetensors."
             )
         return dict(found)
 
     def _damaged(self, error):
         return ValueError(
-            f"{self.source} is not a complete file of PyTorch's: "
+            f"{self.source} is not a complete PyTorch file: "
             f"{str(error)[:200] or type(error).__name__}. Download it again."
         )
 
@@ -229,7 +229,7 @@ def _tensor(storage, offset, shape, strides, *unused):
         or not all(map(_is_count, (offset, *shape, *strides)))
         or len(shape) != len(strides)
     ):
-        raise EOFError("a tensor that is none")
+        raise EOFError("a malformed tensor")
     last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if math.prod(shape) and offset + last >= storage.size:
         raise EOFError("a tensor that is larger than its storage")
@@ -255,7 +255,7 @@ def _ordered_dict(pairs=()):
 def _set(found, key, value):
     """Set an item; only accept keys that cannot be nested, for fast lookup."""
     if type(found) is not dict or type(key) not in (str, int):
-        raise EOFError("a key that is no name")
+        raise EOFError("a key that is not a name")
     found[key] = value
 
 
@@ -294,7 +294,7 @@ class _Description:
                 raise _Refused(
                     f"it holds the instruction `{opcode.name}`, which no file "
                     "of weights needs. Save the `state_dict()` of the model "
-                    "anew, or its safetensors"
+                    "again, or its safetensors"
                 )
             run(self, argument)
         return self._stack.pop()
@@ -335,7 +335,7 @@ class _Description:
 
     def _gather(self, count):
         if len(self._stack) < count:
-            raise EOFError("fewer values than it gathers")
+            raise EOFError("fewer values than an instruction needs")
         values = tuple(self._stack[-count:])
         self._stack[-count:] = [values]
 
@@ -352,7 +352,7 @@ class _Description:
 
     def _extend(self, values):
         if type(self._stack[-1]) is not list:
-            raise EOFError("values that are appended to no list")
+            raise EOFError("values appended to something that is not a list")
         self._stack[-1].extend(values)
 
     def _set_one(self, _):
@@ -379,27 +379,27 @@ class _Description:
         if name not in _ALLOWED:
             raise _Refused(
                 f"it calls `{name.replace(' ', '.')[:200]}`, which no file of "
-                "weights needs and which could do anything. Take the model "
-                "from somebody whom you trust, as safetensors"
+                "weights needs and which could do anything. Get the model from "
+                "somebody you trust, as safetensors"
             )
         self._push(_ALLOWED[name])
 
     def _find_named(self, _):
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise EOFError("a function that has no name")
+            raise EOFError("a function without a name")
         self._find(f"{module} {name}")
 
     def _call(self, _):
         arguments, function = self._stack.pop(), self._stack.pop()
         if function not in _FUNCTIONS or not isinstance(arguments, tuple):
-            raise EOFError("a call of no function")
+            raise EOFError("a call of something that is not a function")
         self._push(function(*arguments))
 
     def _build(self, _):
         self._stack.pop()  # Versions of modules, which we do not need.
         if type(self._stack[-1]) is not dict:
-            raise EOFError("attributes of what has none")
+            raise EOFError("attributes of something that has none")
 
     def _open_storage(self, _):
         kind, storage_type, key, _, size, *view = self._stack.pop()
@@ -410,10 +410,10 @@ class _Description:
             or not _is_count(size)
             or any(view)
         ):
-            raise EOFError("a storage that is none")
+            raise EOFError("a malformed storage")
         storage = _Storage(storage_type.name, key, size)
         if self.storages.setdefault(key, storage) != storage:
-            raise EOFError("two storages of one name")
+            raise EOFError("two storages with the same name")
         self._push(storage)
 
 

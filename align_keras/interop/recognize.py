@@ -73,7 +73,7 @@ def _open_huggingface(directory, config):
     if kind not in kinds:
         raise ValueError(
             f"`model_type` in `{directory}/config.json` must be 'align' or "
-            f"'bert'; other models of Hugging Face are not read. Received: "
+            "'bert'; other Hugging Face models cannot be read. Received: "
             f"{kind!r}."
         )
     return kinds[kind](directory, config)
@@ -118,8 +118,8 @@ def _download(handle):
             handle_file(handle, PICKLED_WEIGHTS)
         except FileNotFoundError as error:
             raise ValueError(
-                f"`{handle}` has no weights that are read, which are "
-                f"{WEIGHTS}, its shards, and {PICKLED_WEIGHTS}: {error}"
+                f"`{handle}` has no weights that can be read ({WEIGHTS}, its "
+                f"shards or {PICKLED_WEIGHTS}): {error}"
             ) from error
         return
     for name in sorted(set(shard_of_each_tensor(index).values())):

@@ -82,8 +82,8 @@ class SafetensorsFiles:
         wrong = sorted(set(self._index) ^ set(self._slices))
         if wrong:
             raise ValueError(
-                f"`{self._directory / INDEX}` and its files disagree about "
-                f"the tensors {', '.join(wrong[:5])}. Download them anew."
+                f"`{self._directory / INDEX}` and its files disagree about the "
+                f"tensors {', '.join(wrong[:5])}. Download them again."
             )
 
 
@@ -100,7 +100,7 @@ def shard_of_each_tensor(index):
         index,
         {"weight_map": _are_names},
         "index of safetensors files",
-        "Download it anew.",
+        "Download it again.",
     )["weight_map"]
     names = set(shards.values())
     strange = sorted(
@@ -110,7 +110,7 @@ def shard_of_each_tensor(index):
     )
     if strange:
         raise ValueError(
-            f"`{index}` names files that are no safetensors files beside it: "
+            f"`{index}` names files that are not safetensors files next to it: "
             f"{', '.join(strange[:5])}."
         )
     return shards
@@ -161,9 +161,9 @@ def _no_weights(directory):
     if not pickled:
         return f"`{directory}` holds no weights: there is no {WEIGHTS}."
     return (
-        f"`{directory}` holds pickled weights only ({', '.join(pickled)}), "
-        "which can run any program when they are read, so they are not; nor "
-        "are the shards of a `pytorch_model.bin`, only a whole one. Where you "
-        "trust them, turn them into safetensors with transformers: "
+        f"`{directory}` holds only pickled weights ({', '.join(pickled)}), "
+        "which could run any program when they are read. Of these, only an "
+        "unsharded `pytorch_model.bin` is accepted. If you trust the files, "
+        "convert them to safetensors with transformers: "
         "`AutoModel.from_pretrained(directory).save_pretrained(directory)`."
     )

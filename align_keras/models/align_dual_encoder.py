@@ -244,8 +244,9 @@ class AlignDualEncoder(
         names = sorted(inputs) if isinstance(inputs, dict) else []
         if names != sorted(self.input):
             raise ValueError(
-                f"The model takes a dict of {sorted(self.input)}, no less and "
-                f"no more. Received: {names or type(inputs).__name__}"
+                "The model takes a dict with exactly the keys "
+                f"{sorted(self.input)}. Received: "
+                f"{names or type(inputs).__name__}"
             )
         _require_float(inputs["images"])
         dtypes = {name: tensor.dtype for name, tensor in self.input.items()}
@@ -448,8 +449,8 @@ class AlignDualEncoder(
             texts = self.require_preprocessor().tokenize(texts)
         if sorted(texts) != ["padding_mask", "token_ids"]:
             raise ValueError(
-                'A dict of tokens has `"token_ids"` and `"padding_mask"`, no '
-                f"less and no more. Received: {sorted(texts)}"
+                'A dict of tokens must have exactly the keys `"token_ids"` and '
+                f'`"padding_mask"`. Received: {sorted(texts)}'
             )
         tokens = {
             name: ops.cast(ops.convert_to_tensor(value), "int32")

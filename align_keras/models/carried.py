@@ -43,8 +43,8 @@ class Carried:
             # expand to any size.
             if any(member.compress_type for member in file.zip.infolist()):
                 raise ValueError(
-                    f"`{path}` is compressed, as no file of ours is: remove "
-                    "it, or convert the model anew."
+                    f"`{path}` is compressed, as no file of align_keras is: "
+                    "remove it, or convert the model again."
                 )
             tensors = dict(file)
         return cls(tensors, json.loads(str(tensors.pop(_CONFIG))))

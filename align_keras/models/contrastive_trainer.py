@@ -122,7 +122,7 @@ class ContrastiveTrainer(backend.Trainer):
         names = [*own.values(), "loss", *(m.name for m in metrics)]
         if len(set(names)) < len(names):
             raise ValueError(
-                "Metrics must have names of their own: of two with the same, "
+                "Metrics must have unique names: of two with the same name, "
                 f"one would be lost. Received, with ours: {names}"
             )
         if not _compares_pairs(loss):
@@ -293,7 +293,7 @@ class ContrastiveTrainer(backend.Trainer):
         if not hasattr(self.loss, "score"):
             if batch.mask is not None:
                 raise ValueError(
-                    "The last batch is smaller and must be filled up, but the "
+                    "The last batch is smaller and must be padded, but the "
                     "loss has no method `score` that takes a mask. Drop the "
                     f"last batch. Received: loss={self.loss}"
                 )

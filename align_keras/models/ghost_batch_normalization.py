@@ -41,9 +41,9 @@ class GhostBatchNormalization(BatchNormalization):
     def __init__(self, virtual_batch_size=16, **kwargs):
         if kwargs.get("synchronized"):
             raise ValueError(
-                "The examples of a run are on one replica, so `synchronized` "
-                "must be False: use `BatchNormalization` for the statistics "
-                "of all replicas. Received: synchronized=True"
+                "A virtual batch never spans replicas, so `synchronized` must "
+                "be False: use `BatchNormalization` for the statistics of all "
+                "replicas. Received: synchronized=True"
             )
         if virtual_batch_size < 1:
             raise ValueError(

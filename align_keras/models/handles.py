@@ -52,12 +52,11 @@ def handle_file(handle, name):
         away = f"{endpoint} cannot be reached ({reason or _first_line(error)})"
         if _is_cached(repository, "config.json"):
             raise FileNotFoundError(
-                f"What the cache has of `{handle}` is without {name}, and "
-                f"{away}."
+                f"The cached copy of `{handle}` lacks {name}, and {away}."
             ) from error
         raise ConnectionError(
-            f"`{handle}` is not in the cache, and {away}. Where there is a "
-            f"network, `hf download {repository}` fetches it; name the "
+            f"`{handle}` is not in the cache, and {away}. On a machine with "
+            f"network access, `hf download {repository}` fetches it; pass the "
             "directory that it prints."
         ) from error
     except hub_errors.EntryNotFoundError as error:
@@ -67,10 +66,9 @@ def handle_file(handle, name):
         hub_errors.HFValidationError,
     ) as error:
         raise ValueError(
-            f"There is no repository `{repository}` at "
-            f"{endpoint} that anybody may read. Check the name; "
-            "if it is private or gated, accept its terms there and run "
-            "`hf auth login`."
+            f"There is no public repository `{repository}` at {endpoint}. "
+            "Check the name; if it is private or gated, accept its terms there "
+            "and run `hf auth login`."
         ) from error
     _check(Path(path), handle)
     return Path(path)
@@ -109,8 +107,9 @@ def handle_directory(handle):
     if lacking or (reason and not any(directory.glob("*.weights.h5"))):
         raise ConnectionError(
             f"The cache has only some files of `{handle}`, and "
-            f"{_hub_constants().ENDPOINT} cannot be reached ({reason}). Where "
-            f"there is a network, `hf download {repository}` fetches them."
+            f"{_hub_constants().ENDPOINT} cannot be reached ({reason}). On a "
+            f"machine with network access, `hf download {repository}` fetches "
+            "them."
         ) from lacking
     for path in directory.rglob("*"):
         if path.is_file():

@@ -110,11 +110,12 @@ class LowRank:
         before = lora_layers(self)
         if before:
             raise ValueError(
-                "Low-rank updates are made once, of the whole model or of its "
-                f"towers, and {len(before)} layers have theirs. Save a preset, "
-                "into which they are merged, load it and call `enable_lora` of "
-                "that model, with all names in `target_layer_names`. Received: "
-                f"a model with updates of {', '.join(_paths(before[:2]))}"
+                "Low-rank updates can be added only once, to the whole model "
+                f"or to its towers, and {len(before)} layers have them "
+                "already. Save a preset, into which they are merged, load it "
+                "and call `enable_lora` on that model, with all names in "
+                "`target_layer_names`. Received: a model with updates of "
+                f"{', '.join(_paths(before[:2]))}"
             )
         super().enable_lora(rank, target_layer_names)
 
@@ -122,10 +123,10 @@ class LowRank:
         layers = lora_layers(self)
         if layers:
             raise ValueError(
-                "The matrices of low-rank updates cannot be quantised with "
-                "what they update. Save a preset, into which they are merged, "
-                "load it and quantise that model. Received: a model with "
-                f"updates of {', '.join(_paths(layers[:2]))}"
+                "The matrices of low-rank updates cannot be quantised along "
+                "with the weights that they update. Save a preset, into which "
+                "they are merged, load it and quantise that model. Received: a "
+                f"model with updates of {', '.join(_paths(layers[:2]))}"
             )
         super().quantize(*args, **kwargs)
 
@@ -137,9 +138,9 @@ class LowRank:
         ]
         if tables:
             raise ValueError(
-                "KerasHub's files of updates hold none of tables. Use "
-                "`save_weights` and `load_weights`, which keep all of them. "
-                f"Received: updates of {', '.join(_paths(tables))}"
+                "KerasHub's files of updates cannot hold those of embedding "
+                "tables. Use `save_weights` and `load_weights`, which keep all "
+                f"of them. Received: updates of {', '.join(_paths(tables))}"
             )
         super().save_lora_weights(filepath)
 

@@ -143,10 +143,9 @@ def resolve_pooling(mode, outputs, kind, encoder=None):
         if names & set(classes):
             return place
     raise ValueError(
-        "Which token of its sequence stands for a text cannot be known of "
-        f"the text encoder `{type(encoder).__name__}`: the first of an "
-        "encoder that looks back only would be the same for all texts that "
-        "begin alike. Choose text_pooling='first', 'last', 'end_of_text' or "
-        "'average', or let the encoder name a 'pooled_output'. Received: "
-        "text_pooling='auto'"
+        "It is not known which token represents a text in the text encoder "
+        f"`{type(encoder).__name__}`: in a causal encoder, the first would be "
+        "the same for all texts that begin alike. Choose text_pooling='first', "
+        "'last', 'end_of_text' or 'average', or let the encoder name a "
+        "'pooled_output'. Received: text_pooling='auto'"
     )

@@ -76,8 +76,8 @@ def find_preset(preset, *part):
         return preset
     if path.exists():
         raise ValueError(
-            f"`{preset}` is no preset directory: it has no config.json. Save "
-            "a model there with `model.save_to_preset()`."
+            f"`{preset}` is not a preset directory: it has no config.json. "
+            "Save a model there with `model.save_to_preset()`."
         )
     if preset in keras_hub_internals.BUILTIN_PRESETS:
         return keras_hub_internals.BUILTIN_PRESETS[preset]["kaggle_handle"]
@@ -143,7 +143,7 @@ def require_weights(preset):
     if not has_weights(path):
         raise ValueError(
             f"The preset `{preset}` is an architecture, without weights. "
-            "`align-keras presets` lists those that have some."
+            "`align-keras presets` lists those that have weights."
         )
     return path
 
@@ -450,7 +450,7 @@ def described(path, file="config.json", **kwargs):
         ]
         given = f", with {', '.join(given)}," if given else ""
         raise ValueError(
-            f"`{path}/{file}`{given} does not describe what can be made: "
+            f"`{path}/{file}`{given} does not describe a valid object: "
             f"{reason[:300]}"
         ) from error
 
@@ -564,9 +564,9 @@ def load_part(cls, preset, part, **kwargs):
     about = None if config is None else read_json(config)
     if not isinstance(about, dict) or "class_name" not in about:
         raise ValueError(
-            f"`{path}` holds no {file} of a `{cls.__name__}`. Name a directory "
-            "that `save_to_preset` of a model with a preprocessor wrote, or "
-            f"that of a `{cls.__name__}`."
+            f"`{path}` holds no {file} of a `{cls.__name__}`. Pass a directory "
+            "written by `save_to_preset` of a model with a preprocessor, or of "
+            f"a `{cls.__name__}`."
         )
     loader = keras_hub_internals.KerasPresetLoader(path, None)
     with described(path, file, **kwargs):
@@ -577,10 +577,10 @@ def _say_architecture(name):
     cls = shipped_configs()[name]["class_name"]
     return (
         f"The preset `{name}` is an architecture, without weights, a tokenizer "
-        f'or an image converter. Make a model of it with `{cls}.from_preset("'
-        f'{name}")`, and an `AlignTokenizer(vocabulary)` and an '
-        "`AlignImageConverter()`, or name a directory that `save_to_preset` "
-        "wrote."
+        "or an image converter. Create a model from it with "
+        f'`{cls}.from_preset("{name}")`, and an `AlignTokenizer(vocabulary)` '
+        "and an `AlignImageConverter()`, or pass a directory that "
+        "`save_to_preset` wrote."
     )
 
 

@@ -36,7 +36,7 @@ def named_pair(parts):
     if len(parts) != 2 or isinstance(parts[0], dict):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise ValueError(
-            "A tuple or list holds the images and the texts. Pass their "
+            "A tuple or list must hold the images and the texts. Pass their "
             "weights as `sample_weight`; only what a data set yields, and "
             "`validation_data`, may be (inputs, None, sample_weight). "
             f"Received: a {type(parts).__name__} of {kinds}"
@@ -98,8 +98,8 @@ class RawInputs:
         twice = sorted({"token_ids", "padding_mask"} & set(inputs))
         if "texts" in inputs and twice:
             raise ValueError(
-                'Texts are either strings, `"texts"`, or tokens: one of both '
-                f"would be lost. Received, beside texts: {twice}"
+                'Pass texts either as strings, `"texts"`, or as tokens: one of '
+                f"the two would be ignored. Received, besides texts: {twice}"
             )
         preprocessor = self.require_preprocessor()
         ready = {

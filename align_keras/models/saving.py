@@ -213,10 +213,10 @@ class Saving:
         if others or given or call_function is not None:
             raise ValueError(
                 "A clone takes pairs as the model does, and `clone_function` "
-                "may change its encoders alone. Clone the plain graph "
+                "may change only its encoders. Clone the plain graph "
                 "`keras.Model(model.input, model.output)` instead. Received: "
-                f"input_tensors={given}, call_function={call_function}, "
-                f"other layers={[layer.name for layer in others]}"
+                f"input_tensors={given}, call_function={call_function}, other "
+                f"layers={[layer.name for layer in others]}"
             )
         config = {
             **self.get_config(),
@@ -349,8 +349,9 @@ class Saving:
         if lora_layers(self):
             warnings.warn(
                 "Low-rank updates are merged into the weights of a .keras "
-                "file: the model that is loaded has none to go on with, and "
-                "what they froze may be frozen. `save_weights` keeps them.",
+                "file: the loaded model has none to train further, and the "
+                "layers that they froze may be frozen. `save_weights` keeps "
+                "them.",
                 stacklevel=2,
             )
         super().save(filepath, *args, **kwargs)

@@ -73,7 +73,7 @@ def require_floats(model, purpose):
     ]
     if quantized:
         raise ValueError(
-            f"A quantised model cannot be {purpose}: take the model from "
-            f"before `quantize`. Received: {len(quantized)} quantised layers, "
-            f"such as `{quantized[-1]}`"
+            f"A quantised model cannot be {purpose}: use the model from before "
+            f"`quantize`. Received: {len(quantized)} quantised layers, such as "
+            f"`{quantized[-1]}`"
         )

@@ -154,8 +154,8 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
         """
         if training and seed is None:
             raise ValueError(
-                "Random crops follow from a seed: pass `seed=(a, b)` together "
-                "with `training=True`."
+                "Random crops need a seed: pass `seed=(a, b)` together with "
+                "`training=True`."
             )
         if "string" in repr(getattr(images, "dtype", None)):
             return self._convert_encoded(images, training, seed)

@@ -234,8 +234,8 @@ class AlignPreprocessor(presets.StoredPart, keras_hub.models.Preprocessor):
         )
         if end is None:
             raise ValueError(
-                f"`{type(self.tokenizer).__name__}` names no end of a text. "
-                "Pass a `packer` with the tokens that go around it, such as "
+                f"`{type(self.tokenizer).__name__}` has no end token. Pass a "
+                "`packer` with the tokens that go around a text, such as "
                 "`keras_hub.layers.StartEndPacker(sequence_length=64, "
                 "end_value=1)`."
             )

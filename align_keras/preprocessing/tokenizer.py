@@ -68,7 +68,7 @@ class AlignTokenizer(presets.StoredPart, keras_hub.tokenizers.BertTokenizer):
             raise ValueError(
                 "`AlignTokenizer` turns whole texts into ids and leaves "
                 "padding to `AlignPreprocessor`: `sequence_length`, `split` "
-                f'and `dtype="string"` are not for it. Received: {kwargs}'
+                f'and `dtype="string"` are not supported. Received: {kwargs}'
             )
         if kwargs.get("special_tokens"):
             raise ValueError(

@@ -190,10 +190,10 @@ def _require_inputs_alike(first, second):
 
 def _refuse(name, first, second):
     raise ValueError(
-        "Two models can be averaged only where they are of one architecture, "
-        "with one vocabulary and one scale of pixels: average a model with "
-        f"what it was fine-tuned from. They differ in `{name}`: "
-        f"{first!r} and {second!r}."
+        "Two models can be averaged only if they share one architecture, one "
+        "vocabulary and one scale of pixels: average a model with the one that "
+        f"it was fine-tuned from. They differ in `{name}`: {first!r} and "
+        f"{second!r}."
     )
 
 

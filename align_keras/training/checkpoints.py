@@ -157,8 +157,9 @@ class Checkpoints:
         if reason is None or not list(self.directory.glob("step-*.json")):
             return {"step": 0}
         raise ValueError(
-            f"No checkpoint in `{self.directory}` is whole. {reason} Restore "
-            "them from a copy, or start anew in another working directory."
+            f"No checkpoint in `{self.directory}` is complete. {reason} "
+            "Restore them from a copy, or start again in another working "
+            "directory."
         )
 
     def _all(self):
@@ -190,7 +191,7 @@ class Checkpoints:
         if not whole:
             raise ValueError(f"`{state_path}` is damaged.")
         if _digest(weights) != state["weights_sha256"]:
-            raise ValueError(f"`{weights}` is damaged or not whole.")
+            raise ValueError(f"`{weights}` is damaged or incomplete.")
         return state
 
     def save(self, model, step, inspect=None, **state):

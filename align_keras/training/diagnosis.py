@@ -100,8 +100,8 @@ class Diagnosis:
             "text_cosine": diagnostics.mean_cosine(self._texts(model)),
         }
         logger.info(
-            "At the start, %.0f%% of %d texts find themselves under dropout; "
-            "different texts have a cosine of %.3f.",
+            "At the start, %.0f%% of %d texts are nearest to themselves under "
+            "dropout; different texts have a cosine of %.3f.",
             100 * found["text_self_match"],
             len(first),
             found["text_cosine"],

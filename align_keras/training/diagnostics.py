@@ -94,8 +94,8 @@ def warnings(found):
         )
     if match < RECOGNISED:
         sentences.append(
-            f"Under dropout, only {match:.0%} of the texts find themselves "
-            "among the others: dropout hides what tells them apart. Lower the "
+            f"Under dropout, only {match:.0%} of the texts are nearest to "
+            "themselves: dropout hides what tells them apart. Lower the "
             "dropout of the text encoder, or start from known weights."
         )
     return sentences

@@ -93,8 +93,8 @@ def _matches(pattern, named):
     names |= {path for path, _ in named}
     near = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0)
     raise ValueError(
-        f"`freeze` has the pattern {pattern!r}, which is found in the path of "
-        "no trainable variable. Nearest are "
+        f"`freeze` has the pattern {pattern!r}, which matches the path of no "
+        "trainable variable. The nearest are "
         f"{', '.join(f'`{name}`' for name in near)}."
     )
 

@@ -139,14 +139,14 @@ def count_once(records, workdir, step, workers):
         [_is_counted],
         path,
         "list of the files of a run",
-        "Remove it, and the records are counted anew.",
+        "Remove it, and the records are counted again.",
     )
     if [name for name, _ in listed] != names:
         raise ValueError(
-            f"`{workdir}` holds a run on {len(listed)} files of other names "
-            f"than the {len(names)} of `{records.source}`: its order of the "
-            "data cannot resume with them. Use the same files, or another "
-            "working directory."
+            f"`{workdir}` holds a run on {len(listed)} files whose names "
+            f"differ from the {len(names)} of `{records.source}`: its order of "
+            "the data cannot be resumed with them. Use the same files, or "
+            "another working directory."
         )
     counts = [count for _, count in listed]
     records.counts = dict(zip(records.paths, counts, strict=True))
@@ -160,7 +160,7 @@ def _count_together(records, names, workers):
     if others:
         told = f"{others:.0f} workers have others"
         if first != names:
-            told = f"the first worker {len(first)} of other names"
+            told = f"the first worker has {len(first)} with other names"
         raise ValueError(
             f"`{records.source}` has {len(names)} files here, and {told}. All "
             "must find the same."
@@ -236,7 +236,7 @@ def find_tokenizer(
             return tokenizer
         if text_tower.has_weights():
             raise ValueError(
-                f"`text_weights` has no vocabulary beside its weights: give "
+                "`text_weights` has no vocabulary next to its weights: pass "
                 f"one as `vocabulary`. Received: {text_tower.source!r}"
             )
     if vocabulary is not None:

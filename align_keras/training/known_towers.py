@@ -84,7 +84,7 @@ class KnownTower:
         if self.class_name == "AlignDualEncoder":
             raise ValueError(
                 f"`{self.kind}_weights` must be those of one tower, and "
-                f"{self.source!r} holds a whole pair: give it as the preset."
+                f"{self.source!r} holds a whole pair: pass it as the preset."
             )
         foreign = presets.foreign_weights(self.path)
         if foreign is not None:

@@ -44,11 +44,11 @@ def describe_end(state, recipe):
         if state["step"] < recipe.steps:
             return (
                 f"a callback ended it after step {state['step']} of "
-                f"{recipe.steps}, from which the same call goes on"
+                f"{recipe.steps}; the same call resumes from there"
             )
         return f"{recipe.steps} steps"
     return (
-        f"it stopped early after step {state['step']} of {recipe.steps}, for "
-        f"no evaluation after step {state['best']['step']} (patience="
-        f"{recipe.patience}) found a better model"
+        f"it stopped early after step {state['step']} of {recipe.steps}, "
+        f"because no evaluation after step {state['best']['step']} "
+        f"(patience={recipe.patience}) found a better model"
     )

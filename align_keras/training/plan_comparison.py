@@ -63,8 +63,8 @@ def load_plan(path, preset, recipe, shard_state=False):
         plan["topology"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"`{path}` is no plan. Write one with `align-keras plan --output "
-            f"DIR` and give its plan.json. Received: {error!r}"
+            f"`{path}` is not a plan. Write one with `align-keras plan "
+            f"--output DIR` and pass its plan.json. Received: {error!r}"
         ) from None
     asked = {
         "preset": preset,

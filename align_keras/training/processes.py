@@ -77,7 +77,7 @@ def _read(given):
     ):
         if value is None:
             raise ValueError(
-                f"{OURS}{name} is missing beside "
+                f"{OURS}{name} is missing; given: "
                 f"{', '.join(OURS + other for other in sorted(given))}. Set "
                 "all three: the address of process 0 as host:port, the number "
                 "of processes, and the number of this one from 0."

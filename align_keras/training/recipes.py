@@ -182,8 +182,8 @@ class Recipe:
             self._require(name, holds, "positive")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
-                "Recipe field `steps` must be given, or else `epochs`, and not "
-                f"both. Received: steps={self.steps!r}, epochs={self.epochs!r}"
+                "Exactly one of the recipe fields `steps` and `epochs` must be "
+                f"given. Received: steps={self.steps!r}, epochs={self.epochs!r}"
             )
         for name in ("warmup_steps", "weight_decay"):
             holds = 0 <= getattr(self, name) < math.inf
@@ -266,8 +266,9 @@ class Recipe:
         if steps is None:
             if self.epochs is None or records is None:
                 raise ValueError(
-                    "This needs a recipe with `steps`, for there is no data to "
-                    f"count. Received: epochs={self.epochs!r}; give `steps`."
+                    "This needs a recipe with `steps`, because there is no "
+                    f"data to count. Received: epochs={self.epochs!r}; give "
+                    "`steps`."
                 )
             steps = self.epochs * records / self.batch_size
             steps = max(once, round(steps / once) * once)

@@ -47,9 +47,9 @@ def warn(recipe, records, validation_data, step, readers=1):
         logger.warning("%s", order)
     if validation_data is None:
         logger.warning(
-            "Nothing is held out, so that nothing tells when the model begins "
-            "to know its images by heart, and the newest model is kept as the "
-            "best: give `--validation-data`, or a folder of images."
+            "Nothing is held out, so overfitting cannot be detected, and the "
+            "newest model is kept as the best: pass `--validation-data`, or a "
+            "folder of images."
         )
     if recipe.batch_size > records.total:
         logger.warning(
@@ -61,9 +61,9 @@ def warn(recipe, records, validation_data, step, readers=1):
     epochs = recipe.steps * recipe.batch_size / records.total
     if epochs > MANY:
         logger.warning(
-            "Each image will be seen %.0f times; the model will know them by "
-            "heart. Lower `steps`, or set `patience`, which ends a run that no "
-            "longer gets better.",
+            "Each image will be seen %.0f times; the model will memorise them. "
+            "Lower `steps`, or set `patience`, which ends a run that no longer "
+            "improves.",
             epochs,
         )
 

@@ -84,8 +84,8 @@ def make_strategy(
         return _jax_strategy(name, join, shard_state)
     if shard_state:
         raise ValueError(
-            "On the JAX backend alone, devices hold parts of the state. Set "
-            "the environment variable KERAS_BACKEND to `jax`, or leave out "
+            "Only the JAX backend can split the state among devices. Set the "
+            "environment variable KERAS_BACKEND to `jax`, or leave out "
             "`shard_state`. Received: shard_state=True, "
             f"backend={keras.config.backend()!r}"
         )
@@ -248,9 +248,9 @@ def _jax_strategy(name, join, shard_state):
     count = jax.process_count()
     if count > 1 and (not join or name == "one-device"):
         raise ValueError(
-            "Several processes of JAX share one run of `train`, with the "
-            "strategies `auto` and `mirrored`; all else runs in one process. "
-            f"Received: strategy={name!r}, {count} processes"
+            "Several JAX processes can share only a run of `train`, with the "
+            "strategy `auto` or `mirrored`; everything else runs in one "
+            f"process. Received: strategy={name!r}, {count} processes"
         )
     strategy.worker = jax.process_index(), count
     devices = keras.distribution.list_devices()

@@ -181,7 +181,7 @@ def _known_runs(workdir):
         path,
         {f"{tracker}?": str for tracker in TRACKERS},
         "list of the runs of trackers",
-        "Remove it, and the run is a new one there.",
+        "Remove it to start a new run in the trackers.",
     )
 
 

@@ -196,8 +196,8 @@ def train(
         strategy = make_strategy(strategy, join=True, shard_state=shard_state)
     elif shard_state:
         raise ValueError(
-            "`shard_state` goes with a strategy that `train` makes: name one, "
-            f"such as 'auto'. Received: strategy={strategy!r}"
+            "`shard_state` works only with a strategy that `train` creates: "
+            f"pass its name, such as 'auto'. Received: strategy={strategy!r}"
         )
     _check_batch(recipe, strategy.num_replicas_in_sync)
     run = _Run(
@@ -442,7 +442,7 @@ def _describe_state(model):
         [*model.weights, *model.optimizer.variables]
     )
     logger.info(
-        "Each of %d devices holds %.2f MB of weights and optimizer's state; "
+        "Each of %d devices holds %.2f MB of weights and optimizer state; "
         "together they take %.2f MB.",
         devices.size,
         part / 1e6,
@@ -455,8 +455,9 @@ def _compare(asked, first):
     for name, value in to_json(asked).items():
         if value != first.get(name):
             raise ValueError(
-                "All processes of a run must be started alike. Process 0 has "
-                f"{name}={first.get(name)!r}, and this one {name}={value!r}."
+                "All processes of a run must be started in the same way. "
+                f"Process 0 has {name}={first.get(name)!r}, and this one "
+                f"{name}={value!r}."
             )
 
 
@@ -498,8 +499,9 @@ def _check_model(model, towers):
         presets.require_class(presets.find_preset(model), AlignDualEncoder)
     elif model is not None and towers:
         raise ValueError(
-            "`image_weights` and `text_weights` go with a preset or without "
-            "one, and this run has a model of its own: set its weights there."
+            "`image_weights` and `text_weights` can be used with a preset or "
+            "without one, but this run has a model of its own: set its weights "
+            "there."
         )
     elif model is None and len(towers) < 2:
         raise ValueError(
@@ -563,7 +565,7 @@ def _claim(workdir, asked, step):
         check_claim(path, asked, "a run")
     except ValueError as error:
         raise ValueError(
-            f"{error} To train its model further, name another directory and "
+            f"{error} To train its model further, pass another directory and "
             f"`--preset {workdir / 'model'}`."
         ) from error
 

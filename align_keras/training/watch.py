@@ -120,7 +120,9 @@ class Watch:
                     self._leave(there[peer], "has ended")
             for number in there.values():
                 if time.monotonic() - heard[number] > SILENCE:
-                    self._leave(number, f"is silent for {SILENCE} seconds")
+                    self._leave(
+                        number, f"has been silent for {SILENCE} seconds"
+                    )
 
     def _leave(self, number, what):
         """End this process, which might wait for the other one forever."""
@@ -128,8 +130,8 @@ class Watch:
             return
         print(
             f"align-keras: process {number} of {self.workers.count} {what}, so "
-            "that this one ends, too. Run the same command again in all of "
-            "them to resume from the newest checkpoint.",
+            "this one ends too. Run the same command again in all of them to "
+            "resume from the newest checkpoint.",
             file=sys.stderr,
             flush=True,
         )

@@ -138,4 +138,4 @@ def test_workers_with_disks_of_their_own_go_on(workdir, runs):
 def test_damaged_checkpoints_end_all_workers_in_one_sentence(runs):
     for run in runs:
         assert "No checkpoint in `" in run["damaged"]
-        assert "disk-0" in run["damaged"] and "is whole" in run["damaged"]
+        assert "disk-0" in run["damaged"] and "is complete" in run["damaged"]

@@ -341,7 +341,7 @@ def test_refusals(pairs, library, tmp_path):
     output = tmp_path / "out"
     with pytest.raises(ValueError, match="block_size=1"):
         score(pairs[0], output, library.preset, block_size=1)
-    with pytest.raises(ValueError, match="`image_column` speak of a caption"):
+    with pytest.raises(ValueError, match="`image_column` can be used only"):
         score(library.images, output, library.preset, image_column="x")
     with pytest.raises(FileNotFoundError, match="no model directory"):
         score(pairs[0], output, "nowhere")

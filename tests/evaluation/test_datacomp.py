@@ -333,11 +333,11 @@ def test_one_damaged_task_is_named_and_the_others_are_measured(tmp_path):
     reasons = {
         "mnist": "1.tar`, which is one of the 2 archives",
         "stl10": "it is cut off",
-        "svhn": "has the label 10, and there are 10 names",
-        "gtsrb": "must tell the number of archives. Received: 'two'",
+        "svhn": "has the label 10, but there are only 10 class",
+        "gtsrb": "must contain the number of archives. Received: 'two'",
         "food101": "leads out of",
         "voc2007": "must hold `{}` once",
-        "dtd": "has 46 classes, and the task has 47",
+        "dtd": "has 46 classes, but the task has 47",
         "geode": "`s0000000` has no .npy",
     }
     assert found["tasks_failed"].keys() == reasons.keys()
@@ -407,7 +407,7 @@ def test_folders_stand_in_and_others_of_their_name_are_refused(tmp_path):
     assert found["tasks"] == ["imagenet_r"]
     assert found["sources"] == {"imagenet_r": "folder"}
     reason = found["tasks_failed"]["imagenet"]
-    assert "val` has 1 classes, and the task has 1000" in reason
+    assert "val` has 1 classes, but the task has 1000" in reason
     shown = [np.full((1, 1, 3), n) for n in range(200)]
     prompts = unit(embedder.texts([f"thing {n}" for n in range(200)]))
     best = np.argmax(unit(embedder.images(shown)) @ prompts.T, axis=1)

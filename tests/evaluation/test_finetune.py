@@ -241,7 +241,7 @@ def test_recipes_are_those_of_the_paper(tmp_path):
     )
     assert load_finetune_recipe(str(path)).stages[0].steps == 2
     path.write_text("stages:\n- {part: tail, learning_rate: 1}\n")
-    with pytest.raises(ValueError, match="mine.yaml` is wrong"):
+    with pytest.raises(ValueError, match="mine.yaml` is invalid"):
         load_finetune_recipe(str(path))
     with pytest.raises(FileNotFoundError, match="imagenet, fine_grained"):
         load_finetune_recipe("nothing")

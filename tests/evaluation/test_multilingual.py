@@ -220,7 +220,7 @@ def test_results_are_shown_kept_and_compared(xm3600, tmp_path, capsys):
     fewer = crossmodal3600(xm3600, languages=["th", "en"], captions_per_image=1)
     result = measure_multilingual(embedder(0), fewer, progress=False, samples=0)
     assert result["texts"] == 2 * COUNT - 3
-    with pytest.raises(ValueError, match="not of the same queries"):
+    with pytest.raises(ValueError, match="not measured on the same queries"):
         compare_results(files[0], result)
     assert main(["evaluate", "compare", *map(str, files)]) == 0
     assert "th mean recall" in capsys.readouterr().out
@@ -250,7 +250,9 @@ def test_files_that_do_not_fit_are_named(flickr, xm3600):
         multi30k(*flickr)
     assert len(list(multi30k(*flickr, languages=["cs"]).examples())) == COUNT
     (raw / "test_2016_flickr.cs.gz").write_bytes(b"\x1f\x8b no")
-    with pytest.raises(ValueError, match="flickr.cs.gz` is no text of gzip"):
+    with pytest.raises(
+        ValueError, match="flickr.cs.gz` cannot be read as gzip"
+    ):
         multi30k(*flickr, languages=["cs"])
     with pytest.raises(ValueError, match="en, de, fr, cs. Received: es"):
         multi30k(*flickr, languages=["en", "es"])
@@ -272,7 +274,7 @@ def test_files_that_do_not_fit_are_named(flickr, xm3600):
     for line, words in (
         ('{"en": {"caption": ["a"]}}', "row 15, the field `image/key`"),
         ('{"image/key": "a", "en": ["a"]}', "row 15, `en` must hold a list"),
-        (good.splitlines()[3], "row 15.*of its own"),
+        (good.splitlines()[3], "row 15.*a unique text"),
         ("{", "Row 15"),
     ):
         path.write_text(good + line + "\n")

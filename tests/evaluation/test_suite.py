@@ -207,7 +207,7 @@ def test_all_repeats_named_models_without_a_fingerprint(
     # Words have no images, and the line says nothing after a colon.
     (result,) = found["results"]
     assert describe_counts(result) == "words, simlex999"
-    with pytest.raises(ValueError, match="Two models would have"):
+    with pytest.raises(ValueError, match="Two models would write"):
         run("hf://me/seer", "hf://you/seer")
 
 

@@ -141,13 +141,17 @@ def test_without_a_network_a_command_says_so(monkeypatch, capsys, tmp_path):
 
 
 def test_a_repository_that_is_not_there_is_named(hub, directory):
-    with pytest.raises(ValueError, match="no repository `me/nothing`.*hf auth"):
+    with pytest.raises(
+        ValueError, match="no public repository `me/nothing`.*hf auth"
+    ):
         AlignDualEncoder.from_preset("hf://me/nothing")
-    with pytest.raises(ValueError, match="no repository `a/b/c`"):
+    with pytest.raises(ValueError, match="no public repository `a/b/c`"):
         AlignDualEncoder.from_preset("hf://a/b/c")
     hub.add("me/align", directory)
     del hub.repositories["me/align"]["model.safetensors"]
-    with pytest.raises(ValueError, match="no weights that are read.*pytorch"):
+    with pytest.raises(
+        ValueError, match="no weights that can be read.*pytorch"
+    ):
         AlignDualEncoder.from_preset("hf://me/align")
 
 

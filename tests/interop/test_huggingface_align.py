@@ -229,10 +229,10 @@ def small_text_encoder(kind):
         ({"text_pooling": "average"}, "first token"),
         ({"image": "same"}, "padding"),
         ({"image": "squeeze"}, "squeeze"),
-        ({"image": "foreign"}, "no `EfficientNetBackbone`"),
+        ({"image": "foreign"}, "not an `EfficientNetBackbone`"),
         (
             {"text": "foreign", "text_pooling": "first"},
-            "no `BertTextEncoder`",
+            "not a `BertTextEncoder`",
         ),
         ({"text": "selu"}, "'selu'"),
     ],

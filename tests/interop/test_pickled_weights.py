@@ -143,7 +143,7 @@ def test_what_is_not_named_tensors_is_refused(tmp_path, contents):
     if contents == {}:
         assert PickledWeights(path).shapes == {}
         return
-    with pytest.raises(ValueError, match="something else than named tensors"):
+    with pytest.raises(ValueError, match="something other than named tensors"):
         PickledWeights(path)
 
 
@@ -176,7 +176,7 @@ def test_a_bit_that_flips_is_noticed(tmp_path):
     contents = bytearray(path.read_bytes())
     contents[info.header_offset + 2000] ^= 1
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match="a.bin` is not a complete file"):
+    with pytest.raises(ValueError, match="a.bin` is not a complete PyTorch"):
         PickledWeights(path).read("a")
 
 
@@ -300,7 +300,7 @@ def test_an_archive_with_a_password_is_named(tmp_path):
         for found in re.finditer(re.escape(mark), bytes(contents)):
             contents[found.start() + place] |= 1
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match="a.bin` is not a complete file"):
+    with pytest.raises(ValueError, match="a.bin` is not a complete PyTorch"):
         PickledWeights(path)
 
 
@@ -347,8 +347,8 @@ def test_a_pickle_of_nothing_but_size_is_refused(tmp_path):
     path = tmp_path / "a.bin"
     # BINBYTES8 of 2**60 bytes.
     path.write_bytes(b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"x.")
-    with pytest.raises(ValueError, match="a.bin` is not a complete file"):
+    with pytest.raises(ValueError, match="a.bin` is not a complete PyTorch"):
         PickledWeights(path)
     path.write_bytes(pickle.dumps("no weights"))
-    with pytest.raises(ValueError, match="a.bin` is not a complete file"):
+    with pytest.raises(ValueError, match="a.bin` is not a complete PyTorch"):
         PickledWeights(path)

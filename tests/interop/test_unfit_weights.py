@@ -105,7 +105,7 @@ def test_damaged_files_are_named(copy, tmp_path, reference):
     content = json.loads(index.read_text())
     content["weight_map"]["temperature"] = "../secret.safetensors"
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="beside it: ../secret"):
+    with pytest.raises(ValueError, match="next to it: ../secret"):
         AlignDualEncoder.from_preset(str(shards))
     content["weight_map"]["temperature"] = "model-9.safetensors"
     index.write_text(json.dumps(content))

@@ -160,7 +160,7 @@ MISTAKES = {
     ),
     "weights of a data set": (
         lambda x: {"x": Batches(x, 1), "sample_weight": WEIGHTS},
-        "yields its weights itself",
+        "must yield its weights itself",
     ),
 }
 

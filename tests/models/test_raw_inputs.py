@@ -228,7 +228,7 @@ def test_nothing_of_the_inputs_is_left_out(model, images, expected):
     }
     twice = {"images": images, "texts": TEXTS, **tokens}
     for run in (model.fit, model.evaluate, model.predict, model.test_on_batch):
-        with pytest.raises(ValueError, match="beside texts: .'padding_mask'"):
+        with pytest.raises(ValueError, match="besides texts: .'padding_mask'"):
             run(twice)
     with pytest.raises(ValueError, match="Received: .*'weights'"):
         model.encode_text({**tokens, "weights": np.ones(6)})

@@ -184,13 +184,13 @@ def test_portable_towers_come_with_the_vocabulary(model, tmp_path):
 
 
 def test_hugging_face_has_no_place_for_them(case, tmp_path):
-    with pytest.raises(ValueError, match="holds a BERT tokenizer"):
+    with pytest.raises(ValueError, match="can hold only a BERT tokenizer"):
         write_processor(case[0], tmp_path)
 
 
 def test_what_does_not_fit_is_refused():
     tokenizer = keras_hub.tokenizers.ByteTokenizer()
-    with pytest.raises(ValueError, match="`ByteTokenizer` names no end"):
+    with pytest.raises(ValueError, match="`ByteTokenizer` has no end"):
         AlignPreprocessor(tokenizer).tokenize(TEXTS)
     packer = keras_hub.layers.StartEndPacker(9)
     with pytest.raises(ValueError, match="sequence_length=64.*=9"):

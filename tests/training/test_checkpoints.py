@@ -126,7 +126,7 @@ def test_none_is_whole(saved):
     workdir, _ = saved
     for path in (workdir / "checkpoints").glob("*.h5"):
         flip_bit(path)
-    with pytest.raises(ValueError, match="No checkpoint in .* is whole"):
+    with pytest.raises(ValueError, match="No checkpoint in .* is complete"):
         Checkpoints(workdir).state()
 
 

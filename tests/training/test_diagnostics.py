@@ -60,7 +60,7 @@ def test_self_match_is_that_of_a_search():
         ),
         ({"text_cosine": 0.97}, ["The text encoder has collapsed"]),
         ({"text_cosine": 0.7, "text_self_match": 0.98}, []),
-        ({"text_self_match": 0.05}, ["only 5% of the texts find themselves"]),
+        ({"text_self_match": 0.05}, ["only 5% of the texts are nearest"]),
         (
             {"image_cosine": 0.999, "text_cosine": 0.999},
             ["image encoder has collapsed", "text encoder has collapsed"],

@@ -92,7 +92,7 @@ def test_a_run_stops_without_a_better_model(whole, begin, capsys):
     assert begin(workdir, refuse) == result
     assert (workdir / "metrics.jsonl").read_bytes() == before
     said = capsys.readouterr().out
-    assert "it stopped early after step 20 of 40, for no evaluation" in said
+    assert "it stopped early after step 20 of 40, because no evaluation" in said
     assert "after step 8 (patience=3) found a better model" in said
 
 

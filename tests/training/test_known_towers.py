@@ -135,7 +135,7 @@ def test_towers_that_do_not_fit_are_one_clear_error(folder):
     message = refusal(None, image_weights=text, text_weights=text)
     assert "`image_weights` must be those of a tower for images" in message
     message = refusal(None, image_weights=image, text_weights=image)
-    assert "`text_weights` has no vocabulary beside its weights" in message
+    assert "`text_weights` has no vocabulary next to its weights" in message
 
 
 def test_what_a_run_needs(folder, tmp_path):

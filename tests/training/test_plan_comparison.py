@@ -100,8 +100,8 @@ def test_what_is_no_plan_is_refused(tmp_path, plan_file):
     with pytest.raises(ValueError, match="preset='align_b0_bert_mini'"):
         load_plan(plan_file, "align_b1_bert_mini", RECIPE)
     plan_file.write_text('{"preset": ')
-    with pytest.raises(ValueError, match="is no plan. Write one"):
+    with pytest.raises(ValueError, match="is not a plan. Write one"):
         load_plan(plan_file, "align_b0_bert_mini", RECIPE)
     plan_file.write_text("[1]")
-    with pytest.raises(ValueError, match="is no plan. Write one"):
+    with pytest.raises(ValueError, match="is not a plan. Write one"):
         load_plan(plan_file, "align_b0_bert_mini", RECIPE)

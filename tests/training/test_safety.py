@@ -285,6 +285,8 @@ def test_another_data_set_is_refused(packed, tmp_path):
         data = packed / "packed"
         train(tiny_model, recipe, data, validation_data=data, **arguments)
     shards = sorted(map(str, data.glob("*.tfrecord")))[1:]
-    with pytest.raises(ValueError, match="3 files of other names than the 2"):
+    with pytest.raises(
+        ValueError, match="3 files whose names differ from the 2"
+    ):
         train(tiny_model, recipe, shards, validation_data=data, **arguments)
     assert seen == [1]

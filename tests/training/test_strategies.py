@@ -255,7 +255,7 @@ def test_fewer_files_than_readers_are_told(caplog):
 @pytest.mark.parametrize(
     "given, said",
     [
-        ({"PROCESS_ID": "0"}, "JOB_ADDRESSES is missing beside .*PROCESS_ID"),
+        ({"PROCESS_ID": "0"}, "JOB_ADDRESSES is missing; given: .*PROCESS_ID"),
         ({"JOB_ADDRESSES": "a:1,b:1"}, "PROCESS_ID is missing"),
         ({"JOB_ADDRESSES": "a:1", "PROCESS_ID": "0"}, "NUM_PROCESSES is mis"),
         (

@@ -84,7 +84,7 @@ def ends(process, who, what):
     "number, what",
     [
         (signal.SIGKILL, "has ended"),
-        (signal.SIGSTOP, "is silent for 2 seconds"),
+        (signal.SIGSTOP, "has been silent for 2 seconds"),
     ],
 )
 def test_a_process_that_dies_ends_the_others(start, victim, number, what):

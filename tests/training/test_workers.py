@@ -114,4 +114,7 @@ def test_a_worker_that_finds_other_files_says_so(tmp_path):
     workers = make(2)
     told = each(workers, run)
     assert "has 2 files here, and 1 workers have others" in told[0]
-    assert "has 2 files here, and the first worker 2 of other names" in told[1]
+    assert (
+        "has 2 files here, and the first worker has 2 with other names"
+        in told[1]
+    )

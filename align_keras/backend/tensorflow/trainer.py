@@ -139,9 +139,9 @@ class Trainer(PaddingMixin):
         is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         if strategy.num_replicas_in_sync > 1 and not is_tpu:
             raise ValueError(
-                "TensorFlow compiles no collectives on these devices: leave "
-                "`jit_compile` out under "
-                f"`{type(strategy).__name__}`. Received: jit_compile=True"
+                "TensorFlow cannot compile collectives on these devices: leave "
+                f"out `jit_compile` under `{type(strategy).__name__}`. "
+                "Received: jit_compile=True"
             )
 
     def _make_function(self, step_function):
@@ -243,7 +243,7 @@ def _before_clipping(optimizer, gradients):
     if early and inner is not optimizer:
         raise ValueError(
             "With mixed_float16 and several replicas, Keras would clip the "
-            "gradient of each replica. Use an optimizer of "
+            "gradient of each replica. Use an optimizer from "
             f"`align_keras.optimizers`. Received: optimizer={inner}"
         )
     gradients = all_reduce_sum(gradients)
