@@ -255,7 +255,7 @@ def _ordered_dict(pairs=()):
 def _set(found, key, value):
     """Set an item; only accept keys that cannot be nested, for fast lookup."""
     if type(found) is not dict or type(key) not in (str, int):
-        raise EOFError("a key that is not a name")
+        raise EOFError("a key that is neither a name nor a number")
     found[key] = value
 
 

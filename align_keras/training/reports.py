@@ -53,7 +53,7 @@ def warn(recipe, records, validation_data, step, readers=1):
         )
     if recipe.batch_size > records.total:
         logger.warning(
-            "A batch of %d holds each of the %d images several times, as its "
+            "A batch of %d holds some of the %d images more than once, as their "
             "own negatives: lower `batch_size`.",
             recipe.batch_size,
             records.total,

@@ -257,7 +257,7 @@ def _jax_strategy(name, join, shard_state):
     several = name != "one-device" and len(devices) > 1
     if shard_state and not several:
         raise ValueError(
-            "With one device, there is none to share the state with: leave "
+            "A run on one device has no other to share the state with: leave "
             f"out `shard_state`. Received: strategy={name!r}, {len(devices)} "
             "devices"
         )
