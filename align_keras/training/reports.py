@@ -53,8 +53,8 @@ def warn(recipe, records, validation_data, step, readers=1):
         )
     if recipe.batch_size > records.total:
         logger.warning(
-            "A batch of %d holds some of the %d images more than once, as their "
-            "own negatives: lower `batch_size`.",
+            "A batch of %d holds some of the %d images more than once, as "
+            "their own negatives: lower `batch_size`.",
             recipe.batch_size,
             records.total,
         )

@@ -37,7 +37,7 @@ def test_a_run_says_how_often_it_shows_each_image(caplog):
 @pytest.mark.parametrize(
     "total, held_out, fields, warning",
     [
-        (49, "data", {"batch_size": 50}, "holds each of the 49 images several"),
+        (49, "data", {"batch_size": 50}, "holds some of the 49 images more"),
         (1000, None, {}, "Nothing is held out"),
         (1000, "data", {"steps": 7_000, "batch_size": 50}, "be seen 350 times"),
     ],
