@@ -178,12 +178,14 @@ def _require_same(first, second):
                 "file must be next to the JSON file."
             )
     one, other = _Outcomes(first), _Outcomes(second)
-    for name in _given(first):
-        if not np.array_equal(one[name], other[name]):
-            raise ValueError(
-                "The two results were not measured on the same queries: they "
-                f"differ in `{name}`. Measure both models on the same files."
-            )
+    differ = [n for n in _given(first) if not np.array_equal(one[n], other[n])]
+    if first.get("text_digest") != second.get("text_digest"):
+        differ.append("text_digest")
+    if differ:
+        raise ValueError(
+            "The two results were not measured on the same queries: they "
+            f"differ in `{differ[0]}`. Measure both models on the same files."
+        )
 
 
 class _Outcomes(dict):

@@ -15,6 +15,7 @@ from align_keras.embedding.embed_streams import embed_readable
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.vector_cache import names_digest
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.bootstrap import interval
 from align_keras.evaluation.correlation import spearman
@@ -133,6 +134,7 @@ def measure_cxc(
         model=embedder.name,
         unit="image with its captions",
         split=split,
+        text_digest=names_digest(texts),
         queries={task: int((rank >= 0).sum()) for task, rank in ranks.items()},
         positives={task: len(found) for task, found in pairs.items()},
         drop_empty=drop_empty,

@@ -14,6 +14,7 @@ from align_keras.embedding.embed_streams import embed_data_set
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.vector_cache import names_digest
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.ranks import check_ks
@@ -354,7 +355,7 @@ def measure_multilingual(
         embedder, data, batch_size, progress, cache
     )
     languages = list(notes[0])
-    ranks, counts, chances, columns = [], [], [], []
+    ranks, counts, chances, columns, all_texts = [], [], [], [], []
     for number, language in enumerate(languages):
         groups = [note[language] for note in notes]
         texts = [text for group in groups for text in group]
@@ -363,6 +364,7 @@ def measure_multilingual(
                 f"`{data.name}` has no caption in the language `{language}`: "
                 "leave it out of `languages`."
             )
+        all_texts += texts
         counts.append(list(map(len, groups)))
         owners = np.repeat(np.arange(len(images)), counts[-1])
         vectors = embed_texts(embedder, texts, progress=progress, cache=cache)
@@ -391,6 +393,7 @@ def measure_multilingual(
         images=len(images),
         texts=len(text_rank),
         image_digest=digest,
+        text_digest=names_digest(all_texts),
         images_skipped=skipped,
         ks=list(ks),
         languages=languages,

@@ -13,6 +13,7 @@ from align_keras.embedding.embed_streams import embed_data_set
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.embedding.embedder import Embedder
 from align_keras.embedding.embedder import as_embedder
+from align_keras.embedding.vector_cache import names_digest
 from align_keras.evaluation import datasets
 from align_keras.evaluation.bootstrap import SAMPLES
 from align_keras.evaluation.ranks import check_ks
@@ -350,6 +351,7 @@ def measure_retrieval(
         texts=len(texts),
         images_without_text=int(without),
         image_digest=digest,
+        text_digest=names_digest(texts),
         images_skipped=skipped,
         folds=folds,
         ks=list(ks),

@@ -65,6 +65,9 @@ def test_results_of_other_queries_are_refused(models, tmp_path):
     moved = {**first.outcomes, "label": first.outcomes["label"][::-1]}
     with pytest.raises(ValueError, match="same queries.*label"):
         compare_results(first, Result(first, moved))
+    reworded = Result({**first, "text_digest": "ab"}, first.outcomes)
+    with pytest.raises(ValueError, match="same queries.*text_digest"):
+        compare_results(first, reworded)
     with pytest.raises(ValueError, match="outcomes of 'A' are missing"):
         compare_results(Result(first), first)
     path = tmp_path / "other.json"

@@ -10,6 +10,7 @@ from tiny_align import tiny_align
 
 from align_keras.classes import read_classes
 from align_keras.cli import main
+from align_keras.evaluation import compare_results
 from align_keras.evaluation import datasets
 from align_keras.evaluation.cxc_data import read_sentences
 from align_keras.evaluation.describe_results import describe_result
@@ -49,6 +50,16 @@ def test_karpathy_takes_five_captions_and_finds_images(root, tmp_path):
     assert low <= result["image_to_text_recall@5"] <= high
     said = describe_result(result)
     assert "ALIGN, zero-shot" in said and "58.6%" in said
+    other = json.loads(file.read_text())
+    used = [i for i in other["images"] if i["split"] == "test"]
+    used[-1]["sentences"][0]["raw"] += " at night"
+    (tmp_path / "dataset_coco.json").write_text(json.dumps(other))
+    data = datasets.karpathy(
+        tmp_path / "dataset_coco.json", coco / "images", name="mscoco"
+    )
+    reworded = measure_retrieval(Seer().embedder(), data, **quiet())
+    with pytest.raises(ValueError, match="same queries.*text_digest"):
+        compare_results(result, reworded)
     two = measure_retrieval(Seer().embedder(), data, folds=2, **quiet())
     assert two["dataset"] == "mscoco_2_folds"
     assert two["chance_text_to_image_recall@1"] == 0.5
