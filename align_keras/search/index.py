@@ -27,6 +27,10 @@ VERSION = 1
 COLUMNS = ("keys", "texts", "thumbnails")
 
 
+class DamagedIndex(ValueError):
+    """An index answers with what it cannot hold."""
+
+
 class Index:
     """An index that `build_index` wrote, opened with memory maps.
 
@@ -157,6 +161,7 @@ class Index:
         Raises:
             ValueError: the queries have another dimension, or `k` is not
                 positive.
+            DamagedIndex: the index returns rows that it does not have.
         """
         queries = as_vectors(queries, "queries")
         if queries.shape[1] != self.dim:
@@ -169,7 +174,7 @@ class Index:
         for rows, scores in found:
             within = np.all((rows >= 0) & (rows < self.count))
             if not (within and np.isfinite(scores).all()):
-                raise ValueError(
+                raise DamagedIndex(
                     f"`{self.directory}` returns rows that do not exist, or "
                     "scores that are not finite: it is damaged. Build the "
                     "index again."

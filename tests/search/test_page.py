@@ -20,6 +20,7 @@ from align_keras.embedding import load_embedder
 from align_keras.search import Index
 from align_keras.search import search
 from align_keras.search import write_index
+from align_keras.search.index import DamagedIndex
 from align_keras.search.web.app import _Handlers
 from align_keras.search.web.app import make_app
 from align_keras.search.web.limits import Limits
@@ -326,7 +327,9 @@ def test_too_many_requests_are_refused(library, model):
     assert client.get("/thumbnails/0").status_code == 429
 
 
-@pytest.mark.parametrize("error", [KeyError("red"), IndexError(7)])
+@pytest.mark.parametrize(
+    "error", [KeyError("red"), IndexError(7), DamagedIndex("`/srv/index` …")]
+)
 def test_errors_of_the_server_are_not_blamed_on_the_client(
     library, model, monkeypatch, error
 ):
@@ -342,7 +345,8 @@ def test_errors_of_the_server_are_not_blamed_on_the_client(
     assert client.post("/api/search", json=query).status_code == 410
     monkeypatch.setattr(index, "search", fail)
     query = {"parts": [{"row": 0}]}
-    assert client.post("/api/search", json=query).status_code == 500
+    answer = client.post("/api/search", json=query)
+    assert answer.status_code == 500 and "/srv" not in answer.text
 
 
 def test_a_cost_beyond_the_bucket_leaves_a_debt():

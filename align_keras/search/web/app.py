@@ -11,6 +11,7 @@ from typing import Any
 from align_keras.embedding.embedder import Embedder
 from align_keras.io.json_files import parse_json
 from align_keras.io.optional import OptionalModule
+from align_keras.search.index import DamagedIndex
 from align_keras.search.index import Index
 from align_keras.search.web.batcher import Overloaded
 from align_keras.search.web.engine import Engine
@@ -337,6 +338,9 @@ def _as_refusals():
         yield
     except Forgotten as error:
         raise _Refusal(410, str(error)) from None
+    except DamagedIndex:
+        # Not the client's fault: the log names the directory, the answer not.
+        raise
     except ValueError as error:
         raise _Refusal(422, str(error)) from None
 
