@@ -401,7 +401,8 @@ def test_types_that_hold_no_captions_are_refused_alike(tmp_path, kind):
     write_table(tmp_path / "good.parquet", "parquet")
     curate([tmp_path], tmp_path / "clean", EVERY_ROW)
     (damaged,) = audit(tmp_path / "clean")["reading"]["damaged_files"]
-    assert damaged["file"] == str(path) and "cannot hold captions" in damaged["reason"]
+    assert damaged["file"] == str(path)
+    assert "cannot hold captions" in damaged["reason"]
 
 
 @pytest.mark.parametrize("kind", FIT)
