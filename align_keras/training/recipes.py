@@ -182,8 +182,8 @@ class Recipe:
             self._require(name, holds, "positive")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
-                "Exactly one of the recipe fields `steps` and `epochs` must be "
-                f"given. Received: steps={self.steps!r}, epochs={self.epochs!r}"
+                "Recipe field `steps` must be given, or else `epochs`, but not "
+                f"both. Received: steps={self.steps!r}, epochs={self.epochs!r}"
             )
         for name in ("warmup_steps", "weight_decay"):
             holds = 0 <= getattr(self, name) < math.inf
