@@ -31,14 +31,13 @@ import sys
 import time
 from pathlib import Path
 
+import networks
 import numpy as np
 import tables
 import turns
 
 RECIPES = Path(__file__).resolve().parents[1] / "presets" / "recipes"
 PRESET, RECIPE = "align_b0_bert_mini", "small"
-# The same sizes for open_clip: width of the embeddings, layers, width, heads.
-EMBEDDING_DIM, LAYERS, WIDTH, HEADS = 640, 4, 256, 4
 DEPTHS = (1, 5)
 DRAWS = 2000
 # Steps from which the processor time of a step is estimated.
@@ -198,29 +197,11 @@ def theirs(data, cache, seed, steps, args, changes):
     """Train as open_clip does; return seconds and `embed`."""
     import torch
 
-    register_operators(torch)
+    size, tokens = args["image_size"], args["tokens"]
+    model = networks.open_clip_model(size, tokens, seed)
     import open_clip
     from PIL import Image
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    torch.manual_seed(seed)
-    size, tokens = args["image_size"], args["tokens"]
-    model = open_clip.model.CustomTextCLIP(
-        embed_dim=EMBEDDING_DIM,
-        vision_cfg={
-            "timm_model_name": "efficientnet_b0",
-            "timm_model_pretrained": False,
-            "timm_pool": "avg",
-            "timm_proj": "linear",
-            "image_size": size,
-        },
-        text_cfg={
-            "context_length": tokens,
-            "width": WIDTH,
-            "heads": HEADS,
-            "layers": LAYERS,
-        },
-    ).to(memory_format=torch.channels_last)
     tokenizer = open_clip.SimpleTokenizer(context_length=tokens)
     prepare = open_clip.transform.AugmentationCfg(), open_clip.image_transform
     into_train = prepare[1](size, is_train=True, aug_cfg=prepare[0])
@@ -243,7 +224,7 @@ def theirs(data, cache, seed, steps, args, changes):
     loader = torch.utils.data.DataLoader(
         Pairs(), args["batch"], shuffle=True, drop_last=True
     )
-    optimizer = open_clip_optimizer(torch, model)
+    optimizer = networks.open_clip_optimizer(model)
     compare = open_clip.ClipLoss()
     warmup = max(1, steps // 10)
     start, step = time.process_time(), 0
@@ -285,41 +266,6 @@ def theirs(data, cache, seed, steps, args, changes):
         return [part.numpy() for part in parts]
 
     return seconds, embed
-
-
-def open_clip_optimizer(torch, model):
-    """Create open_clip's AdamW, with its defaults for such towers."""
-    decayed, plain = [], []
-    for name, weight in model.named_parameters():
-        alone = weight.ndim < 2 or any(
-            part in name for part in ("bn", "ln", "bias", "logit_scale")
-        )
-        (plain if alone else decayed).append(weight)
-    return torch.optim.AdamW(
-        [
-            {"params": plain, "weight_decay": 0.0},
-            {"params": decayed, "weight_decay": 0.2},
-        ],
-        lr=5e-4,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-    )
-
-
-def register_operators(torch):
-    """Make torchvision importable with a PyTorch that lacks its operators.
-
-    Only detection needs them. The parts that open_clip uses are made of
-    PyTorch's and Pillow's own operators.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
-    _KEPT.append(library)
-
-
-_KEPT = []  # A library forgets its operators when it is collected.
 
 
 def run_side(work):

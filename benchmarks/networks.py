@@ -1,4 +1,4 @@
-"""The same network in align_keras and as transformers' AlignModel."""
+"""The same network in align_keras, in transformers and in open_clip."""
 
 import os
 
@@ -66,6 +66,73 @@ def torch_model(case, image_size):
         text_config=text, vision_config=vision, projection_dim=channels
     )
     return AlignModel(config)
+
+
+def open_clip_model(image_size, tokens, seed=0):
+    """Create a pair like `align_b0_bert_mini` in open_clip, with timm's B0."""
+    import torch
+
+    register_operators()
+    import open_clip
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(THREADS)
+    _, _, (layers, heads, width) = CASES["b0"]
+    return open_clip.model.CustomTextCLIP(
+        embed_dim=640,
+        vision_cfg={
+            "timm_model_name": "efficientnet_b0",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "image_size": image_size,
+        },
+        text_cfg={
+            "context_length": tokens,
+            "width": width,
+            "heads": heads,
+            "layers": layers,
+        },
+    ).to(memory_format=torch.channels_last)
+
+
+def open_clip_optimizer(model):
+    """Create open_clip's AdamW, with its defaults for such towers."""
+    import torch
+
+    decayed, plain = [], []
+    for name, weight in model.named_parameters():
+        alone = weight.ndim < 2 or any(
+            part in name for part in ("bn", "ln", "bias", "logit_scale")
+        )
+        (plain if alone else decayed).append(weight)
+    return torch.optim.AdamW(
+        [
+            {"params": plain, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": 0.2},
+        ],
+        lr=5e-4,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+    )
+
+
+def register_operators():
+    """Make torchvision importable with a PyTorch that lacks its operators.
+
+    Only detection needs them. The parts that open_clip uses are made of
+    PyTorch's and Pillow's own operators.
+    """
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+    _KEPT.append(library)
+
+
+_KEPT = []  # A library forgets its operators when it is collected.
 
 
 def torch_batch(batch_size, image_size, device="cpu"):

@@ -36,6 +36,7 @@ COMMANDS = (
     "towers.py --case b7 --batch 8 --rounds 5",
     "towers.py --case b7 --batch 2 --rounds 5",
     "training_step.py --case b0 --batch 32 --rounds 3",
+    "open_clip_step.py --rounds 3",
     "export_latency.py --batch 1",
     "export_latency.py --batch 8",
     "start.py",

@@ -26,7 +26,7 @@ def parser(description):
     return result
 
 
-def rows(times, ours, scale=1e3, unit="ms"):
+def rows(times, ours, scale=1e3, unit="ms", best=True):
     """Format a comparison as a table, a row for each side.
 
     Args:
@@ -35,6 +35,8 @@ def rows(times, ours, scale=1e3, unit="ms"):
             best of these.
         scale: float. Multiplies the seconds.
         unit: string. The unit of the product.
+        best: bool. Whether a last row compares the best of each. Defaults to
+            `True`.
     """
     seconds, processor = (
         {name: statistics.median(values) for name, values in kind.items()}
@@ -55,7 +57,7 @@ def rows(times, ours, scale=1e3, unit="ms"):
             f"{' | ' if name in ours else ratios([name])} |\n"
         )
     theirs = [name for name in seconds if name not in ours]
-    if theirs:
+    if theirs and best:
         lines.append(
             f"| **best of theirs, best of ours** | | | {ratios(theirs)} |\n"
         )
