@@ -179,7 +179,7 @@ def test_steps_or_epochs_but_not_both(write_recipe):
     assert load_recipe(path, steps=70).epochs is None
     assert load_recipe("small", epochs="2.5").steps is None
     message = refusal(path, steps=70, epochs=4)
-    assert "steps=70, epochs=4.0" in message and "Exactly one" in message
+    assert "steps=70, epochs=4.0" in message and "but not both" in message
     both = write_recipe(
         "epochs: 3\nsteps: 9\nbatch_size: 32\nlearning_rate: 0.01\n"
     )
