@@ -57,7 +57,7 @@ def test_each_device_holds_an_eighth(runs):
 def test_what_cannot_be_shared_is_refused():
     words = "Set the environment variable KERAS_BACKEND"
     if keras.config.backend() == "jax":
-        words = "With one device, there is none"
+        words = "A run on one device has no other"
     else:
         with pytest.raises(ValueError, match=words):
             ShardedState()
