@@ -278,13 +278,14 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
     # taken, whenever a data set of records is made. So it is fast to decode in
     # groups and to use few operations.
     def safely(places, raw):
-        group = tf.data.Dataset.from_tensor_slices((places, raw))
-        used = group.map(attempt).ignore_errors()
+        rows = tf.data.Dataset.from_tensor_slices((places, raw))
+        used = rows.map(attempt).ignore_errors()
 
-        def report_others(used):
-            return group.filter(
-                lambda place, raw: tf.reduce_all(used != place)
-            ).map(report)
+        def report_others(used_places):
+            others = rows.filter(
+                lambda place, row: tf.reduce_all(used_places != place)
+            )
+            return others.map(report)
 
         # This part runs only if a record failed, so good records never enter
         # Python. The group is decoded again there, to see which one it was.
