@@ -5,7 +5,6 @@ exported SavedModel. `align_keras.io.images` does the same with Pillow.
 """
 
 import functools
-import sys
 
 from align_keras.preprocessing.gif import first_frame
 from align_keras.preprocessing.image_parts import bytes_at
@@ -17,6 +16,7 @@ from align_keras.preprocessing.image_parts import png_chunk
 from align_keras.preprocessing.image_parts import webp_pixels
 from align_keras.preprocessing.orientation import orientation
 from align_keras.preprocessing.orientation import upright
+from align_keras.preprocessing.tf_graph import set_up_when_called
 
 # The first marker and the first byte of the next. libjpeg would also search for
 # them after other bytes, in files that other libraries do not accept as JPEG.
@@ -33,16 +33,6 @@ _WEBP_REFUSED = 0x02 | 0xC1
 
 # Lengths of BMP headers, except for the shortest, that of OS/2.
 _BMP_HEADERS = (40, 52, 56, 64, 108, 124)
-
-
-def in_tf_graph():
-    """Whether the caller is being traced into a TensorFlow graph.
-
-    Returns:
-        bool. False if TensorFlow has not been imported at all.
-    """
-    tf = sys.modules.get("tensorflow")
-    return hasattr(tf, "executing_eagerly") and not tf.executing_eagerly()
 
 
 def decode_in_graph(contents):
@@ -228,6 +218,7 @@ def decode_window(contents, corner, window_size, full_size):
     return tf.switch_case(exponent, [decode(r) for r in (1, 2, 4, 8)])
 
 
+@set_up_when_called
 def _decode_webp(contents, opaque):
     import tensorflow as tf
 
@@ -241,12 +232,14 @@ def _decode_webp(contents, opaque):
     )
 
 
+@set_up_when_called
 def _decode_gif(contents):
     import tensorflow as tf
 
     return tf.io.decode_gif(first_frame(contents)[0])[0]
 
 
+@set_up_when_called
 def _decode_png(contents, head):
     import tensorflow as tf
 
@@ -274,6 +267,7 @@ def _decode_png(contents, head):
     )
 
 
+@set_up_when_called
 def _key(contents, head):
     """Return whether a PNG has a transparency chunk, and whether we know.
 

@@ -14,8 +14,8 @@ from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing.decode import decode_in_graph
 from align_keras.preprocessing.decode import decode_window
-from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.decode import is_upright_jpeg
+from align_keras.preprocessing.tf_graph import in_tf_graph
 
 # The paper resizes to 346 and crops 289 (section 4.1).
 _RESIZE_RATIO = 346 / 289

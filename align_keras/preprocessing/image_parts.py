@@ -14,6 +14,7 @@ from align_keras.io.image_parts import PNG_SIGNATURE
 from align_keras.io.image_parts import WEBP_EXIF
 from align_keras.io.image_parts import WEBP_EXTENDED
 from align_keras.io.image_parts import WEBP_HAS_EXIF
+from align_keras.preprocessing.tf_graph import set_up_when_called
 
 # The markers that begin a progressive frame and end an image; the number of
 # coefficients of a block that libjpeg fills in if they are missing.
@@ -80,6 +81,7 @@ def png_chunk(contents, name, last=PNG_LAST, behind=8):
     return _find(contents, _read_png_chunk, (name,), last, behind, end)
 
 
+@set_up_when_called
 def ends_within_a_chunk(contents):
     """Whether the end that a WebP states is not the end of a chunk.
 
@@ -181,6 +183,7 @@ def lacks_scans(contents):
     )
 
 
+@set_up_when_called
 def _lacks_scans(contents, values):
     import tensorflow as tf
 

@@ -13,6 +13,7 @@ from align_keras.io.image_parts import MAX_EXIF_ENTRIES
 from align_keras.io.image_parts import ORIENTATION_TAG
 from align_keras.preprocessing.image_parts import exif_block
 from align_keras.preprocessing.image_parts import holds
+from align_keras.preprocessing.tf_graph import set_up_when_called
 
 # Matches the name of an EXIF block in every format.
 _ANY_EXIF = rb"(?i:exif)"
@@ -47,15 +48,17 @@ def orientation(contents):
 
     return tf.cond(
         holds(contents, _ANY_EXIF),
-        lambda: _tiff_orientation(exif_block(contents)),
+        lambda: _exif_orientation(contents),
         lambda: tf.constant(1, tf.int64),
     )
 
 
-def _tiff_orientation(block):
+@set_up_when_called
+def _exif_orientation(contents):
     import tensorflow as tf
 
     headers = b"^(?:" + EXIF_HEADER.replace(b"\0", rb"\x00") + b")+"
+    block = exif_block(contents)
     block = tf.strings.regex_replace(block, headers, "", replace_global=False)
     # Append zeros, so that invalid positions in a broken block read as 0.
     zeros = b"\0" * 16

@@ -8,8 +8,8 @@ from align_keras import keras_hub_internals
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.models.raw_inputs import named_pair
-from align_keras.preprocessing.decode import in_tf_graph
 from align_keras.preprocessing.image_converter import AlignImageConverter
+from align_keras.preprocessing.tf_graph import in_tf_graph
 from align_keras.preprocessing.tokenizer import AlignTokenizer
 
 _PACKERS = (

@@ -14,7 +14,7 @@ from align_keras.io.word_pieces import read_vocabulary
 from align_keras.models import AlignDualEncoder
 from align_keras.models import presets
 from align_keras.preprocessing import bert_text
-from align_keras.preprocessing.decode import in_tf_graph
+from align_keras.preprocessing.tf_graph import in_tf_graph
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
