@@ -106,7 +106,7 @@ $(BENCH_VENV)/installed-for-benchmarks: $(SETTINGS) benchmarks/requirements.txt
 	@$(BENCH_VENV)/bin/python -m pip install --quiet \
 		--disable-pip-version-check -c constraints.txt \
 		-r benchmarks/requirements.txt \
-		-e ".[curation,evaluation,jax,parity,search]"
+		-e ".[curation,evaluation,jax,openvino,parity,search]"
 	@for peer in $(BENCH_PEERS); do \
 		$(BENCH_VENV)/bin/python -m pip install --quiet \
 			--disable-pip-version-check -c constraints.txt \

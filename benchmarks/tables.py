@@ -26,7 +26,7 @@ def parser(description):
     return result
 
 
-def rows(times, ours, scale=1e3, unit="ms", best=True):
+def rows(times, ours, scale=1e3, unit="ms", best=True, against=None):
     """Format a comparison as a table, a row for each side.
 
     Args:
@@ -37,7 +37,10 @@ def rows(times, ours, scale=1e3, unit="ms", best=True):
         unit: string. The unit of the product.
         best: bool. Whether a last row compares the best of each. Defaults to
             `True`.
+        against: list of names. Those of our sides with which the others are
+            compared. Defaults to `None`: all of ours.
     """
+    against = ours if against is None else against
     seconds, processor = (
         {name: statistics.median(values) for name, values in kind.items()}
         for kind in times
@@ -45,7 +48,7 @@ def rows(times, ours, scale=1e3, unit="ms", best=True):
 
     def ratios(names):
         return " | ".join(
-            f"{min(kind[n] for n in names) / min(kind[n] for n in ours):.2f}"
+            f"{min(kind[n] for n in names) / min(kind[n] for n in against):.2f}"
             for kind in (seconds, processor)
         )
 

@@ -24,16 +24,22 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--format",
-        choices=("saved_model", "onnx", "litert"),
+        choices=("saved_model", "onnx", "openvino", "litert"),
         default="saved_model",
-        help="saved_model takes files and strings; onnx and litert hold the "
-        "towers alone (default: saved_model)",
+        help="saved_model takes files and strings; the others hold the towers "
+        "alone (default: saved_model)",
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
-        help="precision of computations and stored weights (default: as "
-        "trained)",
+        choices=("float32", "bfloat16", "int8"),
+        help="precision of computations and stored weights; int8 is for onnx "
+        "and openvino (default: as trained)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="images with captions, as for `pack`: int8 takes its ranges from "
+        "some of them, and is compared with float32 on others",
     )
     group = parser.add_argument_group("SavedModel only")
     group.add_argument(
@@ -80,6 +86,11 @@ def run(args):
     """Export the model and report what was written."""
     from align_keras.serving.export import export
 
+    calibration = None
+    if args.calibrate:
+        from align_keras.evaluation.datasets import captioned
+
+        calibration = captioned(args.calibrate)
     result = export(
         args.model,
         args.output,
@@ -91,6 +102,7 @@ def run(args):
         max_pixels=args.max_pixels,
         batch_sizes=args.batch_sizes,
         runs=args.runs,
+        calibration=calibration,
     )
     if args.json:
         print(json.dumps(result))
@@ -98,6 +110,8 @@ def run(args):
     print(f"Wrote `{args.output}`, {result['bytes'] / 1e6:.1f} MB.")
     if args.format != "saved_model":
         print(f"Files: {', '.join(result['files'])}.")
+        if args.precision == "int8":
+            print(describe_int8(result))
         return
     print(f"Signatures: {', '.join(result['signatures'])}.")
     if not result["warmup"]:
@@ -110,3 +124,20 @@ def run(args):
             "{signature}, batch of {batch_size}: {p50} ms (median), {p99} ms "
             "(99th percentile)".format(**row)
         )
+
+
+def describe_int8(result):
+    """Say in words how int8 compares with float32."""
+    lines = [f"Compared with float32 on {result['pairs']} other pairs:"]
+    for tower in ("image", "text"):
+        cosine = result[f"{tower}_cosine"]
+        lines.append(
+            f"  cosine of {tower} vectors: {cosine['mean']:.4f} (mean), "
+            f"{cosine['min']:.4f} (smallest)"
+        )
+    for name, recall in result["recall"].items():
+        lines.append(
+            f"  {name.replace('_', ' ')}: {recall['float32']:.1%} in float32, "
+            f"{recall['int8']:.1%} in int8"
+        )
+    return "\n".join(lines)

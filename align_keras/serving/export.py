@@ -1,5 +1,6 @@
 """Export the model of a preset, and measure the export's size and latency."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from align_keras.models import AlignDualEncoder
 from align_keras.models.presets import require_weights
 from align_keras.serving.latency import measure_latency
 from align_keras.serving.latency import size_of
+from align_keras.serving.portable import QUANTIZED
+from align_keras.serving.portable import export_quantized_towers
 from align_keras.serving.portable import export_towers
 from align_keras.serving.saved_model import export_saved_model
 from align_keras.serving.towers import at_precision
 from align_keras.serving.warmup import can_write_warmup
+
+logger = logging.getLogger("align_keras")
 
 
 @reads("classes", "templates")
@@ -31,6 +36,7 @@ def export(
     max_pixels: int | None = None,
     batch_sizes: Sequence[int] | None = None,
     runs: int | None = None,
+    calibration: Any = None,
 ) -> dict:
     """Export the model of a preset, then measure the export.
 
@@ -38,9 +44,11 @@ def export(
         preset: string. What `AlignDualEncoder.from_preset` takes, with
             weights.
         output: string or `pathlib.Path`. The directory to write.
-        form: string, `"saved_model"`, `"onnx"` or `"litert"`. The arguments
-            after `precision` apply only to `"saved_model"`, the default.
-        precision: string, `"float32"` or `"bfloat16"`. Defaults to `None`:
+        form: string, `"saved_model"`, `"onnx"`, `"openvino"` or `"litert"`.
+            The arguments from `classes` to `runs` apply only to
+            `"saved_model"`, the default.
+        precision: string, `"float32"`, `"bfloat16"` or `"int8"`. The latter
+            is a precision of `"onnx"` and `"openvino"`. Defaults to `None`:
             the precision of the preset.
         classes: string or `pathlib.Path`. A file for
             `align_keras.classes.read_classes`. Defaults to `None`.
@@ -53,12 +61,15 @@ def export(
             `None`: 1 and 8.
         runs: int. Number of timed requests for each signature and batch size;
             0 measures nothing. Defaults to `None`: 20.
+        calibration: `align_keras.evaluation.datasets.DataSet` with captions,
+            for `"int8"`. See `export_quantized_towers`.
 
     Returns:
         Dict with `"output"`, `"format"`, `"embedding_dim"` and `"bytes"`. For
         a SavedModel also `"signatures"`, `"warmup"` (whether warm-up requests
         were written) and `"latency_ms"` (the rows of `measure_latency`); for
-        other formats `"files"`.
+        other formats `"files"`, and in 8 bits also what `compare_towers`
+        returns.
 
     Raises:
         ValueError: The preset has no weights, an option does not fit the
@@ -73,6 +84,14 @@ def export(
         "runs": runs,
     }
     _check_options(form, options)
+    _check_precision(form, precision, calibration)
+    if precision == "bfloat16":
+        logger.warning(
+            "bfloat16 halves the files, but on CPUs it is slower than float32 "
+            "for texts, and for images unless the processor has AVX-512 BF16 "
+            "and a request holds 8 of them or more: compare the times with "
+            "those of --precision float32."
+        )
     settings: dict[str, Any] = {
         name: options[name]
         for name in ("top_k", "max_pixels")
@@ -91,6 +110,10 @@ def export(
         "format": form,
         "embedding_dim": model.embedding_dim,
     }
+    if precision == "int8":
+        model = at_precision(model, "float32")
+        found = export_quantized_towers(model, output, form, calibration)
+        return {**result, **found, "bytes": size_of(output)}
     if form != "saved_model":
         model = at_precision(model, precision)
         result["files"] = export_towers(model, output, form)
@@ -105,6 +128,27 @@ def export(
         "bytes": size_of(output),
         "latency_ms": rows,
     }
+
+
+def _check_precision(form, precision, calibration):
+    if precision != "int8":
+        if calibration is not None:
+            raise ValueError(
+                "--calibrate is for --precision int8. "
+                f"Received: --precision {precision}"
+            )
+        return
+    if form not in QUANTIZED:
+        raise ValueError(
+            "--precision int8 needs a runtime that computes in 8 bits: choose "
+            f"--format {' or '.join(QUANTIZED)}. Received: --format {form}"
+        )
+    if calibration is None:
+        raise ValueError(
+            "--precision int8 needs images with captions like those that the "
+            "model will see, from which it takes the ranges of the integers: "
+            "name them with --calibrate."
+        )
 
 
 def _check_options(form, options):

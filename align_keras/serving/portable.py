@@ -1,11 +1,13 @@
-"""Export the towers to ONNX and LiteRT, without their preprocessing."""
+"""Export the towers to other runtimes, without their preprocessing."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import numpy as np
 
+from align_keras.embedding.embedder import as_embedder
 from align_keras.io.atomic import atomic_directory
 from align_keras.io.json_files import write_json
 from align_keras.io.mirrors import stored
@@ -13,17 +15,25 @@ from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
 from align_keras.io.word_pieces import SPECIAL_TOKENS
 from align_keras.preprocessing import AlignTokenizer
+from align_keras.serving.quantization import compare_towers
+from align_keras.serving.quantization import draw_sample
+from align_keras.serving.quantization import quantize
+from align_keras.serving.quantization import split_sample
+from align_keras.serving.runtimes import open_tower
 from align_keras.serving.towers import computing_dtypes
 
+openvino = OptionalModule("openvino", extra="openvino")
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
-SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
+SUFFIXES = {"litert": "tflite", "onnx": "onnx", "openvino": "xml"}
+# The formats whose runtimes compute in 8 bits.
+QUANTIZED = ("onnx", "openvino")
 # All files that an export may consist of; the last four are of tokenizers.
 _FILES = (
     *(
         f"{tower}.{suffix}"
         for tower in ("image_encoder", "text_encoder")
-        for suffix in SUFFIXES.values()
+        for suffix in (*SUFFIXES.values(), "bin")
     ),
     "preprocessing.json",
     "vocabulary.txt",
@@ -54,10 +64,11 @@ _NOT_OF_TEXTS = _OF_KERAS | {
 
 @stored("path")
 def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
-    """Write each tower as an ONNX or LiteRT model.
+    """Write each tower as an ONNX, OpenVINO or LiteRT model.
 
-    Neither format can decode image files or run BERT's tokenizer, so the
-    towers take preprocessed inputs. The batch may have any size.
+    None of these formats can decode image files or run BERT's tokenizer with
+    the operations of its runtime alone, so the towers take preprocessed
+    inputs. The batch may have any size.
 
     - `image_encoder`: `images`, float32 `(batch, height, width, 3)`;
     - `text_encoder`: `token_ids` and `padding_mask`, int32 `(batch,
@@ -72,8 +83,8 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
             float32.
         path: string or `pathlib.Path`. The directory to write. If the export
             fails, it is not created. The files of an earlier export, in
-            either form, are removed or replaced.
-        form: string, `"onnx"` or `"litert"`.
+            any of the forms, are removed or replaced.
+        form: string, `"onnx"`, `"openvino"` or `"litert"`.
 
     Returns:
         List of the names of the files.
@@ -81,22 +92,104 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
     Raises:
         ValueError: `form` is unknown, the model has no preprocessor or
             another precision, or the Keras backend is not TensorFlow.
-        ImportError: tf2onnx is not installed.
+        ImportError: The package that converts to this format is not
+            installed.
 
     Example:
 
     ```python
     export_towers(model, "align_onnx", "onnx")
 
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession("align_onnx/image_encoder.onnx")
-    vectors = session.run(["embeddings"], {"images": images})[0]
+    encode_image = open_tower("align_onnx/image_encoder.onnx")
+    vectors = encode_image({"images": images})
     ```
     """
-    if form not in SUFFIXES:
+    preprocessor = _check(model, form, SUFFIXES)
+    with atomic_directory(path, _FILES) as temporary:
+        for name, function in _tower_functions(model).items():
+            target = temporary / f"{name}.{SUFFIXES[form]}"
+            if form == "openvino":
+                graph = function.get_concrete_function()
+                _save_openvino(openvino.convert_model(graph), target)
+            elif form == "onnx":
+                proto = _to_onnx(function)
+                target.write_bytes(proto.SerializeToString())
+            else:
+                target.write_bytes(_to_litert(model, function))
+        _write_preprocessing(preprocessor, temporary)
+        return sorted(file.name for file in temporary.iterdir())
+
+
+@stored("path")
+def export_quantized_towers(
+    model: Any, path: str | Path, form: str, data: Any
+) -> dict:
+    """Write each tower with weights and products in 8-bit integers.
+
+    The files are those of `export_towers`, and a quarter of their size. Some
+    pairs of `data` set the ranges of the integers; on others, both precisions
+    are compared.
+
+    Args:
+        model: an `align_keras.AlignDualEncoder` with a preprocessor, in
+            float32.
+        path: string or `pathlib.Path`. The directory to write, see
+            `export_towers`.
+        form: string, `"onnx"` or `"openvino"`.
+        data: an `align_keras.evaluation.datasets.DataSet` with captions,
+            like what the model will see. At most 128 pairs calibrate and 500
+            compare, drawn from its first 20,000.
+
+    Returns:
+        Dict with `"files"`, the names of the files, and what `compare_towers`
+        returns.
+
+    Raises:
+        ValueError: As for `export_towers`, or `data` has fewer than two
+            readable images with captions.
+        ImportError: tf2onnx, ONNX Runtime or OpenVINO is not installed.
+
+    Example:
+
+    ```python
+    from align_keras.evaluation.datasets import captioned
+
+    data = captioned("packed/*.tfrecord")
+    export_quantized_towers(model, "align_int8", "openvino", data)["recall"]
+    ```
+    """
+    preprocessor = _check(model, form, QUANTIZED)
+    sample = draw_sample(data, as_embedder(model), preprocessor.tokenize)
+    middle = split_sample(sample)
+    functions = _tower_functions(model)
+    with (
+        atomic_directory(path, _FILES) as temporary,
+        TemporaryDirectory() as scratch,
+    ):
+        towers = {}
+        for name, function in functions.items():
+            target = temporary / f"{name}.{SUFFIXES[form]}"
+            integers = target
+            if form == "openvino":
+                integers = Path(scratch, f"{name}.onnx")
+            batches = sample.batches(name, 0, middle)
+            between = form == "onnx" and name == "image_encoder"
+            quantize(_to_onnx(function), integers, batches, between)
+            if form == "openvino":
+                _save_openvino(openvino.convert_model(integers), target)
+            towers[name] = open_tower(target)
+        exact = {name: _run(function) for name, function in functions.items()}
+        found = compare_towers(sample, towers, exact)
+        _write_preprocessing(preprocessor, temporary)
+        files = sorted(file.name for file in temporary.iterdir())
+    return {"files": files, **found}
+
+
+def _check(model, form, forms):
+    """Return the preprocessor, or say why the towers cannot be exported."""
+    if form not in forms:
         raise ValueError(
-            f"`form` must be one of {sorted(SUFFIXES)}. Received: form={form!r}"
+            f"`form` must be one of {sorted(forms)}. Received: form={form!r}"
         )
     preprocessor = model.require_preprocessor()
     if keras.config.backend() != "tensorflow":
@@ -111,13 +204,7 @@ def export_towers(model: Any, path: str | Path, form: str) -> list[str]:
             f"The {form} export takes models in float32: export with the "
             f"precision float32. Received: {', '.join(sorted(dtypes))}"
         )
-    convert = _to_onnx if form == "onnx" else _to_litert
-    with atomic_directory(path, _FILES) as temporary:
-        for name, function in _tower_functions(model).items():
-            content = convert(model, function)
-            (temporary / f"{name}.{SUFFIXES[form]}").write_bytes(content)
-        _write_preprocessing(preprocessor, temporary)
-        return sorted(file.name for file in temporary.iterdir())
+    return preprocessor
 
 
 def _tower_functions(model):
@@ -146,7 +233,16 @@ def _tower_functions(model):
     return {"image_encoder": image_encoder, "text_encoder": text_encoder}
 
 
-def _to_onnx(model, function):
+def _run(function):
+    return lambda inputs: function(**inputs)["embeddings"].numpy()
+
+
+def _save_openvino(graph, path):
+    # By default, the weights would be rounded to 16 bits.
+    openvino.save_model(graph, path, compress_to_fp16=False)
+
+
+def _to_onnx(function):
     proto, _ = tf2onnx.convert.from_function(
         function,
         input_signature=function.input_signature,
@@ -157,7 +253,7 @@ def _to_onnx(model, function):
         batch = value.type.tensor_type.shape.dim[0]
         if not batch.dim_value:
             batch.dim_param = "batch"
-    return proto.SerializeToString()
+    return proto
 
 
 def _erfc(context, node, name, arguments):
@@ -206,7 +302,7 @@ def export_onnx(model, path, input_signature=None):
     def call(*inputs):
         return model(keras.tree.pack_sequence_as(shapes, inputs))
 
-    local_path(path).write_bytes(_to_onnx(model, call))
+    local_path(path).write_bytes(_to_onnx(call).SerializeToString())
     return names
 
 

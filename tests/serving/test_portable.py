@@ -11,6 +11,7 @@ from align_keras import AlignPreprocessor
 from align_keras import AlignTokenizer
 from align_keras.cli import main
 from align_keras.serving import export_towers
+from align_keras.serving import open_tower
 from align_keras.serving import portable
 
 TEXTS = ["a red bus", "the dog on a house near the cafe", ""]
@@ -39,27 +40,25 @@ def expected(model, inputs):
     }
 
 
-def test_onnx(folder, inputs, expected, tmp_path, capsys):
-    import onnxruntime
-
+@pytest.mark.parametrize(
+    ("form", "suffixes"), [("onnx", ["onnx"]), ("openvino", ["bin", "xml"])]
+)
+def test_runtimes(form, suffixes, folder, inputs, expected, tmp_path, capsys):
     command = ["export", "--model", str(folder / "preset"), "--json"]
-    command += ["--format", "onnx", "--output", str(tmp_path / "onnx")]
+    command += ["--format", form, "--output", str(tmp_path / form)]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["files"] == [
-        "image_encoder.onnx",
+        *(f"image_encoder.{suffix}" for suffix in suffixes),
         "preprocessing.json",
-        "text_encoder.onnx",
+        *(f"text_encoder.{suffix}" for suffix in suffixes),
         "vocabulary.txt",
     ]
     for name, arrays in inputs.items():
-        session = onnxruntime.InferenceSession(
-            tmp_path / "onnx" / f"{name}.onnx",
-            providers=["CPUExecutionProvider"],
-        )
+        encode = open_tower(tmp_path / form / f"{name}.{suffixes[-1]}")
         for rows in (3, 1):
             part = {key: value[:rows] for key, value in arrays.items()}
-            vectors = session.run(["embeddings"], part)[0]
+            vectors = encode(part)
             np.testing.assert_allclose(
                 vectors, expected[name][:rows], rtol=0, atol=1e-5
             )
@@ -133,7 +132,12 @@ def test_preprocessing_is_described_whole(
     ):
         monkeypatch.setattr(portable, name, lambda model, value=value: value)
     # Of an earlier export of another model, and of the user.
-    for name in ("merges.txt", "text_encoder.tflite", "notes.txt"):
+    for name in (
+        "merges.txt",
+        "text_encoder.tflite",
+        "image_encoder.bin",
+        "notes.txt",
+    ):
         (tmp_path / name).touch()
     export_towers(model, tmp_path, "onnx")
     assert {file.name for file in tmp_path.iterdir() if file.suffix} == {
@@ -168,4 +172,6 @@ def test_refusals(model, tmp_path, monkeypatch):
         patch.setattr(keras.config, "backend", lambda: "jax")
         with pytest.raises(ValueError, match="KERAS_BACKEND to tensorflow"):
             export_towers(model, tmp_path / "out", "litert")
+    with pytest.raises(ValueError, match="ends in.*`a.tflite`"):
+        open_tower("a.tflite")
     assert not (tmp_path / "out").exists()
