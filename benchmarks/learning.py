@@ -44,7 +44,7 @@ DRAWS = 2000
 PROBE = 12
 
 # The changes of `--ablate`, one at a time: fields of the recipe, except for
-# `sorted` and `plain_statistics`, for which see `ours`.
+# `sorted`, `plain_statistics` and `stored`, for which see `ours`.
 ABLATIONS = {
     "as it is": {},
     "rows as they are sorted": {"sorted": True},
@@ -60,6 +60,7 @@ ABLATIONS = {
     "learning rate 2e-3": {"learning_rate": 2e-3},
     "learning rate 5e-4": {"learning_rate": 5e-4},
     "weight decay 0.2": {"weight_decay": 0.2},
+    "records of resized images": {"stored": True},
 }
 
 
@@ -134,6 +135,7 @@ def ours(data, cache, seed, steps, args, changes):
     from align_keras.data import pack
     from align_keras.embedding import embed_images
     from align_keras.embedding import embed_texts
+    from align_keras.training import load_recipe
     from align_keras.training import train
 
     changes = dict(changes)
@@ -142,11 +144,17 @@ def ours(data, cache, seed, steps, args, changes):
         settle_normalizations()
     source = training_folder(data, cache, seed, not in_order)
     packed = Path(cache) / f"packed-{source.name}"
+    size = None
+    if changes.pop("stored", False):
+        image_size = args["image_size"]
+        size = load_recipe(args["recipe"], image_size=image_size).resize_size
+        packed = packed.with_name(f"{packed.name}-{size}")
     if not (packed / "manifest.json").is_file():
         pack(
             source,
             packed,
             captions=source / "captions.csv",
+            resize=size,
             allow_outside=True,  # Its images are links.
         )
     fields = {
