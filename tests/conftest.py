@@ -49,6 +49,8 @@ def graphs_as_they_are():
     say otherwise.
     """
     optimise_graphs(False)
+    # What is imported by now stays, and need not be looked through again.
+    gc.freeze()
 
 
 @pytest.fixture

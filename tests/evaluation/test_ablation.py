@@ -77,6 +77,7 @@ def test_corruption_is_nested():
     assert set(corrupt(captions, 0.25, 0.0)) <= set(half)
 
 
+@pytest.mark.usefixtures("plain_decoder")
 def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
     disable_xla(monkeypatch)
     plan = tmp_path / "plan.yaml"
