@@ -69,6 +69,15 @@ def plain_decoder():
         yield
 
 
+@pytest.fixture(scope="module")
+def eager_steps():
+    """Take steps eagerly: tracing one takes longer than running a dozen."""
+    tf = pytest.importorskip("tensorflow")
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory_given_back():
     """Give the system back what the tests of a file have freed."""
