@@ -18,6 +18,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "helpers"))
+from shortcuts import decode_plainly
+from shortcuts import optimise_graphs
 from towers import THOROUGH
 
 # Two copies of LLVM, Triton's and TensorFlow's, end in a segmentation fault.
@@ -43,26 +45,37 @@ def pytest_collection_modifyitems(items):
 def graphs_as_they_are():
     """Leave graphs as they are traced.
 
-    To optimise one takes longer than to run it a few times. Processes that
-    tests start do so, as those of users.
+    Processes that tests start optimise them, as those of users, unless they
+    say otherwise.
     """
-    _optimise_graphs(False)
+    optimise_graphs(False)
+    # What is imported by now stays, and need not be looked through again.
+    gc.freeze()
 
 
 @pytest.fixture
 def optimised_graphs():
     """Optimise graphs, to give the same bits as a process of its own."""
-    _optimise_graphs(True)
+    optimise_graphs(True)
     yield
-    _optimise_graphs(False)
+    optimise_graphs(False)
 
 
-def _optimise_graphs(do):
-    import tensorflow as tf
+@pytest.fixture(scope="module")
+def plain_decoder():
+    """Decode by one operation, where tests are not about images."""
+    with pytest.MonkeyPatch.context() as patch:
+        decode_plainly(patch.setattr)
+        yield
 
-    tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": not do}
-    )
+
+@pytest.fixture(scope="module")
+def eager_steps():
+    """Take steps eagerly: tracing one takes longer than running a dozen."""
+    tf = pytest.importorskip("tensorflow")
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -90,7 +90,9 @@ class SigmoidLoss(PairLoss):
         super().__init__(reduction, tile_size, name, dtype)
 
     def compare(self, images, texts, labels, offsets, bias=-10.0):
-        bias = ops.convert_to_tensor(bias, self.dtype)
+        # A copy, for TensorFlow would hand the variable itself to a function
+        # that has a gradient for tensors only.
+        bias = ops.copy(ops.convert_to_tensor(bias, self.dtype))
         tile_size = self.tile_size_of(images)
         compute = softplus_sums
         if backend.num_replicas() > 1:

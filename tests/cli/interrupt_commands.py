@@ -32,12 +32,15 @@ import h5py
 import jumping_clock
 import pyarrow.parquet as pq
 from colors import tiny_model
+from shortcuts import decode_plainly
 
 import align_keras.curation
 import align_keras.data
 import align_keras.search
 import align_keras.training
 from align_keras.cli import main
+
+decode_plainly()
 
 COMMANDS = {
     "pack": ["pack", FOLDER / "photos", "--records-per-shard", 4],

@@ -66,6 +66,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("plain_decoder")
 def test_fine_tuning_for_retrieval(folder, capsys, monkeypatch):
     disable_xla(monkeypatch)
     captions = ["--captions", str(folder / "dataset_coco.json")]

@@ -24,12 +24,15 @@ import keras
 import tensorflow as tf
 from colors import FIELDS
 from colors import tiny_model
+from shortcuts import decode_plainly
 
 from align_keras.data import load_dataset
 from align_keras.evaluation import measure_retrieval
 from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training import train_model
+
+decode_plainly()
 
 
 def make_dataset(records, preprocessor, recipe, step, strategy, workers):

@@ -12,6 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 WORKDIR, INDEX, PORTS = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 if PORTS:
     workers = [f"localhost:{port}" for port in PORTS]
@@ -25,6 +27,7 @@ import numpy as np
 from cases import run_all
 from comparison import OF_WORKERS
 from comparison import TWINS
+from shortcuts import decode_plainly
 
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
@@ -33,6 +36,7 @@ from align_keras.training import make_strategy
 from align_keras.training import train
 
 BATCH = 8
+decode_plainly()
 
 
 def make_model(vocabulary_size=50):

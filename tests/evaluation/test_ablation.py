@@ -4,7 +4,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from without_xla import disable_xla
 
 from align_keras import AlignDualEncoder
 from align_keras import ContrastiveLoss
@@ -77,8 +76,8 @@ def test_corruption_is_nested():
     assert set(corrupt(captions, 0.25, 0.0)) <= set(half)
 
 
+@pytest.mark.usefixtures("plain_decoder", "eager_steps")
 def test_ablation_runs_resumes_and_reports(tmp_path, capsys, monkeypatch):
-    disable_xla(monkeypatch)
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN)
     command = ["ablate", str(plan), "--workdir", str(tmp_path / "work")]

@@ -24,6 +24,9 @@ from align_keras.evaluation import diagnosis
 from align_keras.evaluation import suite
 from align_keras.models import AlignDualEncoder
 
+# It is about where files lie.
+pytestmark = pytest.mark.usefixtures("plain_decoder")
+
 # The folders of INPUTS are given to each command anew, with a way out of the
 # one that is named first; it is the file after it.
 CASES = {

@@ -19,6 +19,8 @@ from align_keras.evaluation.finetune_recipes import Stage
 from align_keras.evaluation.finetune_recipes import load_finetune_recipe
 from align_keras.evaluation.results import Result
 
+pytestmark = pytest.mark.usefixtures("plain_decoder")
+
 HEAD = Stage("head", 0.5, 32, 40, steps=6, batch_size=6)
 
 

@@ -20,9 +20,11 @@ tf.config.set_logical_device_configuration(
 
 import numpy as np
 from colors import FIELDS
+from shortcuts import decode_plainly
 
 from align_keras.training import Recipe
 
+decode_plainly()
 example = runpy.run_path(sys.argv[1])
 folder = Path(sys.argv[2])
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

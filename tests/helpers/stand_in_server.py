@@ -8,6 +8,7 @@ batching only the checks that the server makes on each request it could merge.
 import base64
 import concurrent.futures
 import contextlib
+import functools
 import http.server
 import json
 import threading
@@ -26,19 +27,24 @@ class Refused(Exception):
         self.kind = kind
 
 
+@functools.cache
+def load(path):
+    """Load a SavedModel once, as this takes seconds."""
+    return tf.saved_model.load(str(path))
+
+
 class Model:
     """Runs the signatures of a SavedModel by their names."""
 
     def __init__(self, path, name, batching=False):
         self.name = name
         self._batching = batching
-        # Kept, because the signatures do not keep their variables alive.
-        self._loaded = tf.saved_model.load(str(path))
+        self._signatures = load(path).signatures
 
     def predict(self, name, signature, inputs):
         if name != self.name:
             raise Refused("NOT_FOUND", f"Servable not found: {name}")
-        function = self._loaded.signatures.get(signature or "serving_default")
+        function = self._signatures.get(signature or "serving_default")
         if function is None:
             raise Refused("INVALID_ARGUMENT", f"no signature {signature}")
         specs = function.structured_input_signature[1]

@@ -69,7 +69,10 @@ def train(dtype):
         results.update(
             {f"{name} {k}": v for k, v in model.predict(x, verbose=0).items()}
         )
-        model.compile(keras.optimizers.SGD(0.01), loss, **options)
+        # To trace a step takes longer than to run it twice.
+        model.compile(
+            keras.optimizers.SGD(0.01), loss, run_eagerly=True, **options
+        )
         fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "epochs": 2}
         logs = model.fit(x, sample_weight=weights, **fit).history
         for key, values in logs.items():
@@ -81,7 +84,8 @@ def train(dtype):
                 value = keras.ops.convert_to_numpy(weight)
                 results[f"{name} {name_of(weight)}"] = value
     model = build()
-    model.compile(Lamb(0.01, weight_decay=0.1), skip_nonfinite=True)
+    optimizer = Lamb(0.01, weight_decay=0.1)
+    model.compile(optimizer, skip_nonfinite=True, run_eagerly=True)
     logs = model.fit(x, batch_size=6, shuffle=False, verbose=0).history
     return {**results, "lamb": np.array(logs["loss"])}
 

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from stand_in_server import Model
+from stand_in_server import load
 
 from align_keras import AlignDualEncoder
 from align_keras.classes import class_vectors
@@ -92,7 +94,7 @@ def test_jax_embeds_the_same(served, folder, expected):
 
 
 def test_names_and_shapes_of_signatures(folder):
-    signatures = tf.saved_model.load(str(folder / "float32")).signatures
+    signatures = load(folder / "float32").signatures
     strings = tf.TensorSpec((None,), tf.string)
 
     def spec(structure):
@@ -164,7 +166,6 @@ def test_bfloat16_from_the_command_line(folder, photos, capsys):
 
 def test_warmup_requests_run(folder):
     """One that is refused keeps a server from loading the model."""
-    from stand_in_server import Model
     from tensorflow_serving.apis import prediction_log_pb2
 
     path = folder / "float32/assets.extra/tf_serving_warmup_requests"

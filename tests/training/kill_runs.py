@@ -20,6 +20,8 @@ from colors import VOCABULARY
 from colors import tiny_model
 from colors import write_images
 from colors import write_vocabulary
+from shortcuts import decode_plainly
+from shortcuts import optimise_graphs
 
 from align_keras.cli import main
 from align_keras.data import pack
@@ -31,6 +33,9 @@ from align_keras.training import train_model
 
 FOLDER = Path(sys.argv[1])
 STEPS = 80
+sys.stdout.reconfigure(line_buffering=True)
+decode_plainly()
+optimise_graphs(False)
 
 
 def start(function, *arguments, said=os.devnull):
@@ -41,7 +46,8 @@ def start(function, *arguments, said=os.devnull):
     with open(said, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(function(*arguments))
+    # To take Python down would take seconds in each.
+    os._exit(function(*arguments) or 0)
 
 
 def end(pid):

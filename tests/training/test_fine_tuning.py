@@ -22,18 +22,11 @@ from align_keras.training import Recipe
 from align_keras.training import train
 from align_keras.training.callbacks import read_metrics
 
+pytestmark = pytest.mark.usefixtures("eager_steps")
+
 RECIPE = Recipe(
     **{**FIELDS, "steps": 12, "warmup_steps": 2, "checkpoint_every": 4}
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _eagerly():
-    """Tracing a step takes longer than running the twelve of a run."""
-    tf = pytest.importorskip("tensorflow")
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
