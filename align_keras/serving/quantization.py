@@ -27,7 +27,6 @@ logger = logging.getLogger("align_keras")
 CALIBRATION_PAIRS = 128
 TEST_PAIRS = 500
 _DRAWN_FROM = 20_000
-_BATCH = 16
 
 _PRODUCTS = ["Conv", "MatMul", "Gemm"]
 _BETWEEN_CONVOLUTIONS = ["Sigmoid", "Mul", "Add", "ReduceMean"]
@@ -45,14 +44,16 @@ class Sample(NamedTuple):
     inputs: dict[str, dict[str, np.ndarray]]
     skipped: int
 
-    def batches(self, tower: str, first: int, last: int) -> list[dict]:
+    def batches(
+        self, tower: str, first: int, last: int, size: int = 1
+    ) -> list[dict]:
         """Cut some of the pairs into batches of one tower."""
         return [
             {
-                name: values[start : min(start + _BATCH, last)]
+                name: values[start : min(start + size, last)]
                 for name, values in self.inputs[tower].items()
             }
-            for start in range(first, last, _BATCH)
+            for start in range(first, last, size)
         ]
 
     def __len__(self):
@@ -128,7 +129,9 @@ def quantize(
     Args:
         model: `onnx.ModelProto` of the tower in float32.
         path: string or `pathlib.Path`. The ONNX file to write.
-        batches: list of dicts of arrays, the inputs of the tower.
+        batches: list of dicts of arrays, the inputs of the tower. The values
+            of all operations are in memory at once, which for B7 is more than
+            a GiB for each image of a batch.
         between: bool. Whether also what lies between the products takes and
             returns integers. ONNX Runtime needs this to convolve integers,
             while OpenVINO, and products of matrices in both, round their
@@ -186,7 +189,7 @@ def compare_towers(
     vectors = {
         (name, precision): unit_rows(
             np.concatenate(
-                [run(batch) for batch in sample.batches(name, first, last)]
+                [run(batch) for batch in sample.batches(name, first, last, 16)]
             )
         )
         for precision, runs in (("float32", exact), ("int8", towers))
