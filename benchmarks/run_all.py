@@ -41,7 +41,7 @@ COMMANDS = (
     "open_clip_step.py --rounds 3",
     "runtimes.py --case b0 --batch 8",
     "runtimes.py --case b0 --batch 1",
-    "runtimes.py --case b7 --batch 2",
+    "runtimes.py --case b7 --batch 2 --runtimes openvino --precisions float32",
     "export_latency.py --batch 1",
     "export_latency.py --batch 8",
     "start.py",

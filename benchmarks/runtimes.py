@@ -1,10 +1,13 @@
 """Both towers in other runtimes, from our exports and from transformers.
 
     python benchmarks/runtimes.py --case b0 --batch 8
+    python benchmarks/runtimes.py --case b7 --batch 2 --runtimes openvino \
+        --precisions float32
 
 ONNX Runtime and OpenVINO run what `align-keras export` writes, in float32 and
 in 8 bits, and the same network converted from transformers. The sides take
-turns, each in its own process with the same number of threads.
+turns, each in its own process with the same number of threads. To convert B7 to
+ONNX takes more than 10 GiB.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import numpy as np
 import tables
 import turns
 
+RUNTIMES = {"onnx": ("ONNX Runtime", "onnx"), "openvino": ("OpenVINO", "xml")}
 # Images and texts that set the ranges of the integers; only speed is measured.
 CALIBRATION = 32
 
@@ -67,8 +71,8 @@ def _as_asked(inputs, names):
     }
 
 
-def write_ours(case, image_size, folder):
-    """Export our towers in both formats and precisions."""
+def write_ours(args):
+    """Export our towers."""
     from align_keras import AlignImageConverter
     from align_keras import AlignPreprocessor
     from align_keras import AlignTokenizer
@@ -76,7 +80,8 @@ def write_ours(case, image_size, folder):
     from align_keras.serving import export_quantized_towers
     from align_keras.serving import export_towers
 
-    model = networks.keras_model(case)
+    folder, image_size = args.folder, args.image_size
+    model = networks.keras_model(args.case)
     model.preprocessor = AlignPreprocessor(
         AlignTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]),
         AlignImageConverter(image_size),
@@ -91,20 +96,23 @@ def write_ours(case, image_size, folder):
             for n in range(CALIBRATION)
         ),
     )
-    for form in ("onnx", "openvino"):
-        export_towers(model, folder / f"ours-{form}", form)
-        export_quantized_towers(model, folder / f"int8-{form}", form, data)
+    for form in args.runtimes:
+        path = folder / f"float32-{form}"
+        export_towers(model, path, form)
+        if "int8" in args.precisions:
+            path = folder / f"int8-{form}"
+            export_quantized_towers(model, path, form, data)
 
 
-def write_theirs(case, image_size, folder):
+def write_theirs(args):
     """Convert the towers of transformers with PyTorch and OpenVINO."""
     import openvino
     import torch
 
-    model = networks.torch_model(case, image_size).eval()
+    model = networks.torch_model(args.case, args.image_size).eval()
     # Its average over 320 x 320 places, of which 9 x 9 exist, does not convert.
     model.vision_model.pooler = torch.nn.AdaptiveAvgPool2d(1)
-    batch = networks.torch_batch(2, image_size)
+    batch = networks.torch_batch(2, args.image_size)
 
     class Tower(torch.nn.Module):
         def __init__(self, names):
@@ -125,21 +133,26 @@ def write_theirs(case, image_size, folder):
         ("text", ["input_ids", "attention_mask"]),
     ):
         values = tuple(batch[name] for name in names)
-        path = folder / f"theirs-{tower}.onnx"
-        torch.onnx.export(
-            Tower(names).eval(),
-            values,
-            path,
-            input_names=names,
-            output_names=["embeddings"],
-            dynamic_axes={name: {0: "batch"} for name in names},
-            opset_version=18,
-            dynamo=False,
-        )
-        graph = openvino.convert_model(path)
-        openvino.save_model(
-            graph, path.with_suffix(".xml"), compress_to_fp16=False
-        )
+        network = Tower(names).eval()
+        path = args.folder / f"theirs-{tower}"
+        if "onnx" in args.runtimes:
+            torch.onnx.export(
+                network,
+                values,
+                path.with_suffix(".onnx"),
+                input_names=names,
+                output_names=["embeddings"],
+                dynamic_axes={name: {0: "batch"} for name in names},
+                opset_version=18,
+                dynamo=False,
+            )
+        if "openvino" in args.runtimes:
+            graph = openvino.convert_model(network, example_input=values)
+            for port, name in zip(graph.inputs, names, strict=True):
+                port.get_tensor().set_names({name})
+            openvino.save_model(
+                graph, path.with_suffix(".xml"), compress_to_fp16=False
+            )
 
 
 def sides(args, tower, folder):
@@ -150,18 +163,19 @@ def sides(args, tower, folder):
     }
     ours = {"backend": "tensorflow", "case": args.case, **shared}
     yield turns.Side("align_keras, TensorFlow", "towers:ours", ours)
-    for name, part in (("", "ours"), (" in 8 bits", "int8")):
-        for runtime, form, suffix in (
-            ("ONNX Runtime", "onnx", "onnx"),
-            ("OpenVINO", "openvino", "xml"),
-        ):
-            path = folder / f"{part}-{form}" / f"{tower}_encoder.{suffix}"
+    for precision in args.precisions:
+        for form in args.runtimes:
+            runtime, suffix = RUNTIMES[form]
+            name = f"{tower}_encoder.{suffix}"
+            path = folder / f"{precision}-{form}" / name
+            bits = " in 8 bits" if precision == "int8" else ""
             yield turns.Side(
-                f"align_keras{name}, {runtime}",
+                f"align_keras{bits}, {runtime}",
                 "runtimes:run",
                 {"path": str(path), **shared},
             )
-    for runtime, suffix in (("ONNX Runtime", "onnx"), ("OpenVINO", "xml")):
+    for form in args.runtimes:
+        runtime, suffix = RUNTIMES[form]
         path = folder / f"theirs-{tower}.{suffix}"
         yield turns.Side(
             f"transformers, {runtime}",
@@ -176,12 +190,19 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=289)
     parser.add_argument("--towers", nargs="+", default=["image", "text"])
+    parser.add_argument(
+        "--runtimes", nargs="+", default=list(RUNTIMES), choices=RUNTIMES
+    )
+    precisions = ["float32", "int8"]
+    parser.add_argument(
+        "--precisions", nargs="+", default=precisions, choices=precisions
+    )
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--files", help="keep the files in this folder")
     args = parser.parse_args()
     if args.folder is not None:
-        write_ours(args.case, args.image_size, args.folder)
-        write_theirs(args.case, args.image_size, args.folder)
+        write_ours(args)
+        write_theirs(args)
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.files or scratch)
@@ -189,8 +210,7 @@ def main():
         if not any(folder.iterdir()):
             # In a process of its own, which returns the memory.
             subprocess.run(
-                [sys.executable, __file__, "--case", args.case]
-                + ["--image-size", str(args.image_size)]
+                [sys.executable, __file__, *sys.argv[1:]]
                 + ["--folder", str(folder)],
                 check=True,
             )
