@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from keras import ops
 
 # Outside of a compiled program, compile once for each shape.
@@ -34,7 +35,9 @@ def _convolve_places(x, kernel, strides, padding):
         return ops.conv(x, kernel, strides, padding, "channels_last")
 
     def product(x, kernel):
-        return x @ kernel[0, 0]
+        # XLA would transpose a map of four axes for the gradient of the kernel.
+        rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
     return jax.lax.platform_dependent(
         x, kernel, cpu=product, default=convolution
@@ -153,31 +156,46 @@ def _gradient_of_input(x, kernel, strides, gradient):
 
 
 def _gradient_of_kernel(x, kernel, strides, gradient):
-    """Loop over images and kernel rows, so that the data stays in cache."""
-    rows, columns, channels = kernel.shape
-    height, width = gradient.shape[1:3]
-    down, right = strides
+    """Sum over blocks of rows, each of which stays in the cache.
 
-    def add(total, pair):
-        image, gradient = pair
+    All positions of the kernel read a block. A loop over the kernel's rows
+    keeps the program short.
+    """
+    batch, height, width, channels = gradient.shape
+    down, right = strides
+    blocks = min(height, -(-height * width * channels // _BLOCK))
+    lines = -(-height // blocks)  # Rows of a block.
+    blocks = -(-height // lines)
+    missing = blocks * lines - height
+    gradient = jnp.pad(gradient, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, missing * down), (0, 0), (0, 0)))
+    span = (lines - 1) * down + 1  # Rows of `x` under a row of the kernel.
+
+    def add(total, place):
+        image, line = place
+        part = _block(gradient, image, line, lines)
+        window = _block(x, image, line * down, span + kernel.shape[0] - 1)
 
         def of_row(row):
-            size = (height - 1) * down + 1
-            lines = jax.lax.dynamic_slice_in_dim(image, row, size)[::down]
-            return jnp.stack(
-                [
-                    jnp.sum(
-                        lines[:, column : column + (width - 1) * right + 1][
-                            :, ::right
-                        ]
-                        * gradient,
-                        axis=(0, 1),
-                    )
-                    for column in range(columns)
-                ]
+            seen = jax.lax.dynamic_slice_in_dim(window, row, span)
+            columns = (
+                seen[::down, column : column + (width - 1) * right + 1 : right]
+                for column in range(kernel.shape[1])
             )
+            return jnp.stack([jnp.sum(c * part, (0, 1)) for c in columns])
 
-        return total + jax.lax.map(of_row, jnp.arange(rows)), None
+        return total + jax.lax.map(of_row, jnp.arange(kernel.shape[0])), None
 
-    total = jnp.zeros((rows, columns, channels), x.dtype)
-    return jax.lax.scan(add, total, (x, gradient))[0]
+    images, blocks = np.indices((batch, blocks), "int32").reshape(2, -1)
+    total = jnp.zeros(kernel.shape, x.dtype)
+    return jax.lax.scan(add, total, (images, blocks * lines))[0]
+
+
+# Elements of the gradient in a block, whose size is 128 KiB.
+_BLOCK = 2**15
+
+
+def _block(x, image, line, lines):
+    """Slice consecutive rows of an image."""
+    sizes = (1, lines, *x.shape[2:])
+    return jax.lax.dynamic_slice(x, (image, line, 0, 0), sizes)[0]
