@@ -71,10 +71,10 @@ def _convolve_depthwise(x, kernel, strides, padding):
         margins = jax.lax.padtype_to_pads(
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
-        padded = jnp.pad(x, ((0, 0), *margins, (0, 0)))
+        x = _padded(x, [(*pair, 0) for pair in margins])
         # Sum in 32 bits as a convolution does, whatever the dtypes.
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        pair = padded.astype(wide), kernel[..., 0].astype(wide)
+        pair = x.astype(wide), kernel[..., 0].astype(wide)
         return _sum_of_products(*pair, strides).astype(x.dtype)
 
     return jax.lax.platform_dependent(
@@ -99,6 +99,18 @@ def _sum_of_products(x, kernel, strides):
         for row in range(rows)
         for column in range(columns)
     )
+
+
+def _padded(x, margins):
+    """Pad rows and columns, before, after and between them."""
+    if not np.any(margins):
+        return x
+    none = (0, 0, 0)
+    zero = jnp.zeros((), x.dtype)
+    padded = jax.lax.pad(x, zero, (none, *margins, none))
+    # Without the barrier, XLA computes `x` once more for the kernel's centre,
+    # which sees no margin.
+    return jax.lax.optimization_barrier(padded)
 
 
 def _places(x, kernel, strides):
@@ -149,9 +161,7 @@ def _gradient_of_input(x, kernel, strides, gradient):
             strict=True,
         )
     ]
-    spread = jax.lax.pad(
-        gradient, jnp.zeros((), x.dtype), ((0, 0, 0), *margins, (0, 0, 0))
-    )
+    spread = _padded(gradient, margins)
     return _sum_of_products(spread, kernel[::-1, ::-1], (1, 1))
 
 
@@ -163,8 +173,10 @@ def _gradient_of_kernel(x, kernel, strides, gradient):
     """
     batch, height, width, channels = gradient.shape
     down, right = strides
-    blocks = min(height, -(-height * width * channels // _BLOCK))
-    lines = -(-height // blocks)  # Rows of a block.
+    most = min(height, max(1, _BLOCK // (width * channels)))
+    # Blocks of fewer rows, if that spares a copy with more rows.
+    choices = range(most, most // 2, -1)
+    lines = next((n for n in choices if height % n == 0), most)
     blocks = -(-height // lines)
     missing = blocks * lines - height
     gradient = jnp.pad(gradient, ((0, 0), (0, missing), (0, 0), (0, 0)))
@@ -186,9 +198,9 @@ def _gradient_of_kernel(x, kernel, strides, gradient):
 
         return total + jax.lax.map(of_row, jnp.arange(kernel.shape[0])), None
 
-    images, blocks = np.indices((batch, blocks), "int32").reshape(2, -1)
+    images, firsts = np.indices((batch, blocks), "int32").reshape(2, -1)
     total = jnp.zeros(kernel.shape, x.dtype)
-    return jax.lax.scan(add, total, (images, blocks * lines))[0]
+    return jax.lax.scan(add, total, (images, firsts * lines))[0]
 
 
 # Elements of the gradient in a block, whose size is 128 KiB.

@@ -78,28 +78,46 @@ def _normalize(x, gamma, beta, epsilon, activation):
 
 def _forward(x, gamma, beta, epsilon, activation):
     wide = x.astype(gamma.dtype)
-    mean, variance = jnp.mean(wide, _PLACES), jnp.var(wide, _PLACES)
+    mean, variance = _moments(wide, epsilon)
     scale, shift = _scale_and_shift(gamma, beta, epsilon, mean, variance)
     activated = activation(wide * scale + shift).astype(x.dtype)
     saved = x, gamma, beta, mean, variance
     return (activated, mean, variance), saved
 
 
+def _moments(x, epsilon):
+    """Average each channel and its squares, in one pass if that is exact.
+
+    Where a mean is far from 0, the difference of the mean square and the
+    squared mean has lost digits. Then a second pass averages the squares of
+    the deviations.
+    """
+    mean = jnp.mean(x, _PLACES)
+    variance = jnp.maximum(jnp.mean(x * x, _PLACES) - mean * mean, 0)
+    is_far = jnp.any(mean * mean > 100 * (variance + epsilon))
+    return mean, jax.lax.cond(
+        is_far,
+        lambda: jnp.mean(jnp.square(x - mean), _PLACES),
+        lambda: variance,
+    )
+
+
 def _backward(epsilon, activation, saved, gradients):
     x, gamma, beta, mean, variance = saved
+    # Without the barriers, XLA would keep maps of the forward pass for this
+    # one, and compute the gradient of the activation three times.
+    x, gradient = jax.lax.optimization_barrier((x, gradients[0]))
     wide = x.astype(gamma.dtype)
     scale, shift = _scale_and_shift(gamma, beta, epsilon, mean, variance)
     _, pull = jax.vjp(activation, wide * scale + shift)
-    # Without the barrier, XLA computes the activation's gradient three times.
-    (gradient,) = jax.lax.optimization_barrier(
-        pull(gradients[0].astype(gamma.dtype))
-    )
-    centred = wide - mean
+    (gradient,) = pull(gradient.astype(gamma.dtype))
+    gradient = jax.lax.optimization_barrier(gradient)
     width = jax.lax.rsqrt(variance + epsilon)
     of_beta = jnp.sum(gradient, _PLACES)
-    of_gamma = jnp.sum(gradient * centred, _PLACES) * width
+    of_gamma = (jnp.sum(gradient * wide, _PLACES) - mean * of_beta) * width
     count = x.size // x.shape[-1]
-    inner = gradient - of_beta / count - centred * (width * of_gamma / count)
+    mean_part = (wide - mean) * (width * of_gamma / count)
+    inner = gradient - of_beta / count - mean_part
     return (scale * inner).astype(x.dtype), of_gamma, of_beta
 
 
