@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from keras import ops
 
 # Outside of a compiled program, compile once for each shape.
@@ -34,7 +35,9 @@ def _convolve_places(x, kernel, strides, padding):
         return ops.conv(x, kernel, strides, padding, "channels_last")
 
     def product(x, kernel):
-        return x @ kernel[0, 0]
+        # XLA would transpose a map of four axes for the gradient of the kernel.
+        rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
     return jax.lax.platform_dependent(
         x, kernel, cpu=product, default=convolution
@@ -68,10 +71,10 @@ def _convolve_depthwise(x, kernel, strides, padding):
         margins = jax.lax.padtype_to_pads(
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
-        padded = jnp.pad(x, ((0, 0), *margins, (0, 0)))
+        x = _padded(x, [(*pair, 0) for pair in margins])
         # Sum in 32 bits as a convolution does, whatever the dtypes.
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        pair = padded.astype(wide), kernel[..., 0].astype(wide)
+        pair = x.astype(wide), kernel[..., 0].astype(wide)
         return _sum_of_products(*pair, strides).astype(x.dtype)
 
     return jax.lax.platform_dependent(
@@ -96,6 +99,18 @@ def _sum_of_products(x, kernel, strides):
         for row in range(rows)
         for column in range(columns)
     )
+
+
+def _padded(x, margins):
+    """Pad rows and columns, before, after and between them."""
+    if not np.any(margins):
+        return x
+    none = (0, 0, 0)
+    zero = jnp.zeros((), x.dtype)
+    padded = jax.lax.pad(x, zero, (none, *margins, none))
+    # Without the barrier, XLA computes `x` once more for the kernel's centre,
+    # which sees no margin.
+    return jax.lax.optimization_barrier(padded)
 
 
 def _places(x, kernel, strides):
@@ -146,38 +161,53 @@ def _gradient_of_input(x, kernel, strides, gradient):
             strict=True,
         )
     ]
-    spread = jax.lax.pad(
-        gradient, jnp.zeros((), x.dtype), ((0, 0, 0), *margins, (0, 0, 0))
-    )
+    spread = _padded(gradient, margins)
     return _sum_of_products(spread, kernel[::-1, ::-1], (1, 1))
 
 
 def _gradient_of_kernel(x, kernel, strides, gradient):
-    """Loop over images and kernel rows, so that the data stays in cache."""
-    rows, columns, channels = kernel.shape
-    height, width = gradient.shape[1:3]
-    down, right = strides
+    """Sum over blocks of rows, each of which stays in the cache.
 
-    def add(total, pair):
-        image, gradient = pair
+    All positions of the kernel read a block. A loop over the kernel's rows
+    keeps the program short.
+    """
+    batch, height, width, channels = gradient.shape
+    down, right = strides
+    most = min(height, max(1, _BLOCK // (width * channels)))
+    # Blocks of fewer rows, if that spares a copy with more rows.
+    choices = range(most, most // 2, -1)
+    lines = next((n for n in choices if height % n == 0), most)
+    blocks = -(-height // lines)
+    missing = blocks * lines - height
+    gradient = jnp.pad(gradient, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, missing * down), (0, 0), (0, 0)))
+    span = (lines - 1) * down + 1  # Rows of `x` under a row of the kernel.
+
+    def add(total, place):
+        image, line = place
+        part = _block(gradient, image, line, lines)
+        window = _block(x, image, line * down, span + kernel.shape[0] - 1)
 
         def of_row(row):
-            size = (height - 1) * down + 1
-            lines = jax.lax.dynamic_slice_in_dim(image, row, size)[::down]
-            return jnp.stack(
-                [
-                    jnp.sum(
-                        lines[:, column : column + (width - 1) * right + 1][
-                            :, ::right
-                        ]
-                        * gradient,
-                        axis=(0, 1),
-                    )
-                    for column in range(columns)
-                ]
+            seen = jax.lax.dynamic_slice_in_dim(window, row, span)
+            columns = (
+                seen[::down, column : column + (width - 1) * right + 1 : right]
+                for column in range(kernel.shape[1])
             )
+            return jnp.stack([jnp.sum(c * part, (0, 1)) for c in columns])
 
-        return total + jax.lax.map(of_row, jnp.arange(rows)), None
+        return total + jax.lax.map(of_row, jnp.arange(kernel.shape[0])), None
 
-    total = jnp.zeros((rows, columns, channels), x.dtype)
-    return jax.lax.scan(add, total, (x, gradient))[0]
+    images, firsts = np.indices((batch, blocks), "int32").reshape(2, -1)
+    total = jnp.zeros(kernel.shape, x.dtype)
+    return jax.lax.scan(add, total, (images, firsts * lines))[0]
+
+
+# Elements of the gradient in a block, whose size is 128 KiB.
+_BLOCK = 2**15
+
+
+def _block(x, image, line, lines):
+    """Slice consecutive rows of an image."""
+    sizes = (1, lines, *x.shape[2:])
+    return jax.lax.dynamic_slice(x, (image, line, 0, 0), sizes)[0]
