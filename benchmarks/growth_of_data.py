@@ -8,7 +8,7 @@ imports, and its memory the most that the process held.
 """
 
 import argparse
-import os
+import io
 import resource
 import subprocess
 import sys
@@ -65,10 +65,10 @@ def _draw_photos(size, folder):
 
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), "uint8")
-    first = folder / "0.jpg"
-    Image.fromarray(noise).resize((48, 48)).save(first)
-    for number in range(1, size):
-        os.link(first, folder / f"{number}.jpg")
+    encoded = io.BytesIO()
+    Image.fromarray(noise).resize((48, 48)).save(encoded, "JPEG")
+    for number in range(size):
+        (folder / f"{number}.jpg").write_bytes(encoded.getvalue())
     rows = (f"{number}.jpg,photo number {number}" for number in range(size))
     (folder / "captions.csv").write_text("image,caption\n" + "\n".join(rows))
 
