@@ -5,9 +5,9 @@
         --precisions float32
 
 ONNX Runtime and OpenVINO run what `align-keras export` writes, in float32 and
-in 8 bits, and the same network converted from transformers. The sides take
-turns, each in its own process with the same number of threads. To convert B7 to
-ONNX takes more than 10 GiB.
+in 8 bits, and the same network converted from transformers, beside that network
+on PyTorch. The sides take turns, each in its own process with the same number
+of threads. To convert B7 to ONNX takes more than 10 GiB.
 """
 
 import argparse
@@ -182,6 +182,9 @@ def sides(args, tower, folder):
             "runtimes:run",
             {"path": str(path), **shared},
         )
+    for form in ("eager, channels last", "compiled, channels last"):
+        theirs = {"form": form, "case": args.case, **shared}
+        yield turns.Side(f"transformers, {form}", "towers:theirs", theirs)
 
 
 def main():
