@@ -17,7 +17,7 @@ import jax.numpy as jnp
 def _tensors(shapes, dtype, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        jnp.asarray(rng.standard_normal(shape), "float32").astype(dtype)
+        jnp.asarray(rng.standard_normal(shape)).astype(dtype)
         for shape in shapes
     ]
 
@@ -30,15 +30,25 @@ def _assert_equal(found, wanted, tolerance):
     np.testing.assert_allclose(found, wanted, atol=tolerance * scale, rtol=0)
 
 
+@pytest.fixture(autouse=True)
+def bits(request):
+    """Enable 64 bits for `float64`."""
+    parameters = getattr(request.node, "callspec", None)
+    dtype = parameters and parameters.params.get("dtype")
+    with jax.enable_x64(dtype == "float64"):
+        yield
+
+
 # Relative to the largest value: float32 sums in another order; bfloat16 has 8
 # bits, and JAX sums the gradients of its convolution in 16 bits.
-TOLERANCES = [("float32", 1e-5), ("bfloat16", 0.02)]
+TOLERANCES = [("float32", 1e-5), ("bfloat16", 0.02), ("float64", 1e-12)]
 
 
 def _plain(x, kernel, strides, padding, groups):
+    wide = jnp.promote_types(x.dtype, "float32")
     return jax.lax.conv_general_dilated(
-        x.astype("float32"),
-        kernel.astype("float32"),
+        x.astype(wide),
+        kernel.astype(wide),
         strides,
         padding.upper(),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -112,11 +122,13 @@ def _with_gradients(function, arguments):
 @pytest.mark.parametrize("name", ["normalize_batch", "normalize_and_silu"])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.02)]
+    ("dtype", "tolerance"),
+    [("float32", 1e-4), ("bfloat16", 0.02), ("float64", 1e-10)],
 )
 def test_a_normalization_is_the_plain_one(name, offset, dtype, tolerance):
     (x,) = _tensors([(3, 6, 5, 7)], dtype)
-    gamma, beta = _tensors([(7,), (7,)], "float32", seed=2)
+    wide = jnp.promote_types(dtype, "float32")
+    gamma, beta = _tensors([(7,), (7,)], wide, seed=2)
     arguments = (x + offset, gamma, beta)
 
     ours, plain = (

@@ -210,4 +210,6 @@ _BLOCK = 2**15
 def _block(x, image, line, lines):
     """Slice consecutive rows of an image."""
     sizes = (1, lines, *x.shape[2:])
-    return jax.lax.dynamic_slice(x, (image, line, 0, 0), sizes)[0]
+    # Where 64 bits are enabled, a plain 0 has another dtype than `line`.
+    zero = jnp.zeros_like(line)
+    return jax.lax.dynamic_slice(x, (image, line, zero, zero), sizes)[0]
