@@ -21,14 +21,8 @@ def normalize_batch(x, gamma, beta, epsilon):
     """Normalise a feature map by the statistics of the global batch.
 
     Args:
-        x: float tensor of shape `(batch, height, width, channels)`.
-        gamma: float32 tensor of shape `(channels,)`.
-        beta: float32 tensor of shape `(channels,)`.
-        epsilon: float. Added to the variance.
-
-    Returns:
-        A tuple of the normalised feature map, of the dtype of `x`, and the mean
-        and variance of each channel, through which no gradients flow.
+        x: see `plain_normalization.normalize_batch`, as for all other
+            arguments and the result.
     """
     plain = plain_normalization.normalize_batch
     return _run((plain, _identity), x, gamma, beta, epsilon)
