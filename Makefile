@@ -27,8 +27,9 @@ TORCH_TESTS := tests/backend tests/losses tests/test_keras_page.py \
 	$(patsubst %,tests/models/test_%.py,callbacks contract fit_data gradients \
 	lora pair_geometry pooling raw_inputs subclasses)
 
-NETWORK_TESTS := tests/backend tests/distributed tests/interop tests/losses \
-	tests/models tests/optimizers tests/preprocessing tests/training
+MODEL_TESTS := tests/backend tests/interop tests/losses tests/models \
+	tests/optimizers
+TRAINING_TESTS := tests/distributed tests/preprocessing tests/training
 
 # A file's tests share fixtures, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -64,10 +65,12 @@ test-jax: $(VENV)/installed-for-tests
 test-torch: $(VENV)/installed-for-tests
 	KERAS_BACKEND=torch $(PYTEST) $(TORCH_TESTS)
 
-# In two parts: what networks leave in a process adds up to more than 10 GB.
+# In parts: what networks leave in a process adds up to more than 10 GB.
 test-tensorflow: $(VENV)/installed-for-tests
-	KERAS_BACKEND=tensorflow $(PYTEST) $(NETWORK_TESTS)
-	KERAS_BACKEND=tensorflow $(PYTEST) $(addprefix --ignore=,$(NETWORK_TESTS))
+	KERAS_BACKEND=tensorflow $(PYTEST) $(MODEL_TESTS)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(TRAINING_TESTS)
+	KERAS_BACKEND=tensorflow $(PYTEST) \
+		$(addprefix --ignore=,$(MODEL_TESTS) $(TRAINING_TESTS))
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check
