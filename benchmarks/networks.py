@@ -43,6 +43,8 @@ def keras_model(case, dtype=None):
 def torch_model(case, image_size):
     """Create the same architecture in transformers."""
     import torch
+
+    register_operators()
     from transformers import AlignConfig
     from transformers import AlignModel
 
@@ -120,16 +122,20 @@ def open_clip_optimizer(model):
 def register_operators():
     """Make torchvision importable with a PyTorch that lacks its operators.
 
-    Only detection needs them. The parts that open_clip uses are made of
-    PyTorch's and Pillow's own operators.
+    Only detection needs them. The parts that open_clip and transformers use are
+    made of PyTorch's and Pillow's own operators.
     """
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
-    _KEPT.append(library)
+        _KEPT.append(library)
 
 
 _KEPT = []  # A library forgets its operators when it is collected.
