@@ -165,11 +165,12 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
                 "Images must have the shape (height, width, 3) or (batch, "
                 f"height, width, 3). Received: {tuple(images.shape)}."
             )
-        images = self._resize(images)
-        if training:
-            images = self._random_crop(images, seed)
+        if not training:
+            images = self._central_crop(self._resize(images))
+        elif len(images.shape) == 3 and _uses_tensorflow():
+            images = self._random_crop_of_one(images, seed)
         else:
-            images = self._central_crop(images)
+            images = self._random_crop(self._resize(images), seed)
         images = self._scale(images)
         if in_tf_graph():
             return images
@@ -313,11 +314,9 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
         return images[..., top : top + height, left : left + width, :]
 
     def _random_crop(self, images, seed):
-        unbatched = len(images.shape) == 3
         if _uses_tensorflow():
-            if unbatched:
-                return self._random_crop_of_one(images, seed)
             return self._random_crop_tf(images, seed)
+        unbatched = len(images.shape) == 3
         images = images[None] if unbatched else images
         images = self._random_crop_numpy(images, seed)
         return images[0] if unbatched else images
@@ -327,7 +326,18 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
 
         corner, mirrored = self._draw_crop(seed)
         begin = tf.concat([corner, [0]], 0)
-        return _mirror(tf.slice(image, begin, (*self.image_size, 3)), mirrored)
+
+        def crop(image):
+            part = tf.slice(image, begin, (*self.image_size, 3))
+            return _mirror(part, mirrored)
+
+        # Records may be resized already. Cropping bytes is faster than floats.
+        resized = tf.reduce_all(tf.shape(image)[:2] == self.resize_size)
+        return tf.cond(
+            resized,
+            lambda: tf.cast(crop(image), tf.float32),
+            lambda: crop(self._resize(image)),
+        )
 
     def _draw_crop(self, seed):
         """Draw where a crop begins, `(top, left)`, and whether to mirror it."""

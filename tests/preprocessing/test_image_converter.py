@@ -200,6 +200,29 @@ def test_random_crop_follows_from_the_seed():
         np.testing.assert_array_equal(first, drawn)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [(24, 24), (24, 30), (50, 40)])
+def test_an_image_is_cropped_as_in_a_batch_of_one(size, antialias):
+    """Images that are resized already are cropped before they are floats."""
+    converter = AlignImageConverter(16, 24, antialias=antialias)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), "uint8")
+
+    @tf.function
+    def crop(image, seed):
+        return converter(image, training=True, seed=seed)
+
+    spec = tf.TensorSpec((None, None, 3), tf.uint8)
+    alone = tf.function(crop).get_concrete_function(
+        spec, tf.TensorSpec((2,), tf.int32)
+    )
+    assert alone.output_shapes == (16, 16, 3)
+    for number in range(8):
+        seed = tf.constant([3, number])
+        found = alone(tf.constant(image), seed)
+        wanted = crop(image[None], seed)[0]
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_training_needs_a_seed():
     with pytest.raises(ValueError, match="seed"):
         AlignImageConverter()(np.zeros((9, 9, 3)), training=True)
