@@ -22,8 +22,8 @@ import tables
 import turns
 
 JOBS = {
-    "pack": ("`pack`, small images of a folder", [1_000, 10_000, 100_000]),
-    "start": ("the first batch of packed pairs", [1_000, 10_000, 100_000]),
+    "pack": ("`pack`, small images of a folder", [1_000, 10_000, 30_000]),
+    "start": ("the first batch of packed pairs", [1_000, 10_000, 30_000]),
     "embed": ("`embed`, a tower of 33 pixels", [1_000, 10_000, 30_000]),
     "index": ("`index`, exact, 64 values", [1_000, 10_000, 100_000, 1_000_000]),
     "open": ("opening that index", [1_000, 10_000, 100_000, 1_000_000]),
