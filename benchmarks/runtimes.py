@@ -201,22 +201,18 @@ def main():
         "--precisions", nargs="+", default=precisions, choices=precisions
     )
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--files", help="keep the files in this folder")
     args = parser.parse_args()
     if args.folder is not None:
         write_ours(args)
         write_theirs(args)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(args.files or scratch)
-        folder.mkdir(exist_ok=True)
-        if not any(folder.iterdir()):
-            # In a process of its own, which returns the memory.
-            subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:]]
-                + ["--folder", str(folder)],
-                check=True,
-            )
+        folder = Path(scratch)
+        # In a process of its own, which returns the memory.
+        subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--folder", scratch],
+            check=True,
+        )
         for tower in args.towers:
             times = turns.in_turns(
                 list(sides(args, tower, folder)), args.rounds

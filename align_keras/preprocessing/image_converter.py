@@ -165,12 +165,10 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
                 "Images must have the shape (height, width, 3) or (batch, "
                 f"height, width, 3). Received: {tuple(images.shape)}."
             )
-        if not training:
-            images = self._central_crop(self._resize(images))
-        elif len(images.shape) == 3 and _uses_tensorflow():
-            images = self._random_crop_of_one(images, seed)
+        if training:
+            images = self._random_crop(images, seed)
         else:
-            images = self._random_crop(self._resize(images), seed)
+            images = self._central_crop(self._resize(images))
         images = self._scale(images)
         if in_tf_graph():
             return images
@@ -314,9 +312,13 @@ class AlignImageConverter(presets.StoredPart, keras_hub.layers.ImageConverter):
         return images[..., top : top + height, left : left + width, :]
 
     def _random_crop(self, images, seed):
-        if _uses_tensorflow():
-            return self._random_crop_tf(images, seed)
+        """Resize images and crop them at random."""
         unbatched = len(images.shape) == 3
+        if _uses_tensorflow():
+            if unbatched:
+                return self._random_crop_of_one(images, seed)
+            return self._random_crop_tf(self._resize(images), seed)
+        images = self._resize(images)
         images = images[None] if unbatched else images
         images = self._random_crop_numpy(images, seed)
         return images[0] if unbatched else images

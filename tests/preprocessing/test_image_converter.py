@@ -211,9 +211,8 @@ def test_an_image_is_cropped_as_in_a_batch_of_one(size, antialias):
     def crop(image, seed):
         return converter(image, training=True, seed=seed)
 
-    spec = tf.TensorSpec((None, None, 3), tf.uint8)
-    alone = tf.function(crop).get_concrete_function(
-        spec, tf.TensorSpec((2,), tf.int32)
+    alone = crop.get_concrete_function(
+        tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec(2, tf.int32)
     )
     assert alone.output_shapes == (16, 16, 3)
     for number in range(8):
