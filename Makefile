@@ -25,7 +25,7 @@ JAX_TESTS := tests/backend tests/models tests/losses tests/optimizers \
 # Of these, what differs most from backend to backend, on one device.
 TORCH_TESTS := tests/backend tests/losses tests/test_keras_page.py \
 	$(patsubst %,tests/models/test_%.py,callbacks contract fit_data gradients \
-	lora pair_geometry pooling raw_inputs subclasses)
+	lora pair_geometry pooling raw_inputs shared_padding subclasses)
 
 MODEL_TESTS := tests/backend tests/interop tests/losses tests/models \
 	tests/optimizers

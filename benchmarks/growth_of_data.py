@@ -21,13 +21,15 @@ import numpy as np
 import tables
 import turns
 
+IMAGES = [1_000, 10_000, 100_000]
+VECTORS = [1_000, 10_000, 100_000, 1_000_000, 10_000_000]
 JOBS = {
-    "pack": ("`pack`, small images of a folder", [1_000, 10_000, 30_000]),
-    "start": ("the first batch of packed pairs", [1_000, 10_000, 30_000]),
-    "embed": ("`embed`, a tower of 33 pixels", [1_000, 10_000, 30_000]),
-    "index": ("`index`, exact, 64 values", [1_000, 10_000, 100_000, 1_000_000]),
-    "open": ("opening that index", [1_000, 10_000, 100_000, 1_000_000]),
-    "search": ("64 queries to it", [1_000, 10_000, 100_000, 1_000_000]),
+    "pack": ("`pack`, small images of a folder", IMAGES),
+    "start": ("the first batch of packed pairs", IMAGES),
+    "embed": ("`embed`, a tower of 33 pixels", IMAGES),
+    "index": ("`index`, exact, 64 values", VECTORS),
+    "open": ("opening that index", VECTORS),
+    "search": ("64 queries to it", VECTORS),
     "curate": ("`curate`, rules", [10_000, 100_000, 1_000_000, 10_000_000]),
 }
 DIM = 64

@@ -39,6 +39,7 @@ COMMANDS = (
     "towers.py --case b7 --batch 2 --rounds 5",
     "training_step.py --case b0 --batch 32 --rounds 3",
     "open_clip_step.py --rounds 3",
+    "open_clip_step.py --rounds 3 --full",
     "runtimes.py --case b0 --batch 8",
     "runtimes.py --case b0 --batch 1",
     "runtimes.py --case b7 --batch 2 --runtimes openvino --precisions float32",

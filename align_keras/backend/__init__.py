@@ -15,6 +15,7 @@ OFFERED = {
         "compile_inference",
         "custom_gradient",
         "densify",
+        "lengths_may_vary",
         "mark_random_state",
         "recompute",
         "require",

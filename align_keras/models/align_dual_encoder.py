@@ -13,6 +13,7 @@ from align_keras.models.lora import described_without_lora
 from align_keras.models.pooling import Pooling
 from align_keras.models.pooling import resolve_pooling
 from align_keras.models.pooling import until_end_of_text
+from align_keras.models.pooling import without_shared_padding
 from align_keras.models.presets import PresetMixin
 from align_keras.models.raw_inputs import RawInputs
 from align_keras.models.raw_inputs import is_float
@@ -345,6 +346,8 @@ class AlignDualEncoder(
         Returns:
             A float tensor of shape `(batch, dim)`.
         """
+        if getattr(self.text_encoder, "ignores_padding", False):
+            tokens = without_shared_padding(tokens)
         mask = tokens["padding_mask"]
         if self._until_end_of_text:
             mask = until_end_of_text(tokens["token_ids"])

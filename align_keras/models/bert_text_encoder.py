@@ -78,6 +78,8 @@ class BertTextEncoder(PresetMixin, LowRank, Backbone):
 
     # See `rematerialize_encoder`.
     rematerializes_blocks = True
+    # See `without_shared_padding`.
+    ignores_padding = True
 
     def __init__(
         self,

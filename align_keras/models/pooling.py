@@ -2,8 +2,13 @@ import keras
 from keras import layers
 from keras import ops
 
+from align_keras import backend
 from align_keras.models.pooling_modes import GATHERED
 from align_keras.models.pooling_modes import POOLINGS
+
+# Texts are cut to a multiple of this number of tokens: the libraries that
+# multiply matrices prepare a kernel for each shape, and keep a limited number.
+LENGTH_STEP = 8
 
 
 def at_least_float32(x):
@@ -99,6 +104,34 @@ def _last(inputs, mask):
     places = ops.arange(ops.shape(inputs)[1])
     last = ops.max(ops.cast(mask, places.dtype) * places, axis=1)
     return ops.take_along_axis(inputs, last[:, None, None], axis=1)[:, 0]
+
+
+def without_shared_padding(tokens):
+    """Cut off the last positions where no text of a batch has a token.
+
+    Most captions are far shorter than the length to which they are padded.
+    Encoders that ignore padding give the same results, except for rounding.
+    Does nothing where shapes must be known in advance.
+
+    Args:
+        tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors of
+            shape `(batch, length)`.
+
+    Returns:
+        A dict like `tokens`, whose length is the next multiple of
+        `LENGTH_STEP`, or the given length if that is less.
+    """
+    mask = tokens["padding_mask"]
+    if isinstance(mask, keras.KerasTensor) or not backend.lengths_may_vary():
+        return tokens
+    used = ops.any(ops.cast(mask, "bool"), axis=0)
+    places = ops.cumsum(ops.ones_like(used, "int32"))
+    longest = ops.max(ops.where(used, places, 1))
+    steps = (longest + LENGTH_STEP - 1) // LENGTH_STEP
+    return {
+        name: tensor[:, : steps * LENGTH_STEP]
+        for name, tensor in tokens.items()
+    }
 
 
 def until_end_of_text(token_ids):

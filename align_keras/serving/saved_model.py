@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from align_keras.backend.lengths import any_length
 from align_keras.classes import class_vectors
 from align_keras.embedding.embed_streams import embed_texts
 from align_keras.io.atomic import atomic_directory
@@ -213,7 +214,9 @@ def _functions(model, max_pixels, compact):
     def encode_text(texts):
         texts = tf.strings.substr(texts, 0, _MAX_TEXT_BYTES)
         tokens = preprocessor.tokenize(texts)
-        return {"embeddings": tf.cast(text_tower(tokens), tf.float32)}
+        with any_length():
+            embeddings = text_tower(tokens)
+        return {"embeddings": tf.cast(embeddings, tf.float32)}
 
     @tf.function(input_signature=[image_bytes, texts], autograph=False)
     def serve(image_bytes, texts):

@@ -50,7 +50,9 @@ class Recipe:
             `image_size`.
         resize_ratio: float. Size of the resized image relative to the crop;
             1.0 shows the whole image. Defaults to the paper's 346 / 289.
-        sequence_length: int. Number of tokens in a text.
+        sequence_length: int. Number of tokens in a text. Longer texts are
+            truncated. Padding costs time only on JAX and with XLA, where
+            shapes are fixed.
         optimizer: string. `"lamb"`, `"adam"`, `"adamw"` or `"sgd"` (with a
             momentum of 0.9).
         clip_norm: float or `None`. Maximum norm of the gradient over all

@@ -133,10 +133,12 @@ CASES = {
 
 def make_inputs(rows, broken=None):
     rng = np.random.default_rng(0)
+    # The texts of one replica are shorter than those of another.
+    lengths = np.where(np.arange(rows) % BATCH < BATCH // 2, 5, 20)
     inputs = {
         "images": rng.uniform(-1, 1, (rows, 16, 16, 3)),
-        "token_ids": rng.integers(5, 50, (rows, 8)).astype("int32"),
-        "padding_mask": np.ones((rows, 8), "int32"),
+        "token_ids": rng.integers(5, 50, (rows, 20)).astype("int32"),
+        "padding_mask": (np.arange(20) < lengths[:, None]).astype("int32"),
     }
     if broken is not None:
         inputs["images"][broken] = np.nan

@@ -49,6 +49,7 @@ def test_equals_the_model(name, served, expected):
         "both/similarities": images @ texts.T,
         "both/temperature": 0.05,
         "two/embeddings": texts[3:5],
+        "short/embeddings": texts[:3],
         "one/embeddings": images[2:3],
     }
     if name != "jax":

@@ -145,5 +145,10 @@ def _layout(batch):
     ).backend_layout
 
 
+def lengths_may_vary():
+    """Return `False`: each new shape would have to be compiled."""
+    return False
+
+
 def require(condition, message):
     """Do nothing: shapes are known before anything runs."""

@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+from align_keras.backend.lengths import any_length
+from align_keras.backend.lengths import lengths_are_free
+
 
 def values(variables):
     """Read variables as tensors."""
@@ -164,7 +167,21 @@ def compile_inference(model, function):
     Returns:
         A callable of the same input, which compiles once for each new shape.
     """
-    return tf.function(function, autograph=False)
+
+    def run(inputs):
+        with any_length():
+            return function(inputs)
+
+    return tf.function(run, autograph=False)
+
+
+def lengths_may_vary():
+    """Return whether a tensor's length may depend on the data.
+
+    XLA, which compiles for fixed shapes, may be about to compile any graph
+    that is traced outside of `any_length`.
+    """
+    return tf.executing_eagerly() or lengths_are_free()
 
 
 def require(condition, message):

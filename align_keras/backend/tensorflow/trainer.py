@@ -1,7 +1,10 @@
 """The training loop under `tf.distribute`."""
 
+import contextlib
+
 import tensorflow as tf
 
+from align_keras.backend.lengths import any_length
 from align_keras.backend.padding import IS_EXAMPLE
 from align_keras.backend.padding import PaddingMixin
 from align_keras.backend.padding import unpack
@@ -82,7 +85,8 @@ class Trainer(PaddingMixin):
 
     def predict_step(self, data):
         inputs, mask, _ = unpack(data)
-        outputs = self(inputs, training=False)
+        with self._lengths_of_steps():
+            outputs = self(inputs, training=False)
         if mask is None:
             return outputs
         # Workers can only exchange numbers.
@@ -134,6 +138,14 @@ class Trainer(PaddingMixin):
         with self.distribute_strategy.scope():
             self._symbolic_build()
 
+    def _lengths_of_steps(self):
+        """Return a scope in which steps are traced, see `any_length`."""
+        strategy = self.distribute_strategy
+        is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+        if self.jit_compile or is_tpu:
+            return contextlib.nullcontext()
+        return any_length()
+
     def _refuse_compiled_collectives(self):
         strategy = self.distribute_strategy
         is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
@@ -148,16 +160,19 @@ class Trainer(PaddingMixin):
         strategy = self.distribute_strategy
         compiled = not self.run_eagerly
         own_logs = self.logs_of_step(step_function.__name__)
+
+        def step(data):
+            with self._lengths_of_steps():
+                return step_function(data)
+
         if self.jit_compile:
             self._refuse_compiled_collectives()
-            step_function = tf.function(
-                step_function, jit_compile=True, autograph=False
-            )
+            step = tf.function(step, jit_compile=True, autograph=False)
 
         # The step stays a plain function: TensorFlow cannot call a replicated
         # graph from within a branch of another graph.
         def one_step(data):
-            logs = strategy.run(step_function, args=(data,))
+            logs = strategy.run(step, args=(data,))
             return logs if own_logs else None
 
         def next_step(iterator):

@@ -179,6 +179,11 @@ def compile_inference(model, function):
     return without_gradients(function)
 
 
+def lengths_may_vary():
+    """Return `True`: a tensor's length may depend on the data."""
+    return True
+
+
 def require(condition, message):
     """Fail with `message` unless the condition holds."""
     if not bool(condition):
