@@ -21,6 +21,7 @@ OFFERED = {
         "require",
         "scan",
         "sum_of_squares",
+        "traced_once",
         "value_and_gradients",
         "values",
         "wait_for",
@@ -28,7 +29,7 @@ OFFERED = {
     ),
     "modules": ("Module",),
     "normalization": ("normalize_and_silu", "normalize_batch", "silu"),
-    "optimizer": ("ReplicaClipping",),
+    "optimizer": ("AdamStep", "ReplicaClipping"),
     "replicas": (
         "all_gather",
         "all_reduce_sum",

@@ -1,3 +1,6 @@
+import functools
+import itertools
+
 import keras
 from keras import ops
 
@@ -95,6 +98,10 @@ class Lamb(
         self._adapted = [
             not is_excluded(self.adaptation_exclusions, v) for v in variables
         ]
+        self._changes = {
+            kind: backend.traced_once(functools.partial(self._change, *kind))
+            for kind in itertools.product([False, True], repeat=2)
+        }
 
     def _backend_update_step(self, gradients, variables, learning_rate):
         # Compute these once, not for each of hundreds of variables.
@@ -118,22 +125,45 @@ class Lamb(
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
         gradient = ops.cast(backend.densify(gradient), variable.dtype)
-        weight = ops.convert_to_tensor(variable)
-        rate, unbias_1, unbias_2 = (
-            ops.cast(rate, variable.dtype) for rate in rates
-        )
+        rates = (ops.cast(rate, variable.dtype) for rate in rates)
+        rate, unbias_1, unbias_2 = rates
         rate = self.multiplied(rate, variable)
+        decayed, adapted = self._decayed[index], self._adapted[index]
+        mean, square, change = self._changes[decayed, adapted](
+            gradient,
+            ops.convert_to_tensor(variable),
+            ops.convert_to_tensor(momentum),
+            ops.convert_to_tensor(velocity),
+            rate,
+            unbias_1,
+            unbias_2,
+        )
+        self.assign(momentum, mean)
+        self.assign(velocity, square)
+        self.assign_sub(variable, change)
+
+    def _change(
+        self,
+        decayed,
+        adapted,
+        gradient,
+        weight,
+        momentum,
+        velocity,
+        rate,
+        unbias_1,
+        unbias_2,
+    ):
+        """Return the new moments, and what to subtract from the weight."""
         mean = self.beta_1 * momentum + (1 - self.beta_1) * gradient
         square = ops.square(gradient)
         square = self.beta_2 * velocity + (1 - self.beta_2) * square
         change = unbias_1 * mean / (ops.sqrt(unbias_2 * square) + self.epsilon)
-        if self._decayed[index] and self.decay_rate:
+        if decayed:
             change = change + self.decay_rate * weight
-        if self._adapted[index]:
+        if adapted:
             change = change * _trust_ratio(weight, change)
-        self.assign(momentum, mean)
-        self.assign(velocity, square)
-        self.assign_sub(variable, rate * change)
+        return mean, square, rate * change
 
     def exclusions(self):
         """List the paths of excluded variables, once the optimizer is built.

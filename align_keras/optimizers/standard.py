@@ -9,7 +9,12 @@ from align_keras.optimizers.rate_multipliers import RateMultipliers
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class Adam(RateMultipliers, backend.ReplicaClipping, keras.optimizers.Adam):
+class Adam(
+    RateMultipliers,
+    backend.ReplicaClipping,
+    backend.AdamStep,
+    keras.optimizers.Adam,
+):
     """`keras.optimizers.Adam` that clips the gradient of the global batch.
 
     See `RateMultipliers` for learning rates of single variables.
@@ -25,7 +30,12 @@ class SGD(RateMultipliers, backend.ReplicaClipping, keras.optimizers.SGD):
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class AdamW(RateMultipliers, backend.ReplicaClipping, keras.optimizers.AdamW):
+class AdamW(
+    RateMultipliers,
+    backend.ReplicaClipping,
+    backend.AdamStep,
+    keras.optimizers.AdamW,
+):
     """`keras.optimizers.AdamW` with exclusions and clipping of global batches.
 
     It clips the gradient of the global batch, like `Adam` and `SGD` here.

@@ -27,6 +27,7 @@ from align_keras import ModalityGap
 from align_keras import PairRecall
 from align_keras import SigmoidLoss
 from align_keras import Uniformity
+from align_keras import optimizers
 from align_keras.models.mbconv_block import MBConvBlock
 from align_keras.models.mbconv_block import batch_normalization
 from align_keras.optimizers import SGD
@@ -55,6 +56,8 @@ class Case:
     sigmoid: bool = False
     # Whether each variable has a learning rate of its own, and decays.
     rates: bool = False
+    # "AdamW" or "Lamb" in the place of SGD.
+    adaptive: str | None = None
     tile_size: int | None = None
 
     def make_loss(self):
@@ -97,6 +100,8 @@ CASES = {
     "pairs": Case("ghost", run=2),
     "pairs cached": Case("ghost", run=2, compile={"microbatch_size": 2}),
     "rates": Case(rates=True, compile={"gradient_norms": True}),
+    "AdamW": Case("ghost", blocks=True, adaptive="AdamW"),
+    "Lamb": Case("ghost", blocks=True, adaptive="Lamb", optimizer=CLIPPED),
     "skipped": Case(
         rows=3 * BATCH, broken=BATCH + 3, compile={"skip_nonfinite": True}
     ),
@@ -205,6 +210,10 @@ def make_model(case):
     optimizer = keras.optimizers.SGD(
         0.1, momentum=0.9, name="sgd", **case.optimizer
     )
+    if case.adaptive:
+        optimizer = getattr(optimizers, case.adaptive)(
+            1e-3, weight_decay=0.1, name="adaptive", **case.optimizer
+        )
     if case.rates:
         count = len(model.trainable_variables)
         optimizer = SGD(

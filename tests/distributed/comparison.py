@@ -16,6 +16,8 @@ TWINS = {
     "sigmoid cached": "sigmoid",
     "skipped": "skipped",
     "rates": "rates",
+    "AdamW": "AdamW",
+    "Lamb": "Lamb",
     "combined": "blocks at once",
     "bfloat16": "bfloat16",
 }

@@ -36,14 +36,34 @@ def test_adamw_does_not_decay_what_lamb_does_not():
     np.testing.assert_allclose(np.array(values)[:, 0], 2.85, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_equals_the_optimizer_of_keras_where_nothing_is_excluded(name):
-    gradients = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+@pytest.mark.parametrize(
+    ("name", "amsgrad"),
+    [("Adam", False), ("AdamW", False), ("AdamW", True), ("SGD", False)],
+)
+def test_equals_the_optimizer_of_keras_where_nothing_is_excluded(name, amsgrad):
     settings = {"learning_rate": 0.1, "global_clipnorm": 0.5}
+    if name == "AdamW":
+        settings |= {"weight_decay": 0.1, "amsgrad": amsgrad}
     extra = {"exclude_from_weight_decay": []} if name == "AdamW" else {}
-    got = step(getattr(optimizers, name)(**settings, **extra), gradients)
-    expected = step(getattr(keras.optimizers, name)(**settings), gradients)
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    results = []
+    for optimizer in (
+        getattr(optimizers, name)(**settings, **extra),
+        getattr(keras.optimizers, name)(**settings),
+    ):
+        rng = np.random.default_rng(0)
+        shapes = ((), (2,), (3, 2), (2, 1, 3))
+        variables = [keras.Variable(rng.normal(size=s)) for s in shapes]
+        for _ in range(3):
+            gradients = [
+                ops.convert_to_tensor(rng.normal(size=s), "float32")
+                for s in shapes
+            ]
+            optimizer.apply(gradients, variables)
+        results.append(
+            [ops.convert_to_numpy(v) for v in optimizer.variables + variables]
+        )
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_clipping_scales_the_gradient_of_all_weights_together():

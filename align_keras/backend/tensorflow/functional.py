@@ -184,6 +184,33 @@ def lengths_may_vary():
     return tf.executing_eagerly() or lengths_are_free()
 
 
+def traced_once(function):
+    """Make the graph of a function once for tensors of all shapes.
+
+    A graph that updates hundreds of variables then holds one call for each,
+    and not all operations of the update, which take seconds to trace and to
+    optimize.
+
+    Args:
+        function: callable of tensors. Returns a list of tensors.
+
+    Returns:
+        A callable of the same tensors.
+    """
+    traced = tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+    def run(*tensors):
+        tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        any_shape = [tf.TensorSpec(None, tensor.dtype) for tensor in tensors]
+        return traced.get_concrete_function(*any_shape)(*tensors)
+
+    return run
+
+
 def require(condition, message):
     """Fail with `message` at run time unless the condition holds."""
     tf.debugging.Assert(condition, [message])

@@ -184,6 +184,11 @@ def lengths_may_vary():
     return True
 
 
+def traced_once(function):
+    """Return `function`, which is not traced by itself."""
+    return function
+
+
 def require(condition, message):
     """Fail with `message` unless the condition holds."""
     if not bool(condition):
