@@ -59,8 +59,10 @@ class RateMultipliers:
 
     def _apply_weight_decay(self, variables):
         # Keras decays all variables at one rate.
-        if self.rate_multipliers is None:
-            super()._apply_weight_decay(variables)
+        if self.rate_multipliers is None and self.weight_decay is not None:
+            # On TensorFlow, it adds operations even for the others.
+            decayed = [v for v in variables if self._use_weight_decay(v)]
+            super()._apply_weight_decay(decayed)
 
     def get_config(self):
         config = super().get_config()

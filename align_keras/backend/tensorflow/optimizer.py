@@ -34,17 +34,18 @@ class AdamStep:
             ops.convert_to_tensor(momentum),
             ops.convert_to_tensor(velocity),
             ops.cast(learning_rate, variable.dtype),
-            ops.cast(self.iterations + 1, variable.dtype),
+            ops.convert_to_tensor(self.iterations),
         )
         self.assign(momentum, mean)
         self.assign(velocity, square)
         self.assign_sub(variable, change)
 
-    def _change(self, gradient, momentum, velocity, rate, step):
+    def _change(self, gradient, momentum, velocity, rate, steps):
         """Return the new moments, and what to subtract from the weight."""
         mean = momentum + (gradient - momentum) * (1 - self.beta_1)
         square = ops.square(gradient) - velocity
         square = velocity + square * (1 - self.beta_2)
+        step = ops.cast(steps + 1, gradient.dtype)
         unbias_1, unbias_2 = (
             1 - ops.power(ops.cast(beta, step.dtype), step)
             for beta in (self.beta_1, self.beta_2)
