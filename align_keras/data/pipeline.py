@@ -274,12 +274,11 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
         usable = tf.ensure_shape(usable, ())
         return {**stand_in, "place": place, "usable": usable}
 
-    # TensorFlow visits all operations of `attempt`, even in branches not
-    # taken, whenever a data set of records is made. So it is fast to decode in
-    # groups and to use few operations.
+    apply = _mapping(attempt, dataset.element_spec)
+
     def safely(places, raw):
         rows = tf.data.Dataset.from_tensor_slices((places, raw))
-        used = rows.map(attempt).ignore_errors()
+        used = apply(rows).ignore_errors()
 
         def report_others(used_places):
             others = rows.filter(
@@ -302,6 +301,39 @@ def _decode(dataset, preprocessor, training, seed, group, records, stand_in):
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+
+
+def _mapping(function, spec):
+    """Return what `Dataset.map` does, for data sets of which many are made.
+
+    For each of them, TensorFlow would visit the thousands of operations of the
+    decoder, to find out whether they all run on the host. This attribute of a
+    function makes it take that for granted.
+    """
+    import tensorflow as tf
+
+    traced = tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"experimental_ints_on_device": True},
+    ).get_concrete_function(*spec)
+    outputs = tf.nest.map_structure(
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype),
+        traced.structured_outputs,
+    )
+    flat = tf.nest.flatten(outputs)
+
+    def apply(dataset):
+        variant = tf.raw_ops.MapDataset(
+            input_dataset=tf.data.experimental.to_variant(dataset),
+            other_arguments=[],
+            f=traced,
+            output_types=[spec.dtype for spec in flat],
+            output_shapes=[spec.shape for spec in flat],
+        )
+        return tf.data.experimental.from_variant(variant, outputs)
+
+    return apply
 
 
 def _skip(records, shard, index, record):
