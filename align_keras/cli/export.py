@@ -129,6 +129,12 @@ def run(args):
 def describe_int8(result):
     """Say in words how int8 compares with float32."""
     lines = [f"Compared with float32 on {result['pairs']} other pairs:"]
+    for name, reason in (
+        ("images_skipped", "that do not decode"),
+        ("images_without_caption", "without a caption"),
+    ):
+        if result[name]:
+            lines.append(f"  left out, images {reason}: {result[name]}")
     for tower in ("image", "text"):
         cosine = result[f"{tower}_cosine"]
         lines.append(

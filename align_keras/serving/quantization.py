@@ -39,10 +39,12 @@ class Sample(NamedTuple):
         inputs: dict from the name of each tower to a dict of arrays, with a
             row for each pair.
         skipped: int. How many drawn images did not decode.
+        without_caption: int. How many images had no caption.
     """
 
     inputs: dict[str, dict[str, np.ndarray]]
     skipped: int
+    without_caption: int
 
     def batches(
         self, tower: str, first: int, last: int, size: int = 1
@@ -75,11 +77,12 @@ def draw_sample(data: Any, embedder: Embedder, tokenize: Callable) -> Sample:
     Raises:
         ValueError: Fewer than two images have a caption and decode.
     """
-    draw, drawn = random.Random(0), []
+    draw, drawn, without_caption = random.Random(0), [], 0
     for number, (key, image, captions) in enumerate(data.examples()):
         if number == _DRAWN_FROM:
             break
         if not captions:
+            without_caption += 1
             continue
         drawn.append((draw.random(), key, image, captions[0]))
         if len(drawn) > 2 * (CALIBRATION_PAIRS + TEST_PAIRS):
@@ -104,7 +107,7 @@ def draw_sample(data: Any, embedder: Embedder, tokenize: Callable) -> Sample:
         "image_encoder": {"images": np.stack(images)},
         "text_encoder": tokens,
     }
-    return Sample(inputs, skipped)
+    return Sample(inputs, skipped, without_caption)
 
 
 def _smallest(drawn):
@@ -179,7 +182,8 @@ def compare_towers(
         exact: the same in float32.
 
     Returns:
-        Dict with `"pairs"`; `"images_skipped"`; `"image_cosine"` and
+        Dict with `"pairs"`; `"images_skipped"`, which did not decode;
+        `"images_without_caption"`; `"image_cosine"` and
         `"text_cosine"`, each a dict with the `"mean"` and the `"min"` of the
         cosines of both precisions; and `"recall"`, a dict from a name such as
         `"image_to_text_recall@1"` to a dict with the recall, `"float32"` and
@@ -198,6 +202,7 @@ def compare_towers(
     result: dict[str, Any] = {
         "pairs": last - first,
         "images_skipped": sample.skipped,
+        "images_without_caption": sample.without_caption,
     }
     for name in towers:
         cosines = np.sum(vectors[name, "float32"] * vectors[name, "int8"], -1)

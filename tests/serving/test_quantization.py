@@ -144,6 +144,8 @@ def test_the_words_of_the_command():
     words = describe_int8(
         {
             "pairs": 500,
+            "images_skipped": 2,
+            "images_without_caption": 0,
             "image_cosine": {"mean": 0.99661, "min": 0.9},
             "text_cosine": {"mean": 1.0, "min": 0.99},
             "recall": {
@@ -153,6 +155,7 @@ def test_the_words_of_the_command():
     )
     assert words.split("\n") == [
         "Compared with float32 on 500 other pairs:",
+        "  left out, images that do not decode: 2",
         "  cosine of image vectors: 0.9966 (mean), 0.9000 (smallest)",
         "  cosine of text vectors: 1.0000 (mean), 0.9900 (smallest)",
         "  image to text recall@1: 53.0% in float32, 52.1% in int8",
@@ -172,9 +175,13 @@ def test_the_sample_is_drawn_from_all_pairs(model, monkeypatch):
 
     data = DataSet(
         "sorted",
-        lambda: ((str(n), image, [f"{n}", "other"]) for n in range(400)),
+        lambda: (
+            (str(n), image, [f"{n}", "other"] if n % 40 else [])
+            for n in range(400)
+        ),
     )
     sample = quantization.draw_sample(data, as_embedder(model), tokenize)
+    assert (sample.skipped, sample.without_caption) == (0, 10)
     assert len(sample) == len(set(texts)) == 8
     assert quantization.split_sample(sample) == 4
     drawn = [int(text) for text in texts]
