@@ -1,5 +1,4 @@
 import functools
-import itertools
 
 import keras
 from keras import ops
@@ -98,10 +97,6 @@ class Lamb(
         self._adapted = [
             not is_excluded(self.adaptation_exclusions, v) for v in variables
         ]
-        self._changes = {
-            kind: backend.traced_once(functools.partial(self._change, *kind))
-            for kind in itertools.product([False, True], repeat=2)
-        }
 
     def _backend_update_step(self, gradients, variables, learning_rate):
         # Compute these once, not for each of hundreds of variables.
@@ -128,8 +123,15 @@ class Lamb(
         rates = (ops.cast(rate, variable.dtype) for rate in rates)
         rate, unbias_1, unbias_2 = rates
         rate = self.multiplied(rate, variable)
-        decayed, adapted = self._decayed[index], self._adapted[index]
-        mean, square, change = self._changes[decayed, adapted](
+        decay_rate = self.decay_rate if self._decayed[index] else 0.0
+        formula = _change(
+            self.beta_1,
+            self.beta_2,
+            self.epsilon,
+            decay_rate,
+            self._adapted[index],
+        )
+        mean, square, change = formula(
             gradient,
             ops.convert_to_tensor(variable),
             ops.convert_to_tensor(momentum),
@@ -141,29 +143,6 @@ class Lamb(
         self.assign(momentum, mean)
         self.assign(velocity, square)
         self.assign_sub(variable, change)
-
-    def _change(
-        self,
-        decayed,
-        adapted,
-        gradient,
-        weight,
-        momentum,
-        velocity,
-        rate,
-        unbias_1,
-        unbias_2,
-    ):
-        """Return the new moments, and what to subtract from the weight."""
-        mean = self.beta_1 * momentum + (1 - self.beta_1) * gradient
-        square = ops.square(gradient)
-        square = self.beta_2 * velocity + (1 - self.beta_2) * square
-        change = unbias_1 * mean / (ops.sqrt(unbias_2 * square) + self.epsilon)
-        if decayed:
-            change = change + self.decay_rate * weight
-        if adapted:
-            change = change * _trust_ratio(weight, change)
-        return mean, square, rate * change
 
     def exclusions(self):
         """List the paths of excluded variables, once the optimizer is built.
@@ -200,6 +179,24 @@ class Lamb(
             }
         )
         return config
+
+
+# Not an attribute of the optimizer, which could then no longer be copied.
+@functools.cache
+def _change(beta_1, beta_2, epsilon, decay_rate, adapted):
+    """Return a function to the new moments and what to subtract."""
+
+    def change(gradient, weight, momentum, velocity, rate, unbias_1, unbias_2):
+        mean = beta_1 * momentum + (1 - beta_1) * gradient
+        square = beta_2 * velocity + (1 - beta_2) * ops.square(gradient)
+        change = unbias_1 * mean / (ops.sqrt(unbias_2 * square) + epsilon)
+        if decay_rate:
+            change = change + decay_rate * weight
+        if adapted:
+            change = change * _trust_ratio(weight, change)
+        return mean, square, rate * change
+
+    return backend.traced_once(change)
 
 
 def _trust_ratio(weight, change):

@@ -356,3 +356,42 @@ def test_an_error_costs_no_weights(still_model, pairs, failure):
             np.testing.assert_allclose(found, value, atol=1e-6)
         model.optimizer.variables[0].numpy()
     assert failed
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="TensorFlow's graphs"
+)
+@pytest.mark.parametrize("chosen", [False, True])
+def test_only_training_steps_are_not_rewritten(chosen, tiny_model, pairs):
+    """On a CPU, TensorFlow's rewriting delays the first step and gains little.
+
+    What else runs in the process keeps the option that the user chose.
+    """
+    import tensorflow as tf
+
+    name, seen, failing = "disable_meta_optimizer", [], []
+
+    def option():
+        return tf.config.optimizer.get_experimental_options().get(name, False)
+
+    def loss(images, texts, sample_weight, temperature):
+        seen.append(option())
+        assert not failing, "as asked"
+        return ops.sum(images - texts)
+
+    model = tiny_model()
+    tf.config.optimizer.set_experimental_options({name: chosen})
+    try:
+        model.compile("sgd", loss)
+        model.fit(pairs(4), batch_size=2, verbose=0)
+        assert seen and all(seen) and option() == chosen
+        seen.clear()
+        model.evaluate(pairs(4), batch_size=2, verbose=0)
+        assert set(seen) == {chosen}
+        failing.append(True)
+        model.compile("sgd", loss)
+        with pytest.raises(AssertionError, match="as asked"):
+            model.fit(pairs(4), batch_size=2, verbose=0)
+        assert option() == chosen
+    finally:
+        tf.config.optimizer.set_experimental_options({name: False})

@@ -110,3 +110,23 @@ def test_exclusions_are_described_in_a_line_each():
     assert optimizers.describe_exclusions(everything, variables) == (
         "There is no weight decay.\nLayer adaptation on 4 of 4 variables."
     )
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="TensorFlow's graphs"
+)
+@pytest.mark.parametrize("name", ["Lamb", "Adam", "AdamW"])
+def test_a_variable_adds_few_operations_to_a_graph(name):
+    """Hundreds of variables would delay the first step by seconds."""
+    import tensorflow as tf
+
+    def count(number):
+        variables = [keras.Variable(np.ones((n + 1, 2))) for n in range(number)]
+        optimizer = getattr(optimizers, name)(1e-3)
+        optimizer.build(variables)
+        step = tf.function(lambda rows: optimizer.apply(rows, variables))
+        gradients = [tf.ones_like(variable) for variable in variables]
+        graph = step.get_concrete_function(gradients).graph
+        return len(graph.get_operations())
+
+    assert (count(25) - count(5)) / 20 < 24

@@ -1,5 +1,6 @@
 """Gradient clipping under several replicas, and fewer operations in a graph."""
 
+import functools
 import threading
 
 from keras import ops
@@ -17,11 +18,6 @@ class AdamStep:
     Keras adds some forty operations for each variable to the graph.
     """
 
-    def build(self, variables):
-        """Create the state of the optimizer."""
-        super().build(variables)
-        self._step = traced_once(self._change)
-
     def update_step(self, gradient, variable, learning_rate):
         """Update one variable from its gradient."""
         if self.amsgrad:
@@ -29,7 +25,8 @@ class AdamStep:
             return
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
-        mean, square, change = self._step(
+        formula = _change(self.beta_1, self.beta_2, self.epsilon)
+        mean, square, change = formula(
             ops.cast(densify(gradient), variable.dtype),
             ops.convert_to_tensor(momentum),
             ops.convert_to_tensor(velocity),
@@ -40,18 +37,24 @@ class AdamStep:
         self.assign(velocity, square)
         self.assign_sub(variable, change)
 
-    def _change(self, gradient, momentum, velocity, rate, steps):
-        """Return the new moments, and what to subtract from the weight."""
-        mean = momentum + (gradient - momentum) * (1 - self.beta_1)
+
+@functools.cache
+def _change(beta_1, beta_2, epsilon):
+    """Return a function to the new moments and what to subtract."""
+
+    def change(gradient, momentum, velocity, rate, steps):
+        mean = momentum + (gradient - momentum) * (1 - beta_1)
         square = ops.square(gradient) - velocity
-        square = velocity + square * (1 - self.beta_2)
+        square = velocity + square * (1 - beta_2)
         step = ops.cast(steps + 1, gradient.dtype)
         unbias_1, unbias_2 = (
             1 - ops.power(ops.cast(beta, step.dtype), step)
-            for beta in (self.beta_1, self.beta_2)
+            for beta in (beta_1, beta_2)
         )
-        rate = rate * ops.sqrt(unbias_2) / unbias_1
-        return mean, square, mean * rate / (ops.sqrt(square) + self.epsilon)
+        change = mean * (rate * ops.sqrt(unbias_2) / unbias_1)
+        return mean, square, change / (ops.sqrt(square) + epsilon)
+
+    return traced_once(change)
 
 
 class ReplicaClipping:
