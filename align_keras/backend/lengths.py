@@ -8,7 +8,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def any_length():
-    """Tell that the graph traced inside runs without XLA, on any lengths."""
+    """Declare that the graph traced inside runs on texts of any length."""
     before = lengths_are_free()
     _local.free = True
     try:

@@ -326,7 +326,7 @@ def _mapping(function, spec):
     def apply(dataset):
         variant = tf.raw_ops.MapDataset(
             input_dataset=tf.data.experimental.to_variant(dataset),
-            other_arguments=[],
+            other_arguments=traced.captured_inputs,
             f=traced,
             output_types=[spec.dtype for spec in flat],
             output_shapes=[spec.shape for spec in flat],

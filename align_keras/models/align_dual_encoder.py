@@ -346,8 +346,12 @@ class AlignDualEncoder(
         Returns:
             A float tensor of shape `(batch, dim)`.
         """
-        if getattr(self.text_encoder, "ignores_padding", False):
-            tokens = without_shared_padding(tokens)
+        encoder = self.text_encoder
+        ignores_padding = vars(type(encoder)).get("ignores_padding", False)
+        # CLIP's end of text may be found among the padding.
+        if ignores_padding and not self._until_end_of_text:
+            longest = encoder.max_sequence_length
+            tokens = without_shared_padding(tokens, longest)
         mask = tokens["padding_mask"]
         if self._until_end_of_text:
             mask = until_end_of_text(tokens["token_ids"])

@@ -78,7 +78,7 @@ class BertTextEncoder(PresetMixin, LowRank, Backbone):
 
     # See `rematerialize_encoder`.
     rematerializes_blocks = True
-    # See `without_shared_padding`.
+    # See `without_shared_padding`. A subclass must say so for itself.
     ignores_padding = True
 
     def __init__(

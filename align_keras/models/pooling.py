@@ -106,28 +106,37 @@ def _last(inputs, mask):
     return ops.take_along_axis(inputs, last[:, None, None], axis=1)[:, 0]
 
 
-def without_shared_padding(tokens):
+def without_shared_padding(tokens, longest):
     """Cut off the last positions where no text of a batch has a token.
 
     Most captions are far shorter than the length to which they are padded.
     Encoders that ignore padding give the same results, except for rounding.
-    Does nothing where shapes must be known in advance.
+    Nothing is cut off where shapes must be known in advance, if a text has no
+    tokens, since encoders then attend to its padding, or if the encoder will
+    refuse the shapes.
 
     Args:
         tokens: dict with `"token_ids"` and `"padding_mask"`, int tensors of
             shape `(batch, length)`.
+        longest: int. The greatest length that the encoder takes.
 
     Returns:
         A dict like `tokens`, whose length is the next multiple of
         `LENGTH_STEP`, or the given length if that is less.
     """
     mask = tokens["padding_mask"]
-    if isinstance(mask, keras.KerasTensor) or not backend.lengths_may_vary():
+    fits = tokens["token_ids"].shape == mask.shape
+    if mask.shape[1] is not None:
+        fits = fits and mask.shape[1] <= longest
+    is_symbolic = isinstance(mask, keras.KerasTensor)
+    if is_symbolic or not fits or not backend.lengths_may_vary():
         return tokens
-    used = ops.any(ops.cast(mask, "bool"), axis=0)
+    mask = ops.cast(mask, "bool")
+    is_empty = ops.logical_not(ops.any(mask, axis=1))
+    used = ops.logical_or(ops.any(mask, axis=0), ops.any(is_empty))
     places = ops.cumsum(ops.ones_like(used, "int32"))
-    longest = ops.max(ops.where(used, places, 1))
-    steps = (longest + LENGTH_STEP - 1) // LENGTH_STEP
+    last = ops.max(ops.where(used, places, 1))
+    steps = (last + LENGTH_STEP - 1) // LENGTH_STEP
     return {
         name: tensor[:, : steps * LENGTH_STEP]
         for name, tensor in tokens.items()

@@ -59,10 +59,8 @@ class RateMultipliers:
 
     def _apply_weight_decay(self, variables):
         # Keras decays all variables at one rate.
-        if self.rate_multipliers is None and self.weight_decay is not None:
-            # On TensorFlow, it adds operations even for the others.
-            decayed = [v for v in variables if self._use_weight_decay(v)]
-            super()._apply_weight_decay(decayed)
+        if self.rate_multipliers is None:
+            super()._apply_weight_decay(variables)
 
     def get_config(self):
         config = super().get_config()

@@ -141,6 +141,28 @@ def test_crops_differ_between_epochs(tmp_path, preprocessor):
     assert 25 < len(crops) <= 50
 
 
+class Mapped(AlignImageConverter):
+    """Uses what a graph cannot hold itself: a variable, and many numbers."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gain = tf.Variable(0.5)
+        self.table = tf.range(1000.0)
+
+    def decode_random_crop(self, contents, seed):
+        crop = super().decode_random_crop(contents, seed)
+        return crop * self.gain * self.table[2]
+
+
+def test_a_converter_of_ones_own_may_hold_tensors(packed, preprocessor):
+    files = open_records(packed)
+    own = AlignPreprocessor(preprocessor.tokenizer, Mapped(8, 12), 4)
+    batch = next(iter(load_dataset(files, own, 4)))
+    expected = next(iter(load_dataset(files, preprocessor, 4)))
+    np.testing.assert_allclose(batch["images"], expected["images"], rtol=1e-6)
+    assert not files.skipped
+
+
 def test_determinism(packed, preprocessor):
     first = _batches(load_dataset(packed, preprocessor, 8, seed=3), 12)
     # The program's own seed has no influence.

@@ -386,6 +386,12 @@ def test_only_training_steps_are_not_rewritten(chosen, tiny_model, pairs):
         model.fit(pairs(4), batch_size=2, verbose=0)
         assert seen and all(seen) and option() == chosen
         seen.clear()
+        tf.config.optimizer.set_experimental_options({"remapping": False})
+        model.compile("sgd", loss)
+        model.fit(pairs(4), batch_size=2, verbose=0)
+        assert set(seen) == {chosen}
+        tf.config.optimizer.set_experimental_options({"remapping": True})
+        seen.clear()
         model.evaluate(pairs(4), batch_size=2, verbose=0)
         assert set(seen) == {chosen}
         failing.append(True)

@@ -178,8 +178,8 @@ def compile_inference(model, function):
 def lengths_may_vary():
     """Return whether a tensor's length may depend on the data.
 
-    XLA, which compiles for fixed shapes, may be about to compile any graph
-    that is traced outside of `any_length`.
+    A TPU needs fixed shapes, and a graph that is traced outside of
+    `any_length` may be meant for one.
     """
     return tf.executing_eagerly() or lengths_are_free()
 
@@ -192,7 +192,7 @@ def traced_once(function):
     optimize.
 
     Args:
-        function: callable of tensors. Returns a list of tensors.
+        function: callable of tensors. Returns a tuple of tensors.
 
     Returns:
         A callable of the same tensors.

@@ -37,6 +37,13 @@ class AdamStep:
         self.assign(velocity, square)
         self.assign_sub(variable, change)
 
+    def _apply_weight_decay(self, variables):
+        # Keras adds operations also for the variables that do not decay.
+        if self.weight_decay is not None:
+            values = [getattr(v, "value", v) for v in variables]
+            decayed = [v for v in values if self._use_weight_decay(v)]
+            super()._apply_weight_decay(decayed)
+
 
 @functools.cache
 def _change(beta_1, beta_2, epsilon):

@@ -180,8 +180,11 @@ def compile_inference(model, function):
 
 
 def lengths_may_vary():
-    """Return `True`: a tensor's length may depend on the data."""
-    return True
+    """Return whether a tensor's length may depend on the data.
+
+    Graphs that `torch.export` or `torch.jit.trace` make have fixed shapes.
+    """
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def traced_once(function):
