@@ -16,6 +16,7 @@ from align_keras.embedding.similarity import exact_scores
 from align_keras.embedding.similarity import unit_rows
 from align_keras.io.json_files import read_json
 from align_keras.io.lists import check_list
+from align_keras.io.lists import check_templates
 from align_keras.io.lists import path_list
 from align_keras.io.mirrors import reads
 from align_keras.io.text import clean_text
@@ -214,24 +215,6 @@ def read_templates(path: str | Path) -> list[str]:
         content = content.get("templates")
     # Refuse an object without templates like an empty list.
     return check_templates(content or [], path)
-
-
-def check_templates(templates: Any, origin: str | Path) -> Any:
-    """Check and clean templates; `None` stays `None`."""
-    if templates is None:
-        return None
-    if not isinstance(templates, list) or not templates:
-        raise ValueError(
-            f"The templates of `{origin}` must be a list of strings. "
-            f"Received: {templates!r}"
-        )
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(
-                f"A template of `{origin}` must hold `{{}}` once, where the "
-                f"name of the class goes. Received: {template!r}"
-            )
-    return [clean_text(template) for template in templates]
 
 
 # === Vectors ===

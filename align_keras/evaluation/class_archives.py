@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from align_keras.classes import Classes
-from align_keras.classes import check_templates
 from align_keras.data.archives import DAMAGES
 from align_keras.data.archives import read_members
 from align_keras.evaluation.datasets import DataSet
@@ -16,6 +15,7 @@ from align_keras.io.file_names import is_image
 from align_keras.io.file_names import sample_key
 from align_keras.io.file_names import suffix_of
 from align_keras.io.folders import MAX_FILE_BYTES
+from align_keras.io.lists import check_templates
 from align_keras.io.mirrors import reads
 from align_keras.io.text import clean_text
 from align_keras.io.text import read_text

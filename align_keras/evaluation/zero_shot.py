@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from align_keras.classes import TEMPLATES
 from align_keras.classes import Classes
-from align_keras.classes import check_templates
 from align_keras.classes import class_vectors
 from align_keras.classes import read_classes
 from align_keras.embedding.embed_streams import embed_data_set
@@ -32,6 +31,7 @@ from align_keras.evaluation.results import Result
 from align_keras.evaluation.results import summarize
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.lists import check_list
+from align_keras.io.lists import check_templates
 
 
 def classification_outcomes(

@@ -3,20 +3,18 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from align_keras import __version__
-from align_keras.classes import check_templates
-from align_keras.embedding.embedder import Embedder
-from align_keras.embedding.loading import load_embedder
-from align_keras.embedding.loading import require_model
 from align_keras.embedding.similarity import as_vectors
 from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.folders import check_links
 from align_keras.io.folders import stays_inside
 from align_keras.io.json_files import read_json
+from align_keras.io.lists import check_templates
 from align_keras.io.mirrors import reads
 from align_keras.search.columns import Column
 from align_keras.search.exact import check_k
@@ -205,7 +203,7 @@ class Index:
             for row, score in zip(rows, scores, strict=True)
         ]
 
-    def load_model(self, model: str | Path | None = None) -> Embedder:
+    def load_model(self, model: str | Path | None = None) -> Any:
         """Load the model of the index.
 
         Args:
@@ -218,6 +216,10 @@ class Index:
         Raises:
             ValueError: it is not the model that embedded the vectors.
         """
+        # Vectors can be searched without Keras.
+        from align_keras.embedding.loading import load_embedder
+        from align_keras.embedding.loading import require_model
+
         path = require_model(model or self.directory / "model")
         require_match(path, self.fingerprint, self.directory)
         return load_embedder(path)

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from align_keras import __version__
-from align_keras.classes import check_templates
-from align_keras.embedding.loading import require_model
 from align_keras.embedding.similarity import as_vectors
 from align_keras.embedding.similarity import unit_rows
 from align_keras.embedding.vector_files import read_manifest
@@ -21,6 +19,7 @@ from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.json_files import write_json
 from align_keras.io.lists import check_list
+from align_keras.io.lists import check_templates
 from align_keras.io.mirrors import publish
 from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
@@ -92,6 +91,8 @@ def build_index(
     ```
     """
     require("pyarrow.parquet", extra="search")
+    from align_keras.embedding.loading import require_model
+
     directory = Path(vectors)
     manifest = read_manifest(directory)
     expected = manifest["arguments"]["fingerprint"]
@@ -164,6 +165,8 @@ def write_index(
             f"The kind ivf-pq needs at least {CENTROIDS} vectors: choose "
             f"another one, such as exact. Received: {count} vectors"
         )
+    from align_keras.embedding.loading import require_model
+
     with contextlib.ExitStack() as undo:
         with atomic_directory(path) as directory:
             # Another process may have created it meanwhile.

@@ -51,6 +51,40 @@ def test_without_tensorflow(photos, tmp_path, status, arguments):
     assert status == 0 or "align-keras: error: " in done.stderr
 
 
+def test_vectors_are_searched_without_keras(tmp_path):
+    """An index loads its model only to embed words and images."""
+    from align_keras.search import write_index
+
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.weights.h5"):
+        (tmp_path / "model" / name).write_text("{}")
+    rows = np.eye(3, 4, dtype="float32")
+    names = ["a", "b", "c"]
+    thumbnails = [b"\xff\xd8\xff"] * 3
+    write_index(
+        [(names, names, rows, thumbnails)],
+        3,
+        tmp_path / "index",
+        tmp_path / "model",
+        "exact",
+    )
+    script = """
+import sys
+import numpy as np
+from align_keras.search import Index
+found = Index(sys.argv[1])
+[(rows, _)] = found.search(np.eye(4, dtype="float32")[1:2], 1)
+print(found.key(rows[0]), "keras" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "index")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "b False"
+
+
 def test_every_public_name_is_there(monkeypatch):
     """Names are loaded when they are used, so an import alone shows little."""
     import importlib
