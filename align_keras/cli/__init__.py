@@ -10,6 +10,7 @@ import sys
 from align_keras import __version__
 from align_keras.cli.options import OutputFile
 from align_keras.cli.options import add_commands
+from align_keras.cli.options import check_inputs
 from align_keras.io.locks import directory_lock
 from align_keras.io.messages import end_progress
 from align_keras.io.messages import messages_shown
@@ -79,6 +80,7 @@ def main(arguments=None):
             messages_shown(progress=not getattr(options, "json", False)),
             contextlib.ExitStack() as stack,
         ):
+            check_inputs(options)
             for value in vars(options).values():
                 # In a store, a file appears only when it is complete.
                 if isinstance(value, OutputFile) and not is_store(value):

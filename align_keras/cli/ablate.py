@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import output_path
 
@@ -10,6 +11,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "plan",
+        type=InputPath,
         metavar="YAML",
         help="what to compare, as described in docs/evaluation.md",
     )

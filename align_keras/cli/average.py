@@ -3,6 +3,8 @@
 import json
 import logging
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
@@ -13,10 +15,16 @@ logger = logging.getLogger("align_keras")
 def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
-        "first", metavar="A", help="preset of the model before fine-tuning"
+        "first",
+        type=ModelPath,
+        metavar="A",
+        help="preset of the model before fine-tuning",
     )
     parser.add_argument(
-        "second", metavar="B", help="preset of the model after fine-tuning"
+        "second",
+        type=ModelPath,
+        metavar="B",
+        help="preset of the model after fine-tuning",
     )
     parser.add_argument(
         "--weight",
@@ -32,12 +40,14 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--old-data",
+        type=InputPath,
         metavar="TFRECORDS",
         help="for --sweep: data of the task that A was trained for, a "
         "directory or glob",
     )
     parser.add_argument(
         "--new-data",
+        type=InputPath,
         metavar="TFRECORDS",
         help="for --sweep: data of the task that B was trained for",
     )

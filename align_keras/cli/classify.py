@@ -4,6 +4,8 @@ import json
 import logging
 from pathlib import Path
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 
 logger = logging.getLogger("align_keras")
@@ -22,12 +24,14 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--model",
+        type=ModelPath,
         required=True,
         help="preset directory with weights, SavedModel, or a handle such as "
         "hf://kakaobrain/align-base",
     )
     parser.add_argument(
         "--classes",
+        type=InputPath,
         metavar="FILE",
         help="names of classes, instead of CLASS: one on each line, or JSON",
     )

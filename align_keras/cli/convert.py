@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
 
@@ -10,6 +11,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "source",
+        type=ModelPath,
         metavar="SRC",
         help="directory or handle, such as hf://kakaobrain/align-base",
     )

@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_parts
 from align_keras.cli.options import parts_options
 
@@ -10,6 +11,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "source",
+        type=InputPath,
         metavar="SOURCE",
         help="folder of images; or TFRecord files or .tar archives: folder, "
         "file or glob",

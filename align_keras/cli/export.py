@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
 
@@ -10,6 +12,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "--model",
+        type=ModelPath,
         required=True,
         metavar="PRESET_DIR",
         help="preset directory of a trained model",
@@ -37,6 +40,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--calibrate",
+        type=InputPath,
         metavar="DATA",
         help="images with captions, as for `pack`: int8 takes its ranges from "
         "some of them, and is compared with float32 on others",
@@ -44,12 +48,14 @@ def add_arguments(parser):
     group = parser.add_argument_group("SavedModel only")
     group.add_argument(
         "--classes",
+        type=InputPath,
         metavar="FILE",
         help="names of classes, one on each line or in JSON; adds the "
         "signature classify",
     )
     group.add_argument(
         "--templates",
+        type=InputPath,
         metavar="FILE",
         help="JSON list of prompts with {} for the name of a class (default: "
         "those of --classes, or the name alone)",

@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_json
 from align_keras.cli.options import output_path
 
@@ -10,11 +12,13 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "vectors",
+        type=InputPath,
         metavar="VECTORS",
         help="directory that `align-keras embed` wrote",
     )
     parser.add_argument(
         "--model",
+        type=ModelPath,
         required=True,
         metavar="DIR",
         help="the model that embedded them; it is copied into the index",
@@ -35,12 +39,14 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--labels",
+        type=InputPath,
         metavar="FILE",
         help="names of classes into which the page can classify an image, one "
         "on each line or in JSON",
     )
     parser.add_argument(
         "--templates",
+        type=InputPath,
         metavar="FILE",
         help="JSON list of prompts with {} for the name of a class (default: "
         "those of --labels, or the name alone)",

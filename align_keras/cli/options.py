@@ -1,10 +1,14 @@
 """Options that several commands share."""
 
 import argparse
+import glob
 import importlib
+import os
 
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
+from align_keras.models.shipped_presets import may_be_preset
+from align_keras.models.shipped_presets import unknown_preset
 
 
 def add_commands(parsers, package, commands):
@@ -43,6 +47,69 @@ class OutputFile(str):
 def output_file(text):
     """Parse the path of an output file, which `main` will lock."""
     return OutputFile(output_path(text))
+
+
+class InputPath(str):
+    """A path or glob of an input, which `main` looks for at the start."""
+
+
+class ModelPath(InputPath):
+    """The path of a model, or the name of a preset, such as `align_b7`."""
+
+
+def check_inputs(options):
+    """Refuse inputs that are not there, before a command loads a framework.
+
+    Loading takes seconds, and a mistyped path is the most common error. What
+    an input contains is checked by the command.
+
+    Args:
+        options: `argparse.Namespace`. Values of the classes `InputPath` and
+            `ModelPath` become plain strings.
+
+    Raises:
+        FileNotFoundError: There is no such input.
+        ValueError: There is no such model.
+    """
+    # Then what would be a folder is the name of a split.
+    tfds = getattr(options, "tfds", None) is not None
+    for name, value in vars(options).items():
+        values = value if isinstance(value, list) else [value]
+        if not any(isinstance(item, InputPath) for item in values):
+            continue
+        for item in values:
+            if isinstance(item, ModelPath):
+                _check_model(item)
+            elif not tfds:
+                _check_path(name, item)
+        plain = [str(item) for item in values]
+        setattr(options, name, plain if isinstance(value, list) else plain[0])
+
+
+def _check_model(model):
+    if os.path.dirname(model):
+        known = _may_exist(model)
+    else:
+        known = os.path.exists(model) or may_be_preset(model)
+    if not known:
+        raise unknown_preset(model)
+
+
+def _check_path(name, path):
+    if not _may_exist(path):
+        raise FileNotFoundError(
+            f"`{name}`: there is no file or folder `{path}`, and no file that "
+            "it matches as a pattern. A relative path starts from "
+            f"`{os.getcwd()}`."
+        )
+
+
+def _may_exist(path):
+    """Return false only for local paths and globs that match nothing."""
+    # Python's globs know no braces, TensorFlow's do.
+    if "://" in path or path.startswith("~") or "{" in path:
+        return True
+    return os.path.lexists(path) or any(glob.iglob(path))
 
 
 def add_json(parser):
@@ -93,6 +160,7 @@ def add_parts(parser):
     """Declare the options of commands that process a source in parts."""
     parser.add_argument(
         "--model",
+        type=ModelPath,
         required=True,
         metavar="MODEL",
         help="preset directory of a trained model, a SavedModel, or the name "

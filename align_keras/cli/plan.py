@@ -1,6 +1,7 @@
 import json
 import os
 
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import output_path
 
 # Options that replace a field of the recipe.
@@ -14,7 +15,10 @@ _FIELDS = {
 
 def add_arguments(parser):
     parser.add_argument(
-        "--preset", required=True, help="name or directory of a model preset"
+        "--preset",
+        type=ModelPath,
+        required=True,
+        help="name or directory of a model preset",
     )
     parser.add_argument(
         "--recipe",
@@ -117,9 +121,10 @@ def run(options):
     if options.topology or options.compare is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"
 
+    # Before JAX is loaded, which takes seconds.
+    recipe, microbatch = _recipe(options)
     from align_keras.planning import write_plans
 
-    recipe, microbatch = _recipe(options)
     settings = {
         "recipe": recipe,
         "topology": options.topology,

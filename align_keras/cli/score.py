@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_parts
 from align_keras.cli.options import parts_options
 
@@ -10,6 +11,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "source",
+        type=InputPath,
         metavar="PAIRS",
         help="TFRecord files, .tar archives or Parquet files with images: "
         "folder, file or glob; or a folder of images with captions; or a table "
@@ -17,6 +19,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--captions",
+        type=InputPath,
         metavar="FILE",
         help="table that lists images of the folder PAIRS, or the directory "
         "that `align-keras curate` wrote (default: the captions file in PAIRS)",

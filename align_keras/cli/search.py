@@ -2,6 +2,8 @@
 
 import json
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_json
 from align_keras.cli.options import add_qdrant
 from align_keras.cli.options import add_verify
@@ -12,6 +14,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "index",
+        type=InputPath,
         metavar="INDEX",
         help="directory that `align-keras index` wrote",
     )
@@ -21,7 +24,9 @@ def add_arguments(parser):
         metavar="WORDS",
         help="what the results should show; may be repeated",
     )
-    parser.add_argument("--image", metavar="FILE", help="image to start from")
+    parser.add_argument(
+        "--image", type=InputPath, metavar="FILE", help="image to start from"
+    )
     parser.add_argument(
         "--minus-text",
         "--minus",
@@ -52,6 +57,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--model",
+        type=ModelPath,
         metavar="DIR",
         help="another copy of the index's model; a different model is refused",
     )
@@ -69,10 +75,12 @@ def add_arguments(parser):
 def run(args):
     """Search the index and print the results."""
     from align_keras.search import Index
+
+    # Before the model's framework is loaded.
+    index = Index(args.index, args.qdrant, args.verify)
     from align_keras.search import draw_results
     from align_keras.search import search
 
-    index = Index(args.index, args.qdrant, args.verify)
     results = search(
         index,
         text=args.text,

@@ -1,5 +1,7 @@
 """`align-keras serve`: serve a web page that searches an index."""
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_qdrant
 from align_keras.cli.options import add_verify
 
@@ -8,6 +10,7 @@ def add_arguments(parser):
     """Declare the options."""
     parser.add_argument(
         "index",
+        type=InputPath,
         metavar="INDEX",
         help="directory that `align-keras index` wrote",
     )
@@ -31,6 +34,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--model",
+        type=ModelPath,
         metavar="DIR",
         help="another copy of the index's model; a different model is refused",
     )

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import output_path
 
@@ -8,6 +10,7 @@ from align_keras.cli.options import output_path
 def add_arguments(parser):
     parser.add_argument(
         "--preset",
+        type=ModelPath,
         help="name, directory or handle of a model preset; or of a checkpoint "
         "of Hugging Face's AlignModel, such as hf://kakaobrain/align-base; "
         "may be left out if --image-weights and --text-weights are given",
@@ -18,6 +21,7 @@ def add_arguments(parser):
     ):
         parser.add_argument(
             f"--{kind}-weights",
+            type=ModelPath,
             metavar="TOWER",
             help=f"{kind} encoder to start from: the name, directory or "
             f"handle of a tower, such as {example}",
@@ -27,6 +31,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--data",
+        type=InputPath,
         required=True,
         help="TFRecord files (directory or glob), or a folder of images "
         "with a captions.csv, captions.tsv or captions.jsonl",
@@ -39,6 +44,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--validation-data",
+        type=InputPath,
         help="the same, to evaluate on at checkpoints; by default a tenth of "
         "the images of a folder, held out from training",
     )
@@ -52,6 +58,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--vocabulary",
+        type=InputPath,
         help="WordPiece vocabulary, one token per line; by default that of "
         "the preset, or one learned from the captions",
     )
@@ -104,6 +111,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--plan",
+        type=InputPath,
         metavar="FILE",
         help="a plan.json of `align-keras plan`; at the end, the measured time "
         "of a step is printed next to the planned one",

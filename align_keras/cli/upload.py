@@ -1,9 +1,12 @@
 import json
 
+from align_keras.cli.options import InputPath
+
 
 def add_arguments(parser):
     parser.add_argument(
         "directory",
+        type=InputPath,
         metavar="DIR",
         help="working directory of a run, or preset directory",
     )

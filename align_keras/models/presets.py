@@ -32,10 +32,10 @@ from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import handle_directory
 from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import is_shipped
-from align_keras.models.shipped_presets import preset_names
 from align_keras.models.shipped_presets import pretrained_handle
 from align_keras.models.shipped_presets import shipped_config
 from align_keras.models.shipped_presets import shipped_configs
+from align_keras.models.shipped_presets import unknown_preset
 
 # The file with the SHA-256 digests of a preset's files, by name.
 CHECKSUMS = "checksums.json"
@@ -81,12 +81,7 @@ def find_preset(preset, *part):
         )
     if preset in keras_hub_internals.BUILTIN_PRESETS:
         return keras_hub_internals.BUILTIN_PRESETS[preset]["kaggle_handle"]
-    nearest = difflib.get_close_matches(preset, preset_names(), n=1)
-    suggestion = f"Did you mean `{nearest[0]}`? " if nearest else ""
-    raise ValueError(
-        f"There is no preset named `{preset}` and no directory of that name. "
-        f"{suggestion}`align-keras presets` lists all names."
-    )
+    raise unknown_preset(preset)
 
 
 def preset_file(preset, name):

@@ -6,7 +6,9 @@ Nothing here imports Keras, so listing and checking names is fast.
 """
 
 import copy
+import difflib
 import functools
+import importlib.util
 import json
 from pathlib import Path
 
@@ -85,6 +87,35 @@ def pretrained_handle(preset):
 def preset_names():
     """Return the names of all model presets, sorted."""
     return sorted((*shipped_configs(), *_pretrained()))
+
+
+def may_be_preset(name):
+    """Tell whether a name may be that of a preset, of ours or of KerasHub's.
+
+    Importing KerasHub takes seconds. Its presets are keys of dicts in its
+    source, so that a name which is not quoted there is not one of them.
+    """
+    if name in preset_names():
+        return True
+    found = importlib.util.find_spec("keras_hub")
+    if found is None or not found.submodule_search_locations:
+        return True
+    quoted = f'"{name}"'
+    return any(
+        quoted in path.read_text("utf-8")
+        for folder in found.submodule_search_locations
+        for path in Path(folder).rglob("*_presets.py")
+    )
+
+
+def unknown_preset(preset):
+    """Return the error for what is neither a name nor a directory."""
+    nearest = difflib.get_close_matches(preset, preset_names(), n=1)
+    suggestion = f"Did you mean `{nearest[0]}`? " if nearest else ""
+    return ValueError(
+        f"There is no preset named `{preset}` and no directory of that name. "
+        f"{suggestion}`align-keras presets` lists all names."
+    )
 
 
 def shipped_config(preset):

@@ -181,7 +181,7 @@ class Lamb(
         return config
 
 
-# Not an attribute of the optimizer, which could then no longer be copied.
+# Keyed by the numbers: one that is changed counts in the next trace of a step.
 @functools.cache
 def _change(beta_1, beta_2, epsilon, decay_rate, adapted):
     """Return a function to the new moments and what to subtract."""

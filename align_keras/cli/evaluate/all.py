@@ -3,6 +3,8 @@
 import json
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
@@ -14,6 +16,7 @@ def add_arguments(parser):
     add_json(parser)
     parser.add_argument(
         "--model",
+        type=ModelPath,
         required=True,
         action="append",
         metavar="MODEL",
@@ -21,6 +24,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--data-root",
+        type=InputPath,
         required=True,
         metavar="DIR",
         help="directory laid out as in docs/evaluation.md",

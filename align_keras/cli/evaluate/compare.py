@@ -3,14 +3,15 @@
 import json
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_json
 
 
 def add_arguments(parser):
     """Declare the options."""
     add_json(parser)
-    parser.add_argument("first", metavar="A.json")
-    parser.add_argument("second", metavar="B.json")
+    parser.add_argument("first", type=InputPath, metavar="A.json")
+    parser.add_argument("second", type=InputPath, metavar="B.json")
     shared_options.add_bootstrap(parser)
 
 

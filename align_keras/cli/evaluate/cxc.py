@@ -1,6 +1,7 @@
 """`align-keras evaluate cxc`: Crisscrossed Captions."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_allow_outside
 
 THRESHOLDS = {"sts": 3.0, "sis": 2.5, "sits": 3.0}
@@ -12,16 +13,25 @@ def add_arguments(parser):
     shared_options.add_embedding(parser)
     parser.add_argument(
         "--data",
+        type=InputPath,
         required=True,
         metavar="DIR",
         help="directory of the rating files, such as sts_test.csv, "
         "sis_test.csv and sits_test.csv",
     )
     parser.add_argument(
-        "--captions", required=True, metavar="FILE", help="dataset_coco.json"
+        "--captions",
+        type=InputPath,
+        required=True,
+        metavar="FILE",
+        help="dataset_coco.json",
     )
     parser.add_argument(
-        "--images", required=True, metavar="DIR", help="images of MSCOCO"
+        "--images",
+        type=InputPath,
+        required=True,
+        metavar="DIR",
+        help="images of MSCOCO",
     )
     add_allow_outside(parser)
     parser.add_argument("--split", choices=["val", "test"], default="test")

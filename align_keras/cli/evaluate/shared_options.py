@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 
+from align_keras.cli.options import InputPath
+from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
@@ -27,6 +29,7 @@ def add_named_model(parser):
     add_json(parser)
     parser.add_argument(
         "--model",
+        type=ModelPath,
         required=True,
         metavar="MODEL",
         help="preset directory or handle, SavedModel, or a preset of "
@@ -106,8 +109,12 @@ def add_published(parser, tests, data, images):
     parser.add_argument(
         "--test", required=True, choices=tests, help="test to run on the data"
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER", help=data)
-    parser.add_argument("--images", metavar="FOLDER", help=images)
+    parser.add_argument(
+        "--data", type=InputPath, required=True, metavar="FOLDER", help=data
+    )
+    parser.add_argument(
+        "--images", type=InputPath, metavar="FOLDER", help=images
+    )
     add_name(parser)
     add_allow_outside(parser)
 
@@ -116,6 +123,7 @@ def add_captioned(parser):
     """Declare images with captions."""
     parser.add_argument(
         "--data",
+        type=InputPath,
         metavar="GLOB",
         help="TFRecord files that `align-keras pack` or img2dataset wrote; "
         "a folder of images, with --captions or with a captions.csv or .txt "
@@ -123,6 +131,7 @@ def add_captioned(parser):
     )
     parser.add_argument(
         "--captions",
+        type=InputPath,
         metavar="FILE",
         help="caption file, such as dataset_coco.json of Karpathy's splits, "
         "or the directory that `align-keras curate` wrote",
@@ -149,6 +158,7 @@ def add_labelled(parser, *parts):
     for part in parts:
         parser.add_argument(
             f"--{part}",
+            type=InputPath,
             required=part != "validation",
             metavar="FOLDER",
             help="folder with one subfolder of images for each class; with "

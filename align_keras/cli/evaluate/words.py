@@ -1,13 +1,18 @@
 """`align-keras evaluate words`: compare word similarity with ratings."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import InputPath
 
 
 def add_arguments(parser):
     """Declare the options."""
     shared_options.add_model(parser)
     parser.add_argument(
-        "--data", required=True, metavar="FILE", help="SimLex-999.txt"
+        "--data",
+        type=InputPath,
+        required=True,
+        metavar="FILE",
+        help="SimLex-999.txt",
     )
 
 

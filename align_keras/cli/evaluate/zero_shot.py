@@ -1,6 +1,7 @@
 """`align-keras evaluate zero-shot`: classify images by class names."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import InputPath
 
 
 def add_arguments(parser):
@@ -10,6 +11,7 @@ def add_arguments(parser):
     shared_options.add_labelled(parser, "data")
     parser.add_argument(
         "--classes",
+        type=InputPath,
         metavar="FILE",
         help="names of the classes: one on each line, or JSON, which may hold "
         "templates too",
