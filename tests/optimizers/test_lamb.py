@@ -97,6 +97,31 @@ def test_zero_weights_and_zero_gradients_stay_finite():
     assert np.isfinite(values).all() and (values < 0).all()
 
 
+def test_numbers_changed_after_a_step_count():
+    numbers = {"beta_1": 0.5, "beta_2": 0.75, "epsilon": 0.25}
+    changed = Lamb(0.1, weight_decay=0.1)
+    fresh = Lamb(0.1, weight_decay=0.3, **numbers)
+    state = variables()
+    grads = [ops.convert_to_tensor(g) for g in gradients(0, state)]
+    changed.apply(grads, state)
+    for field, value in {**numbers, "decay_rate": 0.3}.items():
+        setattr(changed, field, value)
+    again = variables()
+    fresh.build(again)
+    fresh.iterations.assign(changed.iterations)
+    mine = changed.variables[2:] + state
+    for variable, value in zip(fresh.variables[2:] + again, mine, strict=True):
+        variable.assign(value)
+    before = [ops.convert_to_numpy(v) for v in state]
+    for optimizer, values in ((changed, state), (fresh, again)):
+        optimizer.apply(grads, values)
+    for got, expected, old in zip(state, again, before, strict=True):
+        got = ops.convert_to_numpy(got)
+        assert np.abs(got - old).min() > 1e-3
+        expected = ops.convert_to_numpy(expected)
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_config_round_trip():
     optimizer = Lamb(
         WarmupLinearDecay(0.5, 2, 9),

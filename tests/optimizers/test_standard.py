@@ -66,6 +66,40 @@ def test_equals_the_optimizer_of_keras_where_nothing_is_excluded(name, amsgrad):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+CHANGED = {"beta_1": 0.5, "beta_2": 0.75, "epsilon": 0.25}
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_numbers_changed_after_a_step_count_as_they_do_in_keras(name):
+    results = []
+    for module in (optimizers, keras.optimizers):
+        optimizer = getattr(module, name)(0.1, weight_decay=0.1)
+        variable = keras.Variable(np.arange(1.0, 7).reshape(3, 2), name="w")
+        for changed in ({}, CHANGED, {"weight_decay": 0.5}):
+            for field, value in changed.items():
+                setattr(optimizer, field, value)
+            optimizer.apply([ops.ones((3, 2)) * 0.5], [variable])
+            results.append(ops.convert_to_numpy(variable))
+    assert np.abs(results[1] - results[0]).min() > 0.01
+    np.testing.assert_allclose(results[:3], results[3:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("module", [optimizers, keras.optimizers])
+def test_variables_are_excluded_from_decay_by_a_part_of_their_path(module):
+    model = keras.Sequential([keras.layers.Dense(2, name=n) for n in "ab"])
+    model.build((None, 2))
+    optimizer = module.Adam(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["a/"])
+    before = [ops.convert_to_numpy(v) for v in model.weights]
+    optimizer.apply([ops.zeros(v.shape) for v in model.weights], model.weights)
+    factors = (1, 1, 0.95, 0.95)
+    for variable, old, factor in zip(
+        model.weights, before, factors, strict=True
+    ):
+        new = ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(new, factor * old, rtol=1e-6)
+
+
 def test_clipping_scales_the_gradient_of_all_weights_together():
     gradients = np.array([[3, 0], [0, 4], [0, 0], [12, 0]], "float32")
     for limit, scale in ((6.5, 0.5), (13.5, 1.0)):
