@@ -11,6 +11,7 @@ from keras import ops
 from align_keras import AlignDualEncoder
 from align_keras import BertTextEncoder
 from align_keras import ContrastiveLoss
+from align_keras.models.lora import add_lora
 from align_keras.models.pooling import LENGTH_STEP
 from align_keras.models.pooling import without_shared_padding
 
@@ -76,6 +77,14 @@ STEPS = {
     "recomputed": {"remat": True},
     "several steps at once": {"steps_per_execution": 2},
     "compiled by XLA": {"jit_compile": True},
+    "low-rank updates": {},
+    "frozen texts": {},
+}
+PREPARED = {
+    "low-rank updates": lambda model: add_lora(model, 2),
+    "frozen texts": lambda model: setattr(
+        model.text_encoder, "trainable", False
+    ),
 }
 
 
@@ -94,6 +103,7 @@ def test_steps_are_the_same_as_without_padding(
     data, results = pairs(8, length=LONGEST), []
     for batch in (data, padded(data)):
         model = tiny_model(text_pooling=pooling)
+        PREPARED.get(way, lambda model: None)(model)
         with monkeypatch.context() as patch:
             widths = widths_of(model.text_encoder, patch)
             model.compile(
@@ -113,6 +123,23 @@ def test_steps_are_the_same_as_without_padding(
     assert set(widths) == {LENGTH if fixed else LONGEST if known else None}
     for plain, long in zip(*results, strict=True):
         np.testing.assert_allclose(long, plain, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="texts keep their length")
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantized_towers_leave_padding_out(
+    mode, tiny_model, pairs, monkeypatch
+):
+    model, data = tiny_model(), pairs(4, length=LONGEST)
+    model.text_encoder.quantize(mode)
+    names = ("token_ids", "padding_mask")
+    batches = ({name: b[name] for name in names} for b in (data, padded(data)))
+    widths = widths_of(model.text_encoder, monkeypatch)
+    plain, long = (
+        ops.convert_to_numpy(model.encode_text(batch)) for batch in batches
+    )
+    assert widths == [LONGEST, LONGEST]
+    np.testing.assert_allclose(long, plain, atol=1e-6)
 
 
 class BagOfWords(keras.Model):
