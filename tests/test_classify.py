@@ -98,7 +98,7 @@ def test_what_cannot_be_classified_is_refused(model, folder, tmp_path, capsys):
         ([str(tmp_path / "gone.jpg"), "a", "b"], "no image or folder"),
         ([str(tmp_path / "empty"), "a", "b"], "holds no images"),
         ([str(folder / "0.jpg")], "either as arguments or as a file"),
-        ([str(folder / "0.jpg"), "a", "--classes", "x"], "either as arguments"),
+        ([str(folder / "0.jpg"), "a", *twice], "either as arguments"),
     ):
         assert main(["classify", *command, *preset]) == 2
         assert message in capsys.readouterr().err

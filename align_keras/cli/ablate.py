@@ -4,6 +4,7 @@ import json
 
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_allow_outside
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 
@@ -24,7 +25,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=bounded(int, least=0),
         default=1000,
         metavar="N",
         help="resamples for the intervals (default: %(default)s)",

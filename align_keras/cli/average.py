@@ -7,6 +7,7 @@ from align_keras.cli.options import InputPath
 from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_json
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 logger = logging.getLogger("align_keras")
@@ -28,7 +29,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--weight",
-        type=float,
+        type=bounded(float, least=0, most=1),
         metavar="SHARE",
         help="share of B in the average that is written, such as 0.4",
     )
@@ -61,7 +62,7 @@ def add_arguments(parser):
     add_allow_outside(parser)
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="for --sweep: images per call of the network (default: 64)",
     )

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 
@@ -20,20 +21,20 @@ def add_arguments(parser):
     shared_options.add_captioned(parser)
     parser.add_argument(
         "--temperature",
-        type=float,
+        type=bounded(float, above=0),
         metavar="T",
         help="what cosines are divided by (default: that of the model)",
     )
     parser.add_argument(
         "--softmax-batch",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="images in the softmax that gives the true match its probability "
         "(default: the batch size of the run that contains the model, or 256)",
     )
     parser.add_argument(
         "--k",
-        type=int,
+        type=bounded(int, least=1),
         default=10,
         metavar="K",
         help="nearest neighbours of a query that count for hubness (default: "
@@ -41,7 +42,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--examples",
-        type=int,
+        type=bounded(int, least=0),
         default=24,
         metavar="N",
         help="images to show whose nearest caption is wrong (default: "
@@ -49,7 +50,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=bounded(int, least=0),
         default=0,
         help="seed of the samples (default: %(default)s)",
     )
@@ -57,12 +58,13 @@ def add_arguments(parser):
 
 def run(args):
     """Diagnose the model and print the numbers."""
+    data = shared_options.captioned(args)
     from align_keras.evaluation import diagnose
     from align_keras.evaluation.diagnosis_page import describe_diagnosis
 
     found = diagnose(
         args.model,
-        shared_options.captioned(args),
+        data,
         args.output,
         temperature=args.temperature,
         softmax_batch=args.softmax_batch,

@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_json
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 
@@ -42,14 +43,14 @@ def add_arguments(parser):
     ):
         parser.add_argument(
             f"--{name}",
-            type=int,
+            type=bounded(int, least=int(name != "retries")),
             default=default,
             metavar="N",
             help=f"{text} (default: %(default)s)",
         )
     parser.add_argument(
         "--processes",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="default: the number of cores",
     )

@@ -4,6 +4,7 @@ import json
 
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_parts
+from align_keras.cli.options import bounded
 from align_keras.cli.options import parts_options
 
 
@@ -18,7 +19,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--thumbnail-size",
-        type=int,
+        type=bounded(int, least=0),
         default=256,
         metavar="N",
         help="pixels of a thumbnail's shorter side, 0 for none "

@@ -5,7 +5,9 @@ import json
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_json
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
+from align_keras.serving.export_options import check_export
 
 
 def add_arguments(parser):
@@ -62,26 +64,26 @@ def add_arguments(parser):
     )
     group.add_argument(
         "--top-k",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="labels that classify returns for an image (default: 5)",
     )
     group.add_argument(
         "--max-pixels",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="refuse larger images (default: 32 million)",
     )
     group.add_argument(
         "--batch-sizes",
-        type=int,
+        type=bounded(int, least=1),
         nargs="+",
         metavar="N",
         help="batch sizes to time (default: 1 8)",
     )
     group.add_argument(
         "--runs",
-        type=int,
+        type=bounded(int, least=0),
         metavar="N",
         help="timed requests of each kind; 0 for none (default: 20)",
     )
@@ -90,6 +92,15 @@ def add_arguments(parser):
 
 def run(args):
     """Export the model and report what was written."""
+    options = {
+        "classes": args.classes,
+        "templates": args.templates,
+        "top_k": args.top_k,
+        "max_pixels": args.max_pixels,
+        "batch_sizes": args.batch_sizes,
+        "runs": args.runs,
+    }
+    check_export(args.format, args.precision, args.calibrate, **options)
     from align_keras.serving.export import export
 
     calibration = None
@@ -102,13 +113,8 @@ def run(args):
         args.output,
         form=args.format,
         precision=args.precision,
-        classes=args.classes,
-        templates=args.templates,
-        top_k=args.top_k,
-        max_pixels=args.max_pixels,
-        batch_sizes=args.batch_sizes,
-        runs=args.runs,
         calibration=calibration,
+        **options,
     )
     if args.json:
         print(json.dumps(result))

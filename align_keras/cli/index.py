@@ -67,15 +67,15 @@ def add_arguments(parser):
 
 def run(args):
     """Build the index and describe it."""
-    from align_keras.classes import read_classes
-    from align_keras.classes import read_templates
-    from align_keras.search import build_index
-
     if args.templates and not args.labels:
         raise ValueError(
             "--templates applies to the names of classes: name a file with "
             "--labels too."
         )
+    from align_keras.classes import read_classes
+    from align_keras.classes import read_templates
+    from align_keras.search import build_index
+
     labels, templates = [], None
     if args.labels:
         classes = read_classes(args.labels, distinct=True)

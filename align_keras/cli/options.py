@@ -3,12 +3,16 @@
 import argparse
 import glob
 import importlib
+import operator
 import os
 
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
 from align_keras.models.shipped_presets import may_be_preset
 from align_keras.models.shipped_presets import unknown_preset
+
+# Those of `align_keras.training.strategies`, which imports Keras.
+STRATEGIES = ("auto", "one-device", "mirrored", "multi-worker", "tpu")
 
 
 def add_commands(parsers, package, commands):
@@ -38,6 +42,36 @@ def output_path(text):
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def bounded(kind, least=None, most=None, above=None):
+    """Return a parser of numbers that refuses those out of bounds.
+
+    A command would refuse them too, but only after seconds of imports.
+
+    Args:
+        kind: `int` or `float`.
+        least: The smallest number, or `None`.
+        most: The largest number, or `None`.
+        above: What the number must exceed, or `None`.
+    """
+
+    def parse(text):
+        value = kind(text)
+        for bound, words, holds in (
+            (least, "at least", operator.ge),
+            (most, "at most", operator.le),
+            (above, "above", operator.gt),
+        ):
+            if bound is not None and not holds(value, bound):
+                raise argparse.ArgumentTypeError(
+                    f"must be {words} {bound}. Received: {text}"
+                )
+        return value
+
+    # The name that argparse gives to what is no number.
+    parse.__name__ = kind.__name__
+    return parse
 
 
 class OutputFile(str):
@@ -121,7 +155,7 @@ def add_json(parser):
 def add_batch_size(parser):
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=bounded(int, least=1),
         default=64,
         metavar="N",
         help="images per call of the network (default: %(default)s)",
@@ -176,8 +210,8 @@ def add_parts(parser):
     add_batch_size(parser)
     parser.add_argument(
         "--strategy",
-        help="auto, one-device, mirrored, multi-worker or tpu (default: auto); "
-        "not with --spark",
+        choices=STRATEGIES,
+        help="default: auto; not with --spark",
     )
     parser.add_argument(
         "--spark",
@@ -186,14 +220,14 @@ def add_parts(parser):
     )
     parser.add_argument(
         "--images-per-shard",
-        type=int,
+        type=bounded(int, least=1),
         default=4096,
         metavar="N",
         help="images of a folder per output file (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=bounded(int, least=1),
         default=64_000_000,
         metavar="N",
         help="leave out larger images (default: %(default)s)",

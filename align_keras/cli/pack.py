@@ -3,6 +3,7 @@
 import json
 
 from align_keras.cli.options import add_allow_outside
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 
@@ -41,21 +42,21 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--records-per-shard",
-        type=int,
+        type=bounded(int, least=1),
         default=1000,
         metavar="N",
         help="default: %(default)s",
     )
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=bounded(int, least=1),
         default=64_000_000,
         metavar="N",
         help="skip larger images; default: %(default)s",
     )
     parser.add_argument(
         "--hold-out",
-        type=float,
+        type=bounded(float, least=0, most=0.5),
         default=0,
         metavar="SHARE",
         help="hold out this share of the images, in OUT/held_out, to "
@@ -69,7 +70,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--resize",
-        type=int,
+        type=bounded(int, least=1),
         metavar="PIXELS",
         help="resize images to this height and width, the `resize_size` of "
         "the recipe to train with (346 in the paper's); this makes reading "

@@ -2,6 +2,7 @@ import json
 import os
 
 from align_keras.cli.options import ModelPath
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 # Options that replace a field of the recipe.
@@ -33,14 +34,14 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--batch-per-core",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="pairs on each core; by default the recipe's batch divided by the "
         "number of cores",
     )
     parser.add_argument(
         "--microbatch",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="pairs that a core embeds at a time",
     )
@@ -53,7 +54,7 @@ def add_arguments(parser):
     parser.add_argument("--optimizer", help="replaces the recipe's optimizer")
     parser.add_argument(
         "--resolution",
-        type=int,
+        type=bounded(int, least=1),
         metavar="PIXELS",
         help="replaces the recipe's image_size",
     )
@@ -66,7 +67,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--vocabulary-size",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="number of tokens; by default that of the preset",
     )
@@ -78,7 +79,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--price-per-core-hour",
-        type=float,
+        type=bounded(float, least=0),
         metavar="PRICE",
         help="price that you pay; there is no default",
     )
@@ -97,7 +98,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--limit",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="largest batch that --search tries (default: 1024)",
     )

@@ -2,6 +2,7 @@
 
 import json
 
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 
@@ -16,12 +17,14 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=bounded(int, least=0),
         default=0,
         help="seed of the images and the training (default: %(default)s)",
     )
     parser.add_argument(
-        "--steps", type=int, help="replaces the recipe's number of steps"
+        "--steps",
+        type=bounded(int, least=1),
+        help="replaces the recipe's number of steps",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the report as JSON"

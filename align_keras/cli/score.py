@@ -4,6 +4,7 @@ import json
 
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import add_parts
+from align_keras.cli.options import bounded
 from align_keras.cli.options import parts_options
 
 
@@ -32,7 +33,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--block-size",
-        type=int,
+        type=bounded(int, least=2),
         default=4096,
         metavar="N",
         help="pairs among which to look for the nearest other caption and "

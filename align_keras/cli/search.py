@@ -7,6 +7,7 @@ from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_json
 from align_keras.cli.options import add_qdrant
 from align_keras.cli.options import add_verify
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_file
 
 
@@ -50,7 +51,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "-k",
-        type=int,
+        type=bounded(int, least=1),
         default=10,
         metavar="N",
         help="number of results (default: %(default)s)",

@@ -4,6 +4,7 @@ from align_keras.cli.options import InputPath
 from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_qdrant
 from align_keras.cli.options import add_verify
+from align_keras.cli.options import bounded
 
 
 def add_arguments(parser):
@@ -20,7 +21,10 @@ def add_arguments(parser):
         help="address to listen on (default: %(default)s, this machine only)",
     )
     parser.add_argument(
-        "--port", type=int, default=8080, help="default: %(default)s"
+        "--port",
+        type=bounded(int, least=0, most=65535),
+        default=8080,
+        help="default: %(default)s",
     )
     parser.add_argument(
         "--open", action="store_true", help="open the page in a browser"
@@ -42,14 +46,14 @@ def add_arguments(parser):
     add_verify(parser)
     parser.add_argument(
         "--max-upload-mib",
-        type=float,
+        type=bounded(float, above=0),
         default=20,
         metavar="N",
         help="maximum size of a dropped image in MiB (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=bounded(int, least=1),
         default=50_000_000,
         metavar="N",
         help="maximum number of pixels of a dropped image (default: "
@@ -57,7 +61,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=bounded(float, above=0),
         default=20,
         metavar="N",
         help="maximum number of requests per second from one address (default: "

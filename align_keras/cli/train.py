@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+from align_keras.cli.options import STRATEGIES
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_path
 
 
@@ -50,7 +52,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--hold-out",
-        type=float,
+        type=bounded(float, least=0, most=0.5),
         default=0.1,
         metavar="SHARE",
         help="share of a folder's images to hold out without "
@@ -65,7 +67,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--strategy",
         default="auto",
-        choices=["auto", "one-device", "mirrored", "multi-worker", "tpu"],
+        choices=STRATEGIES,
     )
     parser.add_argument(
         "--shard-state",
@@ -174,6 +176,12 @@ def run(options):
 
     # Report errors in the recipe before TensorFlow is loaded.
     recipe = load_recipe(options.recipe, **overrides)
+    towers = options.image_weights, options.text_weights
+    if options.preset is None and None in towers:
+        raise ValueError(
+            "A run needs `--preset`, or both `--image-weights` and "
+            "`--text-weights`."
+        )
 
     from align_keras.training import train
 

@@ -1,4 +1,6 @@
+import argparse
 import json
+import re
 
 from align_keras.cli.options import InputPath
 
@@ -10,7 +12,9 @@ def add_arguments(parser):
         metavar="DIR",
         help="working directory of a run, or preset directory",
     )
-    parser.add_argument("handle", metavar="HANDLE", help="hf://user/name")
+    parser.add_argument(
+        "handle", type=_handle, metavar="HANDLE", help="hf://user/name"
+    )
     parser.add_argument(
         "--license",
         metavar="ID",
@@ -28,6 +32,15 @@ def add_arguments(parser):
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON"
     )
+
+
+def _handle(text):
+    if not re.fullmatch("hf://[^/]+/[^/]+", text):
+        raise argparse.ArgumentTypeError(
+            "must be hf://user/name; for Kaggle, see "
+            f"`keras_hub.upload_preset`. Received: {text!r}"
+        )
+    return text
 
 
 def run(options):

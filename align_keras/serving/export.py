@@ -11,9 +11,9 @@ from align_keras.io.mirrors import reads
 from align_keras.io.mirrors import stored
 from align_keras.models import AlignDualEncoder
 from align_keras.models.presets import require_weights
+from align_keras.serving.export_options import check_export
 from align_keras.serving.latency import measure_latency
 from align_keras.serving.latency import size_of
-from align_keras.serving.portable import QUANTIZED
 from align_keras.serving.portable import export_quantized_towers
 from align_keras.serving.portable import export_towers
 from align_keras.serving.saved_model import export_saved_model
@@ -83,8 +83,7 @@ def export(
         "batch_sizes": batch_sizes,
         "runs": runs,
     }
-    _check_options(form, options)
-    _check_precision(form, precision, calibration)
+    check_export(form, precision, calibration, **options)
     if precision == "bfloat16":
         logger.warning(
             "bfloat16 halves the files, but on CPUs it is slower than float32 "
@@ -128,51 +127,3 @@ def export(
         "bytes": size_of(output),
         "latency_ms": rows,
     }
-
-
-def _check_precision(form, precision, calibration):
-    if precision != "int8":
-        if calibration is not None:
-            raise ValueError(
-                "--calibrate is for --precision int8. "
-                f"Received: --precision {precision}"
-            )
-        return
-    if form not in QUANTIZED:
-        raise ValueError(
-            "--precision int8 needs a runtime that computes in 8 bits: choose "
-            f"--format {' or '.join(QUANTIZED)}. Received: --format {form}"
-        )
-    if calibration is None:
-        raise ValueError(
-            "--precision int8 needs images with captions like those that the "
-            "model will see, from which it takes the ranges of the integers: "
-            "name them with --calibrate."
-        )
-
-
-def _check_options(form, options):
-    def word(name):
-        return f"--{name.replace('_', '-')}"
-
-    given = [name for name, value in options.items() if value is not None]
-    if form != "saved_model" and given:
-        raise ValueError(
-            f"{word(given[0])} is an option of the format saved_model. "
-            f"Received: --format {form}"
-        )
-    for name in ("templates", "top_k"):
-        if name in given and "classes" not in given:
-            raise ValueError(
-                f"{word(name)} applies to the signature classify: name a file "
-                "with --classes too."
-            )
-    if any(size < 1 for size in options["batch_sizes"] or ()):
-        raise ValueError(
-            "--batch-sizes must be positive. "
-            f"Received: {options['batch_sizes']}"
-        )
-    if options["runs"] is not None and options["runs"] < 0:
-        raise ValueError(
-            f"--runs must not be negative. Received: {options['runs']}"
-        )

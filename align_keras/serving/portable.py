@@ -15,6 +15,7 @@ from align_keras.io.optional import OptionalModule
 from align_keras.io.paths import local_path
 from align_keras.io.word_pieces import SPECIAL_TOKENS
 from align_keras.preprocessing import AlignTokenizer
+from align_keras.serving.export_options import QUANTIZED
 from align_keras.serving.quantization import compare_towers
 from align_keras.serving.quantization import draw_sample
 from align_keras.serving.quantization import quantize
@@ -27,7 +28,6 @@ tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
 SUFFIXES = {"litert": "tflite", "onnx": "onnx", "openvino": "xml"}
 # The formats whose runtimes compute in 8 bits.
-QUANTIZED = ("onnx", "openvino")
 # All files that an export may consist of; the last four are of tokenizers.
 _FILES = (
     *(

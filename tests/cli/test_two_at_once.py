@@ -110,6 +110,8 @@ def inputs(tmp_path_factory):
     paths["RECIPE"].write_text(yaml.safe_dump(FIELDS))
     paths["ABLATION"] = folder / "ablation.yaml"
     paths["ABLATION"].write_text("data: {scenes: 8}\nvariants: {}\n")
+    # What it holds is looked at once the file is locked.
+    paths["INDEX"] = paths["PRESET"]
     paths["PAIRS"] = folder / "pairs.csv"
     paths["PAIRS"].write_text("url,text\nhttp://a.b/c.jpg,a red bus\n")
     paths["WORDS"] = write_vocabulary(folder / "words.txt")

@@ -24,7 +24,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture
-def ask(capsys, monkeypatch):
+def ask(capsys, monkeypatch, any_model):
     """Run an evaluation of the seer and return its JSON."""
     monkeypatch.setattr(
         embedding, "load_embedder", lambda name: Seer().embedder()
@@ -141,7 +141,7 @@ def test_vtab(ask, tmp_path, monkeypatch):
     assert (seen["samples"], seen["identity"]) == (20, "seer")
 
 
-def test_all(root, tmp_path, monkeypatch, capsys):
+def test_all(root, tmp_path, monkeypatch, capsys, any_model):
     def load(name):
         return Embedder(name, Seer().images, Seer().texts)
 
@@ -178,20 +178,24 @@ def test_tfds_data_sets_have_the_papers_names(ask):
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
-    arguments, option, capsys, monkeypatch
+    arguments, option, capsys, monkeypatch, any_model, tmp_path
 ):
     monkeypatch.setattr(embedding, "load_embedder", lambda name: None)
+    # Files are looked for first.
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "a.json"):
+        (tmp_path / name).touch()
     assert main(["evaluate", *arguments.split(), "--model", "m"]) == 2
     assert f"error: `--{option}` is for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["--tfds", "--data"])
-def test_captions_per_image_are_positive(source, capsys, monkeypatch):
-    monkeypatch.setattr(embedding, "load_embedder", lambda name: None)
+def test_captions_per_image_are_positive(source, capsys):
     command = ["evaluate", "retrieval", source, "a", "--model", "m"]
     for number in ("0", "-1"):
-        assert main([*command, "--captions-per-image", number]) == 2
-        said = f"`--captions-per-image` must be positive. Received: {number}"
+        with pytest.raises(SystemExit):
+            main([*command, "--captions-per-image", number])
+        said = f"--captions-per-image: must be at least 1. Received: {number}"
         assert said in capsys.readouterr().err
 
 

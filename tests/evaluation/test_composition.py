@@ -311,7 +311,9 @@ def test_images_outside_of_the_folder_are_refused(crepe, tmp_path):
         )
 
 
-def test_commands_and_the_suite(crepe, pairs, genome, tmp_path, monkeypatch):
+def test_commands_and_the_suite(
+    crepe, pairs, genome, tmp_path, monkeypatch, any_model
+):
     from align_keras import embedding
 
     monkeypatch.setattr(

@@ -320,7 +320,7 @@ def photos(tmp_path):
 
 
 @pytest.fixture
-def seer(monkeypatch):
+def seer(monkeypatch, any_model):
     embedder = dataclasses.replace(Seer().embedder(), temperature=0.05)
     monkeypatch.setattr(diagnosis, "load_embedder", lambda _: embedder)
     return embedder

@@ -332,7 +332,9 @@ def test_a_language_without_any_caption_is_named(xm3600):
         )
 
 
-def test_commands_and_the_suite(xm3600, flickr, tmp_path, monkeypatch, capsys):
+def test_commands_and_the_suite(
+    xm3600, flickr, tmp_path, monkeypatch, capsys, any_model
+):
     from align_keras import embedding
 
     monkeypatch.setattr(embedding, "load_embedder", lambda _: embedder(0))

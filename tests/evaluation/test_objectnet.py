@@ -265,7 +265,7 @@ def test_what_is_not_as_published_is_named(folder, tmp_path):
         measure(embedder, objectnet(folder), few, samples=0)
 
 
-def test_all_runs_sketches_and_objects(tmp_path, capsys):
+def test_all_runs_sketches_and_objects(tmp_path, capsys, any_model):
     """The seer knows colors, of which each folder has one."""
     root = tmp_path / "data"
     colors = dict(zip(IMAGES, [*COLORS.values(), (0, 0, 0)], strict=True))

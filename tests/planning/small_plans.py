@@ -127,7 +127,10 @@ def command(*arguments):
     """Run the command line; returns its status and what it says."""
     output, errors = io.StringIO(), io.StringIO()
     with redirect_stdout(output), redirect_stderr(errors):
-        status = cli.main(["plan", *arguments])
+        try:
+            status = cli.main(["plan", *arguments])
+        except SystemExit as end:
+            status = end.code
     return {
         "status": status,
         "output": output.getvalue(),
@@ -170,7 +173,7 @@ def refusals(directory, preset):
         "rows by --set": [*common, "--set", "vocabulary_size=50"],
         "searched remat": [*search, "--set", "remat=true"],
         "searched size": [*search, "--set", "microbatch_size=8"],
-        "limit alone": [*common, "--limit", "0"],
+        "limit alone": [*common, "--limit", "8"],
         "limit": [*search, "--limit", "-5"],
         "limit of 0": [*search, "--limit", "0"],
         "microbatch": [*search, "--microbatch", "0"],

@@ -318,7 +318,6 @@ def test_wrong_command_lines(folder, tmp_path, capsys):
         ([*classes, "--templates", f"{tmp_path}/object.json"], "a list"),
         (["--top-k", "3"], "--classes too"),
         (["--format", "onnx", "--max-pixels", "9"], "--max-pixels is an"),
-        (["--batch-sizes", "0"], "must be positive"),
         (["--model", f"{tmp_path}/missing"], "missing"),
     ]
     for options, message in cases:

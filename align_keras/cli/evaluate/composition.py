@@ -19,22 +19,22 @@ def add_arguments(parser):
 
 def run(args):
     """Measure composition and print the result."""
+    if args.test == "winoground" and args.images:
+        shared_options.refuse(
+            "images", "is not for winoground: its images are in `--data`"
+        )
+    if args.test == "sugarcrepe" and not args.images:
+        raise ValueError(
+            "sugarcrepe needs `--images`, the folder of MSCOCO's val2017."
+        )
     from align_keras.evaluation import composition
 
     options = {"allow_outside": args.allow_outside}
     if args.name:
         options["name"] = args.name
     if args.test == "winoground":
-        if args.images:
-            shared_options.refuse(
-                "images", "is not for winoground: its images are in `--data`"
-            )
         data = composition.winoground(args.data, **options)
     elif args.test == "sugarcrepe":
-        if not args.images:
-            raise ValueError(
-                "sugarcrepe needs `--images`, the folder of MSCOCO's val2017."
-            )
         data = composition.sugar_crepe(args.data, args.images, **options)
     else:
         kind = args.test.removeprefix("vg-")

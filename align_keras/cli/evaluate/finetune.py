@@ -19,12 +19,14 @@ def add_arguments(parser):
 
 def run(args):
     """Fine-tune a classifier and print its result."""
+    train = shared_options.labelled(args, "train")
+    test = shared_options.labelled(args, "data")
     from align_keras.evaluation import measure_finetune
 
     result = measure_finetune(
         shared_options.loader(args),
-        shared_options.labelled(args, "train"),
-        shared_options.labelled(args, "data"),
+        train,
+        test,
         args.recipe,
         args.workdir,
         args.runs,

@@ -13,10 +13,10 @@ def add_arguments(parser):
 
 def run(args):
     """Measure nearest-neighbour classification and print the result."""
-    from align_keras.evaluation import measure_knn
-
     train = shared_options.labelled(args, "train")
     test = shared_options.labelled(args, "data")
+    from align_keras.evaluation import measure_knn
+
     result = measure_knn(
         shared_options.embedder(args),
         train,

@@ -18,12 +18,12 @@ def add_arguments(parser):
 
 def run(args):
     """Measure a linear probe and print the result."""
-    from align_keras.evaluation import measure_linear_probe
-
     parts = [
         shared_options.labelled(args, part)
         for part in ("train", "data", "validation")
     ]
+    from align_keras.evaluation import measure_linear_probe
+
     result = measure_linear_probe(
         shared_options.embedder(args),
         *parts,

@@ -1,6 +1,7 @@
 """`align-keras evaluate multilingual`: retrieval in many languages."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import bounded
 
 TESTS = ("xm3600", "multi30k")
 
@@ -23,7 +24,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--captions-per-image",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="for xm3600: use only the first N captions of an image in each "
         "language (default: all)",
@@ -33,30 +34,35 @@ def add_arguments(parser):
 
 def run(args):
     """Measure multilingual retrieval and print the result."""
-    from align_keras.evaluation import multilingual
+    data = _open(args)
+    from align_keras.evaluation.multilingual import measure_multilingual
 
-    result = multilingual.measure_multilingual(
+    result = measure_multilingual(
         shared_options.embedder(args),
-        _open(args, multilingual),
+        data,
         ks=args.k,
         **shared_options.embedding_options(args),
     )
     shared_options.show(args, result)
 
 
-def _open(args, multilingual):
+def _open(args):
+    if args.test != "xm3600":
+        _check_multi30k(args)
+    from align_keras.evaluation import multilingual
+
     options = {
         "languages": args.languages,
         "name": args.name or args.test,
         "allow_outside": args.allow_outside,
     }
     if args.test == "xm3600":
-        return multilingual.crossmodal3600(
-            args.data,
-            args.images,
-            captions_per_image=args.captions_per_image,
-            **options,
-        )
+        options["captions_per_image"] = args.captions_per_image
+        return multilingual.crossmodal3600(args.data, args.images, **options)
+    return multilingual.multi30k(args.data, args.images, **options)
+
+
+def _check_multi30k(args):
     if not args.images:
         raise ValueError(
             "multi30k needs `--images`, the folder of Flickr30k's images."
@@ -66,4 +72,3 @@ def _open(args, multilingual):
             "captions_per_image",
             "is for xm3600: all captions of multi30k are used",
         )
-    return multilingual.multi30k(args.data, args.images, **options)

@@ -1,6 +1,7 @@
 """`align-keras evaluate retrieval`: find captions by image and vice versa."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import bounded
 
 
 def add_arguments(parser):
@@ -10,7 +11,7 @@ def add_arguments(parser):
     shared_options.add_captioned(parser)
     parser.add_argument(
         "--folds",
-        type=int,
+        type=bounded(int, least=1),
         default=1,
         metavar="N",
         help="search each of N equal parts on its own; 5 for MSCOCO 1K",
@@ -20,9 +21,9 @@ def add_arguments(parser):
 
 def run(args):
     """Measure retrieval and print the result."""
+    data = shared_options.captioned(args)
     from align_keras.evaluation import measure_retrieval
 
-    data = shared_options.captioned(args)
     result = measure_retrieval(
         shared_options.embedder(args),
         data,

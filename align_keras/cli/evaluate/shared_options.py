@@ -8,6 +8,7 @@ from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
 from align_keras.cli.options import add_batch_size
 from align_keras.cli.options import add_json
+from align_keras.cli.options import bounded
 from align_keras.cli.options import output_file
 from align_keras.cli.options import output_path
 
@@ -58,7 +59,7 @@ def add_embedding(parser):
 def add_bootstrap(parser):
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=bounded(int, least=0),
         default=1000,
         metavar="N",
         help="resamples for the intervals (default: %(default)s)",
@@ -68,7 +69,7 @@ def add_bootstrap(parser):
 def add_depths(parser, default):
     parser.add_argument(
         "--k",
-        type=int,
+        type=bounded(int, least=1),
         nargs="+",
         default=default,
         metavar="K",
@@ -143,7 +144,7 @@ def add_captioned(parser):
     )
     parser.add_argument(
         "--captions-per-image",
-        type=int,
+        type=bounded(int, least=1),
         metavar="N",
         help="use only the first N captions of an image, from a caption file "
         "or TFDS (default: 5)",
@@ -180,26 +181,24 @@ def add_runs(parser, default):
     )
     parser.add_argument(
         "--runs",
-        type=int,
+        type=bounded(int, least=1),
         default=default,
         metavar="N",
         help="number of seeds to average over (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=bounded(int, least=0), default=0)
 
 
 def captioned(args):
     """Open the captioned images that the options name, as a `DataSet`."""
-    from align_keras.evaluation import datasets
-
     if (args.tfds is None) == (args.data is None):
         raise ValueError("Give either `--data` or `--tfds`.")
     _check_tfds(args)
     if args.tfds and args.captions:
         refuse("captions", "is for files: a TFDS data set has its own")
     first = args.captions_per_image
-    if first is not None and first < 1:
-        refuse("captions_per_image", f"must be positive. Received: {first}")
+    from align_keras.evaluation import datasets
+
     if not args.tfds:
         return datasets.captioned(
             args.data,
@@ -220,12 +219,12 @@ def captioned(args):
 
 def labelled(args, part):
     """Open the labelled images of an option, or return `None`."""
-    from align_keras.evaluation import datasets
-
     _check_tfds(args)
     value = getattr(args, part)
     if value is None:
         return None
+    from align_keras.evaluation import datasets
+
     # A result is named after its test images.
     name = args.name if part == "data" else None
     if args.tfds:

@@ -1,6 +1,7 @@
 """`align-keras evaluate vtab`: fine-tune on the tasks of VTAB-1k."""
 
 from align_keras.cli.evaluate import shared_options
+from align_keras.cli.options import bounded
 
 
 def add_arguments(parser):
@@ -14,7 +15,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--trials",
-        type=int,
+        type=bounded(int, least=1),
         default=50,
         metavar="N",
         help="settings to try for each task (default: %(default)s)",

@@ -37,9 +37,9 @@ def add_arguments(parser):
 
 def run(args):
     """Measure zero-shot classification and print the result."""
+    data = _open(args)
     from align_keras.evaluation import measure_zero_shot
 
-    data = _open(args)
     result = measure_zero_shot(
         shared_options.embedder(args),
         data,
@@ -55,10 +55,10 @@ def run(args):
 def _open(args):
     if not args.objectnet:
         return shared_options.labelled(args, "data")
-    from align_keras.evaluation import objectnet
-
     if args.tfds or args.tfds_directory:
         shared_options.refuse("objectnet", "is for files, not for TFDS")
+    from align_keras.evaluation import objectnet
+
     return objectnet(
         args.data, args.name or "objectnet", allow_outside=args.allow_outside
     )
