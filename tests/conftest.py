@@ -54,6 +54,14 @@ def graphs_as_they_are():
 
 
 @pytest.fixture
+def any_model(monkeypatch):
+    """Let commands take any name for that of a model."""
+    from align_keras.cli import options
+
+    monkeypatch.setattr(options, "may_be_preset", lambda name: True)
+
+
+@pytest.fixture
 def optimised_graphs():
     """Optimise graphs, to give the same bits as a process of its own."""
     optimise_graphs(True)

@@ -104,7 +104,7 @@ def index(file, tmp_path, monkeypatch, capsys):
         "align_keras.search.build_index",
         lambda *_, **settings: passed.update(settings) or {},
     )
-    command = ["index", "vectors", "--model", "colors", "--json"]
+    command = ["index", str(tmp_path), "--model", "colors", "--json"]
     command += ["--output", str(tmp_path), "--labels", str(file)]
     assert main(command) == 0
     return passed["labels"], passed["templates"]
@@ -115,7 +115,7 @@ def index(file, tmp_path, monkeypatch, capsys):
     "command", [evaluate_zero_shot, classify, export, index]
 )
 def test_every_command_takes_every_form(
-    command, form, tmp_path, monkeypatch, capsys
+    command, form, tmp_path, monkeypatch, capsys, any_model
 ):
     content, names, templates = FORMS[form]
     # The suffix says nothing.
@@ -137,11 +137,14 @@ def test_every_command_takes_every_form(
 
 
 @pytest.mark.parametrize("form", ["dog\ncat\ndog\n", '["dog", "cat", "dog"]'])
-def test_labels_are_distinct_where_answers_are_labels(form, tmp_path, capsys):
+def test_labels_are_distinct_where_answers_are_labels(
+    form, tmp_path, capsys, any_model
+):
     file = tmp_path / "classes"
     file.write_text(form)
     assert len(read_classes(file).names) == 3
-    for command in (["export", "--classes"], ["index", "vectors", "--labels"]):
+    index = ["index", str(tmp_path), "--labels"]
+    for command in (["export", "--classes"], index):
         command = [*command, str(file), "--model", "a", "--output", "b"]
         assert main(command) == 2
         place = "on line 1" if "\n" in form else "under '0'"

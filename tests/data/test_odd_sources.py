@@ -360,7 +360,9 @@ def test_evaluation_reads_images_within_parquet(tmp_path, folder, beside):
 
 
 @pytest.mark.parametrize("option", ["--split", "--captions-per-image"])
-def test_options_of_caption_files_are_refused_elsewhere(folder, option, capsys):
+def test_options_of_caption_files_are_refused_elsewhere(
+    folder, option, capsys, any_model
+):
     command = ["evaluate", "retrieval", "--model", "m", "--data", str(folder)]
     assert main([*command, option, "1"]) == 2
     name = option.strip("-").replace("-", "_")
