@@ -143,7 +143,14 @@ def _may_exist(path):
     # Python's globs know no braces, TensorFlow's do.
     if "://" in path or path.startswith("~") or "{" in path:
         return True
-    return os.path.lexists(path) or any(glob.iglob(path))
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return any(glob.iglob(path))
+    except (OSError, ValueError):
+        # The command says why it cannot be read.
+        pass
+    return True
 
 
 def add_json(parser):

@@ -149,6 +149,14 @@ def test_what_may_be_there_is_left_to_the_command(photos, options):
         assert {type(item) for item in values} == {str}
 
 
+def test_a_path_that_may_not_be_looked_at_is_not_called_absent(monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.lstat", refuse)
+    check_inputs(argparse.Namespace(data=InputPath("/secret/data")))
+
+
 def test_numbers_out_of_bounds_are_refused():
     share = bounded(float, least=0, most=0.5)
     assert [share("0"), share("0.5")] == [0, 0.5]
