@@ -171,6 +171,7 @@ def read_log(names):
 def run(options):
     seed = {"seed": ("--seed", options.seed)}
     overrides = read_assignments(options.set, seed)
+    log = read_log(options.log)
 
     from align_keras.training import load_recipe
 
@@ -205,7 +206,7 @@ def run(options):
         text_weights=options.text_weights,
         diagnostics=options.diagnostics,
         allow_outside=options.allow_outside,
-        log=read_log(options.log),
+        log=log,
         shard_state=options.shard_state,
     )
     if options.plan and result["process"] == 0:

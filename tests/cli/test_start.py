@@ -95,6 +95,7 @@ TRAIN = "train --data {photos} --workdir {out}"
         (2, "serve {photos} --rate nan"),
         (2, "upload {photos} user/name"),
         (2, f"{TRAIN} --recipe small"),
+        (2, f"{TRAIN} --recipe small --log none --log wandb"),
         (2, f"{TRAIN} --recipe small --preset bert_tiny --hold-out 0.6"),
     ],
 )

@@ -197,7 +197,7 @@ def test_the_command_writes_an_average(folder, models, capsys):
         ([], "either `--weight`"),
         (["--weight", "1", "--sweep"], "either `--weight`"),
         (["--sweep"], "needs both `--old-data` and `--new-data`"),
-        (["--weight", "1", "--new-data", "x"], "nothing else takes them"),
+        (["--weight", "1", "--new-data", "."], "nothing else takes them"),
         (["--weight", "1", "--allow-outside"], "for the data of `--sweep`"),
         (["--weight", "1", "--batch-size", "64"], "`--batch-size` is for"),
     ):

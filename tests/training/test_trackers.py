@@ -86,7 +86,8 @@ def test_names_that_are_none_are_refused(inputs, tmp_path, capsys):
         with pytest.raises(ValueError, match="`log` must be a list of names"):
             run(inputs, tmp_path / "run", log=log)
     assert not (tmp_path / "run").exists()
-    words = "--preset a --recipe small --data b --workdir c --log none"
+    words = "--preset align_b0_bert_tiny --recipe small --data / --workdir c "
+    words += "--log none"
     assert main(["train", *words.split(), "--log", "wandb"]) == 2
     assert "cannot be combined with other `--log`s" in capsys.readouterr().err
 
