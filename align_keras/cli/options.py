@@ -86,9 +86,36 @@ def output_file(text):
 class InputPath(str):
     """A path or glob of an input, which `main` looks for at the start."""
 
+    def check(self, name, options):
+        """Refuse an input that is not there.
+
+        Args:
+            name: string. The name of the option.
+            options: `argparse.Namespace` of all options.
+        """
+        if not _may_exist(self):
+            raise FileNotFoundError(
+                f"`{name}`: there is no file or folder `{self}`, and no file "
+                "that it matches as a pattern. A relative path starts from "
+                f"`{os.getcwd()}`."
+            )
+
+
+class FolderOrSplit(InputPath):
+    """An input, or with `--tfds` the name of a split."""
+
+    def check(self, name, options):
+        if options.tfds is None:
+            super().check(name, options)
+
 
 class ModelPath(InputPath):
-    """The path of a model, or the name of a preset, such as `align_b7`."""
+    """The path of a model, or the name of a preset."""
+
+    def check(self, name, options):
+        named = not os.path.dirname(self)
+        if not _may_exist(self) and not (named and may_be_preset(self)):
+            raise unknown_preset(self)
 
 
 def check_inputs(options):
@@ -98,44 +125,23 @@ def check_inputs(options):
     an input contains is checked by the command.
 
     Args:
-        options: `argparse.Namespace`. Values of the classes `InputPath` and
-            `ModelPath` become plain strings.
+        options: `argparse.Namespace`. Each `InputPath` becomes a plain string.
 
     Raises:
         FileNotFoundError: There is no such input.
         ValueError: There is no such model.
     """
-    # Then what would be a folder is the name of a split.
-    tfds = getattr(options, "tfds", None) is not None
     for name, value in vars(options).items():
-        values = value if isinstance(value, list) else [value]
-        if not any(isinstance(item, InputPath) for item in values):
-            continue
-        for item in values:
-            if isinstance(item, ModelPath):
-                _check_model(item)
-            elif not tfds:
-                _check_path(name, item)
-        plain = [str(item) for item in values]
-        setattr(options, name, plain if isinstance(value, list) else plain[0])
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, InputPath):
+                item.check(name, options)
+        setattr(options, name, _plain(value))
 
 
-def _check_model(model):
-    if os.path.dirname(model):
-        known = _may_exist(model)
-    else:
-        known = os.path.exists(model) or may_be_preset(model)
-    if not known:
-        raise unknown_preset(model)
-
-
-def _check_path(name, path):
-    if not _may_exist(path):
-        raise FileNotFoundError(
-            f"`{name}`: there is no file or folder `{path}`, and no file that "
-            "it matches as a pattern. A relative path starts from "
-            f"`{os.getcwd()}`."
-        )
+def _plain(value):
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, InputPath) else value
 
 
 def _may_exist(path):

@@ -1,8 +1,7 @@
-import argparse
 import json
-import re
 
 from align_keras.cli.options import InputPath
+from align_keras.io.hub_handles import hub_repository
 
 
 def add_arguments(parser):
@@ -12,9 +11,7 @@ def add_arguments(parser):
         metavar="DIR",
         help="working directory of a run, or preset directory",
     )
-    parser.add_argument(
-        "handle", type=_handle, metavar="HANDLE", help="hf://user/name"
-    )
+    parser.add_argument("handle", metavar="HANDLE", help="hf://user/name")
     parser.add_argument(
         "--license",
         metavar="ID",
@@ -34,16 +31,8 @@ def add_arguments(parser):
     )
 
 
-def _handle(text):
-    if not re.fullmatch("hf://[^/]+/[^/]+", text):
-        raise argparse.ArgumentTypeError(
-            "must be hf://user/name; for Kaggle, see "
-            f"`keras_hub.upload_preset`. Received: {text!r}"
-        )
-    return text
-
-
 def run(options):
+    hub_repository(options.handle)
     from align_keras.serving import upload
 
     address = upload(

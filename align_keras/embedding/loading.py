@@ -17,9 +17,9 @@ from align_keras.embedding.replicas import over_replicas
 from align_keras.io.fingerprints import directory_fingerprint
 from align_keras.io.fingerprints import fingerprint
 from align_keras.io.folders import check_links
+from align_keras.io.hub_handles import HUGGING_FACE
 from align_keras.io.mirrors import reads
 from align_keras.models import presets
-from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import preset_names
 from align_keras.preprocessing.agreement import decode_for_graph

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from align_keras import keras_hub_internals
 from align_keras.io.fingerprints import check_digest
+from align_keras.io.hub_handles import HUGGING_FACE
 from align_keras.io.optional import OptionalModule
 from align_keras.io.optional import require
 
 huggingface_hub = OptionalModule("huggingface_hub", extra="huggingface")
 hub_errors = OptionalModule("huggingface_hub.errors", extra="huggingface")
 
-HUGGING_FACE = "hf://"
 # Seconds to wait for a hub before it counts as unreachable.
 _PATIENCE = 5
 _WEIGHTS = (".bin", ".h5", ".safetensors")

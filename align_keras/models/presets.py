@@ -20,6 +20,7 @@ from align_keras.io.fingerprints import check_digest
 from align_keras.io.fingerprints import file_digest
 from align_keras.io.folders import check_links
 from align_keras.io.folders import stays_inside
+from align_keras.io.hub_handles import HUGGING_FACE
 from align_keras.io.json_files import read_json
 from align_keras.io.json_files import read_object
 from align_keras.io.json_files import write_json
@@ -28,7 +29,6 @@ from align_keras.io.mirrors import stored
 from align_keras.io.optional import require
 from align_keras.io.paths import local_path
 from align_keras.io.stores import is_store
-from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import handle_directory
 from align_keras.models.handles import handle_file
 from align_keras.models.shipped_presets import is_shipped

@@ -27,7 +27,6 @@ openvino = OptionalModule("openvino", extra="openvino")
 tf2onnx = OptionalModule("tf2onnx", extra="onnx")
 
 SUFFIXES = {"litert": "tflite", "onnx": "onnx", "openvino": "xml"}
-# The formats whose runtimes compute in 8 bits.
 # All files that an export may consist of; the last four are of tokenizers.
 _FILES = (
     *(

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from align_keras.io.file_names import glob_visible
 from align_keras.io.folders import check_links
+from align_keras.io.hub_handles import hub_repository
 from align_keras.io.lists import check_list
 from align_keras.io.optional import OptionalModule
 from align_keras.io.text import read_text
 from align_keras.models import AlignDualEncoder
-from align_keras.models.handles import HUGGING_FACE
 from align_keras.models.handles import no_network
 from align_keras.models.presets import check_weights
 from align_keras.models.presets import find_preset
@@ -67,12 +67,7 @@ def upload(
     ```
     """
     check_list(language, "language")
-    repository = handle.removeprefix(HUGGING_FACE)
-    if repository == handle or repository.count("/") != 1:
-        raise ValueError(
-            "A model is published as `hf://user/name`; for Kaggle, see "
-            f"`keras_hub.upload_preset`. Received: {handle!r}"
-        )
+    repository = hub_repository(handle)
     preset, run = _find(Path(directory))
     card = preset / CARD
     if card.is_file():

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.options import STRATEGIES
+from align_keras.cli.options import FolderOrSplit
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import ModelPath
 from align_keras.cli.options import bounded
@@ -87,8 +88,14 @@ TRAIN = "train --data {photos} --workdir {out}"
             2,
             "evaluate zero-shot --model {photos} --data a --tfds b --objectnet",
         ),
+        (
+            2,
+            "evaluate zero-shot --model {photos} --data test --tfds b "
+            "--classes ./nowhere",
+        ),
         (2, "export --model {photos} --output {out} --precision int8"),
         (2, "export --model {photos} --output {out} --top-k 3"),
+        (2, "export --model {photos} --output {out} --batch-sizes 8 0"),
         (2, "average {photos} {photos} --weight 1.5 --output {out}"),
         (2, "diagnose --model {photos} --data / --output {out} --k 0"),
         (2, "index {photos} --model {photos} --output {out} --templates /"),
@@ -120,7 +127,7 @@ def test_without_tensorflow(photos, tmp_path, status, arguments):
         {"data": InputPath("{folder}/{{a,b}}.tfrecord")},
         {"data": InputPath("{folder}/*[0].jp?")},
         {"data": InputPath("{folder}/[brackets]")},
-        {"train": InputPath("train[:80%]"), "tfds": "flowers"},
+        {"train": FolderOrSplit("train[:80%]"), "tfds": "flowers"},
         {"model": ModelPath("hf://user/name")},
         {"model": ModelPath("{folder}")},
         {

@@ -24,6 +24,7 @@ from align_keras.planning import DoesNotFit
 from align_keras.planning import find_largest_batch
 from align_keras.planning import plan
 from align_keras.planning.flops import count_flops
+from align_keras.planning.plan import check_price
 from align_keras.training import load_recipe
 
 RECIPE = dataclasses.replace(
@@ -164,6 +165,14 @@ def without_libtpu(*arguments):
             sys.modules["libtpu"] = before
 
 
+def refused(function, *arguments, **options):
+    """Return why a function refuses its arguments."""
+    try:
+        function(*arguments, **options)
+    except ValueError as error:
+        return str(error)
+
+
 def refusals(directory, preset):
     """Command lines that must end before anything is compiled."""
     common = ["--preset", preset, "--output", f"{directory}/none", *SIZES]
@@ -203,6 +212,8 @@ def plans_of_this_machine(directory, preset, names):
             *("--set", "microbatch_size=3", "--output", f"{directory}/other"),
         ),
         "refusals": refusals(directory, preset),
+        "no price": refused(check_price, -1),
+        "no words": refused(plan, small_model, RECIPE, vocabulary_size=0),
         "unknown": command(*local, "--topology", "v9:2x2"),
         "no_libtpu": without_libtpu(*local, "--topology", "v5e:2x2"),
         "uneven": command(*local, "--microbatch", "3", "--batch-per-core", "8"),

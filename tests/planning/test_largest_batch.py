@@ -111,6 +111,8 @@ def test_no_batch_is_tried_below_one_microbatch():
         ({"remat": True}, "remat=True"),
         ({"microbatch_size": 32}, "microbatch_size=32"),
         ({"microbatches": (None, 0)}, r"microbatches=\(None, 0\)"),
+        ({"limit": 0}, "limit=0"),
+        ({"limit": -5}, "limit=-5"),
     ],
 )
 def test_what_is_searched_is_no_field_to_replace(fields, words):

@@ -180,6 +180,12 @@ def test_command_line_is_checked_first(name, words, plans):
     assert not (directory / "none").exists()
 
 
+def test_functions_refuse_what_the_command_does(plans):
+    results = plans[0]
+    assert "price_per_core_hour=-1" in results["no price"]
+    assert "vocabulary_size=0" in results["no words"]
+
+
 def test_missing_jax_names_the_extra():
     code = (
         "import sys; sys.modules['jax'] = None; "

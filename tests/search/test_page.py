@@ -25,6 +25,7 @@ from align_keras.search.web.app import _Handlers
 from align_keras.search.web.app import make_app
 from align_keras.search.web.limits import Limits
 from align_keras.search.web.limits import RateLimit
+from align_keras.search.web.run_server import serve
 
 pytest.importorskip("starlette")
 httpx = pytest.importorskip("httpx")
@@ -455,6 +456,19 @@ def test_few_bytes_of_images_lie_in_memory():
 def test_limits_that_no_image_meets_are_refused():
     with pytest.raises(ValueError, match="`held_bytes` must be at least"):
         Limits(upload_bytes=100, held_bytes=99)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+@pytest.mark.parametrize("name", ["rate", "max_pixels"])
+def test_limits_are_positive(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be positive"):
+        Limits(**{name: value})
+
+
+def test_a_port_that_is_none_is_refused(library):
+    words = "between 0 and 65535. Received: port=99999"
+    with pytest.raises(ValueError, match=words):
+        serve(library.index, port=99999)
 
 
 @pytest.mark.parametrize(

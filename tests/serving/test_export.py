@@ -19,6 +19,7 @@ from align_keras.cli import main
 from align_keras.embedding import embed_texts
 from align_keras.serving import export_saved_model
 from align_keras.serving import measure_latency
+from align_keras.serving.export import export
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -324,6 +325,19 @@ def test_wrong_command_lines(folder, tmp_path, capsys):
         command = ["export", "--model", str(folder / "preset"), *options]
         assert main([*command, "--output", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_sizes": [0]}, r"must be positive. Received: \[0\]"),
+        ({"runs": -1}, "must not be negative. Received: -1"),
+    ],
+)
+def test_numbers_that_no_export_takes(folder, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(folder / "preset", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from align_keras.cli.options import FolderOrSplit
 from align_keras.cli.options import InputPath
 from align_keras.cli.options import ModelPath
 from align_keras.cli.options import add_allow_outside
@@ -159,7 +160,7 @@ def add_labelled(parser, *parts):
     for part in parts:
         parser.add_argument(
             f"--{part}",
-            type=InputPath,
+            type=FolderOrSplit,
             required=part != "validation",
             metavar="FOLDER",
             help="folder with one subfolder of images for each class; with "
@@ -196,9 +197,9 @@ def captioned(args):
     _check_tfds(args)
     if args.tfds and args.captions:
         refuse("captions", "is for files: a TFDS data set has its own")
-    first = args.captions_per_image
     from align_keras.evaluation import datasets
 
+    first = args.captions_per_image
     if not args.tfds:
         return datasets.captioned(
             args.data,
